@@ -1,0 +1,52 @@
+# Everything a user or CI runs. `make test` from a fresh clone needs Python 3.11 to 3.13, pip and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+WORKERS ?= 2
+
+.PHONY: help test lint types imports unit demo bench notebook clean
+
+help:
+	@echo "make test      lint, type check, import check and all tests"
+	@echo "make demo      train three models eagerly and compiled, compare, plot"
+	@echo "make bench     time the workloads of benchmarks/ beside PyTorch and JAX"
+	@echo "make notebook  run the notebook and store its outputs"
+	@echo "make clean     remove the environment and everything generated"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+	  { echo "tracejit needs Python 3.11 to 3.13; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp for each extra, so that the demo does not wait for the test tools.
+$(VENV)/.extra-%: pyproject.toml | $(BIN)/python
+	$(PIP) install -e '.[$*]'
+	@touch $@
+
+lint: $(VENV)/.extra-test
+	$(BIN)/ruff check .
+
+types: $(VENV)/.extra-test
+	$(BIN)/mypy
+
+imports: $(VENV)/.extra-test
+	$(BIN)/lint-imports --no-logo
+
+unit: $(VENV)/.extra-test
+	$(BIN)/python -m pytest -q -n $(WORKERS)
+
+test: lint types imports unit
+
+demo: $(VENV)/.extra-demo
+	$(BIN)/python -m tracejit.tools.demo --out demo_out
+
+bench: $(VENV)/.extra-bench
+	$(BIN)/tracejit bench --json bench.json
+
+notebook: $(VENV)/.extra-test
+	$(BIN)/python notebooks/build.py
+
+clean:
+	rm -rf $(VENV) build dist demo_out .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
