@@ -1,0 +1,421 @@
+"""Loads, stores, bit casts, stack buffers and atomics on raw addresses, as numba intrinsics.
+
+Every kernel is written with these alone, so its text holds no types but scalars. An address is an int64,
+an index counts elements. The `_s` forms of loads and stores take `(scope, scopes)`: two literals saying
+"this is buffer `scope` of `scopes` buffers that do not overlap", which spares LLVM its run-time alias
+checks. Scopes belong to the function that names them: use them in a kernel itself, not in its helpers,
+and give one scope to two buffers that may overlap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import llvmlite.binding as llvm
+import llvmlite.ir as ir
+from numba.core import cgutils, config, types
+from numba.core.errors import TypingError, UnsupportedError
+from numba.extending import intrinsic
+
+_I1 = ir.IntType(1)
+_I8 = ir.IntType(8)
+_I32 = ir.IntType(32)
+_I64 = ir.IntType(64)
+_F32 = ir.FloatType()
+_F64 = ir.DoubleType()
+_HALF = ir.HalfType()
+_STACK_ALIGN = 64
+_X86 = ("x86_64", "i686", "amd64")
+_ARM = ("aarch64", "arm64")
+_ARCHITECTURE = llvm.get_process_triple().split("-")[0]
+ARGS = types.CPointer(types.int64)
+"""The numba type of a kernel's argument block."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Element:
+    """How one dtype lies in memory (`storage`) and which numba type a kernel computes with (`value`)."""
+
+    name: str
+    storage: Any
+    value: Any
+
+
+_ELEMENTS = (
+    _Element("f16", _HALF, types.float32),
+    _Element("f32", _F32, types.float32),
+    _Element("f64", _F64, types.float64),
+    _Element("i8", _I8, types.int8),
+    _Element("i16", ir.IntType(16), types.int16),
+    _Element("i32", _I32, types.int32),
+    _Element("i64", _I64, types.int64),
+    _Element("u8", _I8, types.uint8),
+    _Element("u16", ir.IntType(16), types.uint16),
+    _Element("u32", _I32, types.uint32),
+    _Element("u64", _I64, types.uint64),
+    _Element("b1", _I8, types.boolean),
+)
+_BY_NAME = {element.name: element for element in _ELEMENTS}
+
+
+def _named(function: Callable[..., Any], name: str, doc: str) -> Any:
+    """The intrinsic made of `function`, under its public name."""
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = doc
+    return intrinsic(prefer_literal=True)(function)
+
+
+def _require_integers(name: str, *operands: Any) -> None:
+    for operand in operands:
+        if not isinstance(operand, types.Integer):
+            raise TypingError(f"{name}: address and index must be integers, got {operand}")
+
+
+def _require_literal(name: str, operand: Any) -> int:
+    if not isinstance(operand, types.IntegerLiteral):
+        raise TypingError(f"{name}: expected an integer literal, got {operand}")
+    return int(operand.literal_value)
+
+
+def _element_pointer(builder: Any, storage: Any, address: Any, index: Any) -> Any:
+    base = builder.inttoptr(address, storage.as_pointer())
+    return builder.gep(base, [index], inbounds=True)
+
+
+def _from_storage(builder: Any, element: _Element, value: Any) -> Any:
+    if element.name == "b1":
+        return builder.icmp_unsigned("!=", value, _I8(0))
+    if element.name == "f16":
+        _require_half()
+        return builder.fpext(value, _F32)
+    return value
+
+
+def _to_storage(builder: Any, element: _Element, value: Any) -> Any:
+    if element.name == "b1":
+        return builder.zext(value, _I8)
+    if element.name == "f16":
+        _require_half()
+        return builder.fptrunc(value, _HALF)
+    return value
+
+
+def _require_half() -> None:
+    """Without conversion instructions LLVM would call a C library that may not be there, and abort the process."""
+    if config.CPU_NAME is not None:
+        features = (config.CPU_FEATURES or "").split(",")
+        native = "+f16c" in features
+    else:
+        native = llvm.get_host_cpu_features().get("f16c", False)
+    if not native and _ARCHITECTURE not in _ARM:
+        raise UnsupportedError("float16 needs a CPU with the F16C instructions")
+
+
+def _set_scope(builder: Any, instruction: Any, scope: int, scopes: int) -> None:
+    """Marks a memory access as scope `scope` of `scopes`; scopes are named by strings, which are unique by content."""
+    module = builder.module
+    domain = module.add_metadata([f"tracejit {builder.function.name}"])
+    nodes = [module.add_metadata([f"{builder.function.name} {k}", domain]) for k in range(scopes)]
+    instruction.set_metadata("alias.scope", module.add_metadata([nodes[scope]]))
+    others = nodes[:scope] + nodes[scope + 1 :]
+    if others:
+        instruction.set_metadata("noalias", module.add_metadata(others))
+
+
+def _checked_scope(name: str, scope: Any, scopes: Any) -> tuple[int, int]:
+    number, total = _require_literal(name, scope), _require_literal(name, scopes)
+    if not 0 <= number < total:
+        raise TypingError(f"{name}: scope {number} is not one of {total}")
+    return number, total
+
+
+def _make_load(element: _Element) -> Any:
+    name = f"load_{element.name}"
+
+    def load(typingctx: Any, address: Any, index: Any) -> Any:
+        _require_integers(name, address, index)
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer = _element_pointer(builder, element.storage, args[0], args[1])
+            return _from_storage(builder, element, builder.load(pointer))
+
+        return element.value(types.int64, types.int64), codegen
+
+    return _named(load, name, f"Element `index` of the {element.name} buffer at `address`.")
+
+
+def _make_scoped_load(element: _Element) -> Any:
+    name = f"load_{element.name}_s"
+
+    def load(typingctx: Any, address: Any, index: Any, scope: Any, scopes: Any) -> Any:
+        _require_integers(name, address, index)
+        number, total = _checked_scope(name, scope, scopes)
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            loaded = builder.load(_element_pointer(builder, element.storage, args[0], args[1]))
+            _set_scope(builder, loaded, number, total)
+            return _from_storage(builder, element, loaded)
+
+        return element.value(types.int64, types.int64, scope, scopes), codegen
+
+    return _named(load, name, f"Element `index` of the {element.name} buffer at `address`, in an alias scope.")
+
+
+def _make_store(element: _Element) -> Any:
+    name = f"store_{element.name}"
+
+    def store(typingctx: Any, address: Any, index: Any, value: Any) -> Any:
+        _require_integers(name, address, index)
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer = _element_pointer(builder, element.storage, args[0], args[1])
+            builder.store(_to_storage(builder, element, args[2]), pointer)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, element.value), codegen
+
+    return _named(store, name, f"Sets element `index` of the {element.name} buffer at `address`.")
+
+
+def _make_scoped_store(element: _Element) -> Any:
+    name = f"store_{element.name}_s"
+
+    def store(typingctx: Any, address: Any, index: Any, value: Any, scope: Any, scopes: Any) -> Any:
+        _require_integers(name, address, index)
+        number, total = _checked_scope(name, scope, scopes)
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer = _element_pointer(builder, element.storage, args[0], args[1])
+            stored = builder.store(_to_storage(builder, element, args[2]), pointer)
+            _set_scope(builder, stored, number, total)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, element.value, scope, scopes), codegen
+
+    return _named(store, name, f"Sets element `index` of the {element.name} buffer at `address`, in an alias scope.")
+
+
+load_f16 = _make_load(_BY_NAME["f16"])
+load_f32 = _make_load(_BY_NAME["f32"])
+load_f64 = _make_load(_BY_NAME["f64"])
+load_i8 = _make_load(_BY_NAME["i8"])
+load_i16 = _make_load(_BY_NAME["i16"])
+load_i32 = _make_load(_BY_NAME["i32"])
+load_i64 = _make_load(_BY_NAME["i64"])
+load_u8 = _make_load(_BY_NAME["u8"])
+load_u16 = _make_load(_BY_NAME["u16"])
+load_u32 = _make_load(_BY_NAME["u32"])
+load_u64 = _make_load(_BY_NAME["u64"])
+load_b1 = _make_load(_BY_NAME["b1"])
+
+load_f16_s = _make_scoped_load(_BY_NAME["f16"])
+load_f32_s = _make_scoped_load(_BY_NAME["f32"])
+load_f64_s = _make_scoped_load(_BY_NAME["f64"])
+load_i8_s = _make_scoped_load(_BY_NAME["i8"])
+load_i16_s = _make_scoped_load(_BY_NAME["i16"])
+load_i32_s = _make_scoped_load(_BY_NAME["i32"])
+load_i64_s = _make_scoped_load(_BY_NAME["i64"])
+load_u8_s = _make_scoped_load(_BY_NAME["u8"])
+load_u16_s = _make_scoped_load(_BY_NAME["u16"])
+load_u32_s = _make_scoped_load(_BY_NAME["u32"])
+load_u64_s = _make_scoped_load(_BY_NAME["u64"])
+load_b1_s = _make_scoped_load(_BY_NAME["b1"])
+
+store_f16 = _make_store(_BY_NAME["f16"])
+store_f32 = _make_store(_BY_NAME["f32"])
+store_f64 = _make_store(_BY_NAME["f64"])
+store_i8 = _make_store(_BY_NAME["i8"])
+store_i16 = _make_store(_BY_NAME["i16"])
+store_i32 = _make_store(_BY_NAME["i32"])
+store_i64 = _make_store(_BY_NAME["i64"])
+store_u8 = _make_store(_BY_NAME["u8"])
+store_u16 = _make_store(_BY_NAME["u16"])
+store_u32 = _make_store(_BY_NAME["u32"])
+store_u64 = _make_store(_BY_NAME["u64"])
+store_b1 = _make_store(_BY_NAME["b1"])
+
+store_f16_s = _make_scoped_store(_BY_NAME["f16"])
+store_f32_s = _make_scoped_store(_BY_NAME["f32"])
+store_f64_s = _make_scoped_store(_BY_NAME["f64"])
+store_i8_s = _make_scoped_store(_BY_NAME["i8"])
+store_i16_s = _make_scoped_store(_BY_NAME["i16"])
+store_i32_s = _make_scoped_store(_BY_NAME["i32"])
+store_i64_s = _make_scoped_store(_BY_NAME["i64"])
+store_u8_s = _make_scoped_store(_BY_NAME["u8"])
+store_u16_s = _make_scoped_store(_BY_NAME["u16"])
+store_u32_s = _make_scoped_store(_BY_NAME["u32"])
+store_u64_s = _make_scoped_store(_BY_NAME["u64"])
+store_b1_s = _make_scoped_store(_BY_NAME["b1"])
+
+
+def _make_stack(element: _Element) -> Any:
+    name = f"stack_{element.name}"
+
+    def stack(typingctx: Any, count: Any) -> Any:
+        elements = _require_literal(name, count)
+        if elements <= 0:
+            raise TypingError(f"{name}: the number of elements must be positive, got {elements}")
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            # In the entry block, so that a call inside a loop does not grow the stack.
+            with builder.goto_entry_block():
+                buffer = builder.alloca(ir.ArrayType(element.storage, elements))
+                buffer.align = _STACK_ALIGN
+            return builder.ptrtoint(buffer, _I64)
+
+        return types.int64(count), codegen
+
+    doc = f"Address of an uninitialised stack buffer of `count` (a literal) {element.name}, 64-byte aligned."
+    return _named(stack, name, doc)
+
+
+stack_f32 = _make_stack(_BY_NAME["f32"])
+stack_f64 = _make_stack(_BY_NAME["f64"])
+stack_i8 = _make_stack(_BY_NAME["i8"])
+stack_i32 = _make_stack(_BY_NAME["i32"])
+stack_i64 = _make_stack(_BY_NAME["i64"])
+stack_u8 = _make_stack(_BY_NAME["u8"])
+stack_u32 = _make_stack(_BY_NAME["u32"])
+stack_u64 = _make_stack(_BY_NAME["u64"])
+
+
+def _make_cast(name: str, source: Any, target: Any, storage: Any) -> Any:
+    def cast(typingctx: Any, value: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.bitcast(args[0], storage)
+
+        return target(source), codegen
+
+    return _named(cast, name, f"The bits of a {source} as a {target}.")
+
+
+bits_f32 = _make_cast("bits_f32", types.int32, types.float32, _F32)
+bits_f64 = _make_cast("bits_f64", types.int64, types.float64, _F64)
+f32_bits = _make_cast("f32_bits", types.float32, types.int32, _I32)
+f64_bits = _make_cast("f64_bits", types.float64, types.int64, _I64)
+
+
+def _load_slot(builder: Any, block: Any, index: Any, storage: Any) -> Any:
+    """A slot of the argument block, which no kernel writes: LLVM may move the load anywhere."""
+    slot = builder.bitcast(builder.gep(block, [index], inbounds=True), storage.as_pointer())
+    loaded = builder.load(slot)
+    loaded.set_metadata("invariant.load", builder.module.add_metadata([]))
+    return loaded
+
+
+@intrinsic
+def load_arg(typingctx: Any, block: Any, index: Any) -> Any:
+    """Slot `index` of the argument block: an address, a size or a stride."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _load_slot(builder, args[0], args[1], _I64)
+
+    return types.int64(ARGS, types.int64), codegen
+
+
+@intrinsic
+def arg_f64(typingctx: Any, block: Any, index: Any) -> Any:
+    """Slot `index` of the argument block as the float64 whose bits it holds."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _load_slot(builder, args[0], args[1], _F64)
+
+    return types.float64(ARGS, types.int64), codegen
+
+
+@intrinsic
+def args_at(typingctx: Any, address: Any) -> Any:
+    """The argument block that lies at `address`."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], _I64.as_pointer())
+
+    return ARGS(types.int64), codegen
+
+
+@intrinsic
+def call_kernel(typingctx: Any, function: Any, block: Any, low: Any, high: Any) -> Any:
+    """Calls the compiled kernel at address `function` with (block address, low, high); gives its error code."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        convention = context.call_conv
+        kernel_type = convention.get_function_type(types.int64, (ARGS, types.int64, types.int64))
+        kernel = builder.inttoptr(args[0], kernel_type.as_pointer())
+        result = cgutils.alloca_once(builder, _I64)
+        error_type = kernel_type.args[1].pointee
+        error = cgutils.alloca_once(builder, error_type)
+        pointer = builder.inttoptr(args[1], _I64.as_pointer())
+        builder.call(kernel, [result, error, pointer, args[2], args[3]])
+        return builder.load(result)
+
+    return types.int64(types.int64, types.int64, types.int64, types.int64), codegen
+
+
+def _word(builder: Any, address: Any) -> Any:
+    return builder.inttoptr(address, _I64.as_pointer())
+
+
+@intrinsic
+def load_acquire(typingctx: Any, address: Any) -> Any:
+    """The int64 at `address`, read atomically; later reads see what was written before its store."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.load_atomic(_word(builder, args[0]), "acquire", 8)
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def store_release(typingctx: Any, address: Any, value: Any) -> Any:
+    """Sets the int64 at `address` atomically, after everything written before."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.store_atomic(args[1], _word(builder, args[0]), "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic
+def fetch_add(typingctx: Any, address: Any, value: Any) -> Any:
+    """Adds to the int64 at `address` atomically (sequentially consistent); gives the value before."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.atomic_rmw("add", _word(builder, args[0]), args[1], "seq_cst")
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def exchange(typingctx: Any, address: Any, value: Any) -> Any:
+    """Sets the int64 at `address` atomically (sequentially consistent); gives the value before."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.atomic_rmw("xchg", _word(builder, args[0]), args[1], "seq_cst")
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+def _pause_instruction() -> tuple[str, tuple[Any, ...]] | None:
+    if _ARCHITECTURE in _X86:
+        return "llvm.x86.sse2.pause", ()
+    if _ARCHITECTURE in _ARM:
+        return "llvm.aarch64.hint", (_I32(1),)
+    return None
+
+
+@intrinsic
+def pause(typingctx: Any) -> Any:
+    """Tells the CPU that this is a spin loop; does nothing on architectures without such an instruction."""
+    instruction = _pause_instruction()
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if instruction is not None:
+            name, operands = instruction
+            kind = ir.FunctionType(ir.VoidType(), [operand.type for operand in operands])
+            builder.call(cgutils.get_or_insert_function(builder.module, kind, name), operands)
+        return context.get_dummy_value()
+
+    return types.void(), codegen
