@@ -1,0 +1,66 @@
+"""The graph: what a program computes from its inputs, and which outputs overwrite an input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from tracejit.aval import Aval
+from tracejit.ir.node import INPUT, SCALAR, Node
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Outputs over inputs.
+
+    `inputs[k]` is the input node of index k (also those nothing uses). `scalars` are the kinds ("f"/"i") of the
+    run-time numbers by index. `homes` says that output `o` is written into the memory of input `homes[o]` (same shape
+    and type, contiguous), in place, when everything that reads the old value is done. `lines` and `labels` are
+    beside the graph: a node's line in the user's source, and the name of the composite it came from.
+    """
+
+    inputs: tuple[Node, ...]
+    scalars: tuple[str, ...]
+    outputs: tuple[Node, ...]
+    homes: dict[int, int] = field(default_factory=dict)
+    name: str = "graph"
+    lines: dict[Node, str] = field(default_factory=dict, repr=False)
+    labels: dict[Node, str] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        for k, node in enumerate(self.inputs):
+            if node.op != INPUT or node.attrs[0] != k:
+                raise ValueError(f"input {k} of graph {self.name} is {node!r}")
+        for o, k in self.homes.items():
+            if self.outputs[o].aval != self.inputs[k].aval or self.inputs[k].attrs[1] is not None:
+                raise ValueError(f"output {o} cannot live in input {k}: {self.outputs[o]!r}, {self.inputs[k]!r}")
+        for node in self.nodes():
+            if node.op == INPUT and (node.attrs[0] >= len(self.inputs) or self.inputs[node.attrs[0]] is not node):
+                raise ValueError(f"{node!r} is not an input of graph {self.name}")
+            if node.op == SCALAR and self.scalars[node.attrs[0]] != node.attrs[1]:
+                raise ValueError(f"{node!r} is not a scalar of graph {self.name}")
+        for node in self.outputs:
+            if not isinstance(node.aval, Aval):
+                raise ValueError(f"output {node!r} of graph {self.name} is not a tensor")
+
+    def nodes(self) -> list[Node]:
+        """All nodes that the outputs need, each after its operands."""
+        return topological(self.outputs)
+
+
+def topological(roots: Iterable[Node]) -> list[Node]:
+    """The nodes below `roots`, each once and after its operands, in an order that depends on the graph alone."""
+    order: list[Node] = []
+    done: set[Node] = set()
+    stack: list[tuple[Node, bool]] = [(r, False) for r in reversed(list(roots))]
+    while stack:
+        node, expanded = stack.pop()
+        if node in done:
+            continue
+        if expanded:
+            done.add(node)
+            order.append(node)
+        else:
+            stack.append((node, True))
+            stack.extend((a, False) for a in reversed(node.args) if a not in done)
+    return order

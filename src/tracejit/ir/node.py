@@ -1,0 +1,125 @@
+"""The node: one operation on nodes, interned, so that equal nodes are the same object."""
+
+from __future__ import annotations
+
+import struct
+import weakref
+from typing import Any
+
+from tracejit import dtypes
+from tracejit.aval import Aval
+from tracejit.ops.record import Op
+
+# Leaves of a graph. They are kinds, not records: nothing computes them.
+INPUT, SCALAR, CONST, ITEM = "input", "scalar", "const", "item"
+
+
+class Node:
+    """A value of the graph.
+
+    `op` is a record, or one of the kinds of leaf: `input` (attrs: index, strides in elements or None for
+    contiguous), `scalar` (a number given at run time; attrs: index, "f" or "i"), `const` (a Python number; attrs:
+    value), and `item` (one result of an operation with several; attrs: which). Numbers have no element type of
+    their own (`aval` is None): they take that of the operation they enter.
+    """
+
+    __slots__ = ("__weakref__", "args", "attrs", "aval", "op")
+
+    op: Op | str
+    args: tuple[Node, ...]
+    attrs: tuple[Any, ...]
+    aval: Aval | tuple[Aval, ...] | None
+
+    @property
+    def name(self) -> str:
+        """The operation's name, or the kind of leaf."""
+        return self.op if isinstance(self.op, str) else self.op.name
+
+    @property
+    def family(self) -> str:
+        """The operation's family; of a leaf its kind."""
+        return self.op if isinstance(self.op, str) else self.op.family
+
+    @property
+    def is_number(self) -> bool:
+        """Whether the node is a number rather than a tensor."""
+        return self.op == CONST or self.op == SCALAR
+
+    @property
+    def tensor(self) -> Aval:
+        """Shape and type of a node that is a single tensor.
+
+        Raises: TypeError for a number or a node with several results.
+        """
+        if not isinstance(self.aval, Aval):
+            raise TypeError(f"{self.name} is not a single tensor")
+        return self.aval
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the tensor."""
+        return self.tensor.shape
+
+    @property
+    def dtype(self) -> dtypes.dtype:
+        """Element type of the tensor."""
+        return self.tensor.dtype
+
+    def __repr__(self) -> str:
+        return f"{self.name}:{self.aval}"
+
+
+_interned: weakref.WeakValueDictionary[Any, Node] = weakref.WeakValueDictionary()
+
+
+def _intern(op: Op | str, args: tuple[Node, ...], attrs: tuple[Any, ...], key: Any, aval: Any) -> Node:
+    identity = (op, args, key)
+    found = _interned.get(identity)
+    if found is not None:
+        return found
+    node = Node()
+    node.op, node.args, node.attrs, node.aval = op, args, attrs, aval
+    _interned[identity] = node
+    return node
+
+
+def make(op: Op, args: tuple[Node, ...], attrs: tuple[Any, ...] = ()) -> Node:
+    """The node of an operation, typed by its record: the only constructor of operations.
+
+    Raises: what the record's typing rule raises.
+    """
+    known = [const_value(a) if a.op == CONST else _STAND_IN[a.attrs[1]] if a.op == SCALAR else a.aval for a in args]
+    aval = op.infer(*known, *attrs)
+    return _intern(op, args, attrs, attrs, aval)
+
+
+_STAND_IN = {"f": 0.0, "i": 0}
+
+
+def input(index: int, aval: Aval, strides: tuple[int, ...] | None = None) -> Node:  # noqa: A001
+    """A tensor given at run time."""
+    attrs = (index, strides)
+    return _intern(INPUT, (), attrs, (attrs, aval), aval)
+
+
+def scalar(index: int, kind: str) -> Node:
+    """A number given at run time: `kind` is "f" for a float, "i" for an integer."""
+    return _intern(SCALAR, (), (index, kind), (index, kind), None)
+
+
+def const(value: bool | int | float) -> Node:
+    """A Python number, keyed by its type and bits: -0.0 is not 0.0, and NaN is itself."""
+    bits = struct.pack("<d", value) if isinstance(value, float) else value
+    return _intern(CONST, (), (value,), (type(value), bits), None)
+
+
+def const_value(node: Node) -> Any:
+    """The number of a `const` node."""
+    return node.attrs[0]
+
+
+def item(node: Node, which: int) -> Node:
+    """One result of an operation with several."""
+    if not isinstance(node.aval, tuple) or isinstance(node.aval, Aval):
+        raise TypeError(f"{node.name} has one result")
+    return _intern(ITEM, (node,), (which,), (which,), node.aval[which])

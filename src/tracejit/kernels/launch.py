@@ -1,0 +1,48 @@
+"""What a library kernel needs to be launched: its function, its argument block and how its work splits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """How one array lies in memory: numpy dtype name, shape, and strides counted in elements."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether the elements lie in row-major order without gaps."""
+        expected = 1
+        for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
+            if size != 1 and stride != expected:
+                return False
+            expected *= size
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Ptr:
+    """An argument slot that holds the address of operand `index` (inputs first, then outputs)."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One kernel launch: `function(p, lo, hi)` over `units` of work with the argument block `slots`.
+
+    `unit_cost` is a rough serial cost of one unit in nanoseconds; the scheduler splits [0, units) over
+    threads by it. `fails` says that the function may return an error code other than 0.
+    """
+
+    function: Callable[..., Any]
+    slots: tuple[int | float | Ptr, ...]
+    units: int
+    unit_cost: float
+    fails: bool = False

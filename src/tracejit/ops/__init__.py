@@ -1,0 +1,12 @@
+"""What an operation is: one record for each, the single source of truth.
+
+In: nothing but shapes and element types. Out: records that say how an operation types, computes,
+differentiates and is tested. Fronts (broadcast numbers, promote types, default arguments) live in
+`tensor`; kernels live in `kernels` and are found by the record's family and name.
+Must not know: tensors, graphs, kernels, devices.
+"""
+
+from tracejit.ops import contraction, elementwise, index, random, reduction, view, window
+from tracejit.ops.record import Op, install, ops
+
+__all__ = ["Op", "contraction", "elementwise", "index", "install", "ops", "random", "reduction", "view", "window"]

@@ -1,0 +1,37 @@
+"""Matrix products."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tracejit.aval import Aval
+from tracejit.ops.record import ops, record
+
+
+def _product(a: Aval, b: Aval) -> Aval:
+    return Aval((*a.shape[:-1], b.shape[-1]), a.dtype)
+
+
+def transposed(x: Any, ndim: int) -> Any:
+    """`x` with its last two dimensions exchanged."""
+    dims = (*range(ndim - 2), ndim - 1, ndim - 2)
+    return ops.permute(x, dims=dims)
+
+
+@record(
+    family="library",
+    infer=_product,
+    numpy=np.matmul,
+    kinds="if",
+    vjp={
+        "a": lambda ct, b, b_aval: ops.matmul(ct, transposed(b, b_aval.ndim)),
+        "b": lambda ct, a, a_aval: ops.matmul(transposed(a, a_aval.ndim), ct),
+    },
+)
+def matmul(a, b):
+    """Matrix product of two matrices, or of two stacks of matrices with the same leading size.
+
+    Source: each element is one chain of fused multiply-adds along the inner dimension, in ascending order.
+    """

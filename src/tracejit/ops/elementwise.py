@@ -1,0 +1,557 @@
+"""Operations on one element of each operand at a time.
+
+Operands broadcast; all tensors of a call have one type (fronts cast before), numbers take it.
+`expr` is written over the operands and `{t}`, the short name of the computing type; names in it
+are those of `kernels.scalar` and `kernels.vmath`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tracejit import dtypes
+from tracejit.aval import Aval
+from tracejit.ops.record import Op, ops, record
+from tracejit.shapes import broadcast
+
+
+def _typed(name: str, result: dtypes.dtype | None, skip: int) -> Callable[..., Aval]:
+    """The typing rule: broadcast shapes, one operand type (not counting the first `skip`), a fixed or the same result."""
+
+    def infer(*args: Any) -> Aval:
+        shape: tuple[int, ...] = ()
+        kind = None
+        for i, a in enumerate(args):
+            if isinstance(a, Aval):
+                shape = broadcast(shape, a.shape)
+                if i >= skip:
+                    if kind is not None and a.dtype is not kind:
+                        raise TypeError(f"{name}: operands of types {kind} and {a.dtype}")
+                    kind = a.dtype
+        if kind is None:
+            if result is None:
+                raise TypeError(f"{name}: no operand is a tensor")
+            kind = result
+        return Aval(shape, result or kind)
+
+    return infer
+
+
+def elementwise(
+    *, numpy: Callable[..., Any], result: dtypes.dtype | None = None, skip: int = 0, **facets: Any
+) -> Callable[[Callable[..., Any]], Op]:
+    """Define an elementwise operation; `result` is its type if it is not that of the operands."""
+
+    def enter(signature: Callable[..., Any]) -> Op:
+        infer = facets.pop("infer", None) or _typed(signature.__name__, result, skip)
+        return ops.add(Op(signature, "elementwise", infer, numpy, **facets))
+
+    return enter
+
+
+# --- exact arithmetic -------------------------------------------------------------------------------------------------
+
+
+@elementwise(
+    numpy=np.add,
+    exact=True,
+    expr={"f": "{x} + {y}", "i": "{x} + {y}", "b": "{x} | {y}"},
+    vjp={"x": lambda ct: ct, "y": lambda ct: ct},
+)
+def add(x, y):
+    """Sum; of two bools their disjunction."""
+
+
+@elementwise(
+    numpy=np.subtract,
+    exact=True,
+    kinds="if",
+    expr="{x} - {y}",
+    vjp={"x": lambda ct: ct, "y": lambda ct: ops.neg(ct)},
+)
+def sub(x, y):
+    """Difference."""
+
+
+@elementwise(
+    numpy=np.multiply,
+    exact=True,
+    expr={"f": "{x} * {y}", "i": "{x} * {y}", "b": "{x} & {y}"},
+    vjp={"x": lambda ct, y: ops.mul(ct, y), "y": lambda ct, x: ops.mul(ct, x)},
+)
+def mul(x, y):
+    """Product; of two bools their conjunction."""
+
+
+@elementwise(
+    numpy=np.true_divide,
+    exact=True,
+    kinds="f",
+    expr="{x} / {y}",
+    vjp={
+        "x": lambda ct, y: ops.div(ct, y),
+        "y": lambda ct, x, y: ops.neg(ops.div(ops.mul(ct, ops.div(x, y)), y)),
+    },
+)
+def div(x, y):
+    """Quotient of floating point numbers."""
+
+
+@elementwise(numpy=np.negative, exact=True, kinds="if", expr="-{x}", vjp={"x": lambda ct: ops.neg(ct)})
+def neg(x):
+    """Negative."""
+
+
+@elementwise(
+    numpy=np.absolute,
+    exact=True,
+    kinds="if",
+    expr="abs_{t}({x})",
+    vjp={"x": lambda ct, x: ops.mul(ct, ops.sign(x))},
+    smooth=False,
+)
+def abs(x):  # noqa: A001 - the operation's name
+    """Absolute value."""
+
+
+def _sign(x: Any) -> Any:
+    return np.subtract(x > 0, x < 0, dtype=x.dtype)
+
+
+@elementwise(
+    numpy=_sign,
+    exact=True,
+    kinds="if",
+    expr="sign_{t}({x})",
+    vjp={"x": lambda ct: ops.mul(ct, 0)},
+    smooth=False,
+)
+def sign(x):
+    """-1, 0 or 1; 0 for NaN."""
+
+
+@elementwise(
+    numpy=np.sqrt,
+    exact=True,
+    kinds="f",
+    expr="sqrt_{t}({x})",
+    sample=(0.1, 4.0),
+    vjp={"x": lambda ct, out: ops.div(ct, ops.mul(out, 2))},
+)
+def sqrt(x):
+    """Square root."""
+
+
+def _flat(numpy: Callable[..., Any], name: str) -> dict[str, Any]:
+    return {
+        "numpy": numpy,
+        "exact": True,
+        "kinds": "f",
+        "expr": name + "_{t}({x})",
+        "vjp": {"x": lambda ct: ops.mul(ct, 0)},
+        "smooth": False,
+    }
+
+
+@elementwise(**_flat(np.floor, "floor"))
+def floor(x):
+    """Largest integer not above."""
+
+
+@elementwise(**_flat(np.ceil, "ceil"))
+def ceil(x):
+    """Smallest integer not below."""
+
+
+@elementwise(**_flat(np.trunc, "trunc"))
+def trunc(x):
+    """Integer part."""
+
+
+@elementwise(**_flat(np.rint, "rint"))
+def round(x):  # noqa: A001 - the operation's name
+    """Nearest integer, ties to even."""
+
+
+@elementwise(
+    numpy=np.maximum,
+    exact=False,
+    expr={"f": "select(({x} > {y}) | ({x} != {x}), {x}, {y})", "i": "select({x} > {y}, {x}, {y})", "b": "{x} | {y}"},
+    vjp={
+        "x": lambda ct, x, y: _share(ct, x, y, ops.ge),
+        "y": lambda ct, x, y: _share(ct, y, x, ops.ge),
+    },
+    smooth=False,
+)
+def maximum(x, y):
+    """The larger element; NaN if either is."""
+
+
+@elementwise(
+    numpy=np.minimum,
+    exact=False,
+    expr={"f": "select(({x} < {y}) | ({x} != {x}), {x}, {y})", "i": "select({x} < {y}, {x}, {y})", "b": "{x} & {y}"},
+    vjp={
+        "x": lambda ct, x, y: _share(ct, x, y, ops.le),
+        "y": lambda ct, x, y: _share(ct, y, x, ops.le),
+    },
+    smooth=False,
+)
+def minimum(x, y):
+    """The smaller element; NaN if either is."""
+
+
+def _share(ct: Any, x: Any, y: Any, wins: Any) -> Any:
+    """The part of a maximum's or minimum's gradient that goes to `x`: all if it wins, half of it in a tie."""
+    part = ops.where(ops.eq(x, y), ops.mul(ct, 0.5), ct)
+    return ops.where(wins(x, y), part, 0)
+
+
+@elementwise(
+    numpy=lambda x: np.where(x <= 0, x.dtype.type(0), x),
+    kinds="if",
+    expr="select({x} <= 0, {t}(0), {x})",
+    vjp={"x": lambda ct, out: ops.where(ops.le(out, 0), 0, ct)},
+    smooth=False,
+)
+def relu(x):
+    """The positive part; NaN stays."""
+
+
+# --- integer division and remainders: no kernel text, they run where errors can be raised -----------------------------
+
+
+def _checked_divisor(function: Callable[..., Any]) -> Callable[..., Any]:
+    def run(x: Any, y: Any) -> Any:
+        y = np.asarray(y)
+        if y.dtype.kind in "iub" and not y.all():
+            raise RuntimeError("ZeroDivisionError")
+        return function(x, y)
+
+    return run
+
+
+@elementwise(numpy=_checked_divisor(np.floor_divide), exact=True, kinds="if", smooth=False, sample=(0.5, 4.0))
+def floor_divide(x, y):
+    """Quotient rounded towards minus infinity.
+
+    Raises: RuntimeError for an integer division by zero.
+    """
+
+
+@elementwise(
+    numpy=_checked_divisor(np.remainder),
+    exact=True,
+    kinds="if",
+    smooth=False,
+    sample=(0.5, 4.0),
+    vjp={"x": lambda ct: ct, "y": lambda ct, x, y: ops.neg(ops.mul(ct, ops.floor(ops.div(x, y))))},
+)
+def remainder(x, y):
+    """Remainder with the sign of the divisor."""
+
+
+@elementwise(
+    numpy=_checked_divisor(np.fmod),
+    exact=True,
+    kinds="if",
+    smooth=False,
+    sample=(0.5, 4.0),
+    vjp={"x": lambda ct: ct, "y": lambda ct, x, y: ops.neg(ops.mul(ct, ops.trunc(ops.div(x, y))))},
+)
+def fmod(x, y):
+    """Remainder with the sign of the dividend."""
+
+
+def _trunc_divide(x: Any, y: Any) -> Any:
+    x, y = np.asarray(x), np.asarray(y)
+    return np.where((x % y != 0) & ((x < 0) != (y < 0)), x // y + 1, x // y).astype(np.result_type(x, y))
+
+
+@elementwise(numpy=_checked_divisor(_trunc_divide), exact=True, kinds="i", smooth=False, sample=(1.0, 4.0))
+def trunc_divide(x, y):
+    """Integer quotient rounded towards zero."""
+
+
+# --- comparison and logic ---------------------------------------------------------------------------------------------
+
+
+def _compare(numpy: Callable[..., Any], sign: str) -> dict[str, Any]:
+    return {"numpy": numpy, "exact": True, "expr": "{x} " + sign + " {y}", "result": dtypes.bool, "smooth": False}
+
+
+@elementwise(**_compare(np.equal, "=="))
+def eq(x, y):
+    """Whether equal."""
+
+
+@elementwise(**_compare(np.not_equal, "!="))
+def ne(x, y):
+    """Whether not equal."""
+
+
+@elementwise(**_compare(np.less, "<"))
+def lt(x, y):
+    """Whether less."""
+
+
+@elementwise(**_compare(np.less_equal, "<="))
+def le(x, y):
+    """Whether less or equal."""
+
+
+@elementwise(**_compare(np.greater, ">"))
+def gt(x, y):
+    """Whether greater."""
+
+
+@elementwise(**_compare(np.greater_equal, ">="))
+def ge(x, y):
+    """Whether greater or equal."""
+
+
+@elementwise(numpy=np.bitwise_and, exact=True, kinds="bi", expr="{x} & {y}", smooth=False)
+def bitwise_and(x, y):
+    """Bitwise conjunction; of bools the logical one."""
+
+
+@elementwise(numpy=np.bitwise_or, exact=True, kinds="bi", expr="{x} | {y}", smooth=False)
+def bitwise_or(x, y):
+    """Bitwise disjunction; of bools the logical one."""
+
+
+@elementwise(numpy=np.bitwise_xor, exact=True, kinds="bi", expr="{x} ^ {y}", smooth=False)
+def bitwise_xor(x, y):
+    """Bitwise exclusive or; of bools the logical one."""
+
+
+@elementwise(
+    numpy=np.bitwise_not,
+    exact=True,
+    kinds="bi",
+    expr={"i": "~{x}", "b": "not_b1({x})"},
+    smooth=False,
+)
+def bitwise_not(x):
+    """Bitwise complement; of a bool the negation."""
+
+
+@elementwise(numpy=np.left_shift, exact=True, kinds="i", smooth=False, sample=(0.0, 4.0))
+def left_shift(x, y):
+    """Bits moved up."""
+
+
+@elementwise(numpy=np.right_shift, exact=True, kinds="i", smooth=False, sample=(0.0, 4.0))
+def right_shift(x, y):
+    """Bits moved down, with the sign."""
+
+
+def _where(cond: Any, x: Any, y: Any) -> Any:
+    kind = next((a.dtype for a in (x, y) if isinstance(a, np.ndarray)), None)
+    if kind is not None:
+        x, y = (a if isinstance(a, np.ndarray) else kind.type(a) for a in (x, y))
+    return np.where(cond, x, y)
+
+
+@elementwise(
+    numpy=_where,
+    exact=True,
+    skip=1,
+    expr="select({cond}, {x}, {y})",
+    vjp={
+        "x": lambda ct, cond: ops.where(cond, ct, 0),
+        "y": lambda ct, cond: ops.where(cond, 0, ct),
+    },
+)
+def where(cond, x, y):
+    """`x` where the condition holds, else `y`."""
+
+
+def _cast_numpy(x: Any, dtype: dtypes.dtype) -> Any:
+    return x.astype(dtype.np)
+
+
+@elementwise(
+    numpy=_cast_numpy,
+    exact=True,
+    infer=lambda x, dtype: Aval(x.shape, dtype),
+    expr="cast",
+    vjp={"x": lambda ct, x_aval: ops.cast(ct, dtype=x_aval.dtype)},
+)
+def cast(x, *, dtype):
+    """The element in another type; float to integer truncates, out of range is undefined as in PyTorch."""
+
+
+# --- elementary functions: our own polynomials, the same in eager and compiled ----------------------------------------
+
+
+def _elementary(numpy: Callable[..., Any], rule: Callable[..., Any], **facets: Any) -> Any:
+    def enter(signature: Callable[..., Any]) -> Op:
+        text = signature.__name__ + "_{t}({x})"
+        return elementwise(numpy=numpy, kinds="f", expr=text, vjp={"x": rule}, **facets)(signature)
+
+    return enter
+
+
+@_elementary(np.exp, lambda ct, out: ops.mul(ct, out))
+def exp(x):
+    """e to the power of the element."""
+
+
+@_elementary(np.exp2, lambda ct, out: ops.mul(ct, ops.mul(out, 0.6931471805599453)))
+def exp2(x):
+    """2 to the power of the element."""
+
+
+@_elementary(np.expm1, lambda ct, out: ops.mul(ct, ops.add(out, 1)))
+def expm1(x):
+    """exp(x) - 1, accurate near zero."""
+
+
+@_elementary(np.log, lambda ct, x: ops.div(ct, x), sample=(0.1, 5.0))
+def log(x):
+    """Natural logarithm."""
+
+
+@_elementary(np.log1p, lambda ct, x: ops.div(ct, ops.add(x, 1)), sample=(-0.5, 3.0))
+def log1p(x):
+    """log(1 + x), accurate near zero."""
+
+
+@_elementary(np.log2, lambda ct, x: ops.div(ct, ops.mul(x, 0.6931471805599453)), sample=(0.1, 5.0))
+def log2(x):
+    """Logarithm to base 2."""
+
+
+@_elementary(np.log10, lambda ct, x: ops.div(ct, ops.mul(x, 2.302585092994046)), sample=(0.1, 5.0))
+def log10(x):
+    """Logarithm to base 10."""
+
+
+@_elementary(np.sin, lambda ct, x: ops.mul(ct, ops.cos(x)))
+def sin(x):
+    """Sine."""
+
+
+@_elementary(np.cos, lambda ct, x: ops.neg(ops.mul(ct, ops.sin(x))))
+def cos(x):
+    """Cosine."""
+
+
+@_elementary(np.tan, lambda ct, out: ops.mul(ct, ops.add(ops.mul(out, out), 1)), sample=(-1.2, 1.2))
+def tan(x):
+    """Tangent."""
+
+
+@_elementary(np.tanh, lambda ct, out: ops.mul(ct, ops.sub(1, ops.mul(out, out))))
+def tanh(x):
+    """Hyperbolic tangent."""
+
+
+@_elementary(lambda x: 1 / (1 + np.exp(-x)), lambda ct, out: ops.mul(ct, ops.mul(ops.sub(1, out), out)))
+def sigmoid(x):
+    """1 / (1 + exp(-x))."""
+
+
+def _erf(x: Any) -> Any:
+    from math import erf as scalar_erf
+
+    return np.vectorize(scalar_erf, otypes=[np.float64])(x.astype(np.float64)).astype(x.dtype)
+
+
+@_elementary(_erf, lambda ct, x: ops.mul(ct, ops.mul(ops.exp(ops.neg(ops.mul(x, x))), 1.1283791670955126)))
+def erf(x):
+    """The error function."""
+
+
+@_elementary(np.sinh, lambda ct, x: ops.mul(ct, ops.cosh(x)))
+def sinh(x):
+    """Hyperbolic sine."""
+
+
+@_elementary(np.cosh, lambda ct, x: ops.mul(ct, ops.sinh(x)))
+def cosh(x):
+    """Hyperbolic cosine."""
+
+
+@_elementary(np.arctan, lambda ct, x: ops.div(ct, ops.add(ops.mul(x, x), 1)))
+def atan(x):
+    """Inverse tangent."""
+
+
+@_elementary(np.arcsin, lambda ct, x: ops.div(ct, ops.sqrt(ops.sub(1, ops.mul(x, x)))), sample=(-0.9, 0.9))
+def asin(x):
+    """Inverse sine."""
+
+
+@_elementary(np.arccos, lambda ct, x: ops.neg(ops.div(ct, ops.sqrt(ops.sub(1, ops.mul(x, x))))), sample=(-0.9, 0.9))
+def acos(x):
+    """Inverse cosine."""
+
+
+def _pow_exponent(ct: Any, x: Any, out: Any) -> Any:
+    """d/dy x**y = out * log(x), which is 0 where the power is 0."""
+    slope = ops.mul(out, ops.log(x))
+    return ops.mul(ct, ops.where(ops.eq(x, 0), 0, slope))
+
+
+def _pow_base(ct: Any, x: Any, y: Any) -> Any:
+    """d/dx x**y = y * x**(y-1), which is 0 for exponent 0."""
+    if isinstance(y, (int, float)):
+        return ops.mul(ct, ops.mul(ops.pow(x, y - 1), y)) if y != 0 else ops.mul(ct, 0)
+    slope = ops.mul(ops.pow(x, ops.sub(y, 1)), y)
+    return ops.mul(ct, ops.where(ops.eq(y, 0), 0, slope))
+
+
+@elementwise(
+    numpy=np.power,
+    kinds="f",
+    expr="pow_{t}({x}, {y})",
+    sample=(0.3, 2.5),
+    vjp={"x": _pow_base, "y": _pow_exponent},
+)
+def pow(x, y):  # noqa: A001 - the operation's name
+    """`x` to the power of `y`."""
+
+
+@elementwise(
+    numpy=np.arctan2,
+    kinds="f",
+    expr="atan2_{t}({x}, {y})",
+    sample=(0.3, 2.5),
+    vjp={
+        "x": lambda ct, x, y: ops.div(ops.mul(ct, y), ops.add(ops.mul(x, x), ops.mul(y, y))),
+        "y": lambda ct, x, y: ops.neg(ops.div(ops.mul(ct, x), ops.add(ops.mul(x, x), ops.mul(y, y)))),
+    },
+)
+def atan2(x, y):
+    """The angle of the point (y, x)."""
+
+
+def _full(value: Any, shape: tuple[int, ...], dtype: dtypes.dtype) -> Any:
+    return np.full(shape, value, dtype.np)
+
+
+@record(
+    family="create",
+    infer=lambda value, shape, dtype: Aval(shape, dtype),
+    numpy=_full,
+    exact=True,
+    smooth=False,
+)
+def full(value, *, shape, dtype):
+    """A tensor of one number."""
+
+
+@record(
+    family="create",
+    infer=lambda size: Aval((size,), dtypes.int64),
+    numpy=lambda size: np.arange(size),
+    exact=True,
+    smooth=False,
+)
+def iota(*, size):
+    """0, 1, 2, ... as int64."""

@@ -1,0 +1,177 @@
+"""Operations that read or write at places given by an integer tensor.
+
+Places out of range raise IndexError before anything is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tracejit.aval import Aval
+from tracejit.ops.record import ops, record
+
+
+def check_places(index: Any, size: int, lowest: int = 0) -> None:
+    """Raise IndexError if a place lies outside [lowest, size)."""
+    if index.size:
+        low, high = int(index.min()), int(index.max())
+        if low < lowest or high >= size:
+            bad = low if low < lowest else high
+            raise IndexError(f"index {bad} is out of bounds for dimension with size {size}")
+
+
+def _rows(x: Any, dim: int) -> Any:
+    return np.moveaxis(x, dim, 0)
+
+
+def _take(x: Any, index: Any, dim: int) -> Any:
+    check_places(index, x.shape[dim])
+    return np.take(x, index, axis=dim)
+
+
+@record(
+    family="library",
+    infer=lambda x, index, dim: Aval((*x.shape[:dim], index.shape[0], *x.shape[dim + 1 :]), x.dtype),
+    numpy=_take,
+    exact=True,
+    vjp={
+        "x": lambda ct, index, x_aval, dim: ops.index_add(
+            ops.full(0, shape=x_aval.shape, dtype=x_aval.dtype), index, ct, dim=dim
+        )
+    },
+)
+def take(x, index, *, dim):
+    """Slices of `x` along a dimension, at the places of a vector."""
+
+
+def _index_add(x: Any, index: Any, src: Any, dim: int) -> Any:
+    check_places(index, x.shape[dim])
+    out = np.array(x)
+    np.add.at(_rows(out, dim), index, _rows(src, dim))
+    return out
+
+
+@record(
+    family="library",
+    infer=lambda x, index, src, dim: x,
+    numpy=_index_add,
+    exact=True,
+    vjp={"x": lambda ct: ct, "src": lambda ct, index, dim: ops.take(ct, index, dim=dim)},
+)
+def index_add(x, index, src, *, dim):
+    """`x` with slices of `src` added at the places of a vector, in ascending order."""
+
+
+def _index_copy(x: Any, index: Any, src: Any, dim: int) -> Any:
+    check_places(index, x.shape[dim])
+    out = np.array(x)
+    rows, values = _rows(out, dim), _rows(src, dim)
+    for i, place in enumerate(index):
+        rows[place] = values[i]
+    return out
+
+
+def _blank_rows(ct: Any, index: Any, src_aval: Aval, dim: int) -> Any:
+    return ops.index_copy(ct, index, ops.full(0, shape=src_aval.shape, dtype=src_aval.dtype), dim=dim)
+
+
+@record(
+    family="library",
+    infer=lambda x, index, src, dim: x,
+    numpy=_index_copy,
+    exact=True,
+    vjp={
+        "x": lambda ct, index, src_aval, dim: _blank_rows(ct, index, src_aval, dim),
+        "src": lambda ct, index, dim: ops.take(ct, index, dim=dim),
+    },
+)
+def index_copy(x, index, src, *, dim):
+    """`x` with slices of `src` put at the places of a vector; the last of several wins."""
+
+
+def _along(index: Any, dim: int) -> tuple[Any, ...]:
+    grid = list(np.ogrid[tuple(slice(n) for n in index.shape)])
+    grid[dim] = index
+    return tuple(grid)
+
+
+def _gather(x: Any, index: Any, dim: int) -> Any:
+    check_places(index, x.shape[dim])
+    return x[_along(index, dim)]
+
+
+@record(
+    family="library",
+    infer=lambda x, index, dim: Aval(index.shape, x.dtype),
+    numpy=_gather,
+    exact=True,
+    vjp={
+        "x": lambda ct, index, x_aval, dim: ops.scatter_add(
+            ops.full(0, shape=x_aval.shape, dtype=x_aval.dtype), index, ct, dim=dim
+        )
+    },
+)
+def gather(x, index, *, dim):
+    """For each place of `index` the element of `x` with that coordinate in `dim` and the same others."""
+
+
+def _scatter(function: Callable[[Any, Any, Any], None]) -> Callable[..., Any]:
+    def run(x: Any, index: Any, src: Any, dim: int) -> Any:
+        check_places(index, x.shape[dim])
+        out = np.array(x)
+        function(out, _along(index, dim), src[tuple(slice(n) for n in index.shape)])
+        return out
+
+    return run
+
+
+def _put(out: Any, places: Any, values: Any) -> None:
+    for at in np.ndindex(values.shape):
+        out[tuple(np.broadcast_to(p, values.shape)[at] for p in places)] = values[at]
+
+
+def _blank(ct: Any, index: Any, src_aval: Aval, dim: int) -> Any:
+    return ops.scatter(ct, index, ops.full(0, shape=src_aval.shape, dtype=src_aval.dtype), dim=dim)
+
+
+def _back_to_source(ct: Any, index: Any, src_aval: Aval, index_aval: Aval, dim: int) -> Any:
+    picked = ops.gather(ct, index, dim=dim)
+    if src_aval.shape == index_aval.shape:
+        return picked
+    ones = (1,) * src_aval.ndim
+    return ops.unslice(picked, shape=src_aval.shape, start=(0,) * src_aval.ndim, step=ones)
+
+
+@record(
+    family="library",
+    infer=lambda x, index, src, dim: x,
+    numpy=_scatter(_put),
+    exact=True,
+    vjp={"x": _blank, "src": _back_to_source},
+)
+def scatter(x, index, src, *, dim):
+    """`x` with the elements of `src` put at places along a dimension; the last of several wins."""
+
+
+@record(
+    family="library",
+    infer=lambda x, index, src, dim: x,
+    numpy=_scatter(np.add.at),
+    exact=True,
+    vjp={"x": lambda ct: ct, "src": _back_to_source},
+)
+def scatter_add(x, index, src, *, dim):
+    """`x` with the elements of `src` added at places along a dimension, in ascending order."""
+
+
+def _wrap_index(index: Any, size: int) -> Any:
+    check_places(index, size, -size)
+    return np.where(index < 0, index + size, index)
+
+
+@record(family="library", infer=lambda index, size: index, numpy=_wrap_index, exact=True, smooth=False, kinds="i")
+def wrap_index(index, *, size):
+    """Places counted from the front: `size` is added to negative ones."""

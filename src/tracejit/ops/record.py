@@ -1,0 +1,198 @@
+"""The op record and the registry."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tracejit.aval import Aval
+
+Dispatcher = Callable[["Op", tuple[Any, ...], tuple[Any, ...]], Any]
+
+
+def _no_dispatcher(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
+    raise RuntimeError(f"no dispatcher is installed, so '{op.name}' cannot be applied")
+
+
+_dispatch: Dispatcher = _no_dispatcher
+
+
+def install(dispatcher: Dispatcher) -> None:
+    """Say what calling a record does; the tensor package installs its dispatcher here."""
+    global _dispatch
+    _dispatch = dispatcher
+
+
+class Op:
+    """One primitive operation.
+
+    `params` are the operands (tensors, or Python numbers where the family allows them), `attrs` the
+    static attributes in order. `infer(*operand_avals, *attrs)` types a call; a Python number stands
+    for itself among the avals. `numpy(*arrays, *attrs)` is the oracle of the tests and, if `exact`,
+    what eager runs. `vjp` maps a parameter to its gradient rule, whose own parameter names say what
+    it needs: `ct`, a result's name (`out`), a parameter (its value is saved), `<parameter>_aval`, an
+    attribute. `expr` is the scalar text of an elementwise operation.
+    """
+
+    __slots__ = (
+        "attrs",
+        "defaults",
+        "doc",
+        "exact",
+        "expr",
+        "family",
+        "infer",
+        "kinds",
+        "name",
+        "numpy",
+        "params",
+        "results",
+        "rules",
+        "sample",
+        "smooth",
+        "variadic",
+    )
+
+    def __init__(
+        self,
+        signature: Callable[..., Any],
+        family: str,
+        infer: Callable[..., Any],
+        numpy: Callable[..., Any],
+        *,
+        exact: bool = False,
+        expr: str | dict[str, str] | None = None,
+        vjp: dict[str, Callable[..., Any]] | None = None,
+        results: tuple[str, ...] = ("out",),
+        kinds: str = "bif",
+        sample: tuple[float, float] = (-3.0, 3.0),
+        smooth: bool = True,
+    ) -> None:
+        parameters = inspect.signature(signature).parameters.values()
+        self.name = signature.__name__
+        self.doc = inspect.getdoc(signature) or ""
+        self.family = family
+        self.params = tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY)
+        self.variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+        self.attrs = tuple(p.name for p in keywords)
+        self.defaults = {p.name: p.default for p in keywords if p.default is not p.empty}
+        self.infer = infer
+        self.numpy = numpy
+        self.exact = exact
+        self.expr = expr
+        self.results = results
+        self.kinds = kinds
+        self.sample = sample
+        self.smooth = smooth
+        self.rules = {name: GradientRule(self, name, rule) for name, rule in (vjp or {}).items()}
+
+    def __call__(self, *args: Any, **attrs: Any) -> Any:
+        return _dispatch(self, args, self.pack(attrs))
+
+    def pack(self, attrs: dict[str, Any]) -> tuple[Any, ...]:
+        """Attributes by keyword as the record's tuple."""
+        if not self.attrs:
+            if attrs:
+                raise TypeError(f"{self.name}() got unexpected attributes {sorted(attrs)}")
+            return ()
+        values = {**self.defaults, **attrs}
+        if len(values) != len(self.attrs):
+            raise TypeError(f"{self.name}() takes the attributes {self.attrs}, got {sorted(values)}")
+        return tuple(values[name] for name in self.attrs)
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether any operand has a gradient rule."""
+        return bool(self.rules)
+
+    def __repr__(self) -> str:
+        return f"<op {self.name}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_by_name, (self.name,))
+
+
+class GradientRule:
+    """The gradient of one operand, with what it needs read off its parameter names.
+
+    `needs` lists, in the order of the function's parameters, pairs of a kind (`ct`, `result`, `param`,
+    `aval`, `attr`) and an index.
+    """
+
+    __slots__ = ("function", "needs", "saves_params", "saves_results")
+
+    def __init__(self, op: Op, param: str, function: Callable[..., Any]) -> None:
+        self.function = function
+        needs: list[tuple[str, int]] = []
+        for name in inspect.signature(function).parameters:
+            if name == "ct":
+                needs.append(("ct", 0))
+            elif name in op.results:
+                needs.append(("result", op.results.index(name)))
+            elif name in op.params:
+                needs.append(("param", op.params.index(name)))
+            elif name.endswith("_aval") and name[:-5] in op.params:
+                needs.append(("aval", op.params.index(name[:-5])))
+            elif name in op.attrs:
+                needs.append(("attr", op.attrs.index(name)))
+            else:
+                raise TypeError(f"gradient rule of {op.name} for {param}: unknown name '{name}'")
+        self.needs = tuple(needs)
+        self.saves_params = tuple(i for kind, i in needs if kind == "param")
+        self.saves_results = tuple(i for kind, i in needs if kind == "result")
+
+
+class Registry:
+    """All records by name: `ops.exp` is the record of `exp`. Rules refer to other records through it."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, Op] = {}
+
+    def add(self, op: Op) -> Op:
+        """Enter a record.
+
+        Raises: ValueError if the name is taken.
+        """
+        if op.name in self._records:
+            raise ValueError(f"operation '{op.name}' is defined twice")
+        self._records[op.name] = op
+        return op
+
+    def __getattr__(self, name: str) -> Op:
+        try:
+            return self._records[name]
+        except KeyError:
+            raise AttributeError(f"no operation is named '{name}'") from None
+
+    def __iter__(self) -> Iterator[Op]:
+        return iter(self._records.values())
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def family(self, *names: str) -> list[Op]:
+        """The records of some families, in order of definition."""
+        return [op for op in self._records.values() if op.family in names]
+
+
+ops = Registry()
+
+
+def _by_name(name: str) -> Op:
+    return getattr(ops, name)  # type: ignore[no-any-return]
+
+
+def record(**facets: Any) -> Callable[[Callable[..., Any]], Op]:
+    """Make the decorated signature a record of the registry."""
+
+    def enter(signature: Callable[..., Any]) -> Op:
+        return ops.add(Op(signature, **facets))
+
+    return enter
+
+
+def same(x: Aval, *rest: Any) -> Aval:
+    """The typing rule of an operation that keeps shape and type."""
+    return x

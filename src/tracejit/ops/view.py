@@ -1,0 +1,169 @@
+"""Operations that move elements and compute nothing: views of memory, and the two that join and pad."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from tracejit.aval import Aval
+from tracejit.ops.record import ops, record
+
+
+@record(
+    family="view",
+    infer=lambda x, shape: Aval(shape, x.dtype),
+    numpy=np.reshape,
+    exact=True,
+    vjp={"x": lambda ct, x_aval: ops.reshape(ct, shape=x_aval.shape)},
+)
+def reshape(x, *, shape):
+    """The same elements in row-major order under another shape."""
+
+
+def _inverse(dims: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted(range(len(dims)), key=dims.__getitem__))
+
+
+@record(
+    family="view",
+    infer=lambda x, dims: Aval(tuple(x.shape[d] for d in dims), x.dtype),
+    numpy=np.transpose,
+    exact=True,
+    vjp={"x": lambda ct, dims: ops.permute(ct, dims=_inverse(dims))},
+)
+def permute(x, *, dims):
+    """Dimensions in another order."""
+
+
+def sum_to(x: Any, shape: tuple[int, ...], target: tuple[int, ...]) -> Any:
+    """`x` of shape `shape`, summed over the dimensions that broadcasting `target` to it repeated."""
+    if shape == target:
+        return x
+    lead = len(shape) - len(target)
+    repeated = [i for i in range(len(shape)) if i < lead or (target[i - lead] == 1 and shape[i] != 1)]
+    # Runs of adjacent dimensions are reduced at once, innermost first, as the fronts do.
+    while repeated:
+        last = repeated.pop()
+        first = last
+        while repeated and repeated[-1] == first - 1:
+            first = repeated.pop()
+        merged = (*shape[:first], prod(shape[first : last + 1]), *shape[last + 1 :])
+        x = ops.sum(ops.reshape(x, shape=merged) if last > first else x, dim=first)
+        shape = shape[:first] + shape[last + 1 :]
+    return x if shape == target else ops.reshape(x, shape=target)
+
+
+@record(
+    family="view",
+    infer=lambda x, shape: Aval(shape, x.dtype),
+    numpy=np.broadcast_to,
+    exact=True,
+    vjp={"x": lambda ct, x_aval, shape: sum_to(ct, shape, x_aval.shape)},
+)
+def expand(x, *, shape):
+    """Dimensions of size 1, and new leading ones, repeated without a copy."""
+
+
+def _slices(start: tuple[int, ...], length: tuple[int, ...], step: tuple[int, ...]) -> tuple[slice, ...]:
+    return tuple(
+        slice(a, a + (n - 1) * s + 1 if n else a, s) for a, n, s in zip(start, length, step, strict=True)
+    )
+
+
+def _slice(x: Any, start: tuple[int, ...], length: tuple[int, ...], step: tuple[int, ...]) -> Any:
+    return x[_slices(start, length, step)]
+
+
+@record(
+    family="view",
+    infer=lambda x, start, length, step: Aval(length, x.dtype),
+    numpy=_slice,
+    exact=True,
+    vjp={"x": lambda ct, x_aval, start, step: ops.unslice(ct, shape=x_aval.shape, start=start, step=step)},
+)
+def slice(x, *, start, length, step):  # noqa: A001 - the operation's name
+    """For each dimension `length` elements from `start` on, every `step`-th (step >= 1)."""
+
+
+
+
+
+def _unslice(x: Any, shape: tuple[int, ...], start: tuple[int, ...], step: tuple[int, ...]) -> Any:
+    out = np.zeros(shape, x.dtype)
+    out[_slices(start, x.shape, step)] = x
+    return out
+
+
+@record(
+    family="place",
+    infer=lambda x, shape, start, step: Aval(shape, x.dtype),
+    numpy=_unslice,
+    exact=True,
+    vjp={"x": lambda ct, x_aval, start, step: ops.slice(ct, start=start, length=x_aval.shape, step=step)},
+)
+def unslice(x, *, shape, start, step):
+    """Zeros of `shape` with `x` put where `slice` would read: the adjoint of `slice`, also padding with zeros."""
+
+
+def _place(x: Any, src: Any, start: tuple[int, ...], step: tuple[int, ...]) -> Any:
+    out = np.array(x)
+    out[_slices(start, src.shape, step)] = src
+    return out
+
+
+def _hole(ct: Any, ct_shape: tuple[int, ...], src: Aval, start: tuple[int, ...], step: tuple[int, ...]) -> Any:
+    zero = ops.full(0, shape=src.shape, dtype=src.dtype)
+    return ops.place(ct, zero, start=start, step=step)
+
+
+@record(
+    family="place",
+    infer=lambda x, src, start, step: x,
+    numpy=_place,
+    exact=True,
+    vjp={
+        "x": lambda ct, x_aval, src_aval, start, step: _hole(ct, x_aval.shape, src_aval, start, step),
+        "src": lambda ct, src_aval, start, step: ops.slice(ct, start=start, length=src_aval.shape, step=step),
+    },
+)
+def place(x, src, *, start, step):
+    """`x` with `src` put where `slice` would read."""
+
+
+@record(
+    family="view",
+    infer=lambda x, dims: x,
+    numpy=lambda x, dims: np.flip(x, dims),
+    exact=True,
+    vjp={"x": lambda ct, dims: ops.flip(ct, dims=dims)},
+)
+def flip(x, *, dims):
+    """Dimensions in reverse order of their elements."""
+
+
+def _cat_shape(*args: Any) -> Aval:
+    *xs, dim = args
+    first = xs[0]
+    total = sum(x.shape[dim] for x in xs)
+    return Aval((*first.shape[:dim], total, *first.shape[dim + 1 :]), first.dtype)
+
+
+def _cat(*args: Any) -> Any:
+    *xs, dim = args
+    return np.concatenate(xs, axis=dim)
+
+
+def _cat_gradient(ct: Any, xs_aval: tuple[Aval, ...], dim: int) -> tuple[Any, ...]:
+    parts, at = [], 0
+    for x in xs_aval:
+        start = tuple(at if i == dim else 0 for i in range(x.ndim))
+        parts.append(ops.slice(ct, start=start, length=x.shape, step=(1,) * x.ndim))
+        at += x.shape[dim]
+    return tuple(parts)
+
+
+@record(family="place", infer=_cat_shape, numpy=_cat, exact=True, vjp={"xs": _cat_gradient})
+def cat(*xs, dim):
+    """Tensors of one type joined along a dimension."""
