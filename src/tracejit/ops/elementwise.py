@@ -47,7 +47,7 @@ def elementwise(
 
     def enter(signature: Callable[..., Any]) -> Op:
         infer = facets.pop("infer", None) or _typed(signature.__name__, result, skip)
-        return ops.add(Op(signature, "elementwise", infer, numpy, **facets))
+        return ops.enter(Op(signature, "elementwise", infer, numpy, **facets))
 
     return enter
 

@@ -150,7 +150,7 @@ class Registry:
     def __init__(self) -> None:
         self._records: dict[str, Op] = {}
 
-    def add(self, op: Op) -> Op:
+    def enter(self, op: Op) -> Op:
         """Enter a record.
 
         Raises: ValueError if the name is taken.
@@ -188,7 +188,7 @@ def record(**facets: Any) -> Callable[[Callable[..., Any]], Op]:
     """Make the decorated signature a record of the registry."""
 
     def enter(signature: Callable[..., Any]) -> Op:
-        return ops.add(Op(signature, **facets))
+        return ops.enter(Op(signature, **facets))
 
     return enter
 
