@@ -15,7 +15,8 @@ from typing import Any
 
 import llvmlite.binding as llvm
 import llvmlite.ir as ir
-from numba.core import cgutils, config, types
+from numba import types
+from numba.core import cgutils, config
 from numba.core.errors import TypingError, UnsupportedError
 from numba.extending import intrinsic
 
@@ -337,7 +338,10 @@ def args_at(typingctx: Any, address: Any) -> Any:
 
 @intrinsic
 def call_kernel(typingctx: Any, function: Any, block: Any, low: Any, high: Any) -> Any:
-    """Calls the compiled kernel at address `function` with (block address, low, high); gives its error code."""
+    """Calls the compiled kernel at address `function` with (block address, low, high); gives its error code.
+
+    Edge: -1 where the kernel's compiled code raised, which only a faulty kernel does.
+    """
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         convention = context.call_conv
@@ -347,8 +351,8 @@ def call_kernel(typingctx: Any, function: Any, block: Any, low: Any, high: Any) 
         error_type = kernel_type.args[1].pointee
         error = cgutils.alloca_once(builder, error_type)
         pointer = builder.inttoptr(args[1], _I64.as_pointer())
-        builder.call(kernel, [result, error, pointer, args[2], args[3]])
-        return builder.load(result)
+        status = builder.call(kernel, [result, error, pointer, args[2], args[3]])
+        return builder.select(builder.icmp_signed("==", status, _I32(0)), builder.load(result), _I64(-1))
 
     return types.int64(types.int64, types.int64, types.int64, types.int64), codegen
 

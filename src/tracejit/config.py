@@ -1,0 +1,155 @@
+"""The one table of settings, read once from TRACEJIT_* environment variables, and the log they switch on.
+
+`SETTINGS.cache_dir` is the value of TRACEJIT_CACHE_DIR or its default; `describe()` lists them all.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from tracejit.errors import ConfigError
+
+LOG_TOPICS = ("guards", "passes", "fusion", "source", "memory", "timing", "cache")
+
+
+def _flag(default: Any, doc: str, *, in_key: bool = False) -> Any:
+    """A setting; `in_key` says that it changes machine code and so belongs to the key of the kernel cache."""
+    return field(default=default, metadata={"doc": doc, "in_key": in_key})
+
+
+def _default_cache_dir() -> str:
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return str(Path(root) / "tracejit")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting with its value."""
+
+    log: str = _flag("", f"what to log, a comma-separated list out of {', '.join(LOG_TOPICS)}")
+    num_threads: int = _flag(0, "threads to compute with; 0: min(affinity, cgroup quota, OMP_NUM_THREADS)")
+    cache: bool = _flag(True, "whether compiled kernels are kept on disk")
+    cache_dir: str = _flag("", "where they are kept; empty: ~/.cache/tracejit")
+    cache_limit_mb: int = _flag(1024, "size at which the least recently used kernels are removed")
+    build_workers: int = _flag(0, "processes that compile kernels at once; 0: one for each thread to compute with")
+    vector_bits: int = _flag(0, "width of x86 vectors: 256, 512, or 0 for the widest there is", in_key=True)
+    opt_level: int = _flag(3, "LLVM's optimisation level, 0 to 3", in_key=True)
+    parallel_us: float = _flag(10.0, "serial cost in microseconds from which work is split over threads")
+    spin_us: float = _flag(50.0, "how long a waiting thread spins before it sleeps")
+
+
+def _parse(name: str, text: str, default: Any) -> Any:
+    if isinstance(default, str):
+        return text
+    if isinstance(default, bool):
+        if text.lower() in ("1", "true", "yes", "on"):
+            return True
+        if text.lower() in ("0", "false", "no", "off"):
+            return False
+        raise ConfigError(f"{name}={text!r}: expected 0 or 1")
+    try:
+        return type(default)(text)
+    except ValueError:
+        raise ConfigError(f"{name}={text!r}: expected a number") from None
+
+
+def read(environment: Mapping[str, str]) -> Settings:
+    """The settings that `environment` asks for.
+
+    Raises: ConfigError on a value of the wrong kind or an unknown log topic.
+
+    >>> read({"TRACEJIT_NUM_THREADS": "3"}).num_threads
+    3
+    """
+    values: dict[str, Any] = {}
+    for setting in fields(Settings):
+        name = f"TRACEJIT_{setting.name.upper()}"
+        text = environment.get(name, "").strip()
+        values[setting.name] = _parse(name, text, setting.default) if text else setting.default
+    if not values["cache_dir"]:
+        values["cache_dir"] = _default_cache_dir()
+    if values["vector_bits"] not in (0, 256, 512):
+        raise ConfigError(f"TRACEJIT_VECTOR_BITS={values['vector_bits']}: expected 0, 256 or 512")
+    if not 0 <= values["opt_level"] <= 3:
+        raise ConfigError(f"TRACEJIT_OPT_LEVEL={values['opt_level']}: expected 0 to 3")
+    unknown = set(_topics(values["log"])) - set(LOG_TOPICS)
+    if unknown:
+        raise ConfigError(f"TRACEJIT_LOG: no topic {', '.join(sorted(unknown))}; there are {', '.join(LOG_TOPICS)}")
+    return Settings(**values)
+
+
+def _topics(text: str) -> list[str]:
+    return [topic.strip() for topic in text.split(",") if topic.strip()]
+
+
+def describe(settings: Settings) -> list[tuple[str, Any, str]]:
+    """Environment variable, value and meaning of each setting."""
+    return [(f"TRACEJIT_{s.name.upper()}", getattr(settings, s.name), s.metadata["doc"]) for s in fields(settings)]
+
+
+def code_key(settings: Settings) -> tuple[tuple[str, Any], ...]:
+    """The settings that change machine code."""
+    return tuple((s.name, getattr(settings, s.name)) for s in fields(settings) if s.metadata["in_key"])
+
+
+def _affinity() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cgroup_quota(root: Path) -> int | None:
+    """CPUs that the control group allows, rounded up; None without a limit."""
+    unlimited = ("max", "-1")
+    for quota_file, period_file in (("cpu.max", None), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        try:
+            words = (root / quota_file).read_text().split()
+            if period_file is not None:
+                words += (root / period_file).read_text().split()
+        except OSError:
+            continue
+        if len(words) >= 2 and words[0] not in unlimited:
+            return max(1, math.ceil(int(words[0]) / int(words[1])))
+    return None
+
+
+def thread_budget(settings: Settings, environment: Mapping[str, str], cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """The number of threads to compute with: min(affinity, cgroup quota, OMP_NUM_THREADS), unless set."""
+    if settings.num_threads > 0:
+        return settings.num_threads
+    budget = _affinity()
+    quota = _cgroup_quota(cgroup)
+    if quota is not None:
+        budget = min(budget, quota)
+    first = environment.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if first.isdigit() and int(first) > 0:
+        budget = min(budget, int(first))
+    return budget
+
+
+def logger(topic: str) -> logging.Logger:
+    """The log of one topic, a child of the logger "tracejit"."""
+    return logging.getLogger(f"tracejit.{topic}")
+
+
+def _start_log(settings: Settings) -> None:
+    topics = _topics(settings.log)
+    if not topics:
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("[%(name)s] %(message)s"))
+    root = logging.getLogger("tracejit")
+    root.addHandler(handler)
+    root.propagate = False
+    for topic in topics:
+        logger(topic).setLevel(logging.DEBUG)
+
+
+SETTINGS = read(os.environ)
+_start_log(SETTINGS)

@@ -1,0 +1,234 @@
+"""Kernels: text or library functions built into native code, once for each content.
+
+In: kernel text, or a function of the kernel library. Out: `Kernel`s, each with an address.
+Must not know: what a kernel computes, or when it is launched.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import inspect
+import linecache
+import pkgutil
+import platform
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import llvmlite
+import numba
+import numpy as np
+from numba import types
+from numba.core.dispatcher import Dispatcher
+from numba.extending import _Intrinsic
+
+import tracejit.kernels
+from tracejit.config import SETTINGS, code_key, logger
+from tracejit.errors import KernelBuildError
+from tracejit.runtime import frontend, native
+from tracejit.runtime.cache import STORE
+
+_log = logger("timing")
+_source_log = logger("source")
+_lock = threading.RLock()
+_built: dict[str, Kernel] = {}
+_by_source: dict[Callable[..., Any] | tuple[str, str], Kernel] = {}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kernel:
+    """A native kernel: `address` is its entry, valid for the life of the process.
+
+    `digest` names its content and everything its machine code depends on; `text` is its Python source;
+    `seconds` is what building it took, `cached` whether it came from disk.
+    """
+
+    name: str
+    text: str
+    address: int
+    digest: str
+    symbol: str
+    seconds: float
+    cached: bool
+    function: Callable[[], Callable[..., Any]] = field(repr=False)
+
+    def llvm_text(self) -> str:
+        """The optimised LLVM text. Cost: compiles the kernel again."""
+        return _compile(self.function(), self.symbol)[1]
+
+    def assembly(self) -> str:
+        """The assembly text. Cost: compiles the kernel again."""
+        return native.assembly(self.llvm_text())
+
+
+def _is_callable_in_kernels(value: Any) -> bool:
+    return isinstance(value, (_Intrinsic, Dispatcher))
+
+
+@functools.cache
+def namespace() -> dict[str, Any]:
+    """The names that kernel text sees: intrinsics and jitted functions of the kernel library, and scalar types.
+
+    Raises: KernelBuildError if two modules of the library give one name to different things.
+    """
+    names: dict[str, Any] = {}
+    package = tracejit.kernels.__name__
+    for module_info in pkgutil.walk_packages(tracejit.kernels.__path__, f"{package}."):
+        module = importlib.import_module(module_info.name)
+        for name, value in vars(module).items():
+            if name.startswith("_") or not _is_callable_in_kernels(value):
+                continue
+            if names.setdefault(name, value) is not value:
+                raise KernelBuildError(f"two kernel library modules define {name!r}, one of them {module.__name__}")
+    for kind in ("float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"):
+        names[kind] = getattr(types, kind)
+    return names
+
+
+def _hash(parts: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode()
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()
+
+
+@functools.cache
+def _environment() -> str:
+    """Digest of everything but its text that a kernel's machine code depends on."""
+    sources = sorted(Path(tracejit.kernels.__path__[0]).rglob("*.py"))
+    sources += [Path(module.__file__) for module in (frontend, native) if module.__file__]
+    return _hash(
+        [
+            platform.python_version(),
+            numba.__version__,
+            llvmlite.__version__,
+            np.__version__,
+            platform.machine(),
+            native.cpu_name(),
+            native.cpu_features(),
+            repr(code_key(SETTINGS)),
+            *(source.read_text(encoding="utf-8") for source in sources),
+        ]
+    )
+
+
+def _content(value: Any) -> list[str]:
+    """What identifies a value that a function of the kernel library closes over."""
+    if isinstance(value, (_Intrinsic, Dispatcher)):
+        return _content(value._defn if isinstance(value, _Intrinsic) else value.py_func)
+    if isinstance(value, FunctionType):
+        cells = value.__closure__ or ()
+        parts = [value.__module__, value.__qualname__, value.__code__.co_filename]
+        # A file under the kernel library is part of the environment's digest; other text is not.
+        parts.append(_source(value))
+        for cell in cells:
+            parts += _content(cell.cell_contents)
+        for default in value.__defaults__ or ():
+            parts += _content(default)
+        return parts
+    if isinstance(value, (bool, int, float, str, type(None), types.Type, np.dtype, type)):
+        return [repr(value)]
+    if isinstance(value, (tuple, list)):
+        return [type(value).__name__, *(part for item in value for part in _content(item))]
+    text = repr(value)
+    if " at 0x" in text:
+        raise KernelBuildError(f"a kernel closes over {text}, which has no content to name the kernel by")
+    return [type(value).__qualname__, text]
+
+
+def _source(function: Callable[..., Any]) -> str:
+    try:
+        return inspect.getsource(function)
+    except (OSError, TypeError):
+        raise KernelBuildError(f"kernel {function.__qualname__}: its source text cannot be found") from None
+
+
+def _symbol(name: str, digest: str) -> str:
+    return f"{re.sub(r'[^0-9A-Za-z_]', '_', name)}_{digest[:16]}"
+
+
+def _function_of(text: str, name: str) -> Callable[..., Any]:
+    file = f"<tracejit {name}>"
+    scope = dict(namespace())
+    # Registered like the lines of a file, so that errors and tracebacks show the text.
+    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+    exec(compile(text, file, "exec"), scope)
+    function = scope.get(name)
+    if not isinstance(function, FunctionType):
+        raise KernelBuildError(f"kernel text does not define a function {name!r}")
+    return function
+
+
+def _compile(function: Callable[..., Any], symbol: str) -> tuple[bytes, str]:
+    lowered = frontend.lower(function)
+    module = native.parse(lowered.text)
+    module.get_function(lowered.symbol).name = symbol
+    return native.compile_module(module, (symbol,), lowered.linked)
+
+
+def _make(name: str, text: str, digest: str, function: Callable[[], Callable[..., Any]]) -> Kernel:
+    begin = time.perf_counter()
+    symbol = _symbol(name, digest)
+    code = STORE.get(digest)
+    address = None if code is None else native.load(code, symbol)
+    cached = address is not None
+    if address is None:
+        code = _compile(function(), symbol)[0]
+        address = native.load(code, symbol)
+        STORE.put(digest, name, text, code)
+    seconds = time.perf_counter() - begin
+    STORE.count(cached, seconds)
+    _log.debug("%s %s in %.1f ms", "loaded" if cached else "compiled", symbol, seconds * 1e3)
+    _source_log.debug("%s\n%s", symbol, text)
+    return Kernel(name, text, address, digest, symbol, seconds, cached, function)
+
+
+def build(source: Callable[..., Any] | str, name: str | None = None) -> Kernel:
+    """The kernel of a library function, or of a text that defines the function `name`.
+
+    Equal content gives the same kernel. Safe to call from several threads, which compile one after another.
+
+    Raises: KernelBuildError if the text or the function is not a kernel.
+    Cost: about 0.1 us for a source built before, 1 ms from the disk cache, 30 ms compiled.
+
+    >>> kernel = build("def answer(p, lo, hi):\\n    store_i64(load_arg(p, 0), 0, 42)\\n    return 0\\n", "answer")
+    >>> kernel.name, kernel.address != 0
+    ('answer', True)
+    """
+    if isinstance(source, str):
+        if name is None:
+            raise KernelBuildError("kernel text needs the name of the function that it defines")
+        key: Callable[..., Any] | tuple[str, str] = (source, name)
+    else:
+        key = source
+    kernel = _by_source.get(key)
+    if kernel is not None:
+        return kernel
+    with _lock:
+        if isinstance(source, str):
+            assert name is not None
+            text, parts = source, ["text", name, source]
+            function = functools.partial(_function_of, source, name)
+        else:
+            name = source.__name__ if name is None else name
+            text, parts = _source(source), ["function", name, *_content(source)]
+            function = functools.partial(_identity, source)
+        digest = _hash([_environment(), *parts])
+        kernel = _built.get(digest)
+        if kernel is None:
+            kernel = _built[digest] = _make(name, text, digest, function)
+        _by_source[key] = kernel
+        return kernel
+
+
+def _identity(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function

@@ -1,0 +1,220 @@
+"""Object code of kernels on disk, by content: safe for many processes, bounded, and never in the way.
+
+In: a digest and object code. Out: the object code that was put there under that digest, or nothing.
+Must not know: how code is made or loaded. Whatever goes wrong with the disk, the caller goes on without a cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tracejit.config import SETTINGS, logger
+
+_log = logger("cache")
+_MAGIC = b"tracejit kernel 1\n"
+_CHECKSUM_BYTES = 32
+_TOUCH_SECONDS = 3600.0
+"""An entry's time of last use is only written anew when it is older than this."""
+_SCAN_EVERY = 256
+"""Stores between two looks at the size of the cache."""
+_ABANDONED_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One kernel in the cache: its name, digest, Python text, size of its file in bytes and time of last use."""
+
+    name: str
+    digest: str
+    text: str
+    size: int
+    used: float
+
+
+@dataclass(slots=True)
+class Stats:
+    """What this process did: kernels taken from disk and compiled, seconds for each, entries found unreadable."""
+
+    hits: int = 0
+    misses: int = 0
+    load_seconds: float = 0.0
+    compile_seconds: float = 0.0
+    corrupt: int = 0
+    evicted: int = 0
+
+
+class Store:
+    """A directory of kernels; `limit` is its size in bytes from which the least recently used are removed.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as directory:
+    ...     store = Store(Path(directory), limit=1 << 20)
+    ...     store.put("00ff", "add", "def add(p, lo, hi): ...", b"object code")
+    ...     store.get("00ff"), [entry.name for entry in store.entries()]
+    (b'object code', ['add'])
+    """
+
+    def __init__(self, directory: Path, *, limit: int, enabled: bool = True) -> None:
+        self.directory = directory
+        self.limit = limit
+        self.stats = Stats()
+        self._enabled = enabled
+        self._writable = enabled
+        self._stores = 0
+
+    def _path(self, digest: str) -> Path:
+        return self.directory / digest[:2] / f"{digest}.kernel"
+
+    def get(self, digest: str) -> bytes | None:
+        """The object code under a digest; None if there is none that is whole."""
+        if not self._enabled:
+            return None
+        path = self._path(digest)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            _log.warning("kernel cache %s cannot be read (%s)", path, error.strerror)
+            return None
+        parsed = _unpack(data)
+        if parsed is None:
+            self.stats.corrupt += 1
+            _log.warning("kernel cache entry %s is damaged and will be compiled again", path)
+            return None
+        self._touch(path)
+        return parsed[2]
+
+    def _touch(self, path: Path) -> None:
+        try:
+            if time.time() - path.stat().st_mtime > _TOUCH_SECONDS:
+                os.utime(path)
+        except OSError as error:
+            # A read-only cache, or another process removed the entry: the code is in memory either way.
+            _log.debug("time of use of %s not written: %s", path, error)
+
+    def put(self, digest: str, name: str, text: str, code: bytes) -> None:
+        """Keeps object code under a digest; without a writable directory, says so once and does nothing."""
+        if not self._writable:
+            return
+        path = self._path(digest)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                temporary.write_bytes(_pack(name, text, code))
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            self._writable = False
+            _log.warning("kernel cache %s is not writable (%s); going on without it", self.directory, error.strerror)
+            return
+        self._stores += 1
+        if self._stores % _SCAN_EVERY == 1:
+            self.evict()
+
+    def count(self, hit: bool, seconds: float) -> None:
+        """Notes in the statistics that a kernel was loaded from here (`hit`) or compiled."""
+        if hit:
+            self.stats.hits += 1
+            self.stats.load_seconds += seconds
+        else:
+            self.stats.misses += 1
+            self.stats.compile_seconds += seconds
+
+    def _files(self) -> Iterator[tuple[Path, int, float]]:
+        try:
+            paths = list(self.directory.glob("??/*"))
+        except OSError as error:
+            _log.warning("kernel cache %s cannot be listed (%s)", self.directory, error.strerror)
+            return
+        for path in paths:
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue  # removed by another process
+            yield path, status.st_size, status.st_mtime
+
+    def evict(self) -> None:
+        """Removes the least recently used entries until the rest is within the limit, and abandoned files."""
+        files = sorted(self._files(), key=lambda file: file[2])
+        total = sum(size for _, size, _ in files)
+        now = time.time()
+        for path, size, used in files:
+            abandoned = path.suffix == ".tmp" and now - used > _ABANDONED_SECONDS
+            if not abandoned and (total <= self.limit or path.suffix == ".tmp"):
+                continue
+            if self._remove(path):
+                total -= size
+                self.stats.evicted += not abandoned
+
+    def _remove(self, path: Path) -> bool:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            _log.warning("kernel cache entry %s cannot be removed (%s)", path, error.strerror)
+            return False
+        return True
+
+    def entries(self) -> list[Entry]:
+        """Every whole entry, the most recently used first."""
+        found = []
+        for path, size, used in self._files():
+            if path.suffix != ".kernel":
+                continue
+            try:
+                parsed = _unpack(path.read_bytes())
+            except OSError as error:
+                _log.debug("%s not listed: %s", path, error)
+                continue
+            if parsed is not None:
+                name, text, _ = parsed
+                found.append(Entry(name, path.stem, text, size, used))
+        return sorted(found, key=lambda entry: -entry.used)
+
+    def clear(self) -> int:
+        """Removes every entry; gives how many."""
+        return sum(self._remove(path) for path, _, _ in list(self._files()) if path.suffix in (".kernel", ".tmp"))
+
+
+def _pack(name: str, text: str, code: bytes) -> bytes:
+    head = json.dumps({"name": name, "text": text}).encode()
+    body = len(head).to_bytes(8, "little") + head + code
+    return _MAGIC + hashlib.sha256(body).digest() + body
+
+
+def _unpack(data: bytes) -> tuple[str, str, bytes] | None:
+    """Name, text and code of an entry; None if it is not whole."""
+    start = len(_MAGIC) + _CHECKSUM_BYTES
+    checksum, body = data[len(_MAGIC) : start], data[start:]
+    if not data.startswith(_MAGIC) or hashlib.sha256(body).digest() != checksum:
+        return None
+    size = int.from_bytes(body[:8], "little")
+    head = json.loads(body[8 : 8 + size])
+    return head["name"], head["text"], body[8 + size :]
+
+
+STORE = Store(Path(SETTINGS.cache_dir), limit=SETTINGS.cache_limit_mb << 20, enabled=SETTINGS.cache)
+
+
+def entries() -> list[Entry]:
+    """Every kernel in the cache, the most recently used first."""
+    return STORE.entries()
+
+
+def clear() -> int:
+    """Removes every kernel from the cache; gives how many."""
+    return STORE.clear()
+
+
+def stats() -> Stats:
+    """What this process took from the cache and what it compiled."""
+    return STORE.stats

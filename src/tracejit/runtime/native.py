@@ -1,0 +1,143 @@
+"""LLVM modules to machine code in memory: target, optimisation, object code, loading.
+
+In: LLVM text, or object code that this module made earlier. Out: addresses of symbols.
+Must not know: numba's types, Python functions, what a kernel computes.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import llvmlite.binding as llvm
+
+from tracejit.config import SETTINGS
+from tracejit.errors import KernelBuildError
+
+_lock = threading.RLock()
+
+
+@functools.cache
+def cpu_name() -> str:
+    """LLVM's name of this CPU."""
+    return str(llvm.get_host_cpu_name())
+
+
+@functools.cache
+def cpu_features() -> str:
+    """This CPU's features as LLVM wants them, with the vector width that the settings ask for."""
+    features = dict(llvm.get_host_cpu_features())
+    text = str(llvm.get_host_cpu_features().flatten())
+    if features.get("avx512f", False):
+        # LLVM keeps to 256 bits on many CPUs that have 512: right for code that mixes, not for long loops.
+        text += ",+prefer-256-bit" if SETTINGS.vector_bits == 256 else ",-prefer-256-bit"
+    return text
+
+
+def _target_machine() -> Any:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    target = llvm.Target.from_triple(llvm.get_process_triple())
+    # Static relocation is what LLVM's in-memory loader needs on x86.
+    static = llvm.get_process_triple().startswith(("x86_64", "i686"))
+    return target.create_target_machine(
+        cpu=cpu_name(),
+        features=cpu_features(),
+        opt=SETTINGS.opt_level,
+        reloc="static" if static else "default",
+        codemodel="jitdefault",
+        jit=True,
+    )
+
+
+@functools.cache
+def _machine() -> Any:
+    return _target_machine()
+
+
+@functools.cache
+def _engine() -> Any:
+    _machine()
+    empty = llvm.parse_assembly("")
+    empty.triple = llvm.get_process_triple()
+    # An engine owns its target machine.
+    return llvm.create_mcjit_compiler(empty, _target_machine())
+
+
+def _pass_manager() -> tuple[Any, Any]:
+    tuning = llvm.create_pipeline_tuning_options(speed_level=SETTINGS.opt_level)
+    tuning.loop_vectorization = True
+    tuning.slp_vectorization = True
+    builder = llvm.create_pass_builder(_machine(), tuning)
+    return builder.getModulePassManager(), builder
+
+
+def parse(text: str) -> Any:
+    """An LLVM module of its text, laid out for this machine.
+
+    Raises: KernelBuildError if LLVM does not accept the text.
+    """
+    try:
+        module = llvm.parse_assembly(text)
+        module.verify()
+    except RuntimeError as error:
+        raise KernelBuildError(f"LLVM does not accept the module: {error}") from None
+    module.triple = llvm.get_process_triple()
+    module.data_layout = str(_engine().target_data)
+    return module
+
+
+def _hide(module: Any, keep: frozenset[str]) -> None:
+    """Makes all symbols but `keep` private to the module, so that no two modules can clash."""
+    for value in (*module.functions, *module.global_variables):
+        if not value.is_declaration and value.name not in keep:
+            value.linkage = llvm.Linkage.internal
+
+
+def _check_symbols(module: Any) -> None:
+    """LLVM's loader aborts the process over a symbol it cannot find, so look before."""
+    for function in module.functions:
+        external = function.is_declaration and not function.name.startswith("llvm.")
+        if external and llvm.address_of_symbol(function.name) is None:
+            raise KernelBuildError(f"{module.name}: there is no native function {function.name!r} to call")
+
+
+def compile_module(module: Any, symbols: Iterable[str], linked: Sequence[Any] = ()) -> tuple[bytes, str]:
+    """Object code of a module and its optimised LLVM text, in which only `symbols` are visible from outside.
+
+    `linked` are modules with functions that the module calls; they are copied.
+    """
+    with _lock:
+        for other in linked:
+            module.link_in(other, preserve=True)
+        _hide(module, frozenset(symbols))
+        passes, builder = _pass_manager()
+        passes.run(module, builder)
+        _check_symbols(module)
+        return _machine().emit_object(module), str(module)
+
+
+def assembly(module_text: str) -> str:
+    """The assembly text of an optimised module."""
+    with _lock:
+        return str(_machine().emit_assembly(parse(module_text)))
+
+
+def load(code: bytes, symbol: str) -> int:
+    """Loads object code into the process, for good; gives the address of `symbol`.
+
+    Raises: KernelBuildError if it is no object code or lacks the symbol.
+    """
+    with _lock:
+        engine = _engine()
+        try:
+            engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+        except (RuntimeError, ValueError) as error:
+            raise KernelBuildError(f"not loadable: {error}") from None
+        engine.finalize_object()
+        address = int(engine.get_function_address(symbol))
+    if not address:
+        raise KernelBuildError(f"the object code has no function {symbol!r}")
+    return address
