@@ -1,0 +1,145 @@
+"""The plan of a matrix product: which kernel, how the panel of B is read, how the work splits.
+
+Each element of a float product is one chain of fused multiply-adds along k, in ascending order from 0, whatever
+kernel or split is chosen here; so the choice is about speed alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tracejit.kernels import gemm_kernels as kernels
+from tracejit.kernels.gemm_tiles import DOT_GROUPS, THIN_VECTORS, TILE_ROWS, TILE_VECTORS
+from tracejit.kernels.gemm_vectors import TARGET
+from tracejit.kernels.launch import Launch, Operand, Ptr
+
+_SIZES = {"float32": 4, "float64": 8}
+_FLOAT_KERNELS: dict[str, dict[str, Callable[..., Any]]] = {
+    "float32": {"panel": kernels.gemm_panel_f32, "thin": kernels.gemm_thin_f32, "dots": kernels.gemm_dots_f32},
+    "float64": {"panel": kernels.gemm_panel_f64, "thin": kernels.gemm_thin_f64, "dots": kernels.gemm_dots_f64},
+}
+_INTEGER_KERNELS: dict[str, Callable[..., Any]] = {
+    "int8": kernels.gemm_i8,
+    "int16": kernels.gemm_i16,
+    "int32": kernels.gemm_i32,
+    "int64": kernels.gemm_i64,
+    "uint8": kernels.gemm_u8,
+}
+_FMA_PER_NANOSECOND = 3.0 * TARGET.vector_bytes
+"""Bytes of products a core gets through in a nanosecond, roughly."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """Sizes and strides (batch, row, column) of one product; a stride along a size of 1 is 0."""
+
+    dtype: str
+    batch: int
+    m: int
+    n: int
+    k: int
+    a: tuple[int, int, int]
+    b: tuple[int, int, int]
+    c: tuple[int, int, int]
+    swapped: bool = False
+
+    def slots(self, mode: int = kernels.DIRECT, rows: int = 1) -> tuple[int | Ptr, ...]:
+        left, right = (Ptr(1), Ptr(0)) if self.swapped else (Ptr(0), Ptr(1))
+        sizes = (self.m, self.n, self.k)
+        return (left, right, Ptr(2), *sizes, *self.a, *self.b, self.c[0], self.c[1], mode, rows)
+
+    def cost(self, units: int) -> float:
+        """Nanoseconds of one of `units` equal parts."""
+        work = self.batch * self.m * self.n * max(self.k, 1) * _SIZES.get(self.dtype, 64)
+        return work / _FMA_PER_NANOSECOND / units
+
+
+def plan_matmul(a: Operand, b: Operand, c: Operand) -> tuple[Launch, ...]:
+    """The launches of C = A @ B; Ptr 0, 1, 2 are A, B, C.
+
+    Shape: a (m, k) or (batch, m, k); b (k, n) or (batch, k, n); c (m, n) or (batch, m, n). Any strides on a and b,
+        0 included; the rows of c are contiguous.
+    DType: float32, float64, int8 to int64, uint8; the same for all three.
+    Edge: sizes may be 0; k = 0 gives zeros; an empty c needs no launch.
+    Raises: ValueError for shapes that do not fit, NotImplementedError for other dtypes.
+    Cost: batch * m * n * k fused multiply-adds; at most 256 KiB of stack.
+
+    >>> square = Operand("float32", (64, 64), (64, 1))
+    >>> [launch.function.__name__ for launch in plan_matmul(square, square, square)]
+    ['gemm_panel_f32']
+    """
+    problem = _checked(a, b, c)
+    if problem.batch == 0 or problem.m == 0 or problem.n == 0:
+        return ()
+    if problem.dtype in _INTEGER_KERNELS:
+        units = problem.batch * problem.m
+        return (Launch(_INTEGER_KERNELS[problem.dtype], problem.slots(), units, problem.cost(units)),)
+    if problem.dtype not in _FLOAT_KERNELS:
+        raise NotImplementedError(f"matmul: there is no kernel for {problem.dtype}")
+    return (_plan_float(_simplified(problem)),)
+
+
+def _checked(a: Operand, b: Operand, c: Operand) -> _Problem:
+    if not a.dtype == b.dtype == c.dtype:
+        raise ValueError(f"matmul: the dtypes differ: {a.dtype} @ {b.dtype} -> {c.dtype}")
+    if not len(a.shape) == len(b.shape) == len(c.shape) or len(a.shape) not in (2, 3):
+        raise ValueError(f"matmul: the operands must be all 2-D or all 3-D, got {a.shape} @ {b.shape} -> {c.shape}")
+    m, k = a.shape[-2:]
+    n = b.shape[-1]
+    batch = a.shape[:-2]
+    if b.shape != (*batch, k, n) or c.shape != (*batch, m, n):
+        raise ValueError(f"matmul: the shapes do not fit: {a.shape} @ {b.shape} -> {c.shape}")
+    if n > 1 and c.strides[-1] != 1 and 0 not in c.shape:
+        raise ValueError(f"matmul: the rows of the result must be contiguous, its strides are {c.strides}")
+    return _Problem(a.dtype, batch[0] if batch else 1, m, n, k, _strides(a), _strides(b), _strides(c))
+
+
+def _strides(operand: Operand) -> tuple[int, int, int]:
+    steps = [stride if size > 1 else 0 for size, stride in zip(operand.shape, operand.strides, strict=True)]
+    return (0, steps[0], steps[1]) if len(steps) == 2 else (steps[0], steps[1], steps[2])
+
+
+def _simplified(problem: _Problem) -> _Problem:
+    """The same product with the batch folded into rows where memory allows, and a column turned into a row."""
+    p = problem
+    if p.batch > 1 and p.b[0] == 0 and (p.m == 1 or p.a[0] == p.m * p.a[1]) and (p.m == 1 or p.c[0] == p.m * p.c[1]):
+        a_row, c_row = (p.a[0], p.c[0]) if p.m == 1 else (p.a[1], p.c[1])
+        p = replace(p, batch=1, m=p.batch * p.m, a=(0, a_row, p.a[2]), b=(0, *p.b[1:]), c=(0, c_row, p.c[2]))
+    if p.n == 1 and p.m > 1 and p.c[1] == 1:
+        a, b = (p.b[0], 0, p.b[1]), (p.a[0], p.a[2], p.a[1])
+        p = replace(p, m=1, n=p.m, a=a, b=b, c=(p.c[0], 0, 1), swapped=not p.swapped)
+    return p
+
+
+def _plan_float(p: _Problem) -> Launch:
+    functions = _FLOAT_KERNELS[p.dtype]
+    width = TARGET.vector_bytes // _SIZES[p.dtype]
+    rows_of_b = p.b[2] == 1 or p.n == 1
+    columns_of_b = p.b[1] == 1 or p.k <= 1
+    if p.m == 1 and rows_of_b:
+        units = p.batch * -(-p.n // (THIN_VECTORS * width))
+        return Launch(functions["thin"], p.slots(), units, p.cost(units))
+    if p.m <= 4 and columns_of_b:
+        units = p.batch * -(-p.n // (DOT_GROUPS * width))
+        return Launch(functions["dots"], p.slots(), units, p.cost(units))
+    if rows_of_b:
+        mode = kernels.DIRECT if p.m <= 2 * TILE_ROWS or p.k <= 128 else kernels.COPY
+    else:
+        mode = kernels.TRANSPOSE if columns_of_b else kernels.GATHER
+    panels = p.batch * -(-p.n // (TILE_VECTORS * width))
+    rows = _rows_of_unit(p, panels, mode)
+    units = panels * -(-p.m // rows)
+    return Launch(functions["panel"], p.slots(mode, rows), units, p.cost(units))
+
+
+def _rows_of_unit(p: _Problem, panels: int, mode: int) -> int:
+    """Rows of C in a unit: enough units for an even split, whole tiles, and no needless packing again."""
+    if panels >= 16:
+        return p.m
+    parts = -(-16 // panels)
+    if mode != kernels.DIRECT and p.k > kernels.BLOCK_K:
+        parts = min(parts, 4)
+    rows = -(-p.m // parts)
+    return -(-rows // TILE_ROWS) * TILE_ROWS

@@ -1,0 +1,427 @@
+"""LLVM vector functions that matrix kernels are made of: a product tile, a dot tile, packing with transposition.
+
+Each builder adds one internal function to the module that is being compiled and returns it; callers share it.
+All arguments are int64: addresses in bytes, strides in elements. The vector width is this machine's; no result
+depends on it, because every element is one chain of fused multiply-adds along k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import llvmlite.binding as llvm
+import llvmlite.ir as ir
+from numba.core import cgutils
+
+I1 = ir.IntType(1)
+I8 = ir.IntType(8)
+I32 = ir.IntType(32)
+I64 = ir.IntType(64)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The vector registers of the CPU: bytes in one, how many there are, whether masked loads are free."""
+
+    vector_bytes: int
+    registers: int
+    free_masks: bool
+
+
+def _detect_target() -> Target:
+    has = {name for name, present in llvm.get_host_cpu_features().items() if present}
+    if {"avx512f", "avx512vl", "avx512bw", "avx512dq"} <= has:
+        return Target(64, 32, True)
+    if {"avx2", "fma"} <= has:
+        return Target(32, 16, False)
+    return Target(16, 32 if llvm.get_process_triple().startswith(("aarch64", "arm64")) else 16, False)
+
+
+TARGET = _detect_target()
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """The element type of a vector: its name in LLVM intrinsics, its IR type, its size in bytes."""
+
+    name: str
+    kind: Any
+    size: int
+
+    @property
+    def count(self) -> int:
+        """Elements in one vector register."""
+        return TARGET.vector_bytes // self.size
+
+    @property
+    def vector(self) -> Any:
+        return ir.VectorType(self.kind, self.count)
+
+
+F32 = Lane("f32", ir.FloatType(), 4)
+F64 = Lane("f64", ir.DoubleType(), 8)
+
+
+class VectorBuilder:
+    """An IR builder with the vector operations of one element type."""
+
+    def __init__(self, builder: Any, lane: Lane) -> None:
+        self.ir = builder
+        self.lane = lane
+        self.width = lane.count
+        self.zeros = ir.Constant(lane.vector, [0.0] * lane.count)
+
+    def _intrinsic(self, name: str, result: Any, arguments: list[Any]) -> Any:
+        kind = ir.FunctionType(result, [argument.type for argument in arguments])
+        return self.ir.call(cgutils.get_or_insert_function(self.ir.module, kind, name), arguments)
+
+    def bytes(self, elements: Any) -> Any:
+        """A count of elements as a count of bytes."""
+        return self.ir.mul(elements, I64(self.lane.size))
+
+    def minimum(self, left: Any, right: Any) -> Any:
+        return self.ir.select(self.ir.icmp_signed("<", left, right), left, right)
+
+    def pointer(self, address: Any, kind: Any, offset: Any = None) -> Any:
+        base = self.ir.inttoptr(address, I8.as_pointer())
+        if offset is not None:
+            base = self.ir.gep(base, [offset])
+        return self.ir.bitcast(base, kind.as_pointer())
+
+    def fma(self, left: Any, right: Any, addend: Any) -> Any:
+        return self._intrinsic(f"llvm.fma.v{self.width}{self.lane.name}", self.lane.vector, [left, right, addend])
+
+    def splat(self, address: Any, offset: Any = None) -> Any:
+        """The element at an address in every lane."""
+        value = self.ir.load(self.pointer(address, self.lane.kind, offset), align=self.lane.size)
+        first = self.ir.insert_element(ir.Constant(self.lane.vector, ir.Undefined), value, I32(0))
+        order = ir.Constant(ir.VectorType(I32, self.width), [0] * self.width)
+        return self.ir.shuffle_vector(first, ir.Constant(self.lane.vector, ir.Undefined), order)
+
+    def load(self, address: Any, offset: Any = None) -> Any:
+        return self.ir.load(self.pointer(address, self.lane.vector, offset), align=self.lane.size)
+
+    def store(self, value: Any, address: Any, offset: Any = None) -> None:
+        self.ir.store(value, self.pointer(address, self.lane.vector, offset), align=self.lane.size)
+
+    def mask(self, count: Any) -> Any:
+        """True in the first `count` lanes (none if it is negative, all if it is large)."""
+        kind = ir.VectorType(I64, self.width)
+        single = self.ir.insert_element(ir.Constant(kind, ir.Undefined), count, I32(0))
+        order = ir.Constant(ir.VectorType(I32, self.width), [0] * self.width)
+        counts = self.ir.shuffle_vector(single, ir.Constant(kind, ir.Undefined), order)
+        return self.ir.icmp_signed("<", ir.Constant(kind, list(range(self.width))), counts)
+
+    def load_masked(self, address: Any, mask: Any, offset: Any = None) -> Any:
+        """Lanes outside the mask are 0 and are not read from memory."""
+        name = f"llvm.masked.load.v{self.width}{self.lane.name}.p0"
+        source = self.pointer(address, self.lane.vector, offset)
+        return self._intrinsic(name, self.lane.vector, [source, I32(self.lane.size), mask, self.zeros])
+
+    def store_masked(self, value: Any, address: Any, mask: Any, offset: Any = None) -> None:
+        name = f"llvm.masked.store.v{self.width}{self.lane.name}.p0"
+        target = self.pointer(address, self.lane.vector, offset)
+        self._intrinsic(name, ir.VoidType(), [value, target, I32(self.lane.size), mask])
+
+    def _pick(self, left: Any, right: Any, order: list[int]) -> Any:
+        return self.ir.shuffle_vector(left, right, ir.Constant(ir.VectorType(I32, self.width), order))
+
+    def _pick_blocks(self, left: Any, right: Any, blocks: list[int]) -> Any:
+        """A shuffle of 16-byte blocks; blocks of `right` count on from those of `left`."""
+        size = 16 // self.lane.size
+        return self._pick(left, right, [block * size + k for block in blocks for k in range(size)])
+
+    def _transpose_inside(self, rows: list[Any]) -> list[Any]:
+        """Rows of one 16-byte column of blocks -> per column c: the vector whose block L holds column (L, c)."""
+        blocks = self.width * self.lane.size // 16
+        if len(rows) == 2:
+            low = [k for block in range(blocks) for k in (2 * block, self.width + 2 * block)]
+            return [self._pick(rows[0], rows[1], low), self._pick(rows[0], rows[1], [k + 1 for k in low])]
+
+        def unpack(left: Any, right: Any, start: int, run: int) -> Any:
+            order = []
+            for block in range(blocks):
+                at = 4 * block + start
+                pieces = [(at, at + run), (self.width + at, self.width + at + run)]
+                if run == 1:
+                    order += [at, self.width + at, at + 1, self.width + at + 1]
+                else:
+                    order += [k for begin, end in pieces for k in range(begin, end)]
+            return self._pick(left, right, order)
+
+        low01, high01 = unpack(rows[0], rows[1], 0, 1), unpack(rows[0], rows[1], 2, 1)
+        low23, high23 = unpack(rows[2], rows[3], 0, 1), unpack(rows[2], rows[3], 2, 1)
+        return [
+            unpack(low01, low23, 0, 2),
+            unpack(low01, low23, 2, 2),
+            unpack(high01, high23, 0, 2),
+            unpack(high01, high23, 2, 2),
+        ]
+
+    def transpose(self, rows: list[Any]) -> list[Any]:
+        """The columns of a square block given by its rows."""
+        per = 16 // self.lane.size
+        groups = [self._transpose_inside(rows[start : start + per]) for start in range(0, self.width, per)]
+        blocks = len(groups)
+        columns: list[Any] = [None] * self.width
+        for c in range(per):
+            parts = [group[c] for group in groups]
+            if blocks == 1:
+                columns[c] = parts[0]
+            elif blocks == 2:
+                for block in range(2):
+                    columns[block * per + c] = self._pick_blocks(parts[0], parts[1], [block, 2 + block])
+            else:
+                for odd in range(2):
+                    left = self._pick_blocks(parts[0], parts[1], [odd, odd + 2, odd + 4, odd + 6])
+                    right = self._pick_blocks(parts[2], parts[3], [odd, odd + 2, odd + 4, odd + 6])
+                    columns[odd * per + c] = self._pick_blocks(left, right, [0, 2, 4, 6])
+                    columns[(odd + 2) * per + c] = self._pick_blocks(left, right, [1, 3, 5, 7])
+        return columns
+
+
+def internal_function(module: Any, name: str, arguments: int, body: Callable[[Any, tuple[Any, ...]], None]) -> Any:
+    """The function `name` of `arguments` int64s in this module, made by `body` when it is asked for first."""
+    existing = module.globals.get(name)
+    if existing is not None:
+        return existing
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * arguments), name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    function.attributes.add("nounwind")
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    body(builder, function.args)
+    builder.ret_void()
+    return function
+
+
+def _loop(builder: Any, count: Any, carried: list[Any], body: Callable[[list[Any]], list[Any]]) -> list[Any]:
+    """Runs `body` `count` times on the carried values; gives their last state."""
+    before = builder.block
+    head = builder.append_basic_block("head")
+    inside = builder.append_basic_block("body")
+    done = builder.append_basic_block("done")
+    builder.branch(head)
+    builder.position_at_end(head)
+    index = builder.phi(I64)
+    index.add_incoming(count, before)
+    phis = []
+    for value in carried:
+        phi = builder.phi(value.type)
+        phi.add_incoming(value, before)
+        phis.append(phi)
+    builder.cbranch(builder.icmp_signed(">", index, I64(0)), inside, done)
+    builder.position_at_end(inside)
+    results = body(phis)
+    following = builder.sub(index, I64(1))
+    last = builder.block
+    builder.branch(head)
+    index.add_incoming(following, last)
+    for phi, value in zip(phis, results, strict=True):
+        phi.add_incoming(value, last)
+    builder.position_at_end(done)
+    return phis
+
+
+def add_tile(module: Any, lane: Lane, rows: int, vectors: int) -> Any:
+    """C[rows, vectors*W] = or += A @ B, each element's chain held in a register.
+
+    Arguments: a, a_m, a_k, b, b_k, c, c_m, k, begin, m_left, n_left. `begin` other than 0 starts the chains at 0,
+    else they go on from C. Rows past `m_left` repeat the last one, columns past `n_left` are not touched.
+    """
+
+    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
+        a, a_m, a_k, b, b_k, c, c_m, k, begin, m_left, n_left = arguments
+        v = VectorBuilder(builder, lane)
+        a_step, b_step, a_m, c_m = v.bytes(a_k), v.bytes(b_k), v.bytes(a_m), v.bytes(c_m)
+        last = builder.sub(m_left, I64(1))
+        picked = [v.minimum(I64(i), last) for i in range(rows)]
+        a_rows = [builder.add(a, builder.mul(i, a_m)) for i in picked]
+        c_rows = [builder.add(c, builder.mul(i, c_m)) for i in picked]
+        columns = [I64(j * TARGET.vector_bytes) for j in range(vectors)]
+        masks = [v.mask(builder.sub(n_left, I64(j * v.width))) for j in range(vectors)]
+        fresh = builder.icmp_signed("!=", begin, I64(0))
+        start = builder.block
+        resume = builder.append_basic_block("resume")
+        ready = builder.append_basic_block("ready")
+        builder.cbranch(fresh, ready, resume)
+        builder.position_at_end(resume)
+        loaded = [[v.load_masked(row, mask, at) for at, mask in zip(columns, masks, strict=True)] for row in c_rows]
+        builder.branch(ready)
+        builder.position_at_end(ready)
+        sums = []
+        for i in range(rows):
+            for j in range(vectors):
+                phi = builder.phi(lane.vector)
+                phi.add_incoming(v.zeros, start)
+                phi.add_incoming(loaded[i][j], resume)
+                sums.append(phi)
+
+        def product(read: Callable[[Any, int], Any]) -> list[Any]:
+            def step(state: list[Any]) -> list[Any]:
+                a_at, b_at, *sums = state
+                panel = [read(b_at, j) for j in range(vectors)]
+                out = []
+                for i in range(rows):
+                    value = v.splat(a_rows[i], a_at)
+                    out += [v.fma(value, panel[j], sums[i * vectors + j]) for j in range(vectors)]
+                return [builder.add(a_at, a_step), builder.add(b_at, b_step), *out]
+
+            return _loop(builder, k, [I64(0), b, *sums], step)[2:]
+
+        def masked(b_at: Any, j: int) -> Any:
+            return v.load_masked(b_at, masks[j], columns[j])
+
+        def whole(b_at: Any, j: int) -> Any:
+            return v.load(b_at, columns[j])
+
+        if TARGET.free_masks:
+            _store_tile(v, product(masked), c_rows, columns, masks)
+            return
+        full = builder.icmp_signed(">=", n_left, I64(vectors * v.width))
+        with builder.if_else(full) as (then, otherwise):
+            with then:
+                results = product(whole)
+                for position, value in enumerate(results):
+                    v.store(value, c_rows[position // vectors], columns[position % vectors])
+            with otherwise:
+                _store_tile(v, product(masked), c_rows, columns, masks)
+
+    return internal_function(module, f"tile_{lane.name}_{rows}x{vectors}", 11, body)
+
+
+def _store_tile(v: VectorBuilder, results: list[Any], c_rows: list[Any], columns: list[Any], masks: list[Any]) -> None:
+    vectors = len(columns)
+    for position, value in enumerate(results):
+        j = position % vectors
+        v.store_masked(value, c_rows[position // vectors], masks[j], columns[j])
+
+
+def _row_addresses(v: VectorBuilder, base: Any, stride: Any, left: Any) -> list[Any]:
+    """The addresses of one vector's worth of rows; rows past `left` repeat the last one."""
+    last = v.ir.sub(left, I64(1))
+    step = v.bytes(stride)
+    return [v.ir.add(base, v.ir.mul(v.minimum(I64(i), last), step)) for i in range(v.width)]
+
+
+def add_transpose(module: Any, lane: Lane) -> Any:
+    """Copies `n_left` (at most W) rows of k contiguous elements into columns: out[k * out_k + n] = rows[n, k].
+
+    Arguments: rows, rows_n, out, out_k, k, n_left. Writes whole vectors, and rows of out up to k rounded up to W.
+    """
+
+    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
+        rows, rows_n, out, out_k, k, n_left = arguments
+        v = VectorBuilder(builder, lane)
+        sources = _row_addresses(v, rows, rows_n, n_left)
+        out_step = v.bytes(out_k)
+
+        def block(read: Callable[[Any, Any], Any], at: Any, target: Any) -> Any:
+            for column in v.transpose([read(source, at) for source in sources]):
+                v.store(column, target)
+                target = builder.add(target, out_step)
+            return target
+
+        def step(state: list[Any]) -> list[Any]:
+            at, target = state
+            following = block(v.load, at, target)
+            return [builder.add(at, I64(TARGET.vector_bytes)), following]
+
+        blocks = builder.sdiv(k, I64(v.width))
+        at, target = _loop(builder, blocks, [I64(0), out], step)
+        left = builder.sub(k, builder.mul(blocks, I64(v.width)))
+        with builder.if_then(builder.icmp_signed(">", left, I64(0))):
+            mask = v.mask(left)
+            block(lambda source, offset: v.load_masked(source, mask, offset), at, target)
+
+    return internal_function(module, f"transpose_{lane.name}", 6, body)
+
+
+def add_copy(module: Any, lane: Lane, vectors: int) -> Any:
+    """Copies k rows of `n_left` (at most vectors*W) contiguous elements into rows of whole vectors, padded by 0.
+
+    Arguments: rows, rows_k, out, k, n_left.
+    """
+
+    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
+        rows, rows_k, out, k, n_left = arguments
+        v = VectorBuilder(builder, lane)
+        step = v.bytes(rows_k)
+        columns = [I64(j * TARGET.vector_bytes) for j in range(vectors)]
+        masks = [v.mask(builder.sub(n_left, I64(j * v.width))) for j in range(vectors)]
+
+        def copy(state: list[Any]) -> list[Any]:
+            source, target = state
+            for at, mask in zip(columns, masks, strict=True):
+                v.store(v.load_masked(source, mask, at), target, at)
+            return [builder.add(source, step), builder.add(target, I64(vectors * TARGET.vector_bytes))]
+
+        _loop(builder, k, [rows, out], copy)
+
+    return internal_function(module, f"copy_{lane.name}_{vectors}", 5, body)
+
+
+def add_dots(module: Any, lane: Lane, rows: int, groups: int) -> Any:
+    """C[rows, groups*W] = A @ B where B[k, n] lies at b + n*b_n + k: B is transposed in registers, nothing is packed.
+
+    Arguments: a, a_m, a_k, b, b_n, c, c_m, k, m_left, n_left. Rows past `m_left` repeat the last one, columns past
+    `n_left` are not touched. The whole of k is one pass.
+    """
+
+    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
+        a, a_m, a_k, b, b_n, c, c_m, k, m_left, n_left = arguments
+        v = VectorBuilder(builder, lane)
+        a_step, a_m, c_m = v.bytes(a_k), v.bytes(a_m), v.bytes(c_m)
+        last = builder.sub(m_left, I64(1))
+        picked = [v.minimum(I64(i), last) for i in range(rows)]
+        a_rows = [builder.add(a, builder.mul(i, a_m)) for i in picked]
+        c_rows = [builder.add(c, builder.mul(i, c_m)) for i in picked]
+        final = builder.sub(n_left, I64(1))
+        b_step = v.bytes(b_n)
+        b_rows = [builder.mul(v.minimum(I64(n), final), b_step) for n in range(groups * v.width)]
+        scratch = builder.alloca(ir.ArrayType(lane.kind, v.width * v.width))
+        scratch.align = 64
+
+        def columns(read: Callable[[Any, Any], Any], group: int, b_at: Any) -> list[Any]:
+            chosen = b_rows[group * v.width : (group + 1) * v.width]
+            return v.transpose([read(b_at, offset) for offset in chosen])
+
+        def step(state: list[Any]) -> list[Any]:
+            a_at, b_at, *sums = state
+            out = [None] * len(sums)
+            for group in range(groups):
+                at = a_at
+                chains = [sums[i * groups + group] for i in range(rows)]
+                for column in columns(v.load, group, b_at):
+                    chains = [v.fma(v.splat(a_rows[i], at), column, chains[i]) for i in range(rows)]
+                    at = builder.add(at, a_step)
+                for i in range(rows):
+                    out[i * groups + group] = chains[i]
+            return [at, builder.add(b_at, I64(TARGET.vector_bytes)), *out]
+
+        blocks = builder.sdiv(k, I64(v.width))
+        a_at, b_at, *sums = _loop(builder, blocks, [I64(0), b, *[v.zeros] * (rows * groups)], step)
+        left = builder.sub(k, builder.mul(blocks, I64(v.width)))
+        tail = v.mask(left)
+        base = builder.ptrtoint(scratch, I64)
+        for group in range(groups):
+            for position, column in enumerate(
+                columns(lambda address, offset: v.load_masked(address, tail, offset), group, b_at)
+            ):
+                v.store(column, base, I64(position * TARGET.vector_bytes))
+
+            def finish(state: list[Any]) -> list[Any]:
+                at, row, *chains = state
+                column = v.load(row)
+                out = [v.fma(v.splat(a_rows[i], at), column, chains[i]) for i in range(rows)]
+                return [builder.add(at, a_step), builder.add(row, I64(TARGET.vector_bytes)), *out]
+
+            chains = [sums[i * groups + group] for i in range(rows)]
+            chains = _loop(builder, left, [a_at, base, *chains], finish)[2:]
+            mask = v.mask(builder.sub(n_left, I64(group * v.width)))
+            for i in range(rows):
+                v.store_masked(chains[i], c_rows[i], mask, I64(group * TARGET.vector_bytes))
+
+    return internal_function(module, f"dots_{lane.name}_{rows}x{groups}", 10, body)

@@ -1,0 +1,221 @@
+"""Matrix products: every path gives each element as one chain of fused multiply-adds along k."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from llvmlite import ir
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from tests.kernels.launching import operand, run, same, sample
+from tracejit.kernels import gemm_kernels
+from tracejit.kernels.gemm import plan_matmul
+from tracejit.kernels.launch import Launch, Operand
+
+FLOATS = ("float32", "float64")
+SHAPES = [
+    (1, 1, 1),
+    (1, 64, 64),
+    (1, 10, 33),
+    (1, 200, 17),
+    (2, 33, 17),
+    (3, 5, 16),
+    (4, 100, 40),
+    (5, 31, 3),
+    (8, 32, 64),
+    (17, 47, 130),
+    (40, 20, 1100),
+    (7, 9, 2100),
+    (64, 10, 64),
+    (33, 1, 70),
+    (70, 70, 257),
+]
+
+
+@intrinsic
+def fused(typingctx, x, y, z):  # type: ignore[no-untyped-def]
+    """One scalar fused multiply-add."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        kind = args[0].type
+        name = "llvm.fma.f32" if kind == ir.FloatType() else "llvm.fma.f64"
+        return builder.call(
+            cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), name), args
+        )
+
+    return x(x, x, x), codegen
+
+
+@functools.cache
+def _chains() -> Callable[[np.ndarray, np.ndarray, np.ndarray], None]:
+    def chains(a, b, c):  # type: ignore[no-untyped-def]
+        for i in range(c.shape[0]):
+            for j in range(c.shape[1]):
+                total = c.dtype.type(0)
+                for k in range(a.shape[1]):
+                    total = fused(a[i, k], b[k, j], total)
+                c[i, j] = total
+
+    compiled: Callable[[np.ndarray, np.ndarray, np.ndarray], None] = numba.njit(chains)
+    return compiled
+
+
+def reference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The product by scalar chains."""
+    out = np.empty((*a.shape[:-1], b.shape[-1]), a.dtype)
+    for batch in np.ndindex(a.shape[:-2]):
+        _chains()(np.ascontiguousarray(a[batch]), np.ascontiguousarray(b[batch]), out[batch])
+    return out
+
+
+def laid_out(array: np.ndarray, layout: str) -> np.ndarray:
+    """The same values: rows contiguous, columns contiguous, neither, or reversed."""
+    if layout == "rows":
+        return array
+    if layout == "columns":
+        return np.ascontiguousarray(array.swapaxes(-1, -2)).swapaxes(-1, -2)
+    if layout == "gaps":
+        wide = np.zeros((*array.shape[:-2], array.shape[-2] * 2, array.shape[-1] * 3), array.dtype)
+        view = wide[..., ::2, ::3]
+    else:
+        view = np.zeros_like(array)[..., ::-1, ::-1]
+    view[...] = array
+    return view
+
+
+def names(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> list[str]:
+    return [launch.function.__name__ for launch in plan_matmul(operand(a), operand(b), operand(c))]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(("m", "n", "k"), SHAPES)
+def test_every_layout_gives_the_bits_of_scalar_chains(dtype: str, m: int, n: int, k: int) -> None:
+    rng = np.random.default_rng(m * n * k)
+    a, b = sample(rng, dtype, m, k), sample(rng, dtype, k, n)
+    expected = reference(a, b)
+    for left, right in itertools.product(("rows", "columns", "gaps", "reversed"), repeat=2):
+        result = run(plan_matmul, [laid_out(a, left), laid_out(b, right)], np.empty((m, n), dtype))
+        same(result, expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    dtype=st.sampled_from(FLOATS),
+    batch=st.integers(1, 3),
+    sizes=st.tuples(st.integers(1, 80), st.integers(1, 80), st.integers(0, 90)),
+    layouts=st.tuples(*[st.sampled_from(("rows", "columns", "gaps"))] * 2),
+    shared=st.sampled_from(("neither", "a", "b")),
+    seed=st.integers(0, 99),
+)
+def test_any_batched_product(
+    dtype: str, batch: int, sizes: tuple[int, int, int], layouts: tuple[str, str], shared: str, seed: int
+) -> None:
+    m, n, k = sizes
+    rng = np.random.default_rng(seed)
+    a, b = sample(rng, dtype, batch, m, k), sample(rng, dtype, batch, k, n)
+    if shared == "a":
+        a = np.broadcast_to(a[:1], a.shape)
+    elif shared == "b":
+        b = np.broadcast_to(b[:1], b.shape)
+    left = a if shared == "a" else laid_out(a, layouts[0])
+    right = b if shared == "b" else laid_out(b, layouts[1])
+    same(run(plan_matmul, [left, right], np.empty((batch, m, n), dtype)), reference(a, b))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_row_does_not_depend_on_the_batch_it_is_in(dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    a, b = sample(rng, dtype, 50, 300), sample(rng, dtype, 300, 70)
+    whole = run(plan_matmul, [a, b], np.empty((50, 70), dtype))
+    for rows in (1, 2, 4, 9):
+        part = run(plan_matmul, [a[:rows], laid_out(b, "columns")], np.empty((rows, 70), dtype))
+        same(part, whole[:rows])
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_large_product(dtype: str) -> None:
+    rng = np.random.default_rng(1)
+    a, b = sample(rng, dtype, 300, 1200), sample(rng, dtype, 1200, 260)
+    expected = reference(a, b)
+    for left, right in itertools.product(("rows", "columns", "gaps"), repeat=2):
+        same(run(plan_matmul, [laid_out(a, left), laid_out(b, right)], np.empty((300, 260), dtype)), expected)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_result_rows_may_lie_apart_and_nothing_between_is_touched(dtype: str) -> None:
+    rng = np.random.default_rng(2)
+    a, b = sample(rng, dtype, 19, 23), sample(rng, dtype, 23, 21)
+    wide = np.full((19, 40), 5, dtype)
+    plan = plan_matmul(operand(a), operand(b), operand(wide[:, :21]))
+
+    def planner(*_: Operand) -> tuple[Launch, ...]:
+        return plan
+
+    result = run(planner, [a, b], wide)
+    same(result[:, :21].copy(), reference(a, b))
+    assert (result[:, 21:] == 77).all()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_special_values(dtype: str) -> None:
+    values = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-40, -3.0, 2.0], dtype)
+    rng = np.random.default_rng(3)
+    a, b = rng.choice(values, (20, 18)), rng.choice(values, (18, 35))
+    expected = reference(a, b)
+    for rows, right in itertools.product((1, 3, 20), ("rows", "columns", "gaps")):
+        result = run(plan_matmul, [a[:rows], laid_out(b, right)], np.empty((rows, 35), dtype))
+        wanted = expected[:rows]
+        same(np.isnan(result), np.isnan(wanted))
+        same(np.where(np.isnan(result), 0, result), np.where(np.isnan(wanted), 0, wanted))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64", "uint8"])
+def test_integers_wrap_like_numpy(dtype: str) -> None:
+    rng = np.random.default_rng(4)
+    a, b = sample(rng, dtype, 3, 9, 40), sample(rng, dtype, 3, 40, 13)
+    same(run(plan_matmul, [laid_out(a, "columns"), laid_out(b, "gaps")], np.empty((3, 9, 13), dtype)), a @ b)
+
+
+@pytest.mark.parametrize("dtype", [*FLOATS, "int32"])
+def test_empty_sizes(dtype: str) -> None:
+    zeros = run(plan_matmul, [np.ones((3, 0), dtype), np.ones((0, 40), dtype)], np.empty((3, 40), dtype))
+    same(zeros, np.zeros((3, 40), dtype))
+    for batch, m, n in [(0, 2, 3), (2, 0, 3), (2, 3, 0)]:
+        shapes = [(batch, m, 4), (batch, 4, n), (batch, m, n)]
+        assert plan_matmul(*(operand(np.ones(shape, dtype)) for shape in shapes)) == ()
+
+
+def test_each_kernel_is_chosen_for_what_it_is_for() -> None:
+    def chosen(m: int, n: int, k: int, right: str) -> tuple[str, int | float | object]:
+        a, b, c = np.ones((m, k), "float32"), laid_out(np.ones((k, n), "float32"), right), np.ones((m, n), "float32")
+        (launch,) = plan_matmul(operand(a), operand(b), operand(c))
+        return launch.function.__name__, launch.slots[gemm_kernels.MODE]
+
+    assert chosen(1, 64, 64, "columns")[0] == "gemm_dots_f32"
+    assert chosen(1, 64, 64, "rows")[0] == "gemm_thin_f32"
+    assert chosen(16, 64, 64, "rows") == ("gemm_panel_f32", gemm_kernels.DIRECT)
+    assert chosen(64, 64, 64, "columns") == ("gemm_panel_f32", gemm_kernels.TRANSPOSE)
+    assert chosen(64, 64, 64, "gaps") == ("gemm_panel_f32", gemm_kernels.GATHER)
+    assert chosen(64, 1, 64, "rows")[0] == "gemm_dots_f32"
+
+
+def test_errors() -> None:
+    f32 = np.ones((3, 4), "float32")
+    with pytest.raises(ValueError, match="dtypes differ"):
+        names(f32, np.ones((4, 2)), np.ones((3, 2)))
+    with pytest.raises(ValueError, match="all 2-D or all 3-D"):
+        names(f32, np.ones(4, "float32"), np.ones((3, 2), "float32"))
+    with pytest.raises(ValueError, match="do not fit"):
+        names(f32, np.ones((5, 2), "float32"), np.ones((3, 2), "float32"))
+    with pytest.raises(ValueError, match="rows of the result"):
+        names(f32, np.ones((4, 2), "float32"), np.ones((2, 3), "float32").T)
+    with pytest.raises(NotImplementedError, match="float16"):
+        names(*(np.ones((2, 2), "float16") for _ in range(3)))
