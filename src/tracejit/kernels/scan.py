@@ -1,0 +1,106 @@
+"""Running sums and products along one axis, in sequential order."""
+
+from __future__ import annotations
+
+from tracejit.kernels.launch import Launch, Operand, Ptr
+from tracejit.kernels.template import (
+    instantiate,
+    lanes,
+    launched,
+    require_contiguous,
+    require_same_dtype,
+    short_name,
+)
+
+_SCAN = """
+def $name(p, lo, hi):
+    # Slots: x, out, size, inner. A unit is one column (o, c) of x, seen as [outer, size, inner].
+    x = load_arg(p, 0)
+    out = load_arg(p, 1)
+    size = load_arg(p, 2)
+    inner = load_arg(p, 3)
+    if inner == 1:
+        for u in range(lo, hi):
+            e = u * size
+            sofar = load_$t(x, e)
+            store_$t(out, e, sofar)
+            for k in range(e + 1, e + size):
+                sofar = sofar $op load_$t(x, k)
+                store_$t(out, k, sofar)
+        return 0
+    u = lo
+    while u < hi:
+        o = u // inner
+        first = u - o * inner
+        columns = min(hi - u, inner - first)
+        e = o * size * inner + first
+        for c in range(columns):
+            store_$t(out, e + c, load_$t(x, e + c))
+        for row in range(1, size):
+            e += inner
+            for c in range(e, e + columns):
+                store_${t}_s(out, c, load_${t}_s(out, c - inner, 1, 2) $op load_${t}_s(x, c, 0, 2), 1, 2)
+        u += columns
+    return 0
+"""
+
+_SCAN_HALF = """
+def $name(p, lo, hi):
+    # As the kernel of the other dtypes, but each column runs in float32, which out cannot hold.
+    x = load_arg(p, 0)
+    out = load_arg(p, 1)
+    size = load_arg(p, 2)
+    inner = load_arg(p, 3)
+    o = lo // inner
+    c = lo - o * inner
+    for u in range(lo, hi):
+        e = o * size * inner + c
+        sofar = load_f16(x, e)
+        store_f16(out, e, sofar)
+        for row in range(1, size):
+            e += inner
+            sofar = sofar $op load_f16(x, e)
+            store_f16(out, e, sofar)
+        c += 1
+        if c == inner:
+            c = 0
+            o += 1
+    return 0
+"""
+
+
+def _plan(what: str, op: str, x: Operand, out: Operand, dim: int) -> tuple[Launch, ...]:
+    require_contiguous(what, x, out)
+    require_same_dtype(what, x, out)
+    if out.shape != x.shape:
+        raise ValueError(f"{what}: expected out of shape {list(x.shape)}, got {list(out.shape)}")
+    short = short_name(x)
+    if short == "b1":
+        raise TypeError(f"{what}: expected a numeric dtype, got bool; cast to int64 first")
+    outer, size, inner = lanes(what, x.shape, dim)
+    if short == "f16":
+        function = instantiate(_SCAN_HALF, f"{what}_f16", op=op)
+    else:
+        function = instantiate(_SCAN, f"{what}_{short}", op=op, t=short)
+    units = outer * inner if size else 0
+    return launched(Launch(function, (Ptr(0), Ptr(1), size, inner), units, 2.0 + 1.0 * size))
+
+
+def plan_cumsum(x: Operand, out: Operand, dim: int) -> tuple[Launch, ...]:
+    """Launches for the running sum of x along `dim`, added in ascending order. Operands: x, out.
+
+    Shape: out has x's shape.
+    DType: numeric, of both alike; integers wrap around; float16 runs in float32 and is rounded where it is stored.
+    Edge: the first element is copied, so -0.0 stays; out must not overlap x.
+    """
+    return _plan("cumsum", "+", x, out, dim)
+
+
+def plan_cumprod(x: Operand, out: Operand, dim: int) -> tuple[Launch, ...]:
+    """Launches for the running product of x along `dim`, multiplied in ascending order. Operands: x, out.
+
+    Shape: out has x's shape.
+    DType: numeric, of both alike; integers wrap around; float16 runs in float32 and is rounded where it is stored.
+    Edge: the first element is copied; out must not overlap x.
+    """
+    return _plan("cumprod", "*", x, out, dim)

@@ -1,0 +1,97 @@
+"""Runs planned launches on NumPy arrays, whole or split, in one thread."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+from numba.core import types
+
+from tracejit.kernels.launch import Launch, Operand, Ptr
+from tracejit.kernels.memory import call_kernel
+from tracejit.runtime.build import build
+
+DTYPES = ("float32", "float64", "float16", "int8", "int16", "int32", "int64", "uint8", "bool")
+
+
+@functools.cache
+def _caller() -> Callable[..., int]:
+    def call(function, block, low, high):  # type: ignore[no-untyped-def]
+        return call_kernel(function, block, low, high)
+
+    compiled: Callable[..., int] = numba.njit([(types.int64,) * 4])(call)
+    return compiled
+
+
+def operand(array: np.ndarray) -> Operand:
+    """How a NumPy array lies in memory."""
+    return Operand(array.dtype.name, array.shape, tuple(s // array.itemsize for s in array.strides))
+
+
+def launch(plan: tuple[Launch, ...], arrays: list[np.ndarray], pieces: int = 1) -> int:
+    """Runs the launches in order, each in `pieces` parts (the last part first); gives the first error code."""
+    for item in plan:
+        block = np.zeros(len(item.slots), np.int64)
+        for k, slot in enumerate(item.slots):
+            if isinstance(slot, Ptr):
+                block[k] = arrays[slot.index].ctypes.data
+            elif isinstance(slot, float):
+                block[k] = struct.unpack("<q", struct.pack("<d", slot))[0]
+            else:
+                block[k] = slot
+        cuts = [item.units * piece // pieces for piece in range(pieces + 1)]
+        codes = [
+            _caller()(build(item.function).address, block.ctypes.data, low, high)
+            for low, high in reversed(list(itertools.pairwise(cuts)))
+            if low < high
+        ]
+        assert item.fails or not any(codes)
+        if any(codes):
+            return max(codes)
+    return 0
+
+
+def run(
+    planner: Callable[..., tuple[Launch, ...]], inputs: list[np.ndarray], out: np.ndarray, **attrs: Any
+) -> np.ndarray:
+    """What a planner's launches leave in `out`; checks that cuts into 2, 3 and 7 parts leave the same bits.
+
+    Raises: IndexError if the launches report error code 1; then nothing may have been written.
+    """
+    plan = planner(*map(operand, inputs), operand(out), **attrs)
+    results = []
+    for pieces in (1, 2, 3, 7):
+        result = np.full(out.shape, 77, out.dtype)
+        kept = [array.copy() for array in inputs]
+        code = launch(plan, [*inputs, result], pieces)
+        for array, before in zip(inputs, kept, strict=True):
+            assert array.tobytes() == before.tobytes()
+        if code:
+            assert result.tobytes() == np.full(out.shape, 77, out.dtype).tobytes()
+            raise IndexError(code)
+        results.append(result)
+    for result in results[1:]:
+        assert result.tobytes() == results[0].tobytes()
+    return results[0]
+
+
+def sample(rng: np.random.Generator, dtype: str, *shape: int) -> np.ndarray:
+    """Random values of any dtype, small enough that sums stay finite."""
+    if dtype == "bool":
+        return rng.integers(0, 2, shape).astype(bool)
+    if dtype.startswith("float"):
+        return rng.standard_normal(shape).astype(dtype)
+    low = 0 if dtype == "uint8" else -100
+    return rng.integers(low, 100, shape).astype(dtype)
+
+
+def same(result: np.ndarray, expected: np.ndarray) -> None:
+    """Asserts equal dtype, shape and bits."""
+    assert result.dtype == expected.dtype
+    assert result.shape == expected.shape
+    assert np.ascontiguousarray(result).tobytes() == np.ascontiguousarray(expected).tobytes()
