@@ -1,0 +1,114 @@
+"""The benchmark's table, losing cases first, and the comparison with an earlier run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tracejit.tools import table
+
+Result = Mapping[str, Any]
+NOISE = 0.05
+PEERS = ("torch", "torch-compile", "jax")
+
+
+def ratio(frameworks: Result) -> float | None:
+    """How many times faster tracejit is than the best peer that ran; None without a peer.
+
+    >>> ratio({"compiled": {"median": 1.0}, "torch": {"median": 3.0}, "jax": {"median": 2.0}})
+    2.0
+    """
+    ours = frameworks.get("compiled") or frameworks.get("eager") or {}
+    peers = [frameworks[name]["median"] for name in PEERS if "median" in frameworks.get(name, {})]
+    if "median" not in ours or not peers:
+        return None
+    return float(min(peers) / ours["median"])
+
+
+def _cell(found: Result | None) -> str:
+    if found is None:
+        return "-"
+    if "median" not in found:
+        return "failed"
+    spread = (found["high"] - found["low"]) / (2 * found["median"])
+    return f"{table.seconds(found['median'])} ±{spread:.0%}"
+
+
+def _row(name: str, frameworks: Result, columns: list[str]) -> list[str]:
+    times = ratio(frameworks)
+    compiled = frameworks.get("compiled", {})
+    even = compiled.get("break_even")
+    return [
+        name,
+        *(_cell(frameworks.get(column)) for column in columns),
+        "-" if times is None else f"{times:.2f}x",
+        *(table.seconds(compiled[key]) if key in compiled else "-" for key in ("cold", "warm")),
+        *(str(compiled[key]) if key in compiled else "-" for key in ("kernels", "launches")),
+        "-" if "break_even" not in compiled else "never" if even is None else str(even),
+    ]
+
+
+def text(result: Result) -> str:
+    """The table, sorted so that what tracejit loses stands on top, and below it what differs or failed."""
+    workloads = result["workloads"]
+    columns = [f for f in ("eager", "compiled", *PEERS) if any(f in w["frameworks"] for w in workloads.values())]
+    order = sorted(workloads, key=lambda name: ratio(workloads[name]["frameworks"]) or float("inf"))
+    header = ["workload", *columns, "vs best peer", "cold", "warm", "kernels", "launches", "break-even"]
+    rows = [_row(name, workloads[name]["frameworks"], columns) for name in order]
+    losing = [name for name in order if (ratio(workloads[name]["frameworks"]) or 1) < 1]
+    lines = [
+        f"{result['machine']['processor']}, {result['threads']} threads, median of {result['rounds']} rounds "
+        f"± half the interquartile range; {', '.join(f'{k} {v}' for k, v in result['versions'].items())}",
+        f"slower than a peer: {', '.join(losing) or 'none'}",
+        "",
+        table.render(header, rows),
+        *(["", *problems(result)] if problems(result) else []),
+    ]
+    return "\n".join(lines)
+
+
+def problems(result: Result) -> list[str]:
+    """One line for each framework that failed or whose results differ."""
+    return [
+        f"{name}: {framework} {what}: {found[key]}"
+        for name, workload in result["workloads"].items()
+        for framework, found in workload["frameworks"].items()
+        for key, what in (("error", "failed"), ("differs", "differs"))
+        if found.get(key)
+    ]
+
+
+def wrong(result: Result) -> bool:
+    """Whether tracejit itself failed, or compiled is not eager bit for bit, or a peer that ran computes otherwise."""
+    return any(
+        found.get("differs") or (framework in ("eager", "compiled") and found.get("error"))
+        for workload in result["workloads"].values()
+        for framework, found in workload["frameworks"].items()
+    )
+
+
+def _changes(now: Result, before: Result) -> Iterator[tuple[str, str, float, float, str]]:
+    for name, workload in now["workloads"].items():
+        for framework in ("eager", "compiled"):
+            new = workload["frameworks"].get(framework, {})
+            old = before["workloads"].get(name, {}).get("frameworks", {}).get(framework, {})
+            if "median" not in new or "median" not in old:
+                continue
+            change = new["median"] / old["median"] - 1
+            apart = new["low"] > old["high"] or new["high"] < old["low"]
+            verdict = "same" if not apart or abs(change) <= NOISE else "slower" if change > 0 else "faster"
+            yield name, framework, old["median"], new["median"], verdict
+
+
+def comparison(now: Result, before: Result) -> tuple[str, bool]:
+    """A table of what changed since an earlier run, and whether anything got slower.
+
+    A change counts when the ranges between the quartiles do not meet and the medians are more than 5 % apart.
+    """
+    rows = list(_changes(now, before))
+    shown = [
+        [name, framework, table.seconds(old), table.seconds(new), f"{new / old - 1:+.1%}", verdict]
+        for name, framework, old, new, verdict in rows
+    ]
+    body = table.render(["workload", "", "before", "now", "change", "verdict"], shown, left=2)
+    return body, any(verdict == "slower" for *_, verdict in rows)

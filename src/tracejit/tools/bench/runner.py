@@ -1,0 +1,216 @@
+"""Runs workloads: cold start, comparison of results, interleaved timing, warm start."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tracejit.tools import timing
+from tracejit.tools.bench.equality import bit_difference, far_difference
+from tracejit.tools.bench.process import Process, WorkerError
+
+FRAMEWORKS = ("eager", "compiled", "torch", "torch-compile", "jax")
+PACKAGES = {"torch": "torch", "torch-compile": "torch", "jax": "jax"}
+WARM = ("compiled", "torch-compile")
+CHECK_STEPS = 6
+COLD_CALLS = 40
+COLD_LIMIT = 15.0
+PAUSE = 0.05
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run and how."""
+
+    folder: Path
+    workloads: Sequence[Any]
+    frameworks: Sequence[str]
+    threads: int
+    rounds: int
+    seconds: float
+    say: Callable[[str], None] = field(default=lambda line: None)
+
+
+def find_folder(start: Path) -> Path | None:
+    """The nearest folder `benchmarks` with workloads, looking from `start` upwards."""
+    for folder in (start, *start.parents):
+        if (folder / "benchmarks" / "workloads.py").is_file():
+            return folder / "benchmarks"
+    return None
+
+
+def load_workloads(folder: Path) -> dict[str, Any]:
+    """The table WORKLOADS of `folder`/workloads.py, by name."""
+    sys.path.insert(0, str(folder.parent))
+    try:
+        return dict(importlib.import_module(f"{folder.name}.workloads").WORKLOADS)
+    finally:
+        sys.path.remove(str(folder.parent))
+
+
+def installed(framework: str) -> bool:
+    """Whether the package that a framework needs is there."""
+    return framework not in PACKAGES or importlib.util.find_spec(PACKAGES[framework]) is not None
+
+
+def run(plan: Plan) -> dict[str, Any]:
+    """Run every workload of the plan; the result is what the JSON file holds."""
+    versions: dict[str, str] = {}
+    results = {}
+    for workload in plan.workloads:
+        frameworks = [f for f in plan.frameworks if f in workload.frameworks and installed(f)]
+        with tempfile.TemporaryDirectory(prefix="tracejit-bench-") as scratch:
+            results[workload.name] = _Session(plan, workload, frameworks, Path(scratch), versions).run()
+    return {
+        "machine": machine(),
+        "threads": plan.threads,
+        "rounds": plan.rounds,
+        "versions": {"python": platform.python_version(), **versions},
+        "workloads": results,
+    }
+
+
+def machine() -> dict[str, Any]:
+    """The processor and the system that the numbers belong to."""
+    processor = platform.processor() or platform.machine()
+    facts = Path("/proc/cpuinfo")
+    if facts.is_file():
+        names = [line.split(":", 1)[1].strip() for line in facts.read_text().splitlines() if "model name" in line]
+        processor = names[0] if names else processor
+    return {"processor": processor, "system": platform.platform()}
+
+
+class _Session:
+    """One workload: a process for each framework, alive until all rounds are done."""
+
+    def __init__(
+        self, plan: Plan, workload: Any, frameworks: Sequence[str], scratch: Path, versions: dict[str, str]
+    ) -> None:
+        self.plan = plan
+        self.workload = workload
+        self.scratch = scratch
+        self.versions = versions
+        self.found: dict[str, dict[str, Any]] = {framework: {} for framework in frameworks}
+        self.live: dict[str, Process] = {}
+
+    def run(self) -> dict[str, Any]:
+        try:
+            for framework in self.found:
+                self._attempt(framework, self._cold)
+            self._compare()
+            self._rounds()
+            for framework in list(self.live):
+                self._attempt(framework, lambda f: self.found[f].update(self.live[f].ask("info")))
+        finally:
+            for process in self.live.values():
+                process.close()
+        for framework in WARM:
+            if framework in self.live:
+                self._attempt(framework, self._warm)
+        self._settle()
+        return {"about": self.workload.about, "frameworks": self.found}
+
+    def _attempt(self, framework: str, action: Callable[[str], Any]) -> None:
+        """Do something with a framework; if it fails, say so in the result and leave the framework out from there."""
+        try:
+            action(framework)
+        except WorkerError as error:
+            self.found[framework]["error"] = str(error)
+            self.plan.say(f"{self.workload.name}: {framework} failed: {error}")
+            gone = self.live.pop(framework, None)
+            if gone is not None:
+                gone.close()
+
+    def _start(self, framework: str) -> Process:
+        cache = self.scratch / framework
+        cache.mkdir(exist_ok=True)
+        return Process(self.plan.folder, framework, self.workload.name, self.plan.threads, cache)
+
+    def _cold(self, framework: str) -> None:
+        self.plan.say(f"{self.workload.name}: {framework}: cold start")
+        self.live[framework] = self._start(framework)
+        answer = self.live[framework].ask("cold", calls=COLD_CALLS, limit=COLD_LIMIT)
+        self.versions.update(answer["versions"])
+        self.found[framework]["first_calls"] = answer["seconds"]
+
+    def _warm(self, framework: str) -> None:
+        process = self._start(framework)
+        try:
+            self.found[framework]["warm_calls"] = process.ask("cold", calls=COLD_CALLS, limit=COLD_LIMIT)["seconds"]
+        finally:
+            process.close()
+
+    def _states(self, deterministic: bool) -> dict[str, dict[str, Any]]:
+        """The state that each live framework reaches after some steps from the same start."""
+        states = {}
+
+        def ask(framework: str) -> None:
+            file = self.scratch / f"{framework}.npz"
+            self.live[framework].ask("check", steps=CHECK_STEPS, deterministic=deterministic, file=str(file))
+            with np.load(file) as arrays:
+                states[framework] = dict(arrays)
+
+        for framework in list(self.live):
+            if deterministic or framework in ("eager", "compiled"):
+                self._attempt(framework, ask)
+        return states
+
+    def _compare(self) -> None:
+        """Note for each framework whether its results are right; timing goes on either way, the report says so."""
+        self.plan.say(f"{self.workload.name}: comparing results")
+        states = self._states(deterministic=True)
+        exact = self._states(deterministic=False) if self.workload.random else states
+        if "eager" in exact and "compiled" in exact:
+            self.found["compiled"]["differs"] = bit_difference(exact["eager"], exact["compiled"])
+        reference = next((f for f in ("eager", "compiled") if f in states), None)
+        for framework in states:
+            if reference and framework in PACKAGES:
+                self.found[framework]["differs"] = far_difference(
+                    states[framework], states[reference], self.workload.tolerance
+                )
+
+    def _rounds(self) -> None:
+        """Time every framework once a round, each time starting with another one."""
+        medians: dict[str, list[float]] = {framework: [] for framework in self.live}
+
+        def take(framework: str) -> None:
+            medians[framework].append(self.live[framework].ask("time", seconds=self.plan.seconds)["median"])
+
+        for number in range(self.plan.rounds):
+            self.plan.say(f"{self.workload.name}: round {number + 1} of {self.plan.rounds}")
+            order = list(self.live)
+            shift = number % max(1, len(order))
+            for framework in order[shift:] + order[:shift]:
+                # Threads of the previous framework may still be spinning.
+                time.sleep(PAUSE)
+                self._attempt(framework, take)
+        for framework in self.live:
+            rounds = sorted(medians[framework])
+            quarters = statistics.quantiles(rounds, n=4, method="inclusive") if len(rounds) > 1 else rounds * 3
+            self.found[framework].update(median=quarters[1], low=quarters[0], high=quarters[2], rounds=rounds)
+
+    def _settle(self) -> None:
+        """Turn the first calls into cold and warm seconds, and say after how many steps compiling has paid."""
+        for found in self.found.values():
+            first, warm = found.pop("first_calls", None), found.pop("warm_calls", None)
+            if "median" in found:
+                pace = found["median"] * self.workload.calls
+                found["cold"] = timing.cold_seconds(first, pace)
+                if warm is not None:
+                    found["warm"] = timing.cold_seconds(warm, pace)
+        eager, compiled = self.found.get("eager", {}), self.found.get("compiled", {})
+        if "median" in eager and "median" in compiled:
+            compiled["break_even"] = timing.break_even(
+                eager["median"], eager["cold"], compiled["median"], compiled["cold"]
+            )

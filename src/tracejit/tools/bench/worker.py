@@ -1,0 +1,113 @@
+"""The process that runs one workload in one framework, as the runner tells it to over a pipe of JSON lines."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib
+import json
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+MODULES = {
+    "eager": "in_tracejit",
+    "compiled": "in_tracejit",
+    "torch": "in_torch",
+    "torch-compile": "in_torch",
+    "jax": "in_jax",
+}
+COMPILING = ("compiled", "torch-compile", "jax")
+
+
+class Worker:
+    """One workload in one framework; each method answers one command of the runner."""
+
+    def __init__(self, folder: Path, framework: str, workload: str, threads: int) -> None:
+        self.workload = workload
+        self.compiled = framework in COMPILING
+        start = time.perf_counter()
+        sys.path.insert(0, str(folder.parent))
+        self.module = importlib.import_module(f"{folder.name}.{MODULES[framework]}")
+        self.module.set_threads(threads)
+        self.import_seconds = time.perf_counter() - start
+        self.calls = importlib.import_module(f"{folder.name}.workloads").WORKLOADS[workload].calls
+        self.case: Any = None
+
+    def cold(self, calls: int, limit: float) -> dict[str, Any]:
+        """Build the case and make its first calls, each timed, until there are `calls` or `limit` seconds are over."""
+        self.case = self.module.build(self.workload, self.compiled, False)
+        seconds: list[float] = []
+        begin = time.perf_counter()
+        while len(seconds) < calls and (len(seconds) < 8 or time.perf_counter() - begin < limit):
+            start = time.perf_counter()
+            self.case.step()
+            seconds.append(time.perf_counter() - start)
+        return {"seconds": seconds, "import": self.import_seconds, "versions": self.module.versions()}
+
+    def check(self, steps: int, deterministic: bool, file: str) -> dict[str, Any]:
+        """Make a fresh case, do some steps and keep every result and the final state as an npz file."""
+        case = self.module.build(self.workload, self.compiled, deterministic)
+        results = [case.value(case.step()) for _ in range(steps)]
+        np.savez(file, result=np.stack(results), **case.state())
+        return {}
+
+    def time(self, seconds: float) -> dict[str, Any]:
+        """Steps for about so many seconds; the median of a step, or of one of the calls that it repeats."""
+        step, clock = self.case.step, time.perf_counter
+        step()
+        gc.collect()
+        gc.disable()
+        spent: list[float] = []
+        end = clock() + seconds
+        while True:
+            start = clock()
+            step()
+            now = clock()
+            spent.append(now - start)
+            if now >= end and len(spent) >= 3:
+                break
+        gc.enable()
+        return {"median": float(np.median(spent)) / self.calls, "steps": len(spent)}
+
+    def info(self) -> dict[str, Any]:
+        """Peak memory of the process, and how many kernels and launches a step has."""
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return {"peak_mib": round(peak, 1), **(self.case.counts() if self.compiled else {})}
+
+
+def serve(worker: Worker, commands: TextIO, answers: TextIO) -> None:
+    """Answer commands until there are no more; a failed one is answered with its error."""
+    for line in commands:
+        request = json.loads(line)
+        name = request.pop("command")
+        try:
+            answer = getattr(worker, name)(**request)
+        except Exception as error:  # noqa: BLE001 - whatever a framework raises goes to the runner, which reports it
+            answer = {"error": f"{type(error).__name__}: {error}"[:2000]}
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def main() -> None:
+    """Take the place of the runner's child: nothing that a framework prints may reach the pipe."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--framework", choices=MODULES, required=True)
+    parser.add_argument("--workload", required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    chosen = parser.parse_args()
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: chosen.threads])
+    serve(Worker(chosen.folder, chosen.framework, chosen.workload, chosen.threads), sys.stdin, answers)
+
+
+if __name__ == "__main__":
+    main()
