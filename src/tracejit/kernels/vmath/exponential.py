@@ -1,0 +1,104 @@
+"""exp and its relatives: exp2, expm1, sinh, cosh, tanh, sigmoid.
+
+Source: Cody and Waite, "Software Manual for the Elementary Functions" (reduction by multiples of log 2).
+"""
+
+from __future__ import annotations
+
+from tracejit.kernels.vmath import coefficients as c
+from tracejit.kernels.vmath.expression import (
+    V,
+    nearest_integer,
+    polynomial,
+    power_of_two,
+    scale_by_power,
+)
+
+# Beyond these exp, sinh and cosh have overflowed or underflowed to zero for good.
+_HIGHEST = {32: 90.0, 64: 711.0}
+_LOWEST = {32: -104.5, 64: -746.0}
+# Beyond this tanh rounds to one.
+_TANH_ONE = {32: 10.0, 64: 22.0}
+
+
+def clamp(x: V, low: float, high: float) -> V:
+    """x limited to [low, high]; nan passes."""
+    x = (x < low).where(x.const(low), x)
+    return (x > high).where(x.const(high), x)
+
+
+def reduce_by_log2(x: V) -> tuple[V, V]:
+    """(r, n) with x = r + n log 2 and |r| <= log(2) / 2."""
+    high, low = c.LN2[x.width]
+    whole, n = nearest_integer(x, c.LOG2_E[x.width][0])
+    return whole.fma(-low, whole.fma(-high, x)), n
+
+
+def expm1_reduced(r: V) -> V:
+    """exp(r) - 1 for |r| <= log(2) / 2."""
+    return polynomial(r, c.EXP[r.width]).fma(r * r, r)
+
+
+def exp(x: V, shift: int = 0) -> V:
+    """exp(x) * 2**shift."""
+    r, n = reduce_by_log2(clamp(x, _LOWEST[x.width], _HIGHEST[x.width]))
+    return scale_by_power(expm1_reduced(r) + 1.0, n + shift)
+
+
+def exp2(x: V) -> V:
+    """2**x."""
+    limit = {32: 151.0, 64: 1076.0}[x.width]
+    x = clamp(x, -limit, limit)
+    whole, n = nearest_integer(x, 1.0)
+    r = x - whole
+    return scale_by_power(polynomial(r, c.EXP2[x.width]).fma(r, 1.0), n)
+
+
+def expm1(x: V) -> V:
+    """exp(x) - 1 without cancellation."""
+    # at the upper limit it has overflowed, and 2**(n - 1) still exists
+    r, n = reduce_by_log2(clamp(x, -40.0, 89.0 if x.width == 32 else 710.0))
+    tail = polynomial(r, c.EXP[x.width]) * (r * r)
+    high = r + tail
+    low = tail - (high - r)
+    half_scale = power_of_two(n - 1)
+    result = (high.fma(half_scale, half_scale - 0.5) + low * half_scale) * 2.0
+    return (x.abs() < 2.0 ** -(56 if x.width == 64 else 26)).where(x, result)
+
+
+def _odd_small(x: V, coefficients: tuple[float, ...]) -> V:
+    z = x * x
+    return (polynomial(z, coefficients) * z).fma(x, x)
+
+
+def sinh(x: V) -> V:
+    """(exp(x) - exp(-x)) / 2."""
+    magnitude = x.abs()
+    half_exp = exp(magnitude, shift=-1)
+    large = half_exp - 0.25 / half_exp
+    return (magnitude < 1.0).where(_odd_small(x, c.SINH[x.width]), large.copysign(x))
+
+
+def cosh(x: V) -> V:
+    """(exp(x) + exp(-x)) / 2."""
+    half_exp = exp(x.abs(), shift=-1)
+    return half_exp + 0.25 / half_exp
+
+
+def tanh(x: V) -> V:
+    """(exp(x) - exp(-x)) / (exp(x) + exp(-x))."""
+    magnitude = x.abs()
+    limit = _TANH_ONE[x.width]
+    r, n = reduce_by_log2(2.0 * (magnitude > limit).where(x.const(limit), magnitude))
+    exp_twice = (expm1_reduced(r) + 1.0) * power_of_two(n)
+    large = 1.0 - 2.0 / (exp_twice + 1.0)
+    return (magnitude < 0.625).where(_odd_small(x, c.TANH[x.width]), large.copysign(x))
+
+
+def sigmoid(x: V) -> V:
+    """1 / (1 + exp(-x)), from exp(-|x|) so that nothing overflows."""
+    lowest = _LOWEST[x.width]
+    negative = -x.abs()
+    r, n = reduce_by_log2((negative < lowest).where(x.const(lowest), negative))
+    small = scale_by_power(expm1_reduced(r) + 1.0, n)
+    return (x < 0.0).where(small, 1.0) / (small + 1.0)
