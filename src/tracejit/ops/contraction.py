@@ -1,5 +1,6 @@
 """Matrix products."""
 
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 from __future__ import annotations
 
 from typing import Any

@@ -5,8 +5,11 @@ Operands broadcast; all tensors of a call have one type (fronts cast before), nu
 are those of `kernels.scalar` and `kernels.vmath`.
 """
 
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+# ruff: noqa: PLW0108 - the names of a rule's parameters say what it needs
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +22,8 @@ from tracejit.shapes import broadcast
 
 
 def _typed(name: str, result: dtypes.dtype | None, skip: int) -> Callable[..., Aval]:
-    """The typing rule: broadcast shapes, one operand type (not counting the first `skip`), a fixed or the same result."""
+    """The typing rule: broadcast shapes, one type of operands (the first `skip` apart), which is the result's too if
+    `result` is None."""
 
     def infer(*args: Any) -> Aval:
         shape: tuple[int, ...] = ()
@@ -50,6 +54,11 @@ def elementwise(
         return ops.enter(Op(signature, "elementwise", infer, numpy, **facets))
 
     return enter
+
+
+def zeros(aval: Aval) -> Any:
+    """The gradient of a step function: unlike ct * 0 it is zero for an infinite or undefined `ct` too."""
+    return ops.full(0, shape=aval.shape, dtype=aval.dtype)
 
 
 # --- exact arithmetic -------------------------------------------------------------------------------------------------
@@ -113,7 +122,7 @@ def neg(x):
     vjp={"x": lambda ct, x: ops.mul(ct, ops.sign(x))},
     smooth=False,
 )
-def abs(x):  # noqa: A001 - the operation's name
+def abs(x):
     """Absolute value."""
 
 
@@ -126,7 +135,7 @@ def _sign(x: Any) -> Any:
     exact=True,
     kinds="if",
     expr="sign_{t}({x})",
-    vjp={"x": lambda ct: ops.mul(ct, 0)},
+    vjp={"x": lambda x_aval: zeros(x_aval)},
     smooth=False,
 )
 def sign(x):
@@ -151,7 +160,7 @@ def _flat(numpy: Callable[..., Any], name: str) -> dict[str, Any]:
         "exact": True,
         "kinds": "f",
         "expr": name + "_{t}({x})",
-        "vjp": {"x": lambda ct: ops.mul(ct, 0)},
+        "vjp": {"x": lambda x_aval: zeros(x_aval)},
         "smooth": False,
     }
 
@@ -172,7 +181,7 @@ def trunc(x):
 
 
 @elementwise(**_flat(np.rint, "rint"))
-def round(x):  # noqa: A001 - the operation's name
+def round(x):
     """Nearest integer, ties to even."""
 
 
@@ -181,8 +190,8 @@ def round(x):  # noqa: A001 - the operation's name
     exact=False,
     expr={"f": "select(({x} > {y}) | ({x} != {x}), {x}, {y})", "i": "select({x} > {y}, {x}, {y})", "b": "{x} | {y}"},
     vjp={
-        "x": lambda ct, x, y: _share(ct, x, y, ops.ge),
-        "y": lambda ct, x, y: _share(ct, y, x, ops.ge),
+        "x": lambda ct, x, y: _share(ct, x, y, ops.lt),
+        "y": lambda ct, x, y: _share(ct, y, x, ops.lt),
     },
     smooth=False,
 )
@@ -195,8 +204,8 @@ def maximum(x, y):
     exact=False,
     expr={"f": "select(({x} < {y}) | ({x} != {x}), {x}, {y})", "i": "select({x} < {y}, {x}, {y})", "b": "{x} & {y}"},
     vjp={
-        "x": lambda ct, x, y: _share(ct, x, y, ops.le),
-        "y": lambda ct, x, y: _share(ct, y, x, ops.le),
+        "x": lambda ct, x, y: _share(ct, x, y, ops.gt),
+        "y": lambda ct, x, y: _share(ct, y, x, ops.gt),
     },
     smooth=False,
 )
@@ -204,10 +213,10 @@ def minimum(x, y):
     """The smaller element; NaN if either is."""
 
 
-def _share(ct: Any, x: Any, y: Any, wins: Any) -> Any:
-    """The part of a maximum's or minimum's gradient that goes to `x`: all if it wins, half of it in a tie."""
+def _share(ct: Any, x: Any, y: Any, loses: Any) -> Any:
+    """The part of a maximum's or minimum's gradient that goes to `x`: nothing if it loses, half of it in a tie."""
     part = ops.where(ops.eq(x, y), ops.mul(ct, 0.5), ct)
-    return ops.where(wins(x, y), part, 0)
+    return ops.where(loses(x, y), 0, part)
 
 
 @elementwise(
@@ -219,6 +228,11 @@ def _share(ct: Any, x: Any, y: Any, wins: Any) -> Any:
 )
 def relu(x):
     """The positive part; NaN stays."""
+
+
+@elementwise(numpy=np.array, exact=True, expr="{x}", vjp={"x": lambda ct: ct})
+def copy(x):
+    """The element itself, in memory of its own."""
 
 
 # --- integer division and remainders: no kernel text, they run where errors can be raised -----------------------------
@@ -456,10 +470,11 @@ def sigmoid(x):
     """1 / (1 + exp(-x))."""
 
 
-def _erf(x: Any) -> Any:
-    from math import erf as scalar_erf
+_scalar_erf = np.vectorize(math.erf, otypes=[np.float64])
 
-    return np.vectorize(scalar_erf, otypes=[np.float64])(x.astype(np.float64)).astype(x.dtype)
+
+def _erf(x: Any) -> Any:
+    return _scalar_erf(np.asarray(x, np.float64)).astype(x.dtype)
 
 
 @_elementary(_erf, lambda ct, x: ops.mul(ct, ops.mul(ops.exp(ops.neg(ops.mul(x, x))), 1.1283791670955126)))
@@ -492,18 +507,26 @@ def acos(x):
     """Inverse cosine."""
 
 
-def _pow_exponent(ct: Any, x: Any, out: Any) -> Any:
-    """d/dy x**y = out * log(x), which is 0 where the power is 0."""
-    slope = ops.mul(out, ops.log(x))
-    return ops.mul(ct, ops.where(ops.eq(x, 0), 0, slope))
+def _is_number(x: Any) -> bool:
+    return isinstance(x, (int, float))
 
 
-def _pow_base(ct: Any, x: Any, y: Any) -> Any:
+def _pow_exponent(ct: Any, x: Any, y: Any, out: Any) -> Any:
+    """d/dy x**y = out * log(x), taken as 0 at 0**y for y >= 0."""
+    if _is_number(x):
+        log = math.log(x) if x > 0 else -math.inf if x == 0 else math.nan
+        slope = ops.mul(ct, ops.mul(out, log))
+        return ops.where(ops.ge(y, 0), 0, slope) if x == 0 else slope
+    level = ops.bitwise_and(ops.eq(x, 0), ops.ge(y, 0))
+    return ops.where(level, 0, ops.mul(ct, ops.mul(out, ops.log(x))))
+
+
+def _pow_base(ct: Any, x: Any, y: Any, x_aval: Aval) -> Any:
     """d/dx x**y = y * x**(y-1), which is 0 for exponent 0."""
-    if isinstance(y, (int, float)):
-        return ops.mul(ct, ops.mul(ops.pow(x, y - 1), y)) if y != 0 else ops.mul(ct, 0)
-    slope = ops.mul(ops.pow(x, ops.sub(y, 1)), y)
-    return ops.mul(ct, ops.where(ops.eq(y, 0), 0, slope))
+    if _is_number(y):
+        return ops.mul(ct, ops.mul(ops.pow(x, y - 1), y)) if y != 0 else zeros(x_aval)
+    slope = ops.mul(ct, ops.mul(ops.pow(x, ops.sub(y, 1)), y))
+    return ops.where(ops.eq(y, 0), 0, slope)
 
 
 @elementwise(
@@ -513,8 +536,13 @@ def _pow_base(ct: Any, x: Any, y: Any) -> Any:
     sample=(0.3, 2.5),
     vjp={"x": _pow_base, "y": _pow_exponent},
 )
-def pow(x, y):  # noqa: A001 - the operation's name
+def pow(x, y):
     """`x` to the power of `y`."""
+
+
+def _norm(x: Any, y: Any) -> Any:
+    """The square of the distance from (0, 0)."""
+    return ops.add(*(v * v if _is_number(v) else ops.mul(v, v) for v in (x, y)))
 
 
 @elementwise(
@@ -523,8 +551,8 @@ def pow(x, y):  # noqa: A001 - the operation's name
     expr="atan2_{t}({x}, {y})",
     sample=(0.3, 2.5),
     vjp={
-        "x": lambda ct, x, y: ops.div(ops.mul(ct, y), ops.add(ops.mul(x, x), ops.mul(y, y))),
-        "y": lambda ct, x, y: ops.neg(ops.div(ops.mul(ct, x), ops.add(ops.mul(x, x), ops.mul(y, y)))),
+        "x": lambda ct, x, y: ops.div(ops.mul(ct, y), _norm(x, y)),
+        "y": lambda ct, x, y: ops.neg(ops.div(ops.mul(ct, x), _norm(x, y))),
     },
 )
 def atan2(x, y):

@@ -3,6 +3,8 @@
 Places out of range raise IndexError before anything is written.
 """
 
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+# ruff: noqa: PLW0108 - the names of a rule's parameters say what it needs
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -3,6 +3,7 @@
 Element `i` of a call depends on (seed, offset, i) alone, so any split over threads and any fusion draws the same.
 """
 
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 from __future__ import annotations
 
 from typing import Any

@@ -5,6 +5,7 @@ the order of accumulation depends on the shape alone. With the operand seen as [
 is a row reduction and anything else a column reduction; `kernels` fixes the order of each.
 """
 
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -49,30 +50,35 @@ def _accumulate(function: Callable[..., Any]) -> Callable[..., Any]:
     kinds="if",
     vjp={"x": lambda ct, x_aval, dim: _spread(ct, x_aval.shape, dim)},
 )
-def sum(x, *, dim):  # noqa: A001 - the operation's name
+def sum(x, *, dim):
     """Sum along a dimension; of nothing 0."""
 
 
 def _prod_gradient(ct: Any, x: Any, x_aval: Aval, dim: int) -> Any:
     """The product of the others, by products from both ends, so that zeros do no harm."""
-    before = _exclusive_products(x, x_aval.shape, dim)
+    before = _exclusive_products(x, x_aval, dim)
     back = ops.flip(x, dims=(dim,))
-    after = ops.flip(_exclusive_products(back, x_aval.shape, dim), dims=(dim,))
+    after = ops.flip(_exclusive_products(back, x_aval, dim), dims=(dim,))
     return ops.mul(_spread(ct, x_aval.shape, dim), ops.mul(before, after))
 
 
-def _exclusive_products(x: Any, shape: tuple[int, ...], dim: int) -> Any:
+def _part(x: Any, shape: tuple[int, ...], dim: int, start: int, stop: int) -> Any:
+    """Places start..stop-1 of a dimension."""
+    return ops.slice(
+        x,
+        start=tuple(start if d == dim else 0 for d in range(len(shape))),
+        length=(*shape[:dim], stop - start, *shape[dim + 1 :]),
+        step=(1,) * len(shape),
+    )
+
+
+def _exclusive_products(x: Any, aval: Aval, dim: int) -> Any:
     """At each place the product of all elements before it."""
-    if shape[dim] == 0:
+    n = aval.shape[dim]
+    if n == 0:
         return x
-    one = (*shape[:dim], 1, *shape[dim + 1 :])
-    start = tuple(0 for _ in shape)
-    length = (*shape[:dim], shape[dim] - 1, *shape[dim + 1 :])
-    step = tuple(1 for _ in shape)
-    head = ops.slice(x, start=start, length=length, step=step)
-    ones = ops.add(ops.mul(ops.slice(x, start=start, length=one, step=step), 0), 1)
-    ones = ops.where(ops.eq(ones, ones), ones, 1)
-    return ops.cumprod(ops.cat(ones, head, dim=dim), dim=dim)
+    ones = ops.full(1, shape=_kept(aval.shape, dim), dtype=aval.dtype)
+    return ops.cumprod(ops.cat(ones, _part(x, aval.shape, dim, 0, n - 1), dim=dim), dim=dim) if n > 1 else ones
 
 
 @record(
@@ -142,10 +148,26 @@ def cumsum(x, *, dim):
     """Running sums along a dimension."""
 
 
-def _cumprod_gradient(ct: Any, x: Any, out: Any, dim: int) -> Any:
-    """Reversed running sums of ct * out, over x."""
-    weighted = ops.flip(ops.cumsum(ops.flip(ops.mul(ct, out), dims=(dim,)), dim=dim), dims=(dim,))
-    return ops.div(weighted, x)
+def _cumprod_gradient(ct: Any, x: Any, x_aval: Aval, dim: int) -> Any:
+    """d/dx[i] = (product of x before i) * g[i], where g[i] = ct[i] + x[i+1] * g[i+1].
+
+    The recurrence is solved by doubling: after a step, g[i] sums the terms of 2 * span places, and reach[i] is the
+    product x[i+1] ... x[i + 2 * span]. Nothing is divided by, so zeros do no harm.
+    """
+    shape, n = x_aval.shape, x_aval.shape[dim]
+    if n == 0:
+        return ct
+    g, reach, span = ct, _part(x, shape, dim, 1, n), 1
+    while span < n:
+        ahead = ops.mul(reach, _part(g, shape, dim, span, n))
+        g = ops.cat(
+            ops.add(_part(g, shape, dim, 0, n - span), ahead), _part(g, shape, dim, n - span, n), dim=dim
+        )
+        if 2 * span < n:
+            near, far = _part(reach, shape, dim, 0, n - 2 * span), _part(reach, shape, dim, span, n - span)
+            reach = ops.mul(near, far)
+        span *= 2
+    return ops.mul(_exclusive_products(x, x_aval, dim), g)
 
 
 @record(
@@ -154,11 +176,7 @@ def _cumprod_gradient(ct: Any, x: Any, out: Any, dim: int) -> Any:
     numpy=_accumulate(np.cumprod),
     exact=True,
     kinds="if",
-    sample=(0.5, 2.0),
     vjp={"x": _cumprod_gradient},
 )
 def cumprod(x, *, dim):
-    """Running products along a dimension.
-
-    Edge: the gradient is NaN where an element is zero.
-    """
+    """Running products along a dimension."""

@@ -1,7 +1,10 @@
 """Operations that move elements and compute nothing: views of memory, and the two that join and pad."""
 
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+# ruff: noqa: PLW0108 - the names of a rule's parameters say what it needs
 from __future__ import annotations
 
+import builtins
 from math import prod
 from typing import Any
 
@@ -66,9 +69,10 @@ def expand(x, *, shape):
     """Dimensions of size 1, and new leading ones, repeated without a copy."""
 
 
-def _slices(start: tuple[int, ...], length: tuple[int, ...], step: tuple[int, ...]) -> tuple[slice, ...]:
+def _slices(start: tuple[int, ...], length: tuple[int, ...], step: tuple[int, ...]) -> tuple[builtins.slice, ...]:
+    # The operation `slice` of this module hides the built-in one.
     return tuple(
-        slice(a, a + (n - 1) * s + 1 if n else a, s) for a, n, s in zip(start, length, step, strict=True)
+        builtins.slice(a, a + (n - 1) * s + 1 if n else a, s) for a, n, s in zip(start, length, step, strict=True)
     )
 
 
@@ -83,11 +87,8 @@ def _slice(x: Any, start: tuple[int, ...], length: tuple[int, ...], step: tuple[
     exact=True,
     vjp={"x": lambda ct, x_aval, start, step: ops.unslice(ct, shape=x_aval.shape, start=start, step=step)},
 )
-def slice(x, *, start, length, step):  # noqa: A001 - the operation's name
+def slice(x, *, start, length, step):
     """For each dimension `length` elements from `start` on, every `step`-th (step >= 1)."""
-
-
-
 
 
 def _unslice(x: Any, shape: tuple[int, ...], start: tuple[int, ...], step: tuple[int, ...]) -> Any:
@@ -113,7 +114,7 @@ def _place(x: Any, src: Any, start: tuple[int, ...], step: tuple[int, ...]) -> A
     return out
 
 
-def _hole(ct: Any, ct_shape: tuple[int, ...], src: Aval, start: tuple[int, ...], step: tuple[int, ...]) -> Any:
+def _hole(ct: Any, src: Aval, start: tuple[int, ...], step: tuple[int, ...]) -> Any:
     zero = ops.full(0, shape=src.shape, dtype=src.dtype)
     return ops.place(ct, zero, start=start, step=step)
 
@@ -124,7 +125,7 @@ def _hole(ct: Any, ct_shape: tuple[int, ...], src: Aval, start: tuple[int, ...],
     numpy=_place,
     exact=True,
     vjp={
-        "x": lambda ct, x_aval, src_aval, start, step: _hole(ct, x_aval.shape, src_aval, start, step),
+        "x": lambda ct, src_aval, start, step: _hole(ct, src_aval, start, step),
         "src": lambda ct, src_aval, start, step: ops.slice(ct, start=start, length=src_aval.shape, step=step),
     },
 )

