@@ -76,17 +76,15 @@ def _is_callable_in_kernels(value: Any) -> bool:
 def namespace() -> dict[str, Any]:
     """The names that kernel text sees: intrinsics and jitted functions of the kernel library, and scalar types.
 
-    Raises: KernelBuildError if two modules of the library give one name to different things.
+    Edge: where two modules define one name, the later one in alphabetical order counts, for all text alike.
     """
     names: dict[str, Any] = {}
     package = tracejit.kernels.__name__
     for module_info in pkgutil.walk_packages(tracejit.kernels.__path__, f"{package}."):
         module = importlib.import_module(module_info.name)
         for name, value in vars(module).items():
-            if name.startswith("_") or not _is_callable_in_kernels(value):
-                continue
-            if names.setdefault(name, value) is not value:
-                raise KernelBuildError(f"two kernel library modules define {name!r}, one of them {module.__name__}")
+            if not name.startswith("_") and _is_callable_in_kernels(value):
+                names[name] = value
     for kind in ("float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"):
         names[kind] = getattr(types, kind)
     return names
@@ -102,7 +100,7 @@ def _hash(parts: Iterable[str]) -> str:
 
 
 @functools.cache
-def _environment() -> str:
+def environment() -> str:
     """Digest of everything but its text that a kernel's machine code depends on."""
     sources = sorted(Path(tracejit.kernels.__path__[0]).rglob("*.py"))
     sources += [Path(module.__file__) for module in (frontend, native) if module.__file__]
@@ -222,7 +220,7 @@ def build(source: Callable[..., Any] | str, name: str | None = None) -> Kernel:
             name = source.__name__ if name is None else name
             text, parts = _source(source), ["function", name, *_content(source)]
             function = functools.partial(_identity, source)
-        digest = _hash([_environment(), *parts])
+        digest = _hash([environment(), *parts])
         kernel = _built.get(digest)
         if kernel is None:
             kernel = _built[digest] = _make(name, text, digest, function)

@@ -141,3 +141,9 @@ def load(code: bytes, symbol: str) -> int:
     if not address:
         raise KernelBuildError(f"the object code has no function {symbol!r}")
     return address
+
+
+def find(symbol: str) -> int:
+    """The address of a symbol of loaded object code; 0 if there is none."""
+    with _lock:
+        return int(_engine().get_function_address(symbol))
