@@ -1,0 +1,14 @@
+"""Settings for all tests: a kernel cache of their own, and random tests that repeat themselves."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import hypothesis
+
+# Before the first import of tracejit, which reads its settings once. Kept between runs; `make clean` removes it.
+os.environ.setdefault("TRACEJIT_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "kernels"))
+
+hypothesis.settings.register_profile("house", deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.load_profile("house")
