@@ -85,7 +85,7 @@ def random_array(rng: np.random.Generator, shape: tuple[int, ...], dtype: dtypes
 
 def lay_out(x: Any, layout: str) -> Any:
     """The same values (of `broadcast`: a part of them, repeated) in another arrangement of memory."""
-    if layout == "transposed":
+    if layout == "transposed" and x.ndim:
         return np.asfortranarray(x)
     if layout == "strided" and x.ndim:
         wide = np.zeros((*x.shape[:-1], 2 * x.shape[-1]), x.dtype)

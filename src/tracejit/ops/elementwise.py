@@ -61,6 +61,10 @@ def zeros(aval: Aval) -> Any:
     return ops.full(0, shape=aval.shape, dtype=aval.dtype)
 
 
+_NOT_FLOAT = "the result is not of a floating point type"
+_STEPS = {"x": lambda x_aval: zeros(x_aval), "y": lambda y_aval: zeros(y_aval)}
+
+
 # --- exact arithmetic -------------------------------------------------------------------------------------------------
 
 
@@ -240,15 +244,18 @@ def copy(x):
 
 def _checked_divisor(function: Callable[..., Any]) -> Callable[..., Any]:
     def run(x: Any, y: Any) -> Any:
-        y = np.asarray(y)
-        if y.dtype.kind in "iub" and not y.all():
+        # The divisor itself stays as it is: as an array, a number would widen the result.
+        divisor = np.asarray(y)
+        if divisor.dtype.kind in "iub" and not divisor.all():
             raise RuntimeError("ZeroDivisionError")
         return function(x, y)
 
     return run
 
 
-@elementwise(numpy=_checked_divisor(np.floor_divide), exact=True, kinds="if", smooth=False, sample=(0.5, 4.0))
+@elementwise(
+    numpy=_checked_divisor(np.floor_divide), exact=True, kinds="if", smooth=False, sample=(0.5, 4.0), vjp=_STEPS
+)
 def floor_divide(x, y):
     """Quotient rounded towards minus infinity.
 
@@ -281,11 +288,18 @@ def fmod(x, y):
 
 
 def _trunc_divide(x: Any, y: Any) -> Any:
-    x, y = np.asarray(x), np.asarray(y)
-    return np.where((x % y != 0) & ((x < 0) != (y < 0)), x // y + 1, x // y).astype(np.result_type(x, y))
+    down = np.floor_divide(x, y)
+    return np.add(down, (np.remainder(x, y) != 0) & (np.less(x, 0) != np.less(y, 0)), dtype=down.dtype)
 
 
-@elementwise(numpy=_checked_divisor(_trunc_divide), exact=True, kinds="i", smooth=False, sample=(1.0, 4.0))
+@elementwise(
+    numpy=_checked_divisor(_trunc_divide),
+    exact=True,
+    kinds="i",
+    smooth=False,
+    nograd=_NOT_FLOAT,
+    sample=(1.0, 4.0),
+)
 def trunc_divide(x, y):
     """Integer quotient rounded towards zero."""
 
@@ -294,7 +308,14 @@ def trunc_divide(x, y):
 
 
 def _compare(numpy: Callable[..., Any], sign: str) -> dict[str, Any]:
-    return {"numpy": numpy, "exact": True, "expr": "{x} " + sign + " {y}", "result": dtypes.bool, "smooth": False}
+    return {
+        "numpy": numpy,
+        "exact": True,
+        "expr": "{x} " + sign + " {y}",
+        "result": dtypes.bool,
+        "smooth": False,
+        "nograd": _NOT_FLOAT,
+    }
 
 
 @elementwise(**_compare(np.equal, "=="))
@@ -327,17 +348,17 @@ def ge(x, y):
     """Whether greater or equal."""
 
 
-@elementwise(numpy=np.bitwise_and, exact=True, kinds="bi", expr="{x} & {y}", smooth=False)
+@elementwise(numpy=np.bitwise_and, exact=True, kinds="bi", expr="{x} & {y}", smooth=False, nograd=_NOT_FLOAT)
 def bitwise_and(x, y):
     """Bitwise conjunction; of bools the logical one."""
 
 
-@elementwise(numpy=np.bitwise_or, exact=True, kinds="bi", expr="{x} | {y}", smooth=False)
+@elementwise(numpy=np.bitwise_or, exact=True, kinds="bi", expr="{x} | {y}", smooth=False, nograd=_NOT_FLOAT)
 def bitwise_or(x, y):
     """Bitwise disjunction; of bools the logical one."""
 
 
-@elementwise(numpy=np.bitwise_xor, exact=True, kinds="bi", expr="{x} ^ {y}", smooth=False)
+@elementwise(numpy=np.bitwise_xor, exact=True, kinds="bi", expr="{x} ^ {y}", smooth=False, nograd=_NOT_FLOAT)
 def bitwise_xor(x, y):
     """Bitwise exclusive or; of bools the logical one."""
 
@@ -348,17 +369,18 @@ def bitwise_xor(x, y):
     kinds="bi",
     expr={"i": "~{x}", "b": "not_b1({x})"},
     smooth=False,
+    nograd=_NOT_FLOAT,
 )
 def bitwise_not(x):
     """Bitwise complement; of a bool the negation."""
 
 
-@elementwise(numpy=np.left_shift, exact=True, kinds="i", smooth=False, sample=(0.0, 4.0))
+@elementwise(numpy=np.left_shift, exact=True, kinds="i", smooth=False, nograd=_NOT_FLOAT, sample=(0.0, 4.0))
 def left_shift(x, y):
     """Bits moved up."""
 
 
-@elementwise(numpy=np.right_shift, exact=True, kinds="i", smooth=False, sample=(0.0, 4.0))
+@elementwise(numpy=np.right_shift, exact=True, kinds="i", smooth=False, nograd=_NOT_FLOAT, sample=(0.0, 4.0))
 def right_shift(x, y):
     """Bits moved down, with the sign."""
 
@@ -569,6 +591,7 @@ def _full(value: Any, shape: tuple[int, ...], dtype: dtypes.dtype) -> Any:
     numpy=_full,
     exact=True,
     smooth=False,
+    nograd="no operand is a tensor",
 )
 def full(value, *, shape, dtype):
     """A tensor of one number."""
@@ -580,6 +603,7 @@ def full(value, *, shape, dtype):
     numpy=lambda size: np.arange(size),
     exact=True,
     smooth=False,
+    nograd="no operand is a tensor",
 )
 def iota(*, size):
     """0, 1, 2, ... as int64."""

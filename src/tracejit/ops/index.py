@@ -174,6 +174,14 @@ def _wrap_index(index: Any, size: int) -> Any:
     return np.where(index < 0, index + size, index)
 
 
-@record(family="library", infer=lambda index, size: index, numpy=_wrap_index, exact=True, smooth=False, kinds="i")
+@record(
+    family="library",
+    infer=lambda index, size: index,
+    numpy=_wrap_index,
+    exact=True,
+    smooth=False,
+    kinds="i",
+    nograd="the result is an integer",
+)
 def wrap_index(index, *, size):
     """Places counted from the front: `size` is added to negative ones."""

@@ -53,6 +53,7 @@ def _uniform(seed: int, offset: int, shape: tuple[int, ...], dtype: dtype) -> An
     exact=False,
     kinds="f",
     smooth=False,
+    nograd="no operand is a tensor",
 )
 def uniform(seed, offset, *, shape, dtype):
     """Numbers uniform in [0, 1): 24 bits for float32, 53 for float64."""

@@ -32,7 +32,9 @@ class Op:
     for itself among the avals. `numpy(*arrays, *attrs)` is the oracle of the tests and, if `exact`,
     what eager runs. `vjp` maps a parameter to its gradient rule, whose own parameter names say what
     it needs: `ct`, a result's name (`out`), a parameter (its value is saved), `<parameter>_aval`, an
-    attribute. `expr` is the scalar text of an elementwise operation.
+    attribute; `nograd` says why there is none. `expr` is the scalar text of an elementwise operation. `kinds` are
+    the types that the operation is for: b(ool), i(nteger), f(loat). Tests draw operands from `sample`; `smooth` is
+    whether the value has a slope everywhere in it.
     """
 
     __slots__ = (
@@ -45,6 +47,7 @@ class Op:
         "infer",
         "kinds",
         "name",
+        "nograd",
         "numpy",
         "params",
         "results",
@@ -68,6 +71,7 @@ class Op:
         kinds: str = "bif",
         sample: tuple[float, float] = (-3.0, 3.0),
         smooth: bool = True,
+        nograd: str = "",
     ) -> None:
         parameters = inspect.signature(signature).parameters.values()
         self.name = signature.__name__
@@ -86,6 +90,7 @@ class Op:
         self.kinds = kinds
         self.sample = sample
         self.smooth = smooth
+        self.nograd = nograd
         self.rules = {name: GradientRule(self, name, rule) for name, rule in (vjp or {}).items()}
 
     def __call__(self, *args: Any, **attrs: Any) -> Any:
@@ -106,6 +111,11 @@ class Op:
     def differentiable(self) -> bool:
         """Whether any operand has a gradient rule."""
         return bool(self.rules)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether kernels can compute it element by element, inside others."""
+        return self.expr is not None
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"

@@ -120,6 +120,7 @@ def _index_of(x: Aval, dim: int) -> Aval:
     numpy=lambda x, dim: np.argmax(x, axis=dim),
     exact=True,
     smooth=False,
+    nograd="the result is an integer",
 )
 def argmax(x, *, dim):
     """Place of the first largest element along a dimension; NaN counts as largest."""
@@ -131,6 +132,7 @@ def argmax(x, *, dim):
     numpy=lambda x, dim: np.argmin(x, axis=dim),
     exact=True,
     smooth=False,
+    nograd="the result is an integer",
 )
 def argmin(x, *, dim):
     """Place of the first smallest element along a dimension; NaN counts as smallest."""
