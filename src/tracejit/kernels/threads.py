@@ -48,7 +48,7 @@ JOB_PROGRAM = 1
 JOB_STOP = 2
 
 # Words of a program's control block.
-IN_USE = 0
+MUTEX = 0
 BLOCK = 1
 POINTER_PATCHES = 2
 POINTER_TABLE = 3
@@ -281,7 +281,7 @@ def run_program(p, lo, hi):  # type: ignore[no-untyped-def]
     """Runs a program. Slots: team, the program's control block, the call's pointers, the call's scalars."""
     team = load_arg(p, 0)
     program = load_arg(p, 1)
-    _acquire(program + 8 * IN_USE)
+    _acquire(load_i64(program, MUTEX))
     _patch(program, load_arg(p, 2), load_arg(p, 3))
     threads = load_i64(program, PROGRAM_THREADS)
     wanted = load_i64(program, PARALLEL) != 0 and team != 0
@@ -296,5 +296,5 @@ def run_program(p, lo, hi):  # type: ignore[no-untyped-def]
         last = load_i64(load_i64(program, RANGES), load_i64(program, SEGMENTS) * threads)
         # Tasks lie in the order of segments, and of threads in a segment: all of them in that order is the program.
         error = _run_tasks(load_i64(program, TASKS), 0, last)
-    _release(program + 8 * IN_USE)
+    _release(load_i64(program, MUTEX))
     return error

@@ -1,0 +1,377 @@
+"""Programs: a list of launches, with their memory and their threads, that one native call runs.
+
+In: launches in stages, with arguments that are fixed, in the program's arena, or given at each call.
+Out: `Program.run(pointers, scalars)`, which gives 0 or the error of the first launch that failed.
+Must not know: what a kernel computes, or why the launches stand in this order.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import os
+import struct
+import weakref
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tracejit.config import SETTINGS
+from tracejit.kernels.threads import (
+    BLOCK,
+    ERROR_SHIFT,
+    GRAIN,
+    MUTEX,
+    PARALLEL,
+    POINTER_PATCHES,
+    POINTER_TABLE,
+    PROGRAM_THREADS,
+    PROGRAM_WORDS,
+    RANGES,
+    RELEASE,
+    SCALAR_PATCHES,
+    SCALAR_TABLE,
+    SEGMENTS,
+    TASK_WORDS,
+    TASKS,
+)
+from tracejit.runtime.build import Kernel
+from tracejit.runtime.entry import ENTRY
+from tracejit.runtime.team import TEAM, aligned_words
+
+_ALIGNMENT = 64
+_SNAP_NS = 500.0
+"""A cut between threads moves to the edge of a launch that is nearer than this."""
+_RELEASE_NS = 20_000.0
+"""A program that takes longer lets other Python threads run meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An argument slot: `offset` bytes into buffer `buffer` of the program."""
+
+    buffer: int
+    offset: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ScalarRef:
+    """An argument slot: the scalar `index` of the call."""
+
+    index: int
+
+
+Slot = int | float | Address | ScalarRef
+
+
+@dataclass(frozen=True, slots=True)
+class _Buffer:
+    """External buffer number `place`, or the arena from byte `place` on, or the fixed address `place`."""
+
+    kind: str
+    place: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Launch:
+    kernel: Kernel
+    slots: tuple[Slot, ...]
+    units: int
+    unit_cost: float
+    stage: int
+
+    @property
+    def cost(self) -> float:
+        return self.units * self.unit_cost
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A part of a launch: its units [low, high), done by one thread."""
+
+    launch: int
+    low: int
+    high: int
+
+
+Segment = tuple[tuple[Task, ...], ...]
+"""For each thread, what it does between two barriers."""
+
+
+def _float_bits(value: float) -> int:
+    return int(struct.unpack("<q", struct.pack("<d", value))[0])
+
+
+class ProgramBuilder:
+    """Collects launches and buffers, then makes a `Program` of them.
+
+    >>> import numpy as np
+    >>> from tracejit.runtime.build import build
+    >>> text = "def twice(p, lo, hi):\\n"
+    >>> text += "    for i in range(lo, hi):\\n"
+    >>> text += "        store_f64(load_arg(p, 1), i, load_f64(load_arg(p, 0), i) * arg_f64(p, 2))\\n"
+    >>> text += "    return 0\\n"
+    >>> builder = ProgramBuilder()
+    >>> x, y, factor = builder.external(), builder.external(), builder.scalar()
+    >>> slots = [Address(x), Address(y), factor]
+    >>> builder.add_launch(build(text, "twice"), slots, units=3, unit_cost=1.0, stage=0)
+    0
+    >>> program = builder.build()
+    >>> source, target = np.arange(3.0), np.zeros(3)
+    >>> program.run(np.array([source.ctypes.data, target.ctypes.data]), np.array([2.0]))
+    0
+    >>> target
+    array([0., 2., 4.])
+    """
+
+    def __init__(self) -> None:
+        self._buffers: list[_Buffer] = []
+        self._launches: list[_Launch] = []
+        self._pinned: list[np.ndarray] = []
+        self._externals = 0
+        self._scalars = 0
+        self._arena_bytes = 0
+
+    def external(self) -> int:
+        """A buffer whose address each call gives; the k-th of them is the k-th of the call's pointers."""
+        self._buffers.append(_Buffer("external", self._externals))
+        self._externals += 1
+        return len(self._buffers) - 1
+
+    def arena(self, offset: int, nbytes: int) -> int:
+        """A buffer of the program's own memory, `nbytes` from byte `offset` of the arena on.
+
+        Raises: ValueError unless the offset is a multiple of 64.
+        """
+        if offset < 0 or offset % _ALIGNMENT:
+            raise ValueError(f"expected an arena offset that is a multiple of {_ALIGNMENT}, got {offset}")
+        self._arena_bytes = max(self._arena_bytes, offset + nbytes)
+        self._buffers.append(_Buffer("arena", offset))
+        return len(self._buffers) - 1
+
+    def pinned(self, array: np.ndarray) -> int:
+        """A buffer that is an array, which the program keeps alive."""
+        self._pinned.append(array)
+        self._buffers.append(_Buffer("pinned", array.ctypes.data))
+        return len(self._buffers) - 1
+
+    def scalar(self) -> ScalarRef:
+        """A scalar that each call gives; the k-th of them is the k-th of the call's scalars."""
+        self._scalars += 1
+        return ScalarRef(self._scalars - 1)
+
+    def add_launch(
+        self,
+        kernel: Kernel,
+        slots: Sequence[Slot],
+        *,
+        units: int,
+        unit_cost: float,
+        stage: int,
+        fails: bool = False,
+    ) -> int:
+        """Adds a launch over `units` of `unit_cost` nanoseconds each; gives its index.
+
+        Launches of one stage must not depend on each other; stages run in ascending order. `fails` is a note
+        for readers: every launch's error code is looked at.
+
+        Raises: ValueError on an unknown buffer or scalar.
+        """
+        for slot in slots:
+            if isinstance(slot, Address) and not 0 <= slot.buffer < len(self._buffers):
+                raise ValueError(f"the program has no buffer {slot.buffer}")
+            if isinstance(slot, ScalarRef) and not 0 <= slot.index < self._scalars:
+                raise ValueError(f"the program has no scalar {slot.index}")
+        if units < 0:
+            raise ValueError(f"expected a number of units, got {units}")
+        self._launches.append(_Launch(kernel, tuple(slots), units, float(unit_cost), stage))
+        return len(self._launches) - 1
+
+    def build(self) -> Program:
+        """The program of everything added so far."""
+        return Program(self._launches, self._buffers, self._pinned, self._externals, self._scalars, self._arena_bytes)
+
+
+def _cut(launch: _Launch, position: float) -> int:
+    """The unit of a launch at which a cut, `position` nanoseconds into it, is made."""
+    if position <= _SNAP_NS:
+        return 0
+    if position >= launch.cost - _SNAP_NS:
+        return launch.units
+    unit = int(position / launch.unit_cost)
+    return unit - unit % GRAIN if launch.units >= GRAIN * GRAIN else unit
+
+
+def split(launches: Sequence[tuple[int, _Launch]], threads: int, threshold: float) -> Segment:
+    """What each thread does of one stage: equal shares of its cost, in order, or all on the first if it is light."""
+    total = sum(launch.cost for _, launch in launches)
+    takers = min(threads, int(2 * total / threshold)) if threshold > 0 else threads
+    shares: list[list[Task]] = [[] for _ in range(threads)]
+    if total < threshold or takers <= 1:
+        shares[0] = [Task(index, 0, launch.units) for index, launch in launches if launch.units]
+        return tuple(map(tuple, shares))
+    ends = list(itertools.accumulate(launch.cost for _, launch in launches))
+    bounds = [total * k / takers for k in range(1, takers)]
+    for (index, launch), end in zip(launches, ends, strict=True):
+        begin = end - launch.cost
+        low = 0
+        first = bisect.bisect_right(bounds, begin + _SNAP_NS)
+        for taker in range(first, takers):
+            last = taker == takers - 1
+            high = launch.units if last else max(low, _cut(launch, bounds[taker] - begin))
+            if high > low:
+                shares[taker].append(Task(index, low, high))
+            low = high
+            if low == launch.units:
+                break
+    return tuple(map(tuple, shares))
+
+
+def segment(launches: Sequence[_Launch], threads: int, threshold: float) -> list[Segment]:
+    """A program's segments: its stages, where neighbours that the first thread does alone are one segment."""
+    segments: list[Segment] = []
+    numbered = sorted(enumerate(launches), key=lambda pair: pair[1].stage)
+    for _, stage in itertools.groupby(numbered, key=lambda pair: pair[1].stage):
+        shares = split(list(stage), threads, threshold)
+        if not any(shares):
+            continue
+        if segments and not any(shares[1:]) and not any(segments[-1][1:]):
+            segments[-1] = (segments[-1][0] + shares[0], *segments[-1][1:])
+        else:
+            segments.append(shares)
+    return segments
+
+
+def _table(rows: Iterable[Iterable[int]]) -> np.ndarray:
+    words = [word for row in rows for word in row]
+    table = aligned_words(len(words) + 1)
+    table[: len(words)] = words
+    return table
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """A program cut up for a number of threads, and the tables that its control block points to."""
+
+    segments: list[Segment]
+    control: np.ndarray
+    tables: tuple[np.ndarray, ...]
+
+
+class Program:
+    """A list of launches that runs in one native call; made by `ProgramBuilder`.
+
+    Two Python threads that run one program take turns, as it has one arena.
+    """
+
+    def __init__(
+        self,
+        launches: Sequence[_Launch],
+        buffers: Sequence[_Buffer],
+        pinned: Sequence[np.ndarray],
+        externals: int,
+        scalars: int,
+        arena_bytes: int,
+    ) -> None:
+        self.externals = externals
+        self.scalars = scalars
+        self.launches = tuple(launch.kernel.name for launch in launches)
+        self.arena = aligned_words(-(-arena_bytes // 8)).view(np.uint8)
+        self._launches = tuple(launches)
+        self._pinned = tuple(pinned)
+        self._run = ENTRY.run
+        self._threshold = SETTINGS.parallel_us * 1e3
+        self._mutex = aligned_words(1)
+        self._lay_out_slots(buffers)
+        # A layout is never changed, as a thread may be running it; a new number of threads makes another one.
+        self._layouts: dict[int, _Layout] = {}
+        self._use_layout()
+        _programs.add(self)
+
+    def _lay_out_slots(self, buffers: Sequence[_Buffer]) -> None:
+        starts = [0, *itertools.accumulate(len(launch.slots) for launch in self._launches)]
+        self._block = aligned_words(starts[-1] + 1)
+        self._block_of = [self._block.ctypes.data + 8 * start for start in starts]
+        pointers: list[tuple[int, int, int]] = []
+        scalars: list[tuple[int, int]] = []
+        arena = self.arena.ctypes.data
+        for at, slot in enumerate(slot for launch in self._launches for slot in launch.slots):
+            if isinstance(slot, ScalarRef):
+                scalars.append((at, slot.index))
+            elif isinstance(slot, float):
+                self._block[at] = _float_bits(slot)
+            elif not isinstance(slot, Address):
+                self._block[at] = slot
+            else:
+                buffer = buffers[slot.buffer]
+                if buffer.kind == "external":
+                    pointers.append((at, buffer.place, slot.offset))
+                else:
+                    self._block[at] = buffer.place + slot.offset + (arena if buffer.kind == "arena" else 0)
+        self._patches = (len(pointers), _table(pointers), len(scalars), _table(scalars))
+
+    def _use_layout(self) -> None:
+        threads = TEAM.threads
+        layout = self._layouts.get(threads)
+        if layout is None:
+            layout = self._layouts[threads] = self._lay_out_tasks(threads)
+        self.segments = layout.segments
+        self._control = layout.control
+        self._threads = threads
+
+    def _lay_out_tasks(self, threads: int) -> _Layout:
+        segments = segment(self._launches, threads, self._threshold)
+        tasks = [task for shares in segments for share in shares for task in share]
+        lengths = (len(share) for shares in segments for share in shares)
+        table = _table(
+            (self._launches[t.launch].kernel.address, self._block_of[t.launch], t.low, t.high, t.launch) for t in tasks
+        )
+        assert len(table) == len(tasks) * TASK_WORDS + 1
+        ranges = _table([itertools.accumulate(lengths, initial=0)])
+        control = aligned_words(PROGRAM_WORDS)
+        control[MUTEX] = self._mutex.ctypes.data
+        control[BLOCK] = self._block.ctypes.data
+        control[POINTER_PATCHES], control[SCALAR_PATCHES] = self._patches[0], self._patches[2]
+        control[POINTER_TABLE] = self._patches[1].ctypes.data
+        control[SCALAR_TABLE] = self._patches[3].ctypes.data
+        control[PROGRAM_THREADS] = threads
+        control[SEGMENTS] = len(segments)
+        control[RANGES] = ranges.ctypes.data
+        control[TASKS] = table.ctypes.data
+        control[PARALLEL] = any(any(shares[1:]) for shares in segments)
+        control[RELEASE] = sum(launch.cost for launch in self._launches) >= _RELEASE_NS
+        return _Layout(segments, control, (table, ranges))
+
+    def run(self, pointers: np.ndarray, scalars: np.ndarray) -> int:
+        """Runs the program; gives 0, or the error of the first launch that failed, which `failure` explains.
+
+        `pointers` holds the addresses of the external buffers (int64), `scalars` the scalars as float64 or, where a
+        kernel reads an integer, the int64 of it in the same eight bytes. Both must be contiguous and long enough.
+
+        Edge: after a failure, launches of later stages have not run.
+        Cost: less than 1 us beyond the kernels.
+        """
+        if self._threads != TEAM.threads:
+            self._use_layout()
+        return self._run(self._control, pointers, scalars)
+
+    def failure(self, result: int) -> tuple[int, str, int]:
+        """Launch index, kernel name and error code that a result of `run` other than 0 stands for."""
+        launch = result >> ERROR_SHIFT
+        return launch, self.launches[launch], result & ((1 << ERROR_SHIFT) - 1)
+
+    def forget(self) -> None:
+        """In a forked child, where a thread that was running this program does not exist."""
+        self._mutex[0] = 0
+
+
+_programs: weakref.WeakSet[Program] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for program in _programs:
+        program.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)
