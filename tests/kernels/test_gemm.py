@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
-from collections.abc import Callable
 
-import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llvmlite import ir
-from numba.core import cgutils
-from numba.extending import intrinsic
 
+from tests.kernels.chains import reference
 from tests.kernels.launching import operand, run, same, sample
 from tracejit.kernels import gemm_kernels
 from tracejit.kernels.gemm import plan_matmul
@@ -38,42 +33,6 @@ SHAPES = [
     (33, 1, 70),
     (70, 70, 257),
 ]
-
-
-@intrinsic
-def fused(typingctx, x, y, z):  # type: ignore[no-untyped-def]
-    """One scalar fused multiply-add."""
-
-    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-        kind = args[0].type
-        name = "llvm.fma.f32" if kind == ir.FloatType() else "llvm.fma.f64"
-        return builder.call(
-            cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), name), args
-        )
-
-    return x(x, x, x), codegen
-
-
-@functools.cache
-def _chains() -> Callable[[np.ndarray, np.ndarray, np.ndarray], None]:
-    def chains(a, b, c):  # type: ignore[no-untyped-def]
-        for i in range(c.shape[0]):
-            for j in range(c.shape[1]):
-                total = c.dtype.type(0)
-                for k in range(a.shape[1]):
-                    total = fused(a[i, k], b[k, j], total)
-                c[i, j] = total
-
-    compiled: Callable[[np.ndarray, np.ndarray, np.ndarray], None] = numba.njit(chains)
-    return compiled
-
-
-def reference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The product by scalar chains."""
-    out = np.empty((*a.shape[:-1], b.shape[-1]), a.dtype)
-    for batch in np.ndindex(a.shape[:-2]):
-        _chains()(np.ascontiguousarray(a[batch]), np.ascontiguousarray(b[batch]), out[batch])
-    return out
 
 
 def laid_out(array: np.ndarray, layout: str) -> np.ndarray:

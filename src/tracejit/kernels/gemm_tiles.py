@@ -13,7 +13,18 @@ from numba.core import types
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
-from tracejit.kernels.gemm_vectors import F32, F64, TARGET, Lane, add_copy, add_dots, add_tile, add_transpose
+from tracejit.kernels.gemm_vectors import (
+    F32,
+    F64,
+    TARGET,
+    Lane,
+    add_copy,
+    add_dots,
+    add_segments,
+    add_tile,
+    add_transpose,
+    add_zeros,
+)
 
 _LANES = {types.float32: F32, types.float64: F64}
 
@@ -39,14 +50,14 @@ def _call(add: Callable[[Any, Lane], Any], lane: Lane) -> Callable[..., Any]:
     return codegen
 
 
-def make_tile(rows: int, vectors: int) -> Any:
+def make_tile(rows: int, vectors: int, indexed: bool = False) -> Any:
     """The intrinsic (zero, a, a_m, a_k, b, b_k, c, c_m, k, begin, m_left, n_left) of a product tile."""
 
     @intrinsic
     def tile(typingctx, zero, a, a_m, a_k, b, b_k, c, c_m, k, begin, m_left, n_left):  # type: ignore[no-untyped-def]
         lane = _lane("tile", zero)
         return types.void(zero, *[types.int64] * 11), _call(
-            lambda module, lane: add_tile(module, lane, rows, vectors), lane
+            lambda module, lane: add_tile(module, lane, rows, vectors, indexed), lane
         )
 
     return tile
@@ -74,6 +85,20 @@ def make_copy(vectors: int) -> Any:
         return types.void(zero, *[types.int64] * 5), _call(lambda module, lane: add_copy(module, lane, vectors), lane)
 
     return copy
+
+
+@intrinsic
+def copy_segments(typingctx, zero, rows, rows_step, out, out_step, count, length):  # type: ignore[no-untyped-def]
+    """Copies `count` rows of `length` elements, each row a step after the one before."""
+    lane = _lane("copy_segments", zero)
+    return types.void(zero, *[types.int64] * 6), _call(add_segments, lane)
+
+
+@intrinsic
+def clear_vectors(typingctx, zero, out, vectors):  # type: ignore[no-untyped-def]
+    """Sets whole vectors to 0."""
+    lane = _lane("clear_vectors", zero)
+    return types.void(zero, types.int64, types.int64), _call(add_zeros, lane)
 
 
 @intrinsic
@@ -111,6 +136,8 @@ tile_thin = make_tile(1, THIN_VECTORS)
 tile_narrow = make_tile(TILE_ROWS, 1)
 dots_one = make_dots(1, DOT_GROUPS)
 dots_four = make_dots(4, DOT_GROUPS)
+tile_indexed = make_tile(TILE_ROWS, TILE_VECTORS, True)
+tile_indexed_half = make_tile(TILE_ROWS // 2, TILE_VECTORS, True)
 pack_rows = make_copy(TILE_VECTORS)
 
 

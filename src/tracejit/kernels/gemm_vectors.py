@@ -225,17 +225,19 @@ def _loop(builder: Any, count: Any, carried: list[Any], body: Callable[[list[Any
     return phis
 
 
-def add_tile(module: Any, lane: Lane, rows: int, vectors: int) -> Any:
+def add_tile(module: Any, lane: Lane, rows: int, vectors: int, indexed: bool = False) -> Any:
     """C[rows, vectors*W] = or += A @ B, each element's chain held in a register.
 
     Arguments: a, a_m, a_k, b, b_k, c, c_m, k, begin, m_left, n_left. `begin` other than 0 starts the chains at 0,
-    else they go on from C. Rows past `m_left` repeat the last one, columns past `n_left` are not touched.
+    else they go on from C. Rows past `m_left` repeat the last one, columns past `n_left` are not touched. With
+    `indexed`, a_k is the address of a table: the offset in bytes of A's column for each k.
     """
 
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
         a, a_m, a_k, b, b_k, c, c_m, k, begin, m_left, n_left = arguments
         v = VectorBuilder(builder, lane)
-        a_step, b_step, a_m, c_m = v.bytes(a_k), v.bytes(b_k), v.bytes(a_m), v.bytes(c_m)
+        a_step = I64(8) if indexed else v.bytes(a_k)
+        b_step, a_m, c_m = v.bytes(b_k), v.bytes(a_m), v.bytes(c_m)
         last = builder.sub(m_left, I64(1))
         picked = [v.minimum(I64(i), last) for i in range(rows)]
         a_rows = [builder.add(a, builder.mul(i, a_m)) for i in picked]
@@ -263,13 +265,14 @@ def add_tile(module: Any, lane: Lane, rows: int, vectors: int) -> Any:
             def step(state: list[Any]) -> list[Any]:
                 a_at, b_at, *sums = state
                 panel = [read(b_at, j) for j in range(vectors)]
+                offset = builder.load(v.pointer(a_at, I64)) if indexed else a_at
                 out = []
                 for i in range(rows):
-                    value = v.splat(a_rows[i], a_at)
+                    value = v.splat(a_rows[i], offset)
                     out += [v.fma(value, panel[j], sums[i * vectors + j]) for j in range(vectors)]
                 return [builder.add(a_at, a_step), builder.add(b_at, b_step), *out]
 
-            return _loop(builder, k, [I64(0), b, *sums], step)[2:]
+            return _loop(builder, k, [a_k if indexed else I64(0), b, *sums], step)[2:]
 
         def masked(b_at: Any, j: int) -> Any:
             return v.load_masked(b_at, masks[j], columns[j])
@@ -289,7 +292,7 @@ def add_tile(module: Any, lane: Lane, rows: int, vectors: int) -> Any:
             with otherwise:
                 _store_tile(v, product(masked), c_rows, columns, masks)
 
-    return internal_function(module, f"tile_{lane.name}_{rows}x{vectors}", 11, body)
+    return internal_function(module, f"tile_{lane.name}_{rows}x{vectors}{'_indexed' * indexed}", 11, body)
 
 
 def _store_tile(v: VectorBuilder, results: list[Any], c_rows: list[Any], columns: list[Any], masks: list[Any]) -> None:
@@ -361,6 +364,50 @@ def add_copy(module: Any, lane: Lane, vectors: int) -> Any:
         _loop(builder, k, [rows, out], copy)
 
     return internal_function(module, f"copy_{lane.name}_{vectors}", 5, body)
+
+
+def add_segments(module: Any, lane: Lane) -> Any:
+    """Copies `count` rows of `length` elements; one row lies rows_step or out_step elements after another.
+
+    Arguments: rows, rows_step, out, out_step, count, length.
+    """
+
+    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
+        rows, rows_step, out, out_step, count, length = arguments
+        v = VectorBuilder(builder, lane)
+        source_step, target_step = v.bytes(rows_step), v.bytes(out_step)
+
+        def chunk(state: list[Any]) -> list[Any]:
+            left, source, target = state
+            mask = v.mask(left)
+
+            def copy(places: list[Any]) -> list[Any]:
+                v.store_masked(v.load_masked(places[0], mask), places[1], mask)
+                return [builder.add(places[0], source_step), builder.add(places[1], target_step)]
+
+            _loop(builder, count, [source, target], copy)
+            step = I64(TARGET.vector_bytes)
+            return [builder.sub(left, I64(v.width)), builder.add(source, step), builder.add(target, step)]
+
+        chunks = builder.sdiv(builder.add(length, I64(v.width - 1)), I64(v.width))
+        _loop(builder, chunks, [length, rows, out], chunk)
+
+    return internal_function(module, f"segments_{lane.name}", 6, body)
+
+
+def add_zeros(module: Any, lane: Lane) -> Any:
+    """Sets whole vectors to 0. Arguments: out, vectors."""
+
+    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
+        v = VectorBuilder(builder, lane)
+
+        def clear(state: list[Any]) -> list[Any]:
+            v.store(v.zeros, state[0])
+            return [builder.add(state[0], I64(TARGET.vector_bytes))]
+
+        _loop(builder, arguments[1], [arguments[0]], clear)
+
+    return internal_function(module, f"zeros_{lane.name}", 2, body)
 
 
 def add_dots(module: Any, lane: Lane, rows: int, groups: int) -> Any:
