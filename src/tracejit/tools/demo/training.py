@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -78,18 +80,35 @@ def accuracy(model: nn.Module, digits: Digits) -> float:
     return float(np.mean(guesses == digits.test_y))
 
 
+def final_state(model: nn.Module, opt: Optimizer) -> dict[str, npt.NDArray[Any]]:
+    """Copies of all parameters and buffers, and of the optimizer's state under names that begin with "opt."."""
+    found = {name: value.numpy().copy() for name, value in model.state_dict().items()}
+    for index, slots in opt.state_dict()["state"].items():
+        found |= {f"opt.{index}.{slot}": tj.as_tensor(value).numpy().copy() for slot, value in slots.items()}
+    return found
+
+
 def train(
-    build: Callable[[], nn.Module], recipe: Recipe, digits: Digits, *, compiled: bool, title: str, quiet: bool = False
+    build: Callable[[], nn.Module],
+    recipe: Recipe,
+    digits: Digits,
+    *,
+    compiled: bool,
+    title: str = "",
+    quiet: bool = False,
+    steps: int | None = None,
 ) -> Run:
-    """Train one model from the demo's seed and return what happened."""
+    """Train one model from the demo's seed, for all its epochs or the first `steps`; what happened."""
     tj.manual_seed(SEED)
     model = build()
-    step = make_step(model, Adam(model.parameters(), lr=recipe.lr))
+    opt = Adam(model.parameters(), lr=recipe.lr)
+    step = make_step(model, opt)
     if compiled:
         step = tj.compile(step)
     run = Run()
-    batches = digits.batches(recipe.epochs, BATCH, SEED)
-    with tqdm(batches, title, total=digits.steps(recipe.epochs, BATCH), disable=quiet, ncols=100) as bar:
+    batches = islice(digits.batches(recipe.epochs, BATCH, SEED), steps)
+    total = min(digits.steps(recipe.epochs, BATCH), steps or sys.maxsize)
+    with tqdm(batches, title, total=total, disable=quiet, ncols=100) as bar:
         for x, y in bar:
             inputs, targets = tj.from_numpy(x), tj.from_numpy(y)
             start = time.perf_counter()
@@ -97,7 +116,7 @@ def train(
             run.seconds.append(time.perf_counter() - start)
             run.losses.append(loss)
             bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
-    run.state = {name: value.numpy().copy() for name, value in model.state_dict().items()}
+    run.state = final_state(model, opt)
     run.accuracy = accuracy(model, digits)
     return run
 
