@@ -91,9 +91,9 @@ def _plan(what: str, flip: str, x: Operand, out: Operand, dim: int) -> tuple[Lau
     blanks = {"t": short, "zero": zero, "bits": bits, "key": key, "least": _LEAST}
     if inner == 1:
         function = instantiate(_ROW, f"{what}_row_{short}", **blanks)
-        return launched(Launch(function, (Ptr(0), Ptr(1), size), units, 4.0 + 0.6 * size))
+        return launched(Launch(function, (Ptr(0), Ptr(1), size), units, 4.0 + 0.4 * size))
     function = instantiate(_COLUMN, f"{what}_column_{short}", **blanks)
-    return launched(Launch(function, (Ptr(0), Ptr(1), size, inner), units, 1.0 + 0.6 * size))
+    return launched(Launch(function, (Ptr(0), Ptr(1), size, inner), units, 1.0 + 0.25 * size))
 
 
 def plan_argmax(x: Operand, out: Operand, dim: int) -> tuple[Launch, ...]:

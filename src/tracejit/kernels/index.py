@@ -198,12 +198,12 @@ def _kernel(text: str, base: str, **blanks: str) -> Callable[..., Any]:
 def _check(index: Operand, slot: Ptr, low: int, high: int) -> Launch:
     """A launch that writes nothing and returns 1 if an index is not in [low, high)."""
     function = _kernel(_CHECK, "check_index", i=short_name(index))
-    return Launch(function, (slot, low, high), product(index.shape), 0.3, fails=True)
+    return Launch(function, (slot, low, high), product(index.shape), 0.15, fails=True)
 
 
 def _copy(x: Operand, source: Ptr, target: Ptr) -> Launch:
     """A launch that copies; nothing is done where both are one buffer."""
-    return Launch(_kernel(_COPY, "copy", t=move_name(x)), (source, target), product(x.shape), 0.25)
+    return Launch(_kernel(_COPY, "copy", t=move_name(x)), (source, target), product(x.shape), 0.1)
 
 
 def plan_wrap_index(index: Operand, out: Operand, size: int) -> tuple[Launch, ...]:
@@ -216,7 +216,7 @@ def plan_wrap_index(index: Operand, out: Operand, size: int) -> tuple[Launch, ..
     require_contiguous("index", index, out)
     if out.dtype != "int64" or out.shape != index.shape:
         raise ValueError(f"index: expected int64{list(index.shape)} out, got {out.dtype}{list(out.shape)}")
-    wrap = Launch(_kernel(_WRAP, "wrap_index", i=name), (Ptr(0), Ptr(1), size), product(index.shape), 0.4)
+    wrap = Launch(_kernel(_WRAP, "wrap_index", i=name), (Ptr(0), Ptr(1), size), product(index.shape), 0.2)
     return launched(_check(index, Ptr(0), -size, size), wrap)
 
 
@@ -237,7 +237,7 @@ def plan_take(x: Operand, index: Operand, out: Operand, dim: int) -> tuple[Launc
             f"does not give {list(out.shape)}"
         )
     function = _kernel(_TAKE, "take", t=move_name(x), i=name)
-    move = Launch(function, (Ptr(0), Ptr(1), Ptr(2), size, n, inner), outer * n * inner, 0.3 + 2.0 / max(1, inner))
+    move = Launch(function, (Ptr(0), Ptr(1), Ptr(2), size, n, inner), outer * n * inner, 0.1 + 2.0 / max(1, inner))
     return launched(_check(index, Ptr(1), 0, size), move)
 
 
@@ -317,7 +317,7 @@ def _lines(
     return launched(
         _check(index, Ptr(1), 0, size),
         _copy(x, Ptr(0), Ptr(3)),
-        Launch(function, tuple(slots), units, 2.0 + 1.5 * n),
+        Launch(function, tuple(slots), units, 2.0 + n),
     )
 
 
@@ -369,7 +369,7 @@ def _rows(
     return launched(
         _check(index, Ptr(1), 0, size),
         _copy(x, Ptr(0), Ptr(3)),
-        Launch(function, slots, outer * inner if n else 0, 2.0 + n * (0.5 + 2.0 / max(1, inner))),
+        Launch(function, slots, outer * inner if n else 0, 2.0 + n * (0.1 + 2.0 / max(1, inner))),
     )
 
 

@@ -17,10 +17,11 @@ from tracejit.kernels.template import (
 
 Pair = tuple[int, int]
 
-# Columns c of an output row whose tap lies inside the input are found first, so that no loop tests a border.
+# Taps are brought side by side, with the lowest value where they lie in the padding, and then compared in whole
+# groups of 16: a loop over strided taps is not vectorised, and a branch for each comparison is mispredicted.
 _MAX = """
 def $name(p, lo, hi):
-    # A unit is one row of the output.
+    # A unit is one row of the output; it is done in tiles of 256 columns.
     x = load_arg(p, 0)
     values = load_arg(p, 1)
     indices = load_arg(p, 2)
@@ -37,37 +38,53 @@ def $name(p, lo, hi):
     dilation_h = load_arg(p, 13)
     dilation_w = load_arg(p, 14)
     lowest = $lowest
+    taps = stack_$a(256)
+    best = stack_$a(256)
+    place = stack_i64(256)
     for u in range(lo, hi):
         plane = u // out_height
         top = (u - plane * out_height) * stride_h - pad_h
         base = plane * height * width
-        e = u * out_width
-        h = top
-        while h < 0:
-            h += dilation_h
-        h = min(h, height - 1)
-        for c in range(out_width):
-            w = c * stride_w - pad_w
-            while w < 0:
-                w += dilation_w
-            store_$t(values, e + c, lowest)
-            store_i64(indices, e + c, h * width + min(w, width - 1))
-        for i in range(kernel_h):
-            h = top + i * dilation_h
-            if h >= 0 and h < height:
-                for j in range(kernel_w):
-                    left = j * dilation_w - pad_w
-                    first = (stride_w - 1 - min(left, 0)) // stride_w
-                    last = min(out_width - 1, (width - 1 - left) // stride_w)
-                    at = h * width + left
-                    for c in range(first, last + 1):
-                        v = load_${t}_s(x, base + at + c * stride_w, 0, 3)
-                        best = load_${t}_s(values, e + c, 1, 3)
-                        held = load_i64_s(indices, e + c, 2, 3)
-                        # NaN is taken whenever it comes, and nothing is greater than it.
-                        higher = (v > best) | (v != v)
-                        store_${t}_s(values, e + c, v if higher else best, 1, 3)
-                        store_i64_s(indices, e + c, at + c * stride_w if higher else held, 2, 3)
+        inside = top
+        while inside < 0:
+            inside += dilation_h
+        inside = min(inside, height - 1) * width
+        for tile in range(0, out_width, 256):
+            e = u * out_width + tile
+            columns = min(256, out_width - tile)
+            padded = (columns + 15) // 16 * 16
+            for c in range(padded):
+                store_$a(best, c, lowest)
+                w = (tile + c) * stride_w - pad_w
+                while w < 0:
+                    w += dilation_w
+                store_i64(place, c, inside + min(w, width - 1))
+            for i in range(kernel_h):
+                h = top + i * dilation_h
+                if h >= 0 and h < height:
+                    for j in range(kernel_w):
+                        left = tile * stride_w + j * dilation_w - pad_w
+                        first = min(columns, (stride_w - 1 - min(left, 0)) // stride_w)
+                        stop = max(first, min(columns, (width - 1 - left) // stride_w + 1))
+                        at = h * width + left
+                        for c in range(first):
+                            store_$a(taps, c, lowest)
+                        for c in range(first, stop):
+                            store_$a(taps, c, load_$t(x, base + at + c * stride_w))
+                        for c in range(stop, padded):
+                            store_$a(taps, c, lowest)
+                        for group in range(0, padded, 16):
+                            for c in range(group, group + 16):
+                                v = load_${a}_s(taps, c, 0, 3)
+                                before = load_${a}_s(best, c, 1, 3)
+                                held = load_i64_s(place, c, 2, 3)
+                                # NaN is taken whenever it comes, and nothing is greater than it.
+                                higher = (v > before) | (v != v)
+                                store_${a}_s(best, c, v if higher else before, 1, 3)
+                                store_i64_s(place, c, at + c * stride_w if higher else held, 2, 3)
+            for c in range(columns):
+                store_$t(values, e + c, load_$a(best, c))
+                store_i64(indices, e + c, load_i64(place, c))
     return 0
 """
 
@@ -135,6 +152,7 @@ def $name(p, lo, hi):
     margin_w = load_arg(p, 13)
     divisor = load_arg(p, 14)
     sums = stack_$a(256)
+    shares = stack_$a(256)
     for u in range(lo, hi):
         plane = u // height
         h = u - plane * height
@@ -150,14 +168,23 @@ def $name(p, lo, hi):
                 top = row * stride_h - pad_h
                 rows = min(top + kernel_h, height + margin_h) - max(top, -margin_h)
                 line = (plane * out_height + row) * out_width
-                for column in range(before, behind):
-                    left = column * stride_w - pad_w
-                    count = divisor
-                    if divisor == 0:
-                        count = rows * (min(left + kernel_w, width + margin_w) - max(left, -margin_w))
-                    share = $kind(load_$t(ct, line + column) / $kind(count))
-                    for w in range(max(left, tile), min(left + kernel_w, stop)):
-                        store_$a(sums, w - tile, load_$a(sums, w - tile) + share)
+                for start in range(before, behind, 256):
+                    end = min(behind, start + 256)
+                    for c in range(start, end):
+                        left = c * stride_w - pad_w
+                        count = divisor
+                        if divisor == 0:
+                            count = rows * (min(left + kernel_w, width + margin_w) - max(left, -margin_w))
+                        store_$a(shares, c - start, load_$t(ct, line + c) / $kind(count))
+                    # Taps from the last to the first: an element then gets its windows' shares in ascending order.
+                    for back in range(kernel_w):
+                        shift = kernel_w - 1 - back - pad_w
+                        first = max(start, (tile - shift + stride_w - 1) // stride_w)
+                        last = min(end, (stop - 1 - shift) // stride_w + 1)
+                        for c in range(first, last):
+                            w = c * stride_w + shift - tile
+                            share = load_${a}_s(shares, c - start, 0, 2)
+                            store_${a}_s(sums, w, load_${a}_s(sums, w, 1, 2) + share, 1, 2)
             for w in range(tile, stop):
                 store_$t(dx, u * width + w, load_$a(sums, w - tile))
     return 0
@@ -253,11 +280,12 @@ def plan_max_pool2d(
     lowest: int | float = (
         -math.inf if floating else (0 if short == "u8" else -(1 << (8 * BY_NAME[x.dtype].itemsize - 1)))
     )
+    wide = _sums_in(short)["a"] if floating else "i64"
     function = instantiate(
-        _MAX, f"max_pool2d_{short}", t=short, lowest="arg_f64(p, 15)" if floating else "load_arg(p, 15)"
+        _MAX, f"max_pool2d_{short}", t=short, a=wide, lowest="arg_f64(p, 15)" if floating else "load_arg(p, 15)"
     )
     slots = (Ptr(0), Ptr(1), Ptr(2), *x.shape[-2:], *shape[-2:], *kernel, *stride, *padding, *dilation, lowest)
-    cost = shape[-1] * (2.0 + kernel[0] * kernel[1])
+    cost = shape[-1] * (4.0 + 0.6 * kernel[0] * kernel[1])
     return launched(Launch(function, slots, product(shape[:-1]), cost))
 
 
@@ -310,7 +338,7 @@ def plan_avg_pool2d(
     sizes = _avg_slots("avg_pool2d", x, out, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override)
     short = short_name(x)
     function = instantiate(_AVG, f"avg_pool2d_{short}", t=short, **_sums_in(short))
-    cost = out.shape[-1] * (2.0 + 0.6 * kernel[0] * kernel[1])
+    cost = out.shape[-1] * (2.0 + 0.4 * kernel[0] * kernel[1])
     return launched(Launch(function, (Ptr(0), Ptr(1), *sizes), product(out.shape[:-1]), cost))
 
 
@@ -336,5 +364,5 @@ def plan_avg_pool2d_grad(
     short = short_name(dx)
     function = instantiate(_AVG_GRAD, f"avg_pool2d_grad_{short}", t=short, **_sums_in(short))
     windows = (kernel[0] / stride[0]) * (kernel[1] / stride[1])
-    cost = dx.shape[-1] * (2.0 + 3.0 * windows)
+    cost = dx.shape[-1] * (1.7 + 0.3 * windows)
     return launched(Launch(function, (Ptr(0), Ptr(1), *sizes), product(dx.shape[:-1]), cost))

@@ -83,7 +83,11 @@ def _plan(what: str, op: str, x: Operand, out: Operand, dim: int) -> tuple[Launc
     else:
         function = instantiate(_SCAN, f"{what}_{short}", op=op, t=short)
     units = outer * inner if size else 0
-    return launched(Launch(function, (Ptr(0), Ptr(1), size, inner), units, 2.0 + 1.0 * size))
+    return launched(
+        Launch(
+            function, (Ptr(0), Ptr(1), size, inner), units, 2.0 + size * (0.8 if inner == 1 or short == "f16" else 0.2)
+        )
+    )
 
 
 def plan_cumsum(x: Operand, out: Operand, dim: int) -> tuple[Launch, ...]:
