@@ -1,6 +1,6 @@
 """Makes src/tracejit/kernels/vmath/coefficients.py: minimax polynomials by the Remez exchange in high precision.
 
-Run: python benchmarks/minimax.py > src/tracejit/kernels/vmath/coefficients.py   (needs mpmath; about a minute)
+Run: python benchmarks/minimax.py | ruff format - > src/tracejit/kernels/vmath/coefficients.py   (needs mpmath)
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ Function = Callable[[mpf], mpf]
 
 @dataclass(frozen=True)
 class Fit:
-    """A polynomial of `terms` coefficients for `function` on [low, high], the error weighted by `weight`."""
+    """A polynomial of `terms` coefficients for `function` on [low, high], the error weighted by `weight`.
+
+    `split`: the lowest coefficient is written as two floats, high and low part.
+    """
 
     name: str
     function: Function
@@ -27,6 +30,7 @@ class Fit:
     high: mpf
     terms: dict[int, int]
     weight: Function = lambda u: mpf(1)
+    split: bool = False
 
 
 def remez(fit: Fit, terms: int, grid_size: int = 600) -> tuple[list[mpf], mpf]:
@@ -48,7 +52,9 @@ def remez(fit: Fit, terms: int, grid_size: int = 600) -> tuple[list[mpf], mpf]:
             right[row] = values[pick]
         solution = mpmath.lu_solve(matrix, right)
         coefficients = [solution[i] for i in range(terms)]
-        errors = [w * (mpmath.polyval(coefficients[::-1], u) - v) for u, v, w in zip(grid, values, weights)]
+        errors = [
+            w * (mpmath.polyval(coefficients[::-1], u) - v) for u, v, w in zip(grid, values, weights, strict=True)
+        ]
         worst = max(abs(e) for e in errors)
         level = abs(solution[terms])
         if worst < level * mpf("1.01"):
@@ -150,20 +156,34 @@ FITS = (
     Fit("EXP_SHORT", series(lambda r: (mpmath.expm1(r) - r) / r**2), -ln2 / 2, ln2 / 2, {64: 6}),
     Fit("TANH", odd_tail(mpmath.tanh), mpf(0), mpf("0.41"), {32: 6, 64: 12}),
     Fit("SINH", odd_tail(mpmath.sinh), mpf(0), mpf(1), {32: 4, 64: 7}),
-    Fit("SIN", odd_tail(mpmath.sin), mpf(0), quarter_turn, {32: 3, 64: 6}),
-    Fit("COS", series(lambda z: (mpmath.cos(mpmath.sqrt(z)) - 1 + z / 2) / z**2), mpf(0), quarter_turn,
-        {32: 3, 64: 6}),
+    Fit("SIN", odd_tail(mpmath.sin), mpf(0), quarter_turn, {32: 4, 64: 6}),
+    Fit("COS", series(lambda z: (mpmath.cos(mpmath.sqrt(z)) - 1 + z / 2) / z**2), mpf(0), quarter_turn, {32: 3, 64: 6}),
     Fit("ATAN", odd_tail(mpmath.atan), mpf(0), z_atan, {32: 5, 64: 11}),
     Fit("ASIN", odd_tail(mpmath.asin), mpf(0), mpf("0.2501"), {32: 5, 64: 12}),
-    Fit("ERF", series(lambda z: mpmath.erf(mpmath.sqrt(z)) / mpmath.sqrt(z) - 1), mpf(0), mpf("1.0001"),
-        {32: 7, 64: 12}),
+    Fit(
+        "ERF", series(lambda z: mpmath.erf(mpmath.sqrt(z)) / mpmath.sqrt(z) - 1), mpf(0), mpf("1.0001"), {32: 7, 64: 12}
+    ),
     Fit("ERFC_LOG_32", lambda t: minus_log_erfc(t + 2), mpf(-1), mpf("2.0"), {32: 6}, lambda t: mpmath.erfc(t + 2)),
     Fit("ERFC_LOG_64", lambda t: minus_log_erfc(t + 2), mpf(-1), mpf("4.0"), {64: 17}, lambda t: mpmath.erfc(t + 2)),
-    Fit("ERFINV_LOW", lambda t: erfinv_at(t + mpf("2.5")), mpf("-2.5"), mpf("2.5"), {32: 10}),
-    Fit("ERFINV_HIGH", lambda t: erfinv_at((t + 3) ** 2), mpmath.sqrt(5) - 3, mpmath.sqrt(mpf("17.4")) - 3, {32: 10}),
-    Fit("ERFINV_A", lambda t: erfinv_at(t + mpf("3.125")), mpf("-3.125"), mpf("3.125"), {64: 24}),
-    Fit("ERFINV_B", lambda t: erfinv_at((t + mpf("3.25")) ** 2), mpf("2.5") - mpf("3.25"), mpf("0.75"), {64: 20}),
-    Fit("ERFINV_C", lambda t: erfinv_at((t + 5) ** 2), mpf("-1"), mpf("1.12"), {64: 19}),
+    Fit("ERFINV_LOW", lambda t: erfinv_at(t + mpf("1.5")), mpf("-1.5"), mpf("3.5"), {32: 10}, split=True),
+    Fit(
+        "ERFINV_HIGH",
+        lambda t: erfinv_at((t + mpf("2.5")) ** 2),
+        mpmath.sqrt(5) - mpf("2.5"),
+        mpmath.sqrt(mpf("17.4")) - mpf("2.5"),
+        {32: 10},
+        split=True,
+    ),
+    Fit("ERFINV_A", lambda t: erfinv_at(t + mpf("3.125")), mpf("-3.125"), mpf("3.125"), {64: 24}, split=True),
+    Fit(
+        "ERFINV_B",
+        lambda t: erfinv_at((t + mpf("3.25")) ** 2),
+        mpf("2.5") - mpf("3.25"),
+        mpf("0.75"),
+        {64: 20},
+        split=True,
+    ),
+    Fit("ERFINV_C", lambda t: erfinv_at((t + 5) ** 2), mpf("-1"), mpf("1.12"), {64: 19}, split=True),
 )
 
 
@@ -185,7 +205,7 @@ def split(value: mpf, width: int, parts: int) -> list[float]:
 
 def main() -> None:
     print('"""Coefficients of the elementary functions, lowest power first, by bits of the float format.\n')
-    print("Made by benchmarks/minimax.py (Remez exchange, 50 digits); the comment is log2 of the largest error of the fit.")
+    print("Made by benchmarks/minimax.py (Remez exchange, 50 digits); the comments give log2 of a fit's largest error.")
     print('"""\n')
     print("from __future__ import annotations\n")
     for fit in FITS:
@@ -194,6 +214,9 @@ def main() -> None:
             coefficients, error = remez(fit, terms)
             print(f"    # {width}: {float(mpmath.log(error, 2)):.1f}")
             print(f"    {width}: (")
+            if fit.split:
+                for part in split(coefficients.pop(0), width, 2):
+                    print(f"        {part!r},")
             for c in coefficients:
                 print(f"        {rounded(c, width)!r},")
             print("    ),")

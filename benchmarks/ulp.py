@@ -42,7 +42,7 @@ ORACLES_64: dict[str, Callable[..., Any]] = {
     "asin": mpmath.asin,
     "acos": mpmath.acos,
     "erf": mpmath.erf,
-    "erfinv": lambda x: erfinv_exact(x),
+    "erfinv": lambda x: erfinv_exact(x),  # noqa: PLW0108 - defined below
     "sqrt": mpmath.sqrt,
     "rsqrt": lambda x: 1 / mpmath.sqrt(x),
     "pow": mpmath.power,
@@ -55,7 +55,7 @@ ORACLES_32: dict[str, Callable[..., Array]] = {
     "sinh": np.sinh,
     "cosh": np.cosh,
     "tanh": np.tanh,
-    "sigmoid": lambda x: 1.0 / (1.0 + np.exp(-x)),
+    "sigmoid": lambda x: np.where(x < 0, np.exp(-np.abs(x)), 1.0) / (1.0 + np.exp(-np.abs(x))),
     "log": np.log,
     "log2": np.log2,
     "log10": np.log10,
@@ -107,7 +107,7 @@ def samples(name: str, dtype: Any, count: int, rng: np.random.Generator) -> Arra
     usual = rng.uniform(low, high, part)
     bits = np.uint32 if dtype == np.float32 else np.uint64
     anything = rng.integers(0, np.iinfo(bits).max, part, dtype=bits, endpoint=True).view(dtype)
-    if name == "erfinv" or name in ("asin", "acos"):
+    if name in ("erfinv", "asin", "acos"):
         edges = (1.0 - 2.0 ** rng.uniform(-53.0, 0.0, part)) * rng.choice([-1.0, 1.0], part)
     elif name in ("sin", "cos", "tan"):
         turns = rng.integers(0, 2 ** int(rng.integers(4, 20)), part) * (math.pi / 2)
@@ -205,10 +205,8 @@ def in_domain(name: str, args: tuple[Array, ...]) -> Array:
     return keep
 
 
-def measure(name: str, dtype: Any, points: int) -> tuple[float, int, float, tuple[float, ...]]:
-    """(largest ulp error, points, nanoseconds an element, the worst argument)."""
-    rng = np.random.default_rng(7)
-    loop = looped(name, dtype)
+def arguments(name: str, dtype: Any, points: int, rng: np.random.Generator) -> tuple[Array, ...]:
+    """Random arguments in the function's domain: at most `points` of them."""
     x = samples(name, dtype, points, rng)
     args: tuple[Array, ...] = (x,)
     if name == "pow":
@@ -218,14 +216,23 @@ def measure(name: str, dtype: Any, points: int) -> tuple[float, int, float, tupl
     keep = in_domain(name, args)
     for extra in args[1:]:
         keep &= np.isfinite(extra)
-    args = tuple(np.ascontiguousarray(a[keep]) for a in args)
+    return tuple(np.ascontiguousarray(a[keep]) for a in args)
+
+
+def measure(name: str, dtype: Any, points: int) -> tuple[float, int, float, tuple[float, ...]]:
+    """(largest ulp error, points, nanoseconds an element, the worst argument)."""
+    rng = np.random.default_rng(7)
+    loop = looped(name, dtype)
+    args = arguments(name, dtype, points, rng)
     out = np.empty_like(args[0])
     loop(*args, out)
     errors = ulp_errors(name, args, out)
     worst = int(np.argmax(errors))
     low, high = USUAL.get(name, (-10.0, 10.0))
-    timed = tuple(rng.uniform(max(low, -1.0) if i else low, min(high, 5.0) if i else high, 65536).astype(dtype)
-                  for i in range(len(args)))
+    timed = tuple(
+        rng.uniform(max(low, -1.0) if i else low, min(high, 5.0) if i else high, 65536).astype(dtype)
+        for i in range(len(args))
+    )
     target = np.empty(65536, dtype)
     best = math.inf
     for _ in range(30):
@@ -246,7 +253,9 @@ def main() -> None:
         few = options.points // (100 if name == "erfinv" else 1)
         ulp_32, count_32, ns_32, at_32 = measure(name, np.float32, few)
         ulp_64, count_64, ns_64, at_64 = measure(name, np.float64, options.points // (60 if name == "erfinv" else 20))
-        lines.append(f"| {name} | {ulp_32:.2f} | {count_32:,} | {ns_32:.2f} | {ulp_64:.2f} | {count_64:,} | {ns_64:.2f} |")
+        lines.append(
+            f"| {name} | {ulp_32:.2f} | {count_32:,} | {ns_32:.2f} | {ulp_64:.2f} | {count_64:,} | {ns_64:.2f} |"
+        )
         print(f"{lines[-1]}  worst at {at_32} {at_64}", flush=True)
     if options.write:
         text = TABLE.read_text()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from tracejit.kernels.vmath import coefficients as c
 from tracejit.kernels.vmath.expression import (
     V,
+    fast_two_sum,
     nearest_integer,
     polynomial,
     power_of_two,
@@ -92,7 +93,7 @@ def tanh(x: V) -> V:
     r, n = reduce_by_log2(2.0 * (magnitude > limit).where(x.const(limit), magnitude))
     exp_twice = (expm1_reduced(r) + 1.0) * power_of_two(n)
     large = 1.0 - 2.0 / (exp_twice + 1.0)
-    return (magnitude < 0.625).where(_odd_small(x, c.TANH[x.width]), large.copysign(x))
+    return (magnitude < 0.625).where(_odd_small(magnitude, c.TANH[x.width]), large).copysign(x)
 
 
 def sigmoid(x: V) -> V:
@@ -101,4 +102,11 @@ def sigmoid(x: V) -> V:
     negative = -x.abs()
     r, n = reduce_by_log2((negative < lowest).where(x.const(lowest), negative))
     small = scale_by_power(expm1_reduced(r) + 1.0, n)
-    return (x < 0.0).where(small, 1.0) / (small + 1.0)
+    total, total_low = fast_two_sum(x.const(1.0), small)
+    top = (x < 0.0).where(small, 1.0)
+    if x.width == 64:
+        return top / total
+    # top / total, corrected by the remainder: the sum's rounding error would cost half an ulp
+    inverse = 1.0 / total
+    quotient = top * inverse
+    return (-quotient).fma(total_low, (-quotient).fma(total, top)).fma(inverse, quotient)

@@ -7,7 +7,7 @@ bits as a scalar, in a vector lane, and on any target that has correctly rounded
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Union
+from typing import Union
 
 from llvmlite import ir
 from numba.core import cgutils
@@ -236,11 +236,6 @@ def two_product(a: V, b: Number) -> tuple[V, V]:
     """Rounded a * b and its rounding error."""
     product = a * b
     return product, a.fma(b, -product)
-
-
-def float_format(x: V) -> Any:
-    """The constants of the float format of `x`: a `Format`."""
-    return FORMATS[x.width]
 
 
 class Format:

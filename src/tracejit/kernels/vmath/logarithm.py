@@ -102,7 +102,7 @@ def log1p(x: V) -> V:
     return _log_edges(x, inner, zero=-1.0)
 
 
-def pow(x: V, y: V) -> V:  # noqa: A001 - the function's own name
+def pow(x: V, y: V) -> V:
     """x**y with the special cases of C's pow."""
     core = _pow_core_32 if x.width == 32 else _pow_core_64
     return _pow_edges(x, y, core(x.abs(), y))

@@ -29,6 +29,11 @@ def erf(x: V) -> V:
     return (magnitude < 1.0).where(small, large.copysign(x))
 
 
+def _leading_and_rest(t: V, coefficients: tuple[float, ...]) -> tuple[V, V]:
+    """A polynomial as its lowest coefficient and the rest; that coefficient comes in two parts."""
+    return t.const(coefficients[0]), polynomial(t, coefficients[2:]).fma(t, coefficients[1])
+
+
 def erfinv(x: V) -> V:
     """Inverse of the error function; inf at 1, nan beyond."""
     form = FORMATS[x.width]
@@ -36,15 +41,17 @@ def erfinv(x: V) -> V:
     w = -log((1.0 - magnitude) * (magnitude + 1.0))
     root = w.sqrt()
     if x.width == 32:
-        factor = (w < 5.0).where(
-            polynomial(w - 2.5, c.ERFINV_LOW[32]),
-            polynomial(root - 3.0, c.ERFINV_HIGH[32]),
-        )
+        low = w < 5.0
+        leading, rest = _leading_and_rest(w - 1.5, c.ERFINV_LOW[32])
+        leading_far, rest_far = _leading_and_rest(root - 2.5, c.ERFINV_HIGH[32])
     else:
-        factor = (w < 16.0).where(
-            polynomial(root - 3.25, c.ERFINV_B[64]),
-            polynomial(root - 5.0, c.ERFINV_C[64]),
-        )
-        factor = (w < 6.25).where(polynomial(w - 3.125, c.ERFINV_A[64]), factor)
-    result = magnitude.equals(1.0).where(x.const(form.inf).copysign(x), factor * x)
-    return (magnitude <= 1.0).where(result, form.nan)
+        low = w < 6.25
+        leading, rest = _leading_and_rest(w - 3.125, c.ERFINV_A[64])
+        leading_far, rest_far = _leading_and_rest(root - 3.25, c.ERFINV_B[64])
+        leading_last, rest_last = _leading_and_rest(root - 5.0, c.ERFINV_C[64])
+        near = w < 16.0
+        leading_far, rest_far = near.where(leading_far, leading_last), near.where(rest_far, rest_last)
+    leading, rest = low.where(leading, leading_far), low.where(rest, rest_far)
+    result = magnitude.fma(leading, magnitude * rest)
+    result = magnitude.equals(1.0).where(x.const(form.inf), result)
+    return (magnitude <= 1.0).where(result, form.nan).copysign(x)

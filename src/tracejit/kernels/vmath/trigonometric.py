@@ -28,10 +28,12 @@ def _reduce_32(magnitude: V) -> tuple[V, V]:
     wide = [by_64.where(words[i + 2], words[i]) for i in range(5)]
     wide = [by_128.where(words[i + 4], wide[i]) for i in range(4)] + [wide[4]]
     near = [by_32.where(wide[i + 1], wide[i]) for i in range(4)]
-    high, middle, low = (near[i].funnel_left(near[i + 1], count).widen() for i in range(3))
+    high, middle, low = (near[i].funnel_left(near[i + 1], count) for i in range(3))
+    # of the highest product only the low half counts: a 32-bit multiplication is cheaper
+    top = (mantissa * high).widen() << 32
     factor = mantissa.widen()
     # quarter turns as fixed point: 2 bits whole, 62 bits fraction
-    turns = ((factor * high) << 32) + factor * middle + ((factor * low) >> 32)
+    turns = top + factor * middle.widen() + ((factor * low.widen()) >> 32)
     quarters = (turns + (1 << 61)) >> 62
     fraction = turns - (quarters << 62)
     return fraction.to_float() * (math.pi * 2.0**-63), quarters.narrow()
@@ -59,8 +61,10 @@ def _sin_cos(magnitude: V) -> tuple[V, V, V]:
         q = small.choose(q, 0, q)
         r = (magnitude < form.inf).where(r, form.nan)
         z = r * r
-        sine = (polynomial(z, c.SIN[32]) * z).fma(r, r)
-        return sine, polynomial(z, c.COS[32]).fma(z, -0.5).fma(z, 1.0), q
+        half = z * 0.5
+        top = 1.0 - half
+        cosine = top + (polynomial(z, c.COS[32]) * z).fma(z, (1.0 - top) - half)
+        return (polynomial(z, c.SIN[32]) * z).fma(r, r), cosine, q
     r, low, q = _reduce_64(magnitude)
     inside = magnitude < FLOAT64_BOUND
     r = inside.where(r, magnitude - magnitude)
@@ -136,12 +140,16 @@ def _atan_positive(y: V, x: V, mirrored: V | None) -> V:
         # keeps the sum below from overflowing
         shrink = (large > 2.0 ** (form.bias - 2)).choose(y, 0.25, 1.0)
         small, large = small * shrink, large * shrink
+        # inf / inf stands for 1
+        both = small.equals(form.inf)
+        small, large = both.where(y.const(1.0), small), both.where(y.const(1.0), large)
     middle = small > large * (math.sqrt(2.0) - 1.0)
     top = middle.where(small - large, small)
     bottom = middle.where(small + large, large)
     ratio = top / bottom
-    # 0 / 0 stands for 0, inf / inf for 1
-    ratio = (bottom.equals(0.0) | (large.equals(form.inf) & small.equals(large))).where(y.const(0.0), ratio)
+    if mirrored is not None:
+        # 0 / 0 stands for 0
+        ratio = bottom.equals(0.0).where(y.const(0.0), ratio)
     z = ratio * ratio
     tail = polynomial(z, c.ATAN[y.width]) * z * ratio
     eighths, eighths_low = _eighths(y, middle, swapped, mirrored)
