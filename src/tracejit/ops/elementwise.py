@@ -231,7 +231,10 @@ def _share(ct: Any, x: Any, y: Any, loses: Any) -> Any:
     smooth=False,
 )
 def relu(x):
-    """The positive part; NaN stays."""
+    """The positive part.
+
+    Edge: NaN stays, -0.0 becomes 0.0.
+    """
 
 
 @elementwise(numpy=np.array, exact=True, expr="{x}", vjp={"x": lambda ct: ct})
@@ -263,16 +266,25 @@ def floor_divide(x, y):
     """
 
 
+def _remainder(x: Any, y: Any) -> Any:
+    rest = np.fmod(x, y)
+    return np.where((rest != 0) & (np.less(y, 0) != (rest < 0)), rest + y, rest)
+
+
 @elementwise(
-    numpy=_checked_divisor(np.remainder),
+    numpy=_checked_divisor(_remainder),
     exact=True,
     kinds="if",
     smooth=False,
     sample=(0.5, 4.0),
-    vjp={"x": lambda ct: ct, "y": lambda ct, x, y: ops.neg(ops.mul(ct, ops.floor(ops.div(x, y))))},
+    vjp={"x": lambda ct: ct, "y": lambda ct, x, y: ops.neg(ops.mul(ct, ops.floor_divide(x, y)))},
 )
 def remainder(x, y):
-    """Remainder with the sign of the divisor."""
+    """Remainder with the sign of the divisor.
+
+    Edge: a remainder of 0 has the sign of the dividend, unlike Python's.
+    Raises: RuntimeError for an integer division by zero.
+    """
 
 
 @elementwise(
@@ -284,7 +296,10 @@ def remainder(x, y):
     vjp={"x": lambda ct: ct, "y": lambda ct, x, y: ops.neg(ops.mul(ct, ops.trunc(ops.div(x, y))))},
 )
 def fmod(x, y):
-    """Remainder with the sign of the dividend."""
+    """Remainder with the sign of the dividend.
+
+    Raises: RuntimeError for an integer division by zero.
+    """
 
 
 def _trunc_divide(x: Any, y: Any) -> Any:
@@ -301,7 +316,10 @@ def _trunc_divide(x: Any, y: Any) -> Any:
     sample=(1.0, 4.0),
 )
 def trunc_divide(x, y):
-    """Integer quotient rounded towards zero."""
+    """Integer quotient rounded towards zero.
+
+    Raises: RuntimeError for a division by zero.
+    """
 
 
 # --- comparison and logic ---------------------------------------------------------------------------------------------
@@ -562,9 +580,10 @@ def pow(x, y):
     """`x` to the power of `y`."""
 
 
-def _norm(x: Any, y: Any) -> Any:
-    """The square of the distance from (0, 0)."""
-    return ops.add(*(v * v if _is_number(v) else ops.mul(v, v) for v in (x, y)))
+def _over_norm(numerator: Any, x: Any, y: Any) -> Any:
+    """numerator / (x*x + y*y), and 0 at the origin."""
+    norm = ops.add(*(v * v if _is_number(v) else ops.mul(v, v) for v in (x, y)))
+    return ops.where(ops.eq(norm, 0), 0, ops.div(numerator, norm))
 
 
 @elementwise(
@@ -573,8 +592,8 @@ def _norm(x: Any, y: Any) -> Any:
     expr="atan2_{t}({x}, {y})",
     sample=(0.3, 2.5),
     vjp={
-        "x": lambda ct, x, y: ops.div(ops.mul(ct, y), _norm(x, y)),
-        "y": lambda ct, x, y: ops.neg(ops.div(ops.mul(ct, x), _norm(x, y))),
+        "x": lambda ct, x, y: _over_norm(ops.mul(ct, y), x, y),
+        "y": lambda ct, x, y: ops.neg(_over_norm(ops.mul(ct, x), x, y)),
     },
 )
 def atan2(x, y):

@@ -41,8 +41,10 @@ def _uniform(seed: int, offset: int, shape: tuple[int, ...], dtype: dtype) -> An
     w0, w1 = philox(seed, offset, int(np.prod(shape, dtype=np.int64)))
     if dtype.name == "float64":
         out = ((w0 | (w1 << _HALF)) >> np.uint64(11)) * 2.0**-53
+    elif dtype.name == "float32":
+        out = (w0 >> np.uint64(8)) * 2.0**-24
     else:
-        out = (w0 >> np.uint64(8)).astype(np.float32) * np.float32(2.0**-24)
+        out = (w0 >> np.uint64(21)) * 2.0**-11
     return out.astype(dtype.np).reshape(shape)
 
 
@@ -56,4 +58,4 @@ def _uniform(seed: int, offset: int, shape: tuple[int, ...], dtype: dtype) -> An
     nograd="no operand is a tensor",
 )
 def uniform(seed, offset, *, shape, dtype):
-    """Numbers uniform in [0, 1): 24 bits for float32, 53 for float64."""
+    """Numbers uniform in [0, 1): 11 bits for float16, 24 for float32, 53 for float64."""
