@@ -1,0 +1,27 @@
+"""tracejit: PyTorch-style tensors whose hot regions become native programs."""
+
+from tracejit.dtypes import (
+    bool,
+    double,
+    dtype,
+    finfo,
+    float,
+    float16,
+    float32,
+    float64,
+    get_default_dtype,
+    half,
+    iinfo,
+    int,
+    int8,
+    int16,
+    int32,
+    int64,
+    long,
+    promote_types,
+    set_default_dtype,
+    short,
+    uint8,
+)
+from tracejit.tensor import *  # noqa: F403
+from tracejit.tensor import autograd

@@ -1,0 +1,554 @@
+"""Elementwise functions with PyTorch's argument rules: promotion, numbers, operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tracejit import dtypes
+from tracejit.ops.record import Op, ops
+from tracejit.tensor.dispatch import apply
+from tracejit.tensor.promote import floating, operand, result_type, tensor_of, to_dtype
+from tracejit.tensor.scalar import plain
+from tracejit.tensor.tensor import Tensor, method
+
+
+def binary(op: Op, x: Any, y: Any) -> Any:
+    """Apply an elementwise record to two operands in their common type."""
+    if isinstance(x, Tensor):
+        if isinstance(y, Tensor):
+            if x._dtype is y._dtype:
+                return apply(op, (x, y))
+        elif type(y) is float and x._dtype.category == 2:
+            return apply(op, (x, y))
+    x, y = operand(x, op.name), operand(y, op.name)
+    if not isinstance(x, Tensor) and not isinstance(y, Tensor):
+        x = tensor_of(x)
+    d = result_type(x, y)
+    return apply(op, (to_dtype(x, d), to_dtype(y, d)))
+
+
+def _scaled(y: Any, alpha: Any) -> Any:
+    if type(alpha) is int and alpha == 1:
+        return y
+    return binary(ops.mul, y, alpha) if isinstance(y, Tensor) else plain(y) * plain(alpha)
+
+
+@method("__add__", "__radd__")
+def add(input: Any, other: Any, *, alpha: Any = 1) -> Any:
+    """input + alpha * other.
+
+    Shape: broadcast. DType: promoted; bools give their disjunction.
+
+    >>> import tracejit as tj
+    >>> tj.add(tj.tensor([1, 2]), 0.5)
+    tensor([1.5000, 2.5000])
+    """
+    return binary(ops.add, input, other if type(alpha) is int and alpha == 1 else _scaled(other, alpha))
+
+
+@method("__sub__", "subtract")
+def sub(input: Any, other: Any, *, alpha: Any = 1) -> Any:
+    """input - alpha * other.
+
+    Shape: broadcast. DType: promoted. Raises: RuntimeError for bools.
+    """
+    other = _scaled(other, alpha)
+    if (isinstance(input, Tensor) and input._dtype is dtypes.bool) or (
+        isinstance(other, Tensor) and other._dtype is dtypes.bool
+    ):
+        raise RuntimeError(
+            "Subtraction, the `-` operator, with a bool tensor is not supported. If you are trying to invert a mask, "
+            "use the `~` or `logical_not()` operator instead."
+        )
+    return binary(ops.sub, input, other)
+
+
+subtract = sub
+
+
+@method("__rsub__")
+def rsub(input: Any, other: Any) -> Any:
+    """other - input."""
+    return sub(other, input)
+
+
+@method("__mul__", "__rmul__", "multiply")
+def mul(input: Any, other: Any) -> Any:
+    """input * other.
+
+    Shape: broadcast. DType: promoted; bools give their conjunction.
+    """
+    return binary(ops.mul, input, other)
+
+
+multiply = mul
+
+
+@method("__truediv__", "divide", "true_divide")
+def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
+    """input / other; with `rounding_mode` "trunc" or "floor" the rounded quotient.
+
+    Shape: broadcast. DType: promoted, integers to the default float type; with a rounding mode integers stay.
+    Raises: RuntimeError for an integer division by zero with a rounding mode.
+    """
+    if rounding_mode is None:
+        x, y = operand(input, "div"), operand(other, "div")
+        if not isinstance(x, Tensor) and not isinstance(y, Tensor):
+            x = tensor_of(x)
+        d = result_type(x, y)
+        if not d.is_floating_point:
+            d = dtypes.get_default_dtype()
+        return apply(ops.div, (to_dtype(x, d), to_dtype(y, d)))
+    if rounding_mode == "floor":
+        return floor_divide(input, other)
+    if rounding_mode != "trunc":
+        raise RuntimeError(
+            "div expected rounding_mode to be one of None, 'trunc', or 'floor' but found '" + str(rounding_mode) + "'"
+        )
+    if result_type(input, other).is_floating_point:
+        return trunc(div(input, other))
+    return binary(ops.trunc_divide, input, other)
+
+
+divide = true_divide = div
+
+
+@method("__rtruediv__")
+def rdiv(input: Any, other: Any) -> Any:
+    """other / input."""
+    return div(other, input)
+
+
+@method("__floordiv__")
+def floor_divide(input: Any, other: Any) -> Any:
+    """Quotient rounded towards minus infinity.
+
+    Raises: RuntimeError for an integer division by zero.
+    """
+    return binary(ops.floor_divide, input, other)
+
+
+@method("__rfloordiv__")
+def rfloordiv(input: Any, other: Any) -> Any:
+    """other // input."""
+    return floor_divide(other, input)
+
+
+@method("__mod__")
+def remainder(input: Any, other: Any) -> Any:
+    """Remainder with the sign of the divisor."""
+    return binary(ops.remainder, input, other)
+
+
+@method("__rmod__")
+def rmod(input: Any, other: Any) -> Any:
+    """other % input."""
+    return remainder(other, input)
+
+
+@method()
+def fmod(input: Any, other: Any) -> Any:
+    """Remainder with the sign of the dividend."""
+    return binary(ops.fmod, input, other)
+
+
+@method("__pow__")
+def pow(input: Any, exponent: Any) -> Any:
+    """`input` to the power of `exponent`.
+
+    Shape: broadcast. DType: promoted. Edge: small whole exponents are products, 0.5 is a square root.
+    Raises: RuntimeError for integers to a negative integer power.
+    """
+    if isinstance(input, Tensor) and not isinstance(exponent, Tensor):
+        return _power_of(input, operand(exponent, "pow"))
+    x, y = operand(input, "pow"), operand(exponent, "pow")
+    d = result_type(x, y)
+    if not d.is_floating_point:
+        x, y = (tensor_of(v).to(dtypes.float64) for v in (x, y))
+        return apply(ops.cast, (rint_pow(x, y),), (d,))
+    if isinstance(x, Tensor):
+        return apply(ops.pow, (to_dtype(x, d), to_dtype(y, d)))
+    return apply(ops.pow, (apply(ops.full, (x,), ((), d)), to_dtype(y, d)))
+
+
+def rint_pow(x: Tensor, y: Tensor) -> Any:
+    """A power rounded to the nearest integer: integer powers computed in float64."""
+    return apply(ops.round, (apply(ops.pow, (x, y)),))
+
+
+def _power_of(x: Tensor, exponent: Any) -> Any:
+    e = plain(exponent)
+    if isinstance(e, float) and not x._dtype.is_floating_point:
+        x = floating(x)
+    if e == 2:
+        return apply(ops.mul, (x, x))
+    if e == 1:
+        return apply(ops.copy, (x,))
+    if e == 3:
+        return apply(ops.mul, (apply(ops.mul, (x, x)), x))
+    if not x._dtype.is_floating_point:
+        if e < 0:
+            raise RuntimeError("Integers to negative integer powers are not allowed.")
+        out = apply(ops.full, (1,), (x._shape, dtypes.int64 if x._dtype is dtypes.bool else x._dtype))
+        for _ in range(int(e)):
+            out = binary(ops.mul, out, x)
+        return out
+    if e == 0.5:
+        return apply(ops.sqrt, (x,))
+    if e == -0.5:
+        return rsqrt(x)
+    if e == -1:
+        return apply(ops.div, (1.0, x))
+    if e == -2:
+        return apply(ops.div, (1.0, apply(ops.mul, (x, x))))
+    return apply(ops.pow, (x, float(e) if type(exponent) in (int, float) else exponent))
+
+
+@method("__rpow__")
+def rpow(input: Any, other: Any) -> Any:
+    """other ** input."""
+    return pow(other, input)
+
+
+@method("arctan2")
+def atan2(input: Any, other: Any) -> Any:
+    """The angle of the point (other, input)."""
+    return apply(ops.atan2, (floating(input), floating(other)))
+
+
+# --- comparison and logic ---------------------------------------------------------------------------------------------
+
+
+def _comparison(name: str, dunder: str, *aliases: str) -> Callable[[Any, Any], Any]:
+    op: Op = getattr(ops, name)
+
+    def compare(input: Any, other: Any) -> Any:
+        if not isinstance(other, Tensor) and dunder in ("__eq__", "__ne__") and not _is_number(other):
+            return NotImplemented
+        return binary(op, input, other)
+
+    compare.__name__ = compare.__qualname__ = name
+    compare.__doc__ = f"{op.doc}\n\nShape: broadcast. DType: bool."
+    return method(dunder, *aliases)(compare)
+
+
+def _is_number(x: Any) -> bool:
+    try:
+        operand(x, "comparison")
+    except TypeError:
+        return False
+    return True
+
+
+eq = _comparison("eq", "__eq__")
+ne = _comparison("ne", "__ne__", "not_equal")
+lt = _comparison("lt", "__lt__", "less")
+le = _comparison("le", "__le__", "less_equal")
+gt = _comparison("gt", "__gt__", "greater")
+ge = _comparison("ge", "__ge__", "greater_equal")
+# Assigning __eq__ after the class statement leaves __hash__ as it is: a tensor hashes by identity.
+
+
+def truth(x: Any) -> Any:
+    """A tensor as bools: whether each element is not zero."""
+    x = tensor_of(x)
+    return x if x._dtype is dtypes.bool else apply(ops.ne, (x, 0))
+
+
+@method()
+def logical_not(input: Tensor) -> Any:
+    """Whether each element is zero. DType: bool."""
+    return apply(ops.bitwise_not, (truth(input),))
+
+
+@method()
+def logical_and(input: Any, other: Any) -> Any:
+    """Whether both elements are not zero. DType: bool."""
+    return apply(ops.bitwise_and, (truth(input), truth(other)))
+
+
+@method()
+def logical_or(input: Any, other: Any) -> Any:
+    """Whether either element is not zero. DType: bool."""
+    return apply(ops.bitwise_or, (truth(input), truth(other)))
+
+
+@method()
+def logical_xor(input: Any, other: Any) -> Any:
+    """Whether one element is zero and the other is not. DType: bool."""
+    return apply(ops.bitwise_xor, (truth(input), truth(other)))
+
+
+def _bits(name: str, *names: str) -> Callable[[Any, Any], Any]:
+    op: Op = getattr(ops, name)
+
+    def function(input: Any, other: Any) -> Any:
+        x, y = operand(input, name), operand(other, name)
+        d = result_type(x, y)
+        if d.is_floating_point:
+            raise RuntimeError(f'"{name}_cpu" not implemented for \'{d.name}\'')
+        return apply(op, (to_dtype(x, d), to_dtype(y, d)))
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"{op.doc}\n\nShape: broadcast. DType: promoted. Raises: RuntimeError for floats."
+    return method(*names)(function)
+
+
+bitwise_and = _bits("bitwise_and", "__and__", "__rand__")
+bitwise_or = _bits("bitwise_or", "__or__", "__ror__")
+bitwise_xor = _bits("bitwise_xor", "__xor__", "__rxor__")
+bitwise_left_shift = _bits("left_shift", "__lshift__", "bitwise_left_shift")
+bitwise_right_shift = _bits("right_shift", "__rshift__", "bitwise_right_shift")
+
+
+@method("__invert__")
+def bitwise_not(input: Tensor) -> Any:
+    """Complement of the bits; of bools the negation."""
+    if input._dtype.is_floating_point:
+        raise RuntimeError(f"\"bitwise_not_cpu\" not implemented for '{input._dtype.name}'")
+    return apply(ops.bitwise_not, (input,))
+
+
+# --- functions of one operand -----------------------------------------------------------------------------------------
+
+
+def _floating(name: str, *names: str) -> Callable[[Tensor], Any]:
+    """A function that computes in a floating point type."""
+    op: Op = getattr(ops, name)
+
+    def function(input: Tensor) -> Any:
+        if not isinstance(input, Tensor):
+            raise TypeError(f"{name}(): argument 'input' must be Tensor, not {type(input).__name__}")
+        return apply(op, (floating(input),))
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"{op.doc}\n\nShape: kept. DType: floats stay, others become the default float type."
+    return method(*names)(function)
+
+
+exp = _floating("exp")
+exp2 = _floating("exp2")
+expm1 = _floating("expm1")
+log = _floating("log")
+log1p = _floating("log1p")
+log2 = _floating("log2")
+log10 = _floating("log10")
+sin = _floating("sin")
+cos = _floating("cos")
+tan = _floating("tan")
+tanh = _floating("tanh")
+sinh = _floating("sinh")
+cosh = _floating("cosh")
+asin = _floating("asin", "arcsin")
+acos = _floating("acos", "arccos")
+atan = _floating("atan", "arctan")
+sigmoid = _floating("sigmoid")
+erf = _floating("erf")
+sqrt = _floating("sqrt")
+
+
+@method()
+def rsqrt(input: Tensor) -> Any:
+    """1 / sqrt(input)."""
+    return apply(ops.div, (1.0, apply(ops.sqrt, (floating(input),))))
+
+
+@method()
+def reciprocal(input: Tensor) -> Any:
+    """1 / input."""
+    return apply(ops.div, (1.0, floating(input)))
+
+
+@method()
+def square(input: Tensor) -> Any:
+    """input * input."""
+    return apply(ops.mul, (input, input))
+
+
+def _kept(name: str, *names: str) -> Callable[[Tensor], Any]:
+    """A function that keeps the type; on types for which it changes nothing it copies."""
+    op: Op = getattr(ops, name)
+
+    def function(input: Tensor) -> Any:
+        kind = "bif"[input._dtype.category]
+        if kind in op.kinds:
+            return apply(op, (input,))
+        if kind == "b":
+            raise RuntimeError(f"\"{name}_cpu\" not implemented for 'Bool'")
+        return apply(ops.copy, (input,))
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"{op.doc}\n\nShape: kept. DType: kept."
+    return method(*names)(function)
+
+
+neg = _kept("neg", "__neg__", "negative")
+abs = _kept("abs", "__abs__", "absolute")
+sign = _kept("sign", "sgn")
+floor = _kept("floor")
+ceil = _kept("ceil")
+trunc = _kept("trunc", "fix")
+negative, absolute, sgn, fix = neg, abs, sign, trunc
+_round = _kept("round")
+
+
+@method()
+def round(input: Tensor, *, decimals: int = 0) -> Any:
+    """Nearest integer, ties to even; with `decimals` the nearest multiple of 10**-decimals."""
+    if decimals == 0 or not input._dtype.is_floating_point:
+        return _round(input)
+    factor = 10.0**decimals
+    return div(_round(mul(input, factor)), factor)
+
+
+@method("__pos__")
+def positive(input: Tensor) -> Tensor:
+    """The tensor itself."""
+    return input
+
+
+@method()
+def isnan(input: Tensor) -> Any:
+    """Whether each element is not a number. DType: bool."""
+    return apply(ops.ne, (input, input))
+
+
+@method()
+def isinf(input: Tensor) -> Any:
+    """Whether each element is infinite. DType: bool."""
+    if not input._dtype.is_floating_point:
+        return apply(ops.ne, (input, input))
+    return apply(ops.eq, (apply(ops.abs, (input,)), float("inf")))
+
+
+@method()
+def isfinite(input: Tensor) -> Any:
+    """Whether each element is a finite number. DType: bool."""
+    if not input._dtype.is_floating_point:
+        return apply(ops.eq, (input, input))
+    return apply(ops.lt, (apply(ops.abs, (input,)), float("inf")))
+
+
+@method()
+def maximum(input: Tensor, other: Tensor) -> Any:
+    """The larger element; NaN if either is."""
+    return binary(ops.maximum, input, other)
+
+
+@method()
+def minimum(input: Tensor, other: Tensor) -> Any:
+    """The smaller element; NaN if either is."""
+    return binary(ops.minimum, input, other)
+
+
+@method("clip")
+def clamp(input: Tensor, min: Any = None, max: Any = None) -> Any:
+    """Elements limited to [min, max]; a limit of None does not limit.
+
+    Edge: NaN stays. Raises: RuntimeError if both limits are None.
+    """
+    if min is None and max is None:
+        raise RuntimeError("torch.clamp: At least one of 'min' or 'max' must not be None")
+    out = input
+    if min is not None:
+        out = _limited(out, min, ops.maximum, ops.ge)
+    if max is not None:
+        out = _limited(out, max, ops.minimum, ops.le)
+    return out
+
+
+clip = clamp
+
+
+def _limited(x: Tensor, limit: Any, extreme: Op, inside: Op) -> Any:
+    """One limit. A number's gradient passes where the element is not beyond it, in PyTorch also at the limit."""
+    if isinstance(limit, Tensor):
+        return binary(extreme, x, limit)
+    d = result_type(x, limit)
+    x = to_dtype(x, d)
+    if not d.is_floating_point:
+        return apply(extreme, (x, limit))
+    keep = apply(ops.bitwise_or, (apply(inside, (x, limit)), apply(ops.ne, (x, x))))
+    return apply(ops.where, (keep, x, limit))
+
+
+@method()
+def clamp_min(input: Tensor, min: Any) -> Any:
+    """Elements not below `min`."""
+    return clamp(input, min=min)
+
+
+@method()
+def clamp_max(input: Tensor, max: Any) -> Any:
+    """Elements not above `max`."""
+    return clamp(input, max=max)
+
+
+def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
+    """`input` where the condition holds, else `other`.
+
+    Shape: broadcast. DType: promoted from `input` and `other`.
+    Raises: RuntimeError if the condition is not bool.
+    """
+    if input is None and other is None:
+        return condition.nonzero(as_tuple=True)
+    if condition._dtype is not dtypes.bool:
+        if condition._dtype is not dtypes.uint8:
+            raise RuntimeError(
+                f"where expected condition to be a boolean tensor, but got a tensor with dtype {condition._dtype}"
+            )
+        condition = truth(condition)
+    x, y = operand(input, "where"), operand(other, "where")
+    if not isinstance(x, Tensor) and not isinstance(y, Tensor):
+        x = tensor_of(x)
+    d = result_type(x, y)
+    return apply(ops.where, (condition, to_dtype(x, d), to_dtype(y, d)))
+
+
+@method("where")
+def _where_method(self: Tensor, condition: Tensor, other: Any) -> Any:
+    """The elements of the tensor where the condition holds, else `other`."""
+    return where(condition, self, other)
+
+
+@method()
+def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Any:
+    """`value` where the mask holds, else the element.
+
+    Raises: RuntimeError if the mask is not bool.
+    """
+    if mask._dtype is not dtypes.bool:
+        raise RuntimeError(f"masked_fill_ only supports boolean masks, but got mask with dtype {mask._dtype}")
+    if not isinstance(value, Tensor):
+        value = operand(value, "masked_fill")
+    return apply(ops.where, (mask, to_dtype(value, input._dtype), input))
+
+
+@method()
+def lerp(input: Tensor, end: Tensor, weight: Any) -> Any:
+    """input + weight * (end - input)."""
+    return add(input, mul(sub(end, input), weight))
+
+
+@method()
+def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) -> Any:
+    """input + value * tensor1 * tensor2."""
+    scaled = tensor1 if type(value) is int and value == 1 else mul(tensor1, value)
+    return add(input, mul(scaled, tensor2))
+
+
+@method()
+def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) -> Any:
+    """input + value * tensor1 / tensor2."""
+    scaled = tensor1 if type(value) is int and value == 1 else mul(tensor1, value)
+    return add(input, div(scaled, tensor2))
+
+
+@method()
+def logaddexp(input: Tensor, other: Tensor) -> Any:
+    """log(exp(input) + exp(other)) without overflow."""
+    top = maximum(input, other)
+    low = minimum(input, other)
+    gap = where(eq(top, low), 0.0, sub(low, top))
+    return add(top, log1p(exp(gap)))

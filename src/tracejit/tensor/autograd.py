@@ -1,0 +1,489 @@
+"""Gradients: the engine that walks the tape back, modes, hooks and the functions users call."""
+
+from __future__ import annotations
+
+import heapq
+import weakref
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any
+
+from tracejit.ops.record import ops
+from tracejit.tensor.state import state
+from tracejit.tensor.tape import TapeNode, current, pull, release
+from tracejit.tensor.tensor import Tensor, method
+
+
+class _Mode:
+    """A grad mode as a context manager and as a decorator."""
+
+    enabled = False
+
+    def __init__(self, function: Callable[..., Any] | None = None) -> None:
+        self._before: list[bool] = []
+
+    def __new__(cls, function: Callable[..., Any] | None = None) -> Any:
+        made = super().__new__(cls)
+        if function is not None:
+            made.__init__()  # type: ignore[misc]
+            return made(function)
+        return made
+
+    def __enter__(self) -> None:
+        self._before.append(state.grad_enabled)
+        state.grad_enabled = self.enabled
+
+    def __exit__(self, *exc: object) -> None:
+        state.grad_enabled = self._before.pop()
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Run a function in this mode."""
+        mode = type(self)
+
+        @wraps(function)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            with mode():
+                return function(*args, **kwargs)
+
+        return wrapped
+
+
+class no_grad(_Mode):
+    """Operations inside are not recorded for gradients; context manager or decorator.
+
+    >>> import tracejit as tj
+    >>> x = tj.ones(2, requires_grad=True)
+    >>> with tj.no_grad():
+    ...     (x * 2).requires_grad
+    False
+    """
+
+
+class enable_grad(_Mode):
+    """Operations inside are recorded for gradients again; context manager or decorator."""
+
+    enabled = True
+
+
+class inference_mode(no_grad):
+    """Like `no_grad`."""
+
+
+class set_grad_enabled(_Mode):
+    """Switch recording for gradients on or off, at once; as a context manager until its end."""
+
+    def __new__(cls, mode: bool) -> Any:
+        return object.__new__(cls)
+
+    def __init__(self, mode: bool) -> None:
+        self.enabled = bool(mode)
+        self._before = [state.grad_enabled]
+        state.grad_enabled = self.enabled
+
+    def __enter__(self) -> None:
+        state.grad_enabled = self.enabled
+
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Run a function in this mode."""
+        enabled = self.enabled
+        state.grad_enabled = self._before[-1]
+
+        @wraps(function)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            with set_grad_enabled(enabled):
+                return function(*args, **kwargs)
+
+        return wrapped
+
+
+def is_grad_enabled() -> bool:
+    """Whether operations are recorded for gradients."""
+    return state.grad_enabled
+
+
+def _root_gradient(root: Tensor, given: Tensor | None, create_graph: bool) -> Tensor:
+    if given is None:
+        if root.numel() != 1:
+            raise RuntimeError("grad can be implicitly created only for scalar outputs")
+        return ops.full(1, shape=root._shape, dtype=root._dtype)  # type: ignore[no-any-return]
+    if given._shape != root._shape:
+        raise RuntimeError(
+            f"Mismatch in shape: grad_output[0] has a shape of {list(given._shape)} and output[0] has a shape of "
+            f"{list(root._shape)}."
+        )
+    return given
+
+
+def _reaches(roots: list[TapeNode], targets: set[Any]) -> set[TapeNode]:
+    """The steps between the roots and the targets (leaf tensors, or (step, result))."""
+    order: list[TapeNode] = []
+    seen: set[TapeNode] = set()
+    stack = list(roots)
+    while stack:
+        node = stack.pop()
+        if node not in seen:
+            seen.add(node)
+            order.append(node)
+            stack.extend(e[0] for e in node.edges if type(e) is tuple)
+    needed: set[TapeNode] = set()
+    for node in sorted(order, key=lambda n: n.seq):
+        for e in node.edges:
+            if type(e) is tuple:
+                hit = e in targets or e[0] in needed
+            else:
+                hit = e is not None and ("leaf", id(e)) in targets
+            if hit:
+                needed.add(node)
+                break
+    return needed
+
+
+def run_backward(
+    roots: Sequence[Tensor],
+    cotangents: Sequence[Tensor | None],
+    retain_graph: bool,
+    create_graph: bool,
+    inputs: Sequence[Tensor] | None,
+    accumulate: bool,
+) -> list[Tensor | None]:
+    """Walk the tape back from the roots.
+
+    With `accumulate` the gradients are added to `.grad` of the leaves (or of `inputs`), else those of `inputs` are
+    returned.
+    """
+    with set_grad_enabled(create_graph):
+        return _walk(roots, cotangents, retain_graph, create_graph, inputs, accumulate)
+
+
+def _walk(
+    roots: Sequence[Tensor],
+    cotangents: Sequence[Tensor | None],
+    retain_graph: bool,
+    create_graph: bool,
+    inputs: Sequence[Tensor] | None,
+    accumulate: bool,
+) -> list[Tensor | None]:
+    pending: dict[TapeNode, list[Tensor | None]] = {}
+    leaves: dict[int, list[Any]] = {}
+    heap: list[tuple[int, TapeNode]] = []
+
+    def send(edge: Any, ct: Tensor) -> None:
+        if type(edge) is tuple:
+            node, index = edge
+            slots = pending.get(node)
+            if slots is None:
+                pending[node] = slots = [None] * len(node.outs)
+                heapq.heappush(heap, (-node.seq, node))
+            slots[index] = ct if slots[index] is None else ops.add(slots[index], ct)
+        else:
+            entry = leaves.get(id(edge))
+            if entry is None:
+                leaves[id(edge)] = [edge, ct]
+            else:
+                entry[1] = ops.add(entry[1], ct)
+
+    wanted: dict[Any, Tensor | None] = {}
+    keys: list[Any] = []
+    root_nodes = []
+    for root, given in zip(roots, cotangents, strict=True):
+        node = current(root)
+        edge = root if node is None else (node, root._index)
+        if node is not None:
+            root_nodes.append(node)
+        send(edge, _root_gradient(root, given, create_graph))
+    if inputs is not None:
+        for t in inputs:
+            node = current(t)
+            keys.append(("leaf", id(t)) if node is None else (node, t._index))
+        wanted = dict.fromkeys(keys)
+        needed = _reaches(root_nodes, set(keys))
+    visited = []
+    while heap:
+        _, node = heapq.heappop(heap)
+        cts = pending.pop(node)
+        if node.hooks:
+            for index, hooks in node.hooks.items():
+                if cts[index] is not None:
+                    cts[index] = _run_hooks(hooks, cts[index])  # type: ignore[arg-type]
+        if node.retain:
+            for index, ref in node.retain.items():
+                target = ref()
+                if target is not None and cts[index] is not None:
+                    target._grad = cts[index] if create_graph else _owned(cts[index])
+        if inputs is not None:
+            for index, ct in enumerate(cts):
+                if (node, index) in wanted and ct is not None:
+                    wanted[node, index] = ct
+            if node not in needed:
+                continue
+        visited.append(node)
+        for edge, g in zip(node.edges, pull(node, cts, create_graph), strict=True):
+            if g is not None and edge is not None:
+                send(edge, g)
+    if not retain_graph:
+        for node in visited:
+            release(node)
+    for leaf, ct in leaves.values():
+        if leaf._hooks:
+            ct = _run_hooks(leaf._hooks, ct)
+        if ("leaf", id(leaf)) in wanted:
+            wanted["leaf", id(leaf)] = ct
+        if accumulate and inputs is None:
+            accumulate_grad(leaf, ct, create_graph)
+    if inputs is None:
+        return []
+    if accumulate:
+        for t, key in zip(inputs, keys, strict=True):
+            if wanted[key] is not None:
+                accumulate_grad(t, wanted[key], create_graph)
+        return []
+    return [wanted[key] for key in keys]
+
+
+def _owned(ct: Any) -> Any:
+    """A gradient in memory of its own."""
+    return ops.copy(ct)
+
+
+def accumulate_grad(leaf: Tensor, ct: Any, create_graph: bool) -> None:
+    """Add a gradient to a leaf's `.grad`."""
+    grad = leaf._grad
+    if grad is None:
+        leaf._grad = ct if create_graph else _owned(ct)
+    elif create_graph:
+        leaf._grad = ops.add(grad, ct)
+    else:
+        grad.add_(ct)
+    if leaf._hooks is not None and leaf._hooks.after:
+        for hook in list(leaf._hooks.after.values()):
+            hook(leaf)
+
+
+class Hooks:
+    """The hooks of one tensor: `before` get its gradient, `after` run when `.grad` has it."""
+
+    __slots__ = ("after", "before", "count")
+
+    def __init__(self) -> None:
+        self.before: dict[int, Callable[[Tensor], Tensor | None]] = {}
+        self.after: dict[int, Callable[[Tensor], None]] = {}
+        self.count = 0
+
+
+class RemovableHandle:
+    """Takes a hook away again with `remove()`, or at the end of a `with` block."""
+
+    def __init__(self, table: dict[int, Any], key: int) -> None:
+        self._table, self._key = table, key
+        self.id = key
+
+    def remove(self) -> None:
+        """Take the hook away; a second time does nothing."""
+        self._table.pop(self._key, None)
+
+    def __enter__(self) -> RemovableHandle:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.remove()
+
+
+def _run_hooks(hooks: Hooks, ct: Tensor) -> Tensor:
+    for hook in list(hooks.before.values()):
+        changed = hook(ct)
+        if changed is not None:
+            if not isinstance(changed, Tensor) or changed._shape != ct._shape:
+                raise RuntimeError(f"a gradient hook must return None or a tensor of shape {list(ct._shape)}")
+            ct = changed
+    return ct
+
+
+@method()
+def register_hook(self: Tensor, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
+    """Call `hook(grad)` whenever a gradient of the tensor is computed; what it returns replaces the gradient.
+
+    Raises: RuntimeError if the tensor does not require gradients.
+    """
+    if not self._requires_grad:
+        raise RuntimeError("cannot register a hook on a tensor that doesn't require gradient")
+    return _outside(_register, self, hook, "before")
+
+
+@method()
+def register_post_accumulate_grad_hook(self: Tensor, hook: Callable[[Tensor], None]) -> RemovableHandle:
+    """Call `hook(tensor)` after `.grad` of a leaf was accumulated.
+
+    Raises: RuntimeError if the tensor is not a leaf.
+    """
+    if self._node is not None:
+        raise RuntimeError("post accumulate grad hooks cannot be registered on non-leaf tensors")
+    return _outside(_register, self, hook, "after")
+
+
+def _outside(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function that touches the tape itself: in a compiled region on real memory."""
+    session = state.session
+    return function(*args) if session is None else session.host(function, args, {})
+
+
+def _register(t: Tensor, hook: Callable[..., Any], when: str) -> RemovableHandle:
+    hooks = _hooks_of(t)
+    table = hooks.before if when == "before" else hooks.after
+    hooks.count += 1
+    table[hooks.count] = hook
+    return RemovableHandle(table, hooks.count)
+
+
+def _hooks_of(t: Tensor) -> Hooks:
+    node = current(t)
+    if node is None:
+        if t._hooks is None:
+            t._hooks = Hooks()
+        return t._hooks  # type: ignore[no-any-return]
+    if node.hooks is None:
+        node.hooks = {}
+    return node.hooks.setdefault(t._index, Hooks())  # type: ignore[no-any-return]
+
+
+@method()
+def retain_grad(self: Tensor) -> None:
+    """Keep the gradient of a tensor that is not a leaf in its `.grad`."""
+    if not self._requires_grad:
+        raise RuntimeError("can't retain_grad on Tensor that has requires_grad=False")
+    _outside(_retain, self)
+
+
+def _retain(t: Tensor) -> None:
+    node = current(t)
+    if node is not None:
+        if node.retain is None:
+            node.retain = {}
+        node.retain[t._index] = weakref.ref(t)
+
+
+@method()
+def backward(
+    self: Tensor,
+    gradient: Tensor | None = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    inputs: Sequence[Tensor] | None = None,
+) -> None:
+    """Add the gradient of the tensor to `.grad` of the leaves it was computed from.
+
+    Raises: RuntimeError if nothing was recorded, if the tensor has more than one element and `gradient` is missing,
+    or if the recorded values were released by an earlier call.
+    """
+    run(([self], [gradient]), retain_graph, create_graph, None if inputs is None else list(inputs), True)
+
+
+def run(
+    start: tuple[list[Tensor], list[Tensor | None]],
+    retain_graph: bool | None,
+    create_graph: bool,
+    inputs: list[Tensor] | None,
+    accumulate: bool,
+) -> list[Tensor | None]:
+    """Check the arguments of a backward pass and run it, in a compiled region as one unit of the trace."""
+    roots, cotangents = start
+    for root in roots:
+        if not root._requires_grad:
+            raise RuntimeError("element 0 of tensors does not require grad and does not have a grad_fn")
+    for t in inputs or ():
+        if not t._requires_grad:
+            raise RuntimeError("One of the differentiated Tensors does not require grad")
+    for root, given in zip(roots, cotangents, strict=True):
+        if given is None and root.numel() != 1:
+            raise RuntimeError("grad can be implicitly created only for scalar outputs")
+        if given is not None and given._shape != root._shape:
+            _root_gradient(root, given, create_graph)
+    keep = create_graph if retain_graph is None else retain_graph
+    args = (roots, cotangents, keep, create_graph, inputs, accumulate)
+    if state.session is not None:
+        return state.session.backward(run_backward, args)  # type: ignore[no-any-return]
+    return run_backward(*args)
+
+
+def _as_list(x: Any) -> list[Any]:
+    return [x] if isinstance(x, Tensor) or x is None else list(x)
+
+
+def grad(
+    outputs: Any,
+    inputs: Any,
+    grad_outputs: Any = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    allow_unused: bool | None = None,
+    materialize_grads: bool = False,
+) -> tuple[Tensor | None, ...]:
+    """The gradients of `outputs` with respect to `inputs`, without touching `.grad`.
+
+    Raises: RuntimeError if an input was not used and `allow_unused` is not set.
+
+    >>> import tracejit as tj
+    >>> x = tj.tensor(3.0, requires_grad=True)
+    >>> tj.autograd.grad(x * x, x)
+    (tensor(6.),)
+    """
+    roots, targets = _as_list(outputs), _as_list(inputs)
+    given = [None] * len(roots) if grad_outputs is None else _as_list(grad_outputs)
+    found = run((roots, given), retain_graph, create_graph, targets, False)
+    out: list[Tensor | None] = []
+    for t, g in zip(targets, found, strict=True):
+        if g is None and materialize_grads:
+            g = ops.full(0, shape=t._shape, dtype=t._dtype)
+        elif g is None and not allow_unused:
+            raise RuntimeError(
+                "One of the differentiated Tensors appears to not have been used in the graph. "
+                "Set allow_unused=True if this is the desired behavior."
+            )
+        out.append(g)
+    return tuple(out)
+
+
+@method()
+def detach(self: Tensor) -> Tensor:
+    """The same memory without history: a tensor that does not require gradients."""
+    session = state.session
+    if session is not None:
+        return session.apply(ops.reshape, (self,), (self._shape,), detach=True)  # type: ignore[call-arg, no-any-return]
+    return _detached(self)
+
+
+def _detached(t: Tensor) -> Tensor:
+    out: Tensor = Tensor.__new__(Tensor)
+    out._array = t._data()
+    out._dtype = t._dtype
+    out._requires_grad = False
+    out._node = out._grad = out._hooks = None
+    out._cell = t._share()
+    out._base = None
+    return out
+
+
+@method()
+def detach_(self: Tensor) -> Tensor:
+    """Forget the history in place.
+
+    Raises: RuntimeError for a view.
+    """
+    if self._base is not None:
+        raise RuntimeError("Can't detach views in-place. Use detach() instead.")
+    _outside(_forget, self)
+    return self
+
+
+def _forget(t: Tensor) -> None:
+    t._node = None
+    t._requires_grad = False
+
+
+def _grad_fn(self: Tensor) -> Any:
+    """The step that made the tensor, or None for a leaf."""
+    if self._array is None:
+        self._data()
+    return current(self)
+
+
+Tensor.grad_fn = property(_grad_fn)  # type: ignore[attr-defined]

@@ -1,0 +1,59 @@
+"""Composites: functions over operations that a compiled region matches as one unit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import update_wrapper
+from typing import Any
+
+from tracejit.tensor.state import state
+
+
+class Composite:
+    """A function of tensors (also in lists and tuples), numbers and other plain values, with no other effect.
+
+    It must depend on its arguments alone, and change nothing but tensors it was given. Python floats passed by
+    keyword are run-time numbers of a program if the function uses them as operands only.
+    """
+
+    def __init__(self, function: Callable[..., Any], mutates: tuple[str, ...] = ()) -> None:
+        self.function = function
+        self.mutates = mutates
+        update_wrapper(self, function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        session = state.session
+        if session is None:
+            return self.function(*args, **kwargs)
+        return session.composite(self, args, kwargs)
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        """Bind as a method of Tensor."""
+        if instance is None:
+            return self
+        return Bound(self, instance)
+
+    def __repr__(self) -> str:
+        return f"<composite {self.function.__name__}>"
+
+    def __reduce__(self) -> Any:
+        return self.function.__qualname__
+
+
+class Bound:
+    """A composite as a method of one tensor."""
+
+    __slots__ = ("composite", "instance")
+
+    def __init__(self, composite: Composite, instance: Any) -> None:
+        self.composite, self.instance = composite, instance
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.composite(self.instance, *args, **kwargs)
+
+
+def composite(function: Callable[..., Any] | None = None, *, mutates: tuple[str, ...] = ()) -> Any:
+    """Make a function a composite; `mutates` names the parameters whose tensors it changes in place."""
+    if function is None:
+        return lambda f: Composite(f, mutates)
+    return Composite(function, mutates)

@@ -1,0 +1,297 @@
+"""To and from Python and NumPy, other types and memory of one's own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tracejit import dtypes
+from tracejit.dtypes import dtype
+from tracejit.ops.record import ops
+from tracejit.tensor.dispatch import apply, wrap
+from tracejit.tensor.promote import to_dtype
+from tracejit.tensor.tensor import Tensor, alias, method
+
+
+@method("__array__")
+def numpy(self: Tensor, dtype: Any = None, copy: Any = None, *, force: bool = False) -> Any:
+    """The memory as a NumPy array, without a copy.
+
+    Raises: RuntimeError for a tensor that requires gradients, unless `force` is set.
+    """
+    if self._requires_grad and not force and dtype is None:
+        raise RuntimeError("Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.")
+    array = self._data()
+    self._share()
+    if dtype is not None and array.dtype != dtype:
+        return array.astype(dtype)
+    return array.copy() if copy else array
+
+
+def from_numpy(array: Any) -> Tensor:
+    """A tensor on the memory of a NumPy array, without a copy.
+
+    Raises: TypeError for something else or an element type that has no counterpart, ValueError for negative strides.
+
+    >>> import numpy as np
+    >>> from_numpy(np.float32([1, 2]))
+    tensor([1., 2.])
+    """
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"expected np.ndarray (got {type(array).__name__})")
+    if not array.dtype.isnative:
+        raise ValueError("given numpy array has byte order different from the native byte order. Conversion between "
+                         "byte orders is currently not supported.")
+    dtypes.from_numpy(array.dtype)
+    if any(s < 0 for s in array.strides):
+        raise ValueError(
+            "At least one stride in the given numpy array is negative, and tensors with negative strides are not "
+            "currently supported. (You can probably work around this by making a copy of your array with array.copy().)"
+        )
+    if any(s % array.itemsize for s in array.strides):
+        raise ValueError("given numpy array strides not a multiple of the element byte size.")
+    t = wrap(array.view(np.ndarray))
+    t._share()
+    return t
+
+
+def tensor(data: Any, *, dtype: dtype | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """A new tensor with a copy of the data: nested sequences of numbers, arrays, tensors.
+
+    DType: of the data; Python floats the default float type, whole numbers int64, bools bool.
+    Raises: ValueError for ragged sequences, TypeError for things that are not numbers.
+
+    >>> tensor([[1, 2], [3, 4]])
+    tensor([[1, 2],
+            [3, 4]])
+    """
+    check_device(device)
+    t = wrap(_array_of(data, dtype))
+    if requires_grad:
+        t.requires_grad = True
+    return t
+
+
+def _array_of(data: Any, d: dtype | None) -> Any:
+    if isinstance(data, Tensor):
+        return np.array(data._data(), d.np if d else None)
+    if isinstance(data, (np.ndarray, np.generic)):
+        kind = d or dtypes.from_numpy(data.dtype)
+        return np.array(data, kind.np)
+    if isinstance(data, (list, tuple)):
+        data = _plain(data)
+    elif not isinstance(data, (bool, int, float)):
+        if not hasattr(data, "__array__") and not hasattr(data, "__len__"):
+            raise TypeError(f"Could not infer dtype of {type(data).__name__}")
+    try:
+        array = np.array(data)
+    except ValueError as e:
+        raise ValueError(f"expected sequences of equal length at every depth: {e}") from None
+    if array.dtype.kind not in "biuf" and array.size:
+        raise TypeError(f"new(): invalid data type '{type(data).__name__}'; tensors hold numbers and bools")
+    if d is None:
+        kind = array.dtype.kind
+        if kind == "f" or not array.size:
+            d = dtypes.get_default_dtype() if not _typed(data) else dtypes.from_numpy(array.dtype)
+        else:
+            d = dtypes.bool if kind == "b" else dtypes.int64 if not _typed(data) else dtypes.from_numpy(array.dtype)
+    if d.category != 2 and array.dtype.kind == "f":
+        return array.astype(d.np)
+    return np.array(array, d.np)
+
+
+def _typed(data: Any) -> bool:
+    """Whether the innermost items bring an element type of their own."""
+    while isinstance(data, (list, tuple)) and data:
+        data = data[0]
+    return isinstance(data, (np.ndarray, np.generic))
+
+
+def _plain(data: Any) -> Any:
+    if isinstance(data, Tensor):
+        return data._data()
+    if isinstance(data, (list, tuple)):
+        return [_plain(d) for d in data]
+    return data
+
+
+def as_tensor(data: Any, dtype: dtype | None = None, device: Any = None) -> Tensor:
+    """The data as a tensor, sharing memory if it is an array or tensor of that type already."""
+    check_device(device)
+    if isinstance(data, Tensor):
+        return to_dtype(data, dtype) if dtype else data  # type: ignore[no-any-return]
+    if isinstance(data, np.ndarray) and (dtype is None or dtype.np == data.dtype):
+        return from_numpy(data)
+    return tensor(data, dtype=dtype)
+
+
+def check_device(device: Any) -> None:
+    """Raise RuntimeError for a device that does not exist here: everything is on the CPU."""
+    if device is not None and str(device).split(":")[0] != "cpu":
+        raise RuntimeError(f"device '{device}' is not available: tensors live on the CPU (device='cpu')")
+
+
+@method("__copy__")
+def _shallow(self: Tensor) -> Tensor:
+    """A tensor on the same memory."""
+    out = alias(type(self), self, self._requires_grad)
+    out._node = self._node
+    if self._node is not None:
+        out._index = self._index
+    out.__dict__.update(self.__dict__)
+    return out
+
+
+@method()
+def __deepcopy__(self: Tensor, memo: dict[int, Any]) -> Tensor:
+    """A leaf of the same class on a copy of the memory, its gradient copied too."""
+    if id(self) in memo:
+        return memo[id(self)]  # type: ignore[no-any-return]
+    if self._node is not None:
+        raise RuntimeError(
+            "Only Tensors created explicitly by the user (graph leaves) support the deepcopy protocol at the moment."
+        )
+    out = alias(type(self), wrap(np.array(self._data())), self._requires_grad)
+    memo[id(self)] = out
+    if self._grad is not None:
+        out._grad = __deepcopy__(self._grad, memo)
+    out.__dict__.update(self.__dict__)
+    return out
+
+
+def _rebuild(cls: type[Tensor], array: Any, requires_grad: bool, extra: dict[str, Any]) -> Tensor:
+    out = alias(cls, wrap(array), requires_grad)
+    out.__dict__.update(extra)
+    return out
+
+
+@method()
+def __reduce_ex__(self: Tensor, protocol: Any) -> Any:
+    """Pickle the elements; the history is not kept."""
+    return _rebuild, (type(self), np.array(self._data()), self._requires_grad, dict(self.__dict__))
+
+
+@method()
+def item(self: Tensor) -> Any:
+    """The only element as a Python number.
+
+    Raises: RuntimeError for more than one element.
+    """
+    array = self._data()
+    if array.size != 1:
+        raise RuntimeError(f"a Tensor with {array.size} elements cannot be converted to Scalar")
+    return array.item()
+
+
+@method()
+def tolist(self: Tensor) -> Any:
+    """The elements as nested lists of Python numbers."""
+    return self._data().tolist()
+
+
+@method()
+def __float__(self: Tensor) -> float:
+    """The only element as a float."""
+    return float(item(self))
+
+
+@method()
+def __int__(self: Tensor) -> int:
+    """The only element as an int."""
+    return int(item(self))
+
+
+@method()
+def __index__(self: Tensor) -> int:
+    """The only element as an index.
+
+    Raises: TypeError for floats.
+    """
+    if self._dtype.category == 2 or self.numel() != 1:
+        raise TypeError("only integer tensors of a single element can be converted to an index")
+    return int(item(self))
+
+
+@method()
+def __bool__(self: Tensor) -> bool:
+    """Whether the only element is not zero.
+
+    Raises: RuntimeError for more than one element.
+    """
+    n = self.numel()
+    if n == 0:
+        raise RuntimeError("Boolean value of Tensor with no values is ambiguous")
+    if n > 1:
+        raise RuntimeError("Boolean value of Tensor with more than one value is ambiguous")
+    return bool(item(self))
+
+
+@method()
+def clone(self: Tensor, *, memory_format: Any = None) -> Any:
+    """The same elements in memory of its own; gradients flow through."""
+    return apply(ops.copy, (self,))
+
+
+@method()
+def contiguous(self: Tensor, *, memory_format: Any = None) -> Any:
+    """The tensor itself if its elements lie in row-major order, else such a copy."""
+    return self if self.is_contiguous() else apply(ops.copy, (self,))
+
+
+@method()
+def to(self: Tensor, *args: Any, dtype: Any = None, device: Any = None, copy: bool = False, **rest: Any) -> Any:
+    """The tensor in another type or on another device; itself if nothing changes and `copy` is not set.
+
+    Raises: RuntimeError for a device other than the CPU.
+    """
+    for a in args:
+        if isinstance(a, dtypes.dtype):
+            dtype = a
+        elif isinstance(a, Tensor):
+            dtype = a._dtype
+        elif not isinstance(a, bool):
+            device = a
+    check_device(device)
+    if dtype is not None and dtype is not self._dtype:
+        return to_dtype(self, dtype)
+    return apply(ops.copy, (self,)) if copy else self
+
+
+@method("type")
+def _named_type(self: Tensor, dtype: Any = None) -> Any:
+    """The name of the type, or the tensor in another type."""
+    if dtype is None:
+        return f"tracejit.{self._dtype.name.capitalize()}Tensor"
+    return to_dtype(self, dtype)
+
+
+@method()
+def type_as(self: Tensor, other: Tensor) -> Any:
+    """The tensor in the type of another."""
+    return to_dtype(self, other._dtype)
+
+
+@method()
+def cpu(self: Tensor) -> Tensor:
+    """The tensor itself: it is on the CPU."""
+    return self
+
+
+def _caster(name: str, d: dtype) -> Any:
+    def function(self: Tensor) -> Any:
+        return to_dtype(self, d)
+
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = f"The tensor as {d.name}."
+    return method()(function)
+
+
+CASTS = tuple(
+    _caster(name, d)
+    for name, d in (
+        *(("float", dtypes.float32), ("double", dtypes.float64), ("half", dtypes.float16), ("long", dtypes.int64)),
+        *(("int", dtypes.int32), ("short", dtypes.int16), ("char", dtypes.int8), ("byte", dtypes.uint8)),
+        ("bool", dtypes.bool),
+    )
+)

@@ -1,0 +1,78 @@
+"""The way of an operation: a compiled region takes it, or it runs now and is entered on the tape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tracejit.eager import run_op
+from tracejit.ops.record import Op, install
+from tracejit.tensor.state import state
+from tracejit.tensor.tape import enter
+from tracejit.tensor.tensor import _BY_NUM, Tensor
+
+ndarray = np.ndarray
+new = Tensor.__new__
+
+
+def wrap(array: Any) -> Tensor:
+    """A leaf tensor on an array."""
+    t: Tensor = new(Tensor)
+    t._array = array
+    t._dtype = _BY_NUM[array.dtype.num]
+    t._requires_grad = False
+    t._node = t._grad = t._cell = t._base = t._hooks = None
+    return t
+
+
+def apply(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...] = ()) -> Any:
+    """Apply a record to tensors and Python numbers."""
+    session = state.session
+    if session is not None:
+        return session.apply(op, args, attrs)
+    return compute(op, args, attrs)
+
+
+def compute(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
+    """Run a record now."""
+    needs = False
+    arrays = []
+    for a in args:
+        if isinstance(a, Tensor):
+            arrays.append(a._array)
+            if a._requires_grad:
+                needs = True
+        else:
+            arrays.append(a)
+    found = run_op(op, tuple(arrays), attrs)
+    if type(found) is tuple:
+        outs = tuple(wrap(a) for a in found)
+        if needs and state.grad_enabled and op.rules:
+            enter(op, args, attrs, outs)
+        return outs
+    out = wrap(found)
+    if op.family == "view":
+        attach(op, args[0], attrs, out)
+    if needs and state.grad_enabled and op.rules:
+        enter(op, args, attrs, (out,))
+    return out
+
+
+def attach(op: Op, source: Tensor, attrs: tuple[Any, ...], out: Tensor) -> None:
+    """Note that `out` is a view of the memory of `source`, if it is one and not a copy."""
+    if op.name == "reshape" and not source._array.flags.c_contiguous and not np.shares_memory(
+        source._array, out._array
+    ):
+        return
+    out._cell = source._share()
+    if source._base is None:
+        out._base = source
+        out._view = ((op, attrs),)
+    else:
+        out._base = source._base
+        out._view = (*source._view, (op, attrs))
+    out._seen = out._cell[0]
+
+
+install(apply)

@@ -1,0 +1,185 @@
+"""Changes in place: a new value for a tensor's memory, seen by every view of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tracejit.ops.record import Op, ops
+from tracejit.shapes import broadcast
+from tracejit.tensor import arithmetic
+from tracejit.tensor.dispatch import apply
+from tracejit.tensor.promote import to_dtype
+from tracejit.tensor.state import state
+from tracejit.tensor.tape import current
+from tracejit.tensor.tensor import Tensor, method
+
+
+def assign(target: Tensor, value: Tensor) -> Tensor:
+    """Let the memory of `target` hold `value`, which has its type and broadcasts to its shape.
+
+    Raises: RuntimeError if the result type cannot be stored, the shape does not fit, or a leaf that requires
+    gradients would be changed while gradients are recorded; nothing is changed then.
+    """
+    if target._requires_grad and state.grad_enabled and target._node is None:
+        raise RuntimeError("a leaf Variable that requires grad is being used in an in-place operation.")
+    base = target._base
+    if base is not None and state.grad_enabled and base._requires_grad and base._node is None:
+        raise RuntimeError("a view of a leaf Variable that requires grad is being used in an in-place operation.")
+    if value._dtype is not target._dtype:
+        if value._dtype.category > target._dtype.category:
+            raise RuntimeError(
+                f"result type {value._dtype.name.capitalize()} can't be cast to the desired output type "
+                f"{target._dtype.name.capitalize()}"
+            )
+        value = to_dtype(value, target._dtype)
+    if value._shape != target._shape:
+        if broadcast(value._shape, target._shape) != target._shape:
+            raise RuntimeError(
+                f"output with shape {list(target._shape)} doesn't match the broadcast shape "
+                f"{list(broadcast(value._shape, target._shape))}"
+            )
+        value = apply(ops.expand, (value,), (target._shape,))
+    session = state.session
+    if session is not None:
+        session.assign(target, value)
+    else:
+        write(target, value)
+    return target
+
+
+def write(target: Tensor, value: Tensor) -> None:
+    """Copy a value into a tensor's memory and put it on the tape."""
+    array = target._data()
+    if not array.flags.writeable:
+        raise RuntimeError(
+            "unsupported operation: more than one element of the written-to tensor refers to a single memory "
+            "location, or the memory is read-only. Please clone() the tensor before performing the operation."
+        )
+    np.copyto(array, value._data())
+    target._bump()
+    if not state.grad_enabled or not (value._requires_grad or target._requires_grad):
+        return
+    if target._base is None:
+        target._node = value._node
+        target._requires_grad = value._requires_grad
+        target._index = value._index if value._node is not None else 0
+    else:
+        _rebase(target, value)
+
+
+def _rebase(view: Tensor, value: Tensor) -> None:
+    """The history of a base after one of its views was changed: the old base with the new value put in."""
+    base = view._base
+    assert base is not None
+    parents = [base]
+    for op, attrs in view._view[:-1]:
+        parents.append(apply(op, (parents[-1],), attrs))
+    for (op, attrs), parent in zip(reversed(view._view), reversed(parents), strict=True):
+        value = _put_back(op, attrs, parent, value)
+    base._node, base._requires_grad = value._node, value._requires_grad
+    base._index = value._index if value._node is not None else 0
+    view._seen = -1
+    current(view)
+
+
+def _put_back(op: Op, attrs: tuple[Any, ...], parent: Tensor, value: Tensor) -> Any:
+    """The parent of a view, with the view's elements replaced by `value`."""
+    if op is ops.reshape:
+        return apply(op, (value,), (parent._shape,))
+    if op is ops.permute:
+        dims = attrs[0]
+        return apply(op, (value,), (tuple(sorted(range(len(dims)), key=dims.__getitem__)),))
+    if op is ops.flip:
+        return apply(op, (value,), attrs)
+    if op is ops.slice:
+        start, _, step = attrs
+        return apply(ops.place, (parent, value), (start, step))
+    raise RuntimeError(f"a tensor made by {op.name}() cannot be changed in place; clone() it first")
+
+
+def _in_place(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The in-place form of a function: `x.f_(...)`."""
+
+    def changed(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return assign(self, function(self, *args, **kwargs))
+
+    changed.__name__ = changed.__qualname__ = function.__name__ + "_"
+    changed.__doc__ = f"`{function.__name__}` in place.\n\nRaises: RuntimeError if the result does not fit the tensor."
+    setattr(Tensor, changed.__name__, changed)
+    return changed
+
+
+IN_PLACE = tuple(
+    _in_place(getattr(arithmetic, name))
+    for name in (
+        *("add", "sub", "mul", "div", "pow", "remainder", "fmod", "floor_divide", "lerp", "addcmul", "addcdiv"),
+        *("exp", "expm1", "log", "log1p", "log2", "sin", "cos", "tan", "tanh", "sigmoid", "erf", "sqrt", "rsqrt"),
+        *("neg", "abs", "sign", "floor", "ceil", "trunc", "round", "reciprocal", "square", "clamp", "clamp_min"),
+        *("clamp_max", "masked_fill", "logical_not", "logical_and", "logical_or", "logical_xor"),
+        *("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not"),
+    )
+)
+
+for _dunder, _name in (
+    ("__iadd__", "add_"),
+    ("__isub__", "sub_"),
+    ("__imul__", "mul_"),
+    ("__itruediv__", "div_"),
+    ("__ipow__", "pow_"),
+    ("__imod__", "remainder_"),
+    ("__ifloordiv__", "floor_divide_"),
+    ("__iand__", "bitwise_and_"),
+    ("__ior__", "bitwise_or_"),
+    ("__ixor__", "bitwise_xor_"),
+):
+    setattr(Tensor, _dunder, getattr(Tensor, _name))
+
+
+@method()
+def copy_(self: Tensor, src: Any, non_blocking: bool = False) -> Tensor:
+    """Copy the elements of `src`, cast and broadcast, into the tensor."""
+    if not isinstance(src, Tensor):
+        raise TypeError(f"copy_(): argument 'other' must be Tensor, not {type(src).__name__}")
+    return assign(self, to_dtype(src, self._dtype))
+
+
+@method()
+def fill_(self: Tensor, value: Any) -> Tensor:
+    """Set every element to a number."""
+    if isinstance(value, Tensor):
+        if value._shape:
+            raise RuntimeError(
+                f"fill_ only supports 0-dimension value tensor but got tensor with {len(value._shape)} dimensions."
+            )
+        return assign(self, to_dtype(value, self._dtype))
+    return assign(self, apply(ops.full, (value,), (self._shape, self._dtype)))
+
+
+@method()
+def zero_(self: Tensor) -> Tensor:
+    """Set every element to zero."""
+    return fill_(self, 0)
+
+
+def _set_data(self: Tensor, value: Tensor) -> None:
+    """Let the tensor stand on the memory of another: `x.data = y`."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"Variable data has to be a tensor, but got {type(value).__name__}")
+    session = state.session
+    if session is not None:
+        session.host(_adopt, (self, value), {})
+    else:
+        _adopt(self, value)
+
+
+def _adopt(target: Tensor, value: Tensor) -> None:
+    target._array = value._data()
+    target._dtype = value._dtype
+    target._cell = value._share()
+    target._base = None
+
+
+Tensor.data = property(lambda self: self.detach(), _set_data)  # type: ignore[attr-defined]

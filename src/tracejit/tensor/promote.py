@@ -1,0 +1,79 @@
+"""Element types of operations on several operands: PyTorch's promotion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tracejit import dtypes
+from tracejit.dtypes import dtype
+from tracejit.ops.record import ops
+from tracejit.tensor.dispatch import apply
+from tracejit.tensor.scalar import NUMBERS, Scalar, plain
+from tracejit.tensor.tensor import Tensor
+
+
+def operand(x: Any, what: str) -> Any:
+    """An operand of `what`: a tensor or a number.
+
+    Raises: TypeError for anything else.
+    """
+    if isinstance(x, Tensor) or type(x) in (int, float, bool, Scalar):
+        return x
+    if isinstance(x, NUMBERS):
+        return plain(x)
+    raise TypeError(f"{what}(): expected a Tensor or a number, but got {type(x).__name__}")
+
+
+def result_type(*operands: Any) -> dtype:
+    """The type that an operation on the operands computes in.
+
+    Tensors with dimensions decide; a tensor without dimensions or a number only raises the category.
+
+    >>> import tracejit as tj
+    >>> result_type(tj.ones(2, dtype=tj.int32), 1.5)
+    tracejit.float32
+    """
+    found: list[dtype | None] = [None, None, None]
+    for x in operands:
+        if isinstance(x, Tensor):
+            rank = 0 if x._shape else 1
+            d = x._dtype
+        else:
+            rank = 2
+            d = dtypes.of_number(plain(x))
+        before = found[rank]
+        found[rank] = d if before is None else dtypes.promote_types(before, d)
+    best: dtype | None = None
+    for d in found:  # type: ignore[assignment]
+        if d is not None and (best is None or d.category > best.category):
+            best = d
+    if best is None:
+        raise ValueError("result_type needs at least one operand")
+    return best
+
+
+def to_dtype(x: Any, d: dtype) -> Any:
+    """A tensor in another type; a number stays."""
+    if isinstance(x, Tensor) and x._dtype is not d:
+        return apply(ops.cast, (x,), (d,))
+    return x
+
+
+def unify(*operands: Any) -> tuple[Any, ...]:
+    """The operands in the type of the operation."""
+    d = result_type(*operands)
+    return tuple(to_dtype(x, d) for x in operands)
+
+
+def floating(x: Tensor) -> Tensor:
+    """The tensor in a floating point type: its own, or the default."""
+    return x if x._dtype.is_floating_point else to_dtype(x, dtypes.get_default_dtype())
+
+
+def tensor_of(x: Any, like: Tensor | None = None) -> Tensor:
+    """A number as a tensor without dimensions; a tensor stays."""
+    if isinstance(x, Tensor):
+        return x
+    number = plain(x)
+    d = dtypes.of_number(number) if like is None else dtypes.weak_result(like._dtype, number)
+    return apply(ops.full, (x,), ((), d))  # type: ignore[no-any-return]

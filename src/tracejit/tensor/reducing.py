@@ -1,0 +1,321 @@
+"""Reductions and scans with PyTorch's arguments."""
+
+from __future__ import annotations
+
+from math import prod as product
+from typing import Any, NamedTuple
+
+from tracejit import dtypes
+from tracejit.dtypes import dtype as dtype_
+from tracejit.ops.record import Op, ops
+from tracejit.shapes import normalize_dim, normalize_dims
+from tracejit.tensor.arithmetic import exp, log, mul, sqrt, sub, truth, where
+from tracejit.tensor.dispatch import apply
+from tracejit.tensor.promote import floating, to_dtype
+from tracejit.tensor.tensor import Tensor, method
+
+
+class ValuesIndices(NamedTuple):
+    """Extreme values and their places."""
+
+    values: Any
+    indices: Any
+
+
+def reduce(op: Op, x: Tensor, dims: tuple[int, ...], keepdim: bool) -> Any:
+    """Apply a one-dimensional reduction over several dimensions: runs of adjacent ones at once, innermost first."""
+    shape = x._shape
+    kept = tuple(1 if i in dims else s for i, s in enumerate(shape))
+    rest = tuple(s for i, s in enumerate(shape) if i not in dims)
+    todo = list(dims)
+    while todo:
+        last = first = todo.pop()
+        while todo and todo[-1] == first - 1:
+            first = todo.pop()
+        if last > first:
+            shape = (*shape[:first], product(shape[first : last + 1]), *shape[last + 1 :])
+            x = apply(ops.reshape, (x,), (shape,))
+        x = apply(op, (x,), (first,))
+        shape = shape[:first] + shape[first + 1 :]
+    to = kept if keepdim else rest
+    return x if x._shape == to else apply(ops.reshape, (x,), (to,))
+
+
+def _wide(x: Tensor, dtype: dtype_ | None) -> Tensor:
+    """Whole numbers as int64, unless a type is asked for."""
+    if dtype is not None:
+        return to_dtype(x, dtype)  # type: ignore[no-any-return]
+    return x if x._dtype.is_floating_point else to_dtype(x, dtypes.int64)
+
+
+@method()
+def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: dtype_ | None = None) -> Any:
+    """Sum over some or all dimensions.
+
+    DType: floats stay, others become int64. Edge: of nothing 0.
+    Cost: the order of additions depends on the shape alone, so the bits do not depend on threads.
+
+    >>> import tracejit as tj
+    >>> tj.sum(tj.ones(2, 3), dim=1)
+    tensor([3., 3.])
+    """
+    dims = normalize_dims(dim, len(input._shape))
+    x = _wide(input, dtype)
+    if not dims:
+        return apply(ops.copy, (x,))
+    return reduce(ops.sum, x, dims, keepdim)
+
+
+@method()
+def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: dtype_ | None = None) -> Any:
+    """Mean over some or all dimensions.
+
+    Edge: of nothing NaN. Raises: RuntimeError for whole numbers.
+    """
+    x = to_dtype(input, dtype) if dtype is not None else input
+    if not x._dtype.is_floating_point:
+        raise RuntimeError(
+            "mean(): could not infer output dtype. Input dtype must be either a floating point or complex dtype. "
+            f"Got: {x._dtype.name.capitalize()}"
+        )
+    dims = normalize_dims(dim, len(x._shape))
+    n = product(x._shape[d] for d in dims)
+    total = sum(x, dims, keepdim) if dims else x
+    return apply(ops.div, (total, float(n)))
+
+
+@method()
+def prod(input: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: dtype_ | None = None) -> Any:
+    """Product along a dimension, or of all elements."""
+    x = _wide(input, dtype)
+    dims = normalize_dims(dim, len(x._shape))
+    return reduce(ops.prod, x, dims, keepdim) if dims else apply(ops.copy, (x,))
+
+
+def _nonempty(x: Tensor, dims: tuple[int, ...], name: str) -> None:
+    if any(x._shape[d] == 0 for d in dims):
+        raise IndexError(f"{name}(): Expected reduction dim to have non-zero size.")
+
+
+@method()
+def amax(input: Tensor, dim: Any = (), keepdim: bool = False) -> Any:
+    """Largest element over some or all dimensions; the gradient is shared by equal ones."""
+    dims = normalize_dims(dim, len(input._shape))
+    _nonempty(input, dims, "amax")
+    return reduce(ops.amax, input, dims, keepdim) if dims else apply(ops.copy, (input,))
+
+
+@method()
+def amin(input: Tensor, dim: Any = (), keepdim: bool = False) -> Any:
+    """Smallest element over some or all dimensions; the gradient is shared by equal ones."""
+    dims = normalize_dims(dim, len(input._shape))
+    _nonempty(input, dims, "amin")
+    return reduce(ops.amin, input, dims, keepdim) if dims else apply(ops.copy, (input,))
+
+
+def _places(op: Op, x: Tensor, dim: int | None, keepdim: bool) -> Any:
+    if dim is None:
+        if x.numel() == 0:
+            raise IndexError(f"{op.name}(): Expected reduction dim to be specified for input.numel() == 0.")
+        flat = apply(ops.reshape, (x,), ((x.numel(),),))
+        out = apply(op, (flat,), (0,))
+        return apply(ops.reshape, (out,), ((1,) * len(x._shape),)) if keepdim else out
+    d = normalize_dim(dim, len(x._shape))
+    if not x._shape:
+        return apply(ops.full, (0,), ((), dtypes.int64))
+    if x._shape[d] == 0:
+        raise IndexError(f"{op.name}(): Expected reduction dim {d} to have non-zero size.")
+    out = apply(op, (x,), (d,))
+    return apply(ops.reshape, (out,), ((*x._shape[:d], 1, *x._shape[d + 1 :]),)) if keepdim else out
+
+
+@method()
+def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+    """Place of the first largest element along a dimension, or in the flattened tensor. DType: int64."""
+    return _places(ops.argmax, input, dim, keepdim)
+
+
+@method()
+def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+    """Place of the first smallest element along a dimension, or in the flattened tensor. DType: int64."""
+    return _places(ops.argmin, input, dim, keepdim)
+
+
+def _extreme(x: Tensor, dim: int, keepdim: bool, op: Op) -> ValuesIndices:
+    if not x._shape:
+        return ValuesIndices(apply(ops.copy, (x,)), _places(op, x, dim, keepdim))
+    d = normalize_dim(dim, len(x._shape))
+    places = _places(op, x, d, True)
+    values = apply(ops.gather, (x, places), (d,))
+    if not keepdim:
+        shape = x._shape[:d] + x._shape[d + 1 :]
+        values, places = (apply(ops.reshape, (v,), (shape,)) for v in (values, places))
+    return ValuesIndices(values, places)
+
+
+def _max_or_min(input: Tensor, dim: Any, keepdim: bool, op: Op, all_op: Op, pair_op: Op) -> Any:
+    if isinstance(dim, Tensor):
+        from_pair = apply(pair_op, (input, dim)) if input._dtype is dim._dtype else None
+        return from_pair if from_pair is not None else _unified(pair_op, input, dim)
+    if dim is None:
+        if input.numel() == 0:
+            raise RuntimeError(
+                f"{all_op.name[1:]}(): Expected reduction dim to be specified for input.numel() == 0. "
+                "Specify the reduction dim with the 'dim' argument."
+            )
+        return reduce(all_op, input, tuple(range(len(input._shape))), False) if input._shape else apply(
+            ops.copy, (input,)
+        )
+    return _extreme(input, dim, keepdim, op)
+
+
+def _unified(op: Op, x: Tensor, y: Tensor) -> Any:
+    d = dtypes.promote_types(x._dtype, y._dtype)
+    return apply(op, (to_dtype(x, d), to_dtype(y, d)))
+
+
+@method()
+def max(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
+    """The largest element; along a dimension the values with their places; of two tensors the larger elements."""
+    return _max_or_min(input, dim, keepdim, ops.argmax, ops.amax, ops.maximum)
+
+
+@method()
+def min(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
+    """The smallest element; along a dimension the values with their places; of two tensors the smaller elements."""
+    return _max_or_min(input, dim, keepdim, ops.argmin, ops.amin, ops.minimum)
+
+
+@method()
+def any(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
+    """Whether an element is not zero. DType: bool."""
+    x = truth(input)
+    dims = normalize_dims(dim, len(x._shape))
+    if not dims:
+        return apply(ops.copy, (x,))
+    if any_empty(x, dims):
+        return _constant(x, dims, keepdim, False)
+    return reduce(ops.amax, x, dims, keepdim)
+
+
+@method()
+def all(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
+    """Whether no element is zero. DType: bool."""
+    x = truth(input)
+    dims = normalize_dims(dim, len(x._shape))
+    if not dims:
+        return apply(ops.copy, (x,))
+    if any_empty(x, dims):
+        return _constant(x, dims, keepdim, True)
+    return reduce(ops.amin, x, dims, keepdim)
+
+
+def any_empty(x: Tensor, dims: tuple[int, ...]) -> bool:
+    """Whether one of the dimensions has size 0."""
+    return 0 in [x._shape[d] for d in dims]
+
+
+def _constant(x: Tensor, dims: tuple[int, ...], keepdim: bool, value: bool) -> Any:
+    shape = tuple(1 if i in dims else s for i, s in enumerate(x._shape) if keepdim or i not in dims)
+    return apply(ops.full, (value,), (shape, dtypes.bool))
+
+
+@method()
+def var(
+    input: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: Any = None
+) -> Any:
+    """Variance over some or all dimensions, the sum of squares divided by n - correction (1 if `unbiased`).
+
+    Edge: NaN where n <= correction.
+    """
+    if isinstance(dim, bool):
+        dim, unbiased = None, dim
+    x = input
+    if not x._dtype.is_floating_point:
+        raise RuntimeError("std and var only support floating point and complex dtypes")
+    dims = normalize_dims(dim, len(x._shape))
+    c = (1 if unbiased else 0) if correction is None else correction
+    n = product(x._shape[d] for d in dims)
+    centred = sub(x, mean(x, dims, True)) if dims else sub(x, x)
+    total = sum(mul(centred, centred), dims, keepdim) if dims else mul(centred, centred)
+    left = n - c
+    return apply(ops.div, (total, float(left if left > 0 else 0)))
+
+
+@method()
+def std(
+    input: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: Any = None
+) -> Any:
+    """Standard deviation: the square root of `var`."""
+    return sqrt(var(input, dim, unbiased, keepdim, correction=correction))
+
+
+def var_mean(
+    input: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: Any = None
+) -> tuple[Any, Any]:
+    """Variance and mean."""
+    return var(input, dim, unbiased, keepdim, correction=correction), mean(input, dim, keepdim)
+
+
+def std_mean(
+    input: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: Any = None
+) -> tuple[Any, Any]:
+    """Standard deviation and mean."""
+    return std(input, dim, unbiased, keepdim, correction=correction), mean(input, dim, keepdim)
+
+
+@method()
+def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Any:
+    """log(sum(exp(input))) without overflow."""
+    x = floating(input)
+    dims = normalize_dims(dim, len(x._shape))
+    if not dims:
+        return apply(ops.copy, (x,))
+    top = amax(x.detach(), dims, True)
+    top = where(top.abs() == float("inf"), 0.0, top)
+    out = log(sum(exp(sub(x, top)), dims, True)) + top
+    return out if keepdim else out.reshape(tuple(s for i, s in enumerate(x._shape) if i not in dims))
+
+
+@method()
+def cumsum(input: Tensor, dim: int, *, dtype: dtype_ | None = None) -> Any:
+    """Running sums along a dimension. DType: floats stay, others become int64."""
+    x = _wide(input, dtype)
+    d = normalize_dim(dim, len(x._shape))
+    return apply(ops.cumsum, (x,), (d,)) if x._shape else apply(ops.copy, (x,))
+
+
+@method()
+def cumprod(input: Tensor, dim: int, *, dtype: dtype_ | None = None) -> Any:
+    """Running products along a dimension. DType: floats stay, others become int64."""
+    x = _wide(input, dtype)
+    d = normalize_dim(dim, len(x._shape))
+    return apply(ops.cumprod, (x,), (d,)) if x._shape else apply(ops.copy, (x,))
+
+
+@method()
+def norm(input: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False, dtype: dtype_ | None = None) -> Any:
+    """The p-norm over some or all dimensions; p may be inf, -inf or "fro"."""
+    x = floating(input if dtype is None else to_dtype(input, dtype))
+    dims = normalize_dims(dim, len(x._shape))
+    if p in (2, 2.0, "fro", None):
+        total = sum(mul(x, x), dims, keepdim) if dims else mul(x, x)
+        return sqrt(total)
+    size = x.abs()
+    if p == float("inf"):
+        return amax(size, dims, keepdim)
+    if p == float("-inf"):
+        return amin(size, dims, keepdim)
+    if p == 0:
+        return sum(to_dtype(apply(ops.ne, (x, 0)), x._dtype), dims, keepdim)
+    if p == 1:
+        return sum(size, dims, keepdim)
+    return sum(size**p, dims, keepdim) ** (1.0 / p)
+
+
+@method()
+def count_nonzero(input: Tensor, dim: Any = None) -> Any:
+    """How many elements are not zero. DType: int64."""
+    return sum(to_dtype(truth(input), dtypes.int64), dim)
+
+

@@ -1,0 +1,78 @@
+"""Numbers that a compiled region takes at run time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tracejit.tensor.tensor import Tensor
+
+
+class Scalar:
+    """A number argument of a composite while a region is recorded.
+
+    Used directly as an operand it becomes a run-time number of the program. Anything else that is done with it
+    (arithmetic, comparison, conversion) makes it part of the structure: `fixed` is set, and the tracer then guards
+    its value.
+    """
+
+    __slots__ = ("fixed", "source", "value")
+
+    def __init__(self, value: float | int, source: Any) -> None:
+        self.value = value
+        self.source = source
+        self.fixed = False
+
+    def take(self) -> Any:
+        """The number, as part of the structure."""
+        self.fixed = True
+        return self.value
+
+    def __float__(self) -> float:
+        return float(self.take())
+
+    def __int__(self) -> int:
+        return int(self.take())
+
+    def __index__(self) -> int:
+        return self.take().__index__()  # type: ignore[no-any-return]
+
+    def __bool__(self) -> bool:
+        return bool(self.take())
+
+    def __hash__(self) -> int:
+        return hash(self.take())
+
+    def __repr__(self) -> str:
+        return repr(self.take())
+
+
+def _forward(name: str) -> Any:
+    def function(self: Scalar, *others: Any) -> Any:
+        plain = [o.take() if isinstance(o, Scalar) else o for o in others]
+        if any(isinstance(o, Tensor) for o in plain):
+            return NotImplemented
+        return getattr(self.take(), name)(*plain)
+
+    function.__name__ = name
+    return function
+
+
+for _name in (
+    *("__add__", "__radd__", "__sub__", "__rsub__", "__mul__", "__rmul__", "__truediv__", "__rtruediv__"),
+    *("__floordiv__", "__rfloordiv__", "__mod__", "__rmod__", "__pow__", "__rpow__", "__neg__", "__pos__", "__abs__"),
+    *("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__round__", "__trunc__", "__floor__", "__ceil__"),
+):
+    setattr(Scalar, _name, _forward(_name))
+
+NUMBERS = (bool, int, float, np.bool_, np.number, Scalar)
+
+
+def plain(x: Any) -> Any:
+    """The Python number that a NumPy number or a run-time number stands for; its type decides promotion."""
+    if isinstance(x, Scalar):
+        return x.value
+    if isinstance(x, np.generic):
+        return x.item()
+    return x

@@ -1,0 +1,445 @@
+"""Views and rearrangements with PyTorch's arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+from tracejit.ops.record import ops
+from tracejit.shapes import broadcast_all, check_expand, infer_reshape, normalize_dim, view_strides
+from tracejit.tensor.dispatch import apply
+from tracejit.tensor.promote import result_type, to_dtype
+from tracejit.tensor.tensor import Tensor, method
+
+
+def ints(args: tuple[Any, ...], what: str) -> tuple[int, ...]:
+    """Sizes or dimensions given one by one or as one sequence.
+
+    Raises: TypeError for things that are not whole numbers.
+    """
+    if len(args) == 1 and not hasattr(args[0], "__index__"):
+        args = tuple(args[0])
+    try:
+        return tuple(a if type(a) is int else a.__index__() for a in args)
+    except AttributeError:
+        bad = next(a for a in args if not hasattr(a, "__index__"))
+        raise TypeError(f"{what}(): expected ints, but got {type(bad).__name__}") from None
+
+
+@method()
+def reshape(input: Tensor, *shape: Any) -> Any:
+    """The elements in row-major order under another shape; one size may be -1. A view if the memory allows it."""
+    to = infer_reshape(input._shape, ints(shape, "reshape"))
+    return apply(ops.reshape, (input,), (to,))
+
+
+@method()
+def view(self: Tensor, *shape: Any) -> Any:
+    """The same memory under another shape (one size may be -1).
+
+    Raises: RuntimeError if there is no such view.
+    """
+    to = infer_reshape(self._shape, ints(shape, "view"))
+    if not self.is_contiguous() and view_strides(self._shape, self.stride(), to) is None:
+        raise RuntimeError(
+            "view size is not compatible with input tensor's size and stride (at least one dimension spans across two "
+            "contiguous subspaces). Use .reshape(...) instead."
+        )
+    return apply(ops.reshape, (self,), (to,))
+
+
+@method()
+def view_as(self: Tensor, other: Tensor) -> Any:
+    """The same memory under the shape of another tensor."""
+    return view(self, other._shape)
+
+
+@method()
+def reshape_as(self: Tensor, other: Tensor) -> Any:
+    """The elements under the shape of another tensor."""
+    return reshape(self, other._shape)
+
+
+@method()
+def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Any:
+    """Dimensions `start_dim` to `end_dim` merged into one."""
+    shape = input._shape
+    first, last = normalize_dim(start_dim, len(shape)), normalize_dim(end_dim, len(shape))
+    if first > last:
+        raise RuntimeError("flatten() has invalid args: start_dim cannot come after end_dim")
+    if not shape:
+        return apply(ops.reshape, (input,), ((1,),))
+    if first == last:
+        return input
+    return apply(ops.reshape, (input,), ((*shape[:first], prod(shape[first : last + 1]), *shape[last + 1 :]),))
+
+
+def ravel(input: Tensor) -> Any:
+    """All dimensions merged into one."""
+    return flatten(input)
+
+
+method()(ravel)
+
+
+@method()
+def unflatten(input: Tensor, dim: int, sizes: Sequence[int]) -> Any:
+    """One dimension split into several; one of their sizes may be -1."""
+    shape = input._shape
+    d = normalize_dim(dim, len(shape))
+    inner = infer_reshape((shape[d],), tuple(sizes))
+    return apply(ops.reshape, (input,), ((*shape[:d], *inner, *shape[d + 1 :]),))
+
+
+@method()
+def squeeze(input: Tensor, dim: Any = None) -> Any:
+    """Without dimensions of size 1: all of them, or those named."""
+    shape = input._shape
+    if dim is None:
+        to = tuple(s for s in shape if s != 1)
+    else:
+        dims = {normalize_dim(d, len(shape)) for d in ((dim,) if isinstance(dim, int) else dim)}
+        to = tuple(s for i, s in enumerate(shape) if i not in dims or s != 1)
+    return apply(ops.reshape, (input,), (to,))
+
+
+@method()
+def unsqueeze(input: Tensor, dim: int) -> Any:
+    """With a new dimension of size 1."""
+    shape = input._shape
+    d = normalize_dim(dim, len(shape) + 1)
+    return apply(ops.reshape, (input,), ((*shape[:d], 1, *shape[d:]),))
+
+
+@method()
+def permute(input: Tensor, *dims: Any) -> Any:
+    """Dimensions in another order."""
+    order = ints(dims, "permute")
+    n = len(input._shape)
+    if len(order) != n:
+        raise RuntimeError(
+            f"permute(sparse_coo): number of dimensions in the tensor input does not match the length of the desired "
+            f"ordering of dimensions i.e. input.dim() = {n} is not equal to len(dims) = {len(order)}"
+        )
+    normal = tuple(normalize_dim(d, n) for d in order)
+    if len(set(normal)) != n:
+        raise RuntimeError("permute(): duplicate dims are not allowed.")
+    return apply(ops.permute, (input,), (normal,))
+
+
+@method("swapaxes", "swapdims")
+def transpose(input: Tensor, dim0: int, dim1: int) -> Any:
+    """Two dimensions exchanged."""
+    n = len(input._shape)
+    a, b = normalize_dim(dim0, n), normalize_dim(dim1, n)
+    if n == 0:
+        return apply(ops.reshape, (input,), ((),))
+    order = list(range(n))
+    order[a], order[b] = b, a
+    return apply(ops.permute, (input,), (tuple(order),))
+
+
+swapaxes = swapdims = transpose
+
+
+@method()
+def t(input: Tensor) -> Any:
+    """The transpose of a matrix; vectors and numbers stay.
+
+    Raises: RuntimeError for more than two dimensions.
+    """
+    n = len(input._shape)
+    if n > 2:
+        raise RuntimeError(f"t() expects a tensor with <= 2 dimensions, but self is {n}D")
+    return transpose(input, 0, 1) if n == 2 else apply(ops.reshape, (input,), (input._shape,))
+
+
+Tensor.T = property(lambda self: permute(self, tuple(reversed(range(len(self._shape))))))  # type: ignore[attr-defined]
+Tensor.mT = property(lambda self: transpose(self, -2, -1))  # type: ignore[attr-defined]
+
+
+@method()
+def movedim(input: Tensor, source: Any, destination: Any) -> Any:
+    """Dimensions moved to other places, the rest in order."""
+    n = len(input._shape)
+    src = [normalize_dim(d, n) for d in ((source,) if isinstance(source, int) else source)]
+    dst = [normalize_dim(d, n) for d in ((destination,) if isinstance(destination, int) else destination)]
+    rest = iter(d for d in range(n) if d not in src)
+    order = [src[dst.index(i)] if i in dst else next(rest) for i in range(n)]
+    return apply(ops.permute, (input,), (tuple(order),))
+
+
+moveaxis = movedim
+method("moveaxis")(movedim)
+
+
+@method()
+def expand(self: Tensor, *sizes: Any) -> Any:
+    """Dimensions of size 1, and new leading ones, repeated without a copy; -1 keeps a size."""
+    to = check_expand(self._shape, ints(sizes, "expand"))
+    return apply(ops.expand, (self,), (to,))
+
+
+@method()
+def expand_as(self: Tensor, other: Tensor) -> Any:
+    """Repeated to the shape of another tensor."""
+    return expand(self, other._shape)
+
+
+def broadcast_to(input: Tensor, shape: Sequence[int]) -> Any:
+    """Repeated to a shape without a copy."""
+    return expand(input, tuple(shape))
+
+
+method()(broadcast_to)
+
+
+@method()
+def repeat(self: Tensor, *repeats: Any) -> Any:
+    """The tensor laid side by side `repeats` times along each dimension, as a copy."""
+    counts = ints(repeats, "repeat")
+    shape = self._shape
+    if len(counts) < len(shape):
+        raise RuntimeError(
+            "Number of dimensions of repeat dims can not be smaller than number of dimensions of tensor"
+        )
+    full = (1,) * (len(counts) - len(shape)) + shape
+    spaced = tuple(x for s in full for x in (1, s))
+    target = tuple(x for r, s in zip(counts, full, strict=True) for x in (r, s))
+    wide = apply(ops.expand, (apply(ops.reshape, (self,), (spaced,)),), (target,))
+    merged = tuple(r * s for r, s in zip(counts, full, strict=True))
+    return apply(ops.reshape, (apply(ops.copy, (wide,)),), (merged,))
+
+
+def tile(input: Tensor, *dims: Any) -> Any:
+    """The tensor laid side by side; missing counts are 1."""
+    counts = ints(dims, "tile")
+    return repeat(input, (1,) * (len(input._shape) - len(counts)) + counts)
+
+
+method()(tile)
+
+
+@method()
+def repeat_interleave(input: Tensor, repeats: int, dim: int | None = None) -> Any:
+    """Each element (along `dim`) `repeats` times in a row.
+
+    Raises: TypeError for repeats that are a tensor, which is not supported.
+    """
+    if isinstance(repeats, Tensor):
+        raise TypeError("repeat_interleave(): repeats given as a tensor are not supported; pass an int")
+    if dim is None:
+        input, dim = flatten(input), 0
+    d = normalize_dim(dim, len(input._shape))
+    shape = input._shape
+    wide = apply(ops.reshape, (input,), ((*shape[: d + 1], 1, *shape[d + 1 :]),))
+    wide = apply(ops.expand, (wide,), ((*shape[: d + 1], repeats, *shape[d + 1 :]),))
+    return apply(ops.reshape, (apply(ops.copy, (wide,)),), ((*shape[:d], shape[d] * repeats, *shape[d + 1 :]),))
+
+
+@method()
+def flip(input: Tensor, *dims: Any) -> Any:
+    """Dimensions in reverse order of their elements, as a copy."""
+    n = len(input._shape)
+    which = tuple(normalize_dim(d, n) for d in ints(dims, "flip"))
+    return apply(ops.copy, (apply(ops.flip, (input,), (which,)),))
+
+
+@method()
+def roll(input: Tensor, shifts: Any, dims: Any = None) -> Any:
+    """Elements shifted along dimensions, those pushed out re-entering at the other end."""
+    if dims is None:
+        return reshape(roll(flatten(input), shifts, 0), input._shape)
+    out = input
+    pairs = [(shifts, dims)] if isinstance(dims, int) else list(zip(shifts, dims, strict=True))
+    for shift, dim in pairs:
+        d = normalize_dim(dim, len(out._shape))
+        size = out._shape[d]
+        if size and shift % size:
+            cut = size - shift % size
+            out = cat([narrow(out, d, cut, size - cut), narrow(out, d, 0, cut)], d)
+    return out
+
+
+@method()
+def narrow(input: Tensor, dim: int, start: int, length: int) -> Any:
+    """`length` slices from `start` on along a dimension."""
+    shape = input._shape
+    d = normalize_dim(dim, len(shape))
+    start = int(start)
+    if start < 0:
+        start += shape[d]
+    if start < 0 or start + length > shape[d] or length < 0:
+        raise RuntimeError(f"start ({start}) + length ({length}) exceeds dimension size ({shape[d]}).")
+    begin = tuple(start if i == d else 0 for i in range(len(shape)))
+    size = (*shape[:d], length, *shape[d + 1 :])
+    return apply(ops.slice, (input,), (begin, size, (1,) * len(shape)))
+
+
+@method()
+def select(input: Tensor, dim: int, index: int) -> Any:
+    """One slice along a dimension, which goes away."""
+    shape = input._shape
+    if not shape:
+        raise IndexError("select() cannot be applied to a 0-dim tensor.")
+    d = normalize_dim(dim, len(shape))
+    index = int(index)
+    if not -shape[d] <= index < shape[d]:
+        raise IndexError(
+            f"select(): index {index} out of range for tensor of size {list(shape)} at dimension {d}"
+        )
+    out = narrow(input, d, index % shape[d], 1)
+    return apply(ops.reshape, (out,), (shape[:d] + shape[d + 1 :],))
+
+
+@method()
+def unbind(input: Tensor, dim: int = 0) -> tuple[Any, ...]:
+    """All slices along a dimension, which goes away."""
+    d = normalize_dim(dim, len(input._shape))
+    return tuple(select(input, d, i) for i in range(input._shape[d]))
+
+
+@method()
+def split(self: Tensor, split_size: Any, dim: int = 0) -> tuple[Any, ...]:
+    """Pieces of `split_size` along a dimension (the last may be smaller), or of the sizes given."""
+    d = normalize_dim(dim, len(self._shape))
+    size = self._shape[d]
+    if isinstance(split_size, int):
+        if split_size <= 0:
+            raise RuntimeError(f"split expects split_size be non-negative, but got split_size={split_size}")
+        sizes = [min(split_size, size - i) for i in range(0, size, split_size)] or [0]
+    else:
+        sizes = list(split_size)
+        if sum(sizes) != size:
+            raise RuntimeError(
+                f"split_with_sizes expects split_sizes to sum exactly to {size} (input tensor's size at dimension "
+                f"{d}), but got split_sizes={sizes}"
+            )
+    out, at = [], 0
+    for s in sizes:
+        out.append(narrow(self, d, at, s))
+        at += s
+    return tuple(out)
+
+
+@method()
+def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Any, ...]:
+    """At most `chunks` pieces of equal size along a dimension, the last maybe smaller."""
+    if chunks <= 0:
+        raise RuntimeError(f"chunk expects `chunks` to be greater than 0, got: {chunks}")
+    size = input._shape[normalize_dim(dim, len(input._shape))]
+    return split(input, max(-(-size // chunks), 1), dim)
+
+
+@method()
+def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
+    """The diagonal of two dimensions as the last one, as a copy."""
+    n = len(input._shape)
+    a, b = normalize_dim(dim1, n), normalize_dim(dim2, n)
+    rest = [d for d in range(n) if d not in (a, b)]
+    x = apply(ops.permute, (input,), ((*rest, a, b),))
+    rows, cols = x._shape[-2:]
+    r0, c0 = max(-offset, 0), max(offset, 0)
+    length = max(min(rows - r0, cols - c0), 0)
+    lead = x._shape[:-2]
+    flat = apply(ops.reshape, (apply(ops.copy, (x,)),), ((*lead, rows * cols),))
+    start = (*((0,) * len(lead)), r0 * cols + c0 if length else 0)
+    return apply(ops.slice, (flat,), (start, (*lead, length), (*((1,) * len(lead)), cols + 1)))
+
+
+def cat(tensors: Sequence[Tensor], dim: int = 0) -> Any:
+    """Tensors joined along a dimension.
+
+    DType: promoted. Edge: tensors of shape (0,) are skipped. Raises: RuntimeError if other sizes differ.
+    """
+    given = list(tensors)
+    if not given:
+        raise RuntimeError("torch.cat(): expected a non-empty list of Tensors")
+    for i, x in enumerate(given):
+        if not isinstance(x, Tensor):
+            raise TypeError(f"expected Tensor as element {i} in argument 0, but got {type(x).__name__}")
+    d = result_type(*given)
+    xs = [to_dtype(x, d) for x in given if x._shape != (0,)] or [to_dtype(given[0], d)]
+    n = len(xs[0]._shape)
+    if n == 0:
+        raise RuntimeError("zero-dimensional tensor (at position 0) cannot be concatenated")
+    axis = normalize_dim(dim, n)
+    first = xs[0]._shape
+    for i, x in enumerate(xs):
+        if len(x._shape) != n:
+            raise RuntimeError(
+                f"Tensors must have same number of dimensions: got {n} and {len(x._shape)}"
+            )
+        if any(s != f for k, (s, f) in enumerate(zip(x._shape, first, strict=True)) if k != axis):
+            k = next(k for k in range(n) if k != axis and x._shape[k] != first[k])
+            raise RuntimeError(
+                f"Sizes of tensors must match except in dimension {axis}. Expected size {first[k]} but got size "
+                f"{x._shape[k]} for tensor number {i} in the list."
+            )
+    if len(xs) == 1:
+        return apply(ops.copy, (xs[0],))
+    return apply(ops.cat, tuple(xs), (axis,))
+
+
+concat = concatenate = cat
+
+
+def stack(tensors: Sequence[Tensor], dim: int = 0) -> Any:
+    """Tensors of one shape joined along a new dimension."""
+    xs = list(tensors)
+    if not xs:
+        raise RuntimeError("stack expects a non-empty TensorList")
+    for i, x in enumerate(xs):
+        if x._shape != xs[0]._shape:
+            raise RuntimeError(
+                f"stack expects each tensor to be equal size, but got {list(xs[0]._shape)} at entry 0 and "
+                f"{list(x._shape)} at entry {i}"
+            )
+    return cat([unsqueeze(x, dim) for x in xs], normalize_dim(dim, len(xs[0]._shape) + 1))
+
+
+def hstack(tensors: Sequence[Tensor]) -> Any:
+    """Tensors joined along the second dimension, vectors along the first."""
+    return cat(tensors, 0 if len(tensors[0]._shape) <= 1 else 1)
+
+
+def vstack(tensors: Sequence[Tensor]) -> Any:
+    """Tensors joined along the first dimension, vectors as rows."""
+    return cat([unsqueeze(x, 0) if len(x._shape) == 1 else x for x in tensors], 0)
+
+
+def broadcast_tensors(*tensors: Tensor) -> tuple[Any, ...]:
+    """The tensors repeated to their common shape."""
+    shape = broadcast_all([x._shape for x in tensors])
+    return tuple(expand(x, shape) for x in tensors)
+
+
+def broadcast_shapes(*shapes: Sequence[int]) -> tuple[int, ...]:
+    """The shape that all shapes broadcast to."""
+    return broadcast_all([tuple(s) for s in shapes])
+
+
+def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = 0.0) -> Any:
+    """`value` added around the last dimensions: (left, right) of the last, then of the one before, ...; negative cuts.
+
+    Raises: NotImplementedError for a mode other than "constant".
+    """
+    if mode != "constant":
+        raise NotImplementedError(f"pad(): mode '{mode}' is not supported, only 'constant'")
+    if len(pad) % 2 or len(pad) // 2 > len(input._shape):
+        raise RuntimeError(f"Padding length should be even and at most twice the number of dimensions, got {len(pad)}")
+    x = input
+    n = len(x._shape)
+    low, high = [0] * n, [0] * n
+    for k in range(len(pad) // 2):
+        d = n - 1 - k
+        left, right = pad[2 * k], pad[2 * k + 1]
+        if left < 0 or right < 0:
+            x = narrow(x, d, max(-left, 0), x._shape[d] - max(-left, 0) - max(-right, 0))
+        low[d], high[d] = max(left, 0), max(right, 0)
+    shape = tuple(s + a + b for s, a, b in zip(x._shape, low, high, strict=True))
+    if shape == x._shape:
+        return apply(ops.copy, (x,)) if x is input else x
+    around = apply(ops.full, (0 if value is None else value,), (shape, x._dtype))
+    return apply(ops.place, (around, x), (tuple(low), (1,) * n))

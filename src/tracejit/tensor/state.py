@@ -1,0 +1,41 @@
+"""What a thread is doing: whether it records gradients, and the compiled region it is in."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Protocol
+
+
+class Session(Protocol):
+    """A compiled region that is being recorded or followed: it takes over what tensors do."""
+
+    def apply(self, op: Any, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
+        """Apply a record."""
+
+    def assign(self, target: Any, value: Any) -> None:
+        """Let `target` hold `value` from here on, in its own memory."""
+
+    def composite(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a composite."""
+
+    def backward(self, function: Any, args: tuple[Any, ...]) -> Any:
+        """Run the gradient engine."""
+
+    def host(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a function that works on real memory."""
+
+    def force(self, tensor: Any) -> Any:
+        """The memory of a tensor whose value is pending."""
+
+    def draw(self, generator: Any, count: int) -> tuple[Any, Any]:
+        """Seed and first offset of `count` random operations."""
+
+
+class State(threading.local):
+    """The state of one thread."""
+
+    session: Session | None = None
+    grad_enabled: bool = True
+
+
+state = State()

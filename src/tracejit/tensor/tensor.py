@@ -1,0 +1,380 @@
+"""The tensor: an array with a gradient history.
+
+Only what a tensor *is* stands here. What can be done with it is defined in the modules beside and entered as methods
+with `method`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from tracejit import dtypes
+from tracejit.aval import Aval
+from tracejit.shapes import contiguous_strides
+from tracejit.tensor.state import state
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Element types by NumPy's type number: quicker than hashing a dtype.
+_BY_NUM: list[dtypes.dtype] = [None] * 64  # type: ignore[list-item]
+for _d in dtypes.ALL:
+    _BY_NUM[_d.np.num] = _d
+_BY_NUM[np.dtype(np.longlong).num] = dtypes.int64
+
+
+class Size(tuple[int, ...]):
+    """A shape.
+
+    >>> Size((2, 3)).numel()
+    6
+    """
+
+    def numel(self) -> int:
+        """Number of elements."""
+        n = 1
+        for s in self:
+            n *= s
+        return n
+
+    def __repr__(self) -> str:
+        return f"tracejit.Size({list(self)})"
+
+    def __getitem__(self, item: Any) -> Any:
+        out = tuple.__getitem__(self, item)
+        return Size(out) if isinstance(item, slice) else out
+
+    def __add__(self, other: Any) -> Size:
+        return Size(tuple(self) + tuple(other))
+
+
+class Tensor:
+    """A multi-dimensional array of one element type that can record how it was computed.
+
+    Shape: any, also () for a single number. DType: bool, integers, floats.
+    Edge: `Tensor(data)` copies; use `tensor`, `from_numpy` or `as_tensor`.
+
+    >>> import tracejit as tj
+    >>> x = tj.tensor([1.0, 2.0], requires_grad=True)
+    >>> (x * x).sum().backward()
+    >>> x.grad
+    tensor([2., 4.])
+    """
+
+    __slots__ = (
+        "__dict__",
+        "__weakref__",
+        "_array",
+        "_aval",
+        "_base",
+        "_cell",
+        "_dtype",
+        "_grad",
+        "_hooks",
+        "_index",
+        "_node",
+        "_requires_grad",
+        "_seen",
+        "_view",
+    )
+
+    # _array: the memory, or None while the value is pending in a compiled region; _aval then says what it will be.
+    # _node, _index: the step of the tape that made the tensor, and which of its results it is.
+    # _cell: [version], shared by all tensors on the same memory; None means version 0 and not shared so far.
+    # _base, _view: the tensor whose memory this is a view of, and the (op, attrs) steps that lead here from it.
+    # _seen: the version at which _node of a view was right.
+    _array: Any
+    _aval: Aval | None
+    _dtype: dtypes.dtype
+    _grad: Tensor | None
+    _node: Any
+    _index: int
+    _cell: list[int] | None
+    _base: Tensor | None
+    _view: tuple[tuple[Any, Any], ...]
+    _seen: int
+    _requires_grad: bool
+    _hooks: Any
+
+    def __init__(self, data: Any = (), requires_grad: bool = False) -> None:
+        if type(data) is not np.ndarray:
+            data = np.array(data._array if isinstance(data, Tensor) else data, dtypes.get_default_dtype().np)
+        self._array = data
+        self._dtype = _BY_NUM[data.dtype.num]
+        self._requires_grad = requires_grad
+        self._node = self._grad = self._cell = self._base = self._hooks = None
+
+    # --- memory -------------------------------------------------------------------------------------------------------
+
+    def _data(self) -> Any:
+        """The array; a pending value is computed first."""
+        array = self._array
+        return array if array is not None else self._force()
+
+    def _force(self) -> Any:
+        session = state.session
+        if session is None:
+            raise RuntimeError(
+                "this tensor's value is pending in a compiled region that another thread is running; "
+                "wait for that call to return before using the tensor here"
+            )
+        return session.force(self)
+
+    @property
+    def _version(self) -> int:
+        """How often the memory was changed in place."""
+        cell = self._cell
+        return 0 if cell is None else cell[0]
+
+    def _bump(self) -> None:
+        """Note a change in place."""
+        if self._cell is None:
+            self._cell = [1]
+        else:
+            self._cell[0] += 1
+
+    def _share(self) -> list[int]:
+        """The version cell, made if there is none."""
+        if self._cell is None:
+            self._cell = [0]
+        return self._cell
+
+    def data_ptr(self) -> int:
+        """Address of the first element."""
+        return int(self._data().ctypes.data)
+
+    # --- what it is ---------------------------------------------------------------------------------------------------
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        array = self._array
+        return array.shape if array is not None else self._aval.shape  # type: ignore[union-attr, no-any-return]
+
+    @property
+    def shape(self) -> Size:
+        """Sizes of the dimensions."""
+        return Size(self._shape)
+
+    def size(self, dim: int | None = None) -> Any:
+        """The shape, or the size of one dimension."""
+        if dim is None:
+            return self.shape
+        shape = self._shape
+        if not -len(shape) <= dim < len(shape):
+            n = max(len(shape), 1)
+            raise IndexError(f"Dimension out of range (expected to be in range of [{-n}, {n - 1}], but got {dim})")
+        return shape[dim]
+
+    @property
+    def dtype(self) -> dtypes.dtype:
+        """Element type."""
+        return self._dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self._shape)
+
+    def dim(self) -> int:
+        """Number of dimensions."""
+        return len(self._shape)
+
+    def numel(self) -> int:
+        """Number of elements."""
+        n = 1
+        for s in self._shape:
+            n *= s
+        return n
+
+    nelement = numel
+
+    def element_size(self) -> int:
+        """Bytes of one element."""
+        return self._dtype.itemsize
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element."""
+        return self._dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all elements."""
+        return self.numel() * self._dtype.itemsize
+
+    def stride(self, dim: int | None = None) -> Any:
+        """Steps between neighbours along each dimension, in elements."""
+        if self._array is None:
+            strides = contiguous_strides(self._shape)
+        else:
+            strides = tuple(s // self._dtype.itemsize for s in self._array.strides)
+        return strides if dim is None else strides[dim]
+
+    def storage_offset(self) -> int:
+        """Elements from the start of the memory to the first element."""
+        if self._base is None:
+            return 0
+        return (self.data_ptr() - self._base.data_ptr()) // self._dtype.itemsize
+
+    def is_contiguous(self) -> bool:
+        """Whether the elements lie in row-major order without gaps."""
+        return self._array is None or bool(self._array.flags.c_contiguous)
+
+    def is_floating_point(self) -> bool:
+        """Whether the element type is a floating point type."""
+        return self._dtype.is_floating_point
+
+    def is_complex(self) -> bool:
+        """Whether the element type is complex: never."""
+        return False
+
+    @property
+    def device(self) -> str:
+        """Where the memory is: "cpu"."""
+        return "cpu"
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether the memory is on a GPU."""
+        return False
+
+    # --- gradient state -----------------------------------------------------------------------------------------------
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether operations on the tensor are recorded for gradients."""
+        return self._requires_grad
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        if not value and self._node is not None:
+            raise RuntimeError(
+                "you can only change requires_grad flags of leaf variables. "
+                "If you want to use a computed variable in a subgraph that doesn't require differentiation use "
+                "var_no_grad = var.detach()."
+            )
+        if value and not self._dtype.is_floating_point:
+            raise RuntimeError("only Tensors of floating point dtype can require gradients")
+        if self._requires_grad != bool(value) and state.session is not None:
+            state.session.host(_set_requires_grad, (self, bool(value)), {})
+            return
+        self._requires_grad = bool(value)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
+        """Set `requires_grad` in place."""
+        self.requires_grad = requires_grad
+        return self
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether no recorded operation made the tensor."""
+        return self._node is None
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The accumulated gradient, or None."""
+        return self._grad
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        if value is not None:
+            if not isinstance(value, Tensor):
+                raise TypeError(f"assigned grad expected to be a Tensor or None but got {type(value).__name__}")
+            if value._shape != self._shape:
+                raise RuntimeError(
+                    f"assigned grad has data of a different size: {list(value._shape)} for a tensor of "
+                    f"{list(self._shape)}"
+                )
+            if value._dtype is not self._dtype:
+                raise RuntimeError(f"assigned grad has data of a different type: {value._dtype} for {self._dtype}")
+            if value is self:
+                raise RuntimeError("can't assign Variable as its own grad")
+        self._grad = value
+
+    @grad.deleter
+    def grad(self) -> None:
+        self._grad = None
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __len__(self) -> int:
+        shape = self._shape
+        if not shape:
+            raise TypeError("len() of a 0-d tensor")
+        return shape[0]
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Methods are entered by the modules beside."""
+
+        def __add__(self, other: Any) -> Tensor: ...
+        def __radd__(self, other: Any) -> Tensor: ...
+        def __sub__(self, other: Any) -> Tensor: ...
+        def __rsub__(self, other: Any) -> Tensor: ...
+        def __mul__(self, other: Any) -> Tensor: ...
+        def __rmul__(self, other: Any) -> Tensor: ...
+        def __truediv__(self, other: Any) -> Tensor: ...
+        def __rtruediv__(self, other: Any) -> Tensor: ...
+        def __matmul__(self, other: Any) -> Tensor: ...
+        def __neg__(self) -> Tensor: ...
+        def __pow__(self, other: Any) -> Tensor: ...
+        def __getitem__(self, index: Any) -> Tensor: ...
+        def __setitem__(self, index: Any, value: Any) -> None: ...
+        def __lt__(self, other: Any) -> Tensor: ...
+        def __le__(self, other: Any) -> Tensor: ...
+        def __gt__(self, other: Any) -> Tensor: ...
+        def __ge__(self, other: Any) -> Tensor: ...
+        def __invert__(self) -> Tensor: ...
+        def __and__(self, other: Any) -> Tensor: ...
+        def __or__(self, other: Any) -> Tensor: ...
+        def __iter__(self) -> Any: ...
+
+
+def _set_requires_grad(tensor: Tensor, value: bool) -> None:
+    tensor._requires_grad = value
+
+
+def method(*names: str) -> Callable[[F], F]:
+    """Enter a function as a method of Tensor under its own name and the ones given."""
+
+    def enter(function: F) -> F:
+        for name in (function.__name__, *names):
+            setattr(Tensor, name, function)
+        return function
+
+    return enter
+
+
+def pending(aval: Aval, requires_grad: bool) -> Tensor:
+    """A tensor whose value a compiled region still owes."""
+    t: Tensor = Tensor.__new__(Tensor)
+    t._array = None
+    t._aval = aval
+    t._dtype = aval.dtype
+    t._requires_grad = requires_grad
+    t._node = t._grad = t._cell = t._base = t._hooks = None
+    return t
+
+
+def aval_of(t: Tensor) -> Aval:
+    """Shape and type of a tensor."""
+    array = t._array
+    return Aval(array.shape, t._dtype) if array is not None else t._aval  # type: ignore[return-value]
+
+
+def alias(cls: type[Tensor], source: Tensor, requires_grad: bool) -> Tensor:
+    """A leaf of class `cls` on the memory of `source`, with no history: what `Parameter(data)` makes.
+
+    It is the root of that memory, so the source must not be used for in-place changes that gradients depend on.
+    """
+    t: Tensor = cls.__new__(cls)
+    t._array = source._data()
+    t._dtype = source._dtype
+    t._requires_grad = requires_grad
+    t._node = t._grad = t._base = t._hooks = None
+    t._cell = source._share()
+    return t
