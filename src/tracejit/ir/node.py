@@ -96,7 +96,7 @@ def make(op: Op, args: tuple[Node, ...], attrs: tuple[Any, ...] = ()) -> Node:
 _STAND_IN = {"f": 0.0, "i": 0}
 
 
-def input(index: int, aval: Aval, strides: tuple[int, ...] | None = None) -> Node:  # noqa: A001
+def input(index: int, aval: Aval, strides: tuple[int, ...] | None = None) -> Node:
     """A tensor given at run time."""
     attrs = (index, strides)
     return _intern(INPUT, (), attrs, (attrs, aval), aval)
@@ -123,3 +123,14 @@ def item(node: Node, which: int) -> Node:
     if not isinstance(node.aval, tuple) or isinstance(node.aval, Aval):
         raise TypeError(f"{node.name} has one result")
     return _intern(ITEM, (node,), (which,), (which,), node.aval[which])
+
+
+def apply(op: Op, *args: Node | bool | int | float, **attrs: Any) -> Node:
+    """The node of an operation on nodes and Python numbers, its attributes by keyword.
+
+    >>> from tracejit import dtypes
+    >>> from tracejit.ops import ops
+    >>> apply(ops.mul, input(0, Aval((2, 3), dtypes.float32)), 0.5)
+    mul:f32[2,3]
+    """
+    return make(op, tuple(a if isinstance(a, Node) else const(a) for a in args), op.pack(attrs))
