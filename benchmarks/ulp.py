@@ -1,6 +1,6 @@
 """Measures the elementary functions: largest error in ulp against a precise oracle, and nanoseconds an element.
 
-Run: PYTHONPATH=src python benchmarks/ulp.py [--only NAME] [--points N] [--write]   (needs mpmath)
+Run: PYTHONPATH=src python benchmarks/ulp.py [--only NAME] [--points N] [--stride N] [--write]   (needs mpmath)
 `--write` puts the table into docs/numerics.md between its markers.
 """
 
@@ -242,16 +242,51 @@ def measure(name: str, dtype: Any, points: int) -> tuple[float, int, float, tupl
     return float(errors[worst]), int(errors.size), best / 65536 * 1e9, tuple(float(a[worst]) for a in args)
 
 
+def sweep(name: str, stride: int) -> tuple[float, int, float]:
+    """(largest ulp error, points, worst argument) over every stride-th float32, against the float64 function."""
+    single, double = looped(name, np.float32), looped(name, np.float64)
+    size = 1 << 16
+    worst, at, count = 0.0, 0.0, 0
+    got, want = np.empty(size, np.float32), np.empty(size)
+    top = 2.0**128
+    for start in range(0, 1 << 32, size * stride):
+        patterns = np.arange(start, start + size * stride, stride, dtype=np.uint64)
+        x = (patterns & 0xFFFFFFFF).astype(np.uint32).view(np.float32)
+        with np.errstate(invalid="ignore"):  # signalling nans
+            wide = x.astype(np.float64)
+        single(x, got)
+        double(wide, want)
+        if name in ("sin", "cos", "tan"):
+            far = np.abs(wide) >= 2.0**45
+            want[far] = ORACLES_32[name](wide[far])
+        with np.errstate(all="ignore"):
+            unit = (want.astype(np.float32).view(np.uint32) & 0x7F800000).view(np.float32).astype(np.float64)
+            unit = np.clip(unit * 2.0**-23, 2.0**-149, 2.0**104)
+            errors = np.abs(np.clip(got.astype(np.float64), -top, top) - np.clip(want, -top, top)) / unit
+        errors[np.isnan(got) & np.isnan(want)] = 0.0
+        errors[np.isnan(errors)] = np.inf
+        count += size
+        index = int(np.argmax(errors))
+        if errors[index] > worst:
+            worst, at = float(errors[index]), float(x[index])
+    return worst, count, at
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", default=[*vmath.UNARY, *vmath.BINARY])
     parser.add_argument("--points", type=int, default=300_000, help="for float32; float64 takes a twentieth")
+    parser.add_argument("--stride", type=int, default=0, help="also sweep every n-th float32 of the unary functions")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     lines = ["| function | f32 ulp | points | f32 ns | f64 ulp | points | f64 ns |", "|---|---|---|---|---|---|---|"]
     for name in options.only:
         few = options.points // (100 if name == "erfinv" else 1)
         ulp_32, count_32, ns_32, at_32 = measure(name, np.float32, few)
+        if options.stride and name in vmath.UNARY:
+            swept, count_32, swept_at = sweep(name, options.stride)
+            if swept > ulp_32:
+                ulp_32, at_32 = swept, (swept_at,)
         ulp_64, count_64, ns_64, at_64 = measure(name, np.float64, options.points // (60 if name == "erfinv" else 20))
         lines.append(
             f"| {name} | {ulp_32:.2f} | {count_32:,} | {ns_32:.2f} | {ulp_64:.2f} | {count_64:,} | {ns_64:.2f} |"

@@ -150,8 +150,13 @@ def _atan_positive(y: V, x: V, mirrored: V | None) -> V:
     if mirrored is not None:
         # 0 / 0 stands for 0
         ratio = bottom.equals(0.0).where(y.const(0.0), ratio)
+    # in the middle the numerator's, denominator's and quotient's rounding errors would add up to over one ulp
+    top_low = small - (top + large)
+    bottom_low = small - (bottom - large)
+    remainder = (-ratio).fma(bottom, top) + (-ratio).fma(bottom_low, top_low)
+    ratio_low = middle.where(remainder / bottom, 0.0)
     z = ratio * ratio
-    tail = polynomial(z, c.ATAN[y.width]) * z * ratio
+    tail = (polynomial(z, c.ATAN[y.width]) * z).fma(ratio, ratio_low)
     eighths, eighths_low = _eighths(y, middle, swapped, mirrored)
     flip = swapped if mirrored is None else swapped ^ mirrored
     ratio = flip.where(-ratio, ratio)
