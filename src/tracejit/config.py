@@ -33,6 +33,7 @@ class Settings:
     """Every setting with its value."""
 
     log: str = _flag("", f"what to log, a comma-separated list out of {', '.join(LOG_TOPICS)}")
+    check: bool = _flag(False, "whether graphs are checked after each pass")
     num_threads: int = _flag(0, "threads to compute with; 0: min(affinity, cgroup quota, OMP_NUM_THREADS)")
     cache: bool = _flag(True, "whether compiled kernels are kept on disk")
     cache_dir: str = _flag("", "where they are kept; empty: ~/.cache/tracejit")

@@ -1,0 +1,99 @@
+"""The passes in their order, and what runs, times and checks them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tracejit import config
+from tracejit.ir.check import check as check_graph
+from tracejit.ir.graph import Graph
+from tracejit.ir.node import Node
+from tracejit.ir.pattern import EXACT, RuleSet
+from tracejit.ir.rewrite import rewrite
+from tracejit.passes import operands, simplify, views
+
+Pass = Callable[[Graph, str], Graph]
+
+# Rounds over all passes: one opens the way for another, and the last round finds nothing to do.
+_ROUNDS = 8
+
+
+def plain_operands(graph: Graph, soundness: str) -> Graph:
+    """Operands in their plainest form; numbers alone are computed."""
+
+    def step(node: Node) -> Node | None:
+        return next((new for rewrite_operands in operands.STEPS if (new := rewrite_operands(node)) is not None), None)
+
+    return rewrite(graph, step)
+
+
+def canonical_views(graph: Graph, soundness: str) -> Graph:
+    """Chains of views become one view, views that move nothing go."""
+    return rewrite(graph, RuleSet(views.RULES, soundness))
+
+
+def simplified(graph: Graph, soundness: str) -> Graph:
+    """Algebra, as far as `soundness` allows."""
+    return rewrite(graph, RuleSet(simplify.RULES, soundness))
+
+
+PASSES: tuple[Pass, ...] = (plain_operands, canonical_views, simplified)
+
+
+@dataclass(frozen=True)
+class PassRun:
+    """One run of one pass."""
+
+    name: str
+    seconds: float
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the passes did, in the order in which they ran; `stages` are the graphs after each."""
+
+    runs: tuple[PassRun, ...]
+    stages: tuple[Graph, ...]
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{r.name:<16} {r.before:>6} -> {r.after:>6} nodes {r.seconds * 1e3:8.2f} ms" for r in self.runs
+        )
+
+
+def run_passes(
+    graph: Graph, *, soundness: str = EXACT, check: bool | None = None, passes: tuple[Pass, ...] = PASSES
+) -> tuple[Graph, Report]:
+    """The graph after all passes, repeated until they change nothing, and the report.
+
+    With `check`, by default the setting TRACEJIT_CHECK, the graph is checked before and after each pass.
+
+    Raises: GraphError naming the pass whose graph is wrong.
+    """
+    checking = config.SETTINGS.check if check is None else check
+    if checking:
+        check_graph(graph)
+    runs: list[PassRun] = []
+    stages: list[Graph] = []
+    nodes = len(graph.nodes())
+    for _ in range(_ROUNDS):
+        start_of_round = graph
+        for one in passes:
+            began = time.perf_counter()
+            after = one(graph, soundness)
+            seconds = time.perf_counter() - began
+            count = nodes if after is graph else len(after.nodes())
+            runs.append(PassRun(one.__name__, seconds, nodes, count))
+            if checking and after is not graph:
+                check_graph(after, f"after {one.__name__}: ")
+            graph, nodes = after, count
+            stages.append(graph)
+        if graph.outputs == start_of_round.outputs:
+            break
+    report = Report(tuple(runs), tuple(stages))
+    config.logger("passes").debug("graph %s\n%s", graph.name, report)
+    return graph, report

@@ -1,0 +1,111 @@
+"""Algebraic rules. In strict mode only those run that keep every bit, so what is missing here is missing on purpose:
+x + 0 turns -0.0 into 0.0, x * 0 is NaN for infinities, -(x - y) is not y - x at zero, not (x < y) is not x >= y at NaN.
+"""
+
+from __future__ import annotations
+
+import math
+
+from tracejit import dtypes
+from tracejit.ir.node import CONST, Node, apply, const_value
+from tracejit.ir.pattern import EXACT, FAST, FINITE, Rule, held_exactly
+from tracejit.ops.record import ops
+
+
+def _second(x: Node, y: Node, out: Node) -> Node | None:
+    """A number goes to the second place, so that rules and equal nodes find it there."""
+    return apply(out.op, y, x) if x.is_number and not y.is_number else None  # type: ignore[arg-type]
+
+
+def _reciprocal(x: Node, c: Node, out: Node) -> Node | None:
+    """Division by a power of two, whose reciprocal is exact and not subnormal."""
+    if c.op != CONST or const_value(c) == 0 or not math.isfinite(const_value(c)):
+        return None
+    fraction, exponent = math.frexp(const_value(c))
+    if abs(fraction) != 0.5 or not -_RANGE[out.dtype] < exponent < _RANGE[out.dtype]:
+        return None
+    return apply(ops.mul, x, 1.0 / const_value(c))
+
+
+_RANGE = {dtypes.float16: 14, dtypes.float32: 126, dtypes.float64: 1022}
+
+
+def _cast_chain(x: Node, a: dtypes.dtype, b: dtypes.dtype) -> Node | None:
+    """One cast for two, if the first loses nothing and the second does not depend on where it comes from.
+
+    What a float outside the range of an integer type turns into depends on the float's type.
+    """
+    if x.is_number or not held_exactly(x.dtype, a) or (x.dtype.is_floating_point and b.category == dtypes.INT):
+        return None
+    return apply(ops.cast, x, dtype=b)
+
+
+RULES: tuple[Rule, ...] = (
+    *(
+        Rule(f"{op.name}: number second", EXACT, f"{op.name}(x, y)", _second, examples=({"x": 2},))
+        for op in (ops.add, ops.mul, ops.maximum, ops.minimum, ops.eq, ops.ne)
+    ),
+    Rule("x * 1", EXACT, "mul(x, 1)", "x"),
+    Rule("x * -1", EXACT, "mul(x, -1)", "neg(x)", kinds="f"),
+    Rule("x / 1", EXACT, "div(x, 1)", "x", kinds="f"),
+    Rule("x / 2**k", EXACT, "div(x, c)", _reciprocal, kinds="f", examples=({"c": 8}, {"c": -0.25}, {"c": 2.0**100})),
+    Rule("x - 0", EXACT, "sub(x, 0)", "x", kinds="if"),
+    Rule("x + -0.0", EXACT, "add(x, -0.0)", "x", kinds="f"),
+    Rule("x + 0 of integers", EXACT, "add(x, 0)", "x", kinds="bi"),
+    Rule("0 - x of integers", EXACT, "sub(0, x)", "neg(x)", kinds="i"),
+    Rule("-0.0 - x", EXACT, "sub(-0.0, x)", "neg(x)", kinds="f"),
+    Rule("-(-x)", EXACT, "neg(neg(x))", "x", kinds="if"),
+    Rule("x + -y", EXACT, "add(x, neg(y)) | add(neg(y), x)", "sub(x, y)", kinds="if"),
+    Rule("x - -y", EXACT, "sub(x, neg(y))", "add(x, y)", kinds="if"),
+    Rule("-x * -y", EXACT, "mul(neg(x), neg(y))", "mul(x, y)", kinds="if"),
+    Rule("-x / -y", EXACT, "div(neg(x), neg(y))", "div(x, y)", kinds="f"),
+    Rule("abs of abs or -x", EXACT, "abs(abs(x)) | abs(neg(x))", "abs(x)", kinds="if"),
+    Rule("relu of relu", EXACT, "relu(relu(x))", "relu(x)", kinds="if"),
+    Rule("where of equals", EXACT, "where(_c, x, x)", "x", examples=({"_c": ((400,), dtypes.bool)},)),
+    Rule("where true", EXACT, "where(full(1, dtype=_d), x, _y)", "x", examples=({"_d": dtypes.bool},)),
+    Rule("where false", EXACT, "where(full(0, dtype=_d), _x, y)", "y", examples=({"_d": dtypes.bool},)),
+    Rule(
+        "where not",
+        EXACT,
+        "where(bitwise_not(c), x, y)",
+        "where(c, y, x)",
+        examples=({"c": ((400,), dtypes.bool)},),
+    ),
+    Rule("not not", EXACT, "bitwise_not(bitwise_not(x))", "x", kinds="bi"),
+    Rule("not equal", EXACT, "bitwise_not(eq(x, y))", "ne(x, y)", kinds="b"),
+    Rule("not unequal", EXACT, "bitwise_not(ne(x, y))", "eq(x, y)", kinds="b"),
+    *(
+        Rule(f"{op.name} of equals", EXACT, f"{op.name}(x, x)", "x", kinds=op.kinds)
+        for op in (ops.maximum, ops.minimum, ops.bitwise_and, ops.bitwise_or)
+    ),
+    Rule(
+        "cast to the same type",
+        EXACT,
+        "cast(x, dtype=d)",
+        lambda x, d: x if not x.is_number and x.dtype is d else None,
+        examples=({"x": ((5,), dtypes.float32), "d": dtypes.float32},),
+    ),
+    Rule(
+        "cast of cast",
+        EXACT,
+        "cast(cast(x, dtype=a), dtype=b)",
+        _cast_chain,
+        examples=tuple(
+            {"x": ((9,), x), "a": a, "b": b}
+            for x, a, b in (
+                (dtypes.float32, dtypes.float64, dtypes.float32),
+                (dtypes.float16, dtypes.float32, dtypes.bool),
+                (dtypes.int32, dtypes.float64, dtypes.float32),
+                (dtypes.int32, dtypes.int64, dtypes.int8),
+                (dtypes.bool, dtypes.int64, dtypes.float32),
+                (dtypes.uint8, dtypes.int16, dtypes.float16),
+            )
+        ),
+    ),
+    Rule("x + 0", FINITE, "add(x, 0)", "x", kinds="f"),
+    Rule("x * 0", FINITE, "mul(_x, 0)", "0", kinds="f"),
+    Rule("x - x", FINITE, "sub(x, x)", "0", kinds="f"),
+    Rule("x / x", FAST, "div(x, x)", "1", kinds="f"),
+    Rule("x * y / y", FAST, "div(mul(x, y), y)", "x", kinds="f"),
+    Rule("x + y - y", FAST, "sub(add(x, y), y)", "x", kinds="f"),
+)

@@ -1,0 +1,202 @@
+"""Rules on operations that only move elements: chains become one, and what moves nothing goes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tracejit import dtypes
+from tracejit.ir.node import Node, apply
+from tracejit.ir.pattern import EXACT, Rule
+from tracejit.ops.record import ops
+
+Ints = tuple[int, ...]
+
+
+def _same_shape(x: Node, out: Node) -> Node | None:
+    return x if x.shape == out.shape else None
+
+
+def _compose(x: Node, a: Ints, b: Ints) -> Node:
+    return apply(ops.permute, x, dims=tuple(a[d] for d in b))
+
+
+def _without_ones(x: Node, dims: Ints, out: Node) -> Node | None:
+    """A permutation that leaves the order of all dimensions longer than 1."""
+    moved = [d for d in dims if x.shape[d] != 1]
+    return apply(ops.reshape, x, shape=out.shape) if moved == sorted(moved) else None
+
+
+def _slice_of_slice(x: Node, a: Ints, s: Ints, b: Ints, t: Ints, out: Node) -> Node:
+    start = tuple(i + j * k for i, j, k in zip(a, b, s, strict=True))
+    step = tuple(i * j for i, j in zip(s, t, strict=True))
+    return apply(ops.slice, x, start=start, length=out.shape, step=step)
+
+
+def _unslice_of_unslice(x: Node, a: Ints, s: Ints, b: Ints, t: Ints, out: Node) -> Node:
+    start = tuple(j + i * k for i, j, k in zip(a, b, t, strict=True))
+    step = tuple(i * j for i, j in zip(s, t, strict=True))
+    return apply(ops.unslice, x, shape=out.shape, start=start, step=step)
+
+
+def _slice_of_unslice(x: Node, a: Ints, s: Ints, b: Ints, t: Ints, out: Node) -> Node | None:
+    return x if a == b and s == t and x.shape == out.shape else None
+
+
+def _flip_longer(x: Node, dims: Ints) -> Node | None:
+    longer = tuple(d for d in dims if x.shape[d] > 1)
+    if longer == dims:
+        return None
+    return apply(ops.flip, x, dims=longer) if longer else x
+
+
+def _flip_of_flip(x: Node, a: Ints, b: Ints) -> Node:
+    dims = tuple(sorted(set(a) ^ set(b)))
+    return apply(ops.flip, x, dims=dims) if dims else x
+
+
+def _cat_of_few(xs: tuple[Node, ...], dim: int) -> Node | None:
+    parts = [x for x in xs if x.shape[dim]] or [xs[0]]
+    if len(parts) == 1:
+        return parts[0]
+    return apply(ops.cat, *parts, dim=dim) if len(parts) < len(xs) else None
+
+
+def _slice_of_cat(xs: tuple[Node, ...], dim: int, start: Ints, step: Ints, out: Node) -> Node | None:
+    """A slice that stays inside one of the joined tensors."""
+    length = out.shape[dim]
+    if length == 0:
+        return None
+    first, last, at = start[dim], start[dim] + (length - 1) * step[dim], 0
+    for x in xs:
+        if at <= first and last < at + x.shape[dim]:
+            inside = tuple(first - at if d == dim else s for d, s in enumerate(start))
+            return apply(ops.slice, x, start=inside, length=out.shape, step=step)
+        at += x.shape[dim]
+    return None
+
+
+def _extreme_of_one(x: Node, dim: int, out: Node) -> Node | None:
+    return apply(ops.reshape, x, shape=out.shape) if x.shape[dim] == 1 else None
+
+
+_SLICE: dict[str, Any] = {"x": (7, 5), "a": (1, 0), "s": (2, 1), "_l": (3, 5), "b": (1, 1), "t": (1, 2), "l": (2, 2)}
+_ONE: dict[str, Any] = {"v": 2.5, "_n": (1,), "d": dtypes.float32, "shape": (1,), "dims": (0,), "start": (0,)}
+_ONE |= {"length": (1,), "step": (1,)}
+_PLACED: dict[str, Any] = {"x": (2, 3), "a": (1, 0), "s": (1, 2), "_m": (4, 5), "n": (9, 5), "b": (1, 0), "t": (2, 1)}
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "reshape of reshape",
+        EXACT,
+        "reshape(reshape(x, shape=_a), shape=b)",
+        "reshape(x, shape=b)",
+        examples=({"x": (2, 6), "_a": (3, 4), "b": (12,)}, {"x": (0, 3), "_a": (0,), "b": (5, 0)}),
+    ),
+    Rule("reshape to the same shape", EXACT, "reshape(x, shape=_a)", _same_shape, examples=({"x": (2,), "_a": (2,)},)),
+    Rule(
+        "permute of permute",
+        EXACT,
+        "permute(permute(x, dims=a), dims=b)",
+        _compose,
+        examples=({"x": (2, 3, 4), "a": (2, 0, 1), "b": (0, 2, 1)},),
+    ),
+    Rule(
+        "permute that keeps the order",
+        EXACT,
+        "permute(x, dims=dims)",
+        _without_ones,
+        examples=({"x": (2, 3), "dims": (0, 1)}, {"x": (2, 1, 3), "dims": (0, 2, 1)}, {"x": (), "dims": ()}),
+    ),
+    Rule(
+        "expand of expand",
+        EXACT,
+        "expand(expand(x, shape=_a), shape=b)",
+        "expand(x, shape=b)",
+        examples=({"x": (3, 1), "_a": (3, 4), "b": (2, 3, 4)},),
+    ),
+    Rule("expand to the same shape", EXACT, "expand(x, shape=_a)", _same_shape, examples=({"x": (2,), "_a": (2,)},)),
+    Rule(
+        "slice of everything",
+        EXACT,
+        "slice(x, start=_s, length=_l, step=_t)",
+        _same_shape,
+        examples=({"x": (2, 3), "_s": (0, 0), "_l": (2, 3), "_t": (1, 1)},),
+    ),
+    Rule(
+        "slice of slice",
+        EXACT,
+        "slice(slice(x, start=a, length=_l, step=s), start=b, length=l, step=t)",
+        _slice_of_slice,
+        examples=(_SLICE,),
+    ),
+    Rule("flip of one element", EXACT, "flip(x, dims=dims)", _flip_longer, examples=({"x": (1, 3), "dims": (0,)},)),
+    Rule(
+        "flip of flip",
+        EXACT,
+        "flip(flip(x, dims=a), dims=b)",
+        _flip_of_flip,
+        examples=({"x": (2, 3, 4), "a": (0, 1), "b": (1, 2)}, {"x": (2, 3), "a": (1,), "b": (1,)}),
+    ),
+    Rule(
+        "unslice of everything",
+        EXACT,
+        "unslice(x, shape=_n, start=_s, step=_t)",
+        _same_shape,
+        examples=({"x": (2, 3), "_n": (2, 3), "_s": (0, 0), "_t": (1, 1)},),
+    ),
+    Rule(
+        "unslice of unslice",
+        EXACT,
+        "unslice(unslice(x, shape=_m, start=a, step=s), shape=n, start=b, step=t)",
+        _unslice_of_unslice,
+        examples=(_PLACED,),
+    ),
+    Rule(
+        "slice of what was put there",
+        EXACT,
+        "slice(unslice(x, shape=_m, start=a, step=s), start=b, length=_l, step=t)",
+        _slice_of_unslice,
+        examples=({"x": (2, 3), "_m": (5, 5), "a": (1, 0), "s": (2, 1), "b": (1, 0), "_l": (2, 3), "t": (2, 1)},),
+    ),
+    Rule(
+        "place over everything",
+        EXACT,
+        "place(x, src, start=_s, step=_t)",
+        lambda x, src: src if src.shape == x.shape else None,
+        examples=({"x": (2, 3), "src": (2, 3), "_s": (0, 0), "_t": (1, 1)},),
+    ),
+    Rule(
+        "cat of one",
+        EXACT,
+        "cat(*xs, dim=dim)",
+        _cat_of_few,
+        examples=({"xs": ((2, 3),), "dim": 1}, {"xs": ((2, 0), (2, 3), (2, 1), (2, 0)), "dim": 1}),
+    ),
+    Rule(
+        "slice of cat",
+        EXACT,
+        "slice(cat(*xs, dim=dim), start=start, length=_l, step=step)",
+        _slice_of_cat,
+        examples=({"xs": ((2, 3), (2, 4)), "dim": 1, "start": (0, 4), "_l": (2, 2), "step": (1, 2)},),
+    ),
+    *(
+        Rule(
+            f"{op.name} over one element",
+            EXACT,
+            f"{op.name}(x, dim=dim)",
+            _extreme_of_one,
+            examples=({"x": (2, 1, 3), "dim": 1},),
+        )
+        for op in (ops.amax, ops.amin)
+    ),
+    *(
+        Rule(
+            f"{op.name} of full",
+            EXACT,
+            f"{op.name}(full(v, shape=_n, dtype=d))",
+            lambda v, d, out: apply(ops.full, v, shape=out.shape, dtype=d),
+            examples=(_ONE,),
+        )
+        for op in ops.family("view")
+    ),
+)
