@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tracejit.kernels import conv_kernels as kernels
-from tracejit.kernels.gemm_tiles import TILE_ROWS, TILE_VECTORS
+from tracejit.kernels.gemm_kernels import TILE_ROWS, TILE_VECTORS
 from tracejit.kernels.gemm_vectors import TARGET
 from tracejit.kernels.launch import Launch, Operand, Ptr
 
@@ -54,7 +54,7 @@ class _Geometry:
 
     def meeting(self) -> tuple[int, ...]:
         """The slots that say how source and taps meet."""
-        return (*self.taps, *self.stride, *self.padding, *self.dilation)
+        return (*self.taps, *self.stride, *self.padding, *self.dilation, self.images)
 
 
 def plan_conv2d(
@@ -110,7 +110,7 @@ def plan_conv2d_weight_grad(
     part = min(_part_of_taps(taps, g.groups * panels), kernels.MAX_PART)
     parts = -(-taps // part)
     sizes = (g.groups, g.c_out, g.c_in, *g.image, *g.result)
-    slots: tuple[int | Ptr, ...] = (Ptr(1), Ptr(0), Ptr(2), *sizes, *g.meeting(), g.images, parts, part)
+    slots: tuple[int | Ptr, ...] = (Ptr(1), Ptr(0), Ptr(2), *sizes, *g.meeting(), parts, part)
     units = g.groups * panels * parts
     return (Launch(_WEIGHT[g.dtype], slots, units, g.cost / units),)
 

@@ -8,428 +8,399 @@ Every element is one chain of fused multiply-adds: over (channel, tap row, tap c
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import numpy as np
-from numba.extending import register_jitable
-
-from tracejit.kernels.gemm_tiles import (
-    TILE_ROWS,
-    TILE_VECTORS,
-    clear_vectors,
-    copy_segments,
-    element_size,
-    pack_columns,
-    pack_element,
-    tile_full,
-    tile_half,
-    tile_indexed,
-    tile_indexed_half,
-    vector_lanes,
-)
-from tracejit.kernels.gemm_vectors import TARGET
-from tracejit.kernels.memory import load_arg, load_i64, stack_i64, stack_u8, store_i64
+from tracejit.kernels.gemm_code import I32, Code, Word, native_kernel
+from tracejit.kernels.gemm_kernels import TILE_ROWS, TILE_VECTORS, add_tiles
+from tracejit.kernels.gemm_vectors import F32, F64, TARGET, Lane, add_segments, add_shifted, add_transpose, add_zeros
 
 (SOURCE, WEIGHT, OUT) = range(3)
 (GROUPS, OUT_CHANNELS, CHANNELS, ROWS, COLUMNS, OUT_ROWS, OUT_COLUMNS, TAP_ROWS, TAP_COLUMNS) = range(3, 12)
-(STRIDE_ROWS, STRIDE_COLUMNS, PAD_ROWS, PAD_COLUMNS, DILATION_ROWS, DILATION_COLUMNS) = range(12, 18)
-(BACKWARD, W_OUT, W_CHANNEL, CHUNKS) = range(18, 22)
-"""Slots of `conv_image`: addresses, channels in a group and sizes of source, output and taps, then how they meet;
+(STRIDE_ROWS, STRIDE_COLUMNS, PAD_ROWS, PAD_COLUMNS, DILATION_ROWS, DILATION_COLUMNS, IMAGES) = range(12, 19)
+(BACKWARD, W_OUT, W_CHANNEL, CHUNKS) = range(19, 23)
+"""Slots of `conv_image`: addresses, channels in a group and sizes of source, output and taps, how they meet, images;
 strides in elements of the weight along output and source channels, chunks of output pixels."""
 
-IMAGES, TAP_PARTS, TAPS_OF_PART = 18, 19, 20
-"""Slots of `conv_weight` after those it shares: SOURCE is x, WEIGHT the cotangent, OUT the weight's gradient."""
+PARTS, PART_TAPS = 19, 20
+"""Slots of `conv_weight` after those it shares: parts of the taps of a group, taps in a part. Its SOURCE is x, its
+WEIGHT the cotangent, its OUT the weight's gradient."""
 
 MAX_TAPS = 256
 """The longest side of a kernel."""
 
-BLOCK_K = 256
 CHUNK_PANELS = 4
-ROW_BYTES = TILE_VECTORS * TARGET.vector_bytes
-PIXEL_BYTES = 1024
+_BLOCK_K = 256
+_ROW_BYTES = TILE_VECTORS * TARGET.vector_bytes
+_WEIGHT_BYTES = 96 << 10
+"""Panels of pixels and patch rows gathered at once, bytes in a panel's row, bytes of reordered weight."""
+
 MAX_PART = 72
-"""Patch rows packed at once, panels of pixels packed at once, bytes in a panel's row; for weights: bytes of pixels in
-a block, taps in a unit."""
+_PIXEL_BYTES = 1024
+"""For weights: the most taps in a unit, bytes of pixels gathered at once."""
 
 
-PANELS_BYTES = BLOCK_K * CHUNK_PANELS * ROW_BYTES
-TILE_BYTES = TILE_ROWS * ROW_BYTES
-PATCHES_BYTES = MAX_PART * (PIXEL_BYTES + TARGET.vector_bytes)
-COTANGENT_BYTES = (PIXEL_BYTES // 4 + TARGET.vector_bytes) * ROW_BYTES
-SUMS_BYTES = MAX_PART * ROW_BYTES
-"""The stack buffers: panels of patches, a tile on its way to a grid; for weights: patches, factors and results."""
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """Along one axis: where the taps look in the source (tables, how many), and a pixel's step there."""
+
+    taps: Word
+    shifts: Word
+    count: Word
+    step: Word
 
 
-@register_jitable
-def _ceil_div(x, y):  # type: ignore[no-untyped-def]
-    return -((-x) // y)
+def _find_taps(code: Code, backward: Word, phase: Word, taps: Word, stride: Word, pad: Word, dilation: Word) -> _Axis:
+    """The taps that meet the grid of output pixels at `phase` along one axis."""
+    chosen, shifts, count = code.buffer(8 * MAX_TAPS), code.buffer(8 * MAX_TAPS), code.cell(0)
+    back = backward.differs(0)
+    with code.loop(0, taps) as tap:
+        ahead = tap * dilation - pad
+        behind = phase - ahead
+        with code.when(backward.equals(0) | (behind % stride).equals(0)):
+            code.store(chosen, count.now, tap)
+            code.store(shifts, count.now, back.choose(behind // stride, ahead))
+            count.set(count.now + 1)
+    return _Axis(chosen, shifts, count.now, back.choose(1, stride))
 
 
-@register_jitable
-def _find_taps(backward, phase, taps, stride, pad, dilation, chosen, shifts):  # type: ignore[no-untyped-def]
-    """The taps that meet the grid of output pixels at `phase` along one axis, and where in the source they look."""
-    count = 0
-    for tap in range(taps):
-        at = tap * dilation - pad
-        if backward:
-            at = phase - at
-            if at % stride != 0:
-                continue
-            at = at // stride
-        store_i64(chosen, count, tap)
-        store_i64(shifts, count, at)
-        count += 1
-    return count
+@dataclass(frozen=True, slots=True)
+class _Patches:
+    """The patches of an image: its address and sizes, the two axes, the width of the grid of output pixels."""
+
+    lane: Lane
+    source: Word
+    rows: Word
+    columns: Word
+    vertical: _Axis
+    horizontal: _Axis
+    width: Word
+
+    def gather(
+        self, code: Code, positions: Word, begin: Word, end: Word, low: Word, high: Word, out: Word, out_step: int
+    ) -> None:
+        """Patch rows low..high (channel, tap row, tap column) at the grid pixels begin..end; outside is 0.
+
+        `positions` holds the column of each of these pixels as an int32. Writes whole vectors.
+        """
+        single = self.vertical.step.equals(1) & self.horizontal.step.equals(1)
+        code.either(
+            single & self.width.equals(self.columns),
+            lambda: self._shift(code, positions, begin, end, low, high, out, out_step),
+            lambda: self._copy(code, begin, end, low, high, out, out_step),
+        )
+
+    def _shift(
+        self, code: Code, positions: Word, begin: Word, end: Word, low: Word, high: Word, out: Word, out_step: int
+    ) -> None:
+        """The image is as wide as the grid: a patch row is the image shifted, without the pixels that wrap round."""
+        size = self.lane.size
+        shifted = add_shifted(code.module, self.lane)
+        vectors = (end - begin + self.lane.count - 1).quotient(self.lane.count)
+        plane = self.rows * self.columns
+        taps = self.vertical.count * self.horizontal.count
+        with code.loop(0, self.vertical.count) as i, code.loop(0, self.horizontal.count) as j:
+            tap = i * self.horizontal.count + j
+            across = code.load(self.horizontal.shifts, j)
+            at = begin + code.load(self.vertical.shifts, i) * self.columns + across
+            first = (low - tap).ceil_div(taps)
+            count = (high - tap).ceil_div(taps) - first
+            source = self.source + (first * plane + at) * size
+            target = out + (first * taps + tap - low) * out_step * size
+            code.call(
+                shifted,
+                source,
+                plane,
+                target,
+                taps * out_step,
+                count,
+                positions,
+                across,
+                self.columns,
+                -at,
+                plane - at,
+                vectors,
+            )
+
+    def _copy(self, code: Code, begin: Word, end: Word, low: Word, high: Word, out: Word, out_step: int) -> None:
+        """Any other case: the runs of pixels that a tap sees in one row of the image."""
+        size = self.lane.size
+        horizontal, step = self.horizontal, self.horizontal.step
+        taps = self.vertical.count * horizontal.count
+        plane = self.rows * self.columns
+        code.call(add_zeros(code.module, self.lane), out, ((high - low) * out_step).quotient(self.lane.count))
+        top = begin.quotient(self.width)
+        with code.loop(top, (end + self.width - 1).quotient(self.width)) as y:
+            start = y * self.width
+            first, last = (begin - start).most(0), (end - start).least(self.width)
+            with code.loop(0, self.vertical.count) as i:
+                row = y * self.vertical.step + code.load(self.vertical.shifts, i)
+                with code.when((row >= 0) & (row < self.rows)), code.loop(0, horizontal.count) as j:
+                    tap = i * horizontal.count + j
+                    shift = code.load(horizontal.shifts, j)
+                    x0 = first.most((-shift).ceil_div(step))
+                    x1 = last.least((self.columns - shift).ceil_div(step))
+                    channel = (low - tap).ceil_div(taps)
+                    count = (high - tap).ceil_div(taps) - channel
+                    with code.when((x0 < x1) & (count > 0)):
+                        at = self.source + (channel * plane + row * self.columns + x0 * step + shift) * size
+                        to = out + ((channel * taps + tap - low) * out_step + start - begin + x0) * size
+                        self._copy_run(code, at, to, taps * out_step, count, x1 - x0)
+
+    def _copy_run(self, code: Code, at: Word, to: Word, out_step: Word, count: Word, length: Word) -> None:
+        plane, step = self.rows * self.columns, self.horizontal.step
+
+        def single() -> None:
+            code.call(add_segments(code.module, self.lane), at, plane, to, out_step, count, length)
+
+        def apart() -> None:
+            with code.loop(0, count) as c, code.loop(0, length) as x:
+                code.store(to, c * out_step + x, code.load(at, c * plane + x * step, self.lane.kind))
+
+        code.either(step.equals(1), single, apart)
 
 
-@register_jitable
-def _gather(  # type: ignore[no-untyped-def]
-    zero,
-    source,
-    rows,
-    columns,
-    step_rows,
-    step_columns,
-    shift_rows,
-    tap_rows,
-    shift_columns,
-    tap_columns,
-    width,
-    begin,
-    end,
-    low,
-    high,
-    out,
-    out_step,
-):
-    """Patch rows low..high (channel, tap row, tap column) at the grid pixels begin..end; outside the source is 0."""
-    size = element_size(zero)
-    taps = tap_rows * tap_columns
-    clear_vectors(zero, out, (high - low) * out_step // vector_lanes(zero))
-    if taps == 0:
-        return
-    pixel = begin
-    while pixel < end:
-        y = pixel // width
-        first = pixel - y * width
-        last = min(width, first + end - pixel)
-        for i in range(tap_rows):
-            row = y * step_rows + load_i64(shift_rows, i)
-            if row < 0 or row >= rows:
-                continue
-            for j in range(tap_columns):
-                tap = i * tap_columns + j
-                shift = load_i64(shift_columns, j)
-                x0 = max(first, _ceil_div(-shift, step_columns))
-                x1 = min(last, _ceil_div(columns - shift, step_columns))
-                c0 = _ceil_div(low - tap, taps)
-                count = _ceil_div(high - tap, taps) - c0
-                if x0 >= x1 or count <= 0:
-                    continue
-                at = source + ((c0 * rows + row) * columns + x0 * step_columns + shift) * size
-                to = out + ((c0 * taps + tap - low) * out_step + pixel - begin + x0 - first) * size
-                if step_columns == 1:
-                    copy_segments(zero, at, rows * columns, to, taps * out_step, count, x1 - x0)
-                else:
-                    for c in range(count):
-                        for x in range(x1 - x0):
-                            pack_element(zero, at, c * rows * columns + x * step_columns, to, c * taps * out_step + x)
-        pixel += last - first
+def _find_positions(code: Code, begin: Word, count: int, width: Word, table: Word) -> None:
+    """The columns of `count` pixels of the grid from `begin` on."""
+    x = code.cell(begin - begin.quotient(width) * width)
+    with code.loop(0, count) as pixel:
+        code.store(table, pixel, x.now.narrowed(I32))
+        following = x.now + 1
+        x.set(following.equals(width).choose(0, following))
 
 
-@register_jitable
-def _index_weight(zero, w_channel, low, high, rows, tap_rows, columns, tap_columns, all_columns, table):  # type: ignore[no-untyped-def]
-    """Where in the weight patch rows low..high find their factors."""
-    taps = tap_rows * tap_columns
-    for k in range(low, high):
-        channel = k // taps
+def _reorder(
+    code: Code,
+    lane: Lane,
+    weight: Word,
+    w_out: Word,
+    w_channel: Word,
+    wide: Word,
+    vertical: _Axis,
+    horizontal: _Axis,
+    m: Word,
+    m_all: Word,
+    low: Word,
+    high: Word,
+    out: Word,
+) -> None:
+    """The factors of TILE_ROWS output channels from m on for patch rows low..high, those of a patch row together."""
+    taps = vertical.count * horizontal.count
+    with code.loop(low, high) as k:
+        channel = k.quotient(taps)
         tap = k - channel * taps
-        i = tap // tap_columns
-        row, column = load_i64(rows, i), load_i64(columns, tap - i * tap_columns)
-        store_i64(table, k - low, (channel * w_channel + row * all_columns + column) * element_size(zero))
+        i = tap.quotient(horizontal.count)
+        row, column = code.load(vertical.taps, i), code.load(horizontal.taps, tap - i * horizontal.count)
+        at = channel * w_channel + row * wide + column
+        for r in range(TILE_ROWS):
+            value = code.load(weight, at + (m + r).least(m_all - 1) * w_out, lane.kind)
+            code.store(out, (k - low) * TILE_ROWS + r, value)
 
 
-@register_jitable
-def _image(p, lo, hi, zero):  # type: ignore[no-untyped-def]
+def _scatter(
+    code: Code,
+    lane: Lane,
+    spare: Word,
+    out: Word,
+    plane: Word,
+    m_left: Word,
+    start: Word,
+    n_left: Word,
+    width: Word,
+    row_step: Word,
+    column_step: Word,
+    forth: bool,
+) -> None:
+    """Moves a tile between `spare` and the pixels of one grid of the output: forth, or back."""
+    panel = TILE_VECTORS * lane.count
+    with code.loop(0, n_left) as n:
+        y = (start + n).quotient(width)
+        at = y * row_step + (start + n - y * width) * column_step
+        with code.loop(0, m_left) as i:
+            here, there = (spare, i * panel + n), (out, at + i * plane)
+            source, target = (here, there) if forth else (there, here)
+            code.store(*target, code.load(*source, lane.kind))
+
+
+def _image(lane: Lane, code: Code, p: Word, low_unit: Word, high_unit: Word) -> None:
     """Units are chunks of the pixels of one grid of one image and group."""
-    size, lanes = element_size(zero), vector_lanes(zero)
-    groups, m_all, channels = load_arg(p, GROUPS), load_arg(p, OUT_CHANNELS), load_arg(p, CHANNELS)
-    rows, columns = load_arg(p, ROWS), load_arg(p, COLUMNS)
-    out_rows, out_columns = load_arg(p, OUT_ROWS), load_arg(p, OUT_COLUMNS)
-    all_rows, all_columns = load_arg(p, TAP_ROWS), load_arg(p, TAP_COLUMNS)
-    stride_rows, stride_columns = load_arg(p, STRIDE_ROWS), load_arg(p, STRIDE_COLUMNS)
-    backward, chunks, w_out = load_arg(p, BACKWARD), load_arg(p, CHUNKS), load_arg(p, W_OUT)
-    grid_rows, grid_columns = (stride_rows, stride_columns) if backward else (1, 1)
-    step_rows, step_columns = (1, 1) if backward else (stride_rows, stride_columns)
-    panel_columns = TILE_VECTORS * lanes
-    chunk_columns = CHUNK_PANELS * panel_columns
-    panels = stack_u8(PANELS_BYTES)
-    spare = stack_u8(TILE_BYTES)
-    table = stack_i64(BLOCK_K)
-    tap_i, tap_j = stack_i64(MAX_TAPS), stack_i64(MAX_TAPS)
-    shift_i, shift_j = stack_i64(MAX_TAPS), stack_i64(MAX_TAPS)
-    grids = grid_rows * grid_columns
-    for unit in range(lo, hi):
-        image = unit // (grids * chunks)
-        grid = (unit - image * grids * chunks) // chunks
-        chunk = unit - (image * grids + grid) * chunks
-        phase_i = grid // grid_columns
-        phase_j = grid - phase_i * grid_columns
-        height = _ceil_div(out_rows - phase_i, grid_rows)
-        width = _ceil_div(out_columns - phase_j, grid_columns)
-        begin = chunk * chunk_columns
-        end = min(height * width, begin + chunk_columns)
-        if begin >= end:
-            continue
-        taps_i = _find_taps(
-            backward, phase_i, all_rows, stride_rows, load_arg(p, PAD_ROWS), load_arg(p, DILATION_ROWS), tap_i, shift_i
-        )
-        taps_j = _find_taps(
-            backward,
-            phase_j,
-            all_columns,
-            stride_columns,
-            load_arg(p, PAD_COLUMNS),
-            load_arg(p, DILATION_COLUMNS),
-            tap_j,
-            shift_j,
-        )
-        source = load_arg(p, SOURCE) + image * channels * rows * columns * size
-        weight = load_arg(p, WEIGHT) + (image % groups) * m_all * channels * all_rows * all_columns * size
-        out = load_arg(p, OUT) + image * m_all * out_rows * out_columns * size
-        k_all = channels * taps_i * taps_j
-        low = 0
-        while low == 0 or low < k_all:
-            high = min(k_all, low + BLOCK_K)
-            _index_weight(zero, load_arg(p, W_CHANNEL), low, high, tap_i, taps_i, tap_j, taps_j, all_columns, table)
-            for start in range(begin, end, panel_columns):
-                panel = panels + (start - begin) * BLOCK_K * size
-                stop = min(end, start + panel_columns)
-                _gather(
-                    zero,
-                    source,
-                    rows,
-                    columns,
-                    step_rows,
-                    step_columns,
-                    shift_i,
-                    taps_i,
-                    shift_j,
-                    taps_j,
-                    width,
-                    start,
-                    stop,
-                    low,
-                    high,
-                    panel,
-                    panel_columns,
-                )
-            fresh = 1 if low == 0 else 0
-            for m in range(0, m_all, TILE_ROWS):
-                m_left = min(TILE_ROWS, m_all - m)
-                a = weight + m * w_out * size
-                for start in range(begin, end, panel_columns):
-                    panel = panels + (start - begin) * BLOCK_K * size
-                    n_left = min(end - start, panel_columns)
-                    if grids == 1:
-                        c, c_step = out + (m * out_rows * out_columns + start) * size, out_rows * out_columns
-                    else:
-                        c, c_step = spare, panel_columns
-                        if low > 0:
-                            _scatter(
-                                zero,
-                                spare,
-                                out,
-                                m,
-                                m_left,
-                                start,
-                                n_left,
-                                width,
-                                phase_i,
-                                phase_j,
-                                grid_rows,
-                                grid_columns,
-                                out_rows,
-                                out_columns,
-                                False,
-                            )
-                    if m_left > TILE_ROWS // 2:
-                        tile_indexed(
-                            zero, a, w_out, table, panel, panel_columns, c, c_step, high - low, fresh, m_left, n_left
-                        )
-                    else:
-                        tile_indexed_half(
-                            zero, a, w_out, table, panel, panel_columns, c, c_step, high - low, fresh, m_left, n_left
-                        )
-                    if grids > 1:
-                        _scatter(
-                            zero,
+    size, columns_of_panel = lane.size, TILE_VECTORS * lane.count
+    groups, m_all, channels, rows, columns = code.slots(p, GROUPS, OUT_CHANNELS, CHANNELS, ROWS, COLUMNS)
+    out_rows, out_columns, all_i, all_j = code.slots(p, OUT_ROWS, OUT_COLUMNS, TAP_ROWS, TAP_COLUMNS)
+    stride_i, stride_j, pad_i, pad_j = code.slots(p, STRIDE_ROWS, STRIDE_COLUMNS, PAD_ROWS, PAD_COLUMNS)
+    dilation_i, dilation_j, images, backward = code.slots(p, DILATION_ROWS, DILATION_COLUMNS, IMAGES, BACKWARD)
+    source, weight, out, w_out, w_channel, chunks = code.slots(p, SOURCE, WEIGHT, OUT, W_OUT, W_CHANNEL, CHUNKS)
+    back = backward.differs(0)
+    grid_i, grid_j = back.choose(stride_i, 1), back.choose(stride_j, 1)
+    whole_plane = (grid_i * grid_j).equals(1)
+    chunk = CHUNK_PANELS * columns_of_panel
+    panels = code.buffer(_BLOCK_K * CHUNK_PANELS * _ROW_BYTES)
+    positions = code.buffer(4 * chunk)
+    spare = code.buffer(TILE_ROWS * _ROW_BYTES)
+    factors = code.buffer(_WEIGHT_BYTES)
+    plane = out_rows * out_columns
+    reordered = code.cell(-1)
+    with code.loop(low_unit, high_unit) as unit:
+        picture = unit.quotient(chunks)
+        member = picture.quotient(images)
+        grid = member.quotient(groups)
+        group = member - grid * groups
+        image = (picture - member * images) * groups + group
+        phase_i = grid.quotient(grid_j)
+        phase_j = grid - phase_i * grid_j
+        height, width = (out_rows - phase_i).ceil_div(grid_i), (out_columns - phase_j).ceil_div(grid_j)
+        begin = (unit - picture * chunks) * chunk
+        end = (begin + chunk).least(height * width)
+        with code.when(begin < end):
+            vertical = _find_taps(code, backward, phase_i, all_i, stride_i, pad_i, dilation_i)
+            horizontal = _find_taps(code, backward, phase_j, all_j, stride_j, pad_j, dilation_j)
+            _find_positions(code, begin, chunk, width, positions)
+            image_at = source + image * channels * rows * columns * size
+            patches = _Patches(lane, image_at, rows, columns, vertical, horizontal, width)
+            weight_at = weight + group * m_all * channels * all_i * all_j * size
+            out_at = out + (image * m_all * plane + phase_i * out_columns + phase_j) * size
+            k_all = channels * vertical.count * horizontal.count
+            tiles = m_all.ceil_div(TILE_ROWS)
+            fits = tiles * k_all * (TILE_ROWS * size) <= _WEIGHT_BYTES
+            reorder = partial(
+                _reorder, code, lane, weight_at, w_out, w_channel, all_j, vertical, horizontal, m_all=m_all
+            )
+            with code.when(back & fits & reordered.now.differs(member)):
+                with code.loop(0, tiles) as tile:
+                    out_of_tile = factors + tile * k_all * (TILE_ROWS * size)
+                    reorder(m=tile * TILE_ROWS, low=code.word(0), high=k_all, out=out_of_tile)
+                reordered.set(member)
+            with code.loop(0, k_all.ceil_div(_BLOCK_K).most(1)) as block:
+                low = block * _BLOCK_K
+                high = k_all.least(low + _BLOCK_K)
+                with code.loop(begin, end, columns_of_panel) as start:
+                    panel = panels + (start - begin) * (_BLOCK_K * size)
+                    stop, seen = end.least(start + columns_of_panel), positions + (start - begin) * 4
+                    patches.gather(code, seen, start, stop, low, high, panel, columns_of_panel)
+                with code.loop(0, m_all, TILE_ROWS) as m:
+                    m_left = (m_all - m).least(TILE_ROWS)
+                    with code.when(back & fits.equals(0)):
+                        reorder(m=m, low=low, high=high, out=factors)
+                    kept = fits.choose((m * k_all + low * TILE_ROWS) * size, 0)
+                    a = back.choose(factors + kept, weight_at + (m * w_out + low) * size)
+                    a_m, a_k = back.choose(1, w_out), back.choose(TILE_ROWS, 1)
+                    with code.loop(begin, end, columns_of_panel) as start:
+                        panel = panels + (start - begin) * (_BLOCK_K * size)
+                        n_left = (end - start).least(columns_of_panel)
+                        move = partial(
+                            _scatter,
+                            code,
+                            lane,
                             spare,
-                            out,
-                            m,
+                            out_at + m * plane * size,
+                            plane,
                             m_left,
                             start,
                             n_left,
                             width,
-                            phase_i,
-                            phase_j,
-                            grid_rows,
-                            grid_columns,
-                            out_rows,
-                            out_columns,
-                            True,
+                            grid_i * out_columns,
+                            grid_j,
                         )
-            low += BLOCK_K
-    return 0
+                        with code.when(whole_plane.equals(0) & (block > 0)):
+                            move(forth=False)
+                        c = whole_plane.choose(out_at + (m * plane + start) * size, spare)
+                        c_m = whole_plane.choose(plane, columns_of_panel)
+                        fresh = block.equals(0).number()
+                        add_tiles(
+                            code,
+                            lane,
+                            a,
+                            a_m,
+                            a_k,
+                            panel,
+                            code.word(columns_of_panel),
+                            c,
+                            c_m,
+                            high - low,
+                            fresh,
+                            m_left,
+                            n_left,
+                        )
+                        with code.when(whole_plane.equals(0)):
+                            move(forth=True)
 
 
-@register_jitable
-def _scatter(  # type: ignore[no-untyped-def]
-    zero,
-    spare,
-    out,
-    m,
-    m_left,
-    start,
-    n_left,
-    width,
-    phase_i,
-    phase_j,
-    grid_rows,
-    grid_columns,
-    out_rows,
-    out_columns,
-    forth,
-):
-    """Moves a tile between `spare` and the pixels of one grid: forth to the output, or back."""
-    panel_columns = TILE_VECTORS * vector_lanes(zero)
-    y = start // width
-    x = start - y * width
-    for n in range(n_left):
-        at = (m * out_rows + phase_i + y * grid_rows) * out_columns + phase_j + x * grid_columns
-        for i in range(m_left):
-            if forth:
-                pack_element(zero, spare, i * panel_columns + n, out, at + i * out_rows * out_columns)
-            else:
-                pack_element(zero, out, at + i * out_rows * out_columns, spare, i * panel_columns + n)
-        x += 1
-        if x == width:
-            x = 0
-            y += 1
-
-
-@register_jitable
-def _weight(p, lo, hi, zero):  # type: ignore[no-untyped-def]
+def _weight(lane: Lane, code: Code, p: Word, low_unit: Word, high_unit: Word) -> None:
     """Units are a panel of output channels times a part of the taps (channel, tap row, tap column) of a group."""
-    size, lanes = element_size(zero), vector_lanes(zero)
-    groups, m_all, channels = load_arg(p, GROUPS), load_arg(p, OUT_CHANNELS), load_arg(p, CHANNELS)
-    rows, columns = load_arg(p, ROWS), load_arg(p, COLUMNS)
-    out_rows, out_columns = load_arg(p, OUT_ROWS), load_arg(p, OUT_COLUMNS)
-    all_rows, all_columns = load_arg(p, TAP_ROWS), load_arg(p, TAP_COLUMNS)
-    images, parts, part_taps = load_arg(p, IMAGES), load_arg(p, TAP_PARTS), load_arg(p, TAPS_OF_PART)
-    panel_columns = TILE_VECTORS * lanes
-    panels = _ceil_div(m_all, panel_columns)
-    taps_all = channels * all_rows * all_columns
-    pixels = out_rows * out_columns
-    block = PIXEL_BYTES // size
-    patch_step = block + lanes
-    patches = stack_u8(PATCHES_BYTES)
-    cotangent = stack_u8(COTANGENT_BYTES)
-    sums = stack_u8(SUMS_BYTES)
-    tap_i, tap_j = stack_i64(MAX_TAPS), stack_i64(MAX_TAPS)
-    shift_i, shift_j = stack_i64(MAX_TAPS), stack_i64(MAX_TAPS)
-    _find_taps(0, 0, all_rows, 1, load_arg(p, PAD_ROWS), load_arg(p, DILATION_ROWS), tap_i, shift_i)
-    _find_taps(0, 0, all_columns, 1, load_arg(p, PAD_COLUMNS), load_arg(p, DILATION_COLUMNS), tap_j, shift_j)
-    for unit in range(lo, hi):
-        group = unit // (panels * parts)
-        panel = (unit - group * panels * parts) // parts
-        m = panel * panel_columns
-        m_left = min(panel_columns, m_all - m)
-        low = (unit - (group * panels + panel) * parts) * part_taps
-        high = min(taps_all, low + part_taps)
-        clear_vectors(zero, sums, (high - low) * TILE_VECTORS)
-        for image in range(images):
-            source = load_arg(p, SOURCE) + (image * groups + group) * channels * rows * columns * size
-            factor = load_arg(p, WEIGHT) + ((image * groups + group) * m_all + m) * pixels * size
-            for begin in range(0, pixels, block):
-                end = min(pixels, begin + block)
-                _gather(
-                    zero,
-                    source,
-                    rows,
-                    columns,
-                    load_arg(p, STRIDE_ROWS),
-                    load_arg(p, STRIDE_COLUMNS),
-                    shift_i,
-                    all_rows,
-                    shift_j,
-                    all_columns,
-                    out_columns,
-                    begin,
-                    end,
-                    low,
-                    high,
-                    patches,
-                    patch_step,
+    size, columns_of_panel = lane.size, TILE_VECTORS * lane.count
+    groups, m_all, channels, rows, columns = code.slots(p, GROUPS, OUT_CHANNELS, CHANNELS, ROWS, COLUMNS)
+    out_rows, out_columns, all_i, all_j = code.slots(p, OUT_ROWS, OUT_COLUMNS, TAP_ROWS, TAP_COLUMNS)
+    stride_i, stride_j, pad_i, pad_j = code.slots(p, STRIDE_ROWS, STRIDE_COLUMNS, PAD_ROWS, PAD_COLUMNS)
+    dilation_i, dilation_j, images, parts = code.slots(p, DILATION_ROWS, DILATION_COLUMNS, IMAGES, PARTS)
+    source, cotangent, out, part_taps = code.slots(p, SOURCE, WEIGHT, OUT, PART_TAPS)
+    block = _PIXEL_BYTES // size
+    step = block + lane.count
+    gathered = code.buffer(MAX_PART * step * size)
+    factors = code.buffer(block * _ROW_BYTES)
+    positions = code.buffer(4 * block)
+    sums = code.buffer(MAX_PART * _ROW_BYTES)
+    none = code.word(0)
+    vertical = _find_taps(code, none, none, all_i, stride_i, pad_i, dilation_i)
+    horizontal = _find_taps(code, none, none, all_j, stride_j, pad_j, dilation_j)
+    panels, pixels, taps_all = m_all.ceil_div(columns_of_panel), out_rows * out_columns, channels * all_i * all_j
+    transpose = add_transpose(code.module, lane)
+    with code.loop(low_unit, high_unit) as unit:
+        strip = unit.quotient(parts)
+        group = strip.quotient(panels)
+        m = (strip - group * panels) * columns_of_panel
+        m_left = (m_all - m).least(columns_of_panel)
+        low = (unit - strip * parts) * part_taps
+        high = taps_all.least(low + part_taps)
+        code.call(add_zeros(code.module, lane), sums, (high - low) * TILE_VECTORS)
+        with code.loop(0, images) as n, code.loop(0, pixels, block) as begin:
+            image = n * groups + group
+            image_at = source + image * channels * rows * columns * size
+            factor_at = cotangent + ((image * m_all + m) * pixels + begin) * size
+            end = pixels.least(begin + block)
+            _find_positions(code, begin, block, out_columns, positions)
+            patches = _Patches(lane, image_at, rows, columns, vertical, horizontal, out_columns)
+            patches.gather(code, positions, begin, end, low, high, gathered, step)
+            with code.loop(0, m_left, lane.count) as j:
+                code.call(
+                    transpose,
+                    factor_at + j * pixels * size,
+                    pixels,
+                    factors + j * size,
+                    columns_of_panel,
+                    end - begin,
+                    m_left - j,
                 )
-                for j in range(0, m_left, lanes):
-                    at = factor + (j * pixels + begin) * size
-                    pack_columns(zero, at, pixels, cotangent + j * size, panel_columns, end - begin, m_left - j)
-                for t in range(0, high - low, TILE_ROWS):
-                    a, c = patches + t * patch_step * size, sums + t * panel_columns * size
-                    left = high - low - t
-                    if left > TILE_ROWS // 2:
-                        tile_full(
-                            zero,
-                            a,
-                            patch_step,
-                            1,
-                            cotangent,
-                            panel_columns,
-                            c,
-                            panel_columns,
-                            end - begin,
-                            0,
-                            left,
-                            m_left,
-                        )
-                    else:
-                        tile_half(
-                            zero,
-                            a,
-                            patch_step,
-                            1,
-                            cotangent,
-                            panel_columns,
-                            c,
-                            panel_columns,
-                            end - begin,
-                            0,
-                            left,
-                            m_left,
-                        )
-        out = load_arg(p, OUT) + (group * m_all + m) * taps_all * size
-        for j in range(m_left):
-            for t in range(low, high):
-                pack_element(zero, sums, (t - low) * panel_columns + j, out, j * taps_all + t)
-    return 0
+            wide = code.word(columns_of_panel)
+            add_tiles(
+                code, lane, gathered, code.word(step), 1, factors, wide, sums, wide, end - begin, 0, high - low, m_left
+            )
+        out_at = out + (group * m_all + m) * taps_all * size
+        with code.loop(0, m_left) as j, code.loop(low, high) as tap:
+            code.store(out_at, j * taps_all + tap, code.load(sums, (tap - low) * columns_of_panel + j, lane.kind))
 
 
-def conv_image_f32(p: Any, lo: int, hi: int) -> int:
+image_f32 = native_kernel("image_f32", partial(_image, F32))
+image_f64 = native_kernel("image_f64", partial(_image, F64))
+weight_f32 = native_kernel("weight_f32", partial(_weight, F32))
+weight_f64 = native_kernel("weight_f64", partial(_weight, F64))
+
+
+def conv_image_f32(p: Any, lo: int, hi: int) -> Any:
     """Convolution, or its gradient to the input, float32."""
-    return _image(p, lo, hi, np.float32(0.0))
+    return image_f32(p, lo, hi)
 
 
-def conv_image_f64(p: Any, lo: int, hi: int) -> int:
+def conv_image_f64(p: Any, lo: int, hi: int) -> Any:
     """Convolution, or its gradient to the input, float64."""
-    return _image(p, lo, hi, np.float64(0.0))
+    return image_f64(p, lo, hi)
 
 
-def conv_weight_f32(p: Any, lo: int, hi: int) -> int:
+def conv_weight_f32(p: Any, lo: int, hi: int) -> Any:
     """Gradient of a convolution to its weight, float32."""
-    return _weight(p, lo, hi, np.float32(0.0))
+    return weight_f32(p, lo, hi)
 
 
-def conv_weight_f64(p: Any, lo: int, hi: int) -> int:
+def conv_weight_f64(p: Any, lo: int, hi: int) -> Any:
     """Gradient of a convolution to its weight, float64."""
-    return _weight(p, lo, hi, np.float64(0.0))
+    return weight_f64(p, lo, hi)

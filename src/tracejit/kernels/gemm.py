@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tracejit.kernels import gemm_kernels as kernels
-from tracejit.kernels.gemm_tiles import DOT_GROUPS, THIN_VECTORS, TILE_ROWS, TILE_VECTORS
+from tracejit.kernels.gemm_kernels import DOT_ROWS, THIN_VECTORS, TILE_ROWS, TILE_VECTORS
 from tracejit.kernels.gemm_vectors import TARGET
 from tracejit.kernels.launch import Launch, Operand, Ptr
 
@@ -25,7 +25,7 @@ _INTEGER_KERNELS: dict[str, Callable[..., Any]] = {
     "int16": kernels.gemm_i16,
     "int32": kernels.gemm_i32,
     "int64": kernels.gemm_i64,
-    "uint8": kernels.gemm_u8,
+    "uint8": kernels.gemm_i8,
 }
 _FMA_PER_NANOSECOND = 3.0 * TARGET.vector_bytes
 """Bytes of products a core gets through in a nanosecond, roughly."""
@@ -121,8 +121,8 @@ def _plan_float(p: _Problem) -> Launch:
     if p.m == 1 and rows_of_b:
         units = p.batch * -(-p.n // (THIN_VECTORS * width))
         return Launch(functions["thin"], p.slots(), units, p.cost(units))
-    if p.m <= 4 and columns_of_b:
-        units = p.batch * -(-p.n // (DOT_GROUPS * width))
+    if p.m <= DOT_ROWS and columns_of_b:
+        units = p.batch * -(-p.n // width)
         return Launch(functions["dots"], p.slots(), units, p.cost(units))
     if rows_of_b:
         mode = kernels.DIRECT if p.m <= 2 * TILE_ROWS or p.k <= 128 else kernels.COPY

@@ -1,37 +1,27 @@
-"""Matrix product kernels: the loops over panels, rows and blocks of k round the vector tiles.
+"""Matrix product kernels: the loops over panels, rows and blocks of k round the vector functions.
 
-All read one argument block, see the slots below; `gemm` fills it. A unit is a panel of columns (with `rows` rows
+All read one argument block, see the slots below, which `gemm` fills. A unit is a panel of columns (with `rows` rows
 of C at most), so that any split over threads does the same arithmetic for each element.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-import numpy as np
-from numba.extending import register_jitable
+import llvmlite.ir as ir
 
-from tracejit.kernels.gemm_tiles import (
-    DOT_GROUPS,
-    THIN_VECTORS,
-    TILE_ROWS,
-    TILE_VECTORS,
-    dots_four,
-    dots_one,
-    element_size,
-    load_integer,
-    pack_columns,
-    pack_element,
-    pack_rows,
-    store_integer,
-    tile_full,
-    tile_half,
-    tile_narrow,
-    tile_thin,
-    vector_lanes,
+from tracejit.kernels.gemm_code import Code, Word, native_kernel
+from tracejit.kernels.gemm_vectors import (
+    F32,
+    F64,
+    TARGET,
+    Lane,
+    add_copy,
+    add_dots,
+    add_tile,
+    add_transpose,
 )
-from tracejit.kernels.gemm_vectors import TARGET
-from tracejit.kernels.memory import load_arg, stack_u8
 
 (A, B, C, M, N, K, A_BATCH, A_M, A_K, B_BATCH, B_K, B_N, C_BATCH, C_M, MODE, ROWS) = range(16)
 """The slots of the argument block: addresses, sizes, strides in elements, how B is read, rows of C in a unit."""
@@ -39,191 +29,210 @@ from tracejit.kernels.memory import load_arg, stack_u8
 DIRECT, COPY, TRANSPOSE, GATHER = range(4)
 """How a panel of B is read: in place, or packed from contiguous rows, contiguous columns or neither."""
 
+TILE_ROWS = 8 if TARGET.registers == 32 else 6
+TILE_VECTORS = 2
+THIN_VECTORS = 8 if TARGET.registers == 32 else 4
+DOT_ROWS = 4
+"""Rows and vectors of the product tile, vectors of the one-row tile, rows of the tile that packs nothing."""
+
 BLOCK_K = 1024
-PANEL_BYTES = (BLOCK_K + 16) * TILE_VECTORS * TARGET.vector_bytes
-"""The longest run of k that a packed panel holds; its buffer, with room for a transposed block past the end."""
+_PANEL_BYTES = (BLOCK_K + 16) * TILE_VECTORS * TARGET.vector_bytes
+"""The longest run of k that a packed panel holds, and its buffer."""
 
 
-@register_jitable
-def _pack(zero, mode, source, b_k, b_n, panel, kc, left):  # type: ignore[no-untyped-def]
-    """Packs `kc` rows of at most TILE_VECTORS vectors of B."""
-    size, width = element_size(zero), vector_lanes(zero)
-    columns = TILE_VECTORS * width
-    if mode == COPY:
-        pack_rows(zero, source, b_k, panel, kc, left)
-    elif mode == TRANSPOSE:
-        for j in range(0, min(left, columns), width):
-            pack_columns(zero, source + j * b_n * size, b_n, panel + j * size, columns, kc, left - j)
-    else:
-        for k in range(kc):
-            for j in range(min(left, columns)):
-                pack_element(zero, source, k * b_k + j * b_n, panel, k * columns + j)
+def add_tiles(
+    code: Code,
+    lane: Lane,
+    a: Word,
+    a_m: Word,
+    a_k: Word | int,
+    b: Word,
+    b_k: Word | int,
+    c: Word,
+    c_m: Word,
+    k: Word,
+    begin: Word | int,
+    rows: Word,
+    left: Word,
+) -> None:
+    """All tiles of `rows` rows of C in one panel of columns, of which `left` are there."""
+
+    def place(i: Word) -> tuple[Word, Word]:
+        return a + i * a_m * lane.size, c + i * c_m * lane.size
+
+    def tile(i: Word, height: int, vectors: int) -> None:
+        a_at, c_at = place(i)
+        function = add_tile(code.module, lane, height, vectors)
+        code.call(function, a_at, a_m, a_k, b, b_k, c_at, c_m, k, begin, rows - i, left)
+
+    def narrow() -> None:
+        with code.loop(0, rows, TILE_ROWS) as i:
+            tile(i, TILE_ROWS, 1)
+
+    def wide() -> None:
+        with code.loop(0, rows, TILE_ROWS) as i:
+            many = rows - i > TILE_ROWS // 2
+            code.either(many, lambda: tile(i, TILE_ROWS, TILE_VECTORS), lambda: tile(i, TILE_ROWS // 2, TILE_VECTORS))
+
+    code.either(left <= lane.count, narrow, wide)
 
 
-@register_jitable
-def _tiles(zero, a, a_m, a_k, b, b_k, c, c_m, kc, begin, rows, left):  # type: ignore[no-untyped-def]
-    """All tiles of `rows` rows of C in one panel of columns."""
-    size = element_size(zero)
-    if left <= vector_lanes(zero):
-        for i in range(0, rows, TILE_ROWS):
-            a_at, c_at = a + i * a_m * size, c + i * c_m * size
-            tile_narrow(zero, a_at, a_m, a_k, b, b_k, c_at, c_m, kc, begin, rows - i, left)
-        return
-    i = 0
-    while rows - i > TILE_ROWS // 2:
-        a_at, c_at = a + i * a_m * size, c + i * c_m * size
-        tile_full(zero, a_at, a_m, a_k, b, b_k, c_at, c_m, kc, begin, rows - i, left)
-        i += TILE_ROWS
-    if i < rows:
-        a_at, c_at = a + i * a_m * size, c + i * c_m * size
-        tile_half(zero, a_at, a_m, a_k, b, b_k, c_at, c_m, kc, begin, rows - i, left)
+def _pack(
+    code: Code, lane: Lane, mode: Word, source: Word, b_k: Word, b_n: Word, panel: Word, k: Word, left: Word
+) -> None:
+    """Packs k rows of at most TILE_VECTORS vectors of B."""
+    columns = TILE_VECTORS * lane.count
+    taken = left.least(columns)
+    with code.when(mode.equals(COPY)):
+        code.call(add_copy(code.module, lane, TILE_VECTORS), source, b_k, panel, k, left)
+    with code.when(mode.equals(TRANSPOSE)), code.loop(0, taken, lane.count) as j:
+        transpose = add_transpose(code.module, lane)
+        code.call(transpose, source + j * b_n * lane.size, b_n, panel + j * lane.size, columns, k, left - j)
+    with code.when(mode.equals(GATHER)), code.loop(0, k) as i, code.loop(0, taken) as j:
+        code.store(panel, i * columns + j, code.load(source, i * b_k + j * b_n, lane.kind))
 
 
-@register_jitable
-def _panel(p, lo, hi, zero):  # type: ignore[no-untyped-def]
+def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
     """Panels of columns of B, packed or in place; a packed panel serves all the units in a row that share it."""
-    a, b, c = load_arg(p, A), load_arg(p, B), load_arg(p, C)
-    m, n, k = load_arg(p, M), load_arg(p, N), load_arg(p, K)
-    a_m, a_k, b_k, b_n, c_m = load_arg(p, A_M), load_arg(p, A_K), load_arg(p, B_K), load_arg(p, B_N), load_arg(p, C_M)
-    mode, rows = load_arg(p, MODE), load_arg(p, ROWS)
-    size, columns = element_size(zero), TILE_VECTORS * vector_lanes(zero)
-    parts = (m + rows - 1) // rows
-    panels = (n + columns - 1) // columns
-    buffer = stack_u8(PANEL_BYTES)
-    packed = -1
-    for unit in range(lo, hi):
-        panel = unit // parts
-        batch = panel // panels
+    a, b, c, m, n, k, a_m, a_k, b_k, b_n, c_m = code.slots(p, A, B, C, M, N, K, A_M, A_K, B_K, B_N, C_M)
+    a_batch, b_batch, c_batch, mode, rows = code.slots(p, A_BATCH, B_BATCH, C_BATCH, MODE, ROWS)
+    size, columns = lane.size, TILE_VECTORS * lane.count
+    parts = (m + rows - 1).quotient(rows)
+    panels = (n + columns - 1).quotient(columns)
+    blocks = (k + BLOCK_K - 1).quotient(BLOCK_K).most(1)
+    buffer = code.buffer(_PANEL_BYTES)
+    packed = code.cell(-1)
+    with code.loop(low, high) as unit:
+        panel = unit.quotient(parts)
+        batch = panel.quotient(panels)
         i, j = (unit - panel * parts) * rows, (panel - batch * panels) * columns
-        count, left = min(rows, m - i), n - j
-        a_at = a + (batch * load_arg(p, A_BATCH) + i * a_m) * size
-        b_at = b + (batch * load_arg(p, B_BATCH) + j * b_n) * size
-        c_at = c + (batch * load_arg(p, C_BATCH) + i * c_m + j) * size
-        if mode == DIRECT:
-            _tiles(zero, a_at, a_m, a_k, b_at, b_k, c_at, c_m, k, 1, count, left)
-            continue
-        start = 0
-        while start == 0 or start < k:
-            kc = min(BLOCK_K, k - start)
-            if packed != panel or k > BLOCK_K:
-                _pack(zero, mode, b_at + start * b_k * size, b_k, b_n, buffer, kc, left)
-                packed = panel
-            begin = 1 if start == 0 else 0
-            _tiles(zero, a_at + start * a_k * size, a_m, a_k, buffer, columns, c_at, c_m, kc, begin, count, left)
-            start += BLOCK_K
-    return 0
+        count, left = rows.least(m - i), n - j
+        a_at = a + (batch * a_batch + i * a_m) * size
+        b_at = b + (batch * b_batch + j * b_n) * size
+        c_at = c + (batch * c_batch + i * c_m + j) * size
+        direct = mode.equals(DIRECT)
+        with code.loop(0, direct.choose(1, blocks)) as block:
+            start = block * BLOCK_K
+            run = direct.choose(k, (k - start).least(BLOCK_K))
+            with code.when(mode.differs(DIRECT) & ((blocks > 1) | packed.now.differs(panel))):
+                _pack(code, lane, mode, b_at + start * b_k * size, b_k, b_n, buffer, run, left)
+                packed.set(panel)
+            right, right_step = direct.choose(b_at, buffer), direct.choose(b_k, columns)
+            begin = block.equals(0).number()
+            add_tiles(
+                code, lane, a_at + start * a_k * size, a_m, a_k, right, right_step, c_at, c_m, run, begin, count, left
+            )
 
 
-@register_jitable
-def _thin(p, lo, hi, zero):  # type: ignore[no-untyped-def]
+def _thin(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
     """One row of C at a time, wide panels of B in place."""
-    a, b, c = load_arg(p, A), load_arg(p, B), load_arg(p, C)
-    m, n, k = load_arg(p, M), load_arg(p, N), load_arg(p, K)
-    a_k, b_k, c_m = load_arg(p, A_K), load_arg(p, B_K), load_arg(p, C_M)
-    size, columns = element_size(zero), THIN_VECTORS * vector_lanes(zero)
-    panels = (n + columns - 1) // columns
-    for unit in range(lo, hi):
-        row = unit // panels
-        batch = row // m
+    a, b, c, m, n, k, a_m, a_k, b_k, c_m = code.slots(p, A, B, C, M, N, K, A_M, A_K, B_K, C_M)
+    a_batch, b_batch, c_batch = code.slots(p, A_BATCH, B_BATCH, C_BATCH)
+    columns = THIN_VECTORS * lane.count
+    panels = (n + columns - 1).quotient(columns)
+    tile = add_tile(code.module, lane, 1, THIN_VECTORS)
+    with code.loop(low, high) as unit:
+        row = unit.quotient(panels)
+        batch = row.quotient(m)
         i, j = row - batch * m, (unit - row * panels) * columns
-        a_at = a + (batch * load_arg(p, A_BATCH) + i * load_arg(p, A_M)) * size
-        b_at = b + (batch * load_arg(p, B_BATCH) + j) * size
-        c_at = c + (batch * load_arg(p, C_BATCH) + i * c_m + j) * size
-        tile_thin(zero, a_at, 0, a_k, b_at, b_k, c_at, c_m, k, 1, 1, n - j)
-    return 0
+        a_at = a + (batch * a_batch + i * a_m) * lane.size
+        b_at = b + (batch * b_batch + j) * lane.size
+        c_at = c + (batch * c_batch + i * c_m + j) * lane.size
+        code.call(tile, a_at, 0, a_k, b_at, b_k, c_at, c_m, k, 1, 1, n - j)
 
 
-@register_jitable
-def _dots(p, lo, hi, zero):  # type: ignore[no-untyped-def]
+def _dots(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
     """Few rows of A against contiguous columns of B: nothing is packed."""
-    a, b, c = load_arg(p, A), load_arg(p, B), load_arg(p, C)
-    m, n, k = load_arg(p, M), load_arg(p, N), load_arg(p, K)
-    a_m, a_k, b_n, c_m = load_arg(p, A_M), load_arg(p, A_K), load_arg(p, B_N), load_arg(p, C_M)
-    size, columns = element_size(zero), DOT_GROUPS * vector_lanes(zero)
-    panels = (n + columns - 1) // columns
-    for unit in range(lo, hi):
-        batch = unit // panels
-        j = (unit - batch * panels) * columns
-        a_at = a + batch * load_arg(p, A_BATCH) * size
-        b_at = b + (batch * load_arg(p, B_BATCH) + j * b_n) * size
-        c_at = c + (batch * load_arg(p, C_BATCH) + j) * size
-        if m == 1:
-            dots_one(zero, a_at, a_m, a_k, b_at, b_n, c_at, c_m, k, 1, n - j)
-        else:
-            dots_four(zero, a_at, a_m, a_k, b_at, b_n, c_at, c_m, k, m, n - j)
-    return 0
+    a, b, c, m, n, k, a_m, a_k, b_n, c_m = code.slots(p, A, B, C, M, N, K, A_M, A_K, B_N, C_M)
+    a_batch, b_batch, c_batch = code.slots(p, A_BATCH, B_BATCH, C_BATCH)
+    panels = (n + lane.count - 1).quotient(lane.count)
+    with code.loop(low, high) as unit:
+        batch = unit.quotient(panels)
+        j = (unit - batch * panels) * lane.count
+        a_at = a + batch * a_batch * lane.size
+        b_at = b + (batch * b_batch + j * b_n) * lane.size
+        c_at = c + (batch * c_batch + j) * lane.size
+
+        def dots(rows: int) -> None:
+            function = add_dots(code.module, lane, rows)
+            code.call(function, a_at, a_m, a_k, b_at, b_n, c_at, c_m, k, m, n - j)
+
+        code.either(m.equals(1), lambda: dots(1), lambda: dots(DOT_ROWS))
 
 
-@register_jitable
-def _integer(p, lo, hi, zero):  # type: ignore[no-untyped-def]
+def _integer(kind: Any, code: Code, p: Word, low: Word, high: Word) -> None:
     """One row of C a unit, element by element, modulo the range of the type."""
-    a, b, c = load_arg(p, A), load_arg(p, B), load_arg(p, C)
-    m, n, k = load_arg(p, M), load_arg(p, N), load_arg(p, K)
-    a_k, b_k, b_n = load_arg(p, A_K), load_arg(p, B_K), load_arg(p, B_N)
-    for unit in range(lo, hi):
-        batch = unit // m
+    a, b, c, m, n, k, a_m, a_k, b_k, b_n, c_m = code.slots(p, A, B, C, M, N, K, A_M, A_K, B_K, B_N, C_M)
+    a_batch, b_batch, c_batch = code.slots(p, A_BATCH, B_BATCH, C_BATCH)
+    with code.loop(low, high) as unit:
+        batch = unit.quotient(m)
         i = unit - batch * m
-        a_at = batch * load_arg(p, A_BATCH) + i * load_arg(p, A_M)
-        b_at = batch * load_arg(p, B_BATCH)
-        c_at = batch * load_arg(p, C_BATCH) + i * load_arg(p, C_M)
-        for j in range(n):
-            total = 0
-            for at in range(k):
-                total += load_integer(zero, a, a_at + at * a_k) * load_integer(zero, b, b_at + at * b_k + j * b_n)
-            store_integer(zero, c, c_at + j, total)
-    return 0
+        a_at, b_at, c_at = batch * a_batch + i * a_m, batch * b_batch, batch * c_batch + i * c_m
+        with code.loop(0, n) as j:
+            total = code.cell(code.word(0, kind))
+            with code.loop(0, k) as at:
+                factors = code.load(a, a_at + at * a_k, kind), code.load(b, b_at + at * b_k + j * b_n, kind)
+                total.set(total.now + factors[0] * factors[1])
+            code.store(c, c_at + j, total.now)
 
 
-def gemm_panel_f32(p: Any, lo: int, hi: int) -> int:
+panel_f32 = native_kernel("panel_f32", partial(_panel, F32))
+panel_f64 = native_kernel("panel_f64", partial(_panel, F64))
+thin_f32 = native_kernel("thin_f32", partial(_thin, F32))
+thin_f64 = native_kernel("thin_f64", partial(_thin, F64))
+dots_f32 = native_kernel("dots_f32", partial(_dots, F32))
+dots_f64 = native_kernel("dots_f64", partial(_dots, F64))
+product_8 = native_kernel("product_8", partial(_integer, ir.IntType(8)))
+product_16 = native_kernel("product_16", partial(_integer, ir.IntType(16)))
+product_32 = native_kernel("product_32", partial(_integer, ir.IntType(32)))
+product_64 = native_kernel("product_64", partial(_integer, ir.IntType(64)))
+
+
+def gemm_panel_f32(p: Any, lo: int, hi: int) -> Any:
     """Panels of B in place or packed, float32."""
-    return _panel(p, lo, hi, np.float32(0.0))
+    return panel_f32(p, lo, hi)
 
 
-def gemm_panel_f64(p: Any, lo: int, hi: int) -> int:
+def gemm_panel_f64(p: Any, lo: int, hi: int) -> Any:
     """Panels of B in place or packed, float64."""
-    return _panel(p, lo, hi, np.float64(0.0))
+    return panel_f64(p, lo, hi)
 
 
-def gemm_thin_f32(p: Any, lo: int, hi: int) -> int:
+def gemm_thin_f32(p: Any, lo: int, hi: int) -> Any:
     """Single rows against contiguous rows of B, float32."""
-    return _thin(p, lo, hi, np.float32(0.0))
+    return thin_f32(p, lo, hi)
 
 
-def gemm_thin_f64(p: Any, lo: int, hi: int) -> int:
+def gemm_thin_f64(p: Any, lo: int, hi: int) -> Any:
     """Single rows against contiguous rows of B, float64."""
-    return _thin(p, lo, hi, np.float64(0.0))
+    return thin_f64(p, lo, hi)
 
 
-def gemm_dots_f32(p: Any, lo: int, hi: int) -> int:
+def gemm_dots_f32(p: Any, lo: int, hi: int) -> Any:
     """Few rows against contiguous columns of B, float32."""
-    return _dots(p, lo, hi, np.float32(0.0))
+    return dots_f32(p, lo, hi)
 
 
-def gemm_dots_f64(p: Any, lo: int, hi: int) -> int:
+def gemm_dots_f64(p: Any, lo: int, hi: int) -> Any:
     """Few rows against contiguous columns of B, float64."""
-    return _dots(p, lo, hi, np.float64(0.0))
+    return dots_f64(p, lo, hi)
 
 
-def gemm_i8(p: Any, lo: int, hi: int) -> int:
-    """Matrix product of int8, modulo 2**8."""
-    return _integer(p, lo, hi, np.int8(0))
+def gemm_i8(p: Any, lo: int, hi: int) -> Any:
+    """Matrix product of 8-bit integers, modulo 2**8."""
+    return product_8(p, lo, hi)
 
 
-def gemm_i16(p: Any, lo: int, hi: int) -> int:
-    """Matrix product of int16, modulo 2**16."""
-    return _integer(p, lo, hi, np.int16(0))
+def gemm_i16(p: Any, lo: int, hi: int) -> Any:
+    """Matrix product of 16-bit integers, modulo 2**16."""
+    return product_16(p, lo, hi)
 
 
-def gemm_i32(p: Any, lo: int, hi: int) -> int:
-    """Matrix product of int32, modulo 2**32."""
-    return _integer(p, lo, hi, np.int32(0))
+def gemm_i32(p: Any, lo: int, hi: int) -> Any:
+    """Matrix product of 32-bit integers, modulo 2**32."""
+    return product_32(p, lo, hi)
 
 
-def gemm_i64(p: Any, lo: int, hi: int) -> int:
-    """Matrix product of int64, modulo 2**64."""
-    return _integer(p, lo, hi, np.int64(0))
-
-
-def gemm_u8(p: Any, lo: int, hi: int) -> int:
-    """Matrix product of uint8, modulo 2**8."""
-    return _integer(p, lo, hi, np.uint8(0))
+def gemm_i64(p: Any, lo: int, hi: int) -> Any:
+    """Matrix product of 64-bit integers, modulo 2**64."""
+    return product_64(p, lo, hi)

@@ -96,9 +96,7 @@ class VectorBuilder:
     def splat(self, address: Any, offset: Any = None) -> Any:
         """The element at an address in every lane."""
         value = self.ir.load(self.pointer(address, self.lane.kind, offset), align=self.lane.size)
-        first = self.ir.insert_element(ir.Constant(self.lane.vector, ir.Undefined), value, I32(0))
-        order = ir.Constant(ir.VectorType(I32, self.width), [0] * self.width)
-        return self.ir.shuffle_vector(first, ir.Constant(self.lane.vector, ir.Undefined), order)
+        return self.spread(value)
 
     def load(self, address: Any, offset: Any = None) -> Any:
         return self.ir.load(self.pointer(address, self.lane.vector, offset), align=self.lane.size)
@@ -106,13 +104,17 @@ class VectorBuilder:
     def store(self, value: Any, address: Any, offset: Any = None) -> None:
         self.ir.store(value, self.pointer(address, self.lane.vector, offset), align=self.lane.size)
 
+    def spread(self, number: Any) -> Any:
+        """The number in every lane."""
+        kind = ir.VectorType(number.type, self.width)
+        single = self.ir.insert_element(ir.Constant(kind, ir.Undefined), number, I32(0))
+        order = ir.Constant(ir.VectorType(I32, self.width), [0] * self.width)
+        return self.ir.shuffle_vector(single, ir.Constant(kind, ir.Undefined), order)
+
     def mask(self, count: Any) -> Any:
         """True in the first `count` lanes (none if it is negative, all if it is large)."""
-        kind = ir.VectorType(I64, self.width)
-        single = self.ir.insert_element(ir.Constant(kind, ir.Undefined), count, I32(0))
-        order = ir.Constant(ir.VectorType(I32, self.width), [0] * self.width)
-        counts = self.ir.shuffle_vector(single, ir.Constant(kind, ir.Undefined), order)
-        return self.ir.icmp_signed("<", ir.Constant(kind, list(range(self.width))), counts)
+        lanes = ir.Constant(ir.VectorType(I64, self.width), list(range(self.width)))
+        return self.ir.icmp_signed("<", lanes, self.spread(count))
 
     def load_masked(self, address: Any, mask: Any, offset: Any = None) -> Any:
         """Lanes outside the mask are 0 and are not read from memory."""
@@ -127,11 +129,6 @@ class VectorBuilder:
 
     def _pick(self, left: Any, right: Any, order: list[int]) -> Any:
         return self.ir.shuffle_vector(left, right, ir.Constant(ir.VectorType(I32, self.width), order))
-
-    def _pick_blocks(self, left: Any, right: Any, blocks: list[int]) -> Any:
-        """A shuffle of 16-byte blocks; blocks of `right` count on from those of `left`."""
-        size = 16 // self.lane.size
-        return self._pick(left, right, [block * size + k for block in blocks for k in range(size)])
 
     def _transpose_inside(self, rows: list[Any]) -> list[Any]:
         """Rows of one 16-byte column of blocks -> per column c: the vector whose block L holds column (L, c)."""
@@ -160,25 +157,30 @@ class VectorBuilder:
             unpack(high01, high23, 2, 2),
         ]
 
-    def transpose(self, rows: list[Any]) -> list[Any]:
-        """The columns of a square block given by its rows."""
+    def _join(self, parts: list[Any]) -> Any:
+        """The vectors one after another in one vector."""
+        while len(parts) > 1:
+            size = parts[0].type.count
+            order = ir.Constant(ir.VectorType(I32, 2 * size), list(range(2 * size)))
+            parts = [self.ir.shuffle_vector(parts[k], parts[k + 1], order) for k in range(0, len(parts), 2)]
+        return parts[0]
+
+    def load_transposed(self, rows: list[Any], offset: Any) -> list[Any]:
+        """The columns of the square block at `offset` bytes in each of the rows.
+
+        Loads 16 bytes at a time and joins those of one column of 16-byte blocks, so that only the elements inside
+        16 bytes are left to be shuffled.
+        """
         per = 16 // self.lane.size
-        groups = [self._transpose_inside(rows[start : start + per]) for start in range(0, self.width, per)]
-        blocks = len(groups)
-        columns: list[Any] = [None] * self.width
-        for c in range(per):
-            parts = [group[c] for group in groups]
-            if blocks == 1:
-                columns[c] = parts[0]
-            elif blocks == 2:
-                for block in range(2):
-                    columns[block * per + c] = self._pick_blocks(parts[0], parts[1], [block, 2 + block])
-            else:
-                for odd in range(2):
-                    left = self._pick_blocks(parts[0], parts[1], [odd, odd + 2, odd + 4, odd + 6])
-                    right = self._pick_blocks(parts[2], parts[3], [odd, odd + 2, odd + 4, odd + 6])
-                    columns[odd * per + c] = self._pick_blocks(left, right, [0, 2, 4, 6])
-                    columns[(odd + 2) * per + c] = self._pick_blocks(left, right, [1, 3, 5, 7])
+        narrow = ir.VectorType(self.lane.kind, per)
+        columns = []
+        for block in range(self.width // per):
+            at = self.ir.add(offset, I64(16 * block))
+            joined = []
+            for r in range(per):
+                places = [self.pointer(row, narrow, at) for row in rows[r::per]]
+                joined.append(self._join([self.ir.load(place, align=self.lane.size) for place in places]))
+            columns += self._transpose_inside(joined)
         return columns
 
 
@@ -225,23 +227,26 @@ def _loop(builder: Any, count: Any, carried: list[Any], body: Callable[[list[Any
     return phis
 
 
-def add_tile(module: Any, lane: Lane, rows: int, vectors: int, indexed: bool = False) -> Any:
+def _row_addresses(v: VectorBuilder, base: Any, stride: Any, left: Any, count: int) -> list[Any]:
+    """The addresses of `count` rows; rows past `left` repeat the last one."""
+    last = v.ir.sub(left, I64(1))
+    step = v.bytes(stride)
+    return [v.ir.add(base, v.ir.mul(v.minimum(I64(i), last), step)) for i in range(count)]
+
+
+def add_tile(module: Any, lane: Lane, rows: int, vectors: int) -> Any:
     """C[rows, vectors*W] = or += A @ B, each element's chain held in a register.
 
     Arguments: a, a_m, a_k, b, b_k, c, c_m, k, begin, m_left, n_left. `begin` other than 0 starts the chains at 0,
-    else they go on from C. Rows past `m_left` repeat the last one, columns past `n_left` are not touched. With
-    `indexed`, a_k is the address of a table: the offset in bytes of A's column for each k.
+    else they go on from C. Rows past `m_left` repeat the last one, columns past `n_left` are not touched.
     """
 
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
         a, a_m, a_k, b, b_k, c, c_m, k, begin, m_left, n_left = arguments
         v = VectorBuilder(builder, lane)
-        a_step = I64(8) if indexed else v.bytes(a_k)
-        b_step, a_m, c_m = v.bytes(b_k), v.bytes(a_m), v.bytes(c_m)
-        last = builder.sub(m_left, I64(1))
-        picked = [v.minimum(I64(i), last) for i in range(rows)]
-        a_rows = [builder.add(a, builder.mul(i, a_m)) for i in picked]
-        c_rows = [builder.add(c, builder.mul(i, c_m)) for i in picked]
+        a_step, b_step = v.bytes(a_k), v.bytes(b_k)
+        a_rows = _row_addresses(v, a, a_m, m_left, rows)
+        c_rows = _row_addresses(v, c, c_m, m_left, rows)
         columns = [I64(j * TARGET.vector_bytes) for j in range(vectors)]
         masks = [v.mask(builder.sub(n_left, I64(j * v.width))) for j in range(vectors)]
         fresh = builder.icmp_signed("!=", begin, I64(0))
@@ -265,14 +270,13 @@ def add_tile(module: Any, lane: Lane, rows: int, vectors: int, indexed: bool = F
             def step(state: list[Any]) -> list[Any]:
                 a_at, b_at, *sums = state
                 panel = [read(b_at, j) for j in range(vectors)]
-                offset = builder.load(v.pointer(a_at, I64)) if indexed else a_at
                 out = []
                 for i in range(rows):
-                    value = v.splat(a_rows[i], offset)
+                    value = v.splat(a_rows[i], a_at)
                     out += [v.fma(value, panel[j], sums[i * vectors + j]) for j in range(vectors)]
                 return [builder.add(a_at, a_step), builder.add(b_at, b_step), *out]
 
-            return _loop(builder, k, [a_k if indexed else I64(0), b, *sums], step)[2:]
+            return _loop(builder, k, [I64(0), b, *sums], step)[2:]
 
         def masked(b_at: Any, j: int) -> Any:
             return v.load_masked(b_at, masks[j], columns[j])
@@ -292,7 +296,7 @@ def add_tile(module: Any, lane: Lane, rows: int, vectors: int, indexed: bool = F
             with otherwise:
                 _store_tile(v, product(masked), c_rows, columns, masks)
 
-    return internal_function(module, f"tile_{lane.name}_{rows}x{vectors}{'_indexed' * indexed}", 11, body)
+    return internal_function(module, f"tile_{lane.name}_{rows}x{vectors}", 11, body)
 
 
 def _store_tile(v: VectorBuilder, results: list[Any], c_rows: list[Any], columns: list[Any], masks: list[Any]) -> None:
@@ -302,42 +306,37 @@ def _store_tile(v: VectorBuilder, results: list[Any], c_rows: list[Any], columns
         v.store_masked(value, c_rows[position // vectors], masks[j], columns[j])
 
 
-def _row_addresses(v: VectorBuilder, base: Any, stride: Any, left: Any) -> list[Any]:
-    """The addresses of one vector's worth of rows; rows past `left` repeat the last one."""
-    last = v.ir.sub(left, I64(1))
-    step = v.bytes(stride)
-    return [v.ir.add(base, v.ir.mul(v.minimum(I64(i), last), step)) for i in range(v.width)]
-
-
 def add_transpose(module: Any, lane: Lane) -> Any:
     """Copies `n_left` (at most W) rows of k contiguous elements into columns: out[k * out_k + n] = rows[n, k].
 
-    Arguments: rows, rows_n, out, out_k, k, n_left. Writes whole vectors, and rows of out up to k rounded up to W.
+    Arguments: rows, rows_n, out, out_k, k, n_left. Writes whole vectors.
     """
 
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
         rows, rows_n, out, out_k, k, n_left = arguments
         v = VectorBuilder(builder, lane)
-        sources = _row_addresses(v, rows, rows_n, n_left)
+        sources = _row_addresses(v, rows, rows_n, n_left, v.width)
         out_step = v.bytes(out_k)
-
-        def block(read: Callable[[Any, Any], Any], at: Any, target: Any) -> Any:
-            for column in v.transpose([read(source, at) for source in sources]):
-                v.store(column, target)
-                target = builder.add(target, out_step)
-            return target
 
         def step(state: list[Any]) -> list[Any]:
             at, target = state
-            following = block(v.load, at, target)
-            return [builder.add(at, I64(TARGET.vector_bytes)), following]
+            for column in v.load_transposed(sources, at):
+                v.store(column, target)
+                target = builder.add(target, out_step)
+            return [builder.add(at, I64(TARGET.vector_bytes)), target]
 
         blocks = builder.sdiv(k, I64(v.width))
         at, target = _loop(builder, blocks, [I64(0), out], step)
         left = builder.sub(k, builder.mul(blocks, I64(v.width)))
-        with builder.if_then(builder.icmp_signed(">", left, I64(0))):
-            mask = v.mask(left)
-            block(lambda source, offset: v.load_masked(source, mask, offset), at, target)
+
+        def single(state: list[Any]) -> list[Any]:
+            at, target = state
+            for n, source in enumerate(sources):
+                value = builder.load(v.pointer(source, lane.kind, at), align=lane.size)
+                builder.store(value, v.pointer(target, lane.kind, I64(n * lane.size)), align=lane.size)
+            return [builder.add(at, I64(lane.size)), builder.add(target, out_step)]
+
+        _loop(builder, left, [at, target], single)
 
     return internal_function(module, f"transpose_{lane.name}", 6, body)
 
@@ -395,6 +394,45 @@ def add_segments(module: Any, lane: Lane) -> Any:
     return internal_function(module, f"segments_{lane.name}", 6, body)
 
 
+def add_shifted(module: Any, lane: Lane) -> Any:
+    """Copies `count` rows of whole vectors; elements that the bounds exclude are 0 and are not read.
+
+    Arguments: rows, rows_step, out, out_step, count, positions, across, width, first, last, vectors. Element n is
+    read if first <= n < last and 0 <= positions[n] + across < width, where positions are int32.
+    """
+
+    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
+        rows, rows_step, out, out_step, count, positions, across, width, first, last, vectors = arguments
+        v = VectorBuilder(builder, lane)
+        source_step, target_step = v.bytes(rows_step), v.bytes(out_step)
+        kind = ir.VectorType(I32, v.width)
+        shift, bound = v.spread(builder.trunc(across, I32)), v.spread(builder.trunc(width, I32))
+
+        def vector(state: list[Any]) -> list[Any]:
+            at, source, target, left, skipped = state
+            place = builder.add(builder.load(v.pointer(positions, kind, at), align=4), shift)
+            inside = builder.icmp_unsigned("<", place, bound)
+            inside = builder.and_(inside, builder.and_(v.mask(left), builder.not_(v.mask(skipped))))
+
+            def copy(places: list[Any]) -> list[Any]:
+                v.store(v.load_masked(places[0], inside), places[1])
+                return [builder.add(places[0], source_step), builder.add(places[1], target_step)]
+
+            _loop(builder, count, [source, target], copy)
+            step, done = I64(TARGET.vector_bytes), I64(v.width)
+            return [
+                builder.add(at, I64(4 * v.width)),
+                builder.add(source, step),
+                builder.add(target, step),
+                builder.sub(left, done),
+                builder.sub(skipped, done),
+            ]
+
+        _loop(builder, vectors, [I64(0), rows, out, last, first], vector)
+
+    return internal_function(module, f"shifted_{lane.name}", 11, body)
+
+
 def add_zeros(module: Any, lane: Lane) -> Any:
     """Sets whole vectors to 0. Arguments: out, vectors."""
 
@@ -410,65 +448,48 @@ def add_zeros(module: Any, lane: Lane) -> Any:
     return internal_function(module, f"zeros_{lane.name}", 2, body)
 
 
-def add_dots(module: Any, lane: Lane, rows: int, groups: int) -> Any:
-    """C[rows, groups*W] = A @ B where B[k, n] lies at b + n*b_n + k: B is transposed in registers, nothing is packed.
+def add_dots(module: Any, lane: Lane, rows: int) -> Any:
+    """C[rows, W] = A @ B where B[k, n] lies at b + n*b_n + k: B is transposed in registers, nothing is packed.
 
     Arguments: a, a_m, a_k, b, b_n, c, c_m, k, m_left, n_left. Rows past `m_left` repeat the last one, columns past
     `n_left` are not touched. The whole of k is one pass.
     """
+    transpose = add_transpose(module, lane)
 
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
         a, a_m, a_k, b, b_n, c, c_m, k, m_left, n_left = arguments
         v = VectorBuilder(builder, lane)
-        a_step, a_m, c_m = v.bytes(a_k), v.bytes(a_m), v.bytes(c_m)
-        last = builder.sub(m_left, I64(1))
-        picked = [v.minimum(I64(i), last) for i in range(rows)]
-        a_rows = [builder.add(a, builder.mul(i, a_m)) for i in picked]
-        c_rows = [builder.add(c, builder.mul(i, c_m)) for i in picked]
-        final = builder.sub(n_left, I64(1))
-        b_step = v.bytes(b_n)
-        b_rows = [builder.mul(v.minimum(I64(n), final), b_step) for n in range(groups * v.width)]
+        a_step = v.bytes(a_k)
+        a_rows = _row_addresses(v, a, a_m, m_left, rows)
+        c_rows = _row_addresses(v, c, c_m, m_left, rows)
+        b_rows = _row_addresses(v, b, b_n, n_left, v.width)
         scratch = builder.alloca(ir.ArrayType(lane.kind, v.width * v.width))
         scratch.align = 64
 
-        def columns(read: Callable[[Any, Any], Any], group: int, b_at: Any) -> list[Any]:
-            chosen = b_rows[group * v.width : (group + 1) * v.width]
-            return v.transpose([read(b_at, offset) for offset in chosen])
+        def add_column(at: Any, column: Any, chains: list[Any]) -> list[Any]:
+            return [v.fma(v.splat(row, at), column, chain) for row, chain in zip(a_rows, chains, strict=True)]
 
         def step(state: list[Any]) -> list[Any]:
-            a_at, b_at, *sums = state
-            out = [None] * len(sums)
-            for group in range(groups):
-                at = a_at
-                chains = [sums[i * groups + group] for i in range(rows)]
-                for column in columns(v.load, group, b_at):
-                    chains = [v.fma(v.splat(a_rows[i], at), column, chains[i]) for i in range(rows)]
-                    at = builder.add(at, a_step)
-                for i in range(rows):
-                    out[i * groups + group] = chains[i]
-            return [at, builder.add(b_at, I64(TARGET.vector_bytes)), *out]
+            a_at, b_at, *chains = state
+            for column in v.load_transposed(b_rows, b_at):
+                chains = add_column(a_at, column, chains)
+                a_at = builder.add(a_at, a_step)
+            return [a_at, builder.add(b_at, I64(TARGET.vector_bytes)), *chains]
 
         blocks = builder.sdiv(k, I64(v.width))
-        a_at, b_at, *sums = _loop(builder, blocks, [I64(0), b, *[v.zeros] * (rows * groups)], step)
+        a_at, b_at, *chains = _loop(builder, blocks, [I64(0), I64(0), *[v.zeros] * rows], step)
         left = builder.sub(k, builder.mul(blocks, I64(v.width)))
-        tail = v.mask(left)
         base = builder.ptrtoint(scratch, I64)
-        for group in range(groups):
-            for position, column in enumerate(
-                columns(lambda address, offset: v.load_masked(address, tail, offset), group, b_at)
-            ):
-                v.store(column, base, I64(position * TARGET.vector_bytes))
+        builder.call(transpose, [builder.add(b, b_at), b_n, base, I64(v.width), left, n_left])
 
-            def finish(state: list[Any]) -> list[Any]:
-                at, row, *chains = state
-                column = v.load(row)
-                out = [v.fma(v.splat(a_rows[i], at), column, chains[i]) for i in range(rows)]
-                return [builder.add(at, a_step), builder.add(row, I64(TARGET.vector_bytes)), *out]
+        def finish(state: list[Any]) -> list[Any]:
+            at, row, *chains = state
+            following = add_column(at, v.load(row), chains)
+            return [builder.add(at, a_step), builder.add(row, I64(TARGET.vector_bytes)), *following]
 
-            chains = [sums[i * groups + group] for i in range(rows)]
-            chains = _loop(builder, left, [a_at, base, *chains], finish)[2:]
-            mask = v.mask(builder.sub(n_left, I64(group * v.width)))
-            for i in range(rows):
-                v.store_masked(chains[i], c_rows[i], mask, I64(group * TARGET.vector_bytes))
+        chains = _loop(builder, left, [a_at, base, *chains], finish)[2:]
+        mask = v.mask(n_left)
+        for chain, row in zip(chains, c_rows, strict=True):
+            v.store_masked(chain, row, mask)
 
-    return internal_function(module, f"dots_{lane.name}_{rows}x{groups}", 10, body)
+    return internal_function(module, f"dots_{lane.name}_{rows}", 10, body)
