@@ -116,10 +116,10 @@ def plan_conv2d_weight_grad(
 
 
 def _part_of_taps(taps: int, others: int) -> int:
-    """Taps in a unit: about eight units in all, whole tiles where there are enough taps for that."""
-    wanted = -(-taps // max(1, 8 // others))
-    step = TILE_ROWS if wanted >= TILE_ROWS else TILE_ROWS // 2
-    return -(-wanted // step) * step
+    """Taps in a unit: about eight units in all, if there are tiles enough for that; whole tiles."""
+    parts = min(-(-8 // others), -(-taps // TILE_ROWS))
+    part = -(-taps // parts)
+    return part if part <= TILE_ROWS else -(-part // TILE_ROWS) * TILE_ROWS
 
 
 def _image_launches(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from tracejit.kernels.gemm_code import I32, Code, Word, native_kernel
+from tracejit.kernels.gemm_code import I32, Cell, Code, Word, native_kernel
 from tracejit.kernels.gemm_kernels import TILE_ROWS, TILE_VECTORS, add_tiles
 from tracejit.kernels.gemm_vectors import F32, F64, TARGET, Lane, add_segments, add_shifted, add_transpose, add_zeros
 
@@ -30,11 +30,15 @@ WEIGHT the cotangent, its OUT the weight's gradient."""
 MAX_TAPS = 256
 """The longest side of a kernel."""
 
-CHUNK_PANELS = 4
-_BLOCK_K = 256
+CHUNK_PANELS = 8
+_BLOCK_K = 144
 _ROW_BYTES = TILE_VECTORS * TARGET.vector_bytes
-_WEIGHT_BYTES = 96 << 10
-"""Panels of pixels and patch rows gathered at once, bytes in a panel's row, bytes of reordered weight."""
+_WEIGHT_BYTES = 88 << 10
+"""Panels of pixels and patch rows gathered at once (a panel stays in the first cache), bytes in a panel's row, bytes
+of reordered weight."""
+
+_WIDEST = 1024
+"""The widest grid of pixels for which their columns are kept in a table."""
 
 MAX_PART = 72
 _PIXEL_BYTES = 1024
@@ -86,7 +90,7 @@ class _Patches:
         """
         single = self.vertical.step.equals(1) & self.horizontal.step.equals(1)
         code.either(
-            single & self.width.equals(self.columns),
+            single & self.width.equals(self.columns) & (self.width <= _WIDEST),
             lambda: self._shift(code, positions, begin, end, low, high, out, out_step),
             lambda: self._copy(code, begin, end, low, high, out, out_step),
         )
@@ -161,13 +165,31 @@ class _Patches:
         code.either(step.equals(1), single, apart)
 
 
-def _find_positions(code: Code, begin: Word, count: int, width: Word, table: Word) -> None:
-    """The columns of `count` pixels of the grid from `begin` on."""
-    x = code.cell(begin - begin.quotient(width) * width)
-    with code.loop(0, count) as pixel:
-        code.store(table, pixel, x.now.narrowed(I32))
-        following = x.now + 1
-        x.set(following.equals(width).choose(0, following))
+@dataclass(frozen=True, slots=True)
+class _Positions:
+    """A table of the columns of the pixels of a grid, from its first pixel on, made anew when the width changes."""
+
+    table: Word
+    count: int
+    width: Cell
+
+    def update(self, code: Code, width: Word) -> None:
+        with code.when(self.width.now.differs(width) & (width <= _WIDEST)):
+            x = code.cell(0)
+            with code.loop(0, width + self.count) as pixel:
+                code.store(self.table, pixel, x.now.narrowed(I32))
+                following = x.now + 1
+                x.set(following.equals(width).choose(0, following))
+            self.width.set(width)
+
+    def at(self, pixel: Word) -> Word:
+        """The part of the table that `count` pixels from `pixel` on need."""
+        return self.table + (pixel - pixel.quotient(self.width.now) * self.width.now) * 4
+
+
+def _make_positions(code: Code, count: int) -> _Positions:
+    # No width yet: a number that differs from all and that one can divide by.
+    return _Positions(code.buffer(4 * (count + _WIDEST)), count, code.cell(-1))
 
 
 def _reorder(
@@ -236,7 +258,7 @@ def _image(lane: Lane, code: Code, p: Word, low_unit: Word, high_unit: Word) -> 
     whole_plane = (grid_i * grid_j).equals(1)
     chunk = CHUNK_PANELS * columns_of_panel
     panels = code.buffer(_BLOCK_K * CHUNK_PANELS * _ROW_BYTES)
-    positions = code.buffer(4 * chunk)
+    positions = _make_positions(code, columns_of_panel)
     spare = code.buffer(TILE_ROWS * _ROW_BYTES)
     factors = code.buffer(_WEIGHT_BYTES)
     plane = out_rows * out_columns
@@ -255,7 +277,7 @@ def _image(lane: Lane, code: Code, p: Word, low_unit: Word, high_unit: Word) -> 
         with code.when(begin < end):
             vertical = _find_taps(code, backward, phase_i, all_i, stride_i, pad_i, dilation_i)
             horizontal = _find_taps(code, backward, phase_j, all_j, stride_j, pad_j, dilation_j)
-            _find_positions(code, begin, chunk, width, positions)
+            positions.update(code, width)
             image_at = source + image * channels * rows * columns * size
             patches = _Patches(lane, image_at, rows, columns, vertical, horizontal, width)
             weight_at = weight + group * m_all * channels * all_i * all_j * size
@@ -276,8 +298,8 @@ def _image(lane: Lane, code: Code, p: Word, low_unit: Word, high_unit: Word) -> 
                 high = k_all.least(low + _BLOCK_K)
                 with code.loop(begin, end, columns_of_panel) as start:
                     panel = panels + (start - begin) * (_BLOCK_K * size)
-                    stop, seen = end.least(start + columns_of_panel), positions + (start - begin) * 4
-                    patches.gather(code, seen, start, stop, low, high, panel, columns_of_panel)
+                    stop = end.least(start + columns_of_panel)
+                    patches.gather(code, positions.at(start), start, stop, low, high, panel, columns_of_panel)
                 with code.loop(0, m_all, TILE_ROWS) as m:
                     m_left = (m_all - m).least(TILE_ROWS)
                     with code.when(back & fits.equals(0)):
@@ -338,7 +360,8 @@ def _weight(lane: Lane, code: Code, p: Word, low_unit: Word, high_unit: Word) ->
     step = block + lane.count
     gathered = code.buffer(MAX_PART * step * size)
     factors = code.buffer(block * _ROW_BYTES)
-    positions = code.buffer(4 * block)
+    positions = _make_positions(code, block)
+    positions.update(code, out_columns)
     sums = code.buffer(MAX_PART * _ROW_BYTES)
     none = code.word(0)
     vertical = _find_taps(code, none, none, all_i, stride_i, pad_i, dilation_i)
@@ -358,9 +381,8 @@ def _weight(lane: Lane, code: Code, p: Word, low_unit: Word, high_unit: Word) ->
             image_at = source + image * channels * rows * columns * size
             factor_at = cotangent + ((image * m_all + m) * pixels + begin) * size
             end = pixels.least(begin + block)
-            _find_positions(code, begin, block, out_columns, positions)
             patches = _Patches(lane, image_at, rows, columns, vertical, horizontal, out_columns)
-            patches.gather(code, positions, begin, end, low, high, gathered, step)
+            patches.gather(code, positions.at(begin), begin, end, low, high, gathered, step)
             with code.loop(0, m_left, lane.count) as j:
                 code.call(
                     transpose,
