@@ -37,11 +37,16 @@ class Graph:
         for node in self.nodes():
             if node.op == INPUT and (node.attrs[0] >= len(self.inputs) or self.inputs[node.attrs[0]] is not node):
                 raise ValueError(f"{node!r} is not an input of graph {self.name}")
-            if node.op == SCALAR and self.scalars[node.attrs[0]] != node.attrs[1]:
+            if node.op == SCALAR and self.scalars[node.attrs[0] : node.attrs[0] + 1] != (node.attrs[1],):
                 raise ValueError(f"{node!r} is not a scalar of graph {self.name}")
         for node in self.outputs:
             if not isinstance(node.aval, Aval):
                 raise ValueError(f"output {node!r} of graph {self.name} is not a tensor")
+
+    @property
+    def unchanged(self) -> set[int]:
+        """The outputs that are what their home holds already: nothing is to be written for them."""
+        return {o for o, k in self.homes.items() if self.outputs[o] is self.inputs[k]}
 
     def nodes(self) -> list[Node]:
         """All nodes that the outputs need, each after its operands."""

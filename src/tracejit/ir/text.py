@@ -134,7 +134,7 @@ def _beside(graph: Graph, node: Node, lines: bool) -> str:
 
 
 def parse_graph(text: str) -> Graph:
-    """The graph of a text that `print_graph` wrote, or a person.
+    """The graph of a text that `print_graph` wrote, or a person, who may nest calls.
 
     Raises: SyntaxError naming the line of what is not understood; what typing a node raises.
     """
@@ -242,6 +242,9 @@ def _operand(tree: ast.expr, values: dict[str, Node]) -> Node:
         return values[tree.id]
     if isinstance(tree, ast.Name) and tree.id not in ("inf", "nan"):
         raise _error(tree, "this name is not defined")
+    called = isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and tree.func.id != "nan"
+    if called or isinstance(tree, ast.Subscript):
+        return _node(tree, values)
     return const(_value(tree))
 
 
