@@ -1,0 +1,272 @@
+"""The elements of a group: where each operand lies for a row and a place in it, and the text that computes members.
+
+In: a group, the memory of its values, a writer. Out: lines of a loop body.
+Must not know: which loops surround the body.
+
+A group is seen as [rows, inner]; `u` is the row and `j` the place in it. Texts hold no sizes: only whether a step is
+0, 1 or another number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tracejit.codegen import expression
+from tracejit.codegen.text import Writer
+from tracejit.schedule.groups import LOOP, Group
+from tracejit.schedule.plan import Plan
+from tracejit.schedule.values import ELEMENTWISE, REDUCTION, VIRTUAL, Number, Read, Value, split
+
+
+@dataclass(slots=True)
+class Access:
+    """How a read goes through [rows, inner]: the text of its first element in row `u`, and its step in the row."""
+
+    base: str
+    step: int
+    stride: str = ""
+
+    def at(self, j: str) -> str:
+        """The text of the index at place `j`."""
+        move = "" if self.step == 0 else j if self.step == 1 else f"{j} * {self.stride}"
+        return " + ".join(part for part in (self.base, move) if part) or "0"
+
+
+class Elements:
+    """Writes the loads, operations and stores of a group's members."""
+
+    def __init__(self, writer: Writer, group: Group, plan: Plan) -> None:
+        self.writer = writer
+        self.group = group
+        self.plan = plan
+        self.stored = plan.stored(group)
+        if group.kind == LOOP:
+            self.inner = min(group.cuts, default=group.numel)
+            cuts = {c // self.inner for c in group.cuts if c > self.inner}
+        else:
+            self.inner = group.unit
+            cuts = set(group.cuts)
+        self.rows = group.numel // max(self.inner, 1)
+        self.flat = group.kind == LOOP and self.rows == 1
+        self._row_cuts = [*sorted(cuts, reverse=True), 1]
+        self._counters: list[str] = []
+        self._accesses: dict[tuple[object, ...], Access] = {}
+        self._row_texts: dict[tuple[object, ...], str] = {}
+        self._texts: dict[tuple[object, ...], str] = {}
+        self.rowwise: dict[Value, str] = {}
+        self.placed: dict[Value, str] = {}
+        self.n = "" if self.flat else writer.size(self.inner)
+        self._plan_counters()
+
+    # --- rows ---------------------------------------------------------------------------------------------------------
+
+    def _reads(self) -> list[tuple[Value, Read]]:
+        inside = set(self.group.members)
+        pairs = [(v, r) for v in self.group.members for r in v.reads if r.source not in inside]
+        return pairs + [(v, v.into) for v in self.group.members if v.into is not None]
+
+    def _is_full(self, value: Value) -> bool:
+        return value in self.group.full or value.kind == REDUCTION
+
+    def _steps(self, value: Value, read: Read) -> tuple[list[int], int]:
+        """Steps of a read over the row's dimensions, and in the row."""
+        shape = value.reads[0].shape if value.kind == REDUCTION else value.shape
+        if self._is_full(value):
+            numel = self.rows * self.inner
+            cuts = [c * self.inner for c in self._row_cuts]
+            steps = split(read.over(shape), [*cuts, 1], numel)
+            return steps[:-1], steps[-1]
+        return split(read.over(shape), self._row_cuts, self.rows), 0
+
+    def _linear(self, steps: list[int]) -> bool:
+        """Whether going from row to row is one step everywhere."""
+        return all(
+            self._size(d) == 1 or steps[d] == steps[d + 1] * self._size(d + 1) for d in range(len(steps) - 1)
+        )
+
+    def _size(self, d: int) -> int:
+        above = self.rows if d == 0 else self._row_cuts[d - 1]
+        return above // self._row_cuts[d]
+
+    def _plan_counters(self) -> None:
+        if self.rows > 1 and any(not self._linear(self._steps(v, r)[0]) for v, r in self._reads()):
+            self._counters = [self.writer.name("i") for _ in self._row_cuts]
+            self._limits = [self.writer.size(self._size(d)) for d in range(1, len(self._row_cuts))]
+
+    def start_rows(self, first: str) -> None:
+        """Sets the counters of the row's dimensions to those of row `first`."""
+        if not self._counters:
+            return
+        left = first
+        for d in range(len(self._counters) - 1, 0, -1):
+            limit = self._limits[d - 1]
+            above = self._counters[0] if d == 1 else self.writer.name("q")
+            self.writer.line(f"{above} = {left} // {limit}")
+            self.writer.line(f"{self._counters[d]} = {left} - {above} * {limit}")
+            left = above
+
+    def next_row(self) -> None:
+        """Advances the counters by one row."""
+        depth = self.writer.depth
+        for d in range(len(self._counters) - 1, -1, -1):
+            self.writer.line(f"{self._counters[d]} += 1")
+            if d:
+                self.writer.line(f"if {self._counters[d]} == {self._limits[d - 1]}:")
+                self.writer.depth += 1
+                self.writer.line(f"{self._counters[d]} = 0")
+        self.writer.depth = depth
+
+    def begin_row(self) -> None:
+        """Finds where the operands of row `u` lie."""
+        self._row_texts.clear()
+        self.rowwise.clear()
+        self.forget_places()
+        if self.flat:
+            self._base = ""
+        else:
+            self._base = self.writer.name("b")
+            self.writer.line(f"{self._base} = u * {self.n}")
+        self._accesses.clear()
+        for value, read in self._reads():
+            self.access(value, read)
+
+    def access(self, value: Value, read: Read) -> Access:
+        """How a member's read goes through memory."""
+        key = (read.source, read.offset, read.strides, read.shape, value.shape, self._is_full(value))
+        found = self._accesses.get(key)
+        if found is None:
+            found = self._accesses[key] = self._make_access(value, read)
+        return found
+
+    def _make_access(self, value: Value, read: Read) -> Access:
+        steps, inner = self._steps(value, read)
+        writer = self.writer
+        if self.flat and self.inner == 1:
+            # A single element: as if it lay in a longer row, so that the text is the same.
+            inner = 1
+        stride = writer.size(inner) if inner not in (0, 1) else ""
+        step = inner if inner in (0, 1) else 2
+        if self.rows == 1 and not self._is_full(value):
+            base = "u"
+        elif self.rows == 1 or not any(steps):
+            base = self._base if self._reads_whole(value, read, inner) else ""
+        elif self._linear(steps):
+            last = steps[-1]
+            if self._is_full(value) and inner == 1 and last == self.inner:
+                base = self._base
+            elif last == 1:
+                base = "u"
+            else:
+                base = writer.name("o")
+                writer.line(f"{base} = u * {writer.size(last)}")
+        else:
+            terms = [
+                f"{self._counters[d]} * {writer.size(step_d)}"
+                for d, step_d in enumerate(steps)
+                if step_d and self._size(d) > 1
+            ]
+            base = writer.name("o")
+            writer.line(f"{base} = {' + '.join(terms)}")
+        if read.source.kind == VIRTUAL and read.offset:
+            base = " + ".join(part for part in (writer.size(read.offset), base) if part)
+        return Access(base, step, stride)
+
+    def _reads_whole(self, value: Value, read: Read, inner: int) -> bool:
+        """Of one row, a contiguous operand is addressed as in many rows, so that the text is the same."""
+        return self._is_full(value) and inner == 1 and read.source.numel == self.rows * self.inner
+
+    # --- elements -----------------------------------------------------------------------------------------------------
+
+    def forget_places(self) -> None:
+        """What was loaded and computed at a place is not at hand in the next loop."""
+        self._texts.clear()
+        self.placed.clear()
+
+    def hoist(self, members: list[Value]) -> None:
+        """Loads what is the same at all places of the row, before the loop over them."""
+        inside = set(self.group.members)
+        for value in members:
+            for read in value.reads:
+                if read.source not in inside and self._is_full(value) and self.access(value, read).step == 0:
+                    self.fetch(value, read, "")
+
+    def fetch(self, value: Value, read: Read, j: str) -> str:
+        """The variable that holds an operand from outside at place `j`."""
+        access = self.access(value, read)
+        key = (read.source, read.offset, access.base, access.step, access.stride)
+        texts = self._row_texts if access.step == 0 else self._texts
+        if key not in texts:
+            name = self.writer.name("x")
+            self.writer.line(f"{name} = {self._load(read, access.at(j))}")
+            texts[key] = name
+        return texts[key]
+
+    def _load(self, read: Read, index: str) -> str:
+        source = read.source
+        if source.kind == VIRTUAL:
+            return self._virtual(source, index)
+        pointer = self.writer.pointer(self.plan.storage[source], read.offset * source.dtype.itemsize)
+        return self.writer.load(source.dtype.short, pointer, index)
+
+    def _virtual(self, source: Value, index: str) -> str:
+        assert source.op is not None
+        numbers = [a for a in source.args if isinstance(a, Number)]
+        kind = source.dtype
+        if source.op.family == "random":
+            seed, offset = (self.writer.integer(a) for a in numbers)
+            text = f"{source.op.name}_{expression.computing(kind)}({seed}, {offset}, {index})"
+            return f"round_f16({text})" if kind.short == "f16" else text
+        return self.writer.number(numbers[0], kind) if numbers else f"int64({index})"
+
+    def compute(self, value: Value, j: str) -> str:
+        """Computes a member at place `j`, or for the row; gives its variable."""
+        known = self.placed if value in self.group.full else self.rowwise
+        if value in known:
+            return known[value]
+        operands = []
+        if value.op is None:
+            kind = value.dtype
+        else:
+            # A number takes the type of the tensors beside it.
+            kind = value.reads[-1].source.dtype
+        for arg in value.args:
+            if isinstance(arg, Number):
+                operands.append((self.writer.number(arg, kind), kind))
+            else:
+                operands.append((self.operand(value, arg, j), arg.source.dtype))
+        if value.op is None:
+            known[value] = operands[0][0]
+            return operands[0][0]
+        assert value.kind == ELEMENTWISE
+        text = expression.apply(value.op, operands, value.dtype, value.attrs)
+        name = self.writer.name("v" if value in self.group.full else "r")
+        self.writer.line(f"{name} = {text}  # {value.op.name}")
+        known[value] = name
+        return name
+
+    def operand(self, value: Value, read: Read, j: str) -> str:
+        """The variable that holds an operand, a member or from outside."""
+        source = read.source
+        if source in self.placed:
+            return self.placed[source]
+        if source in self.rowwise:
+            return self.rowwise[source]
+        if source in self.group.full:
+            return self.compute(source, j)
+        return self.fetch(value, read, j)
+
+    def store(self, value: Value, j: str, text: str) -> None:
+        """Stores a member that has memory."""
+        if value.into is not None:
+            joined = value.into.source
+            pointer = self.writer.pointer(self.plan.storage[joined], value.into.offset * joined.dtype.itemsize)
+            self.writer.store(value.dtype.short, pointer, self.access(value, value.into).at(j), text)
+            return
+        pointer = self.writer.pointer(self.plan.storage[value])
+        self.writer.store(value.dtype.short, pointer, self.own(value, j), text)
+
+    def own(self, value: Value, j: str) -> str:
+        """The index of a member in its own memory."""
+        if value not in self.group.full:
+            return "0" if self.flat else "u"
+        return " + ".join(part for part in (self._base, j) if part)

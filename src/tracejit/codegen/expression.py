@@ -1,0 +1,77 @@
+"""Scalar text: one operation on scalars as an expression of the kernel language.
+
+In: a record, the texts of its operands and their types. Out: an expression of the result's computing type.
+Must not know: loops, memory.
+
+float16 is computed in float32 and rounded after every operation, as NumPy does; integers are wrapped into their type,
+since numba widens them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from tracejit import dtypes
+from tracejit.dtypes import dtype
+from tracejit.ops import Op
+
+NUMBA = {
+    "f32": "float32",
+    "f64": "float64",
+    "i8": "int8",
+    "i16": "int16",
+    "i32": "int32",
+    "i64": "int64",
+    "u8": "uint8",
+}
+_CONVERSION = re.compile(rf"\b({'|'.join(NUMBA)})\(")
+
+
+def computing(kind: dtype) -> str:
+    """The short name of the type that elements of a dtype are computed in."""
+    return "f32" if kind is dtypes.float16 else kind.short
+
+
+def folding(kind: dtype) -> str:
+    """The short name of the type that elements of a dtype are folded in."""
+    return {"f16": "f32", "b1": "u8"}.get(kind.short, kind.short)
+
+
+def number(slot: int, is_float: bool, kind: dtype) -> str:
+    """A number of the argument block as an element of a type, rounded once."""
+    text = f"arg_f64(p, {slot})" if is_float else f"load_arg(p, {slot})"
+    if kind is dtypes.bool:
+        return f"{text} != 0"
+    if kind is dtypes.float16:
+        return f"half_f64({text})" if is_float else f"half_f64(float64({text}))"
+    if kind is dtypes.float64 and is_float:
+        return text
+    return f"{NUMBA[kind.short]}({text})"
+
+
+def cast(text: str, source: dtype, target: dtype) -> str:
+    """An element in another type."""
+    if source is target:
+        return text
+    if target is dtypes.bool:
+        return f"{text} != 0"
+    if target is dtypes.float16:
+        if source is dtypes.float64:
+            return f"half_f64({text})"
+        return f"round_f16({text if source is dtypes.float32 else f'float32({text})'})"
+    return f"{NUMBA[target.short]}({text})"
+
+
+def apply(op: Op, operands: list[tuple[str, dtype]], result: dtype, attrs: tuple[Any, ...]) -> str:
+    """One elementwise operation."""
+    if op.expr == "cast":
+        return cast(operands[0][0], operands[0][1], attrs[0])
+    kind = operands[-1][1]
+    template = op.expr["bif"[kind.category]] if isinstance(op.expr, dict) else op.expr
+    assert template is not None
+    texts = {name: text for name, (text, _) in zip(op.params, operands, strict=True)}
+    text = _CONVERSION.sub(lambda m: NUMBA[m.group(1)] + "(", template.format(**texts, t=computing(kind)))
+    if result is dtypes.float16:
+        return f"round_f16({text})"
+    return f"{NUMBA[result.short]}({text})" if result.category == dtypes.INT else text

@@ -1,0 +1,235 @@
+"""Templates of the groups with reductions: rows, blocks of long rows, columns, and what puts blocks together.
+
+In: the elements of a group. Out: lines; units, the elements in a unit and a unit's other cost.
+Must not know: any operation.
+
+The order of every fold is fixed here and in `kernels.fold`. A row: lanes within blocks of 4096, the blocks one after
+another. A column: one row after another within blocks of 256, the blocks one after another.
+"""
+
+from __future__ import annotations
+
+from tracejit import dtypes
+from tracejit.codegen import expression
+from tracejit.codegen.elements import Elements
+from tracejit.codegen.text import KernelText, Writer
+from tracejit.dtypes import dtype
+from tracejit.schedule import cost
+from tracejit.schedule.groups import COLUMN, Group
+from tracejit.schedule.plan import Plan, folded_blocks
+from tracejit.schedule.rows import Pass, RowPlan, plan_rows
+from tracejit.schedule.values import Value
+
+Costs = tuple[int, float, float]
+
+
+class _Scratch:
+    """Rows of stack memory for what a later visit or a fold needs, each element in the type that it is folded in."""
+
+    def __init__(self, writer: Writer, length: int) -> None:
+        self._writer = writer
+        self._length = length
+        self._rows: dict[Value, tuple[str, int]] = {}
+
+    def row(self, value: Value, kind: dtype) -> tuple[str, int]:
+        if value not in self._rows:
+            size = 4 if kind is dtypes.float16 else kind.itemsize
+            self._rows[value] = self._writer.scratch("i64", self._length * size // 8)
+        return self._rows[value]
+
+    def store(self, value: Value, kind: dtype, index: str, text: str) -> None:
+        packed = f"uint8({text})" if kind is dtypes.bool else text
+        self._writer.store(expression.folding(kind), self.row(value, kind), index, packed)
+
+    def load(self, value: Value, kind: dtype, index: str) -> str:
+        text = self._writer.load(expression.folding(kind), self.row(value, kind), index)
+        return f"{text} != 0" if kind is dtypes.bool else text
+
+
+def _unfolded(text: str, kind: dtype) -> str:
+    """A fold's result as an element of its value."""
+    if kind is dtypes.float16:
+        return f"round_f16({text})"
+    return f"{text} != 0" if kind is dtypes.bool else text
+
+
+def _visit(elements: Elements, scratch: _Scratch, rows: RowPlan, visit: Pass, places: str, at: str) -> None:
+    """One loop over places of a row; `at` is a place's index in a scratch row."""
+    copied = [v for v in visit.fold if v in rows.copied]
+    if not visit.compute and not copied:
+        return
+    writer = elements.writer
+    kept = set(rows.kept)
+    elements.forget_places()
+    elements.hoist([*visit.compute, *copied])
+    writer.line(f"for j in {places}:")
+    writer.depth += 1
+    for value in visit.load:
+        if value in kept:
+            text = scratch.load(value, value.dtype, at)
+        else:
+            pointer = writer.pointer(elements.plan.storage[value])
+            text = writer.load(value.dtype.short, pointer, elements.own(value, "j"))
+        elements.placed[value] = writer.name("x")
+        writer.line(f"{elements.placed[value]} = {text}  # {value.name}")
+    for value in visit.compute:
+        elements.compute(value, "j")
+    for value in copied:
+        read = value.reads[0]
+        scratch.store(value, read.source.dtype, at, elements.fetch(value, read, "j"))
+    for value in visit.keep:
+        scratch.store(value, value.dtype, at, elements.placed[value])
+    for value in visit.write:
+        elements.store(value, "j", elements.placed[value])
+    writer.depth -= 1
+    elements.forget_places()
+
+
+def _fold(elements: Elements, scratch: _Scratch, rows: RowPlan, value: Value, first: str, count: str) -> str:
+    """The text of the fold of `count` places of a row from `first` on."""
+    read = value.reads[0]
+    source = read.source
+    if source in rows.kept or value in rows.copied:
+        address = scratch.row(source if source in rows.kept else value, source.dtype)[0]
+    else:
+        if source in elements.group.full:
+            pointer = elements.writer.pointer(elements.plan.storage[source])
+            index = elements.own(source, first)
+        else:
+            pointer = elements.writer.pointer(elements.plan.storage[source], read.offset * source.dtype.itemsize)
+            index = elements.access(value, read).at(first) if first else elements.access(value, read).base
+        address = f"{pointer[0]} + {source.dtype.itemsize} * ({index})" if index else pointer[0]
+    return f"fold_{value.name}_{expression.folding(value.dtype)}({address}, {count})"
+
+
+def write_row(elements: Elements) -> Costs:
+    """Row by row, in one visit or several."""
+    writer, group = elements.writer, elements.group
+    rows = plan_rows(group.members, group.full, elements.stored)
+    scratch = _Scratch(writer, cost.BLOCK)
+    elements.start_rows("lo")
+    writer.line("for u in range(lo, hi):")
+    writer.depth += 1
+    elements.begin_row()
+    _write_row_values(elements, rows.before)
+    for visit in rows.passes:
+        _visit(elements, scratch, rows, visit, f"range({elements.n})", "j")
+        for value in visit.fold:
+            name = writer.name("r")
+            text = _fold(elements, scratch, rows, value, "", elements.n)
+            writer.line(f"{name} = {_unfolded(text, value.dtype)}")
+            elements.rowwise[value] = name
+            if value in elements.plan.storage:
+                elements.store(value, "", name)
+        _write_row_values(elements, visit.row)
+    elements.next_row()
+    work = sum(len(v.compute) + len(v.fold) for v in rows.passes) / max(1, len(group.members))
+    return elements.rows, elements.inner * max(work, 1.0), 12.0 * len(rows.passes)
+
+
+def _write_row_values(elements: Elements, values: list[Value]) -> None:
+    for value in values:
+        text = elements.compute(value, "")
+        if value in elements.stored:
+            elements.store(value, "", text)
+
+
+def write_blocks(elements: Elements) -> Costs:
+    """Blocks of long rows, each folded into a partial result."""
+    writer, group, plan = elements.writer, elements.group, elements.plan
+    rows = plan_rows(group.members, group.full, elements.stored)
+    scratch = _Scratch(writer, cost.BLOCK)
+    blocks = writer.size(folded_blocks(group, group.reductions[0]))
+    writer.line("for w in range(lo, hi):")
+    writer.depth += 1
+    writer.line(f"u = w // {blocks}")
+    writer.line(f"first = (w - u * {blocks}) * {cost.BLOCK}")
+    writer.line(f"stop = min(first + {cost.BLOCK}, {elements.n})")
+    elements.start_rows("u")
+    elements.begin_row()
+    (visit,) = rows.passes
+    _visit(elements, scratch, rows, visit, "range(first, stop)", "j - first")
+    for value in visit.fold:
+        text = _fold(elements, scratch, rows, value, "first", "stop - first")
+        writer.store(expression.folding(value.dtype), writer.pointer(plan.partials[value]), "w", text)
+    return elements.rows * folded_blocks(group, group.reductions[0]), float(cost.BLOCK), 20.0
+
+
+def write_column(elements: Elements) -> Costs:
+    """Blocks of rows, a strip of columns at a time, each column folded into a partial or the final result."""
+    writer, group, plan = elements.writer, elements.group, elements.plan
+    outer, size, inner = group.layout
+    blocks = -(-size // cost.COLUMN_ROWS)
+    strips = -(-inner // cost.COLUMN_WIDTH)
+    many, several, tall = writer.size(strips), writer.size(blocks), writer.size(size)
+    sums = _Scratch(writer, cost.COLUMN_WIDTH)
+    places = "range(first, stop)"
+    writer.line("for w in range(lo, hi):")
+    writer.depth += 1
+    writer.line(f"k = w // {many}")
+    writer.line(f"first = (w - k * {many}) * {cost.COLUMN_WIDTH}")
+    writer.line(f"stop = min(first + {cost.COLUMN_WIDTH}, {elements.n})")
+    writer.line(f"o = k // {several}")
+    writer.line(f"top = (k - o * {several}) * {cost.COLUMN_ROWS}")
+    writer.line(f"bottom = min(top + {cost.COLUMN_ROWS}, {tall})")
+    _loop_over(writer, places, [(sums, v, f"start_{v.name}_{expression.folding(v.dtype)}()") for v in group.reductions])
+    elements.start_rows(f"(o * {tall} + top)")
+    writer.line(f"for u in range(o * {tall} + top, o * {tall} + bottom):")
+    writer.depth += 1
+    elements.begin_row()
+    elements.hoist(group.members)
+    writer.line(f"for j in {places}:")
+    writer.depth += 1
+    texts = [(v, elements.compute(v, "j")) for v in elements.stored if v in group.full]
+    for value in group.reductions:
+        text = elements.operand(value, value.reads[0], "j")
+        text = f"uint8({text})" if value.dtype is dtypes.bool else text
+        sofar = writer.load(expression.folding(value.dtype), sums.row(value, value.dtype), "j - first")
+        step = f"step_{value.name}_{expression.folding(value.dtype)}({sofar}, {text})"
+        writer.store(expression.folding(value.dtype), sums.row(value, value.dtype), "j - first", step)
+    for value, text in texts:
+        elements.store(value, "j", text)
+    writer.depth -= 1
+    elements.next_row()
+    writer.depth -= 1
+    writer.line(f"for j in {places}:")
+    writer.depth += 1
+    for value in group.reductions:
+        short = expression.folding(value.dtype)
+        sofar = writer.load(short, sums.row(value, value.dtype), "j - first")
+        if value in plan.partials:
+            writer.store(short, writer.pointer(plan.partials[value]), f"k * {elements.n} + j", sofar)
+        else:
+            final = _unfolded(sofar, value.dtype)
+            writer.store(value.dtype.short, writer.pointer(plan.storage[value]), f"k * {elements.n} + j", final)
+    rows = min(size, cost.COLUMN_ROWS)
+    return outer * blocks * strips, float(rows * min(inner, cost.COLUMN_WIDTH)), 20.0 + 3.0 * rows
+
+
+def _loop_over(writer: Writer, places: str, stores: list[tuple[_Scratch, Value, str]]) -> None:
+    writer.line(f"for j in {places}:")
+    writer.depth += 1
+    for sums, value, text in stores:
+        short = expression.folding(value.dtype)
+        writer.store(short, sums.row(value, value.dtype), "j - first", text)
+    writer.depth -= 1
+
+
+def combine(group: Group, plan: Plan, value: Value) -> KernelText:
+    """Puts the partial results of a reduction together, block after block."""
+    inner = group.unit if group.kind == COLUMN else 1
+    blocks = folded_blocks(group, value)
+    short = expression.folding(value.dtype)
+    writer = Writer()
+    partial, out = writer.pointer(plan.partials[value]), writer.pointer(plan.storage[value])
+    several, n = writer.size(blocks), writer.size(inner)
+    writer.line("for w in range(lo, hi):")
+    writer.depth += 1
+    writer.line(f"o = w // {n}")
+    writer.line(f"at = w + o * ({several} - 1) * {n}")
+    writer.line(f"r = {writer.load(short, partial, 'at')}")
+    writer.line(f"for k in range(1, {several}):")
+    writer.line(f"    r = step_{value.name}_{short}(r, {writer.load(short, partial, f'at + k * {n}')})")
+    writer.store(value.dtype.short, out, "w", _unfolded("r", value.dtype))
+    doc = f"Blocks put together: {value.name}."
+    return writer.finish(f"combine_{value.name}_{short}", doc, value.numel, 2.0 + 1.0 * blocks)

@@ -1,0 +1,77 @@
+"""The templates: a group becomes the text of a kernel.
+
+In: a group and its plan. Out: `KernelText`s, one for each launch.
+Must not know: how they are compiled or run.
+"""
+
+from __future__ import annotations
+
+from tracejit.codegen.elements import Elements
+from tracejit.codegen.folds import combine, write_blocks, write_column, write_row
+from tracejit.codegen.text import KernelText, Writer
+from tracejit.schedule import cost
+from tracejit.schedule.groups import BLOCKS, COLUMN, LOOP, ROW, Group
+from tracejit.schedule.plan import Plan, launches_of
+from tracejit.schedule.values import VIRTUAL
+
+
+def generate(group: Group, plan: Plan) -> list[list[KernelText]]:
+    """The kernels of a group that is no library call: a list for each of its stages."""
+    writer = Writer()
+    write = {LOOP: _write_loop, ROW: write_row, BLOCKS: write_blocks, COLUMN: write_column}[group.kind]
+    units, elements, extra = write(Elements(writer, group, plan))
+    outside = {r.source for v in group.members for r in v.reads} - set(group.members)
+    each = cost.of_elements(group.members, len(outside) + len(plan.stored(group)))
+    first = writer.finish(_stem(group), _doc(group), units, elements * each + extra)
+    if launches_of(group) == 1:
+        return [[first]]
+    return [[first], [combine(group, plan, v) for v in group.reductions if v in plan.partials]]
+
+
+def _stem(group: Group) -> str:
+    names = list(dict.fromkeys(v.name for v in group.members if v.op is not None))
+    virtual = (r.source.name for v in group.members for r in v.reads if r.source.kind == VIRTUAL)
+    names = list(dict.fromkeys([*names, *virtual])) or ["copy"]
+    if len(names) > 4:
+        names = [*names[:3], names[-1]]
+    return "_".join([group.kind, *names])
+
+
+def _doc(group: Group) -> str:
+    what = {
+        "loop": "Element by element",
+        "row": "Row by row",
+        "blocks": "Blocks of long rows",
+        "column": "Column by column",
+    }[group.kind]
+    return f"{what}: {', '.join(v.name for v in group.members)}."
+
+
+def _write_loop(elements: Elements) -> tuple[int, float, float]:
+    """Writes a loop; gives its units, the elements in one, and what a unit costs beyond its elements."""
+    writer = elements.writer
+    if elements.flat:
+        elements.begin_row()
+        elements.hoist(elements.group.members)
+        writer.line("for j in range(lo, hi):")
+        writer.depth += 1
+        _write_body(elements)
+        return elements.inner, 1.0, 0.0
+    elements.start_rows("lo")
+    writer.line("for u in range(lo, hi):")
+    writer.depth += 1
+    elements.begin_row()
+    elements.hoist(elements.group.members)
+    writer.line(f"for j in range({elements.n}):")
+    writer.depth += 1
+    _write_body(elements)
+    writer.depth -= 1
+    elements.next_row()
+    return elements.rows, elements.inner, 3.0
+
+
+def _write_body(elements: Elements) -> None:
+    """Computes and stores at a place; the stores come last, so that in-place updates read the old values."""
+    texts = [(v, elements.compute(v, "j")) for v in elements.stored]
+    for value, text in texts:
+        elements.store(value, "j", text)

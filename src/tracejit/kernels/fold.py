@@ -1,0 +1,236 @@
+"""Reductions of one run of adjacent elements, in an order that depends on its length alone, and exact half casts.
+
+Element k of a run is folded into lane k mod 32, in ascending order; the 32 lanes are then folded as a tree, lane
+l with lane l + 16, then l + 8, and so on. Lanes are LLVM vectors, so the order is the same on every CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+LANES = 32
+_I32 = ir.IntType(32)
+_I64 = ir.IntType(64)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """An element type that runs are folded in."""
+
+    name: str
+    llvm: Any
+    numba: Any
+    lowest: Any
+    highest: Any
+
+    @property
+    def is_float(self) -> bool:
+        return self.name in ("f32", "f64")
+
+    @property
+    def size(self) -> int:
+        return {"f32": 4, "f64": 8}.get(self.name) or int(self.llvm.width) // 8
+
+    @property
+    def suffix(self) -> str:
+        return self.name if self.is_float else f"i{self.llvm.width}"
+
+
+def _integer(name: str, bits: int, kind: Any, signed: bool) -> _Kind:
+    low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+    return _Kind(name, ir.IntType(bits), kind, low, high)
+
+
+_INFINITY = float("inf")
+_KINDS = (
+    _Kind("f32", ir.FloatType(), types.float32, -_INFINITY, _INFINITY),
+    _Kind("f64", ir.DoubleType(), types.float64, -_INFINITY, _INFINITY),
+    _integer("i8", 8, types.int8, True),
+    _integer("i16", 16, types.int16, True),
+    _integer("i32", 32, types.int32, True),
+    _integer("i64", 64, types.int64, True),
+    _integer("u8", 8, types.uint8, False),
+)
+
+
+def _add(builder: Any, kind: _Kind, x: Any, y: Any) -> Any:
+    return builder.fadd(x, y) if kind.is_float else builder.add(x, y)
+
+
+def _mul(builder: Any, kind: _Kind, x: Any, y: Any) -> Any:
+    return builder.fmul(x, y) if kind.is_float else builder.mul(x, y)
+
+
+def _extreme(relation: str) -> Callable[..., Any]:
+    def step(builder: Any, kind: _Kind, x: Any, y: Any) -> Any:
+        if kind.is_float:
+            # The later element wins if it is beyond, or if it is NaN; a NaN that is there is never beaten.
+            wins = builder.or_(builder.fcmp_ordered(relation, y, x), builder.fcmp_unordered("uno", y, y))
+        elif kind.name == "u8":
+            wins = builder.icmp_unsigned(relation, y, x)
+        else:
+            wins = builder.icmp_signed(relation, y, x)
+        return builder.select(wins, y, x)
+
+    return step
+
+
+# -0.0 is the identity of a sum: x + -0.0 has the bits of x, also for x = -0.0.
+_FOLDS: dict[str, tuple[Callable[..., Any], Callable[[_Kind], Any]]] = {
+    "sum": (_add, lambda kind: -0.0 if kind.is_float else 0),
+    "prod": (_mul, lambda kind: 1.0 if kind.is_float else 1),
+    "amax": (_extreme(">"), lambda kind: kind.lowest),
+    "amin": (_extreme("<"), lambda kind: kind.highest),
+}
+
+
+def _tail_mask(builder: Any, count: Any) -> Any:
+    """True in the first `count` lanes."""
+    wide = ir.VectorType(_I32, LANES)
+    first = builder.insert_element(ir.Constant(wide, ir.Undefined), builder.trunc(count, _I32), _I32(0))
+    counts = builder.shuffle_vector(first, ir.Constant(wide, ir.Undefined), ir.Constant(wide, [0] * LANES))
+    return builder.icmp_signed("<", ir.Constant(wide, list(range(LANES))), counts)
+
+
+def _emit_fold(context: Any, builder: Any, kind: _Kind, step: Any, identity: Any, address: Any, count: Any) -> Any:
+    vector = ir.VectorType(kind.llvm, LANES)
+    start = ir.Constant(vector, [identity] * LANES)
+    lanes = cgutils.alloca_once(builder, vector)
+    builder.store(start, lanes)
+    base = builder.inttoptr(address, kind.llvm.as_pointer())
+    whole = builder.ashr(count, _I64(LANES.bit_length() - 1))
+    with cgutils.for_range(builder, whole) as loop:
+        at = builder.gep(base, [builder.mul(loop.index, _I64(LANES))])
+        part = builder.load(builder.bitcast(at, vector.as_pointer()), align=kind.size)
+        builder.store(step(builder, kind, builder.load(lanes), part), lanes)
+    done = builder.mul(whole, _I64(LANES))
+    rest = builder.sub(count, done)
+    with builder.if_then(builder.icmp_signed(">", rest, _I64(0))):
+        at = builder.bitcast(builder.gep(base, [done]), vector.as_pointer())
+        mask = _tail_mask(builder, rest)
+        arguments = [at, _I32(kind.size), mask, start]
+        function_type = ir.FunctionType(vector, [a.type for a in arguments])
+        name = f"llvm.masked.load.v{LANES}{kind.suffix}.p0"
+        part = builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), arguments)
+        builder.store(step(builder, kind, builder.load(lanes), part), lanes)
+    value = builder.load(lanes)
+    width = LANES
+    while width > 1:
+        width //= 2
+        undefined = ir.Constant(value.type, ir.Undefined)
+        order = ir.VectorType(_I32, width)
+        low = builder.shuffle_vector(value, undefined, ir.Constant(order, list(range(width))))
+        high = builder.shuffle_vector(value, undefined, ir.Constant(order, list(range(width, 2 * width))))
+        value = step(builder, kind, low, high)
+    return builder.extract_element(value, _I32(0))
+
+
+def _define_fold(what: str, kind: _Kind) -> Any:
+    step, identity = _FOLDS[what]
+
+    def fold(typingctx: Any, address: Any, count: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return _emit_fold(context, builder, kind, step, identity(kind), *args)
+
+        return kind.numba(types.int64, types.int64), codegen
+
+    fold.__name__ = fold.__qualname__ = f"fold_{what}_{kind.name}"
+    fold.__doc__ = f"The {what} of `count` adjacent {kind.name} from `address` on."
+    return intrinsic(fold)
+
+
+def _define_step(what: str, kind: _Kind) -> Any:
+    combine = _FOLDS[what][0]
+
+    def step(typingctx: Any, x: Any, y: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return combine(builder, kind, *args)
+
+        return kind.numba(kind.numba, kind.numba), codegen
+
+    step.__name__ = step.__qualname__ = f"step_{what}_{kind.name}"
+    step.__doc__ = f"One step of a {what}: what is there, and the next element, both {kind.name}."
+    return intrinsic(step)
+
+
+def _define_identity(what: str, kind: _Kind) -> Any:
+    number = _FOLDS[what][1](kind)
+
+    def identity(typingctx: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return ir.Constant(kind.llvm, number)
+
+        return kind.numba(), codegen
+
+    identity.__name__ = identity.__qualname__ = f"start_{what}_{kind.name}"
+    identity.__doc__ = f"What a {what} of {kind.name} starts from."
+    return intrinsic(identity)
+
+
+fold_sum_f32, fold_sum_f64, fold_sum_i8, fold_sum_i16, fold_sum_i32, fold_sum_i64, fold_sum_u8 = (
+    _define_fold("sum", kind) for kind in _KINDS
+)
+fold_prod_f32, fold_prod_f64, fold_prod_i8, fold_prod_i16, fold_prod_i32, fold_prod_i64, fold_prod_u8 = (
+    _define_fold("prod", kind) for kind in _KINDS
+)
+fold_amax_f32, fold_amax_f64, fold_amax_i8, fold_amax_i16, fold_amax_i32, fold_amax_i64, fold_amax_u8 = (
+    _define_fold("amax", kind) for kind in _KINDS
+)
+fold_amin_f32, fold_amin_f64, fold_amin_i8, fold_amin_i16, fold_amin_i32, fold_amin_i64, fold_amin_u8 = (
+    _define_fold("amin", kind) for kind in _KINDS
+)
+step_sum_f32, step_sum_f64, step_sum_i8, step_sum_i16, step_sum_i32, step_sum_i64, step_sum_u8 = (
+    _define_step("sum", kind) for kind in _KINDS
+)
+step_prod_f32, step_prod_f64, step_prod_i8, step_prod_i16, step_prod_i32, step_prod_i64, step_prod_u8 = (
+    _define_step("prod", kind) for kind in _KINDS
+)
+step_amax_f32, step_amax_f64, step_amax_i8, step_amax_i16, step_amax_i32, step_amax_i64, step_amax_u8 = (
+    _define_step("amax", kind) for kind in _KINDS
+)
+step_amin_f32, step_amin_f64, step_amin_i8, step_amin_i16, step_amin_i32, step_amin_i64, step_amin_u8 = (
+    _define_step("amin", kind) for kind in _KINDS
+)
+start_sum_f32, start_sum_f64, start_sum_i8, start_sum_i16, start_sum_i32, start_sum_i64, start_sum_u8 = (
+    _define_identity("sum", kind) for kind in _KINDS
+)
+start_prod_f32, start_prod_f64, start_prod_i8, start_prod_i16, start_prod_i32, start_prod_i64, start_prod_u8 = (
+    _define_identity("prod", kind) for kind in _KINDS
+)
+start_amax_f32, start_amax_f64, start_amax_i8, start_amax_i16, start_amax_i32, start_amax_i64, start_amax_u8 = (
+    _define_identity("amax", kind) for kind in _KINDS
+)
+start_amin_f32, start_amin_f64, start_amin_i8, start_amin_i16, start_amin_i32, start_amin_i64, start_amin_u8 = (
+    _define_identity("amin", kind) for kind in _KINDS
+)
+
+
+@intrinsic
+def half_f64(typingctx: Any, x: Any) -> Any:
+    """A float64 rounded once to half precision, as a float32.
+
+    Going through float32 would round twice, so it is rounded to odd there: inexact results get their last bit set.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        single = builder.fptrunc(args[0], ir.FloatType())
+        back = builder.fpext(single, ir.DoubleType())
+        bits = builder.bitcast(single, _I32)
+        even = builder.icmp_signed("==", builder.and_(bits, _I32(1)), _I32(0))
+        inexact = builder.and_(builder.fcmp_ordered("!=", back, args[0]), even)
+        # An even neighbour that lies farther from zero than the value steps back, else one step out.
+        fabs = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(ir.DoubleType(), [ir.DoubleType()]), "llvm.fabs.f64"
+        )
+        beyond = builder.fcmp_ordered(">", builder.call(fabs, [back]), builder.call(fabs, [args[0]]))
+        moved = builder.select(beyond, builder.sub(bits, _I32(1)), builder.add(bits, _I32(1)))
+        odd = builder.bitcast(builder.select(inexact, moved, bits), ir.FloatType())
+        return builder.fpext(builder.fptrunc(odd, ir.HalfType()), ir.FloatType())
+
+    return types.float32(types.float64), codegen

@@ -1,0 +1,42 @@
+"""The cost model: what a value costs to compute, and the limits that fusion keeps to. All times are nanoseconds.
+
+In: values. Out: numbers. Nothing else in this package decides by figures of its own.
+"""
+
+from __future__ import annotations
+
+from tracejit.schedule.values import ELEMENTWISE, REDUCTION, VIRTUAL, Value
+
+BLOCK = 4096
+"""Elements of a row that are folded at once; part of the numerics contract, and the length of a scratch row."""
+COLUMN_ROWS = 256
+"""Rows that a column reduction adds up one after another; part of the numerics contract."""
+COLUMN_WIDTH = 512
+"""Columns that one unit of a column reduction takes."""
+MAX_MEMBERS = 96
+"""Values in a group: kernels with more take long to compile."""
+MAX_BUFFERS = 28
+"""Buffers that a group touches: more streams than this defeat the prefetcher."""
+MAX_SCRATCH = 8
+"""Rows of scratch memory in a row kernel: 8 rows of 4096 float64 fill the 256 KiB that a kernel may take."""
+SHORT_COLUMN, SMALL = 16, 1 << 14
+"""A column reduction over fewer columns than SHORT_COLUMN takes elementwise work in only if it is SMALL."""
+RECOMPUTED = 0.3
+"""Computing a value anew in a later pass over a row is as cheap as keeping it, up to this cost an element."""
+
+EXACT, ELEMENTARY, RANDOM, MEMORY = 0.06, 0.6, 1.5, 0.12
+
+
+def of_element(value: Value) -> float:
+    """The cost of one element: of arithmetic, of an elementary function (a polynomial), or of a random number."""
+    if value.kind == VIRTUAL:
+        return RANDOM if value.op is not None and value.op.family == "random" else EXACT
+    if value.kind == REDUCTION or value.op is None or value.op.exact:
+        return EXACT
+    return ELEMENTARY if value.kind == ELEMENTWISE and "f" in value.op.kinds and value.op.kinds == "f" else EXACT
+
+
+def of_elements(members: list[Value], buffers: int) -> float:
+    """The cost of one element of a group: its arithmetic and its memory traffic."""
+    virtual = {id(r.source): r.source for v in members for r in v.reads if r.source.kind == VIRTUAL}
+    return sum(map(of_element, members)) + sum(map(of_element, virtual.values())) + MEMORY * buffers

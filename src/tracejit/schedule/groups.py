@@ -1,0 +1,399 @@
+"""Groups: which values share a kernel.
+
+In: values in order. Out: groups, and for every producer that was not fused the reason.
+Must not know: kernel text, memory.
+
+Values are taken one by one. Each joins the groups of its operands where spaces fit, no path would lead out of the
+group and back, and the cost model agrees. A group's space is [outer, unit] elements:
+
+* loop: element by element;
+* row: reductions over the unit, and everything that reads the reduced values back;
+* blocks: the same reductions where the unit is too long for one visit; reduced values leave the group;
+* column: reductions over a part of `outer`; reduced values leave the group;
+* call: one library operation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tracejit.schedule import cost
+from tracejit.schedule import values as kinds
+from tracejit.schedule.rows import plan_rows
+from tracejit.schedule.values import Read, Value, cuts_of, nests
+
+LOOP, ROW, BLOCKS, COLUMN, CALL = "loop", "row", "blocks", "column", "call"
+
+
+@dataclass(eq=False, slots=True)
+class Group:
+    """Values that one kernel computes; a member is `full` (outer * unit elements), else it has `outer` of them.
+
+    `cuts` are the numbers of trailing units at which some read changes its step.
+    """
+
+    number: int
+    kind: str
+    outer: int
+    unit: int = 1
+    layout: tuple[int, int, int] = (0, 0, 0)
+    members: list[Value] = field(default_factory=list)
+    full: set[Value] = field(default_factory=set)
+    cuts: frozenset[int] = frozenset()
+    behind: int = 0
+
+    @property
+    def numel(self) -> int:
+        return self.outer * self.unit
+
+    @property
+    def reductions(self) -> list[Value]:
+        return [v for v in self.members if v.kind == kinds.REDUCTION]
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A producer and a consumer that did not come into one group, and why."""
+
+    producer: Value
+    consumer: Value
+    reason: str
+
+
+def relation(read: Read, value: Value, group: Group) -> str | None:
+    """How `value` sees a member: "same" index, "row" (its one element for each row), or None for anything else."""
+    source = read.source
+    if source in group.full:
+        return "same" if value.numel == source.numel and read.is_whole(source.numel) else None
+    if value.numel == group.outer and read.is_whole(group.outer):
+        return "same"
+    if group.kind == ROW and value.numel == group.numel and read.offset == 0 and source.numel == group.outer:
+        rows = ((group.outer, 1),) if group.outer > 1 else ()
+        if read.over(value.shape) == (*rows, (group.unit, 0)):
+            return "row"
+    return None
+
+
+def _outer_cuts(value: Value, is_full: bool, unit: int, inside: set[Value]) -> frozenset[int] | None:
+    """Cuts of a member's outside reads in units, and of where it is put; None if one is inside a unit."""
+    cuts: set[int] = set()
+    shape = value.args[0].shape if value.kind == kinds.REDUCTION and isinstance(value.args[0], Read) else value.shape
+    for read in (*value.reads, *([value.into] if value.into else [])):
+        if read.source in inside:
+            continue
+        for cut in cuts_of(read.over(shape)):
+            if not is_full:
+                cuts.add(cut)
+            elif cut % unit:
+                return None
+            elif cut > unit:
+                cuts.add(cut // unit)
+    return frozenset(cuts)
+
+
+class Partition:
+    """The groups of some values."""
+
+    def __init__(self, values: list[Value]) -> None:
+        self.group_of: dict[Value, Group] = {}
+        self.groups: list[Group] = []
+        self.cuts: list[Cut] = []
+        self._number = 0
+        self._readers: dict[Value, list[Group]] = {}
+        for value in values:
+            if value.kind == kinds.CALL:
+                group = self._open(CALL, 1)
+                self._enter(group, value, True)
+            elif value.kind in (kinds.ELEMENTWISE, kinds.REDUCTION) and value.numel and self._elements(value):
+                self._place(value)
+
+    @staticmethod
+    def _elements(value: Value) -> int:
+        return value.layout[0] * value.layout[1] * value.layout[2] if value.kind == kinds.REDUCTION else value.numel
+
+    def sources(self, value: Value) -> list[Group]:
+        """The groups that must be done before `value` can be computed."""
+        found: dict[Group, None] = {}
+        for read in value.reads:
+            for writer in writers(read.source):
+                if writer in self.group_of:
+                    found[self.group_of[writer]] = None
+        for part in value.after:
+            found[self.group_of[part]] = None
+        return list(found)
+
+    def _open(self, kind: str, outer: int, unit: int = 1, layout: tuple[int, int, int] = (0, 0, 0)) -> Group:
+        group = Group(self._number, kind, outer, unit, layout)
+        self._number += 1
+        self.groups.append(group)
+        return group
+
+    def _enter(self, group: Group, value: Value, is_full: bool) -> None:
+        group.members.append(value)
+        if is_full:
+            group.full.add(value)
+        self.group_of[value] = group
+        more = group.behind
+        for source in self.sources(value):
+            if source is not group:
+                more |= source.behind | 1 << source.number
+        self._extend(group, more)
+        for read in value.reads:
+            readers = self._readers.setdefault(read.source, [])
+            if group not in readers:
+                readers.append(group)
+
+    def _extend(self, group: Group, behind: int) -> None:
+        """Sets what lies behind a group, and so behind all that come after it."""
+        if behind == group.behind:
+            return
+        group.behind = behind
+        bit = 1 << group.number
+        for other in self.groups:
+            if other.behind & bit:
+                other.behind |= behind
+
+    def _place(self, value: Value) -> None:
+        candidates = [g for g in self.sources(value) if g.kind != CALL]
+        if value.kind == kinds.REDUCTION:
+            group = self._place_reduction(value, candidates)
+        else:
+            group = self._place_elementwise(value, candidates)
+        for other in candidates:
+            if other is not group and other in self.groups:
+                self._note(value, other)
+
+    def _note(self, value: Value, group: Group) -> None:
+        reason = self._refusal.get(group, "the groups lie in a circle")
+        for read in value.reads:
+            for writer in writers(read.source):
+                if self.group_of.get(writer) is group:
+                    self.cuts.append(Cut(writer, value, reason))
+
+    # --- elementwise values -------------------------------------------------------------------------------------------
+
+    def _place_elementwise(self, value: Value, candidates: list[Group]) -> Group:
+        self._refusal: dict[Group, str] = {}
+        # Groups with reductions first: the others can be merged into them.
+        ordered = sorted(candidates, key=lambda g: (g.kind == LOOP, g.number))
+        group: Group | None = None
+        for candidate in ordered:
+            if group is not None:
+                self._merge(group, candidate, value)
+                continue
+            is_full, reason = self._fit(candidate, value)
+            if reason is None:
+                group = candidate
+                self._enter(group, value, is_full)
+                group.cuts = self._all_cuts(group)
+            else:
+                self._refusal[candidate] = reason
+        if group is None:
+            group = self._open(LOOP, value.numel)
+            self._enter(group, value, True)
+            group.cuts = self._all_cuts(group)
+        return group
+
+    def _all_cuts(self, group: Group) -> frozenset[int]:
+        cuts = self._try_cuts(group.members, group.full, group.outer, group.unit)
+        assert cuts is not None
+        return cuts
+
+    @staticmethod
+    def _try_cuts(members: list[Value], full: set[Value], outer: int, unit: int) -> frozenset[int] | None:
+        inside = set(members)
+        cuts: set[int] = set()
+        for member in members:
+            found = _outer_cuts(member, member in full or member.kind == kinds.REDUCTION, unit, inside)
+            if found is None:
+                return None
+            cuts |= found
+        return frozenset(cuts) if nests(frozenset(cuts), outer) else None
+
+    def _fit(self, group: Group, value: Value) -> tuple[bool, str | None]:
+        """Whether `value` would be a full member, and why it cannot be one at all."""
+        if value.numel == group.numel:
+            is_full = True
+        elif group.kind == ROW and value.numel == group.outer:
+            is_full = False
+        else:
+            return False, f"{value.name} has {value.numel} elements, the group {group.numel}"
+        for read in value.reads:
+            if self.group_of.get(read.source) is not group:
+                continue
+            how = relation(read, value, group)
+            if how is None:
+                return False, f"{value.name} reads {read.source.name} at other places than its own"
+            if read.source.kind == kinds.REDUCTION and group.kind != ROW:
+                return False, f"{read.source.name} is complete only when its kernel is done"
+            if not is_full and read.source in group.full:
+                return False, f"{value.name} reads {read.source.name} at other places than its own"
+        return is_full, self._refuse(group, [value], {value} if is_full else set(), self.sources(value), value.after)
+
+    def _refuse(
+        self,
+        group: Group,
+        more: list[Value],
+        more_full: set[Value],
+        sources: list[Group],
+        after: tuple[Value, ...] = (),
+        unit: int | None = None,
+        outer: int | None = None,
+    ) -> str | None:
+        """Why a group cannot take more members in, or None."""
+        bit = 1 << group.number
+        for other in sources:
+            if other is not group and other.behind & bit:
+                return "another kernel lies between them"
+        if any(self.group_of.get(part) is group for part in after):
+            return "what it covers must be written by an earlier kernel"
+        members = group.members + more
+        if len(members) > cost.MAX_MEMBERS:
+            return f"the group has {cost.MAX_MEMBERS} values already"
+        if len(buffers(members, group)) > cost.MAX_BUFFERS:
+            return f"the group touches {cost.MAX_BUFFERS} buffers already"
+        unit = group.unit if unit is None else unit
+        outer = group.outer if outer is None else outer
+        if self._try_cuts(members, group.full | more_full, outer, unit) is None:
+            return "its operands are laid out so that no common loop goes through them"
+        if group.kind == ROW and plan_rows(members, group.full | more_full).scratch_rows > cost.MAX_SCRATCH:
+            return f"it would keep more than {cost.MAX_SCRATCH} rows in scratch memory"
+        return None
+
+    def _merge(self, group: Group, other: Group, value: Value) -> None:
+        """Takes `other` into `group` if it can, as both feed `value`, which is in `group`."""
+        reason = self._merge_refusal(group, other, value)
+        if reason is not None:
+            self._refusal[other] = reason
+            return
+        is_full = other.numel == group.numel
+        self.groups.remove(other)
+        group.full |= other.full if is_full else set()
+        group.members = sorted([*group.members, *other.members], key=lambda v: v.index)
+        for member in other.members:
+            self.group_of[member] = group
+        for readers in self._readers.values():
+            if other in readers:
+                readers[:] = [g for g in readers if g is not other and g is not group] + [group]
+        old, new = 1 << other.number, 1 << group.number
+        for g in self.groups:
+            if g.behind & old:
+                g.behind |= new
+        self._extend(group, (group.behind | other.behind) & ~old & ~new)
+        for g in self.groups:
+            if g is not group and g.behind & new:
+                g.behind |= group.behind
+        group.cuts = self._all_cuts(group)
+
+    def _merge_refusal(self, group: Group, other: Group, value: Value) -> str | None:
+        if other.kind not in (LOOP, group.kind):
+            return f"a {other.kind} kernel and a {group.kind} kernel do not go through memory alike"
+        if other.kind != LOOP and (other.outer, other.unit, other.layout) != (group.outer, group.unit, group.layout):
+            return "the two reduce over different dimensions"
+        if other.numel != group.numel and not (group.kind == ROW and other.numel == group.outer):
+            return f"the one has {other.numel} elements, the other {group.numel}"
+        is_full = other.numel == group.numel
+        for read in value.reads:
+            if read.source in other.members:
+                if not read.is_whole(read.source.numel) and not (
+                    not is_full and _is_row_read(read, value, group)
+                ):
+                    return f"{value.name} reads {read.source.name} at other places than its own"
+                if is_full != (value in group.full) and not _is_row_read(read, value, group):
+                    return f"{value.name} reads {read.source.name} at other places than its own"
+                if read.source.kind == kinds.REDUCTION and group.kind != ROW:
+                    return f"{read.source.name} is complete only when its kernel is done"
+        # `value` made `group` come after `other`; anything else between the two forbids the merge.
+        bit, mine = 1 << other.number, 1 << group.number
+        between = [g for g in self.groups if g not in (group, other) and g.behind & bit and group.behind >> g.number & 1]
+        if between or other.behind & mine:
+            return "another kernel lies between them"
+        for member in other.members:
+            for read in member.reads:
+                if self.group_of.get(read.source) is group and relation(read, member, group) is None:
+                    return "they read each other at different places"
+        for member in group.members:
+            for read in member.reads:
+                if read.source in other.members and member is not value:
+                    same = read.is_whole(read.source.numel) and is_full == (member in group.full)
+                    if not same and not (not is_full and _is_row_read(read, member, group)):
+                        return f"{member.name} reads {read.source.name} at other places than its own"
+        more_full = other.full if is_full else set()
+        return self._refuse(group, other.members, more_full, [])
+
+    # --- reductions ---------------------------------------------------------------------------------------------------
+
+    def _place_reduction(self, value: Value, candidates: list[Group]) -> Group:
+        self._refusal = {}
+        outer, size, inner = value.layout
+        kind = COLUMN if inner > 1 else ROW if size <= cost.BLOCK else BLOCKS
+        rows, unit = (outer * size, inner) if kind == COLUMN else (outer, size)
+        layout = value.layout if kind == COLUMN else (0, 0, 0)
+        read = value.reads[0]
+        own = self.group_of.get(read.source)
+        if own is not None and own in candidates:
+            reason = self._join_reduction(own, value, kind, rows, unit, layout)
+            if reason is None:
+                return own
+            self._refusal[own] = reason
+        for group in self._readers.get(read.source, []):
+            same = (group.kind, group.outer, group.unit, group.layout) == (kind, rows, unit, layout)
+            if same and self._refuse(group, [value], set(), self.sources(value)) is None:
+                self._enter(group, value, False)
+                group.cuts = self._all_cuts(group)
+                return group
+        group = self._open(kind, rows, unit, layout)
+        if self._try_cuts([value], set(), rows, unit) is None:
+            # The operand's rows are not lines of memory: read it through a loop that copies.
+            raise AssertionError(f"{value}: its operand was to be copied")
+        self._enter(group, value, False)
+        group.cuts = self._all_cuts(group)
+        return group
+
+    def _join_reduction(
+        self, group: Group, value: Value, kind: str, rows: int, unit: int, layout: tuple[int, int, int]
+    ) -> str | None:
+        read = value.reads[0]
+        if read.source not in group.full or not read.is_whole(group.numel):
+            return f"{value.name} reads {read.source.name} at other places than its own"
+        if read.source.kind == kinds.REDUCTION:
+            return f"{read.source.name} is complete only when its kernel is done"
+        if group.kind == LOOP:
+            if group.numel != rows * unit:
+                return f"{value.name} goes over {rows * unit} elements, the group over {group.numel}"
+            if kind == COLUMN and unit < cost.SHORT_COLUMN and group.numel > cost.SMALL:
+                return f"{unit} columns are too few for the elementwise work"
+        elif (group.kind, group.outer, group.unit, group.layout) != (kind, rows, unit, layout):
+            return "the two reduce over different dimensions"
+        reason = self._refuse(group, [value], set(), self.sources(value), unit=unit, outer=rows)
+        if reason is None:
+            group.kind, group.outer, group.unit, group.layout = kind, rows, unit, layout
+            self._enter(group, value, False)
+            group.cuts = self._all_cuts(group)
+        return reason
+
+
+def _is_row_read(read: Read, value: Value, group: Group) -> bool:
+    rows = ((group.outer, 1),) if group.outer > 1 else ()
+    return (
+        read.offset == 0
+        and value.numel == group.numel
+        and read.source.numel == group.outer
+        and read.over(value.shape) == (*rows, (group.unit, 0))
+    )
+
+
+def writers(source: Value) -> list[Value]:
+    """The values whose kernels put a source into memory."""
+    if source.kind == kinds.JOINED:
+        return source.parts
+    if source.kind == kinds.RESULT:
+        assert source.call is not None
+        return [source.call]
+    return [source] if source.kind in (kinds.ELEMENTWISE, kinds.REDUCTION) else []
+
+
+def buffers(members: list[Value], group: Group | None = None) -> set[Value]:
+    """What members read from outside, and the members themselves that others may read: an upper bound is enough."""
+    inside = set(members)
+    return {r.source for v in members for r in v.reads if r.source not in inside and r.source.kind != kinds.VIRTUAL}

@@ -1,0 +1,298 @@
+"""From nodes to values: views become strides, joins become copies, library operations get their launches.
+
+In: a graph, and a planner for library operations. Out: `Program`: values in order, and what each output reads.
+Must not know: groups, kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, NamedTuple, Protocol
+
+from tracejit import dtypes
+from tracejit.aval import Aval
+from tracejit.dtypes import dtype
+from tracejit.ir.graph import Graph
+from tracejit.ir.node import CONST, INPUT, ITEM, SCALAR, Node
+from tracejit.ops import Op, ops
+from tracejit.schedule import values as kinds
+from tracejit.schedule.values import Number, Read, Value, cuts_of, whole
+from tracejit.shapes import contiguous_strides, view_strides
+
+UNITS = {"sum": 0, "prod": 1}
+"""What a reduction of nothing gives."""
+
+
+class Layout(NamedTuple):
+    """How an operand of a library operation lies in memory; strides in elements."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+class PlannedLaunch(Protocol):
+    """What this package needs to know of a library launch."""
+
+    units: int
+    unit_cost: float
+    fails: bool
+
+
+class Planner(Protocol):
+    """Plans a library operation over operands and results (contiguous).
+
+    Raises: ValueError if an operand must be contiguous, NotImplementedError if an element type has no kernel.
+    """
+
+    def __call__(self, op: Op, layouts: tuple[Layout, ...], attrs: tuple[Any, ...]) -> tuple[PlannedLaunch, ...]: ...
+
+
+@dataclass(slots=True)
+class Lowered:
+    """Values in an order in which they can be computed, the inputs, and what each output reads."""
+
+    values: list[Value] = field(default_factory=list)
+    inputs: list[Value] = field(default_factory=list)
+    outputs: list[Read] = field(default_factory=list)
+
+
+def missing(op: Op, avals: tuple[Aval | None, ...]) -> str | None:
+    """Why an operation cannot be compiled, or None; `avals` are the operands' (None for a number)."""
+    if op.family == "elementwise":
+        if op.expr is None:
+            return f"'{op.name}' has no kernel: it runs eagerly, where it can raise"
+        known = [a for a in avals if a is not None]
+        if not known:
+            return f"'{op.name}' of numbers alone is no operation on tensors"
+        key = "bif"[known[-1].dtype.category]
+        if isinstance(op.expr, dict) and key not in op.expr:
+            return f"'{op.name}' is not defined for {known[-1].dtype.name}"
+    return None
+
+
+class Lowering:
+    """Turns the nodes of one graph into values."""
+
+    def __init__(self, graph: Graph, planner: Planner) -> None:
+        self.planner = planner
+        self.out = Lowered()
+        self._reads: dict[Node, Read | Number] = {}
+        self._calls: dict[Node, Value] = {}
+        self._node: Node | None = None
+        for k, node in enumerate(graph.inputs):
+            aval = node.tensor
+            value = Value(kinds.INPUT, None, aval.shape, aval.dtype, attrs=(k,), node=node)
+            self.out.inputs.append(value)
+            strides = node.attrs[1]
+            self._reads[node] = Read(value, aval.shape, contiguous_strides(aval.shape) if strides is None else strides)
+        for node in graph.nodes():
+            self._node = node
+            self._enter(node)
+        for node in graph.outputs:
+            read = self._reads[node]
+            assert isinstance(read, Read)
+            self.out.outputs.append(read)
+
+    def _add(self, kind: str, op: Op | None, aval: Aval, args: tuple[Read | Number, ...] = (), **more: Any) -> Value:
+        value = Value(kind, op, aval.shape, aval.dtype, args, node=self._node, **more)
+        value.index = len(self.out.values)
+        self.out.values.append(value)
+        return value
+
+    def copy(self, read: Read, **more: Any) -> Value:
+        """A copy of what is read, in row-major order."""
+        return self._add(kinds.ELEMENTWISE, None, Aval(read.shape, read.source.dtype), (read,), **more)
+
+    def _enter(self, node: Node) -> None:
+        if node in self._reads:
+            return
+        op = node.op
+        if op == CONST:
+            self._reads[node] = Number(constant=node.attrs[0])
+        elif op == SCALAR:
+            self._reads[node] = Number(index=node.attrs[0], kind=node.attrs[1])
+        elif op == ITEM:
+            self._reads[node] = whole(self._calls[node.args[0]].results[node.attrs[0]])
+        elif isinstance(op, Op):
+            self._enter_operation(node, op)
+        else:
+            raise TypeError(f"{node!r} is not a node of a graph ({op}, {INPUT})")
+
+    def _enter_operation(self, node: Node, op: Op) -> None:
+        args = tuple(self._reads[a] for a in node.args)
+        reason = missing(op, tuple(a.aval if isinstance(a.aval, Aval) else None for a in node.args))
+        if reason is not None:
+            raise NotImplementedError(f"cannot compile {reason}")
+        if op.family == "library":
+            self._calls[node] = call = self._enter_call(node, op, args)
+            if isinstance(node.aval, Aval):
+                self._reads[node] = self._cast(whole(call.results[0]), node.aval.dtype)
+            return
+        lower = getattr(self, f"_{op.family}", None)
+        if lower is None:
+            raise NotImplementedError(f"cannot compile '{op.name}': nothing is known of family '{op.family}'")
+        self._reads[node] = lower(op, node.tensor, args, node.attrs)
+
+    def _elementwise(self, op: Op, aval: Aval, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Read:
+        return whole(self._add(kinds.ELEMENTWISE, op, aval, args, attrs=attrs))
+
+    def _create(self, op: Op, aval: Aval, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Read:
+        return whole(self._add(kinds.VIRTUAL, op, aval, args, attrs=attrs))
+
+    _random = _create
+
+    def full(self, aval: Aval, number: Any) -> Read:
+        """A value whose elements are all `number`."""
+        return whole(self._add(kinds.VIRTUAL, ops.full, aval, (Number(constant=number),)))
+
+    def _reduction(self, op: Op, aval: Aval, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Read:
+        x: Read = args[0]
+        dim = attrs[0]
+        size, inner = x.shape[dim], prod(x.shape[dim + 1 :])
+        if size == 0 and aval.numel:
+            if op.name not in UNITS:
+                raise ValueError(f"{op.name}: the reduced dimension {dim} of {list(x.shape)} is empty")
+            return self.full(aval, UNITS[op.name])
+        if size == 1:
+            # Every fold of one element is that element.
+            strides = tuple(s for d, s in enumerate(x.strides) if d != dim)
+            return Read(x.source, aval.shape, strides, x.offset)
+        unit = size if inner == 1 else inner
+        if any(cut % unit for cut in cuts_of(x.over(x.shape))):
+            x = whole(self.copy(x))
+        layout = (prod(x.shape[:dim]), size, inner)
+        return whole(self._add(kinds.REDUCTION, op, aval, (x,), attrs=attrs, layout=layout))
+
+    def _view(self, op: Op, aval: Aval, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Read:
+        x: Read = args[0]
+        if aval.numel == 0:
+            return Read(x.source, aval.shape, contiguous_strides(aval.shape))
+        step: Callable[..., Read | None] = VIEWS[op.name]
+        seen = step(x, aval.shape, *attrs)
+        if seen is not None:
+            return seen
+        again = step(whole(self.copy(x)), aval.shape, *attrs)
+        assert again is not None
+        return again
+
+    def _place(self, op: Op, aval: Aval, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Read:
+        joined = Value(kinds.JOINED, None, aval.shape, aval.dtype, node=self._node)
+        strides = contiguous_strides(aval.shape)
+        if op.name == "cat":
+            at = 0
+            for x in args:
+                self._put(joined, x, at * strides[attrs[0]] if strides else 0, strides)
+                at += x.shape[attrs[0]]
+        else:
+            # The ground first, then the part that covers some of it.
+            if op.name == "unslice":
+                ground, part, (_, start, step) = self.full(aval, 0), args[0], attrs
+            else:
+                ground, part, (start, step) = args[0], args[1], attrs
+            if prod(part.shape) < aval.numel:
+                self._put(joined, ground, 0, strides)
+            offset = sum(a * s for a, s in zip(start, strides, strict=True))
+            self._put(joined, part, offset, tuple(a * s for a, s in zip(step, strides, strict=True)))
+        joined.index = len(self.out.values)
+        self.out.values.append(joined)
+        return whole(joined)
+
+    def _put(self, joined: Value, x: Read, offset: int, strides: tuple[int, ...]) -> None:
+        if prod(x.shape) == 0:
+            return
+        into = Read(joined, x.shape, strides, offset)
+        after = () if joined.node is not None and joined.node.name == "cat" else tuple(joined.parts)
+        joined.parts.append(self.copy(x, into=into, after=after))
+
+    def _cast(self, read: Read, kind: dtype) -> Read:
+        if read.source.dtype is kind:
+            return read
+        return whole(self._add(kinds.ELEMENTWISE, ops.cast, Aval(read.shape, kind), (read,), attrs=(kind,)))
+
+    def _enter_call(self, node: Node, op: Op, args: tuple[Any, ...]) -> Value:
+        avals = (node.aval,) if isinstance(node.aval, Aval) else tuple(node.aval or ())
+        numbers = [i for i, a in enumerate(args) if isinstance(a, Number)]
+        if numbers:
+            raise NotImplementedError(f"cannot compile '{op.name}': operand {op.params[numbers[0]]} is a number")
+        reads: list[Read] = [self._real(a) for a in args]
+        try:
+            return self._plan(op, reads, avals, node.attrs)
+        except NotImplementedError:
+            if not any(a.dtype is dtypes.float16 for a in avals):
+                raise
+        wide = [self._cast(r, dtypes.float32) if r.source.dtype is dtypes.float16 else r for r in reads]
+        results = tuple(Aval(a.shape, dtypes.float32 if a.dtype is dtypes.float16 else a.dtype) for a in avals)
+        call = self._plan(op, wide, results, node.attrs)
+        call.results = [self._cast(whole(r), a.dtype).source for r, a in zip(call.results, avals, strict=True)]
+        return call
+
+    def _real(self, read: Read) -> Read:
+        """A read of memory: virtual values get some."""
+        return whole(self.copy(read)) if read.source.kind == kinds.VIRTUAL else read
+
+    def _plan(self, op: Op, reads: list[Read], avals: tuple[Aval, ...], attrs: tuple[Any, ...]) -> Value:
+        results = tuple(Layout(a.dtype.name, a.shape, contiguous_strides(a.shape)) for a in avals)
+
+        def plan(operands: list[Read]) -> Any:
+            layouts = tuple(Layout(r.source.dtype.name, r.shape, r.strides) for r in operands)
+            return self.planner(op, layouts + results, attrs)
+
+        strided = [prod(r.shape) > 1 and r.over(r.shape) != ((prod(r.shape), 1),) for r in reads]
+        try:
+            launches = plan(reads)
+        except ValueError:
+            if not any(strided):
+                raise
+            reads = [whole(self.copy(r)) if s else r for r, s in zip(reads, strided, strict=True)]
+            launches = plan(reads)
+        call = self._add(kinds.CALL, op, Aval((), dtypes.bool), tuple(reads), attrs=attrs, launches=launches)
+        call.results = [self._add(kinds.RESULT, None, a, attrs=(k,), call=call) for k, a in enumerate(avals)]
+        return call
+
+
+def _reshape(x: Read, shape: tuple[int, ...], to: tuple[int, ...]) -> Read | None:
+    strides = view_strides(x.shape, x.strides, shape)
+    return None if strides is None else Read(x.source, shape, strides, x.offset)
+
+
+def _permute(x: Read, shape: tuple[int, ...], dims: tuple[int, ...]) -> Read:
+    return Read(x.source, shape, tuple(x.strides[d] for d in dims), x.offset)
+
+
+def _expand(x: Read, shape: tuple[int, ...], to: tuple[int, ...]) -> Read:
+    lead = len(shape) - len(x.shape)
+    kept = (0 if s == 1 else stride for s, stride in zip(x.shape, x.strides, strict=True))
+    return Read(x.source, shape, (0,) * lead + tuple(kept), x.offset)
+
+
+def _slice(
+    x: Read, shape: tuple[int, ...], start: tuple[int, ...], length: tuple[int, ...], step: tuple[int, ...]
+) -> Read:
+    offset = x.offset + sum(a * s for a, s in zip(start, x.strides, strict=True))
+    return Read(x.source, shape, tuple(a * s for a, s in zip(step, x.strides, strict=True)), offset)
+
+
+def _flip(x: Read, shape: tuple[int, ...], dims: tuple[int, ...]) -> Read:
+    last = x.offset + sum((x.shape[d] - 1) * x.strides[d] for d in dims)
+    return Read(x.source, shape, tuple(-s if d in dims else s for d, s in enumerate(x.strides)), last)
+
+
+# The views are a closed set: what a view does to strides is the same on every backend, so it is said here.
+VIEWS: dict[str, Callable[..., Read | None]] = {
+    "reshape": _reshape,
+    "permute": _permute,
+    "expand": _expand,
+    "slice": _slice,
+    "flip": _flip,
+}
+
+
+def lower(graph: Graph, planner: Planner) -> Lowered:
+    """The values of a graph.
+
+    Raises: NotImplementedError naming an operation that has no kernel.
+    """
+    return Lowering(graph, planner).out

@@ -1,0 +1,221 @@
+"""The plan: groups in stages, and the memory of every value that has one.
+
+In: a graph and a planner for library operations. Out: `Plan`.
+Must not know: kernel text, addresses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tracejit import dtypes
+from tracejit.ir.graph import Graph
+from tracejit.schedule import cost
+from tracejit.schedule import values as kinds
+from tracejit.schedule.groups import BLOCKS, CALL, COLUMN, LOOP, Cut, Group, Partition, writers
+from tracejit.schedule.lower import Lowered, Lowering, Planner
+from tracejit.schedule.memory import Buffer, place
+from tracejit.schedule.values import Value, whole
+
+
+@dataclass(slots=True)
+class Plan:
+    """Groups in the order of their stages; `storage` is the memory of values, `partials` that of unfinished folds.
+
+    `homes` maps an output to the input whose memory it is written to.
+    """
+
+    groups: list[Group] = field(default_factory=list)
+    stage: dict[Group, int] = field(default_factory=dict)
+    stages: int = 0
+    storage: dict[Value, Buffer] = field(default_factory=dict)
+    partials: dict[Value, Buffer] = field(default_factory=dict)
+    cuts: list[Cut] = field(default_factory=list)
+    homes: dict[int, int] = field(default_factory=dict)
+    arena_bytes: int = 0
+
+    def stored(self, group: Group) -> list[Value]:
+        """The members of a group that are written to memory, in order."""
+        return [v for v in group.members if v in self.storage or v.into is not None]
+
+
+def folded_blocks(group: Group, value: Value) -> int:
+    """How many partial results each element of a reduction outside a row kernel is put together from."""
+    size = value.layout[1]
+    return -(-size // (cost.COLUMN_ROWS if group.kind == COLUMN else cost.BLOCK))
+
+
+def launches_of(group: Group) -> int:
+    """The number of launches of a group, which run one after another."""
+    if group.kind == CALL:
+        return len(group.members[0].launches)
+    if group.kind in (BLOCKS, COLUMN) and any(folded_blocks(group, v) > 1 for v in group.reductions):
+        return 2
+    return 1
+
+
+def fails(group: Group) -> bool:
+    """Whether a launch of the group may give an error."""
+    return group.kind == CALL and any(launch.fails for launch in group.members[0].launches)
+
+
+class _Planning:
+    def __init__(self, graph: Graph, planner: Planner) -> None:
+        self.graph = graph
+        lowering = Lowering(graph, planner)
+        self.lowered: Lowered = lowering.out
+        self.target: dict[Value, int] = {}
+        self._bind_outputs(lowering)
+        partition = Partition(self.lowered.values)
+        self.group_of = partition.group_of
+        self.groups = partition.groups
+        self._number = max((g.number for g in self.groups), default=-1) + 1
+        self.readers: dict[Value, list[tuple[Group, Value]]] = {}
+        for group in self.groups:
+            for value in group.members:
+                for read in value.reads:
+                    self.readers.setdefault(read.source, []).append((group, value))
+        self.plan = Plan(cuts=partition.cuts, homes=dict(graph.homes))
+        self._settle_homes()
+        self._order()
+        self._store()
+
+    def _bind_outputs(self, lowering: Lowering) -> None:
+        """Says which value is written where the caller wants an output, copying what is not a value of its own."""
+        for o, read in enumerate(self.lowered.outputs):
+            source, numel = read.source, self.graph.outputs[o].tensor.numel
+            if numel == 0:
+                continue
+            home = self.graph.homes.get(o)
+            if source.kind == kinds.INPUT and source.attrs[0] == home and read.is_whole(numel):
+                continue
+            computed = source.kind in (kinds.ELEMENTWISE, kinds.REDUCTION, kinds.RESULT, kinds.JOINED)
+            if not computed or not read.is_whole(numel) or source in self.target or source.into is not None:
+                source = lowering.copy(read)
+            self.target[source] = o
+
+    # --- homes --------------------------------------------------------------------------------------------------------
+
+    def _settle_homes(self) -> None:
+        """Lets homed outputs be written in place where that is safe; the others are copied there at the end."""
+        failing = [g for g in self.groups if fails(g)]
+        late: list[tuple[Value, int]] = []
+        for value, o in list(self.target.items()):
+            if o not in self.graph.homes:
+                continue
+            old = self.lowered.inputs[self.graph.homes[o]]
+            first = [*failing, *(g for g, _ in self.readers.get(old, []))]
+            mine = {self.group_of[w] for w in writers(value)}
+            if self._writes_in_place(value, old, mine) and self._can_follow(mine, first):
+                self._follow(mine, [g for g in first if g not in mine])
+            else:
+                late.append((value, o))
+        for value, o in late:
+            del self.target[value]
+            copy = Value(kinds.ELEMENTWISE, None, value.shape, value.dtype, (whole(value),), node=value.node)
+            copy.index = len(self.lowered.values)
+            self.lowered.values.append(copy)
+            self.target[copy] = o
+            group = Group(self._number, LOOP, copy.numel, members=[copy], full={copy})
+            self._number += 1
+            self.groups.append(group)
+            self.group_of[copy] = group
+            self.readers.setdefault(value, []).append((group, copy))
+            old = self.lowered.inputs[self.graph.homes[o]]
+            before = [self.group_of[w] for w in writers(value)]
+            self._follow({group}, [*before, *failing, *(g for g, _ in self.readers.get(old, []))])
+
+    def _writes_in_place(self, value: Value, old: Value, mine: set[Group]) -> bool:
+        """Whether the groups that write `value` read the old one only where they are about to write."""
+        for group, reader in self.readers.get(old, []):
+            if group not in mine:
+                continue
+            if group.kind != LOOP or value.kind != kinds.ELEMENTWISE or reader.into is not None:
+                return False
+            if any(r.source is old and not r.is_whole(value.numel) for r in reader.reads):
+                return False
+        return True
+
+    def _can_follow(self, late: set[Group], early: list[Group]) -> bool:
+        return not any(g not in late and g.behind >> w.number & 1 for w in late for g in early)
+
+    def _follow(self, late: set[Group], early: list[Group]) -> None:
+        behind = 0
+        for group in early:
+            behind |= group.behind | 1 << group.number
+        for group in late:
+            more = behind & ~(1 << group.number)
+            if group.behind | more == group.behind:
+                continue
+            group.behind |= more
+            for other in self.groups:
+                if other.behind >> group.number & 1:
+                    other.behind |= group.behind
+
+    # --- order and memory ---------------------------------------------------------------------------------------------
+
+    def _order(self) -> None:
+        """Each group goes into the first stage in which everything that lies behind it is done."""
+        plan = self.plan
+        ends: dict[int, int] = {}
+        for group in sorted(self.groups, key=lambda g: (g.behind.bit_count(), g.number)):
+            start, rest = 0, group.behind
+            while rest:
+                low = rest & -rest
+                start = max(start, ends.get(low.bit_length() - 1, -1) + 1)
+                rest ^= low
+            plan.stage[group] = start
+            ends[group.number] = start + launches_of(group) - 1
+            plan.groups.append(group)
+        plan.groups.sort(key=lambda g: (plan.stage[g], g.number))
+        plan.stages = max(ends.values(), default=-1) + 1
+
+    def _store(self) -> None:
+        plan = self.plan
+        for value in self.lowered.inputs:
+            plan.storage[value] = Buffer("input", value.attrs[0], value.numel * value.dtype.itemsize)
+        for value in self.lowered.values:
+            if value.numel == 0:
+                continue
+            if value.kind in (kinds.RESULT, kinds.JOINED) or value in self.target:
+                needed = True
+            elif value.kind in (kinds.ELEMENTWISE, kinds.REDUCTION):
+                own = self.group_of.get(value)
+                needed = value.into is None and any(g is not own for g, _ in self.readers.get(value, []))
+            else:
+                needed = False
+            if needed:
+                plan.storage[value] = self._buffer(value)
+        for value, buffer in plan.storage.items():
+            for group in [self.group_of[w] for w in writers(value)] + [g for g, _ in self.readers.get(value, [])]:
+                start = plan.stage[group]
+                buffer.live(start, max(start, start + launches_of(group) - 1))
+        arena = [b for b in plan.storage.values() if b.kind == "arena"]
+        for group in plan.groups:
+            if group.kind not in (BLOCKS, COLUMN) or launches_of(group) == 1:
+                continue
+            for value in group.reductions:
+                blocks = folded_blocks(group, value)
+                if blocks > 1:
+                    kind = dtypes.float32 if value.dtype is dtypes.float16 else value.dtype
+                    start = plan.stage[group]
+                    buffer = Buffer("arena", 0, value.numel * blocks * kind.itemsize, start, start + 1)
+                    plan.partials[value] = buffer
+                    arena.append(buffer)
+        plan.arena_bytes = place(arena)
+
+    def _buffer(self, value: Value) -> Buffer:
+        nbytes = value.numel * value.dtype.itemsize
+        output = self.target.get(value)
+        if output is None:
+            return Buffer("arena", 0, nbytes)
+        home = self.graph.homes.get(output)
+        return Buffer("output", output, nbytes) if home is None else self.plan.storage[self.lowered.inputs[home]]
+
+
+def make_plan(graph: Graph, planner: Planner) -> Plan:
+    """The plan of a graph.
+
+    Raises: NotImplementedError naming an operation that has no kernel.
+    """
+    return _Planning(graph, planner).plan

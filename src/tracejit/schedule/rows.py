@@ -1,0 +1,115 @@
+"""The passes over a row: what a kernel with row reductions computes in which visit, and what it keeps between them.
+
+In: the members of a group. Out: for each pass the values to compute, to load and to fold.
+Must not know: kernel text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from tracejit import dtypes
+from tracejit.schedule import cost
+from tracejit.schedule.values import REDUCTION, Read, Value
+
+FOLDED_IN_PLACE = (dtypes.float32, dtypes.float64, dtypes.int8, dtypes.int16, dtypes.int32, dtypes.int64, dtypes.uint8)
+"""Types whose elements in memory can be folded as they lie; the others are widened into a scratch row first."""
+
+
+@dataclass(slots=True)
+class Pass:
+    """One visit: `load` what an earlier pass kept, `compute` in order, `keep` in scratch rows and `write` to memory
+    what is new; then `fold`, and the values of the `row`.
+    """
+
+    load: list[Value] = field(default_factory=list)
+    compute: list[Value] = field(default_factory=list)
+    keep: list[Value] = field(default_factory=list)
+    write: list[Value] = field(default_factory=list)
+    fold: list[Value] = field(default_factory=list)
+    row: list[Value] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class RowPlan:
+    """All passes; `before` are values of the row that need no reduction; `kept` are in scratch rows, and `copied` are
+    reductions whose operand from outside is copied into one.
+    """
+
+    passes: list[Pass]
+    before: list[Value]
+    kept: list[Value]
+    copied: list[Value]
+
+    @property
+    def scratch_rows(self) -> int:
+        return len(self.kept) + len(self.copied)
+
+
+def folds_from_memory(read: Read, unit: int) -> bool:
+    """Whether the rows of a read from outside can be folded where they lie."""
+    dims = read.over(read.shape)
+    steps_by_one = unit == 1 or (bool(dims) and dims[-1][1] == 1)
+    return steps_by_one and read.source.dtype in (*FOLDED_IN_PLACE, dtypes.bool) and read.source.kind != "virtual"
+
+
+def plan_rows(members: Collection[Value], full: Collection[Value], stored: Collection[Value] = ()) -> RowPlan:
+    """The passes over a row of a group; `stored` are the members that have memory of their own."""
+    inside = set(members)
+    level: dict[Value, int] = {}
+    for value in members:
+        behind = max((level[r.source] for r in value.reads if r.source in inside), default=0)
+        level[value] = behind + 1 if value.kind == REDUCTION else behind
+    last = max((level[v] - (v.kind == REDUCTION) for v in members if v in full or v.kind == REDUCTION), default=-1)
+    passes = [Pass() for _ in range(last + 1)]
+    before: list[Value] = []
+    copied: list[Value] = []
+    for value in members:
+        if value.kind == REDUCTION:
+            passes[level[value] - 1].fold.append(value)
+            read = value.reads[0]
+            if read.source not in inside and not folds_from_memory(read, value.layout[1]):
+                copied.append(value)
+        elif value not in full:
+            (passes[level[value] - 1].row if level[value] else before).append(value)
+    memory = {v for v in stored if v in full and v.into is None}
+    scratch: set[Value] = set()
+    for value in members:
+        if value.kind == REDUCTION and value.reads[0].source in inside:
+            source = value.reads[0].source
+            if source not in memory or source.dtype not in FOLDED_IN_PLACE:
+                scratch.add(source)
+    cones = _cones(members, full)
+    for k in range(last, -1, -1):
+        wanted = [v for v in members if v in full and level[v] == k and (v in stored or v in scratch)]
+        wanted += [v.reads[0].source for v in passes[k].fold if v.reads[0].source in inside]
+        computed: set[Value] = set()
+        loaded: set[Value] = set()
+        while wanted:
+            value = wanted.pop()
+            if value in computed or value in loaded or value not in full:
+                continue
+            if level[value] < k and (value in memory or value in scratch or cones[value] > cost.RECOMPUTED):
+                loaded.add(value)
+                if value not in memory:
+                    scratch.add(value)
+                continue
+            computed.add(value)
+            wanted += [r.source for r in value.reads if r.source in inside]
+        passes[k].compute = [v for v in members if v in computed]
+        passes[k].load = [v for v in members if v in loaded]
+    for k, visit in enumerate(passes):
+        visit.keep = [v for v in visit.compute if level[v] == k and v in scratch]
+        visit.write = [v for v in visit.compute if level[v] == k and v in stored]
+    return RowPlan(passes, before, [v for v in members if v in scratch], copied)
+
+
+def _cones(members: Collection[Value], full: Collection[Value]) -> dict[Value, float]:
+    """What computing a full member anew costs."""
+    cones: dict[Value, float] = {}
+    for value in members:
+        if value in full:
+            cones[value] = cost.of_element(value) + sum(cones.get(r.source, 0.0) for r in value.reads)
+            cones[value] += sum(cost.of_element(r.source) for r in value.reads if r.source.kind == "virtual")
+    return cones

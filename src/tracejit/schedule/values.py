@@ -1,0 +1,176 @@
+"""Values: what a program computes, with views resolved into the way in which memory is read.
+
+In: nothing but op records. Out: `Value`s that read one another through strides.
+Must not know: how values are grouped.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+from tracejit.dtypes import dtype
+from tracejit.ir.node import Node
+from tracejit.ops import Op
+from tracejit.shapes import contiguous_strides
+
+# Kinds of values.
+INPUT = "input"  # given at each call
+VIRTUAL = "virtual"  # element k is a function of k: full, iota, uniform
+ELEMENTWISE = "elementwise"
+REDUCTION = "reduction"
+CALL = "call"  # a library operation; its results are values of their own
+RESULT = "result"
+JOINED = "joined"  # put together by copies into its parts
+
+Dims = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number: a constant, or the scalar `index` of the call, which is a float ("f") or an integer ("i")."""
+
+    constant: Any = None
+    index: int = -1
+    kind: str = "f"
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What tells numbers apart, as slots of a kernel."""
+        return (self.index,) if self.index >= 0 else (type(self.constant), repr(self.constant))
+
+
+@dataclass(eq=False, slots=True)
+class Value:
+    """One value. `op` is None for a copy. `layout` is (outer, size, inner) of a reduction's operand.
+
+    `into` says that the value is written into a part of a joined value; `parts` are the copies that make a
+    joined value, `results` the results of a call, `call` the call of a result.
+    """
+
+    kind: str
+    op: Op | None
+    shape: tuple[int, ...]
+    dtype: dtype
+    args: tuple[Read | Number, ...] = ()
+    attrs: tuple[Any, ...] = ()
+    node: Node | None = None
+    layout: tuple[int, int, int] = (0, 0, 0)
+    into: Read | None = None
+    after: tuple[Value, ...] = ()
+    parts: list[Value] = field(default_factory=list)
+    results: list[Value] = field(default_factory=list)
+    call: Value | None = None
+    launches: Any = ()
+    index: int = 0
+
+    @property
+    def numel(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def reads(self) -> list[Read]:
+        """The operands that are not numbers."""
+        return [a for a in self.args if isinstance(a, Read)]
+
+    @property
+    def name(self) -> str:
+        if self.op is not None:
+            return self.op.name
+        return {ELEMENTWISE: "copy"}.get(self.kind, self.kind)
+
+    def __repr__(self) -> str:
+        return f"<{self.index}: {self.name} {self.dtype.short}{list(self.shape)}>"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Read:
+    """A value seen through views: element (i, j, ...) of `shape` lies at offset + i * strides[0] + ..."""
+
+    source: Value
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int = 0
+
+    def over(self, shape: tuple[int, ...]) -> Dims:
+        """The dimensions (size, stride), outermost first, of the read broadcast to `shape`: merged where possible,
+        without those of size 1.
+        """
+        lead = len(shape) - len(self.shape)
+        dims: list[tuple[int, int]] = []
+        for i, size in enumerate(shape):
+            if size == 1:
+                continue
+            stride = self.strides[i - lead] if i >= lead and self.shape[i - lead] != 1 else 0
+            if dims and dims[-1][1] == size * stride:
+                dims[-1] = (dims[-1][0] * size, stride)
+            else:
+                dims.append((size, stride))
+        return tuple(dims)
+
+    def is_whole(self, numel: int) -> bool:
+        """Whether element k of the read, in row-major order, is element k of the source."""
+        return (
+            self.offset == 0
+            and self.source.numel == numel
+            and self.over(self.shape) in ((), ((numel, 1),))
+        )
+
+
+def whole(value: Value, shape: tuple[int, ...] | None = None) -> Read:
+    """A contiguous value read as it lies, under its own shape or another one with as many elements."""
+    shape = value.shape if shape is None else shape
+    return Read(value, shape, contiguous_strides(shape))
+
+
+def nests(cuts: frozenset[int], numel: int) -> bool:
+    """Whether loops can be cut at all these numbers of trailing elements: each divides the next, and all divide the
+    whole.
+
+    >>> nests(frozenset({4, 8}), 24), nests(frozenset({4, 6}), 24)
+    (True, False)
+    """
+    ordered = [*sorted(cuts), numel]
+    return all(b % a == 0 for a, b in itertools.pairwise(ordered))
+
+
+def cuts_of(dims: Dims) -> frozenset[int]:
+    """The numbers of trailing elements at which a merged read changes its step.
+
+    >>> sorted(cuts_of(((2, 100), (3, 0), (4, 1))))
+    [4, 12]
+    """
+    cuts, size = set(), 1
+    for n, _ in reversed(dims[1:]):
+        size *= n
+        cuts.add(size)
+    return frozenset(cuts)
+
+
+def split(dims: Dims, cuts: list[int], numel: int) -> list[int]:
+    """The strides of a merged read over the loops that `cuts` (descending, each dividing the one before) make.
+
+    Loop d goes over `cuts[d - 1] // cuts[d]` steps of `cuts[d]` trailing elements each; the last cut is 1.
+
+    >>> split(((6, 4), (4, 1)), [12, 4, 1], 24)
+    [12, 4, 1]
+    """
+    strides = []
+    bounds, size = [], 1
+    for n, stride in reversed(dims):
+        bounds.append((size, size * n, stride))
+        size *= n
+    for at, cut in enumerate(cuts):
+        above = numel if at == 0 else cuts[at - 1]
+        if above == cut:
+            strides.append(0)
+            continue
+        for low, high, stride in bounds:
+            if low <= cut < high:
+                strides.append(stride * (cut // low))
+                break
+        else:
+            strides.append(0)
+    return strides
