@@ -1,0 +1,34 @@
+"""Dropout."""
+
+from __future__ import annotations
+
+from tracejit.nn import functional as F
+from tracejit.nn.module import Module
+from tracejit.tensor import Tensor
+
+__all__ = ["Dropout"]
+
+
+class Dropout(Module):
+    """In training, set each element to 0 with probability ``p`` and scale the others by ``1 / (1 - p)``.
+
+    Edge: in evaluation it gives back its input. Raises: ValueError for ``p`` outside [0, 1].
+    Source: Srivastava et al. 2014.
+
+    >>> import tracejit as tj
+    >>> tj.nn.Dropout(0.5).eval()(tj.ones(2)).tolist()
+    [1.0, 1.0]
+    """
+
+    def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
+        super().__init__()
+        if p < 0 or p > 1:
+            raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
+        self.p = p
+        self.inplace = inplace
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.dropout(input, self.p, self.training, self.inplace)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}, inplace={self.inplace}"
