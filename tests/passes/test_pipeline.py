@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from tests.ir.random_graphs import random_graph, random_inputs
+from tests.ops.text_runner import run_text
 from tracejit import dtypes
 from tracejit.aval import Aval
 from tracejit.ir.check import GraphError
 from tracejit.ir.graph import Graph
-from tracejit.ir.interpret import interpret
+from tracejit.ir.interpret import interpret, oracle
 from tracejit.ir.node import Node, apply, input, scalar
 from tracejit.ir.pattern import FAST
 from tracejit.ir.text import parse_graph, print_graph
@@ -39,9 +40,10 @@ def test_passes_keep_every_bit(seed: int) -> None:
     after, report = run_passes(graph, check=True)
     for given in (random_inputs(graph, seed), random_inputs(graph, seed + 1)):
         for stage in (*report.stages, after):
-            before, now = (interpret(g, given, [0.75, 3]) for g in (graph, stage))
-            for b, n in zip(before, now, strict=True):
-                assert one_nan(b).tobytes() == one_nan(n).tobytes()
+            for run in (oracle, run_text):
+                before, now = (interpret(g, given, [0.75, 3], run) for g in (graph, stage))
+                for b, n in zip(before, now, strict=True):
+                    assert one_nan(b).tobytes() == one_nan(n).tobytes()
     assert after.homes == graph.homes
     assert after.inputs == graph.inputs
 

@@ -54,7 +54,7 @@ class PassRun:
 
 @dataclass(frozen=True)
 class Report:
-    """What the passes did, in the order in which they ran; `stages` are the graphs after each."""
+    """What the passes did, in the order in which they ran; `stages` are the graphs after each run."""
 
     runs: tuple[PassRun, ...]
     stages: tuple[Graph, ...]
@@ -70,6 +70,8 @@ def run_passes(
 ) -> tuple[Graph, Report]:
     """The graph after all passes, repeated until they change nothing, and the report.
 
+    A pass has nothing left to do on the graph that it gave: it is not run on it again.
+
     With `check`, by default the setting TRACEJIT_CHECK, the graph is checked before and after each pass.
 
     Raises: GraphError naming the pass whose graph is wrong.
@@ -80,9 +82,12 @@ def run_passes(
     runs: list[PassRun] = []
     stages: list[Graph] = []
     nodes = len(graph.nodes())
+    rest: dict[Pass, Graph] = {}
     for _ in range(_ROUNDS):
         start_of_round = graph
         for one in passes:
+            if rest.get(one) is graph:
+                continue
             began = time.perf_counter()
             after = one(graph, soundness)
             seconds = time.perf_counter() - began
@@ -91,8 +96,9 @@ def run_passes(
             if checking and after is not graph:
                 check_graph(after, f"after {one.__name__}: ")
             graph, nodes = after, count
+            rest[one] = graph
             stages.append(graph)
-        if graph.outputs == start_of_round.outputs:
+        if graph is start_of_round:
             break
     report = Report(tuple(runs), tuple(stages))
     config.logger("passes").debug("graph %s\n%s", graph.name, report)

@@ -1,5 +1,6 @@
 """Algebraic rules. In strict mode only those run that keep every bit, so what is missing here is missing on purpose:
-x + 0 turns -0.0 into 0.0, x * 0 is NaN for infinities, -(x - y) is not y - x at zero, not (x < y) is not x >= y at NaN.
+x + 0 turns -0.0 into 0.0, x * 0 is NaN for infinities, -(x - y) is not y - x at zero, not (x < y) is not x >= y at NaN, and
+of two equal zeros `maximum` takes the second, so its operands do not change places.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ def _cast_chain(x: Node, a: dtypes.dtype, b: dtypes.dtype) -> Node | None:
 
 RULES: tuple[Rule, ...] = (
     *(
-        Rule(f"{op.name}: number second", EXACT, f"{op.name}(x, y)", _second, examples=({"x": 2},))
-        for op in (ops.add, ops.mul, ops.maximum, ops.minimum, ops.eq, ops.ne)
+        Rule(f"{op.name}: number second", EXACT, f"{op.name}(x, y)", _second, examples=({"x": 2}, {"x": 0}))
+        for op in (ops.add, ops.mul, ops.eq, ops.ne)
     ),
     Rule("x * 1", EXACT, "mul(x, 1)", "x"),
     Rule("x * -1", EXACT, "mul(x, -1)", "neg(x)", kinds="f"),
