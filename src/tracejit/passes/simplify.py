@@ -1,6 +1,6 @@
 """Algebraic rules. In strict mode only those run that keep every bit, so what is missing here is missing on purpose:
-x + 0 turns -0.0 into 0.0, x * 0 is NaN for infinities, -(x - y) is not y - x at zero, not (x < y) is not x >= y at NaN, and
-of two equal zeros `maximum` takes the second, so its operands do not change places.
+x + 0 turns -0.0 into 0.0, x * 0 is NaN for infinities, -(x - y) is not y - x at zero, not (x < y) is not x >= y at
+NaN, and of two equal zeros `maximum` takes the second, so its operands do not change places.
 """
 
 from __future__ import annotations
