@@ -447,13 +447,14 @@ def detach(self: Tensor) -> Tensor:
     """The same memory without history: a tensor that does not require gradients."""
     session = state.session
     if session is not None:
-        return session.apply(ops.reshape, (self,), (self._shape,), detach=True)  # type: ignore[call-arg, no-any-return]
-    return _detached(self)
+        return session.detach(self)  # type: ignore[no-any-return]
+    return detached(self)
 
 
-def _detached(t: Tensor) -> Tensor:
+def detached(t: Tensor) -> Tensor:
+    """A leaf on the memory of a tensor."""
     out: Tensor = Tensor.__new__(Tensor)
-    out._array = t._data()
+    out._array = t._array
     out._dtype = t._dtype
     out._requires_grad = False
     out._node = out._grad = out._hooks = None

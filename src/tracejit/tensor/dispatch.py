@@ -8,6 +8,7 @@ import numpy as np
 
 from tracejit.eager import run_op
 from tracejit.ops.record import Op, install
+from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import enter
 from tracejit.tensor.tensor import _BY_NUM, Tensor
@@ -44,16 +45,19 @@ def compute(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
             if a._requires_grad:
                 needs = True
         else:
-            arrays.append(a)
+            arrays.append(a.value if type(a) is Scalar else a)
     found = run_op(op, tuple(arrays), attrs)
     if type(found) is tuple:
         outs = tuple(wrap(a) for a in found)
         if needs and state.grad_enabled and op.rules:
             enter(op, args, attrs, outs)
         return outs
-    out = wrap(found)
     if op.family == "view":
+        out = wrap(found)
         attach(op, args[0], attrs, out)
+    else:
+        # NumPy keeps the order of a transposed operand; here every computed tensor is contiguous.
+        out = wrap(found if found.flags.c_contiguous else np.ascontiguousarray(found))
     if needs and state.grad_enabled and op.rules:
         enter(op, args, attrs, (out,))
     return out

@@ -13,20 +13,19 @@ class Scalar:
     """A number argument of a composite while a region is recorded.
 
     Used directly as an operand it becomes a run-time number of the program. Anything else that is done with it
-    (arithmetic, comparison, conversion) makes it part of the structure: `fixed` is set, and the tracer then guards
-    its value.
+    (arithmetic, comparison, conversion) makes it part of the structure: `source` is told to fix it, and the tracer
+    then guards its value.
     """
 
-    __slots__ = ("fixed", "source", "value")
+    __slots__ = ("source", "value")
 
     def __init__(self, value: float | int, source: Any) -> None:
         self.value = value
         self.source = source
-        self.fixed = False
 
     def take(self) -> Any:
         """The number, as part of the structure."""
-        self.fixed = True
+        self.source.fix(self.value)
         return self.value
 
     def __float__(self) -> float:

@@ -24,8 +24,11 @@ class Session(Protocol):
     def host(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function that works on real memory."""
 
-    def force(self, tensor: Any) -> Any:
-        """The memory of a tensor whose value is pending."""
+    def read(self, tensor: Any) -> Any:
+        """The memory of a tensor, with the value it has at this point."""
+
+    def detach(self, tensor: Any) -> Any:
+        """The same memory without history."""
 
     def draw(self, generator: Any, count: int) -> tuple[Any, Any]:
         """Seed and first offset of `count` random operations."""

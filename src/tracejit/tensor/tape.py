@@ -13,6 +13,11 @@ from tracejit.tensor.tensor import Tensor, aval_of
 _count = itertools.count()
 
 
+def next_position() -> int:
+    """A position on the tape after all that were given before."""
+    return next(_count)
+
+
 class TapeNode:
     """One recorded operation.
 
@@ -133,7 +138,7 @@ def enter(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...], outs: tuple[Ten
     else:
         node.avals = _NOTHING
     node.outs = tuple(aval_of(o) for o in outs)
-    node.seq = next(_count)
+    node.seq = next_position()
     node.hooks = node.retain = node.label = None
     node.done = False
     for i, out in enumerate(outs):

@@ -77,6 +77,7 @@ class Tensor:
         "_node",
         "_requires_grad",
         "_seen",
+        "_strides",
         "_view",
     )
 
@@ -84,6 +85,7 @@ class Tensor:
     # _node, _index: the step of the tape that made the tensor, and which of its results it is.
     # _cell: [version], shared by all tensors on the same memory; None means version 0 and not shared so far.
     # _base, _view: the tensor whose memory this is a view of, and the (op, attrs) steps that lead here from it.
+    # _strides: of a pending value, in elements; None if it will be contiguous.
     # _seen: the version at which _node of a view was right.
     _array: Any
     _aval: Aval | None
@@ -95,6 +97,7 @@ class Tensor:
     _base: Tensor | None
     _view: tuple[tuple[Any, Any], ...]
     _seen: int
+    _strides: tuple[int, ...] | None
     _requires_grad: bool
     _hooks: Any
 
@@ -110,17 +113,16 @@ class Tensor:
 
     def _data(self) -> Any:
         """The array; a pending value is computed first."""
-        array = self._array
-        return array if array is not None else self._force()
-
-    def _force(self) -> Any:
         session = state.session
-        if session is None:
+        if session is not None:
+            return session.read(self)
+        array = self._array
+        if array is None:
             raise RuntimeError(
                 "this tensor's value is pending in a compiled region that another thread is running; "
                 "wait for that call to return before using the tensor here"
             )
-        return session.force(self)
+        return array
 
     @property
     def _version(self) -> int:
@@ -207,7 +209,7 @@ class Tensor:
     def stride(self, dim: int | None = None) -> Any:
         """Steps between neighbours along each dimension, in elements."""
         if self._array is None:
-            strides = contiguous_strides(self._shape)
+            strides = self._strides or contiguous_strides(self._shape)
         else:
             strides = tuple(s // self._dtype.itemsize for s in self._array.strides)
         return strides if dim is None else strides[dim]
@@ -220,7 +222,7 @@ class Tensor:
 
     def is_contiguous(self) -> bool:
         """Whether the elements lie in row-major order without gaps."""
-        return self._array is None or bool(self._array.flags.c_contiguous)
+        return self._strides is None if self._array is None else bool(self._array.flags.c_contiguous)
 
     def is_floating_point(self) -> bool:
         """Whether the element type is a floating point type."""
@@ -349,11 +351,12 @@ def method(*names: str) -> Callable[[F], F]:
     return enter
 
 
-def pending(aval: Aval, requires_grad: bool) -> Tensor:
+def pending(aval: Aval, requires_grad: bool, strides: tuple[int, ...] | None) -> Tensor:
     """A tensor whose value a compiled region still owes."""
     t: Tensor = Tensor.__new__(Tensor)
     t._array = None
     t._aval = aval
+    t._strides = strides
     t._dtype = aval.dtype
     t._requires_grad = requires_grad
     t._node = t._grad = t._cell = t._base = t._hooks = None

@@ -1,0 +1,276 @@
+"""From the events of a segment to a program, and from tensors to the program's pointers."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import numpy as np
+
+from tracejit.aval import Aval
+from tracejit.compiler import compile_graph
+from tracejit.ir import node as ir
+from tracejit.ir.graph import Graph
+from tracejit.runtime.entry import ENTRY
+from tracejit.trace.tape import NodePlan, needed_slots
+from tracejit.trace.tree import Event, External, Number, Static, Step, Stop, path
+
+_LARGE = 1 << 62
+address_of = ENTRY.address_of
+
+
+class Executable:
+    """What a segment became for one set of values that live on.
+
+    `views` are tensors that get their memory from another's, in order: (slot, source, op, attrs). `bumps` count the
+    changes in place. `tape` is what must be put back on the gradient tape. With an `obstacle` there is no program.
+    """
+
+    __slots__ = (
+        "bumps",
+        "compiled",
+        "generation",
+        "graph",
+        "inputs",
+        "last",
+        "mutated",
+        "numbers",
+        "obstacle",
+        "outputs",
+        "pointers",
+        "scalars",
+        "tape",
+        "views",
+        "written",
+    )
+
+    def __init__(self, generation: int, obstacle: str | None = None) -> None:
+        self.generation = generation
+        self.obstacle = obstacle
+        self.compiled: Any = None
+        self.graph: Graph | None = None
+        self.inputs: list[int] = []
+        self.outputs: list[tuple[int, tuple[int, ...], Any]] = []
+        self.numbers: list[tuple[int, str]] = []
+        self.views: list[tuple[int, int, Any, tuple[Any, ...]]] = []
+        self.bumps: list[tuple[int, int]] = []
+        self.tape: dict[int, tuple[NodePlan, int]] = {}
+        self.mutated: list[int] = []
+
+    def load(self, compiled: Any) -> None:
+        """Take the program over and lay out its pointers."""
+        self.compiled = compiled
+        homes = len(self.mutated)
+        self.pointers = np.zeros(len(self.inputs) + len(self.outputs) + homes, np.int64)
+        self.scalars = np.zeros(max(len(self.numbers), 1), np.float64)
+        self.last: list[Any] = [None] * len(self.inputs)
+        self.written: Any = None
+
+    def run(self, values: list[Any], numbers: list[Any]) -> list[tuple[int, Any]] | None:
+        """Run the program: the arrays of its outputs by slot, or None if it refused and changed nothing."""
+        pointers = self.pointers
+        last = self.last
+        moved = False
+        for i, slot in enumerate(self.inputs):
+            array = values[slot]._array
+            if array is not last[i]:
+                pointers[i] = address_of(array)
+                last[i] = array
+                moved = True
+        k = len(last)
+        made: list[tuple[int, Any]] = []
+        for slot, shape, kind in self.outputs:
+            array = np.empty(shape, kind)
+            pointers[k] = address_of(array)
+            made.append((slot, array))
+            k += 1
+        if moved and self.mutated:
+            for i in self.mutated:
+                pointers[k] = pointers[i]
+                k += 1
+            if self._overlap():
+                self.last = [None] * len(self.inputs)
+                return None
+        scalars = self.scalars
+        for i, (index, kind) in enumerate(self.numbers):
+            value = numbers[index]
+            scalars[i] = value if kind == "f" else struct.unpack("<d", struct.pack("<q", _signed(value)))[0]
+        if self.compiled.run(pointers, scalars):
+            return None
+        return made
+
+    def _overlap(self) -> bool:
+        """Whether an input that is written shares memory with another input."""
+        spans = []
+        for i, array in enumerate(self.last):
+            low, high = np.lib.array_utils.byte_bounds(array) if array.size else (0, 0)
+            spans.append((low, high, i))
+        spans.sort()
+        written = set(self.mutated)
+        reach, owner = 0, -1
+        for low, high, i in spans:
+            if low < reach and (i in written or owner in written):
+                return True
+            if high > reach:
+                reach, owner = high, i
+        return False
+
+
+def _signed(value: int) -> int:
+    return (value + _LARGE * 2) % (_LARGE * 4) - _LARGE * 2
+
+
+class _Memory:
+    """Which slots stand for the same memory, and which of them holds its last value."""
+
+    def __init__(self, events: list[Event]) -> None:
+        self.owner: dict[int, int] = {}
+        self.final: dict[int, int] = {}
+        self.made: dict[int, Step] = {}
+        self.external: dict[int, External] = {}
+        self.bumps: dict[int, int] = {}
+        self.renamed: dict[int, int] = {}
+        for event in events:
+            self.external.update(event.binds)
+            self.renamed.update({target: new for target, new, _ in event.assigned})
+            assigned = {new: target for target, new, _ in event.assigned}
+            for step in event.steps:
+                for out in step.outs:
+                    self.made[out] = step
+                    if out in assigned:
+                        root = self.root(assigned[out])
+                        self.owner[out] = root
+                        self.final[root] = out
+                        self.bumps[root] = self.bumps.get(root, 0) + 1
+                    elif step.op is None:
+                        self.owner[out] = self.root(step.args[0])
+
+    def name(self, slot: int) -> int:
+        """The newest slot of the tensor that got this one first: that of the last assignment to it."""
+        while slot in self.renamed:
+            slot = self.renamed[slot]
+        return slot
+
+    def root(self, slot: int) -> int:
+        """The first slot of the memory that a slot stands for."""
+        return self.owner.get(slot, slot)
+
+    def last(self, root: int) -> int:
+        """The slot of the memory's last value."""
+        return self.final.get(root, root)
+
+
+def build(stop: Stop, alive: tuple[int, ...], generation: int, name: str) -> Executable:
+    """The program of a segment that ends at `stop` with the values `alive` still in Python's hands.
+
+    Raises: NotImplementedError if the compiler cannot make a program of it.
+    """
+    if stop.obstacle is not None:
+        return Executable(generation, stop.obstacle)
+    events = path(stop.last)
+    memory = _Memory(events)
+    exe = Executable(generation)
+    changed = (s for s in stop.tape if memory.root(s) in memory.external)
+    for slot in dict.fromkeys((*map(memory.name, alive), *changed)):
+        plan = stop.tape.get(slot)
+        if isinstance(plan, str):
+            return Executable(generation, f"a tensor that lives on needs its gradient history, but {plan}")
+        if plan is not None:
+            exe.tape[slot] = plan
+    wanted: dict[int, None] = {}
+    needed = [*alive, *needed_slots([plan for plan, _ in exe.tape.values()])]
+    for slot in needed:
+        _want(slot, memory, wanted, exe)
+    _translate(events, memory, wanted, exe, name)
+    exe.bumps = [(root, n) for root, n in memory.bumps.items() if root in memory.external or root in wanted]
+    return exe
+
+
+def _want(slot: int, memory: _Memory, wanted: dict[int, None], exe: Executable) -> None:
+    """Arrange that the tensor of a slot has memory after the program ran."""
+    root = memory.root(slot)
+    if root != slot and memory.made[slot].view:
+        if all(v[0] != slot for v in exe.views):
+            _want(root, memory, wanted, exe)
+            exe.views.append((slot, root, None, ()))
+        return
+    if root in memory.external or root in wanted:
+        return
+    step = memory.made[root]
+    if step.view:
+        source = step.args[0]
+        if all(v[0] != root for v in exe.views):
+            _want(source, memory, wanted, exe)
+            exe.views.append((root, source, step.op, step.attrs))
+        return
+    wanted[root] = None
+
+
+def _translate(
+    events: list[Event], memory: _Memory, wanted: dict[int, None], exe: Executable, name: str
+) -> None:
+    """Build and compile the graph."""
+    nodes: dict[int, Any] = {}
+    inputs: list[ir.Node] = []
+    lines: dict[ir.Node, str] = {}
+    labels: dict[ir.Node, str] = {}
+    scalars: dict[Number, ir.Node] = {}
+
+    def number(n: Number | Static) -> ir.Node:
+        if isinstance(n, Static):
+            return ir.const(n.value)
+        if not n.varies or n.fixed:
+            return ir.const(n.value)
+        if n not in scalars:
+            scalars[n] = ir.scalar(len(scalars), n.kind)
+            exe.numbers.append((n.index, n.kind))
+        return scalars[n]
+
+    for event in events:
+        for slot, ext in event.binds.items():
+            strides = None if ext.strides is None else tuple(s // ext.dtype.itemsize for s in ext.strides)
+            nodes[slot] = ir.input(len(inputs), Aval(ext.shape, ext.dtype), strides)
+            inputs.append(nodes[slot])
+            exe.inputs.append(slot)
+        for step in event.steps:
+            if step.op is None:
+                nodes[step.outs[0]] = nodes[step.args[0]]
+                continue
+            args = tuple(nodes[a] if type(a) is int else number(a) for a in step.args)
+            made = ir.make(step.op, args, step.attrs)
+            lines.setdefault(made, event.line)
+            labels.setdefault(made, event.name)
+            if len(step.outs) == 1:
+                nodes[step.outs[0]] = made
+            else:
+                for which, out in enumerate(step.outs):
+                    nodes[out] = ir.item(made, which)
+    outputs: list[ir.Node] = []
+    for root in wanted:
+        node = nodes[memory.last(root)]
+        outputs.append(node)
+        exe.outputs.append((root, node.shape, node.dtype.np))
+    homes: dict[int, int] = {}
+    for root, last in memory.final.items():
+        if root in memory.external:
+            place = exe.inputs.index(root)
+            homes[len(outputs)] = place
+            outputs.append(nodes[last])
+            exe.mutated.append(place)
+    kinds = tuple(kind for _, kind in exe.numbers)
+    exe.graph = Graph(tuple(inputs), kinds, tuple(outputs), homes, name, lines, labels)
+    if outputs:
+        exe.load(compile_graph(exe.graph))
+    else:
+        exe.load(_Nothing())
+
+
+class _Nothing:
+    """The program of a segment that leaves nothing behind."""
+
+    kernels: tuple[Any, ...] = ()
+    launches = stages = arena_bytes = 0
+
+    def run(self, pointers: Any, scalars: Any) -> int:
+        """Do nothing."""
+        return 0

@@ -1,0 +1,453 @@
+"""The follower: Python runs, its operations are only matched against the tree, and programs compute the values.
+
+At a mismatch the matched part of the segment is computed eagerly, operation by operation as Python made them, and a
+recorder goes on from that point of the tree.
+"""
+
+from __future__ import annotations
+
+from sys import getrefcount
+from typing import Any
+
+
+
+from tracejit.ops.record import Op
+from tracejit.tensor.autograd import detached, run_backward
+from tracejit.tensor.dispatch import attach, compute, wrap
+from tracejit.tensor.inplace import write
+from tracejit.tensor.scalar import Scalar
+from tracejit.tensor.state import state
+from tracejit.tensor.tensor import Tensor, pending
+from tracejit.trace.executable import Executable
+from tracejit.trace.recorder import Recorder
+from tracejit.trace.tape import NodePlan, restore
+from tracejit.trace.tree import Event, Place, Stop, flatten, path, rebuild
+
+
+class Follower:
+    """The session of a call that follows the tree."""
+
+    def __init__(self, region: Any, place: Place) -> None:
+        self.region = region
+        self.begin(place)
+
+    def begin(self, place: Place) -> None:
+        """Start on a segment."""
+        self.place = place
+        self.last: Event | None = None
+        self.values: list[Any] = []
+        self.numbers: list[Any] = []
+        self.bound: dict[int, int] = {}
+        self.mutated: dict[int, Any] = {}
+        self.owed: list[int] = []
+
+    # --- matching -----------------------------------------------------------------------------------------------------
+
+    def match(self, kind: str, function: Any, key: Any, tensors: list[Any], numbers: list[Any]) -> Event | None:
+        """The event that this call is, with its operands bound; None if the tree does not know it."""
+        while True:
+            for event in self.place.events:
+                if (
+                    event.function is function
+                    and event.kind == kind
+                    and event.grad is state.grad_enabled
+                    and len(event.operands) == len(tensors)
+                    and event.key == key
+                    and self.admit(event, tensors, numbers)
+                ):
+                    self.enter(event, numbers)
+                    return event
+            cut = self.place.cut
+            if cut is None or not cut.silent:
+                return None
+            self.cut(cut.reason)
+
+    def admit(self, event: Event, tensors: list[Any], numbers: list[Any]) -> bool:
+        """Whether operands and numbers fit; binds tensors from outside."""
+        values = self.values
+        count = len(values)
+        binds = event.binds
+        new: dict[int, Any] | None = None
+        for slot, t in zip(event.operands, tensors, strict=True):
+            if slot < count:
+                if values[slot] is not t:
+                    return False
+            elif slot not in binds:
+                return False
+            elif new is not None and slot in new:
+                if new[slot] is not t:
+                    return False
+            else:
+                cell = t._cell
+                if (
+                    id(t) in self.bound
+                    or (cell is not None and id(cell) in self.mutated)
+                    or not binds[slot].admits(t)
+                    or (new is not None and any(t is other for other in new.values()))
+                ):
+                    return False
+                if new is None:
+                    new = {}
+                new[slot] = t
+        for number, value in zip(event.numbers, numbers, strict=True):
+            if not number.admits(value):
+                return False
+        if new is not None:
+            values.extend([None] * (max(new) + 1 - count))
+            for slot, t in new.items():
+                values[slot] = t
+                self.bound[id(t)] = slot
+        return True
+
+    def enter(self, event: Event, numbers: list[Any]) -> None:
+        """Step onto an event: make what Python gets from it, draw its random numbers, note its assignments."""
+        values = self.values
+        missing = event.slots - len(values)
+        if missing > 0:
+            values.extend([None] * missing)
+        stored = self.numbers
+        missing = event.count - len(stored)
+        if missing > 0:
+            stored.extend([None] * missing)
+        for number, value in zip(event.numbers, numbers, strict=True):
+            stored[number.index] = value
+        for generator, seed, offset, count in event.draws:
+            stored[seed.index], stored[offset.index] = generator.advance(count)
+        for result in event.results:
+            slot = result.slot
+            if values[slot] is None:
+                values[slot] = pending(result.aval, result.requires_grad, result.strides)
+                self.owed.append(slot)
+        for target, new, requires_grad in event.assigned:
+            t = values[target]
+            values[new] = t
+            if t is not None:
+                t._requires_grad = requires_grad
+                if t._array is not None:
+                    cell = t._share()
+                    self.mutated[id(cell)] = cell
+        self.last = event
+        self.place = event.next
+
+    # --- the session --------------------------------------------------------------------------------------------------
+
+    def apply(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
+        """Match an operation."""
+        tensors: list[Any] = []
+        numbers: list[Any] = []
+        shape: list[Any] = []
+        for a in args:
+            if isinstance(a, Tensor):
+                tensors.append(a)
+                shape.append(Tensor)
+            elif type(a) is float:
+                numbers.append(a)
+                shape.append("f")
+            elif type(a) is bool:
+                shape.append(a)
+            else:
+                if type(a) is Scalar:
+                    a = a.value
+                numbers.append(a)
+                shape.append("f" if isinstance(a, float) else "i")
+        event = self.match("op", op, (attrs, tuple(shape)), tensors, numbers)
+        if event is None:
+            return self.leave().apply(op, args, attrs)
+        results = event.results
+        if len(results) == 1:
+            return self.values[results[0].slot]
+        return tuple(self.values[r.slot] for r in results)
+
+    def detach(self, t: Tensor) -> Tensor:
+        """Match a detachment."""
+        event = self.match("detach", None, (), [t], [])
+        if event is None:
+            return self.leave().detach(t)
+        return self.values[event.results[0].slot]  # type: ignore[no-any-return]
+
+    def assign(self, target: Tensor, value: Tensor) -> None:
+        """Match a change in place."""
+        if self.match("assign", None, (), [target, value], []) is None:
+            self.leave().assign(target, value)
+
+    def composite(self, composite: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Match a composite as one unit."""
+        tensors, floats, key, _ = flatten(args, kwargs)
+        event = self.match("composite", composite, key, tensors, floats)
+        if event is None:
+            return self.leave().composite(composite, args, kwargs)
+        return self._output(event.output, event)
+
+    def _output(self, layout: Any, event: Event) -> Any:
+        kind = layout[0]
+        if kind == "result":
+            return self.values[event.results[layout[1]].slot]
+        if kind == "value":
+            return layout[1]
+        items = [self._output(item, event) for item in layout[2]]
+        return layout[1](items) if layout[1] in (list, tuple) else layout[1](*items)
+
+    def draw(self, generator: Any, count: int) -> tuple[Any, Any]:
+        """Advance a generator: its numbers are operands of the operation that follows."""
+        return generator.advance(count)  # type: ignore[no-any-return]
+
+    def backward(self, function: Any, args: tuple[Any, ...]) -> Any:
+        """Match a backward pass as one unit."""
+        roots, cotangents, keep, create_graph, inputs, accumulate = args
+        key = (
+            keep,
+            create_graph,
+            accumulate,
+            len(roots),
+            tuple(c is not None for c in cotangents),
+            None if inputs is None else len(inputs),
+        )
+        tensors = [*roots, *(c for c in cotangents if c is not None), *(inputs or ())]
+        values = self.values
+        for event in self.place.events:
+            if event.kind != "backward" or event.key != key or event.grad is not state.grad_enabled:
+                continue
+            full = self._with_leaves(event, tensors)
+            if full is None or len(full) != len(event.operands) or not self.admit(event, full, []):
+                continue
+            self.enter(event, [])
+            for leaf, _, after in event.leaves:
+                if after is not None:
+                    values[leaf]._grad = values[after]
+            return self._output(event.output, event)
+        return self.leave().backward(function, args)
+
+    def _with_leaves(self, event: Event, tensors: list[Any]) -> list[Any] | None:
+        """The operands of a backward pass: what was given, the leaves, and the gradients they have."""
+        grads = []
+        leaves = []
+        for slot, before, _ in event.leaves:
+            leaf = self.values[slot] if slot < len(self.values) else None
+            if leaf is None or leaf._hooks is not None or (leaf._grad is None) != (before is None):
+                return None
+            leaves.append(leaf)
+            if leaf._grad is not None:
+                grads.append(leaf._grad)
+        return [*tensors, *leaves, *grads]
+
+    def host(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Compute what is pending, then run the function on real memory."""
+        name = getattr(function, "__name__", str(function)).strip("_")
+        reason = f"{name} works on memory"
+        if self.place.cut is None:
+            return self.leave().host(function, args, kwargs)
+        self.cut(reason)
+        session, state.session = state.session, None
+        try:
+            return function(*args, **kwargs)
+        finally:
+            state.session = session
+
+    def read(self, t: Tensor) -> Any:
+        """The memory of a tensor: what is pending is computed first."""
+        if t._array is None or (t._cell is not None and id(t._cell) in self.mutated):
+            if self.place.cut is None:
+                return self.leave().read(t)
+            self.cut("a value was read")
+        return t._array
+
+    # --- ends of segments ---------------------------------------------------------------------------------------------
+
+    def cut(self, reason: str) -> None:
+        """Compute the segment and start on the next."""
+        stop = self.place.cut
+        assert stop is not None
+        self.commit(stop)
+        assert stop.next is not None
+        self.begin(stop.next.root)
+
+    def finish(self) -> None:
+        """The region's Python is done: compute what it left."""
+        stop = self.place.end
+        if stop is None:
+            recorder = self.leave()
+            recorder.finish()
+            return
+        self.commit(stop)
+
+    def commit(self, stop: Stop) -> None:
+        """Run the program of the segment and give every tensor that lives on its value."""
+        if self.last is None:
+            return
+        values = self.values
+        alive = tuple(slot for slot in self.owed if getrefcount(values[slot]) > 2)
+        executable = stop.programs.get(alive)
+        if executable is None or executable.generation != self.region.generation:
+            executable = self.region.compile(stop, alive)
+            stop.programs[alive] = executable
+        if executable.obstacle is not None or not self._run(executable):
+            self.region.eager_segments += 1
+            self.materialise()
+            return
+        self.region.runs += 1
+
+    def _run(self, executable: Executable) -> bool:
+        values = self.values
+        arrays = executable.run(values, self.numbers)
+        if arrays is None:
+            return False
+        for slot, array in arrays:
+            t = values[slot]
+            if t is None:
+                values[slot] = wrap(array)
+            else:
+                t._array = array
+        for slot, times in executable.bumps:
+            cell = values[slot]._share()
+            cell[0] += times
+        for slot, source, op, attrs in executable.views:
+            self._view(slot, source, op, attrs)
+        if executable.tape:
+            self._restore(executable.tape)
+        return True
+
+    def _view(self, slot: int, source: int, op: Op | None, attrs: tuple[Any, ...]) -> None:
+        """Give a view its memory: that of the tensor it was taken of."""
+        t, base = self.values[slot], self.values[source]
+        if op is None:
+            made = detached(base)
+        else:
+            made = compute(op, (_leaf(base),), attrs)
+            attach(op, base, attrs, made)
+        if t is None:
+            self.values[slot] = made
+            return
+        t._array, t._cell, t._base = made._array, made._cell, made._base
+        if made._base is not None:
+            t._view, t._seen = made._view, made._seen
+
+    def _restore(self, roots: dict[int, tuple[NodePlan, int]]) -> None:
+        numbers = self.numbers
+        restore(roots, self.values.__getitem__, lambda number: numbers[number.index])
+        for slot, (_, which) in roots.items():
+            t = self.values[slot]
+            t._requires_grad, t._index = True, which
+            if t._base is not None:
+                t._seen = t._version
+
+    # --- leaving the tree ---------------------------------------------------------------------------------------------
+
+    def leave(self) -> Recorder:
+        """Compute eagerly what was matched in this segment, and record from here on."""
+        self.region.side_exit(self.place)
+        recorder = self.materialise()
+        state.session = recorder
+        return recorder
+
+    def materialise(self) -> Recorder:
+        """Run the matched events eagerly, in order, into the tensors that Python already has.
+
+        Returns a recorder that stands at this place of the tree and knows the same slots.
+        """
+        recorder = Recorder(self.region, self.place.segment.root)
+        values = self.values
+        events = path(self.last)
+        owed = {slot: values[slot] for slot in self.owed}
+        grads = {id(values[leaf]): (values[leaf], values[leaf]._grad) for e in events for leaf, _, _ in e.leaves}
+        generators: dict[int, tuple[Any, Any]] = {}
+        for event in events:
+            for draw in event.draws:
+                generators.setdefault(id(draw[0]), (draw[0], (draw[0].seed_, draw[0].offset)))
+        mode = state.grad_enabled
+        state.session = recorder
+        recorder.replaying = True
+        try:
+            for event in events:
+                state.grad_enabled = event.grad
+                self._replay(event, recorder, owed)
+        finally:
+            state.grad_enabled = mode
+            recorder.replaying = False
+            for leaf, grad in grads.values():
+                leaf._grad = grad
+            for generator, position in generators.values():
+                generator.seed_, generator.offset = position
+            state.session = self
+        recorder.place = self.place
+        recorder.last = self.last
+        return recorder
+
+    def _replay(self, event: Event, recorder: Recorder, owed: dict[int, Any]) -> None:
+        """Run one event for real; what it makes goes into the tensors that Python holds."""
+        values = self.values
+        tensors = [values[slot] for slot in event.operands]
+        numbers = [Scalar(self.numbers[n.index], n) for n in event.numbers]
+        if event.draws:
+            generator, seed, offset, _ = event.draws[0]
+            generator.seed_, generator.offset = self.numbers[seed.index], self.numbers[offset.index]
+        for leaf, before, _ in event.leaves:
+            values[leaf]._grad = None if before is None else values[before]
+        out: Any
+        made: list[Any] = []
+        unit = recorder.open(event, tensors)
+        if event.kind == "op":
+            left, right = iter(tensors), iter(numbers)
+            args = [
+                next(left) if k is Tensor else next(right) if k in ("f", "i") and type(k) is str else k
+                for k in event.key[1]
+            ]
+            out = recorder.step(unit, event.function, tuple(args), event.key[0])
+            made = list(out) if type(out) is tuple else [out]
+        elif event.kind == "detach":
+            made = [recorder.detach(tensors[0])]
+        elif event.kind == "assign":
+            recorder.assign(tensors[0], tensors[1])
+        elif event.kind == "composite":
+            out = event.function.function(
+                *rebuild(event.layout[0], tensors, numbers), **rebuild(event.layout[1], tensors, numbers)
+            )
+            _collect(out, made)
+        else:
+            keep, create_graph, accumulate, roots, given, inputs = event.key
+            rest = iter(tensors)
+            starts = [next(rest) for _ in range(roots)]
+            cotangents = [next(rest) if g else None for g in given]
+            targets = None if inputs is None else [next(rest) for _ in range(inputs)]
+            _collect(run_backward(starts, cotangents, keep, create_graph, targets, accumulate), made)
+            made += [
+                values[leaf]._grad for leaf, before, after in event.leaves if after is not None and after != before
+            ]
+        recorder.close(event)
+        for result, t in zip(event.results, made, strict=True):
+            held = owed.get(result.slot)
+            if held is None or held is t:
+                continue
+            if held._array is None:
+                _transplant(t, held)
+            recorder.name(held, result.slot)
+        for leaf, before, after in event.leaves:
+            if after is not None and after != before:
+                values[leaf]._grad = values[after]
+
+
+def _leaf(t: Tensor) -> Tensor:
+    """The memory of a tensor without its history, so that a view of it is not recorded."""
+    return detached(t)
+
+
+def _collect(out: Any, made: list[Any]) -> None:
+    if isinstance(out, Tensor):
+        made.append(out)
+    elif isinstance(out, (list, tuple)):
+        for o in out:
+            _collect(o, made)
+
+
+def _transplant(source: Tensor, target: Tensor) -> None:
+    """Let the tensor that Python holds be the one that was computed."""
+    target._array = source._array
+    target._cell = source._share()
+    target._node = source._node
+    target._requires_grad = source._requires_grad
+    if source._node is not None:
+        target._index = source._index
+    target._base = source._base
+    if source._base is not None:
+        target._view, target._seen = source._view, source._seen
+
+

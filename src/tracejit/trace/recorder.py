@@ -1,0 +1,556 @@
+"""The recorder: runs everything eagerly and writes down what it was.
+
+It cannot be wrong about values, effects or exceptions, because it is the eager run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tracejit.compiler import supports
+from tracejit.ops.record import Op
+from tracejit.tensor.autograd import detached
+from tracejit.tensor.dispatch import compute
+from tracejit.tensor.inplace import write
+from tracejit.tensor.scalar import Scalar
+from tracejit.tensor.state import state
+from tracejit.tensor.tape import current, next_position
+from tracejit.tensor.tensor import Tensor, aval_of
+from tracejit.trace.source import user_line
+from tracejit.trace.tape import NodePlan, TapeReader, Untraceable
+from tracejit.trace.tree import Event, External, Number, Place, Result, Segment, Static, Step, Stop, flatten, rebuild
+
+
+class Unit:
+    """The event that is being recorded."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.steps: list[Step] = []
+        self.draws: list[tuple[Any, Number, Number, int]] = []
+        self.assigned: list[tuple[int, int, bool]] = []
+        self.broken: str | None = None
+
+
+class Recorder:
+    """The session of a call that extends the tree."""
+
+    def __init__(self, region: Any, place: Place) -> None:
+        self.region = region
+        self.replaying = False
+        self.begin(place)
+
+    def begin(self, place: Place) -> None:
+        """Start on a fresh segment."""
+        self.place = place
+        self.last: Event | None = None
+        self.slots = 0
+        self.numbers = 0
+        self.first = next_position()
+        self.unit: Unit | None = None
+        self.named: dict[int, tuple[int, int]] = {}
+        self.arrays: dict[int, int] = {}
+        self.by_slot: dict[int, Tensor] = {}
+        self.outer: dict[int, int] = {}
+        self.mutated: dict[int, Any] = {}
+        self.kept: list[Any] = []
+        self.top_draws: dict[int, Number] = {}
+
+    # --- naming -------------------------------------------------------------------------------------------------------
+
+    def name(self, t: Tensor, slot: int) -> None:
+        """Let a slot stand for a tensor from here on."""
+        self.named[id(t)] = (slot, t._version)
+        self.arrays[id(t._array)] = slot
+        self.by_slot[slot] = t
+        self.kept.append(t)
+        self.kept.append(t._array)
+
+    def known(self, t: Tensor) -> int | None:
+        """The slot of a tensor, None if it has none or its memory was changed behind the name."""
+        found = self.named.get(id(t))
+        if found is not None:
+            return found[0] if found[1] == t._version else None
+        return self.arrays.get(id(t._array))
+
+    def stale(self, t: Tensor) -> bool:
+        """Whether the tensor's memory was changed in this segment through another tensor."""
+        found = self.named.get(id(t))
+        if found is not None:
+            return found[1] != t._version
+        return t._cell is not None and id(t._cell) in self.mutated
+
+    def bind(self, t: Tensor, binds: dict[int, External]) -> int:
+        """Give a tensor from outside a slot."""
+        slot = self.slots
+        self.slots += 1
+        array = t._array
+        contiguous = bool(array.flags.c_contiguous)
+        node = current(t)
+        binds[slot] = External(
+            array.shape, t._dtype, t._requires_grad, node is None, None if contiguous else array.strides
+        )
+        if node is not None:
+            self.outer[id(node)] = slot
+            self.kept.append(node)
+        self.name(t, slot)
+        return slot
+
+    def take(self, tensors: list[Tensor]) -> tuple[tuple[int, ...], dict[int, External]]:
+        """The slots of an event's operands."""
+        if any(self.stale(t) for t in tensors):
+            self.cut("memory was changed in place through another tensor that shares it", silent=True)
+        binds: dict[int, External] = {}
+        slots = []
+        for t in tensors:
+            slot = self.known(t)
+            slots.append(self.bind(t, binds) if slot is None else slot)
+        return tuple(slots), binds
+
+    def new_slots(self, count: int) -> range:
+        """The next slots."""
+        first = self.slots
+        self.slots += count
+        return range(first, self.slots)
+
+    def number(self, value: float | int, varies: bool = False) -> Number:
+        """Enter a number of this segment."""
+        self.numbers += 1
+        return Number(self.region, self.numbers - 1, value, varies)
+
+    # --- replaying ----------------------------------------------------------------------------------------------------
+
+    def open(self, event: Event, tensors: list[Tensor]) -> Unit:
+        """Begin to run an event of the tree again, with the slots and numbers it has there."""
+        for slot, t in zip(event.operands, tensors, strict=True):
+            if slot in event.binds:
+                node = current(t)
+                if node is not None:
+                    self.outer[id(node)] = slot
+                    self.kept.append(node)
+                self.name(t, slot)
+                self.slots = max(self.slots, slot + 1)
+        self.replayed_draws = iter(event.draws)
+        self.unit = Unit(event.name)
+        return self.unit
+
+    def close(self, event: Event) -> None:
+        """The event has run."""
+        self.unit = None
+        self.last = event
+        self.slots, self.numbers = event.slots, event.count
+
+    # --- events -------------------------------------------------------------------------------------------------------
+
+    def emit(
+        self,
+        kind: str,
+        function: Any,
+        key: Any,
+        operands: tuple[int, ...],
+        binds: dict[int, External],
+        numbers: tuple[Number, ...],
+        layout: Any,
+        unit: Unit,
+        results: tuple[Result, ...],
+        output: Any,
+        leaves: tuple[tuple[int, int | None, int | None], ...] = (),
+    ) -> None:
+        """Add an event to the tree and go on behind it."""
+        event = Event(
+            kind,
+            function,
+            key,
+            operands,
+            binds,
+            numbers,
+            layout,
+            state.grad_enabled,
+            self.last,
+            self.place,
+            user_line(),
+            unit.name,
+            unit.steps,
+            results,
+            output,
+            tuple(unit.draws),
+            leaves,
+            tuple(unit.assigned),
+            self.slots,
+            self.numbers,
+        )
+        event.next = Place(self.place.segment)
+        self.place.events.append(event)
+        self.last = event
+        self.place = event.next
+        self.region.recorded_events += 1
+
+    @contextmanager
+    def _inside(self, unit: Unit) -> Iterator[None]:
+        self.unit = unit
+        try:
+            yield
+        finally:
+            self.unit = None
+
+    def step(self, unit: Unit, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
+        """Run a record and write it down as a step of the unit."""
+        if unit.broken is None:
+            avals = tuple(aval_of(a) if isinstance(a, Tensor) else None for a in args)
+            if not supports(op, avals):
+                unit.broken = f"{op.name} has no kernel for these types, so it runs eagerly"
+        if unit.broken is not None:
+            return compute(op, args, attrs)
+        specs: list[Any] = []
+        for a in args:
+            if isinstance(a, Tensor):
+                slot = self.known(a)
+                if slot is None or self.stale(a):
+                    unit.broken = f"{unit.name} uses a tensor that is not among its arguments, or whose memory changed"
+                    return compute(op, args, attrs)
+                specs.append(slot)
+            elif type(a) is Scalar:
+                specs.append(a.source)
+            else:
+                specs.append(Static(a))
+        out = compute(op, args, attrs)
+        outs = out if type(out) is tuple else (out,)
+        slots = tuple(self.new_slots(len(outs)))
+        unit.steps.append(Step(op, tuple(specs), attrs, slots, outs[0]._base is not None))
+        for t, slot in zip(outs, slots, strict=True):
+            self.name(t, slot)
+        return out
+
+    # --- the session --------------------------------------------------------------------------------------------------
+
+    def apply(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
+        """Run and record an operation."""
+        if self.unit is not None:
+            return self.step(self.unit, op, args, attrs)
+        tensors = [a for a in args if isinstance(a, Tensor)]
+        operands, binds = self.take(tensors)
+        numbers: list[Number] = []
+        wrapped: list[Any] = []
+        shape: list[Any] = []
+        for a in args:
+            if isinstance(a, Tensor):
+                wrapped.append(a)
+                shape.append(Tensor)
+            elif type(a) is bool:
+                wrapped.append(a)
+                shape.append(a)
+            else:
+                drawn = type(a) is Scalar
+                number = a.source if drawn else self.number(a)
+                numbers.append(number)
+                wrapped.append(a if drawn else Scalar(a, number))
+                shape.append(number.kind)
+        unit = Unit(op.name)
+        with self._inside(unit):
+            out = self.step(unit, op, tuple(wrapped), attrs)
+        if unit.broken is not None:
+            self.cut(unit.broken)
+            return out
+        outs = out if type(out) is tuple else (out,)
+        results = tuple(_result(s, t) for s, t in zip(unit.steps[0].outs, outs, strict=True))
+        self.emit("op", op, (attrs, tuple(shape)), operands, binds, tuple(numbers), args, unit, results, None)
+        return out
+
+    def detach(self, t: Tensor) -> Tensor:
+        """Detach and record it: another tensor on the same memory."""
+        out = detached(t)
+        unit = self.unit
+        if unit is not None:
+            slot = self.known(t)
+            if slot is None or unit.broken is not None:
+                unit.broken = unit.broken or f"{unit.name} detaches a tensor that is not among its arguments"
+                return out
+            self._alias(unit, slot, out)
+            return out
+        operands, binds = self.take([t])
+        unit = Unit("detach")
+        self._alias(unit, operands[0], out)
+        results = (_result(unit.steps[0].outs[0], out),)
+        self.emit("detach", None, (), operands, binds, (), None, unit, results, None)
+        return out
+
+    def _alias(self, unit: Unit, slot: int, out: Tensor) -> None:
+        new = self.new_slots(1)[0]
+        unit.steps.append(Step(None, (slot,), (), (new,), True))
+        self.named[id(out)] = (new, out._version)
+        self.by_slot[new] = out
+        self.kept.append(out)
+
+    def assign(self, target: Tensor, value: Tensor) -> None:
+        """Change a tensor in place and record its new value."""
+        unit = self.unit
+        if unit is not None:
+            if unit.broken is None:
+                unit.broken = self._unassignable(target)
+            if unit.broken is None:
+                slot, source = self.known(target), self.known(value)
+                if slot is None or source is None:
+                    unit.broken = f"{unit.name} changes a tensor that is not among its arguments"
+                else:
+                    self._assign(unit, slot, source, target, value)
+                    return
+            self._write(target, value)
+            return
+        reason = self._unassignable(target)
+        if reason is not None:
+            self._write(target, value)
+            self.cut(reason)
+            return
+        operands, binds = self.take([target, value])
+        if target._array is None or (operands[0] in binds and binds[operands[0]].strides is not None):
+            self._write(target, value)
+            self.cut("a tensor that is not contiguous is changed in place")
+            return
+        unit = Unit("assign")
+        self._assign(unit, operands[0], operands[1], target, value)
+        self.emit("assign", None, (), operands, binds, (), None, unit, (), None)
+
+    def _unassignable(self, target: Tensor) -> str | None:
+        if target._base is not None:
+            return "a view is changed in place"
+        if not target._array.flags.c_contiguous or not target._array.flags.writeable:
+            return "a tensor that is not contiguous is changed in place"
+        return None
+
+    def _assign(self, unit: Unit, slot: int, source: int, target: Tensor, value: Tensor) -> None:
+        self._write(target, value)
+        new = self.new_slots(1)[0]
+        unit.steps.append(Step(None, (source,), (), (new,)))
+        unit.assigned.append((slot, new, target._requires_grad))
+        cell = target._share()
+        self.mutated[id(cell)] = cell
+        self.name(target, new)
+
+    def _write(self, target: Tensor, value: Tensor) -> None:
+        state.session = None
+        try:
+            write(target, value)
+        finally:
+            state.session = self
+
+    def composite(self, composite: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a composite and record it as one event."""
+        if self.unit is not None:
+            return composite.function(*args, **kwargs)
+        tensors, floats, key, layout = flatten(args, kwargs)
+        operands, binds = self.take(tensors)
+        numbers = tuple(self.number(f, varies=True) for f in floats)
+        scalars = [Scalar(f, n) for f, n in zip(floats, numbers, strict=True)]
+        unit = Unit(composite.function.__name__)
+        with self._inside(unit):
+            out = composite.function(
+                *rebuild(layout[0], tensors, scalars), **rebuild(layout[1], tensors, scalars)
+            )
+        if unit.broken is not None:
+            self.cut(unit.broken)
+            return _plain(out)
+        results: list[Result] = []
+        output = self._describe(out, results)
+        self.emit(
+            "composite", composite, key, operands, binds, numbers, layout, unit, tuple(results), output
+        )
+        return _plain(out)
+
+    def _describe(self, out: Any, results: list[Result]) -> Any:
+        """The layout of what a unit returned; its tensors become results."""
+        if isinstance(out, Tensor):
+            slot = self.known(out)
+            if slot is None:
+                raise RuntimeError("a composite returned a tensor that the trace does not know")
+            results.append(_result(slot, out))
+            return ("result", len(results) - 1)
+        if isinstance(out, (list, tuple)):
+            return ("sequence", type(out), [self._describe(o, results) for o in out])
+        return ("value", _plain(out))
+
+    def draw(self, generator: Any, count: int) -> tuple[Any, Any]:
+        """Advance a generator; seed and offset become run-time numbers."""
+        seed, offset = generator.advance(count)
+        if self.replaying:
+            _, *known, _ = next(self.replayed_draws)
+            return Scalar(seed, known[0]), Scalar(offset, known[1])
+        numbers = self.number(seed, varies=True), self.number(offset, varies=True)
+        if self.unit is not None:
+            self.unit.draws.append((generator, *numbers, count))
+        return Scalar(seed, numbers[0]), Scalar(offset, numbers[1])
+
+    def backward(self, function: Any, args: tuple[Any, ...]) -> Any:
+        """Run a backward pass and record it as one event."""
+        if self.unit is not None:
+            self.unit.broken = "a gradient is taken inside a composite"
+            return function(*args)
+        roots, cotangents, keep, create_graph, inputs, accumulate = args
+        leaves, reason = self._leaves(roots)
+        if accumulate and inputs is not None:
+            leaves = list({id(t): t for t in inputs}.values())
+        if reason is not None or any(t._hooks for t in leaves):
+            state.session = None
+            try:
+                out = function(*args)
+            finally:
+                state.session = self
+            self.cut(reason or "a gradient hook was registered")
+            return out
+        given = [c for c in cotangents if c is not None]
+        tensors = [*roots, *given, *(inputs or ())]
+        if accumulate:
+            tensors += [*leaves, *(t._grad for t in leaves if t._grad is not None)]
+        operands, binds = self.take(tensors)
+        key = (
+            keep,
+            create_graph,
+            accumulate,
+            len(roots),
+            tuple(c is not None for c in cotangents),
+            None if inputs is None else len(inputs),
+        )
+        before = [t._grad for t in leaves]
+        slots_before = [None if g is None else self.known(g) for g in before]
+        unit = Unit("backward")
+        with self._inside(unit):
+            found = function(*args)
+        if unit.broken is not None:
+            self.cut(unit.broken)
+            return found
+        changed = []
+        for leaf, g, s in zip(leaves, before, slots_before, strict=True):
+            if accumulate:
+                after = s if leaf._grad is g or leaf._grad is None else self.known(leaf._grad)
+                changed.append((self._slot(leaf), s, after))
+        results: list[Result] = []
+        output = self._describe(found, results)
+        for leaf, (_, s, after) in zip(leaves, changed, strict=False):
+            if after is not None and after != s and leaf._grad is not None:
+                results.append(_result(after, leaf._grad))
+        self.emit(
+            "backward", function, key, operands, binds, (), None, unit, tuple(results), output, tuple(changed)
+        )
+        return found
+
+    def _slot(self, t: Tensor) -> int:
+        slot = self.known(t)
+        assert slot is not None
+        return slot
+
+    def _leaves(self, roots: list[Tensor]) -> tuple[list[Tensor], str | None]:
+        """The leaves that a backward pass reaches, and why it cannot be part of the trace, if so."""
+        leaves: dict[int, Tensor] = {}
+        seen: set[Any] = set()
+        stack = []
+        for root in roots:
+            node = current(root)
+            if node is None:
+                leaves[id(root)] = root
+            else:
+                stack.append(node)
+        while stack:
+            node = stack.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            if node.hooks or node.retain:
+                return [], "a gradient hook was registered"
+            if node.seq < self.first:
+                return [], "the gradient leads to steps made before the region or before the last look at memory"
+            for edge in node.edges:
+                if type(edge) is tuple:
+                    stack.append(edge[0])
+                elif edge is not None:
+                    leaves[id(edge)] = edge
+        return list(leaves.values()), None
+
+    def host(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a function that looks at memory or does what a trace cannot hold."""
+        name = getattr(function, "__name__", str(function)).strip("_")
+        if self.unit is not None:
+            self.unit.broken = f"{self.unit.name} calls {name}, which works on memory"
+        state.session = None
+        try:
+            return function(*args, **kwargs)
+        finally:
+            state.session = self
+            if self.unit is None:
+                self.cut(f"{name} works on memory")
+
+    def read(self, t: Tensor) -> Any:
+        """Memory is looked at: in a following call the values up to here must be there."""
+        if self.unit is not None:
+            self.unit.broken = f"{self.unit.name} looks at values"
+            return t._array
+        found = self.named.get(id(t))
+        computed = found is not None and found[0] not in self._bound()
+        if computed or (t._cell is not None and id(t._cell) in self.mutated):
+            self.cut("a value was read")
+        return t._array
+
+    def _bound(self) -> set[int]:
+        """The slots of tensors from outside that still hold their first value."""
+        out: set[int] = set()
+        event = self.last
+        while event is not None:
+            out.update(event.binds)
+            event = event.before
+        return out
+
+    # --- ends of segments ---------------------------------------------------------------------------------------------
+
+    def cut(self, reason: str, silent: bool = False) -> None:
+        """End the segment here and start another."""
+        stop = self.place.cut
+        if stop is None:
+            stop = self.stop(reason)
+            stop.silent = silent
+            stop.next = Segment(self.region, self.place.segment.number + 1)
+            self.place.cut = stop
+            self.region.note("cut", stop.line, reason)
+        assert stop.next is not None
+        self.begin(stop.next.root)
+
+    def finish(self) -> None:
+        """The region's Python is done."""
+        if self.place.end is None:
+            self.place.end = self.stop("the region ends")
+
+    def stop(self, reason: str) -> Stop:
+        """Take down the tape as it is now."""
+        reader = TapeReader(self._tape_slot, self.outer, self.first)
+        tape: dict[int, tuple[NodePlan, int] | str] = {}
+        for slot, t in self.by_slot.items():
+            node = t._node
+            newest = self.named.get(id(t))
+            if node is None or newest is None or newest[0] != slot or id(node) in self.outer:
+                continue
+            try:
+                tape[slot] = (reader.read(node), t._index)
+            except Untraceable as e:
+                tape[slot] = str(e)
+        return Stop(self.last, self.slots, self.numbers, tape, reason, user_line())
+
+    def _tape_slot(self, t: Tensor) -> int | None:
+        found = self.named.get(id(t))
+        if found is not None:
+            return found[0]
+        return self.arrays.get(id(t._array))
+
+
+def _result(slot: int, t: Tensor) -> Result:
+    strides = None if t._array.flags.c_contiguous else t.stride()
+    return Result(slot, aval_of(t), t._requires_grad, strides)
+
+
+def _plain(out: Any) -> Any:
+    """What a composite returned, with run-time numbers as the numbers they are."""
+    if type(out) is Scalar:
+        return out.value
+    if type(out) in (list, tuple) and any(type(o) is Scalar for o in out):
+        return type(out)(o.value if type(o) is Scalar else o for o in out)
+    return out
+
+

@@ -1,0 +1,181 @@
+"""The gradient tape of a segment as data: taken down once by the recorder, made real again after a program ran."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tracejit.tensor.scalar import Scalar
+from tracejit.tensor.tape import TapeNode, next_position
+
+
+@dataclass(eq=False, slots=True)
+class NodePlan:
+    """One step of the tape, with slots in place of tensors.
+
+    An edge is None, ("leaf", slot), ("outer", slot, which) for the step that made a tensor from outside, or
+    ("node", plan, which). A saved value is ("slot", slot, stale), ("number", number) or ("plain", value).
+    """
+
+    op: Any
+    attrs: tuple[Any, ...]
+    avals: tuple[Any, ...]
+    outs: tuple[Any, ...]
+    done: bool
+    label: str | None
+    edges: tuple[Any, ...] = ()
+    saved: tuple[Any, ...] = ()
+    results: tuple[Any, ...] = ()
+
+
+class Untraceable(Exception):
+    """A part of the tape lies outside of the segment and cannot be named by slots."""
+
+
+@dataclass(eq=False, slots=True)
+class TapeReader:
+    """Takes down tape steps; `slot_of` names a tensor, `outer` the steps that made tensors from outside."""
+
+    slot_of: Callable[[Any], int | None]
+    outer: dict[int, int]
+    first: int
+    plans: dict[int, NodePlan] = field(default_factory=dict)
+
+    def read(self, root: TapeNode) -> NodePlan:
+        """The plan of a step and of all that it leads to.
+
+        Raises: Untraceable if it leads out of the segment.
+        """
+        order: list[TapeNode] = []
+        stack = [root]
+        while stack:
+            node = stack.pop()
+            if id(node) in self.plans:
+                continue
+            if node.hooks or node.retain:
+                raise Untraceable("a gradient hook was registered")
+            if node.seq < self.first:
+                raise Untraceable("the gradient leads to steps made before the region or before the last look at memory")
+            self.plans[id(node)] = NodePlan(node.op, node.attrs, node.avals, node.outs, node.done, node.label)
+            order.append(node)
+            if not node.done:
+                stack.extend(
+                    e[0] for e in node.edges if type(e) is tuple and id(e[0]) not in self.outer
+                )
+        for node in order:
+            self._fill(self.plans[id(node)], node)
+        return self.plans[id(root)]
+
+    def _fill(self, plan: NodePlan, node: TapeNode) -> None:
+        if node.done:
+            return
+        plan.edges = tuple(self._edge(e) for e in node.edges)
+        plan.saved = tuple(None if s is None else self._saved(*s) for s in node.saved)
+        plan.results = tuple(self._saved(*s) for s in node.results)
+
+    def _edge(self, edge: Any) -> Any:
+        if edge is None:
+            return None
+        if type(edge) is tuple:
+            node, which = edge
+            if id(node) in self.outer:
+                return ("outer", self.outer[id(node)], which)
+            return ("node", self.plans[id(node)], which)
+        return ("leaf", self._slot(edge))
+
+    def _slot(self, tensor: Any) -> int:
+        slot = self.slot_of(tensor)
+        if slot is None:
+            raise Untraceable("a tensor that a gradient needs is unknown to the trace")
+        return slot
+
+    def _saved(self, value: Any, version: int) -> Any:
+        if isinstance(value, Scalar):
+            return ("number", value.source)
+        if not hasattr(value, "_version"):
+            return ("plain", value)
+        return ("slot", self._slot(value), value._version != version)
+
+
+def needed_slots(roots: list[NodePlan]) -> list[int]:
+    """The slots whose values the tape below the roots saved."""
+    out: dict[int, None] = {}
+    seen: set[NodePlan] = set()
+    stack = list(roots)
+    while stack:
+        plan = stack.pop()
+        if plan in seen:
+            continue
+        seen.add(plan)
+        for entry in (*plan.saved, *plan.results):
+            if entry is not None and entry[0] == "slot" and not entry[2]:
+                out[entry[1]] = None
+        stack.extend(e[1] for e in plan.edges if e is not None and e[0] == "node")
+    return list(out)
+
+
+def restore(
+    roots: dict[int, tuple[NodePlan, int]], tensor: Callable[[int], Any], number: Callable[[Any], Any]
+) -> None:
+    """Make the tape real: each root slot's tensor gets the step that made it."""
+    made: dict[NodePlan, TapeNode] = {}
+    order: list[NodePlan] = []
+    stack = [plan for plan, _ in roots.values()]
+    while stack:
+        plan = stack.pop()
+        if plan in made:
+            continue
+        made[plan] = TapeNode.__new__(TapeNode)
+        order.append(plan)
+        stack.extend(e[1] for e in plan.edges if e is not None and e[0] == "node")
+    # Positions only have to descend along edges; a depth-first order of plans does not give that, sorting by height does.
+    for plan in sorted(order, key=_height(order).__getitem__):
+        node = made[plan]
+        node.op, node.attrs, node.avals, node.outs = plan.op, plan.attrs, plan.avals, plan.outs
+        node.label, node.done = plan.label, plan.done
+        node.hooks = node.retain = None
+        node.seq = next_position()
+        node.edges = tuple(_edge(e, made, tensor) for e in plan.edges)
+        node.saved = tuple((None, 0) if s is None else _value(s, tensor, number) for s in plan.saved)
+        node.results = tuple(_value(s, tensor, number) for s in plan.results)
+    for slot, (plan, which) in roots.items():
+        t = tensor(slot)
+        t._node = made[plan]
+        t._index = which
+
+
+def _height(plans: list[NodePlan]) -> dict[NodePlan, int]:
+    """For each step the longest way down to a leaf."""
+    height: dict[NodePlan, int] = {}
+    stack = [(p, False) for p in plans]
+    while stack:
+        plan, ready = stack.pop()
+        if plan in height:
+            continue
+        below = [e[1] for e in plan.edges if e is not None and e[0] == "node"]
+        if ready or not below:
+            height[plan] = 1 + max((height[b] for b in below), default=0)
+        else:
+            stack.append((plan, True))
+            stack.extend((b, False) for b in below if b not in height)
+    return height
+
+
+def _edge(edge: Any, made: dict[NodePlan, TapeNode], tensor: Callable[[int], Any]) -> Any:
+    if edge is None:
+        return None
+    if edge[0] == "node":
+        return made[edge[1]], edge[2]
+    if edge[0] == "outer":
+        return tensor(edge[1])._node, edge[2]
+    return tensor(edge[1])
+
+
+def _value(entry: Any, tensor: Callable[[int], Any], number: Callable[[Any], Any]) -> tuple[Any, int]:
+    if entry[0] == "number":
+        return number(entry[1]), 0
+    if entry[0] == "plain":
+        return entry[1], 0
+    t = tensor(entry[1])
+    return t, -1 if entry[2] else t._version

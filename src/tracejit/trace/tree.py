@@ -1,0 +1,291 @@
+"""The trace tree: events in the order in which a region's Python made them.
+
+A region is cut into segments where Python looks at memory. Within a segment values are numbered *slots*: tensors that
+come from outside are bound to a slot when they first appear, and every result gets the next ones. Two calls that
+take the same way through the tree therefore mean the same by the same slot.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tracejit.aval import Aval
+from tracejit.ops.record import Op
+
+
+class Number:
+    """A Python number that entered an operation.
+
+    It is a constant until a call brings another value; then it becomes a run-time number (`varies`). If the
+    recorded Python computed with it, it is `fixed`: another value is another branch of the tree.
+    """
+
+    __slots__ = ("fixed", "index", "kind", "region", "value", "varies")
+
+    def __init__(self, region: Any, index: int, value: float | int, varies: bool = False) -> None:
+        self.region = region
+        self.index = index
+        self.value = value
+        self.kind = "f" if isinstance(value, float) else "i"
+        self.varies = varies
+        self.fixed = False
+
+    def fix(self, value: float | int) -> None:
+        """Make the number part of the structure, with the value of this call."""
+        self.fixed = True
+        self.value = value
+
+    def admits(self, value: Any) -> bool:
+        """Whether a call with this value takes the same branch; a first change makes the number a run-time one."""
+        kind = "f" if isinstance(value, float) else "i"
+        if kind != self.kind:
+            return False
+        if self.varies and not self.fixed:
+            return True
+        if same_number(self.value, value):
+            return True
+        if self.fixed:
+            return False
+        self.varies = True
+        self.region.promoted(self, value)
+        return True
+
+
+def same_number(a: Any, b: Any) -> bool:
+    """Whether two numbers have the same type and bits."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, float):
+        return struct.pack("<d", a) == struct.pack("<d", b)
+    return bool(a == b)
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """In the arguments of an event: the tensor in a slot."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class External:
+    """What a tensor from outside must be like to take a slot."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    requires_grad: bool
+    leaf: bool
+    strides: tuple[int, ...] | None
+
+    def admits(self, t: Any) -> bool:
+        """Whether a tensor is like that."""
+        array = t._array
+        if array is None or array.shape != self.shape or t._dtype is not self.dtype:
+            return False
+        if t._requires_grad is not self.requires_grad or (t._node is None) is not self.leaf:
+            return False
+        if self.strides is None:
+            return bool(array.flags.c_contiguous)
+        return array.strides == self.strides and not array.flags.c_contiguous
+
+
+@dataclass(slots=True)
+class Step:
+    """One primitive of an event: a record applied to slots and numbers.
+
+    `op` None is an assignment, or with `view` a second tensor on the same memory. `view` says that the result is not
+    memory of its own.
+    """
+
+    op: Op | None
+    args: tuple[Any, ...]
+    attrs: tuple[Any, ...]
+    outs: tuple[int, ...]
+    view: bool = False
+
+
+@dataclass(slots=True)
+class Result:
+    """A tensor that Python gets from an event."""
+
+    slot: int
+    aval: Aval
+    requires_grad: bool
+    strides: tuple[int, ...] | None = None
+
+
+class Place:
+    """A point of the tree: what may come next."""
+
+    __slots__ = ("cut", "end", "events", "segment")
+
+    def __init__(self, segment: Segment) -> None:
+        self.segment = segment
+        self.events: list[Event] = []
+        self.cut: Stop | None = None
+        self.end: Stop | None = None
+
+
+class Segment:
+    """A stretch of the region between two looks at memory: the root of a tree of events."""
+
+    __slots__ = ("number", "region", "root")
+
+    def __init__(self, region: Any, number: int) -> None:
+        self.region = region
+        self.number = number
+        self.root = Place(self)
+
+
+@dataclass(eq=False, slots=True)
+class Event:
+    """One thing that Python did: an operation, a composite, a backward pass, an assignment or a detachment.
+
+    `operands` are the tensors it took, in order: slots. `binds` describes those that come from outside and take a new
+    slot. `numbers` are the numbers it took. `key` is everything else that must be equal. `layout` rebuilds the
+    call's arguments.
+    """
+
+    kind: str
+    function: Any
+    key: Any
+    operands: tuple[int, ...]
+    binds: dict[int, External]
+    numbers: tuple[Number, ...]
+    layout: Any
+    grad: bool
+    before: Event | None
+    parent: Place
+    line: str
+    name: str
+    steps: list[Step] = field(default_factory=list)
+    results: tuple[Result, ...] = ()
+    output: Any = None
+    draws: tuple[tuple[Any, Number, Number, int], ...] = ()
+    leaves: tuple[tuple[int, int | None, int | None], ...] = ()
+    assigned: tuple[tuple[int, int, bool], ...] = ()
+    slots: int = 0
+    count: int = 0
+    next: Place = None  # type: ignore[assignment]
+
+
+@dataclass(eq=False, slots=True)
+class Stop:
+    """The end of a segment: where Python looked at memory, or left the region.
+
+    `tape` are the steps of the gradient tape at that point, by slot: a plan and which of its results, or why there can
+    be none. `programs` holds what was compiled for each set of values that Python still had. `obstacle` says why the
+    segment cannot become a program, if it cannot. `silent` marks a cut that the tracer needs and Python did not ask
+    for.
+    """
+
+    last: Event | None
+    slots: int
+    numbers: int
+    tape: dict[int, Any]
+    reason: str
+    line: str
+    obstacle: str | None = None
+    silent: bool = False
+    next: Segment | None = None
+    programs: dict[Any, Any] = field(default_factory=dict)
+
+
+def path(event: Event | None) -> list[Event]:
+    """The events of a segment up to and with this one."""
+    out: list[Event] = []
+    while event is not None:
+        out.append(event)
+        event = event.before
+    return out[::-1]
+
+
+Flattened = tuple[list[Any], list[Any], Any, Any]
+
+
+def flatten(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Flattened:
+    """The tensors and floats of a call in order, a key of everything else, and a layout to rebuild the call."""
+    tensors: list[Any] = []
+    numbers: list[Any] = []
+    key: list[Any] = []
+    layout = (_walk(args, tensors, numbers, key), _walk(kwargs, tensors, numbers, key))
+    return tensors, numbers, tuple(key), layout
+
+
+_TENSOR = object()
+_NUMBER = object()
+tensor_type: Any = None
+
+
+def register_tensor(cls: type) -> None:
+    """Say what a tensor is."""
+    global tensor_type
+    tensor_type = cls
+
+
+def _walk(x: Any, tensors: list[Any], numbers: list[Any], key: list[Any]) -> Any:
+    kind = type(x)
+    if isinstance(x, tensor_type):
+        tensors.append(x)
+        key.append(_TENSOR)
+        return Leaf("tensor", len(tensors) - 1)
+    if kind is float:
+        numbers.append(x)
+        key.append(_NUMBER)
+        return Leaf("number", len(numbers) - 1)
+    if kind is tuple or kind is list:
+        key.append((kind, len(x)))
+        return Sequence(kind, tuple(_walk(e, tensors, numbers, key) for e in x))
+    if kind is dict:
+        key.append((dict, tuple(x)))
+        return Mapping(tuple((k, _walk(v, tensors, numbers, key)) for k, v in x.items()))
+    key.append((kind, x))
+    return Static(x)
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """In a layout: the tensor or number with this place in the call."""
+
+    kind: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Static:
+    """In a layout: a value that is part of the structure."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """In a layout: a list or tuple."""
+
+    kind: Callable[..., Any]
+    items: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """In a layout: a dict."""
+
+    items: tuple[tuple[Any, Any], ...]
+
+
+def rebuild(layout: Any, tensors: Any, numbers: Any) -> Any:
+    """The value that a layout describes."""
+    kind = type(layout)
+    if kind is Leaf:
+        return tensors[layout.index] if layout.kind == "tensor" else numbers[layout.index]
+    if kind is Static:
+        return layout.value
+    if kind is Sequence:
+        items = [rebuild(e, tensors, numbers) for e in layout.items]
+        if layout.kind in (list, tuple):
+            return layout.kind(items)
+        return layout.kind(*items)
+    return {k: rebuild(v, tensors, numbers) for k, v in layout.items}
