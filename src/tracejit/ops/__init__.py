@@ -6,7 +6,20 @@ differentiates and is tested. Fronts (broadcast numbers, promote types, default 
 Must not know: tensors, graphs, kernels, devices.
 """
 
-from tracejit.ops import contraction, elementwise, index, random, reduction, view, window
+from tracejit.ops import contraction, create, elementary, elementwise, index, random, reduction, view, window
 from tracejit.ops.record import Op, install, ops
 
-__all__ = ["Op", "contraction", "elementwise", "index", "install", "ops", "random", "reduction", "view", "window"]
+__all__ = [
+    "Op",
+    "contraction",
+    "create",
+    "elementary",
+    "elementwise",
+    "index",
+    "install",
+    "ops",
+    "random",
+    "reduction",
+    "view",
+    "window",
+]

@@ -9,7 +9,6 @@ are those of `kernels.scalar` and `kernels.vmath`.
 # ruff: noqa: PLW0108 - the names of a rule's parameters say what it needs
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 
 from tracejit import dtypes
 from tracejit.aval import Aval
-from tracejit.ops.record import Op, ops, record
+from tracejit.ops.record import Op, ops
 from tracejit.shapes import broadcast
 
 
@@ -86,7 +85,10 @@ def add(x, y):
     vjp={"x": lambda ct: ct, "y": lambda ct: ops.neg(ct)},
 )
 def sub(x, y):
-    """Difference."""
+    """Difference.
+
+    DType: not of bools, as in PyTorch.
+    """
 
 
 @elementwise(
@@ -110,12 +112,18 @@ def mul(x, y):
     },
 )
 def div(x, y):
-    """Quotient of floating point numbers."""
+    """Quotient of floating point numbers.
+
+    Edge: x / 0 is an infinity of the sign of both, 0 / 0 is NaN; nothing is raised.
+    """
 
 
 @elementwise(numpy=np.negative, exact=True, kinds="if", expr="-{x}", vjp={"x": lambda ct: ops.neg(ct)})
 def neg(x):
-    """Negative."""
+    """Negative.
+
+    Edge: -0.0 of 0.0; the smallest integer of a type is its own negative.
+    """
 
 
 @elementwise(
@@ -127,7 +135,10 @@ def neg(x):
     smooth=False,
 )
 def abs(x):
-    """Absolute value."""
+    """Absolute value.
+
+    Edge: 0.0 of -0.0; the gradient at 0 is 0.
+    """
 
 
 def _sign(x: Any) -> Any:
@@ -143,7 +154,10 @@ def _sign(x: Any) -> Any:
     smooth=False,
 )
 def sign(x):
-    """-1, 0 or 1; 0 for NaN."""
+    """-1, 0 or 1; 0 for NaN.
+
+    Edge: the gradient is 0 everywhere.
+    """
 
 
 @elementwise(
@@ -155,7 +169,11 @@ def sign(x):
     vjp={"x": lambda ct, out: ops.div(ct, ops.mul(out, 2))},
 )
 def sqrt(x):
-    """Square root."""
+    """Square root.
+
+    Edge: NaN below 0, -0.0 of -0.0.
+    Source: correctly rounded.
+    """
 
 
 def _flat(numpy: Callable[..., Any], name: str) -> dict[str, Any]:
@@ -171,7 +189,10 @@ def _flat(numpy: Callable[..., Any], name: str) -> dict[str, Any]:
 
 @elementwise(**_flat(np.floor, "floor"))
 def floor(x):
-    """Largest integer not above."""
+    """Largest integer not above.
+
+    Edge: the gradient is 0 everywhere; -0.0, infinities and NaN stay.
+    """
 
 
 @elementwise(**_flat(np.ceil, "ceil"))
@@ -186,7 +207,10 @@ def trunc(x):
 
 @elementwise(**_flat(np.rint, "rint"))
 def round(x):
-    """Nearest integer, ties to even."""
+    """Nearest integer, ties to even.
+
+    Edge: the gradient is 0 everywhere; what rounds to 0 keeps its sign.
+    """
 
 
 @elementwise(
@@ -200,7 +224,10 @@ def round(x):
     smooth=False,
 )
 def maximum(x, y):
-    """The larger element; NaN if either is."""
+    """The larger element; NaN if either is.
+
+    Edge: of two equal zeros the second; in a tie each operand gets half of the gradient.
+    """
 
 
 @elementwise(
@@ -214,7 +241,10 @@ def maximum(x, y):
     smooth=False,
 )
 def minimum(x, y):
-    """The smaller element; NaN if either is."""
+    """The smaller element; NaN if either is.
+
+    Edge: of two equal zeros the second; in a tie each operand gets half of the gradient.
+    """
 
 
 def _share(ct: Any, x: Any, y: Any, loses: Any) -> Any:
@@ -395,12 +425,18 @@ def bitwise_not(x):
 
 @elementwise(numpy=np.left_shift, exact=True, kinds="i", smooth=False, nograd=_NOT_FLOAT, sample=(0.0, 4.0))
 def left_shift(x, y):
-    """Bits moved up."""
+    """Bits moved up.
+
+    Edge: undefined for a negative distance, as in PyTorch.
+    """
 
 
 @elementwise(numpy=np.right_shift, exact=True, kinds="i", smooth=False, nograd=_NOT_FLOAT, sample=(0.0, 4.0))
 def right_shift(x, y):
-    """Bits moved down, with the sign."""
+    """Bits moved down, with the sign.
+
+    Edge: undefined for a negative distance, as in PyTorch.
+    """
 
 
 def _where(cond: Any, x: Any, y: Any) -> Any:
@@ -421,7 +457,11 @@ def _where(cond: Any, x: Any, y: Any) -> Any:
     },
 )
 def where(cond, x, y):
-    """`x` where the condition holds, else `y`."""
+    """`x` where the condition holds, else `y`.
+
+    DType: the condition is bool, `x` and `y` have one type.
+    Edge: the gradient of what was not chosen is 0, also where the cotangent is NaN.
+    """
 
 
 def _cast_numpy(x: Any, dtype: dtypes.dtype) -> Any:
@@ -436,193 +476,8 @@ def _cast_numpy(x: Any, dtype: dtypes.dtype) -> Any:
     vjp={"x": lambda ct, x_aval: ops.cast(ct, dtype=x_aval.dtype)},
 )
 def cast(x, *, dtype):
-    """The element in another type; float to integer truncates, out of range is undefined as in PyTorch."""
+    """The element in another type.
 
-
-# --- elementary functions: our own polynomials, the same in eager and compiled ----------------------------------------
-
-
-def _elementary(numpy: Callable[..., Any], rule: Callable[..., Any], **facets: Any) -> Any:
-    def enter(signature: Callable[..., Any]) -> Op:
-        text = signature.__name__ + "_{t}({x})"
-        return elementwise(numpy=numpy, kinds="f", expr=text, vjp={"x": rule}, **facets)(signature)
-
-    return enter
-
-
-@_elementary(np.exp, lambda ct, out: ops.mul(ct, out))
-def exp(x):
-    """e to the power of the element."""
-
-
-@_elementary(np.exp2, lambda ct, out: ops.mul(ct, ops.mul(out, 0.6931471805599453)))
-def exp2(x):
-    """2 to the power of the element."""
-
-
-@_elementary(np.expm1, lambda ct, out: ops.mul(ct, ops.add(out, 1)))
-def expm1(x):
-    """exp(x) - 1, accurate near zero."""
-
-
-@_elementary(np.log, lambda ct, x: ops.div(ct, x), sample=(0.1, 5.0))
-def log(x):
-    """Natural logarithm."""
-
-
-@_elementary(np.log1p, lambda ct, x: ops.div(ct, ops.add(x, 1)), sample=(-0.5, 3.0))
-def log1p(x):
-    """log(1 + x), accurate near zero."""
-
-
-@_elementary(np.log2, lambda ct, x: ops.div(ct, ops.mul(x, 0.6931471805599453)), sample=(0.1, 5.0))
-def log2(x):
-    """Logarithm to base 2."""
-
-
-@_elementary(np.log10, lambda ct, x: ops.div(ct, ops.mul(x, 2.302585092994046)), sample=(0.1, 5.0))
-def log10(x):
-    """Logarithm to base 10."""
-
-
-@_elementary(np.sin, lambda ct, x: ops.mul(ct, ops.cos(x)))
-def sin(x):
-    """Sine."""
-
-
-@_elementary(np.cos, lambda ct, x: ops.neg(ops.mul(ct, ops.sin(x))))
-def cos(x):
-    """Cosine."""
-
-
-@_elementary(np.tan, lambda ct, out: ops.mul(ct, ops.add(ops.mul(out, out), 1)), sample=(-1.2, 1.2))
-def tan(x):
-    """Tangent."""
-
-
-@_elementary(np.tanh, lambda ct, out: ops.mul(ct, ops.sub(1, ops.mul(out, out))))
-def tanh(x):
-    """Hyperbolic tangent."""
-
-
-@_elementary(lambda x: 1 / (1 + np.exp(-x)), lambda ct, out: ops.mul(ct, ops.mul(ops.sub(1, out), out)))
-def sigmoid(x):
-    """1 / (1 + exp(-x))."""
-
-
-_scalar_erf = np.vectorize(math.erf, otypes=[np.float64])
-
-
-def _erf(x: Any) -> Any:
-    return _scalar_erf(np.asarray(x, np.float64)).astype(x.dtype)
-
-
-@_elementary(_erf, lambda ct, x: ops.mul(ct, ops.mul(ops.exp(ops.neg(ops.mul(x, x))), 1.1283791670955126)))
-def erf(x):
-    """The error function."""
-
-
-@_elementary(np.sinh, lambda ct, x: ops.mul(ct, ops.cosh(x)))
-def sinh(x):
-    """Hyperbolic sine."""
-
-
-@_elementary(np.cosh, lambda ct, x: ops.mul(ct, ops.sinh(x)))
-def cosh(x):
-    """Hyperbolic cosine."""
-
-
-@_elementary(np.arctan, lambda ct, x: ops.div(ct, ops.add(ops.mul(x, x), 1)))
-def atan(x):
-    """Inverse tangent."""
-
-
-@_elementary(np.arcsin, lambda ct, x: ops.div(ct, ops.sqrt(ops.sub(1, ops.mul(x, x)))), sample=(-0.9, 0.9))
-def asin(x):
-    """Inverse sine."""
-
-
-@_elementary(np.arccos, lambda ct, x: ops.neg(ops.div(ct, ops.sqrt(ops.sub(1, ops.mul(x, x))))), sample=(-0.9, 0.9))
-def acos(x):
-    """Inverse cosine."""
-
-
-def _is_number(x: Any) -> bool:
-    return isinstance(x, (int, float))
-
-
-def _pow_exponent(ct: Any, x: Any, y: Any, out: Any) -> Any:
-    """d/dy x**y = out * log(x), taken as 0 at 0**y for y >= 0."""
-    if _is_number(x):
-        log = math.log(x) if x > 0 else -math.inf if x == 0 else math.nan
-        slope = ops.mul(ct, ops.mul(out, log))
-        return ops.where(ops.ge(y, 0), 0, slope) if x == 0 else slope
-    level = ops.bitwise_and(ops.eq(x, 0), ops.ge(y, 0))
-    return ops.where(level, 0, ops.mul(ct, ops.mul(out, ops.log(x))))
-
-
-def _pow_base(ct: Any, x: Any, y: Any, x_aval: Aval) -> Any:
-    """d/dx x**y = y * x**(y-1), which is 0 for exponent 0."""
-    if _is_number(y):
-        return ops.mul(ct, ops.mul(ops.pow(x, y - 1), y)) if y != 0 else zeros(x_aval)
-    slope = ops.mul(ct, ops.mul(ops.pow(x, ops.sub(y, 1)), y))
-    return ops.where(ops.eq(y, 0), 0, slope)
-
-
-@elementwise(
-    numpy=np.power,
-    kinds="f",
-    expr="pow_{t}({x}, {y})",
-    sample=(0.3, 2.5),
-    vjp={"x": _pow_base, "y": _pow_exponent},
-)
-def pow(x, y):
-    """`x` to the power of `y`."""
-
-
-def _over_norm(numerator: Any, x: Any, y: Any) -> Any:
-    """numerator / (x*x + y*y), and 0 at the origin."""
-    norm = ops.add(*(v * v if _is_number(v) else ops.mul(v, v) for v in (x, y)))
-    return ops.where(ops.eq(norm, 0), 0, ops.div(numerator, norm))
-
-
-@elementwise(
-    numpy=np.arctan2,
-    kinds="f",
-    expr="atan2_{t}({x}, {y})",
-    sample=(0.3, 2.5),
-    vjp={
-        "x": lambda ct, x, y: _over_norm(ops.mul(ct, y), x, y),
-        "y": lambda ct, x, y: ops.neg(_over_norm(ops.mul(ct, x), x, y)),
-    },
-)
-def atan2(x, y):
-    """The angle of the point (y, x)."""
-
-
-def _full(value: Any, shape: tuple[int, ...], dtype: dtypes.dtype) -> Any:
-    return np.full(shape, value, dtype.np)
-
-
-@record(
-    family="create",
-    infer=lambda value, shape, dtype: Aval(shape, dtype),
-    numpy=_full,
-    exact=True,
-    smooth=False,
-    nograd="no operand is a tensor",
-)
-def full(value, *, shape, dtype):
-    """A tensor of one number."""
-
-
-@record(
-    family="create",
-    infer=lambda size: Aval((size,), dtypes.int64),
-    numpy=lambda size: np.arange(size),
-    exact=True,
-    smooth=False,
-    nograd="no operand is a tensor",
-)
-def iota(*, size):
-    """0, 1, 2, ... as int64."""
+    DType: float to integer truncates, anything to bool is whether it is not 0, integers wrap.
+    Edge: a float outside the integer type's range, or NaN, gives what the machine gives, as in PyTorch.
+    """

@@ -46,7 +46,11 @@ def _take(x: Any, index: Any, dim: int) -> Any:
     },
 )
 def take(x, index, *, dim):
-    """Slices of `x` along a dimension, at the places of a vector."""
+    """Slices of `x` along a dimension, at the places of a vector.
+
+    Shape: that of `x`, with the vector's length at `dim`.
+    Raises: IndexError for a place outside [0, size).
+    """
 
 
 def _index_add(x: Any, index: Any, src: Any, dim: int) -> Any:
@@ -64,7 +68,11 @@ def _index_add(x: Any, index: Any, src: Any, dim: int) -> Any:
     vjp={"x": lambda ct: ct, "src": lambda ct, index, dim: ops.take(ct, index, dim=dim)},
 )
 def index_add(x, index, src, *, dim):
-    """`x` with slices of `src` added at the places of a vector, in ascending order."""
+    """`x` with slices of `src` added at the places of a vector, in ascending order.
+
+    Shape: that of `x`; `src` has the vector's length at `dim`.
+    Raises: IndexError for a place outside [0, size).
+    """
 
 
 def _index_copy(x: Any, index: Any, src: Any, dim: int) -> Any:
@@ -91,7 +99,11 @@ def _blank_rows(ct: Any, index: Any, src_aval: Aval, dim: int) -> Any:
     },
 )
 def index_copy(x, index, src, *, dim):
-    """`x` with slices of `src` put at the places of a vector; the last of several wins."""
+    """`x` with slices of `src` put at the places of a vector; the last of several wins.
+
+    Edge: the gradient of `src` is right for distinct places only, as in PyTorch.
+    Raises: IndexError for a place outside [0, size).
+    """
 
 
 def _along(index: Any, dim: int) -> tuple[Any, ...]:
@@ -117,7 +129,11 @@ def _gather(x: Any, index: Any, dim: int) -> Any:
     },
 )
 def gather(x, index, *, dim):
-    """For each place of `index` the element of `x` with that coordinate in `dim` and the same others."""
+    """For each place of `index` the element of `x` with that coordinate in `dim` and the same others.
+
+    Shape: that of `index`, which may be shorter than `x` in the other dimensions.
+    Raises: IndexError for a place outside [0, size).
+    """
 
 
 def _scatter(function: Callable[[Any, Any, Any], None]) -> Callable[..., Any]:
@@ -155,7 +171,12 @@ def _back_to_source(ct: Any, index: Any, src_aval: Aval, index_aval: Aval, dim: 
     vjp={"x": _blank, "src": _back_to_source},
 )
 def scatter(x, index, src, *, dim):
-    """`x` with the elements of `src` put at places along a dimension; the last of several wins."""
+    """`x` with the elements of `src` put at places along a dimension; the last of several wins.
+
+    Shape: that of `x`; of `src` the part of `index`'s shape is read.
+    Edge: the gradient of `src` is right for distinct places only, as in PyTorch.
+    Raises: IndexError for a place outside [0, size).
+    """
 
 
 @record(
@@ -166,7 +187,11 @@ def scatter(x, index, src, *, dim):
     vjp={"x": lambda ct: ct, "src": _back_to_source},
 )
 def scatter_add(x, index, src, *, dim):
-    """`x` with the elements of `src` added at places along a dimension, in ascending order."""
+    """`x` with the elements of `src` added at places along a dimension, in ascending order.
+
+    Shape: that of `x`; of `src` the part of `index`'s shape is read.
+    Raises: IndexError for a place outside [0, size).
+    """
 
 
 def _wrap_index(index: Any, size: int) -> Any:
@@ -184,4 +209,7 @@ def _wrap_index(index: Any, size: int) -> Any:
     nograd="the result is an integer",
 )
 def wrap_index(index, *, size):
-    """Places counted from the front: `size` is added to negative ones."""
+    """Places counted from the front: `size` is added to negative ones.
+
+    Raises: IndexError for a place outside [-size, size).
+    """

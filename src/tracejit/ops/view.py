@@ -22,7 +22,11 @@ from tracejit.ops.record import ops, record
     vjp={"x": lambda ct, x_aval: ops.reshape(ct, shape=x_aval.shape)},
 )
 def reshape(x, *, shape):
-    """The same elements in row-major order under another shape."""
+    """The same elements in row-major order under another shape.
+
+    Shape: `shape`, with as many elements.
+    Cost: nothing if strides can say it, else a copy.
+    """
 
 
 def _inverse(dims: tuple[int, ...]) -> tuple[int, ...]:
@@ -37,7 +41,11 @@ def _inverse(dims: tuple[int, ...]) -> tuple[int, ...]:
     vjp={"x": lambda ct, dims: ops.permute(ct, dims=_inverse(dims))},
 )
 def permute(x, *, dims):
-    """Dimensions in another order."""
+    """Dimensions in another order.
+
+    Shape: size `dims[i]` of `x` at i.
+    Cost: nothing, it is a view.
+    """
 
 
 def sum_to(x: Any, shape: tuple[int, ...], target: tuple[int, ...]) -> Any:
@@ -66,7 +74,10 @@ def sum_to(x: Any, shape: tuple[int, ...], target: tuple[int, ...]) -> Any:
     vjp={"x": lambda ct, x_aval, shape: sum_to(ct, shape, x_aval.shape)},
 )
 def expand(x, *, shape):
-    """Dimensions of size 1, and new leading ones, repeated without a copy."""
+    """Dimensions of size 1, and new leading ones, repeated without a copy.
+
+    Shape: `shape`.
+    """
 
 
 def _slices(start: tuple[int, ...], length: tuple[int, ...], step: tuple[int, ...]) -> tuple[builtins.slice, ...]:
@@ -88,7 +99,11 @@ def _slice(x: Any, start: tuple[int, ...], length: tuple[int, ...], step: tuple[
     vjp={"x": lambda ct, x_aval, start, step: ops.unslice(ct, shape=x_aval.shape, start=start, step=step)},
 )
 def slice(x, *, start, length, step):
-    """For each dimension `length` elements from `start` on, every `step`-th (step >= 1)."""
+    """For each dimension `length` elements from `start` on, every `step`-th (step >= 1).
+
+    Shape: `length`.
+    Cost: nothing, it is a view.
+    """
 
 
 def _unslice(x: Any, shape: tuple[int, ...], start: tuple[int, ...], step: tuple[int, ...]) -> Any:
@@ -105,7 +120,10 @@ def _unslice(x: Any, shape: tuple[int, ...], start: tuple[int, ...], step: tuple
     vjp={"x": lambda ct, x_aval, start, step: ops.slice(ct, start=start, length=x_aval.shape, step=step)},
 )
 def unslice(x, *, shape, start, step):
-    """Zeros of `shape` with `x` put where `slice` would read: the adjoint of `slice`, also padding with zeros."""
+    """Zeros of `shape` with `x` put where `slice` would read: the adjoint of `slice`, also padding with zeros.
+
+    Shape: `shape`.
+    """
 
 
 def _place(x: Any, src: Any, start: tuple[int, ...], step: tuple[int, ...]) -> Any:
@@ -130,7 +148,10 @@ def _hole(ct: Any, src: Aval, start: tuple[int, ...], step: tuple[int, ...]) -> 
     },
 )
 def place(x, src, *, start, step):
-    """`x` with `src` put where `slice` would read."""
+    """`x` with `src` put where `slice` would read.
+
+    Shape: that of `x`.
+    """
 
 
 @record(
@@ -167,4 +188,7 @@ def _cat_gradient(ct: Any, xs_aval: tuple[Aval, ...], dim: int) -> tuple[Any, ..
 
 @record(family="place", infer=_cat_shape, numpy=_cat, exact=True, vjp={"xs": _cat_gradient})
 def cat(*xs, dim):
-    """Tensors of one type joined along a dimension."""
+    """Tensors of one type joined along a dimension.
+
+    Shape: equal but for `dim`, whose sizes add up.
+    """

@@ -95,7 +95,11 @@ def _conv_weight_grad(ct: Any, x: Any, kernel: Pair, stride: Pair, padding: Pair
     },
 )
 def conv2d(x, w, *, stride, padding, dilation, groups):
-    """Cross-correlation of images with filters (out channel, in channel / groups, height, width)."""
+    """Cross-correlation of images with filters (out channel, in channel / groups, height, width).
+
+    Shape: (n, c, h, w) and (o, c / groups, kh, kw) give (n, o, oh, ow) with `conv_size` of each side.
+    Cost: 2 * n * o * oh * ow * kh * kw * c / groups floating point operations.
+    """
 
 
 @record(
@@ -190,7 +194,11 @@ def _max_pool_gradient(ct: Any, indices: Any, x_aval: Aval) -> Any:
     smooth=False,
 )
 def max_pool2d(x, *, kernel, stride, padding, dilation, ceil_mode):
-    """Largest element of each window, and its place in the flattened image; NaN wins, the first of equals counts."""
+    """Largest element of each window, and its place in the flattened image; NaN wins, the first of equals counts.
+
+    Shape: (n, c, h, w) gives two of (n, c, oh, ow) with `pool_size` of each side.
+    DType: that of `x`, and int64.
+    """
 
 
 def _window(o: int, kernel: int, stride: int, padding: int, size: int) -> tuple[int, int, int]:
@@ -254,7 +262,11 @@ def _avg_pool_grad(y: Any, size: Pair, *attrs: Any) -> Any:
     },
 )
 def avg_pool2d(x, *, kernel, stride, padding, ceil_mode, count_include_pad, divisor):
-    """Mean of each window; `divisor` (0: none) replaces the number of elements."""
+    """Mean of each window; `divisor` (0: none) replaces the number of elements.
+
+    Shape: (n, c, h, w) gives (n, c, oh, ow) with `pool_size` of each side.
+    Edge: padding counts as elements that are 0 if `count_include_pad`.
+    """
 
 
 @record(

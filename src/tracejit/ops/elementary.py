@@ -1,0 +1,195 @@
+"""Elementary functions: our own polynomials, so that eager and compiled programs have the same bits.
+
+The NumPy functions are oracles for tests to a tolerance, not what runs.
+"""
+
+# mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
+# ruff: noqa: PLW0108 - the names of a rule's parameters say what it needs
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tracejit.aval import Aval
+from tracejit.ops.elementwise import elementwise, zeros
+from tracejit.ops.record import Op, ops
+
+
+def _elementary(numpy: Callable[..., Any], rule: Callable[..., Any], **facets: Any) -> Any:
+    def enter(signature: Callable[..., Any]) -> Op:
+        text = signature.__name__ + "_{t}({x})"
+        return elementwise(numpy=numpy, kinds="f", expr=text, vjp={"x": rule}, **facets)(signature)
+
+    return enter
+
+
+@_elementary(np.exp, lambda ct, out: ops.mul(ct, out))
+def exp(x):
+    """e to the power of the element.
+
+    Edge: infinity above the type's range, 0 below it; exactly 1 at 0.
+    """
+
+
+@_elementary(np.exp2, lambda ct, out: ops.mul(ct, ops.mul(out, 0.6931471805599453)))
+def exp2(x):
+    """2 to the power of the element."""
+
+
+@_elementary(np.expm1, lambda ct, out: ops.mul(ct, ops.add(out, 1)))
+def expm1(x):
+    """exp(x) - 1, accurate near zero."""
+
+
+@_elementary(np.log, lambda ct, x: ops.div(ct, x), sample=(0.1, 5.0))
+def log(x):
+    """Natural logarithm.
+
+    Edge: -infinity at 0, NaN below.
+    """
+
+
+@_elementary(np.log1p, lambda ct, x: ops.div(ct, ops.add(x, 1)), sample=(-0.5, 3.0))
+def log1p(x):
+    """log(1 + x), accurate near zero.
+
+    Edge: -infinity at -1, NaN below.
+    """
+
+
+@_elementary(np.log2, lambda ct, x: ops.div(ct, ops.mul(x, 0.6931471805599453)), sample=(0.1, 5.0))
+def log2(x):
+    """Logarithm to base 2."""
+
+
+@_elementary(np.log10, lambda ct, x: ops.div(ct, ops.mul(x, 2.302585092994046)), sample=(0.1, 5.0))
+def log10(x):
+    """Logarithm to base 10."""
+
+
+@_elementary(np.sin, lambda ct, x: ops.mul(ct, ops.cos(x)))
+def sin(x):
+    """Sine."""
+
+
+@_elementary(np.cos, lambda ct, x: ops.neg(ops.mul(ct, ops.sin(x))))
+def cos(x):
+    """Cosine."""
+
+
+@_elementary(np.tan, lambda ct, out: ops.mul(ct, ops.add(ops.mul(out, out), 1)), sample=(-1.2, 1.2))
+def tan(x):
+    """Tangent."""
+
+
+@_elementary(np.tanh, lambda ct, out: ops.mul(ct, ops.sub(1, ops.mul(out, out))))
+def tanh(x):
+    """Hyperbolic tangent.
+
+    Edge: exactly -1 or 1 at infinities, -0.0 of -0.0.
+    """
+
+
+@_elementary(lambda x: 1 / (1 + np.exp(-x)), lambda ct, out: ops.mul(ct, ops.mul(ops.sub(1, out), out)))
+def sigmoid(x):
+    """1 / (1 + exp(-x))."""
+
+
+_scalar_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def _erf(x: Any) -> Any:
+    return _scalar_erf(np.asarray(x, np.float64)).astype(x.dtype)
+
+
+@_elementary(_erf, lambda ct, x: ops.mul(ct, ops.mul(ops.exp(ops.neg(ops.mul(x, x))), 1.1283791670955126)))
+def erf(x):
+    """The error function."""
+
+
+@_elementary(np.sinh, lambda ct, x: ops.mul(ct, ops.cosh(x)))
+def sinh(x):
+    """Hyperbolic sine."""
+
+
+@_elementary(np.cosh, lambda ct, x: ops.mul(ct, ops.sinh(x)))
+def cosh(x):
+    """Hyperbolic cosine."""
+
+
+@_elementary(np.arctan, lambda ct, x: ops.div(ct, ops.add(ops.mul(x, x), 1)))
+def atan(x):
+    """Inverse tangent."""
+
+
+@_elementary(np.arcsin, lambda ct, x: ops.div(ct, ops.sqrt(ops.sub(1, ops.mul(x, x)))), sample=(-0.9, 0.9))
+def asin(x):
+    """Inverse sine."""
+
+
+@_elementary(np.arccos, lambda ct, x: ops.neg(ops.div(ct, ops.sqrt(ops.sub(1, ops.mul(x, x))))), sample=(-0.9, 0.9))
+def acos(x):
+    """Inverse cosine."""
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, (int, float))
+
+
+def _pow_exponent(ct: Any, x: Any, y: Any, out: Any) -> Any:
+    """d/dy x**y = out * log(x), taken as 0 at 0**y for y >= 0."""
+    if _is_number(x):
+        log = math.log(x) if x > 0 else -math.inf if x == 0 else math.nan
+        slope = ops.mul(ct, ops.mul(out, log))
+        return ops.where(ops.ge(y, 0), 0, slope) if x == 0 else slope
+    level = ops.bitwise_and(ops.eq(x, 0), ops.ge(y, 0))
+    return ops.where(level, 0, ops.mul(ct, ops.mul(out, ops.log(x))))
+
+
+def _pow_base(ct: Any, x: Any, y: Any, x_aval: Aval) -> Any:
+    """d/dx x**y = y * x**(y-1), which is 0 for exponent 0."""
+    if _is_number(y):
+        return ops.mul(ct, ops.mul(ops.pow(x, y - 1), y)) if y != 0 else zeros(x_aval)
+    slope = ops.mul(ct, ops.mul(ops.pow(x, ops.sub(y, 1)), y))
+    return ops.where(ops.eq(y, 0), 0, slope)
+
+
+@elementwise(
+    numpy=np.power,
+    kinds="f",
+    expr="pow_{t}({x}, {y})",
+    sample=(0.3, 2.5),
+    vjp={"x": _pow_base, "y": _pow_exponent},
+)
+def pow(x, y):
+    """`x` to the power of `y`.
+
+    Edge: 1 if `y` is 0 or `x` is 1, even beside NaN; NaN for negative `x` with a `y` that is no integer. The
+        gradient in `y` is 0 at 0**y for y >= 0.
+    """
+
+
+def _over_norm(numerator: Any, x: Any, y: Any) -> Any:
+    """numerator / (x*x + y*y), and 0 at the origin."""
+    norm = ops.add(*(v * v if _is_number(v) else ops.mul(v, v) for v in (x, y)))
+    return ops.where(ops.eq(norm, 0), 0, ops.div(numerator, norm))
+
+
+@elementwise(
+    numpy=np.arctan2,
+    kinds="f",
+    expr="atan2_{t}({x}, {y})",
+    sample=(0.3, 2.5),
+    vjp={
+        "x": lambda ct, x, y: _over_norm(ops.mul(ct, y), x, y),
+        "y": lambda ct, x, y: ops.neg(_over_norm(ops.mul(ct, x), x, y)),
+    },
+)
+def atan2(x, y):
+    """The angle of the point (y, x).
+
+    Edge: the sign of `x` chooses between pi and -pi on the cut; the gradient at the origin is 0.
+    """
