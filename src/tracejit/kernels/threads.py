@@ -39,6 +39,7 @@ JOB_BLOCK = 50
 JOB_UNITS = 51
 TEAM_THREADS = 52
 SPINS = 53
+# Where the last failure was: the number of the job and, in the low SEGMENT_BITS, of its segment.
 FAILED = 56
 ERRORS = 64
 LINE = 8
@@ -64,6 +65,7 @@ PROGRAM_WORDS = 12
 
 TASK_WORDS = 5
 ERROR_SHIFT = 8
+SEGMENT_BITS = 24
 GRAIN = 64
 """Long ranges are cut at multiples of this, so that threads seldom write one cache line."""
 
@@ -149,7 +151,7 @@ def _run_tasks(tasks, begin, end):  # type: ignore[no-untyped-def]
 
 
 @register_jitable
-def _run_part(team, program, thread):  # type: ignore[no-untyped-def]
+def _run_part(team, program, thread, epoch):  # type: ignore[no-untyped-def]
     """What one thread of the team does of a program: its tasks of each segment, then the barrier."""
     threads = load_i64(team, TEAM_THREADS)
     tasks = load_i64(program, TASKS)
@@ -159,10 +161,15 @@ def _run_part(team, program, thread):  # type: ignore[no-untyped-def]
         error = _run_tasks(tasks, load_i64(ranges, at), load_i64(ranges, at + 1))
         if error != 0:
             store_i64(team, ERRORS + LINE * thread, error)
-            store_release(team + 8 * FAILED, 1)
+            store_release(team + 8 * FAILED, (epoch << SEGMENT_BITS) + segment)
         _meet(team)
-        if load_acquire(team + 8 * FAILED) != 0:
-            # All threads passed the same barrier, so all of them see this and stop here.
+        # All threads of this job must come to the same decision here, but a slow one may look when the others are
+        # further: in the next segment, whose failure is none of its business yet, or, if this was the job's last
+        # barrier, in the next job. So the mark says where the failure was and is never taken back.
+        mark = load_acquire(team + 8 * FAILED)
+        if mark >> SEGMENT_BITS > epoch or (
+            mark >> SEGMENT_BITS == epoch and mark <= (epoch << SEGMENT_BITS) + segment
+        ):
             break
 
 
@@ -193,7 +200,6 @@ def _first_error(team):  # type: ignore[no-untyped-def]
             store_i64(team, ERRORS + LINE * thread, 0)
             if first == 0:
                 first = error
-    store_i64(team, FAILED, 0)
     return first
 
 
@@ -208,7 +214,7 @@ def worker(p, lo, hi):  # type: ignore[no-untyped-def]
         if job == JOB_STOP:
             break
         if job == JOB_PROGRAM:
-            _run_part(team, load_i64(team, JOB_BLOCK), thread)
+            _run_part(team, load_i64(team, JOB_BLOCK), thread, epoch)
         else:
             _launch_part(team, thread)
     return 0
@@ -289,7 +295,7 @@ def run_program(p, lo, hi):  # type: ignore[no-untyped-def]
         store_i64(team, JOB, JOB_PROGRAM)
         store_i64(team, JOB_BLOCK, program)
         _advance(team + 8 * EPOCH, team + 8 * EPOCH_SLEEPERS)
-        _run_part(team, program, 0)
+        _run_part(team, program, 0, load_acquire(team + 8 * EPOCH))
         error = _first_error(team)
         store_release(team + 8 * LOCK, 0)
     else:

@@ -79,10 +79,11 @@ class Store:
         path = self._path(digest)
         try:
             data = path.read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
-            _log.warning("kernel cache %s cannot be read (%s)", path, error.strerror)
+            self._enabled = self._writable = False
+            _log.warning("kernel cache %s cannot be read (%s); going on without it", self.directory, error.strerror)
             return None
         parsed = _unpack(data)
         if parsed is None:
@@ -91,6 +92,15 @@ class Store:
             return None
         self._touch(path)
         return parsed[2]
+
+    @property
+    def usable(self) -> bool:
+        """Whether what is put here is kept, as far as is known."""
+        return self._writable
+
+    def has(self, digest: str) -> bool:
+        """Whether there is an entry under a digest, whole or not."""
+        return self._enabled and os.path.exists(self._path(digest))
 
     def _touch(self, path: Path) -> None:
         try:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import sys
+import time
 from collections.abc import Callable
 from string import Template
-from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -386,6 +386,8 @@ class Entry:
     def __init__(self) -> None:
         self.state = np.zeros(STATE_WORDS, np.int64)
         self.state[[INT_TYPE, FLOAT_TYPE, ARRAY_TYPE, TYPE_ERROR]] = [id(int), id(float), id(np.ndarray), id(TypeError)]
+        # Until a team is set up, every launch is light.
+        self.state[THRESHOLD : THRESHOLD + 1].view(np.float64)[0] = np.inf
         self._definitions: list[_MethodDefinition] = []
         for name in _PYTHON_FUNCTIONS:
             function = getattr(ctypes.pythonapi, name)
@@ -393,11 +395,14 @@ class Entry:
         digest = hashlib.sha256(f"{environment()} {_module_text('')} {sys.version}".encode()).hexdigest()
         text = _module_text(digest[:16])
         symbols = {name: f"{name}_{digest[:16]}" for name in ("launch", "run", "address_of", "thread_main")}
+        begin = time.perf_counter()
         code = STORE.get(digest)
+        cached = code is not None
         if code is None:
             code = native.compile_module(native.parse(text), symbols.values())[0]
             STORE.put(digest, "entry", text, code)
         native.load(code, symbols["launch"])
+        STORE.count(cached, time.perf_counter() - begin)
         self.thread_main = native.find(symbols["thread_main"])
         self.launch = self._bind("launch", native.find(symbols["launch"]), _METH_FASTCALL)
         self.run = self._bind("run", native.find(symbols["run"]), _METH_FASTCALL)
@@ -422,11 +427,3 @@ class Entry:
 
 
 ENTRY = Entry()
-launch: Callable[..., int] = ENTRY.launch
-"""launch(kernel address, units, unit cost in ns, *slots) -> error code: runs a kernel at once.
-
-A slot is an int, a float (its bits) or an array (its address). From `parallel_us` of cost on, the units are split
-over the team. Raises: TypeError on anything else. Cost: about 0.1 us.
-"""
-address_of: Callable[[Any], int] = ENTRY.address_of
-"""The address of an array's first element, as `array.ctypes.data`. Cost: 30 ns."""

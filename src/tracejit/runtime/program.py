@@ -206,7 +206,7 @@ def _cut(launch: _Launch, position: float) -> int:
 def split(launches: Sequence[tuple[int, _Launch]], threads: int, threshold: float) -> Segment:
     """What each thread does of one stage: equal shares of its cost, in order, or all on the first if it is light."""
     total = sum(launch.cost for _, launch in launches)
-    takers = min(threads, int(2 * total / threshold)) if threshold > 0 else threads
+    takers = int(min(threads, 2 * total / threshold)) if threshold > 0 else threads
     shares: list[list[Task]] = [[] for _ in range(threads)]
     if total < threshold or takers <= 1:
         shares[0] = [Task(index, 0, launch.units) for index, launch in launches if launch.units]

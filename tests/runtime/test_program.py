@@ -1,0 +1,238 @@
+"""Programs: order, patching, errors, threads, and how stages are cut up."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from tracejit.runtime.build import Kernel, build
+from tracejit.runtime.program import Address, Program, ProgramBuilder, _Launch, segment
+from tracejit.runtime.team import get_num_threads, set_num_threads
+
+NOTHING = np.zeros(0, np.int64)
+HEAVY = 1e6
+
+# y[i] = a * x[i] + y[i] in order: any change of order or a lost barrier changes the result.
+STEP = """
+def step(p, lo, hi):
+    x = load_arg(p, 0)
+    y = load_arg(p, 1)
+    a = arg_f64(p, 2)
+    n = load_arg(p, 3)
+    for i in range(lo, hi):
+        store_f64(y, i, load_f64(x, n - 1 - i) * a + 1.0)
+    return 0
+"""
+FAIL = "def fail(p, lo, hi):\n    return load_arg(p, 0) if lo <= load_arg(p, 1) < hi else 0\n"
+MARK = "def mark(p, lo, hi):\n    store_i64(load_arg(p, 0), load_arg(p, 1), 1)\n    return 0\n"
+APPEND = """
+def append(p, lo, hi):
+    log = load_arg(p, 0)
+    count = load_i64(log, 0)
+    store_i64(log, 1 + count, load_arg(p, 1))
+    store_i64(log, 0, count + 1)
+    return 0
+"""
+
+
+@pytest.fixture(autouse=True)
+def same_threads() -> Iterator[None]:
+    before = get_num_threads()
+    yield
+    set_num_threads(before)
+
+
+def kernel(text: str) -> Kernel:
+    return build(text, text.split("def ", 1)[1].split("(", 1)[0])
+
+
+def addresses(*arrays: np.ndarray) -> np.ndarray:
+    return np.array([array.ctypes.data for array in arrays], np.int64)
+
+
+def chain(units: int, stages: int, unit_cost: float) -> Program:
+    """Two buffers, each made of the other in turn; every element depends on the far end of the stage before."""
+    builder = ProgramBuilder()
+    source, target = builder.external(), builder.external()
+    middle = builder.arena(128, 8 * units)
+    factor = builder.scalar()
+    buffers = [source, *[middle if k % 2 == 0 else target for k in range(stages)]]
+    for k in range(stages):
+        slots = [Address(buffers[k]), Address(buffers[k + 1]), factor, units]
+        builder.add_launch(kernel(STEP), slots, units=units, unit_cost=unit_cost, stage=k)
+    return builder.build()
+
+
+def chain_expected(x: np.ndarray, stages: int, factor: float) -> np.ndarray:
+    for _ in range(stages):
+        x = x[::-1] * factor + 1.0
+    return x
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+@pytest.mark.parametrize(("units", "stages", "unit_cost"), [(5, 400, HEAVY), (5000, 40, 10.0), (5000, 6, 0.001)])
+def test_any_number_of_threads_gives_the_same(threads: int, units: int, stages: int, unit_cost: float) -> None:
+    set_num_threads(threads)
+    program = chain(units, stages, unit_cost)
+    x, y = np.linspace(0.0, 1.0, units), np.zeros(units)
+    for factor in (0.5, -0.25):
+        assert program.run(addresses(x, y), np.array([factor])) == 0
+        np.testing.assert_array_equal(y, chain_expected(x, stages, factor))
+
+
+def test_pointers_scalars_and_threads_may_change_between_calls() -> None:
+    program = chain(1000, 4, 100.0)
+    for call in range(20):
+        set_num_threads(1 + call % 4)
+        x, y = np.full(1000, float(call)), np.zeros(1000)
+        assert program.run(addresses(x, y), np.array([float(call)])) == 0
+        np.testing.assert_array_equal(y, chain_expected(x, 4, float(call)))
+
+
+def test_slots_of_every_kind() -> None:
+    builder = ProgramBuilder()
+    pinned = np.arange(4.0)
+    out = builder.external()
+    slots = [Address(out, 8), Address(builder.pinned(pinned), 16), Address(builder.arena(64, 8)), 2.5, -7]
+    slots += [builder.scalar(), builder.scalar()]
+    text = "def copy(p, lo, hi):\n    for k in range(lo, hi):\n"
+    text += "        store_i64(load_arg(p, 0), k, load_arg(p, k))\n    return 0\n"
+    builder.add_launch(kernel(text), slots, units=7, unit_cost=1.0, stage=0)
+    program = builder.build()
+    got = np.zeros(8, np.int64)
+    scalars = np.array([1.25, 0.0])
+    scalars.view(np.int64)[1] = 99
+    assert program.run(addresses(got), scalars) == 0
+    bits = np.array([2.5, 1.25]).view(np.int64)
+    arena = program.arena.ctypes.data
+    assert arena % 64 == 0
+    assert got.tolist() == [0, got.ctypes.data + 8, pinned.ctypes.data + 16, arena + 64, bits[0], -7, bits[1], 99]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("unit_cost", [1.0, HEAVY])
+@pytest.mark.parametrize("where", [0, 42, 99])
+def test_the_first_failing_launch_ends_the_program(threads: int, unit_cost: float, where: int) -> None:
+    set_num_threads(threads)
+    builder = ProgramBuilder()
+    marks = builder.external()
+    builder.add_launch(kernel(MARK), [Address(marks), 0], units=1, unit_cost=1.0, stage=0)
+    builder.add_launch(kernel(FAIL), [0, 0], units=100, unit_cost=unit_cost, stage=1)
+    builder.add_launch(kernel(FAIL), [3, where], units=100, unit_cost=unit_cost, stage=1, fails=True)
+    builder.add_launch(kernel(FAIL), [4, where], units=100, unit_cost=unit_cost, stage=1, fails=True)
+    builder.add_launch(kernel(MARK), [Address(marks), 1], units=1, unit_cost=1.0, stage=2)
+    program = builder.build()
+    for _ in range(3):
+        done = np.zeros(2, np.int64)
+        result = program.run(addresses(done), NOTHING)
+        assert program.failure(result) == (2, "fail", 3)
+        assert done.tolist() == [1, 0]
+
+
+def test_stages_run_in_ascending_order_whatever_the_order_of_adding() -> None:
+    builder = ProgramBuilder()
+    log = builder.external()
+    for name, stage in enumerate([5, -1, 3, 5, 0]):
+        builder.add_launch(kernel(APPEND), [Address(log), name], units=1, unit_cost=1.0, stage=stage)
+    words = np.zeros(8, np.int64)
+    assert builder.build().run(addresses(words), NOTHING) == 0
+    assert words[:6].tolist() == [5, 1, 4, 2, 0, 3]
+
+
+def test_launches_without_units_and_programs_without_launches() -> None:
+    builder = ProgramBuilder()
+    assert builder.build().run(NOTHING, NOTHING) == 0
+    builder.add_launch(kernel(FAIL), [1, 0], units=0, unit_cost=HEAVY, stage=0)
+    program = builder.build()
+    assert program.run(NOTHING, NOTHING) == 0
+    assert program.segments == []
+
+
+def test_what_does_not_exist_is_refused() -> None:
+    builder = ProgramBuilder()
+    with pytest.raises(ValueError, match="no buffer 0"):
+        builder.add_launch(kernel(FAIL), [Address(0)], units=1, unit_cost=1.0, stage=0)
+    with pytest.raises(ValueError, match="no scalar"):
+        builder.add_launch(kernel(FAIL), [type(builder.scalar())(1)], units=1, unit_cost=1.0, stage=0)
+    with pytest.raises(ValueError, match="multiple of 64"):
+        builder.arena(8, 8)
+    with pytest.raises(TypeError, match="three arrays"):
+        builder.build().run([0], NOTHING)  # type: ignore[arg-type]
+
+
+def test_python_threads_take_turns_with_a_program() -> None:
+    set_num_threads(2)
+    units, stages = 2000, 20
+    program = chain(units, stages, 50.0)
+    failures: list[int] = []
+
+    def work(seed: int) -> None:
+        x, y = np.random.default_rng(seed).standard_normal(units), np.zeros(units)
+        expected = chain_expected(x, stages, 0.5)
+        for _ in range(100):
+            program.run(addresses(x, y), np.array([0.5]))
+            if not np.array_equal(y, expected):
+                failures.append(seed)
+
+    workers = [threading.Thread(target=work, args=(seed,)) for seed in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not failures
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_child_runs_the_program() -> None:
+    set_num_threads(2)
+    program = chain(1000, 10, 100.0)
+    x, y = np.linspace(0.0, 1.0, 1000), np.zeros(1000)
+    expected = chain_expected(x, 10, 0.5)
+    assert program.run(addresses(x, y), np.array([0.5])) == 0
+    child = os.fork()
+    if child == 0:
+        y[:] = 0
+        same = program.run(addresses(x, y), np.array([0.5])) == 0 and np.array_equal(y, expected)
+        os._exit(0 if same else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+LAUNCHES = st.lists(
+    st.tuples(st.integers(0, 20_000), st.floats(0.0, 3000.0), st.integers(0, 3)), min_size=1, max_size=12
+)
+
+
+@hypothesis.given(LAUNCHES, st.integers(1, 9), st.floats(0.0, 50_000.0))
+def test_segments_hold_every_unit_once_and_in_order(
+    sizes: list[tuple[int, float, int]], threads: int, threshold: float
+) -> None:
+    launches = [_Launch(kernel(FAIL), (), units, cost, stage) for units, cost, stage in sizes]
+    segments = segment(launches, threads, threshold)
+    tasks = [task for shares in segments for share in shares for task in share]
+    order = sorted(range(len(launches)), key=lambda k: launches[k].stage)
+    at = dict.fromkeys(order, 0)
+    for task in tasks:
+        assert at[task.launch] == task.low < task.high
+        at[task.launch] = task.high
+    assert at == {k: launches[k].units for k in order}
+    assert [t.launch for t in tasks] == sorted((t.launch for t in tasks), key=order.index)
+    for shares in segments:
+        assert len(shares) == threads
+        stages = {launches[task.launch].stage for share in shares for task in share}
+        # Only what the first thread does alone may join stages.
+        assert len(stages) == 1 or not any(shares[1:])
+    assert segments == segment(launches, threads, threshold)
+
+
+def test_shares_are_even() -> None:
+    launches = [_Launch(kernel(FAIL), (), units, cost, 0) for units, cost in [(1000, 50.0), (7, 9000.0), (100, 370.0)]]
+    (shares,) = segment(launches, 3, 10_000.0)
+    costs = [sum((task.high - task.low) * launches[task.launch].unit_cost for task in share) for share in shares]
+    assert max(costs) - min(costs) <= 2 * 9000.0
+    assert sum(costs) == sum(launch.cost for launch in launches)
