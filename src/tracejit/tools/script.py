@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import tracejit as tj
+from tracejit.tools.counting import is_compiled
 
 INPUTS = "example_inputs"
 

@@ -17,6 +17,7 @@ import tracejit as tj
 from tracejit import nn
 from tracejit.nn import functional as F
 from tracejit.optim import Adam, Optimizer
+from tracejit.tools.counting import counts
 from tracejit.tools.demo.digits import Digits
 from tracejit.tools.timing import cold_seconds, steady
 
@@ -44,8 +45,7 @@ class Run:
     seconds: list[float] = field(default_factory=list)
     state: dict[str, npt.NDArray[Any]] = field(default_factory=dict)
     accuracy: float = 0.0
-    kernels: int = 0
-    launches: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
 
     @property
     def step_seconds(self) -> float:
@@ -118,6 +118,8 @@ def train(
             bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
     run.state = final_state(model, opt)
     run.accuracy = accuracy(model, digits)
+    if compiled:
+        run.counts = counts(step)
     return run
 
 
