@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tracejit.tools.explain import explain
 from tracejit.trace.region import region_of
 
 
@@ -25,11 +26,10 @@ def counts(function: Any) -> dict[str, int]:
 
     Raises: TypeError for something that was not compiled.
     """
-    executables = [executable for _, executable in region_of(function).executables()]
-    programs = [executable.compiled for executable in executables if executable.obstacle is None]
+    account = explain(function)
     return {
-        "programs": len(programs),
-        "kernels": len({info.kernel.symbol for program in programs for info in program.kernels}),
-        "launches": sum(program.launches for program in programs),
-        "eager_segments": sum(executable.obstacle is not None for executable in executables),
+        "programs": len(account.programs),
+        "kernels": len(account.kernels),
+        "launches": account.launches,
+        "eager_segments": len(account.eager),
     }
