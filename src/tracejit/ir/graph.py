@@ -11,7 +11,7 @@ from tracejit.ir.node import INPUT, SCALAR, Node
 
 @dataclass(frozen=True)
 class Graph:
-    """Outputs over inputs.
+    """Outputs over inputs; every output has memory of its own, also if it is an input or another output.
 
     `inputs[k]` is the input node of index k (also those nothing uses). `scalars` are the kinds ("f"/"i") of the
     run-time numbers by index. `homes` says that output `o` is written into the memory of input `homes[o]` (same shape

@@ -1,4 +1,4 @@
-"""Rewrites of operands: numbers instead of tensors of one number, no copies, no needless expansion."""
+"""Rewrites of operands: numbers instead of tensors of one number, no needless expansion."""
 
 from __future__ import annotations
 
@@ -80,13 +80,6 @@ def _turned(number: Node, kind: dtypes.dtype) -> Node:
     return const(int(value)) if kind.category == dtypes.INT and isinstance(value, bool) else number
 
 
-def past_copies(node: Node) -> Node | None:
-    """What reads a copy reads the original; only results need memory of their own."""
-    if not isinstance(node.op, Op):
-        return None
-    return _changed(node, [a.args[0] if a.op is ops.copy else a for a in node.args])
-
-
 def past_expands(node: Node) -> Node | None:
     """An operand that is expanded to what broadcasting makes of it anyway is taken as it is."""
     if node.family != "elementwise" or len(node.args) < 2:
@@ -117,4 +110,4 @@ def fold(node: Node) -> Node | None:
     return apply(ops.full, np.asarray(result).item(), shape=node.shape, dtype=node.dtype)
 
 
-STEPS = (past_copies, past_expands, numbers_for_fulls, numbers_of_the_type, fold)
+STEPS = (past_expands, numbers_for_fulls, numbers_of_the_type, fold)

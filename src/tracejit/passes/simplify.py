@@ -6,11 +6,12 @@ NaN, and of two equal zeros `maximum` takes the second, so its operands do not c
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from tracejit import dtypes
 from tracejit.ir.node import CONST, Node, apply, const_value
 from tracejit.ir.pattern import EXACT, FAST, FINITE, Rule, held_exactly
-from tracejit.ops.record import ops
+from tracejit.ops.record import Op, ops
 
 
 def _second(x: Node, y: Node, out: Node) -> Node | None:
@@ -29,6 +30,11 @@ def _reciprocal(x: Node, c: Node, out: Node) -> Node | None:
 
 
 _RANGE = {dtypes.float16: 14, dtypes.float32: 126, dtypes.float64: 1022}
+
+
+def _by_minus(op: Op) -> Callable[[Node, Node], Node | None]:
+    """The sign goes into the number."""
+    return lambda x, c: apply(op, x, -float(const_value(c))) if c.op == CONST else None
 
 
 def _cast_chain(x: Node, a: dtypes.dtype, b: dtypes.dtype) -> Node | None:
@@ -58,6 +64,18 @@ RULES: tuple[Rule, ...] = (
     Rule("-(-x)", EXACT, "neg(neg(x))", "x", kinds="if"),
     Rule("x + -y", EXACT, "add(x, neg(y)) | add(neg(y), x)", "sub(x, y)", kinds="if"),
     Rule("x - -y", EXACT, "sub(x, neg(y))", "add(x, y)", kinds="if"),
+    *(
+        Rule(
+            f"neg and {op.name} by a number",
+            EXACT,
+            f"neg({op.name}(x, c)) | {op.name}(neg(x), c)",
+            _by_minus(op),
+            kinds="f",
+            examples=({"c": 2}, {"c": 0}, {"c": -0.1}, {"c": math.inf}),
+        )
+        for op in (ops.mul, ops.div)
+    ),
+    Rule("copy: graphs have values, not memory", EXACT, "copy(x)", "x"),
     Rule("-x * -y", EXACT, "mul(neg(x), neg(y))", "mul(x, y)", kinds="if"),
     Rule("-x / -y", EXACT, "div(neg(x), neg(y))", "div(x, y)", kinds="f"),
     Rule("abs of abs or -x", EXACT, "abs(abs(x)) | abs(neg(x))", "abs(x)", kinds="if"),
