@@ -27,7 +27,7 @@ _INTEGER_KERNELS: dict[str, Callable[..., Any]] = {
     "int64": kernels.gemm_i64,
     "uint8": kernels.gemm_i8,
 }
-_FMA_PER_NANOSECOND = 3.0 * TARGET.vector_bytes
+_BYTES_PER_NANOSECOND = 3.0 * TARGET.vector_bytes
 """Bytes of products a core gets through in a nanosecond, roughly."""
 
 
@@ -50,10 +50,10 @@ class _Problem:
         sizes = (self.m, self.n, self.k)
         return (left, right, Ptr(2), *sizes, *self.a, *self.b, self.c[0], self.c[1], mode, rows)
 
-    def cost(self, units: int) -> float:
-        """Nanoseconds of one of `units` equal parts."""
+    def cost(self, units: int, slowness: float = 1.0) -> float:
+        """Nanoseconds of one of `units` equal parts, at a fraction of the full speed."""
         work = self.batch * self.m * self.n * max(self.k, 1) * _SIZES.get(self.dtype, 64)
-        return work / _FMA_PER_NANOSECOND / units
+        return work * slowness / _BYTES_PER_NANOSECOND / units
 
 
 def plan_matmul(a: Operand, b: Operand, c: Operand) -> tuple[Launch, ...]:
@@ -120,10 +120,10 @@ def _plan_float(p: _Problem) -> Launch:
     columns_of_b = p.b[1] == 1 or p.k <= 1
     if p.m == 1 and rows_of_b:
         units = p.batch * -(-p.n // (THIN_VECTORS * width))
-        return Launch(functions["thin"], p.slots(), units, p.cost(units))
+        return Launch(functions["thin"], p.slots(), units, p.cost(units, 3.0))
     if p.m <= DOT_ROWS and columns_of_b:
         units = p.batch * -(-p.n // width)
-        return Launch(functions["dots"], p.slots(), units, p.cost(units))
+        return Launch(functions["dots"], p.slots(), units, p.cost(units, 4.0 if p.m == 1 else 2.0))
     if rows_of_b:
         mode = kernels.DIRECT if p.m <= 2 * TILE_ROWS or p.k <= 128 else kernels.COPY
     else:
@@ -131,7 +131,8 @@ def _plan_float(p: _Problem) -> Launch:
     panels = p.batch * -(-p.n // (TILE_VECTORS * width))
     rows = _rows_of_unit(p, panels, mode)
     units = panels * -(-p.m // rows)
-    return Launch(functions["panel"], p.slots(mode, rows), units, p.cost(units))
+    slowness = 1.0 + max(0, width - p.n) / p.n + (4.0 if mode == kernels.GATHER else 0.0)
+    return Launch(functions["panel"], p.slots(mode, rows), units, p.cost(units, slowness))
 
 
 def _rows_of_unit(p: _Problem, panels: int, mode: int) -> int:
