@@ -12,20 +12,22 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tracejit.aval import Aval
+from tracejit.codegen import text
 from tracejit.codegen.generate import generate
 from tracejit.codegen.library import plan_call, planners
-from tracejit.codegen.text import KernelText, Place, Scalar
+from tracejit.codegen.text import KernelText
 from tracejit.config import logger
 from tracejit.ir.graph import Graph
-from tracejit.kernels.launch import Ptr
+from tracejit.kernels.launch import Launch, Ptr
 from tracejit.ops import Op
-from tracejit.runtime.build import Kernel, build
-from tracejit.runtime.program import Address, Program, ProgramBuilder
-from tracejit.schedule.groups import CALL, Group
+from tracejit.passes import Report, run_passes
+from tracejit.runtime.build import Kernel, build_many
+from tracejit.runtime.program import Address, Program, ProgramBuilder, Slot
+from tracejit.schedule.groups import CALL
 from tracejit.schedule.lower import missing
-from tracejit.schedule.memory import Buffer
+from tracejit.schedule.memory import ALIGNMENT, Buffer
 from tracejit.schedule.plan import Plan, make_plan
-from tracejit.schedule.values import Value
+from tracejit.schedule.values import Value, whole
 
 _log = logger("fusion")
 
@@ -68,8 +70,8 @@ class Compiled:
     stages: int
     arena_bytes: int
     seconds: dict[str, float]
-    report: object = None
-    graph: Graph | None = field(default=None, repr=False)
+    report: Report
+    graph: Graph = field(repr=False)
 
     def run(self, pointers: np.ndarray, scalars: np.ndarray) -> int:
         """Runs the program once."""
@@ -96,30 +98,48 @@ class _Assembly:
             self._external["output", k] = self.builder.external()
         self._scalars = [self.builder.scalar() for _ in graph.scalars]
         self._arena: dict[Buffer, int] = {}
+        self._wanted: list[tuple[int, KernelText | Launch, list[Slot], str]] = []
         self._infos: dict[str, KernelInfo] = {}
         self.launches = 0
-        self.generating = 0.0
-        self.building = 0.0
 
     @property
     def kernels(self) -> list[KernelInfo]:
         return list(self._infos.values())
 
-    def add(self, group: Group) -> None:
-        """Adds a group's launches."""
-        stage = self.plan.stage[group]
-        begin = time.perf_counter()
-        if group.kind == CALL:
-            self._add_call(group.members[0], stage)
-            self.building += time.perf_counter() - begin
-            return
-        texts = generate(group, self.plan)
-        self.generating += time.perf_counter() - begin
-        begin = time.perf_counter()
-        for step, together in enumerate(texts):
-            for text in together:
-                self._add_text(text, stage + step)
-        self.building += time.perf_counter() - begin
+    def generate(self) -> None:
+        """Writes the kernels' texts and finds the library's kernels."""
+        for group in self.plan.groups:
+            stage = self.plan.stage[group]
+            if group.kind == CALL:
+                self._want_call(group.members[0], stage)
+                continue
+            for step, together in enumerate(generate(group, self.plan)):
+                for kernel in together:
+                    if kernel.units:
+                        slots = [self._slot(s) for s in kernel.slots]
+                        self._wanted.append((stage + step, kernel, slots, kernel.doc))
+
+    def build(self) -> None:
+        """Builds all kernels and adds their launches to the program."""
+        sources = [(w.text, w.name) if isinstance(w, KernelText) else w.function for _, w, _, _ in self._wanted]
+        for kernel, (stage, wanted, slots, doc) in zip(build_many(sources), self._wanted, strict=True):
+            self.builder.add_launch(
+                kernel,
+                slots,
+                units=wanted.units,
+                unit_cost=wanted.unit_cost,
+                stage=stage,
+                fails=isinstance(wanted, Launch) and wanted.fails,
+            )
+            known = self._infos.get(kernel.symbol)
+            times = 1 if known is None else known.launches + 1
+            self._infos[kernel.symbol] = KernelInfo(kernel.name, doc, kernel.text, kernel, times)
+            self.launches += 1
+
+    def _slot(self, slot: text.Slot) -> Slot:
+        if isinstance(slot, text.Place):
+            return self._address(slot.buffer, slot.offset)
+        return self._scalars[slot.index] if isinstance(slot, text.Scalar) else slot
 
     def _address(self, buffer: Buffer, offset: int = 0) -> Address:
         if buffer.kind != "arena":
@@ -128,57 +148,17 @@ class _Assembly:
             self._arena[buffer] = self.builder.arena(buffer.offset, buffer.nbytes)
         return Address(self._arena[buffer], offset)
 
-    def _count(self, kernel: Kernel, doc: str) -> None:
-        known = self._infos.get(kernel.symbol)
-        launches = 1 if known is None else known.launches + 1
-        self._infos[kernel.symbol] = KernelInfo(kernel.name, doc, kernel.text, kernel, launches)
-        self.launches += 1
-
-    def _add_text(self, text: KernelText, stage: int) -> None:
-        if text.units == 0:
-            return
-        kernel = build(text.text, text.name)
-        slots = [
-            self._address(s.buffer, s.offset)
-            if isinstance(s, Place)
-            else self._scalars[s.index]
-            if isinstance(s, Scalar)
-            else s
-            for s in text.slots
-        ]
-        self.builder.add_launch(kernel, slots, units=text.units, unit_cost=text.unit_cost, stage=stage)
-        self._count(kernel, text.doc)
-
-    def _operands(self, call: Value) -> list[Address]:
-        found = []
-        for read in call.reads:
+    def _want_call(self, call: Value, stage: int) -> None:
+        operands = []
+        for read in (*call.reads, *map(whole, call.results)):
             if read.source.numel:
-                offset = read.offset * read.source.dtype.itemsize
-                found.append(self._address(self.plan.storage[read.source], offset))
+                operands.append(self._address(self.plan.storage[read.source], read.offset * read.source.dtype.itemsize))
             else:
-                found.append(self._nowhere())
-        for result in call.results:
-            found.append(self._address(self.plan.storage[result]) if result.numel else self._nowhere())
-        return found
-
-    def _nowhere(self) -> Address:
-        """A buffer for operands without elements."""
-        return Address(self.builder.arena(0, 64))
-
-    def _add_call(self, call: Value, stage: int) -> None:
-        operands = self._operands(call)
+                # An operand without elements: any address will do.
+                operands.append(Address(self.builder.arena(0, ALIGNMENT)))
         for step, launch in enumerate(call.launches):
-            kernel = build(launch.function)
             slots = [operands[s.index] if isinstance(s, Ptr) else s for s in launch.slots]
-            self.builder.add_launch(
-                kernel,
-                slots,
-                units=launch.units,
-                unit_cost=launch.unit_cost,
-                stage=stage + step,
-                fails=launch.fails,
-            )
-            self._count(kernel, f"Library: {call.name}.")
+            self._wanted.append((stage + step, launch, slots, f"Library: {call.name}."))
 
 
 def _describe(graph: Graph, plan: Plan) -> list[GroupInfo]:
@@ -207,28 +187,41 @@ def compile_graph(graph: Graph) -> Compiled:
     Raises: NotImplementedError naming an operation that has no kernel (see `supports`).
     Cost: about 30 ms for each kernel that is not in the cache.
     """
-    seconds: dict[str, float] = {}
-    begin = time.perf_counter()
-    plan = make_plan(graph, plan_call)
-    seconds["schedule"] = time.perf_counter() - begin
-    assembly = _Assembly(graph, plan)
-    for group in plan.groups:
-        assembly.add(group)
-    seconds["codegen"] = assembly.generating
-    seconds["build"] = assembly.building
-    begin = time.perf_counter()
+    clock = _Clock()
+    simplified, report = run_passes(graph)
+    clock.lap("passes")
+    plan = make_plan(simplified, plan_call)
+    clock.lap("schedule")
+    assembly = _Assembly(simplified, plan)
+    assembly.generate()
+    clock.lap("codegen")
+    assembly.build()
+    clock.lap("build")
     program = assembly.builder.build()
-    seconds["program"] = time.perf_counter() - begin
-    compiled = Compiled(
+    groups = _describe(simplified, plan)
+    clock.lap("program")
+    _log.debug("%s: %d groups, %d launches, %d stages", graph.name, len(groups), assembly.launches, plan.stages)
+    return Compiled(
         program,
         assembly.kernels,
-        _describe(graph, plan),
+        groups,
         assembly.launches,
         plan.stages,
         plan.arena_bytes,
-        seconds,
-        None,
-        graph,
+        clock.seconds,
+        report,
+        simplified,
     )
-    _log.debug("%s: %d groups, %d launches, %d stages", graph.name, len(plan.groups), assembly.launches, plan.stages)
-    return compiled
+
+
+class _Clock:
+    """Times phases."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._begin = time.perf_counter()
+
+    def lap(self, phase: str) -> None:
+        now = time.perf_counter()
+        self.seconds[phase] = now - self._begin
+        self._begin = now

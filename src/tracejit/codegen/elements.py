@@ -173,7 +173,7 @@ class Elements:
 
     def _reads_whole(self, value: Value, read: Read, inner: int) -> bool:
         """Of one row, a contiguous operand is addressed as in many rows, so that the text is the same."""
-        return self._is_full(value) and inner == 1 and read.source.numel == self.rows * self.inner
+        return self.rows == 1 and self._is_full(value) and inner == 1 and read.source.numel == self.inner
 
     # --- elements -----------------------------------------------------------------------------------------------------
 

@@ -228,7 +228,7 @@ class Partition:
                 return False, f"{read.source.name} is complete only when its kernel is done"
             if not is_full and read.source in group.full:
                 return False, f"{value.name} reads {read.source.name} at other places than its own"
-        return is_full, self._refuse(group, [value], {value} if is_full else set(), self.sources(value), value.after)
+        return is_full, self._refuse(group, [value], {value} if is_full else set(), self.sources(value))
 
     def _refuse(
         self,
@@ -236,7 +236,6 @@ class Partition:
         more: list[Value],
         more_full: set[Value],
         sources: list[Group],
-        after: tuple[Value, ...] = (),
         unit: int | None = None,
         outer: int | None = None,
     ) -> str | None:
@@ -245,9 +244,13 @@ class Partition:
         for other in sources:
             if other is not group and other.behind & bit:
                 return "another kernel lies between them"
-        if any(self.group_of.get(part) is group for part in after):
-            return "what it covers must be written by an earlier kernel"
-        members = group.members + more
+        members = sorted([*group.members, *more], key=lambda v: v.index)
+        inside = set(members)
+        for member in members:
+            if not inside.isdisjoint(member.after):
+                return "what it covers must be written by an earlier kernel"
+            if any(r.source.kind == kinds.JOINED and not inside.isdisjoint(r.source.parts) for r in member.reads):
+                return "a joined value must be complete before it is read"
         if len(members) > cost.MAX_MEMBERS:
             return f"the group has {cost.MAX_MEMBERS} values already"
         if len(buffers(members, group)) > cost.MAX_BUFFERS:

@@ -80,7 +80,7 @@ class Lowering:
         self.planner = planner
         self.out = Lowered()
         self._reads: dict[Node, Read | Number] = {}
-        self._calls: dict[Node, Value] = {}
+        self._results: dict[Node, list[Read]] = {}
         self._node: Node | None = None
         for k, node in enumerate(graph.inputs):
             aval = node.tensor
@@ -115,7 +115,7 @@ class Lowering:
         elif op == SCALAR:
             self._reads[node] = Number(index=node.attrs[0], kind=node.attrs[1])
         elif op == ITEM:
-            self._reads[node] = whole(self._calls[node.args[0]].results[node.attrs[0]])
+            self._reads[node] = self._results[node.args[0]][node.attrs[0]]
         elif isinstance(op, Op):
             self._enter_operation(node, op)
         else:
@@ -127,9 +127,9 @@ class Lowering:
         if reason is not None:
             raise NotImplementedError(f"cannot compile {reason}")
         if op.family == "library":
-            self._calls[node] = call = self._enter_call(node, op, args)
+            self._results[node] = results = self._enter_call(node, op, args)
             if isinstance(node.aval, Aval):
-                self._reads[node] = self._cast(whole(call.results[0]), node.aval.dtype)
+                self._reads[node] = results[0]
             return
         lower = getattr(self, f"_{op.family}", None)
         if lower is None:
@@ -212,22 +212,21 @@ class Lowering:
             return read
         return whole(self._add(kinds.ELEMENTWISE, ops.cast, Aval(read.shape, kind), (read,), attrs=(kind,)))
 
-    def _enter_call(self, node: Node, op: Op, args: tuple[Any, ...]) -> Value:
+    def _enter_call(self, node: Node, op: Op, args: tuple[Any, ...]) -> list[Read]:
         avals = (node.aval,) if isinstance(node.aval, Aval) else tuple(node.aval or ())
         numbers = [i for i, a in enumerate(args) if isinstance(a, Number)]
         if numbers:
             raise NotImplementedError(f"cannot compile '{op.name}': operand {op.params[numbers[0]]} is a number")
         reads: list[Read] = [self._real(a) for a in args]
         try:
-            return self._plan(op, reads, avals, node.attrs)
+            return [whole(r) for r in self._plan(op, reads, avals, node.attrs).results]
         except NotImplementedError:
             if not any(a.dtype is dtypes.float16 for a in avals):
                 raise
         wide = [self._cast(r, dtypes.float32) if r.source.dtype is dtypes.float16 else r for r in reads]
         results = tuple(Aval(a.shape, dtypes.float32 if a.dtype is dtypes.float16 else a.dtype) for a in avals)
         call = self._plan(op, wide, results, node.attrs)
-        call.results = [self._cast(whole(r), a.dtype).source for r, a in zip(call.results, avals, strict=True)]
-        return call
+        return [self._cast(whole(r), a.dtype) for r, a in zip(call.results, avals, strict=True)]
 
     def _real(self, read: Read) -> Read:
         """A read of memory: virtual values get some."""
