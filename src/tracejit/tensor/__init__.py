@@ -5,6 +5,27 @@ In: user calls with PyTorch's names and rules. Out: tensors, computed now by `ea
 Must not know: how a session records, follows or compiles; modules and optimizers.
 """
 
+# ruff: noqa: F401 - the names are the package's interface
+from tracejit.dtypes import (
+    bool,
+    double,
+    dtype,
+    float16,
+    float32,
+    float64,
+    get_default_dtype,
+    half,
+    int8,
+    int16,
+    int32,
+    int64,
+    long,
+    promote_types,
+    set_default_dtype,
+    short,
+    uint8,
+)
+from tracejit.tensor import functional
 from tracejit.tensor.arithmetic import (
     abs,
     absolute,
@@ -115,6 +136,36 @@ from tracejit.tensor.creation import (
     zeros,
     zeros_like,
 )
+from tracejit.tensor.functional import (
+    celu,
+    conv1d,
+    conv2d,
+    conv_transpose1d,
+    conv_transpose2d,
+    cosine_similarity,
+    dropout,
+    embedding,
+    group_norm,
+    layer_norm,
+    log_softmax,
+    pairwise_distance,
+    prelu,
+    relu,
+    rms_norm,
+    selu,
+    softmax,
+    threshold,
+)
+from tracejit.tensor.generator import (
+    Generator,
+    default_generator,
+    get_rng_state,
+    initial_seed,
+    manual_seed,
+    seed,
+    set_rng_state,
+)
+from tracejit.tensor.indexing import getitem, setitem
 from tracejit.tensor.inplace import IN_PLACE
 from tracejit.tensor.products import (
     addmm,
@@ -128,6 +179,18 @@ from tracejit.tensor.products import (
     outer,
 )
 from tracejit.tensor.promote import result_type
+from tracejit.tensor.random import (
+    bernoulli,
+    multinomial,
+    normal,
+    rand,
+    rand_like,
+    randint,
+    randint_like,
+    randn,
+    randn_like,
+    randperm,
+)
 from tracejit.tensor.reducing import (
     all,
     amax,
@@ -149,6 +212,24 @@ from tracejit.tensor.reducing import (
     sum,
     var,
     var_mean,
+)
+from tracejit.tensor.selecting import (
+    argwhere,
+    bucketize,
+    gather,
+    index_add,
+    index_copy,
+    index_fill,
+    index_put,
+    index_select,
+    masked_scatter,
+    masked_select,
+    nonzero,
+    scatter,
+    scatter_add,
+    searchsorted,
+    take,
+    take_along_dim,
 )
 from tracejit.tensor.shaping import (
     broadcast_shapes,

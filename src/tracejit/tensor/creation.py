@@ -19,7 +19,7 @@ from tracejit.tensor.shaping import ints
 from tracejit.tensor.tensor import Tensor, method
 
 
-def _sizes(size: tuple[Any, ...], what: str) -> tuple[int, ...]:
+def sizes_of(size: tuple[Any, ...], what: str) -> tuple[int, ...]:
     shape = ints(size, what)
     for s in shape:
         if s < 0:
@@ -39,7 +39,7 @@ def full(
     """
     check_device(device)
     d = dtype or dtypes.of_number(plain(fill_value))
-    shape = _sizes((size,) if isinstance(size, int) else (tuple(size),), "full")
+    shape = sizes_of((size,) if isinstance(size, int) else (tuple(size),), "full")
     if isinstance(fill_value, Tensor):
         fill_value = fill_value.item()
     t: Tensor = apply(ops.full, (fill_value,), (shape, d))
@@ -48,13 +48,13 @@ def full(
 
 def zeros(*size: Any, dtype: dtype_ | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A tensor of zeros."""
-    return full(_sizes(size, "zeros"), 0, dtype=dtype or dtypes.get_default_dtype(), device=device,
+    return full(sizes_of(size, "zeros"), 0, dtype=dtype or dtypes.get_default_dtype(), device=device,
                 requires_grad=requires_grad)  # fmt: skip
 
 
 def ones(*size: Any, dtype: dtype_ | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A tensor of ones."""
-    return full(_sizes(size, "ones"), 1, dtype=dtype or dtypes.get_default_dtype(), device=device,
+    return full(sizes_of(size, "ones"), 1, dtype=dtype or dtypes.get_default_dtype(), device=device,
                 requires_grad=requires_grad)  # fmt: skip
 
 

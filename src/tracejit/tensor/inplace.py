@@ -10,10 +10,10 @@ import numpy as np
 from tracejit.ops.record import Op, ops
 from tracejit.shapes import broadcast
 from tracejit.tensor import arithmetic
-from tracejit.tensor.dispatch import apply
+from tracejit.tensor.dispatch import apply, wrap
 from tracejit.tensor.promote import to_dtype
 from tracejit.tensor.state import state
-from tracejit.tensor.tape import current
+from tracejit.tensor.tape import current, enter
 from tracejit.tensor.tensor import Tensor, method
 
 
@@ -63,11 +63,25 @@ def write(target: Tensor, value: Tensor) -> None:
     if not state.grad_enabled or not (value._requires_grad or target._requires_grad):
         return
     if target._base is None:
-        target._node = value._node
-        target._requires_grad = value._requires_grad
-        target._index = value._index if value._node is not None else 0
+        _take_history(target, value)
     else:
         _rebase(target, value)
+
+
+def _take_history(target: Tensor, value: Tensor) -> None:
+    """Give a tensor the history of the value that its memory holds now."""
+    node = current(value)
+    if node is not None:
+        target._node, target._index, target._requires_grad = node, value._index, True
+    elif value._requires_grad:
+        # A leaf: the target is a copy of it.
+        enter(ops.copy, (value,), (), (target,))
+    elif target._requires_grad:
+        # The target goes on requiring gradients; that of what it held is zero.
+        before = wrap(target._array)
+        before._node, before._index, before._requires_grad = target._node, target._index, True
+        n = len(target._shape)
+        enter(ops.place, (before, value), ((0,) * n, (1,) * n), (target,))
 
 
 def _rebase(view: Tensor, value: Tensor) -> None:
@@ -79,8 +93,7 @@ def _rebase(view: Tensor, value: Tensor) -> None:
         parents.append(apply(op, (parents[-1],), attrs))
     for (op, attrs), parent in zip(reversed(view._view), reversed(parents), strict=True):
         value = _put_back(op, attrs, parent, value)
-    base._node, base._requires_grad = value._node, value._requires_grad
-    base._index = value._index if value._node is not None else 0
+    _take_history(base, value)
     view._seen = -1
     current(view)
 
@@ -100,20 +113,21 @@ def _put_back(op: Op, attrs: tuple[Any, ...], parent: Tensor, value: Tensor) -> 
     raise RuntimeError(f"a tensor made by {op.name}() cannot be changed in place; clone() it first")
 
 
-def _in_place(function: Callable[..., Any]) -> Callable[..., Any]:
+def in_place(function: Callable[..., Any]) -> Callable[..., Any]:
     """The in-place form of a function: `x.f_(...)`."""
 
     def changed(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return assign(self, function(self, *args, **kwargs))
 
-    changed.__name__ = changed.__qualname__ = function.__name__ + "_"
-    changed.__doc__ = f"`{function.__name__}` in place.\n\nRaises: RuntimeError if the result does not fit the tensor."
+    name = function.__name__.rstrip("_")
+    changed.__name__ = changed.__qualname__ = f"{name}_"
+    changed.__doc__ = f"`{name}` in place.\n\nRaises: RuntimeError if the result does not fit the tensor."
     setattr(Tensor, changed.__name__, changed)
     return changed
 
 
 IN_PLACE = tuple(
-    _in_place(getattr(arithmetic, name))
+    in_place(getattr(arithmetic, name))
     for name in (
         *("add", "sub", "mul", "div", "pow", "remainder", "fmod", "floor_divide", "lerp", "addcmul", "addcdiv"),
         *("exp", "expm1", "log", "log1p", "log2", "sin", "cos", "tan", "tanh", "sigmoid", "erf", "sqrt", "rsqrt"),

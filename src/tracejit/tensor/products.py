@@ -267,8 +267,8 @@ def _contract(a: list[str], x: Tensor, b: list[str], y: Tensor, later: set[str])
     inner = [c for c in shared if c not in later]
     rows = [c for c in a if c not in b]
     cols = [c for c in b if c not in a]
-    sx = {c: s for c, s in zip(a, x._shape, strict=True)}
-    sy = {c: s for c, s in zip(b, y._shape, strict=True)}
+    sx = dict(zip(a, x._shape, strict=True))
+    sy = dict(zip(b, y._shape, strict=True))
 
     def merged(names: list[str], sizes: dict[str, int]) -> int:
         n = 1

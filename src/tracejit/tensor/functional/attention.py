@@ -1,0 +1,106 @@
+"""Attention."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tracejit import dtypes
+from tracejit.ops.record import ops
+from tracejit.shapes import broadcast
+from tracejit.tensor.composite import composite
+from tracejit.tensor.dispatch import apply
+from tracejit.tensor.functional.activation import floats, wide
+from tracejit.tensor.functional.dropout import noise, rates
+from tracejit.tensor.products import matmul
+from tracejit.tensor.promote import to_dtype
+from tracejit.tensor.reducing import amax, sum
+from tracejit.tensor.shaping import repeat_interleave, transpose
+from tracejit.tensor.tensor import Tensor
+
+
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """softmax(query @ key.T * scale + mask) @ value.
+
+    Shape: (*, L, E), (*, S, E), (*, S, V) to (*, L, V). `attn_mask` is bool (True: takes part) or is added; with
+    `is_causal` position i sees positions up to i. `scale` is 1 / sqrt(E) if none is given.
+    Edge: where a mask leaves nothing the result is 0.
+    Raises: RuntimeError for a mask together with `is_causal`, or sizes and types that do not fit.
+    Source: Vaswani et al., Attention is all you need (2017).
+    """
+    floats(query, "scaled_dot_product_attention")
+    for name, x in (("query", query), ("key", key), ("value", value)):
+        if len(x._shape) < 2:
+            raise RuntimeError(f"{name} must have at least 2 dimensions, but has shape {list(x._shape)}")
+        if x._dtype is not query._dtype:
+            raise RuntimeError(
+                f"Expected query, key, and value to have the same dtype, but got {query._dtype.name} and "
+                f"{x._dtype.name}"
+            )
+    if attn_mask is not None:
+        if is_causal:
+            raise RuntimeError(
+                "_scaled_dot_product_attention: Explicit attn_mask should not be set when is_causal=True"
+            )
+        if attn_mask._dtype is not dtypes.bool and attn_mask._dtype is not query._dtype:
+            raise RuntimeError(
+                "Expected attn_mask dtype to be bool or to match query dtype, but got attn_mask.dtype: "
+                f"{attn_mask._dtype.name} and query.dtype: {query._dtype.name}"
+            )
+    if not 0.0 <= dropout_p <= 1.0:
+        raise RuntimeError(f"dropout probability has to be between 0 and 1, but got {dropout_p}")
+    if enable_gqa:
+        heads = query._shape[-3]
+        key, value = (repeat_interleave(x, heads // x._shape[-3], -3) for x in (key, value))
+    factor = 1.0 / math.sqrt(query._shape[-1]) if scale is None and query._shape[-1] else (scale or 0.0)
+    if not dropout_p:
+        return _attention(query, key, value, attn_mask, None, is_causal, scale=factor)
+    lead = broadcast(query._shape[:-2], key._shape[:-2])
+    u = noise((*lead, query._shape[-2], key._shape[-2]), query._dtype)
+    keep, rise = rates(dropout_p)
+    return _attention(query, key, value, attn_mask, u, is_causal, scale=factor, keep=keep, rise=rise)
+
+
+@composite
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    u: Tensor | None,
+    is_causal: bool,
+    *,
+    scale: Any,
+    keep: Any = None,
+    rise: Any = None,
+) -> Any:
+    scores = apply(ops.mul, (wide(matmul(query, transpose(key, -2, -1))), scale))
+    if is_causal:
+        rows, cols = scores._shape[-2:]
+        place = apply(ops.reshape, (apply(ops.iota, (), (rows,)),), ((rows, 1),))
+        scores = apply(ops.where, (apply(ops.le, (apply(ops.iota, (), (cols,)), place)), scores, -math.inf))
+    elif mask is not None and mask._dtype is dtypes.bool:
+        scores = apply(ops.where, (mask, scores, -math.inf))
+    elif mask is not None:
+        scores = apply(ops.add, (scores, to_dtype(mask, scores._dtype)))
+    top = amax(scores.detach(), -1, True)
+    if mask is not None:
+        top = apply(ops.where, (apply(ops.eq, (top, -math.inf)), 0, top))
+    grown = apply(ops.exp, (apply(ops.sub, (scores, top)),))
+    total = sum(grown, -1, True)
+    if mask is not None:
+        # Where nothing is seen all are 0, and stay so divided by 1.
+        total = apply(ops.where, (apply(ops.eq, (total, 0)), 1, total))
+    weights = apply(ops.div, (grown, total))
+    if u is not None:
+        weights = apply(ops.where, (apply(ops.lt, (u, keep)), apply(ops.mul, (weights, rise)), 0))
+    return matmul(to_dtype(weights, value._dtype), value)

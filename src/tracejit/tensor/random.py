@@ -1,0 +1,337 @@
+"""Random tensors with PyTorch's arguments: everything is made of uniform numbers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from tracejit import dtypes
+from tracejit.dtypes import dtype as dtype_
+from tracejit.ops.random import philox
+from tracejit.ops.record import ops
+from tracejit.tensor.composite import composite
+from tracejit.tensor.conversion import check_device
+from tracejit.tensor.creation import sizes_of
+from tracejit.tensor.dispatch import apply, wrap
+from tracejit.tensor.generator import Generator, draw
+from tracejit.tensor.host import host
+from tracejit.tensor.inplace import assign
+from tracejit.tensor.promote import to_dtype
+from tracejit.tensor.scalar import plain
+from tracejit.tensor.tensor import Tensor, method
+
+
+def uniform(shape: tuple[int, ...], dtype: dtype_, generator: Generator | None) -> Any:
+    """Numbers uniform in [0, 1)."""
+    return apply(ops.uniform, draw(generator), (shape, dtype))
+
+
+@composite
+def _bell(u: Tensor, v: Tensor) -> Any:
+    """Normal numbers from two uniform ones.
+
+    Source: Box and Muller, A note on the generation of random normal deviates (1958).
+    """
+    # 1 - u lies in (0, 1], so the logarithm is finite.
+    radius = apply(ops.sqrt, (apply(ops.mul, (apply(ops.log, (apply(ops.sub, (1.0, u)),)), -2.0)),))
+    return apply(ops.mul, (radius, apply(ops.cos, (apply(ops.mul, (v, 2.0 * math.pi)),))))
+
+
+def bell(shape: tuple[int, ...], dtype: dtype_, generator: Generator | None) -> Any:
+    """Numbers of the standard normal distribution."""
+    kind = dtypes.float32 if dtype is dtypes.float16 else dtype
+    return to_dtype(_bell(uniform(shape, kind, generator), uniform(shape, kind, generator)), dtype)
+
+
+def _float_type(dtype: dtype_ | None, name: str) -> dtype_:
+    d = dtypes.get_default_dtype() if dtype is None else dtype
+    if not d.is_floating_point:
+        raise NotImplementedError(f"\"{name}\" not implemented for '{d.name.capitalize()}'")
+    return d
+
+
+def _finish(out: Any, requires_grad: bool) -> Tensor:
+    return out.requires_grad_() if requires_grad else out  # type: ignore[no-any-return]
+
+
+def rand(
+    *size: Any,
+    generator: Generator | None = None,
+    dtype: dtype_ | None = None,
+    device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Numbers uniform in [0, 1).
+
+    DType: the default float type if none is given.
+
+    >>> import tracejit as tj
+    >>> x = tj.rand(1000)
+    >>> bool((x >= 0).all() & (x < 1).all())
+    True
+    """
+    check_device(device)
+    d = _float_type(dtype, "check_uniform_bounds")
+    return _finish(uniform(sizes_of(size, "rand"), d, generator), requires_grad)
+
+
+def randn(
+    *size: Any,
+    generator: Generator | None = None,
+    dtype: dtype_ | None = None,
+    device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Numbers of the standard normal distribution.
+
+    DType: the default float type if none is given. Edge: no float32 is beyond 5.8.
+    """
+    check_device(device)
+    return _finish(bell(sizes_of(size, "randn"), _float_type(dtype, "normal_kernel_cpu"), generator), requires_grad)
+
+
+def _whole(low: int, high: int, shape: tuple[int, ...], dtype: dtype_, generator: Generator | None) -> Any:
+    """Whole numbers in [low, high), each as likely as its share of 2**53 allows."""
+    low, high = low.__index__(), high.__index__()
+    if low >= high:
+        raise RuntimeError(f"random_ expects 'from' to be less than 'to', but got from={low} >= to={high}")
+    u = uniform(shape, dtypes.float64, generator)
+    steps = apply(ops.cast, (apply(ops.mul, (u, float(high - low))),), (dtypes.int64,))
+    # A product of the largest number below 1 may be rounded up to the bound.
+    steps = apply(ops.minimum, (steps, high - low - 1))
+    return to_dtype(apply(ops.add, (steps, low)) if low else steps, dtype)
+
+
+def randint(
+    low: int,
+    high: Any = None,
+    size: Any = None,
+    *,
+    generator: Generator | None = None,
+    dtype: dtype_ | None = None,
+    device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Whole numbers in [low, high); `randint(high, size)` starts at 0.
+
+    DType: int64 if none is given. Raises: RuntimeError for an empty interval.
+    """
+    check_device(device)
+    if size is None:
+        if high is None:
+            raise TypeError("randint() received an invalid combination of arguments: a size is needed")
+        low, high, size = 0, low, high
+    shape = sizes_of((tuple(size),), "randint")
+    return _finish(_whole(low, high, shape, dtype or dtypes.int64, generator), requires_grad)
+
+
+def rand_like(
+    input: Tensor, *, dtype: dtype_ | None = None, device: Any = None, requires_grad: bool = False,
+    generator: Generator | None = None,
+) -> Tensor:  # fmt: skip
+    """Numbers uniform in [0, 1) in the shape and type of a tensor."""
+    return rand(input._shape, dtype=dtype or input._dtype, device=device, requires_grad=requires_grad,
+                generator=generator)  # fmt: skip
+
+
+def randn_like(
+    input: Tensor, *, dtype: dtype_ | None = None, device: Any = None, requires_grad: bool = False,
+    generator: Generator | None = None,
+) -> Tensor:  # fmt: skip
+    """Numbers of the standard normal distribution in the shape and type of a tensor."""
+    return randn(input._shape, dtype=dtype or input._dtype, device=device, requires_grad=requires_grad,
+                 generator=generator)  # fmt: skip
+
+
+def randint_like(
+    input: Tensor, low: int, high: int | None = None, *, dtype: dtype_ | None = None,
+    generator: Generator | None = None,
+) -> Tensor:  # fmt: skip
+    """Whole numbers in [low, high), or [0, low), in the shape and type of a tensor."""
+    low, high = (0, low) if high is None else (low, high)
+    return randint(low, high, input._shape, dtype=dtype or input._dtype, generator=generator)
+
+
+def bernoulli(input: Tensor, p: Any = None, *, generator: Generator | None = None) -> Any:
+    """1 with the probability that each element (or `p`) gives, else 0.
+
+    DType: kept. Raises: RuntimeError for a type that is not floating point.
+    """
+    if p is None and not input._dtype.is_floating_point:
+        raise RuntimeError(f"\"bernoulli_tensor_cpu_p_\" not implemented for '{input._dtype.name.capitalize()}'")
+    source = input if p is None else p
+    if isinstance(source, Tensor):
+        kind = dtypes.float32 if source._dtype is dtypes.float16 else source._dtype
+        if not kind.is_floating_point:
+            kind = dtypes.get_default_dtype()
+        chance: Any = to_dtype(source.detach(), kind)
+    else:
+        kind = dtypes.get_default_dtype()
+        chance = source
+        if not 0 <= plain(source) <= 1:
+            raise RuntimeError(f"bernoulli_ expects p to be in [0, 1], but got p={plain(source)}")
+    u = uniform(input._shape, kind, generator)
+    return to_dtype(apply(ops.lt, (u, chance)), input._dtype)
+
+
+method()(bernoulli)
+
+
+def normal(
+    mean: Any, std: Any = 1.0, size: Any = None, *, generator: Generator | None = None, dtype: dtype_ | None = None,
+    requires_grad: bool = False,
+) -> Any:  # fmt: skip
+    """Numbers of normal distributions with the means and standard deviations given, which are tensors or numbers.
+
+    Raises: RuntimeError for a negative standard deviation that is a number.
+    """
+    _check_std(std)
+    tensors = [v for v in (mean, std) if isinstance(v, Tensor)]
+    if size is not None:
+        shape = sizes_of((tuple(size),), "normal")
+        d = dtype or dtypes.get_default_dtype()
+    elif tensors:
+        shape = _common(tensors)
+        d = dtype or tensors[0]._dtype
+    else:
+        raise TypeError("normal(): 'size' is needed where neither mean nor std is a tensor")
+    z = bell(shape, _float_type(d, "normal_kernel_cpu"), generator)
+    return _finish(apply(ops.add, (apply(ops.mul, (z, _detached(std, d))), _detached(mean, d))), requires_grad)
+
+
+def _check_std(std: Any) -> None:
+    if not isinstance(std, Tensor) and not plain(std) >= 0:
+        raise RuntimeError(f"normal expects std >= 0.0, but found std {plain(std)}")
+
+
+def _common(tensors: list[Tensor]) -> tuple[int, ...]:
+    return np.broadcast_shapes(*(t._shape for t in tensors))
+
+
+def _detached(x: Any, d: dtype_) -> Any:
+    return to_dtype(x.detach(), d) if isinstance(x, Tensor) else x
+
+
+# --- in place ---------------------------------------------------------------------------------------------------------
+
+
+@method()
+def uniform_(self: Tensor, a: Any = 0.0, b: Any = 1.0, *, generator: Generator | None = None) -> Tensor:
+    """Fill with numbers uniform in [a, b). Raises: RuntimeError if a > b."""
+    low, high = plain(a), plain(b)
+    if not low <= high:
+        raise RuntimeError(f"uniform_ expects to return a [from, to) range, but found from={low} > to={high}")
+    u = uniform(self._shape, _float_type(self._dtype, "check_uniform_bounds"), generator)
+    return assign(self, _stretched(u, low=float(low), width=float(high - low)))
+
+
+@composite
+def _stretched(u: Tensor, *, low: Any, width: Any) -> Any:
+    return apply(ops.add, (apply(ops.mul, (u, width)), low))
+
+
+@method()
+def normal_(self: Tensor, mean: Any = 0.0, std: Any = 1.0, *, generator: Generator | None = None) -> Tensor:
+    """Fill with numbers of a normal distribution."""
+    _check_std(std)
+    z = bell(self._shape, _float_type(self._dtype, "normal_kernel_cpu"), generator)
+    return assign(self, _stretched(z, low=float(mean), width=float(std)))
+
+
+@method()
+def bernoulli_(self: Tensor, p: Any = 0.5, *, generator: Generator | None = None) -> Tensor:
+    """Fill with 1 with probability `p`, else 0."""
+    return assign(self, bernoulli(self, p, generator=generator))
+
+
+@method()
+def random_(self: Tensor, low: Any = None, high: Any = None, *, generator: Generator | None = None) -> Tensor:
+    """Fill with whole numbers in [low, high), [0, low), or all that the type holds exactly."""
+    if low is None:
+        widest = {0: 2, 2: 2 ** {2: 11, 4: 24, 8: 53}[self._dtype.itemsize] + 1 if self._dtype.is_floating_point else 0}
+        low, high = 0, widest.get(self._dtype.category) or dtypes.iinfo(self._dtype).max
+    elif high is None:
+        low, high = 0, low
+    return assign(self, _whole(low, high, self._shape, self._dtype, generator))
+
+
+@method()
+def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Generator | None = None) -> Tensor:
+    """Fill with numbers of the exponential distribution of a rate. Raises: RuntimeError unless the rate is positive."""
+    if not plain(lambd) > 0:
+        raise RuntimeError(f"exponential_ expects lambda > 0.0, but found lambda={plain(lambd)}")
+    d = _float_type(self._dtype, "exponential_kernel_cpu")
+    u = uniform(self._shape, dtypes.float32 if d is dtypes.float16 else d, generator)
+    waits = apply(ops.div, (apply(ops.log, (apply(ops.sub, (1.0, u)),)), -float(plain(lambd))))
+    return assign(self, to_dtype(waits, d))
+
+
+# --- of values --------------------------------------------------------------------------------------------------------
+
+
+def _keys(count: int, generator: Generator | None) -> Any:
+    """Random numbers of 64 bits."""
+    seed, offset = draw(generator)
+    low, high = philox(seed, offset, count)
+    return low | (high << np.uint64(32))
+
+
+@host
+def randperm(
+    n: int,
+    *,
+    generator: Generator | None = None,
+    dtype: dtype_ | None = None,
+    device: Any = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """A random order of 0, ..., n - 1."""
+    check_device(device)
+    if n < 0:
+        raise RuntimeError(f"n must be non-negative, got {n}")
+    order = np.argsort(_keys(n, generator), kind="stable")
+    return _finish(wrap(order.astype((dtype or dtypes.int64).np)), requires_grad)
+
+
+@host
+def multinomial(
+    input: Tensor, num_samples: int, replacement: bool = False, *, generator: Generator | None = None
+) -> Tensor:
+    """Places drawn from each row of weights, each in proportion to its weight.
+
+    Raises: RuntimeError for weights that are negative, not finite or all 0, or fewer above 0 than draws without
+    replacement.
+    Source: without replacement as Efraimidis and Spirakis, Weighted random sampling with a reservoir (2006).
+    """
+    weights = np.atleast_2d(input._data()).astype(np.float64)
+    if input._data().ndim not in (1, 2):
+        raise RuntimeError("prob_dist must be 1 or 2 dim")
+    if input._data().dtype.kind != "f":
+        raise RuntimeError(f"multinomial only supports floating-point dtypes for input, got: {input._dtype.name}")
+    if num_samples <= 0:
+        raise RuntimeError("cannot sample n_sample <= 0 samples")
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        raise RuntimeError("probability tensor contains either `inf`, `nan` or element < 0")
+    if not weights.any(1).all():
+        raise RuntimeError("invalid multinomial distribution (sum of probabilities <= 0)")
+    rows, classes = weights.shape
+    if replacement:
+        u = (_keys(rows * num_samples, generator) >> np.uint64(11)) * 2.0**-53
+        ends = np.cumsum(weights, 1)
+        out = np.empty((rows, num_samples), np.int64)
+        for r in range(rows):
+            found = np.searchsorted(ends[r], u[r * num_samples : (r + 1) * num_samples] * ends[r, -1], side="right")
+            out[r] = np.minimum(found, np.flatnonzero(weights[r])[-1])
+    else:
+        if (np.count_nonzero(weights, 1) < num_samples).any():
+            raise RuntimeError("cannot sample n_sample > prob_dist.size(-1) samples without replacement")
+        u = ((_keys(rows * classes, generator) >> np.uint64(11)) * 2.0**-53).reshape(rows, classes)
+        waits = np.full(weights.shape, np.inf)
+        np.divide(-np.log1p(-u), weights, out=waits, where=weights > 0)
+        out = np.argsort(waits, 1, kind="stable")[:, :num_samples]
+    return wrap(np.ascontiguousarray(out[0] if input._data().ndim == 1 else out))
+
+
+method()(multinomial)

@@ -1,0 +1,372 @@
+"""Reading and writing elements at places given by index tensors, with PyTorch's arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tracejit import dtypes
+from tracejit.ops.record import Op, ops
+from tracejit.shapes import broadcast, normalize_dim
+from tracejit.tensor.arithmetic import mul
+from tracejit.tensor.dispatch import apply, wrap
+from tracejit.tensor.host import host
+from tracejit.tensor.indexing import pick, replaced, true_places
+from tracejit.tensor.inplace import assign, in_place
+from tracejit.tensor.promote import to_dtype
+from tracejit.tensor.shaping import expand, reshape
+from tracejit.tensor.tensor import Tensor, method
+
+
+def places(index: Any, what: str) -> Tensor:
+    """An index tensor as int64.
+
+    Raises: TypeError for no tensor, RuntimeError for another type than int32 or int64.
+    """
+    if not isinstance(index, Tensor):
+        raise TypeError(f"{what}(): argument 'index' must be Tensor, not {type(index).__name__}")
+    if index._dtype not in (dtypes.int64, dtypes.int32):
+        raise RuntimeError(f"{what}(): Expected dtype int32/int64 for index")
+    return to_dtype(index, dtypes.int64)  # type: ignore[no-any-return]
+
+
+def _line(x: Tensor) -> Any:
+    """A tensor without dimensions as a vector of one element."""
+    return x if x._shape else apply(ops.reshape, (x,), ((1,),))
+
+
+def _back(out: Any, like: Tensor) -> Any:
+    return out if out._shape == like._shape else apply(ops.reshape, (out,), (like._shape,))
+
+
+def _fits(index: tuple[int, ...], limit: tuple[int, ...], dim: int | None) -> bool:
+    return all(i <= s or d == dim for d, (i, s) in enumerate(zip(index, limit, strict=True)))
+
+
+@method()
+def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Any:
+    """For each place of `index` the element with that coordinate in `dim` and the same others.
+
+    Shape: of `index`. Raises: IndexError for a place out of range, RuntimeError if the shapes do not fit.
+    """
+    places_ = places(index, "gather")
+    d = normalize_dim(dim, len(input._shape))
+    x, at = _line(input), _line(places_)
+    if len(x._shape) != len(at._shape):
+        raise RuntimeError("Index tensor must have the same number of dimensions as input tensor")
+    if not _fits(at._shape, x._shape, d):
+        raise RuntimeError(
+            f"Size does not match expected index {list(at._shape)} to be no larger than self {list(x._shape)} apart "
+            f"from dimension {d}"
+        )
+    return _back(apply(ops.gather, (x, at), (d,)), index)
+
+
+def _scattered(op: Op, input: Tensor, dim: int, index: Tensor, src: Any) -> Any:
+    what = op.name
+    places_ = places(index, what)
+    d = normalize_dim(dim, len(input._shape))
+    if not isinstance(src, Tensor):
+        src = apply(ops.full, (src,), (index._shape, input._dtype))
+    elif src._dtype is not input._dtype:
+        raise RuntimeError(f"{what}(): Expected self.dtype to be equal to src.dtype")
+    x, at, src = _line(input), _line(places_), _line(src)
+    if not len(x._shape) == len(at._shape) == len(src._shape):
+        raise RuntimeError("Index tensor must have the same number of dimensions as self and src tensor")
+    if at.numel() == 0:
+        return apply(ops.copy, (input,))
+    if not (_fits(at._shape, x._shape, d) and _fits(at._shape, src._shape, None)):
+        raise RuntimeError(
+            f"Expected index {list(at._shape)} to be no larger than self {list(x._shape)} apart from dimension {d} "
+            f"and to be no larger size than src {list(src._shape)}"
+        )
+    return _back(apply(op, (x, at, src), (d,)), input)
+
+
+@method()
+def scatter(
+    input: Tensor, dim: int, index: Tensor, src: Any = None, *, value: Any = None, reduce: str | None = None
+) -> Any:
+    """`input` with elements of `src`, or a number, put at places along `dim`; of several for one place the last stays.
+
+    Raises: IndexError for a place out of range, RuntimeError if shapes or types do not fit.
+    """
+    if reduce == "add":
+        return scatter_add(input, dim, index, _source(input, index, src, value))
+    if reduce is not None:
+        raise NotImplementedError(f"scatter(): reduce='{reduce}' is not supported, only 'add'")
+    return _scattered(ops.scatter, input, dim, index, _source(input, index, src, value))
+
+
+def _source(input: Tensor, index: Tensor, src: Any, value: Any) -> Any:
+    if src is None and value is None:
+        raise TypeError('scatter() missing 1 required positional argument: "src"')
+    src = value if src is None else src
+    if isinstance(src, Tensor):
+        return src
+    return apply(ops.full, (src,), (index._shape, input._dtype))
+
+
+@method()
+def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Any:
+    """`input` with elements of `src` added at places along `dim`, in ascending order.
+
+    Raises: IndexError for a place out of range, RuntimeError if shapes or types do not fit.
+    """
+    return _scattered(ops.scatter_add, input, dim, index, src)
+
+
+def _vector(index: Any, what: str) -> Tensor:
+    at: Tensor = _line(places(index, what))
+    if len(at._shape) != 1:
+        raise IndexError(f"{what}(): Index is supposed to be a vector")
+    return at
+
+
+@method()
+def index_select(input: Tensor, dim: int, index: Tensor) -> Any:
+    """Slices along a dimension, at the places of a vector.
+
+    Raises: IndexError for a place out of range or an index that is no vector.
+    """
+    at = _vector(index, "index_select")
+    d = normalize_dim(dim, len(input._shape))
+    return _back(apply(ops.take, (_line(input), at), (d,)), input) if not input._shape else apply(
+        ops.take, (input, at), (d,)
+    )
+
+
+def _slices(input: Tensor, dim: int, index: Tensor, source: Tensor, what: str) -> tuple[Any, Any, Any, int]:
+    """The operands of an operation that writes slices, checked."""
+    at = _vector(index, what)
+    d = normalize_dim(dim, len(input._shape))
+    if not isinstance(source, Tensor):
+        raise TypeError(f"{what}(): argument 'source' must be Tensor, not {type(source).__name__}")
+    if source._dtype is not input._dtype:
+        raise RuntimeError(f"{what}(): self and source expected to have the same dtype")
+    x, src = _line(input), _line(source)
+    if len(src._shape) != len(x._shape):
+        raise (IndexError if what == "index_copy" else RuntimeError)(
+            f"{what}(): source has {len(src._shape)} dimensions where self has {len(x._shape)}"
+        )
+    if at._shape[0] != src._shape[d]:
+        raise (IndexError if what == "index_copy" else RuntimeError)(
+            f"{what}(): Number of indices ({at._shape[0]}) should be equal to source.size(dim): ({src._shape[d]}), "
+            f"for dim: {d}"
+        )
+    if any(a != b for i, (a, b) in enumerate(zip(x._shape, src._shape, strict=True)) if i != d):
+        raise RuntimeError(
+            f"{what}(): source shape {list(src._shape)} must match self shape {list(x._shape)} apart from dimension {d}"
+        )
+    return x, at, src, d
+
+
+@method()
+def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Any = 1) -> Any:
+    """`input` with alpha times slices of `source` added at the places of a vector, in ascending order."""
+    x, at, src, d = _slices(input, dim, index, source, "index_add")
+    if not (type(alpha) is int and alpha == 1):
+        src = to_dtype(mul(src, alpha), input._dtype)
+    return _back(apply(ops.index_add, (x, at, src), (d,)), input)
+
+
+@method()
+def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Any:
+    """`input` with slices of `source` put at the places of a vector; of several for one place the last stays."""
+    x, at, src, d = _slices(input, dim, index, source, "index_copy")
+    return _back(apply(ops.index_copy, (x, at, src), (d,)), input)
+
+
+@method()
+def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Any:
+    """`input` with one number put into the slices at the places of a vector."""
+    at = _vector(index, "index_fill")
+    d = normalize_dim(dim, len(input._shape))
+    x = _line(input)
+    if isinstance(value, Tensor):
+        if value._shape:
+            raise RuntimeError(
+                "index_fill_ only supports a 0-dimensional value tensor, but got tensor with "
+                f"{len(value._shape)} dimension(s)."
+            )
+        value = to_dtype(value, input._dtype)
+    else:
+        value = apply(ops.full, (value,), ((), input._dtype))
+    at = apply(ops.wrap_index, (at,), (x._shape[d],))
+    src = apply(ops.expand, (value,), ((*x._shape[:d], at._shape[0], *x._shape[d + 1 :]),))
+    return _back(apply(ops.index_copy, (x, at, src), (d,)), input)
+
+
+@method()
+def index_put(input: Tensor, indices: Sequence[Any], values: Tensor, accumulate: bool = False) -> Any:
+    """`input` with values put at, or with `accumulate` added to, the elements that index tensors pick.
+
+    Raises: IndexError for a place out of range, RuntimeError if values do not broadcast or have another type.
+    """
+    if values._dtype is not input._dtype:
+        raise RuntimeError(
+            f"Index put requires the source and destination dtypes match, got {input._dtype.name} for the destination "
+            f"and {values._dtype.name} for the source."
+        )
+    keys: list[tuple[int, Tensor]] = []
+    dim = 0
+    for index in indices:
+        if index is None:
+            dim += 1
+        elif index._dtype in (dtypes.bool, dtypes.uint8):
+            mask = to_dtype(index, dtypes.bool)
+            if mask._shape != input._shape[dim : dim + len(mask._shape)]:
+                raise IndexError(
+                    f"The shape of the mask {list(mask._shape)} at index {dim} does not match the shape of the indexed "
+                    f"tensor {list(input._shape)} at index {dim}"
+                )
+            keys.append((dim, mask))
+            dim += len(mask._shape)
+        elif index._dtype.is_floating_point:
+            raise IndexError("tensors used as indices must be long, int, byte or bool tensors")
+        else:
+            keys.append((dim, to_dtype(index, dtypes.int64)))
+            dim += 1
+    if dim > len(input._shape):
+        raise IndexError(f"too many indices for tensor of dimension {len(input._shape)} (got {dim})")
+    if not keys:
+        raise IndexError("index_put(): at least one index tensor is needed")
+    return replaced(input, keys, values, accumulate)
+
+
+@method()
+def index_put_(self: Tensor, indices: Sequence[Any], values: Tensor, accumulate: bool = False) -> Tensor:
+    """`index_put` in place."""
+    return assign(self, index_put(self, indices, values, accumulate))
+
+
+@method()
+def masked_select(input: Tensor, mask: Tensor) -> Any:
+    """The elements where the mask holds, as a vector.
+
+    Cost: reads the mask, which a compiled region computes first. Raises: RuntimeError if the mask is not bool.
+    """
+    if mask._dtype is not dtypes.bool:
+        raise RuntimeError("masked_select: expected BoolTensor for mask")
+    shape = broadcast(input._shape, mask._shape)
+    x, m = expand(_line(input), shape or (1,)), expand(_line(mask), shape or (1,))
+    return pick(x, ((0, m),))
+
+
+@method()
+def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Any:
+    """`input` with the elements of `source`, in order, put where the mask holds.
+
+    Raises: RuntimeError if the mask is not bool or the source has too few elements.
+    """
+    if mask._dtype is not dtypes.bool:
+        raise RuntimeError(f"masked_scatter_ only supports boolean masks, but got mask with dtype {mask._dtype}")
+    if source._dtype is not input._dtype:
+        raise RuntimeError("masked_scatter: expected self and source to have same dtypes")
+    shape = broadcast(input._shape, mask._shape) or (1,)
+    x, m = expand(_line(input), shape), expand(_line(mask), shape)
+    at = true_places(reshape(m, -1))[0]
+    count = at._shape[0]
+    if source.numel() < count:
+        raise RuntimeError(
+            "masked_scatter: expected the number of elements of source to be >= the number of ones in mask"
+        )
+    flat = reshape(source, -1)
+    src = apply(ops.slice, (flat,), ((0,), (count,), (1,)))
+    out = apply(ops.index_copy, (reshape(x, -1), at, src), (0,))
+    return apply(ops.reshape, (out,), (shape if input._shape or mask._shape else (),))
+
+
+@method()
+def take(input: Tensor, index: Tensor) -> Any:
+    """Elements of the flattened tensor at the places given; negative ones count from the end.
+
+    Shape: of `index`. Raises: IndexError for a place out of range.
+    """
+    at = places(index, "take")
+    flat = apply(ops.reshape, (input,), ((input.numel(),),))
+    at = apply(ops.wrap_index, (apply(ops.reshape, (at,), ((at.numel(),),)),), (input.numel(),))
+    return _back(apply(ops.take, (flat, at), (0,)), index)
+
+
+@method()
+def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Any:
+    """`gather` with shapes broadcast apart from `dim`; without `dim` of the flattened tensors."""
+    if indices._dtype is not dtypes.int64:
+        raise RuntimeError("torch.take_along_dim(): dtype of indices should be Long")
+    if dim is None:
+        return gather(reshape(input, -1), 0, reshape(indices, -1))
+    n = len(input._shape)
+    if n != len(indices._shape):
+        raise RuntimeError(
+            f"torch.take_along_dim(): input and indices should have the same number of dimensions, but got {n} "
+            f"dimensions for input, and {len(indices._shape)} dimensions for indices"
+        )
+    d = normalize_dim(dim, n)
+    sizes = [broadcast((a,), (b,))[0] for a, b in zip(input._shape, indices._shape, strict=True)]
+    to_x = tuple(input._shape[d] if i == d else s for i, s in enumerate(sizes))
+    to_i = tuple(indices._shape[d] if i == d else s for i, s in enumerate(sizes))
+    at = apply(ops.wrap_index, (expand(indices, to_i),), (input._shape[d],))
+    return gather(expand(input, to_x), d, at)
+
+
+@host
+def _coordinates(input: Tensor) -> Tensor:
+    return wrap(np.argwhere(input._data()))
+
+
+@method()
+def nonzero(input: Tensor, *, as_tuple: bool = False) -> Any:
+    """Coordinates of the elements that are not zero: one row each, or with `as_tuple` one vector for each dimension.
+
+    Cost: reads the tensor, which a compiled region computes first.
+    """
+    return true_places(_line(input)) if as_tuple else _coordinates(input)
+
+
+@method()
+def argwhere(input: Tensor) -> Any:
+    """Coordinates of the elements that are not zero, one row each."""
+    return _coordinates(input)
+
+
+@host
+def searchsorted(
+    sorted_sequence: Tensor, input: Any, *, out_int32: bool = False, right: bool = False, side: str | None = None
+) -> Tensor:
+    """Places where values would be put into sorted rows to keep them sorted.
+
+    Shape: of `input`; its leading dimensions are those of the rows. Raises: RuntimeError if they differ.
+    """
+    rows = sorted_sequence._data()
+    found = np.asarray(input._data() if isinstance(input, Tensor) else input)
+    if side not in (None, "left", "right"):
+        raise RuntimeError(f"torch.searchsorted(): side can only be 'left' or 'right' but got {side}")
+    where = "right" if right or side == "right" else "left"
+    if rows.ndim == 0:
+        raise RuntimeError("torch.searchsorted(): boundaries tensor should be 1 dimension or more, but got 0 dimension")
+    if rows.ndim == 1:
+        out = np.asarray(np.searchsorted(rows, found, side=where))  # type: ignore[call-overload]
+    else:
+        if found.shape[:-1] != rows.shape[:-1]:
+            raise RuntimeError(
+                "torch.searchsorted(): boundaries tensor should be 1 dimension or the first N-1 dimensions of "
+                f"boundaries tensor and input value tensor must match, but we got boundaries tensor "
+                f"{list(rows.shape)} and input value tensor {list(found.shape)}"
+            )
+        out = np.empty(found.shape, np.int64)
+        for at in np.ndindex(*rows.shape[:-1]):
+            out[at] = np.searchsorted(rows[at], found[at], side=where)  # type: ignore[call-overload]
+    return wrap(out.astype(np.int32 if out_int32 else np.int64))
+
+
+def bucketize(input: Any, boundaries: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:
+    """The interval between sorted boundaries in which each value lies."""
+    return searchsorted(boundaries, input, out_int32=out_int32, right=right)
+
+
+IN_PLACE = tuple(
+    in_place(function) for function in (scatter, scatter_add, index_add, index_copy, index_fill, masked_scatter)
+)
