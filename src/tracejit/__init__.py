@@ -25,3 +25,5 @@ from tracejit.dtypes import (
 )
 from tracejit.tensor import *  # noqa: F403
 from tracejit.tensor import autograd
+from tracejit.tools.explain import explain
+from tracejit.trace.region import compile

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 
-class dtype:  # noqa: N801 - PyTorch's public name
+class dtype:
     """An element type, such as `float32`.
 
     >>> float32.itemsize, float32.is_floating_point
@@ -51,7 +51,7 @@ class dtype:  # noqa: N801 - PyTorch's public name
 
 BOOL, INT, FLOAT = 0, 1, 2
 
-bool = dtype("bool", "b1", BOOL, 0)  # noqa: A001 - PyTorch's public name
+bool = dtype("bool", "b1", BOOL, 0)
 uint8 = dtype("uint8", "u8", INT, 1)
 int8 = dtype("int8", "i8", INT, 1)
 int16 = dtype("int16", "i16", INT, 2)
@@ -61,8 +61,8 @@ float16 = dtype("float16", "f16", FLOAT, 2)
 float32 = dtype("float32", "f32", FLOAT, 3)
 float64 = dtype("float64", "f64", FLOAT, 4)
 
-long, short, half, float, double = int64, int16, float16, float32, float64  # noqa: A001
-int = int32  # noqa: A001
+long, short, half, float, double = int64, int16, float16, float32, float64
+int = int32
 
 ALL: tuple[dtype, ...] = (bool, uint8, int8, int16, int32, int64, float16, float32, float64)
 FROM_NUMPY: dict[Any, dtype] = {d.np: d for d in ALL}
@@ -154,7 +154,7 @@ def weak_result(strong: dtype, number: Any) -> dtype:
     return other
 
 
-class finfo:  # noqa: N801 - PyTorch's public name
+class finfo:
     """Limits of a floating point type: `bits`, `eps`, `max`, `min`, `tiny`, `smallest_normal`, `resolution`."""
 
     def __init__(self, d: dtype | None = None) -> None:
@@ -168,7 +168,7 @@ class finfo:  # noqa: N801 - PyTorch's public name
         self.resolution = _FLOAT(info.resolution)
 
 
-class iinfo:  # noqa: N801 - PyTorch's public name
+class iinfo:
     """Limits of an integer type: `bits`, `max`, `min`."""
 
     def __init__(self, d: dtype) -> None:

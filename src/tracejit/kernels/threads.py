@@ -73,6 +73,11 @@ _SYSTEM_CALLS = {"x86_64": 202, "aarch64": 98, "arm64": 98}
 _FUTEX_WAIT_PRIVATE = 128
 _FUTEX_WAKE_PRIVATE = 129
 _EVERYBODY = 0x7FFFFFFF
+_SPINS_A_YIELD = 63
+"""One less than the power of two of spins after which a waiting thread lets others have its CPU."""
+
+_part = register_jitable(no_cpython_wrapper=True, no_cfunc_wrapper=True)
+"""Makes a function callable from kernels, and from nowhere else."""
 
 
 def _futex(context: Any, builder: Any, address: Any, operation: int, value: Any) -> Any:
@@ -104,13 +109,28 @@ def futex_wake(typingctx: Any, address: Any, count: Any) -> Any:
     return types.void(types.int64, types.int64), codegen
 
 
-@register_jitable
+@intrinsic
+def yield_cpu(typingctx: Any) -> Any:
+    """Lets another thread that waits for this CPU run first."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.IntType(32), [])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, "sched_yield"), [])
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@_part
 def _wait_for_change(word, sleepers, old, spins):  # type: ignore[no-untyped-def]
     """The value at `word` as soon as it is not `old`: spins first, then sleeps."""
-    for _ in range(spins):
+    for turn in range(spins):
         value = load_acquire(word)
         if value != old:
             return value
+        if turn & _SPINS_A_YIELD == _SPINS_A_YIELD:
+            # The thread that is waited for may be waiting for this very CPU.
+            yield_cpu()
         pause()
     while load_acquire(word) == old:
         fetch_add(sleepers, 1)
@@ -119,7 +139,7 @@ def _wait_for_change(word, sleepers, old, spins):  # type: ignore[no-untyped-def
     return load_acquire(word)
 
 
-@register_jitable
+@_part
 def _advance(word, sleepers):  # type: ignore[no-untyped-def]
     fetch_add(word, 1)
     # A read-modify-write, so that it cannot be ordered before the one above: a thread that has counted itself
@@ -128,7 +148,7 @@ def _advance(word, sleepers):  # type: ignore[no-untyped-def]
         futex_wake(word, _EVERYBODY)
 
 
-@register_jitable
+@_part
 def _meet(team):  # type: ignore[no-untyped-def]
     """The barrier: returns when all threads of the team have called it."""
     phase = load_acquire(team + 8 * PHASE)
@@ -139,7 +159,7 @@ def _meet(team):  # type: ignore[no-untyped-def]
         _wait_for_change(team + 8 * PHASE, team + 8 * PHASE_SLEEPERS, phase, load_i64(team, SPINS))
 
 
-@register_jitable
+@_part
 def _run_tasks(tasks, begin, end):  # type: ignore[no-untyped-def]
     """Runs tasks until one fails; gives (launch << ERROR_SHIFT | code) of that one, or 0."""
     for task in range(begin, end):
@@ -150,7 +170,7 @@ def _run_tasks(tasks, begin, end):  # type: ignore[no-untyped-def]
     return 0
 
 
-@register_jitable
+@_part
 def _run_part(team, program, thread, epoch):  # type: ignore[no-untyped-def]
     """What one thread of the team does of a program: its tasks of each segment, then the barrier."""
     threads = load_i64(team, TEAM_THREADS)
@@ -173,7 +193,7 @@ def _run_part(team, program, thread, epoch):  # type: ignore[no-untyped-def]
             break
 
 
-@register_jitable
+@_part
 def _launch_part(team, thread):  # type: ignore[no-untyped-def]
     threads = load_i64(team, TEAM_THREADS)
     units = load_i64(team, JOB_UNITS)
@@ -190,7 +210,7 @@ def _launch_part(team, thread):  # type: ignore[no-untyped-def]
     _meet(team)
 
 
-@register_jitable
+@_part
 def _first_error(team):  # type: ignore[no-untyped-def]
     """The error of the first thread that has one, and forgets all: threads have their parts in the order of work."""
     first = 0
@@ -249,14 +269,16 @@ def stop_team(p, lo, hi):  # type: ignore[no-untyped-def]
 def spin(p, lo, hi):  # type: ignore[no-untyped-def]
     """Does what a waiting thread does, hi - lo times: its duration is what the number of spins is made of."""
     word = load_arg(p, 0)
-    for _ in range(lo, hi):
+    for turn in range(lo, hi):
         if load_acquire(word) != 0:
             return 1
+        if turn & _SPINS_A_YIELD == _SPINS_A_YIELD:
+            yield_cpu()
         pause()
     return 0
 
 
-@register_jitable
+@_part
 def _patch(program, pointers, scalars):  # type: ignore[no-untyped-def]
     """Writes the call's pointers and scalars into the argument slots that hold them."""
     block = load_i64(program, BLOCK)
@@ -270,14 +292,14 @@ def _patch(program, pointers, scalars):  # type: ignore[no-untyped-def]
         store_i64(block, load_i64(at, 0), load_i64(scalars, load_i64(at, 1)))
 
 
-@register_jitable
+@_part
 def _acquire(word):  # type: ignore[no-untyped-def]
     if exchange(word, 1) != 0:
         while exchange(word, 2) != 0:
             futex_wait(word, 2)
 
 
-@register_jitable
+@_part
 def _release(word):  # type: ignore[no-untyped-def]
     if exchange(word, 0) == 2:
         futex_wake(word, 1)

@@ -34,7 +34,7 @@ class MultiheadAttention(Module):
     >>> x = tj.randn(2, 5, 8)
     >>> out, weights = tj.nn.MultiheadAttention(8, 2, batch_first=True)(x, x, x)
     >>> out.shape, weights.shape
-    (Size([2, 5, 8]), Size([2, 5, 5]))
+    (tracejit.Size([2, 5, 8]), tracejit.Size([2, 5, 5]))
     """
 
     in_proj_weight: Parameter | None
@@ -244,7 +244,7 @@ class TransformerEncoderLayer(Module):
 
     >>> import tracejit as tj
     >>> tj.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)(tj.randn(2, 5, 8)).shape
-    Size([2, 5, 8])
+    tracejit.Size([2, 5, 8])
     """
 
     def __init__(
@@ -309,7 +309,7 @@ class TransformerEncoder(Module):
     >>> import tracejit as tj
     >>> layer = tj.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     >>> tj.nn.TransformerEncoder(layer, 2)(tj.randn(2, 5, 8)).shape
-    Size([2, 5, 8])
+    tracejit.Size([2, 5, 8])
     """
 
     def __init__(

@@ -25,7 +25,7 @@ class Conv2d(Module):
 
     >>> import tracejit as tj
     >>> tj.nn.Conv2d(3, 8, 3, padding=1)(tj.ones(2, 3, 5, 5)).shape
-    Size([2, 8, 5, 5])
+    tracejit.Size([2, 8, 5, 5])
     """
 
     weight: Parameter

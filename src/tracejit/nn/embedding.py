@@ -22,7 +22,7 @@ class Embedding(Module):
 
     >>> import tracejit as tj
     >>> tj.nn.Embedding(10, 3)(tj.tensor([[1, 2]])).shape
-    Size([1, 2, 3])
+    tracejit.Size([1, 2, 3])
     """
 
     weight: Parameter

@@ -36,7 +36,7 @@ class Linear(Module):
 
     >>> import tracejit as tj
     >>> tj.nn.Linear(3, 2)(tj.ones(5, 3)).shape
-    Size([5, 2])
+    tracejit.Size([5, 2])
     """
 
     weight: Parameter

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tracejit.nn import functional as F
-from tracejit.nn.distance import legacy_reduction
 from tracejit.nn.module import Module
+from tracejit.nn.reduction import legacy_reduction
 from tracejit.tensor import Tensor
 
 __all__ = [

@@ -106,7 +106,7 @@ class BatchNorm1d(_BatchNorm):
 
     >>> import tracejit as tj
     >>> tj.nn.BatchNorm1d(3)(tj.randn(4, 3)).shape
-    Size([4, 3])
+    tracejit.Size([4, 3])
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -122,7 +122,7 @@ class BatchNorm2d(_BatchNorm):
 
     >>> import tracejit as tj
     >>> tj.nn.BatchNorm2d(3)(tj.randn(4, 3, 2, 2)).shape
-    Size([4, 3, 2, 2])
+    tracejit.Size([4, 3, 2, 2])
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -187,7 +187,7 @@ class GroupNorm(Module):
 
     >>> import tracejit as tj
     >>> tj.nn.GroupNorm(2, 4)(tj.randn(3, 4, 5)).shape
-    Size([3, 4, 5])
+    tracejit.Size([3, 4, 5])
     """
 
     weight: Parameter | None

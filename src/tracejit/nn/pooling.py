@@ -18,7 +18,7 @@ class MaxPool2d(Module):
 
     >>> import tracejit as tj
     >>> tj.nn.MaxPool2d(2)(tj.ones(1, 3, 4, 4)).shape
-    Size([1, 3, 2, 2])
+    tracejit.Size([1, 3, 2, 2])
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class AvgPool2d(Module):
 
     >>> import tracejit as tj
     >>> tj.nn.AvgPool2d(2)(tj.ones(1, 3, 4, 4)).shape
-    Size([1, 3, 2, 2])
+    tracejit.Size([1, 3, 2, 2])
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class AdaptiveAvgPool2d(Module):
 
     >>> import tracejit as tj
     >>> tj.nn.AdaptiveAvgPool2d(1)(tj.ones(1, 3, 4, 4)).shape
-    Size([1, 3, 1, 1])
+    tracejit.Size([1, 3, 1, 1])
     """
 
     def __init__(self, output_size: int | Sequence[int | None] | None) -> None:

@@ -215,7 +215,7 @@ class RNN(_Recurrent):
     >>> import tracejit as tj
     >>> out, h = tj.nn.RNN(3, 4)(tj.randn(5, 2, 3))
     >>> out.shape, h.shape
-    (Size([5, 2, 4]), Size([1, 2, 4]))
+    (tracejit.Size([5, 2, 4]), tracejit.Size([1, 2, 4]))
     """
 
     def __init__(
@@ -243,7 +243,7 @@ class GRU(_Recurrent):
     >>> import tracejit as tj
     >>> out, h = tj.nn.GRU(3, 4, num_layers=2)(tj.randn(5, 2, 3))
     >>> out.shape, h.shape
-    (Size([5, 2, 4]), Size([2, 2, 4]))
+    (tracejit.Size([5, 2, 4]), tracejit.Size([2, 2, 4]))
     """
 
     gates = 3
@@ -265,7 +265,7 @@ class LSTM(_Recurrent):
     >>> import tracejit as tj
     >>> out, (h, c) = tj.nn.LSTM(3, 4, batch_first=True)(tj.randn(2, 5, 3))
     >>> out.shape, h.shape, c.shape
-    (Size([2, 5, 4]), Size([1, 2, 4]), Size([1, 2, 4]))
+    (tracejit.Size([2, 5, 4]), tracejit.Size([1, 2, 4]), tracejit.Size([1, 2, 4]))
     """
 
     gates = 4
@@ -340,7 +340,7 @@ class RNNCell(_Cell):
 
     >>> import tracejit as tj
     >>> tj.nn.RNNCell(3, 4)(tj.randn(2, 3)).shape
-    Size([2, 4])
+    tracejit.Size([2, 4])
     """
 
     def __init__(
@@ -369,7 +369,7 @@ class GRUCell(_Cell):
 
     >>> import tracejit as tj
     >>> tj.nn.GRUCell(3, 4)(tj.randn(2, 3)).shape
-    Size([2, 4])
+    tracejit.Size([2, 4])
     """
 
     gates = 3
@@ -384,7 +384,7 @@ class LSTMCell(_Cell):
     >>> import tracejit as tj
     >>> h, c = tj.nn.LSTMCell(3, 4)(tj.randn(2, 3))
     >>> h.shape, c.shape
-    (Size([2, 4]), Size([2, 4]))
+    (tracejit.Size([2, 4]), tracejit.Size([2, 4]))
     """
 
     gates = 4

@@ -15,7 +15,7 @@ class Flatten(Module):
 
     >>> import tracejit as tj
     >>> tj.nn.Flatten()(tj.ones(2, 3, 4)).shape
-    Size([2, 12])
+    tracejit.Size([2, 12])
     """
 
     def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
@@ -37,7 +37,7 @@ class Unflatten(Module):
 
     >>> import tracejit as tj
     >>> tj.nn.Unflatten(1, (3, 4))(tj.ones(2, 12)).shape
-    Size([2, 3, 4])
+    tracejit.Size([2, 3, 4])
     """
 
     def __init__(self, dim: int, unflattened_size: Sequence[int]) -> None:

@@ -93,7 +93,7 @@ def prod(input: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype:
 
 
 def _nonempty(x: Tensor, dims: tuple[int, ...], name: str) -> None:
-    if any(x._shape[d] == 0 for d in dims):
+    if any_empty(x, dims):
         raise IndexError(f"{name}(): Expected reduction dim to have non-zero size.")
 
 

@@ -299,8 +299,7 @@ class Tensor:
     def grad(self) -> None:
         self._grad = None
 
-    def __hash__(self) -> int:
-        return id(self)
+    __hash__ = object.__hash__
 
     def __len__(self) -> int:
         shape = self._shape

@@ -6,6 +6,8 @@ recorder goes on from that point of the tree.
 
 from __future__ import annotations
 
+from itertools import repeat
+from operator import is_
 from sys import getrefcount
 from typing import Any
 
@@ -19,9 +21,14 @@ from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor, pending
 from tracejit.trace.executable import Executable
+from tracejit.trace.matcher import MISS, matcher
 from tracejit.trace.recorder import Recorder
 from tracejit.trace.tape import NodePlan, restore
-from tracejit.trace.tree import Event, Place, Stop, flatten, path, rebuild
+from tracejit.trace.tree import Event, External, Place, Stop, flatten, path, rebuild
+
+
+MATCHERS = 4
+"""How often an event may get a new matcher before the general way is taken for what it does not admit."""
 
 
 class Follower:
@@ -37,8 +44,9 @@ class Follower:
         self.last: Event | None = None
         self.values: list[Any] = []
         self.numbers: list[Any] = []
-        self.bound: dict[int, int] = {}
-        self.mutated: dict[int, Any] = {}
+        self.externals: list[Any] = []
+        self.bound: set[int] = set()
+        self.mutators: list[Event] = []
         self.owed: list[int] = []
 
     # --- matching -----------------------------------------------------------------------------------------------------
@@ -46,6 +54,9 @@ class Follower:
     def match(self, kind: str, function: Any, key: Any, tensors: list[Any], numbers: list[Any]) -> Event | None:
         """The event that this call is, with its operands bound; None if the tree does not know it."""
         while True:
+            # A matcher that missed half way may have noted operands as bound.
+            del self.externals[self._externals_before() :]
+            self.bound = set(map(id, self.externals))
             for event in self.place.events:
                 if (
                     event.function is function
@@ -62,53 +73,75 @@ class Follower:
                 return None
             self.cut(cut.reason)
 
+    def _externals_before(self) -> int:
+        """How many tensors from outside the events up to here have bound."""
+        count = 0
+        event = self.last
+        while event is not None:
+            count += len(event.binds)
+            event = event.before
+        return count
+
     def admit(self, event: Event, tensors: list[Any], numbers: list[Any]) -> bool:
         """Whether operands and numbers fit; binds tensors from outside."""
         values = self.values
         count = len(values)
         binds = event.binds
-        new: dict[int, Any] | None = None
+        new: dict[int, Any] = {}
         for slot, t in zip(event.operands, tensors, strict=True):
             if slot < count:
                 if values[slot] is not t:
                     return False
-            elif slot not in binds:
-                return False
-            elif new is not None and slot in new:
+            elif slot in new:
                 if new[slot] is not t:
                     return False
+            elif (
+                slot not in binds
+                or id(t) in self.bound
+                or not binds[slot].admits(t)
+                or self.is_mutated(t)
+                or any(t is other for other in new.values())
+            ):
+                return False
             else:
-                cell = t._cell
-                if (
-                    id(t) in self.bound
-                    or (cell is not None and id(cell) in self.mutated)
-                    or not binds[slot].admits(t)
-                    or (new is not None and any(t is other for other in new.values()))
-                ):
-                    return False
-                if new is None:
-                    new = {}
                 new[slot] = t
         for number, value in zip(event.numbers, numbers, strict=True):
             if not number.admits(value):
                 return False
-        if new is not None:
+        if new:
             values.extend([None] * (max(new) + 1 - count))
             for slot, t in new.items():
                 values[slot] = t
-                self.bound[id(t)] = slot
+                self.externals.append(t)
+                self.bound.add(id(t))
         return True
+
+    def first(self, external: External, t: Any, cell: list[Any]) -> bool:
+        """Whether a tensor that a matcher has not seen before fits; the matcher's cell then holds it."""
+        if not external.admits(t) or id(t) in self.bound or any(map(is_, self.externals, repeat(t))):
+            return False
+        self.bound.add(id(t))
+        cell[0], cell[1] = t, t._array
+        return True
+
+    def is_mutated(self, t: Any) -> bool:
+        """Whether the memory of a tensor from outside is also that of one which this segment changes."""
+        cell = t._cell
+        if cell is None:
+            return False
+        values = self.values
+        return any(
+            values[target] is not None and values[target]._cell is cell
+            for event in self.mutators
+            for target, _, _ in event.assigned
+        )
 
     def enter(self, event: Event, numbers: list[Any]) -> None:
         """Step onto an event: make what Python gets from it, draw its random numbers, note its assignments."""
         values = self.values
-        missing = event.slots - len(values)
-        if missing > 0:
-            values.extend([None] * missing)
+        values.extend([None] * (event.slots - len(values)))
         stored = self.numbers
-        missing = event.count - len(stored)
-        if missing > 0:
-            stored.extend([None] * missing)
+        stored.extend([None] * (event.count - len(stored)))
         for number, value in zip(event.numbers, numbers, strict=True):
             stored[number.index] = value
         for generator, seed, offset, count in event.draws:
@@ -123,9 +156,11 @@ class Follower:
             values[new] = t
             if t is not None:
                 t._requires_grad = requires_grad
-                if t._array is not None:
-                    cell = t._share()
-                    self.mutated[id(cell)] = cell
+        if event.assigned:
+            self.mutators.append(event)
+        event.met += 1
+        if event.met <= MATCHERS:
+            event.match = matcher(event)
         self.last = event
         self.place = event.next
 
@@ -133,6 +168,13 @@ class Follower:
 
     def apply(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
         """Match an operation."""
+        events = self.place.events
+        if events:
+            event = events[0]
+            if event.function is op and event.match is not None:
+                out = event.match(self, args, attrs)
+                if out is not MISS:
+                    return out
         tensors: list[Any] = []
         numbers: list[Any] = []
         shape: list[Any] = []
@@ -150,16 +192,21 @@ class Follower:
                     a = a.value
                 numbers.append(a)
                 shape.append("f" if isinstance(a, float) else "i")
-        event = self.match("op", op, (attrs, tuple(shape)), tensors, numbers)
-        if event is None:
+        found = self.match("op", op, (attrs, tuple(shape)), tensors, numbers)
+        if found is None:
             return self.leave().apply(op, args, attrs)
-        results = event.results
+        results = found.results
         if len(results) == 1:
             return self.values[results[0].slot]
         return tuple(self.values[r.slot] for r in results)
 
     def detach(self, t: Tensor) -> Tensor:
         """Match a detachment."""
+        events = self.place.events
+        if events and events[0].kind == "detach" and events[0].match is not None:
+            out = events[0].match(self, t)
+            if out is not MISS:
+                return out  # type: ignore[no-any-return]
         event = self.match("detach", None, (), [t], [])
         if event is None:
             return self.leave().detach(t)
@@ -167,11 +214,26 @@ class Follower:
 
     def assign(self, target: Tensor, value: Tensor) -> None:
         """Match a change in place."""
+        events = self.place.events
+        if (
+            events
+            and events[0].kind == "assign"
+            and events[0].match is not None
+            and events[0].match(self, target, value) is not MISS
+        ):
+            return
         if self.match("assign", None, (), [target, value], []) is None:
             self.leave().assign(target, value)
 
     def composite(self, composite: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Match a composite as one unit."""
+        events = self.place.events
+        if events:
+            first = events[0]
+            if first.function is composite and first.match is not None:
+                out = first.match(self, args, kwargs)
+                if out is not MISS:
+                    return out
         tensors, floats, key, _ = flatten(args, kwargs)
         event = self.match("composite", composite, key, tensors, floats)
         if event is None:
@@ -204,7 +266,14 @@ class Follower:
         )
         tensors = [*roots, *(c for c in cotangents if c is not None), *(inputs or ())]
         values = self.values
-        for event in self.place.events:
+        events = self.place.events
+        if events and events[0].kind == "backward" and events[0].match is not None:
+            out = events[0].match(self, tensors, key)
+            if out is not MISS:
+                return out
+        del self.externals[self._externals_before() :]
+        self.bound = set(map(id, self.externals))
+        for event in events:
             if event.kind != "backward" or event.key != key or event.grad is not state.grad_enabled:
                 continue
             full = self._with_leaves(event, tensors)
@@ -245,7 +314,7 @@ class Follower:
 
     def read(self, t: Tensor) -> Any:
         """The memory of a tensor: what is pending is computed first."""
-        if t._array is None or (t._cell is not None and id(t._cell) in self.mutated):
+        if t._array is None or (self.mutators and self.is_mutated(t)):
             if self.place.cut is None:
                 return self.leave().read(t)
             self.cut("a value was read")

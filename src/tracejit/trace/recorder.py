@@ -182,6 +182,8 @@ class Recorder:
             self.numbers,
         )
         event.next = Place(self.place.segment)
+        for n in numbers:
+            n.event = event
         self.place.events.append(event)
         self.last = event
         self.place = event.next

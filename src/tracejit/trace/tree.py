@@ -23,7 +23,7 @@ class Number:
     recorded Python computed with it, it is `fixed`: another value is another branch of the tree.
     """
 
-    __slots__ = ("fixed", "index", "kind", "region", "value", "varies")
+    __slots__ = ("event", "fixed", "index", "kind", "region", "value", "varies")
 
     def __init__(self, region: Any, index: int, value: float | int, varies: bool = False) -> None:
         self.region = region
@@ -32,11 +32,14 @@ class Number:
         self.kind = "f" if isinstance(value, float) else "i"
         self.varies = varies
         self.fixed = False
+        self.event: Event | None = None
 
     def fix(self, value: float | int) -> None:
         """Make the number part of the structure, with the value of this call."""
         self.fixed = True
         self.value = value
+        if self.event is not None:
+            self.event.match = None
 
     def admits(self, value: Any) -> bool:
         """Whether a call with this value takes the same branch; a first change makes the number a run-time one."""
@@ -170,6 +173,8 @@ class Event:
     slots: int = 0
     count: int = 0
     next: Place = None  # type: ignore[assignment]
+    match: Callable[..., Any] | None = None
+    met: int = 0
 
 
 @dataclass(eq=False, slots=True)

@@ -1,0 +1,266 @@
+"""Matchers: for an event that is met again and again, a Python function that is its guard and its effect.
+
+The text of a matcher is straight-line: every check returns `MISS` before anything is changed, then the follower is
+moved on behind the event. What a matcher does is what `Follower.admit` and `Follower.enter` do, with all that is
+known about the event written in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tracejit.tensor.state import state
+from tracejit.tensor.tensor import Tensor
+from tracejit.trace.tree import Event, Leaf, Mapping, Number, Sequence, Static
+
+MISS = object()
+"""What a matcher gives for a call that is not its event."""
+
+
+class _Writer:
+    """Writes the text of one matcher."""
+
+    def __init__(self, event: Event) -> None:
+        self.event = event
+        self.checks: list[str] = []
+        self.effects: list[str] = []
+        self.scope: dict[str, Any] = {
+            "MISS": MISS,
+            "state": state,
+            "Tensor": Tensor,
+            "new": Tensor.__new__,
+            "EVENT": event,
+            "NEXT": event.next,
+        }
+        before = event.before
+        self.slots = before.slots if before is not None else 0
+        self.numbers = before.count if before is not None else 0
+        self.locals: dict[int, str] = {}
+
+    def constant(self, value: Any) -> str:
+        """A name for a value."""
+        name = f"K{len(self.scope)}"
+        self.scope[name] = value
+        return name
+
+    def check(self, condition: str) -> None:
+        """Miss if the condition holds."""
+        self.checks.append(f"    if {condition}: return MISS")
+
+    def tensor(self, expression: str, position: int) -> None:
+        """Check the operand at a position."""
+        self.operand(expression, self.event.operands[position])
+
+    def operand(self, expression: str, slot: int) -> None:
+        """Check a tensor that must stand in a slot."""
+        if slot < self.slots:
+            self.check(f"{expression} is not v[{slot}]")
+            return
+        if slot in self.locals:
+            self.check(f"{expression} is not {self.locals[slot]}")
+            return
+        name = f"t{slot}"
+        self.locals[slot] = name
+        external = self.event.binds[slot]
+        cell = self.constant([None, None])
+        self.checks.append(f"    {name} = {expression}")
+        node = f"{name}._node is not None" if external.leaf else f"{name}._node is None"
+        self.checks.append(
+            f"    if {name} is not {cell}[0] or {name}._array is not {cell}[1] or {node} "
+            f"or {name}._requires_grad is not {external.requires_grad} or (f.bound and id({name}) in f.bound):"
+        )
+        self.checks.append(f"        if not f.first({self.constant(external)}, {name}, {cell}): return MISS")
+        self.check(f"f.mutators and f.is_mutated({name})")
+        self.checks.append(f"    f.externals.append({name})")
+        self.effects.append(f"    v[{slot}] = {name}")
+
+    def number(self, expression: str, number: Number) -> None:
+        """Check a number."""
+        self.check(f"type({expression}) is not {'float' if number.kind == 'f' else 'int'}")
+        if number.fixed or not number.varies:
+            if number.value == 0 or number.value != number.value:
+                self.check(f"not {self.constant(number)}.admits({expression})")
+            else:
+                self.check(f"{expression} != {number.value!r}")
+        self.effects.append(f"    n[{number.index}] = {expression}")
+
+    def layout(self, expression: str, layout: Any) -> None:
+        """Check an argument against its layout."""
+        kind = type(layout)
+        if kind is Leaf:
+            if layout.kind == "tensor":
+                self.tensor(expression, layout.index)
+            else:
+                self.number(expression, self.event.numbers[layout.index])
+        elif kind is Static:
+            value = layout.value
+            if value is None or isinstance(value, bool):
+                self.check(f"{expression} is not {value}")
+            elif type(value) in (int, str):
+                self.check(f"type({expression}) is not {type(value).__name__} or {expression} != {value!r}")
+            else:
+                name = self.constant(value)
+                same_type = self.constant(type(value))
+                self.check(
+                    f"{expression} is not {name} and (type({expression}) is not {same_type} or {expression} != {name})"
+                )
+        elif kind is Sequence:
+            self.check(
+                f"type({expression}) is not {self.constant(layout.kind)} or len({expression}) != {len(layout.items)}"
+            )
+            self.unpack(expression, layout.items)
+        else:
+            self.mapping(expression, layout)
+
+    def unpack(self, expression: str, items: tuple[Any, ...]) -> None:
+        """Check the items of a sequence."""
+        if not items:
+            return
+        base = len(self.scope)
+        self.scope[f"_{base}"] = None
+        names = [f"e{base}_{i}" for i in range(len(items))]
+        self.checks.append(f"    ({', '.join(names)},) = {expression}")
+        for name, item in zip(names, items, strict=True):
+            self.layout(name, item)
+
+    def mapping(self, expression: str, layout: Mapping) -> None:
+        """Check the values of a dict."""
+        self.check(f"len({expression}) != {len(layout.items)}")
+        for i, (key, item) in enumerate(layout.items):
+            name = f"m{len(self.scope)}_{i}"
+            self.checks.append(f"    {name} = {expression}.get({self.constant(key)}, MISS)")
+            self.check(f"{name} is MISS")
+            self.layout(name, item)
+
+    def finish(self) -> str:
+        """What Python gets from the event; the expression of the call's value."""
+        event = self.event
+        blank = event.slots - self.slots
+        head = []
+        if blank:
+            head.append(f"    v += {self.constant((None,) * blank)}")
+        if event.count > self.numbers:
+            head.append(f"    f.numbers += {self.constant((None,) * (event.count - self.numbers))}")
+        if event.numbers or event.draws:
+            head.append("    n = f.numbers")
+        self.effects[:0] = head
+        for generator, seed, offset, count in event.draws:
+            self.effects.append(
+                f"    n[{seed.index}], n[{offset.index}] = {self.constant(generator)}.advance({count})"
+            )
+        for result in event.results:
+            slot = result.slot
+            if slot < self.slots or slot in event.binds:
+                continue
+            p = f"p{slot}"
+            self.effects += [
+                f"    {p} = v[{slot}] = new(Tensor)",
+                f"    {p}._array = None",
+                f"    {p}._aval = {self.constant(result.aval)}",
+                f"    {p}._strides = {result.strides!r}",
+                f"    {p}._dtype = {self.constant(result.aval.dtype)}",
+                f"    {p}._requires_grad = {result.requires_grad}",
+                f"    {p}._node = {p}._grad = {p}._cell = {p}._base = {p}._hooks = None",
+                f"    f.owed.append({slot})",
+            ]
+        for target, new, requires_grad in event.assigned:
+            self.effects.append(f"    a = v[{new}] = v[{target}]")
+            self.effects.append(f"    if a is not None: a._requires_grad = {requires_grad}")
+        if event.assigned:
+            self.effects.append("    f.mutators.append(EVENT)")
+        for leaf, before, after in event.leaves:
+            if after is not None and after != before:
+                self.effects.append(f"    v[{leaf}]._grad = v[{after}]")
+        self.effects += ["    f.last = EVENT", "    f.place = NEXT"]
+        if event.kind in ("op", "detach"):
+            values = [f"v[{r.slot}]" for r in event.results]
+            return values[0] if len(values) == 1 else f"({', '.join(values)},)"
+        if event.kind == "assign":
+            return "None"
+        return self.output(event.output)
+
+    def output(self, layout: Any) -> str:
+        """The expression of what a unit returned."""
+        kind = layout[0]
+        if kind == "result":
+            return f"v[{self.event.results[layout[1]].slot}]"
+        if kind == "value":
+            return self.constant(layout[1])
+        items = ", ".join(self.output(item) for item in layout[2])
+        if layout[1] is list:
+            return f"[{items}]"
+        return f"({items},)" if layout[1] is tuple and layout[2] else f"{self.constant(layout[1])}({items})"
+
+    def function(self, parameters: str) -> Callable[..., Any]:
+        """The matcher."""
+        value = self.finish()
+        text = "\n".join(
+            [
+                f"def match(f, {parameters}):",
+                f"    if state.grad_enabled is not {self.event.grad}: return MISS",
+                "    v = f.values",
+                *self.checks,
+                *self.effects,
+                f"    return {value}",
+            ]
+        )
+        exec(compile(text, f"<matcher of {self.event.name}>", "exec"), self.scope)
+        return self.scope["match"]  # type: ignore[no-any-return]
+
+
+def matcher(event: Event) -> Callable[..., Any]:
+    """The matcher of an event.
+
+    Called with the follower and: for an operation the record's arguments and attributes, for a composite
+    its positional and keyword arguments, for an assignment target and value, for a detachment the tensor, for a
+    backward pass the roots, given gradients and targets, then the key of everything else.
+    """
+    w = _Writer(event)
+    if event.kind == "op":
+        attrs, shape = event.key
+        if attrs:
+            w.check(f"attrs != {w.constant(attrs)}")
+        w.check(f"len(args) != {len(shape)}")
+        tensors = iter(range(len(event.operands)))
+        numbers = iter(event.numbers)
+        if shape:
+            names = [f"x{i}" for i in range(len(shape))]
+            w.checks.append(f"    ({', '.join(names)},) = args")
+            for name, what in zip(names, shape, strict=True):
+                if what is Tensor:
+                    w.tensor(name, next(tensors))
+                elif type(what) is bool:
+                    w.check(f"{name} is not {what}")
+                else:
+                    w.number(name, next(numbers))
+        return w.function("args, attrs")
+    if event.kind == "composite":
+        positional, keywords = event.layout
+        w.check(f"len(args) != {len(positional.items)}")
+        w.unpack("args", positional.items)
+        w.mapping("kwargs", keywords)
+        return w.function("args, kwargs")
+    if event.kind == "assign":
+        w.tensor("target", 0)
+        w.tensor("value", 1)
+        return w.function("target, value")
+    if event.kind == "detach":
+        w.tensor("x", 0)
+        return w.function("x")
+    w.check(f"key != {w.constant(event.key)}")
+    given = len(event.operands) - len(event.leaves) - sum(before is not None for _, before, _ in event.leaves)
+    w.check(f"len(tensors) != {given}")
+    names = [f"x{i}" for i in range(given)]
+    w.checks.append(f"    ({', '.join(names)},) = tensors")
+    for i, name in enumerate(names):
+        w.tensor(name, i)
+    for leaf, before, _ in event.leaves:
+        name = w.locals.get(leaf, f"v[{leaf}]")
+        w.check(f"{name}._hooks is not None")
+        if before is None:
+            w.check(f"{name}._grad is not None")
+        else:
+            w.check(f"{name}._grad is None")
+            w.operand(f"{name}._grad", before)
+    return w.function("tensors, key")

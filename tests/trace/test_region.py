@@ -1,0 +1,317 @@
+"""Compiled functions do what the undecorated ones do: values, mutations, gradients, effects, exceptions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import tracejit as tj
+from tracejit.trace.region import compile, region_of
+
+
+def arr(seed, *shape):
+    return tj.from_numpy(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
+
+
+def bits(x):
+    """A value in a form that compares bit for bit."""
+    if isinstance(x, tj.Tensor):
+        a = x.detach().numpy()
+        return (a.shape, a.dtype.str, np.ascontiguousarray(a).tobytes(), x.requires_grad, x.is_contiguous())
+    if isinstance(x, (list, tuple)):
+        return type(x), [bits(e) for e in x]
+    if isinstance(x, dict):
+        return {k: bits(v) for k, v in x.items()}
+    return x
+
+
+def compare(make, calls=8, **options):
+    """Run `make()` -> (function, arguments of call i, state) eagerly and compiled, side by side."""
+    f, args, state = make()
+    g, args2, state2 = make()
+    compiled = compile(g, **options)
+    for i in range(calls):
+        outcomes = []
+        for function, given in ((f, args), (compiled, args2)):
+            try:
+                outcomes.append(("value", bits(function(*given(i)))))
+            except Exception as e:
+                outcomes.append((type(e), str(e)))
+        assert outcomes[0] == outcomes[1], f"call {i}"
+        assert bits(state()) == bits(state2()), f"state after call {i}"
+    return region_of(compiled)
+
+
+def test_elementwise_chain_is_one_program():
+    def make():
+        return lambda x, y: (x * y + 1.0).tanh().sum(), lambda i: (arr(i, 3, 4), arr(i + 50, 3, 4)), list
+
+    region = compare(make)
+    assert region.calls.followed == 6
+    assert region.runs == 6
+    assert region.calls.side_exits == 0
+
+
+def test_changing_number_becomes_run_time_number():
+    def make():
+        return lambda x, s: x * s + s, lambda i: (arr(1, 5), 0.5 + i), list
+
+    region = compare(make)
+    assert region.compiles <= 2
+
+
+def test_training_step_in_place_updates():
+    def make():
+        w = arr(0, 4, 3).requires_grad_()
+        b = tj.zeros(3, requires_grad=True)
+
+        def step(x, y):
+            w.grad = b.grad = None
+            loss = ((x @ w + b - y) ** 2).mean()
+            loss.backward()
+            with tj.no_grad():
+                w.add_(w.grad, alpha=-0.1)
+                b.add_(b.grad, alpha=-0.1)
+            return loss
+
+        return step, lambda i: (arr(i, 6, 4), arr(i + 9, 6, 3)), lambda: [w, b, w.grad, b.grad]
+
+    region = compare(make)
+    assert region.runs == 6
+
+
+def test_gradient_accumulation():
+    def make():
+        w = arr(0, 4, 3).requires_grad_()
+
+        def step(x, i):
+            if i % 3 == 0:
+                w.grad = None
+            (x @ w).tanh().sum().backward()
+
+        return step, lambda i: (arr(i, 6, 4), i), lambda: [w, w.grad]
+
+    compare(make, calls=12)
+
+
+def test_branch_on_python_value():
+    def make():
+        def f(x, flag):
+            return x.exp() if flag else x.sin() * 2
+
+        return f, lambda i: (arr(i, 3), i % 2 == 0), list
+
+    region = compare(make, calls=10)
+    assert region.calls.side_exits == 1
+
+
+def test_branch_on_tensor_value():
+    def make():
+        log = []
+
+        def f(x):
+            s = x.sum()
+            if s > 0:
+                log.append(float(s))
+                return x * 2
+            return x - s
+
+        return f, lambda i: (arr(i, 3),), lambda: log
+
+    compare(make, calls=16)
+
+
+def test_reads_in_the_middle_and_appends():
+    def make():
+        history = []
+
+        def f(x):
+            y = x * 2 + 1
+            history.append(y.sum().item())
+            z = y.exp()
+            history.append(z)
+            return z.mean()
+
+        return f, lambda i: (arr(i, 3),), lambda: history
+
+    compare(make)
+
+
+def test_forward_compiled_backward_outside():
+    def make():
+        w = arr(0, 4, 3).requires_grad_()
+        inner = lambda x: (x @ w).tanh().sum()  # noqa: E731
+        return inner, lambda i: (arr(i, 2, 4),), lambda: [w, w.grad]
+
+    f, args, state = make()
+    g, args2, state2 = make()
+    compiled = compile(g)
+    for i in range(6):
+        a, b = f(*args(i)), compiled(*args2(i))
+        a.backward()
+        b.backward()
+        assert bits(a) == bits(b)
+        assert bits(state()) == bits(state2())
+        with pytest.raises(RuntimeError, match="second time"):
+            b.backward()
+    assert region_of(compiled).runs == 4
+
+
+def test_views_returned_and_kept():
+    def make():
+        kept = []
+
+        def f(x):
+            y = x * 2
+            v = y.T
+            kept.append(v[0] if False else v.reshape(-1))
+            return v, x.T
+
+        return f, lambda i: (arr(i, 3, 2),), lambda: kept
+
+    compare(make)
+
+
+def test_result_that_is_view_of_input_shares_memory():
+    f = compile(lambda x: x.T)
+    for i in range(5):
+        x = arr(i, 2, 3)
+        y = f(x)
+        x.add_(1)
+        assert np.array_equal(y.numpy(), x.numpy().T)
+
+
+def test_in_place_on_argument_and_alias():
+    def make():
+        def f(x):
+            v = x.reshape(-1)
+            x.mul_(2)
+            return v + 1
+
+        return f, lambda i: (arr(i, 3, 2),), list
+
+    compare(make)
+
+
+def test_same_tensor_twice_and_then_two():
+    def make():
+        def f(a, b):
+            a.add_(1)
+            return a * b
+
+        def args(i):
+            x = arr(i, 3)
+            return (x, x) if i % 3 == 2 else (x, arr(i + 1, 3))
+
+        return f, args, list
+
+    compare(make, calls=12)
+
+
+def test_overlapping_views_mutated():
+    def make():
+        def f(a, b):
+            a.mul_(3.0)
+            return (b + a).sum()
+
+        def args(i):
+            base = np.arange(10, dtype=np.float32)
+            return tj.from_numpy(base[:6]), tj.from_numpy(base[2:8] if i % 2 else np.ones(6, np.float32))
+
+        return f, args, list
+
+    compare(make, calls=10)
+
+
+def test_exception_in_the_middle_leaves_what_eager_leaves():
+    def make():
+        w = tj.zeros(3)
+        seen = []
+
+        def f(x, i):
+            w.add_(x)
+            seen.append(w.sum())
+            if i % 4 == 3:
+                raise ValueError("stop")
+            w.mul_(2)
+            return w.sum()
+
+        return f, lambda i: (arr(i, 3), i), lambda: [w, seen]
+
+    compare(make, calls=12)
+
+
+def test_shape_change_and_back():
+    def make():
+        return lambda x: (x * 2).sum(0), lambda i: (arr(i, 4 if i % 3 else 7, 2),), list
+
+    region = compare(make, calls=12)
+    assert region.calls.side_exits == 1
+
+
+def test_second_order_gradient():
+    def make():
+        w = arr(0, 4, 1).requires_grad_()
+
+        def step(x):
+            w.grad = None
+            x = x.detach().requires_grad_()
+            y = (x @ w).tanh().sum()
+            (g,) = tj.autograd.grad(y, x, create_graph=True)
+            penalty = ((g * g).sum(1) - 1).pow(2).mean()
+            penalty.backward()
+            return penalty, g.detach()
+
+        return step, lambda i: (arr(i, 5, 4),), lambda: [w, w.grad]
+
+    compare(make)
+
+
+def test_hidden_state_on_an_object():
+    def make():
+        class Cell:
+            h = None
+
+        cell = Cell()
+
+        def f(x):
+            h = tj.zeros(3) if cell.h is None else cell.h
+            cell.h = (h + x).tanh()
+            return cell.h.sum()
+
+        return f, lambda i: (arr(i, 3),), lambda: cell.h
+
+    compare(make, calls=10)
+
+
+def test_nonzero_and_masks_cut():
+    def make():
+        return lambda x: (x[x > 0] * 2).sum(), lambda i: (arr(i, 8),), list
+
+    compare(make, calls=8)
+
+
+def test_random_numbers_are_those_of_eager():
+    def make():
+        gen = tj.Generator().manual_seed(3)
+
+        def f(x):
+            noise = tj.rand(5, generator=gen)
+            return x + noise, tj.randn(3, generator=gen)
+
+        return f, lambda i: (arr(i, 5),), lambda: gen.get_state()
+
+    region = compare(make)
+    assert region.runs >= 6
+
+
+def test_old_results_are_never_overwritten():
+    f = compile(lambda x: x * 2)
+    kept = [(i, f(tj.full((3,), float(i)))) for i in range(8)]
+    for i, y in kept:
+        assert y.tolist() == [2.0 * i] * 3
+
+
+def test_replay_is_not_there_yet():
+    with pytest.raises(NotImplementedError, match="replay"):
+        compile(lambda x: x, mode="replay")
