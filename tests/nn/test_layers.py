@@ -76,6 +76,7 @@ LAYERS: list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[int, ...]]] = [
     ("LogSoftmax", (1,), {}, (3, 4)),
     ("MaxPool2d", (2,), {}, (2, 3, 6, 7)),
     ("MaxPool2d", (3,), {"stride": 2, "padding": 1}, (2, 3, 7, 7)),
+    ("MaxPool2d", (2,), {"return_indices": True, "ceil_mode": True}, (2, 3, 6, 7)),
     ("AvgPool2d", (2,), {}, (2, 3, 6, 7)),
     ("AvgPool2d", ((3, 2),), {"stride": 2, "padding": 1}, (2, 3, 7, 7)),
     ("AvgPool2d", (3,), {"stride": 2, "padding": 1, "count_include_pad": False}, (2, 3, 7, 7)),
@@ -206,7 +207,6 @@ def test_wrong_options_and_inputs(nn: Any) -> None:
 def test_options_that_are_not_supported() -> None:
     for make in (
         lambda: tj.nn.Conv2d(3, 4, 3, padding_mode="circular"),
-        lambda: tj.nn.MaxPool2d(2, return_indices=True),
         lambda: tj.nn.MultiheadAttention(4, 2, add_bias_kv=True),
         lambda: tj.nn.LSTM(3, 4, proj_size=2),
     ):

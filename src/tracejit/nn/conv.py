@@ -95,20 +95,7 @@ class Conv2d(Module):
                 init.uniform_(self.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
 
     def forward(self, input: Tensor) -> Tensor:
-        if isinstance(self.padding, str):
-            padding, extra = self._word_padding()
-            if extra is not None:
-                input = F.pad(input, extra)
-            return F.conv2d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
         return F.conv2d(input, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-
-    def _word_padding(self) -> tuple[tuple[int, int], tuple[int, int, int, int] | None]:
-        """What "same" and "valid" mean: padding on both sides, and zeros at the far sides beforehand."""
-        if self.padding == "valid":
-            return (0, 0), None
-        high, wide = (step * (size - 1) for step, size in zip(self.dilation, self.kernel_size, strict=True))
-        extra = (0, wide % 2, 0, high % 2)
-        return (high // 2, wide // 2), extra if any(extra) else None
 
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"

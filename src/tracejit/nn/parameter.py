@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 
 from tracejit.dtypes import get_default_dtype
@@ -31,7 +33,7 @@ class Parameter(Tensor):
             raise TypeError(
                 f"Parameter: 'data' must be a Tensor, not {type(data).__name__}; make one with tracejit.tensor(...)"
             )
-        return tensor_alias(cls, data, requires_grad)
+        return cast(Parameter, tensor_alias(cls, data, requires_grad))
 
     def __init__(self, data: Tensor | None = None, requires_grad: bool = True) -> None:
         if data is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from tracejit.nn import functional as F
 from tracejit.nn.module import Module
@@ -14,7 +15,7 @@ __all__ = ["AdaptiveAvgPool2d", "AvgPool2d", "MaxPool2d"]
 class MaxPool2d(Module):
     """The largest element of each window.
 
-    Shape: ``(N, C, H, W)`` or ``(C, H, W)``. Raises: NotImplementedError for ``return_indices``.
+    Shape: ``(N, C, H, W)`` or ``(C, H, W)``. Edge: with ``return_indices`` a pair: the elements and their places.
 
     >>> import tracejit as tj
     >>> tj.nn.MaxPool2d(2)(tj.ones(1, 3, 4, 4)).shape
@@ -31,8 +32,6 @@ class MaxPool2d(Module):
         ceil_mode: bool = False,
     ) -> None:
         super().__init__()
-        if return_indices:
-            raise NotImplementedError("MaxPool2d: return_indices is not supported")
         self.kernel_size = kernel_size
         self.stride = kernel_size if stride is None else stride
         self.padding = padding
@@ -40,8 +39,10 @@ class MaxPool2d(Module):
         self.return_indices = return_indices
         self.ceil_mode = ceil_mode
 
-    def forward(self, input: Tensor) -> Tensor:
-        return F.max_pool2d(input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
+    def forward(self, input: Tensor) -> Any:
+        return F.max_pool2d(
+            input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, self.return_indices
+        )
 
     def extra_repr(self) -> str:
         return (
