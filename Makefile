@@ -45,7 +45,7 @@ bench: $(VENV)/.extra-bench
 	$(BIN)/tracejit bench --json bench.json
 
 notebook: $(VENV)/.extra-test
-	$(BIN)/python notebooks/build.py
+	$(BIN)/jupyter-execute --inplace notebooks/*.ipynb
 
 clean:
 	rm -rf $(VENV) build dist demo_out .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
