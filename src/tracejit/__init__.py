@@ -1,5 +1,6 @@
 """tracejit: PyTorch-style tensors whose hot regions become native programs."""
 
+from tracejit import data, nn, optim
 from tracejit.dtypes import (
     bool,
     double,
@@ -23,7 +24,11 @@ from tracejit.dtypes import (
     short,
     uint8,
 )
+from tracejit.runtime.team import get_num_threads, set_num_threads
+from tracejit.serialization import load, save
 from tracejit.tensor import *  # noqa: F403
 from tracejit.tensor import autograd
 from tracejit.tools.explain import explain
 from tracejit.trace.region import compile
+
+__version__ = "0.1.0"
