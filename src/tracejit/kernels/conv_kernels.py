@@ -33,9 +33,9 @@ MAX_TAPS = 256
 CHUNK_PANELS = 8
 _BLOCK_K = 144
 _ROW_BYTES = TILE_VECTORS * TARGET.vector_bytes
-_WEIGHT_BYTES = 88 << 10
-"""Panels of pixels and patch rows gathered at once (a panel stays in the first cache), bytes in a panel's row, bytes
-of reordered weight."""
+_WEIGHT_BYTES = 200 << 10
+"""Panels of pixels in a unit, patch rows gathered at once (a panel stays in the first cache), bytes in a panel's row,
+bytes of reordered weight."""
 
 _WIDEST = 1024
 """The widest grid of pixels for which their columns are kept in a table."""
@@ -45,28 +45,30 @@ _PIXEL_BYTES = 1024
 """For weights: the most taps in a unit, bytes of pixels gathered at once."""
 
 
-@dataclass(frozen=True, slots=True)
 class _Axis:
-    """Along one axis: where the taps look in the source (tables, how many), and a pixel's step there."""
+    """Along one axis: which taps meet a grid of pixels, where they look in the source, and a pixel's step there."""
 
-    taps: Word
-    shifts: Word
-    count: Word
-    step: Word
+    def __init__(self, code: Code, backward: Word, taps: Word, stride: Word, pad: Word, dilation: Word) -> None:
+        self.taps, self.shifts = code.buffer(8 * MAX_TAPS), code.buffer(8 * MAX_TAPS)
+        self.step = backward.choose(1, stride)
+        self._count = code.cell(0)
+        self._geometry = backward, taps, stride, pad, dilation
 
+    @property
+    def count(self) -> Word:
+        return self._count.now
 
-def _find_taps(code: Code, backward: Word, phase: Word, taps: Word, stride: Word, pad: Word, dilation: Word) -> _Axis:
-    """The taps that meet the grid of output pixels at `phase` along one axis."""
-    chosen, shifts, count = code.buffer(8 * MAX_TAPS), code.buffer(8 * MAX_TAPS), code.cell(0)
-    back = backward.differs(0)
-    with code.loop(0, taps) as tap:
-        ahead = tap * dilation - pad
-        behind = phase - ahead
-        with code.when(backward.equals(0) | (behind % stride).equals(0)):
-            code.store(chosen, count.now, tap)
-            code.store(shifts, count.now, back.choose(behind // stride, ahead))
-            count.set(count.now + 1)
-    return _Axis(chosen, shifts, count.now, back.choose(1, stride))
+    def find(self, code: Code, phase: Word) -> None:
+        """Looks for the taps that meet the grid at `phase`."""
+        backward, taps, stride, pad, dilation = self._geometry
+        self._count.set(code.word(0))
+        with code.loop(0, taps) as tap:
+            ahead = tap * dilation - pad
+            behind = phase - ahead
+            with code.when(backward.choose((behind % stride).equals(0).number(), 1).differs(0)):
+                code.store(self.taps, self.count, tap)
+                code.store(self.shifts, self.count, backward.choose(behind // stride, ahead))
+                self._count.set(self.count + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,12 +259,17 @@ def _image(lane: Lane, code: Code, p: Word, low_unit: Word, high_unit: Word) -> 
     grid_i, grid_j = back.choose(stride_i, 1), back.choose(stride_j, 1)
     whole_plane = (grid_i * grid_j).equals(1)
     chunk = CHUNK_PANELS * columns_of_panel
-    panels = code.buffer(_BLOCK_K * CHUNK_PANELS * _ROW_BYTES)
+    panel = code.buffer(_BLOCK_K * _ROW_BYTES)
     positions = _make_positions(code, columns_of_panel)
     spare = code.buffer(TILE_ROWS * _ROW_BYTES)
     factors = code.buffer(_WEIGHT_BYTES)
     plane = out_rows * out_columns
-    reordered = code.cell(-1)
+    vertical = _Axis(code, back, all_i, stride_i, pad_i, dilation_i)
+    horizontal = _Axis(code, back, all_j, stride_j, pad_j, dilation_j)
+    found, reordered = code.cell(-1), code.cell(-1)
+    a_m, a_k = back.choose(1, w_out), back.choose(TILE_ROWS, 1)
+    tile_bytes = TILE_ROWS * size
+    tiles = m_all.ceil_div(TILE_ROWS)
     with code.loop(low_unit, high_unit) as unit:
         picture = unit.quotient(chunks)
         member = picture.quotient(images)
@@ -275,41 +282,50 @@ def _image(lane: Lane, code: Code, p: Word, low_unit: Word, high_unit: Word) -> 
         begin = (unit - picture * chunks) * chunk
         end = (begin + chunk).least(height * width)
         with code.when(begin < end):
-            vertical = _find_taps(code, backward, phase_i, all_i, stride_i, pad_i, dilation_i)
-            horizontal = _find_taps(code, backward, phase_j, all_j, stride_j, pad_j, dilation_j)
+            with code.when(found.now.differs(grid)):
+                vertical.find(code, phase_i)
+                horizontal.find(code, phase_j)
+                found.set(grid)
             positions.update(code, width)
             image_at = source + image * channels * rows * columns * size
             patches = _Patches(lane, image_at, rows, columns, vertical, horizontal, width)
             weight_at = weight + group * m_all * channels * all_i * all_j * size
             out_at = out + (image * m_all * plane + phase_i * out_columns + phase_j) * size
             k_all = channels * vertical.count * horizontal.count
-            tiles = m_all.ceil_div(TILE_ROWS)
-            fits = tiles * k_all * (TILE_ROWS * size) <= _WEIGHT_BYTES
-            reorder = partial(
-                _reorder, code, lane, weight_at, w_out, w_channel, all_j, vertical, horizontal, m_all=m_all
-            )
+            blocks = k_all.ceil_div(_BLOCK_K).most(1)
+            run = k_all.ceil_div(blocks)
+            # The gradient wants the weight in another order: all of it at once, or else what a block needs.
+            fits = tiles * k_all * tile_bytes <= _WEIGHT_BYTES
+            piecewise = back & fits.equals(0)
+            batch = piecewise.choose(code.word(_WEIGHT_BYTES).quotient(_BLOCK_K * tile_bytes), tiles) * TILE_ROWS
+
+            def reorder(first: Word, last: Word, low: Word, high: Word) -> None:
+                with code.loop(first, last, TILE_ROWS) as m:
+                    at = factors + (m - first).quotient(TILE_ROWS) * (high - low) * tile_bytes
+                    _reorder(
+                        code, lane, weight_at, w_out, w_channel, all_j, vertical, horizontal, m, m_all, low, high, at
+                    )
+
             with code.when(back & fits & reordered.now.differs(member)):
-                with code.loop(0, tiles) as tile:
-                    out_of_tile = factors + tile * k_all * (TILE_ROWS * size)
-                    reorder(m=tile * TILE_ROWS, low=code.word(0), high=k_all, out=out_of_tile)
+                reorder(code.word(0), m_all, code.word(0), k_all)
                 reordered.set(member)
-            with code.loop(0, k_all.ceil_div(_BLOCK_K).most(1)) as block:
-                low = block * _BLOCK_K
-                high = k_all.least(low + _BLOCK_K)
+            with code.loop(0, m_all.ceil_div(batch)) as part, code.loop(0, blocks) as block:
+                first = part * batch
+                last = (first + batch).least(m_all)
+                low = block * run
+                high = k_all.least(low + run)
+                with code.when(piecewise):
+                    reorder(first, last, low, high)
                 with code.loop(begin, end, columns_of_panel) as start:
-                    panel = panels + (start - begin) * (_BLOCK_K * size)
-                    stop = end.least(start + columns_of_panel)
-                    patches.gather(code, positions.at(start), start, stop, low, high, panel, columns_of_panel)
-                with code.loop(0, m_all, TILE_ROWS) as m:
-                    m_left = (m_all - m).least(TILE_ROWS)
-                    with code.when(back & fits.equals(0)):
-                        reorder(m=m, low=low, high=high, out=factors)
-                    kept = fits.choose((m * k_all + low * TILE_ROWS) * size, 0)
-                    a = back.choose(factors + kept, weight_at + (m * w_out + low) * size)
-                    a_m, a_k = back.choose(1, w_out), back.choose(TILE_ROWS, 1)
-                    with code.loop(begin, end, columns_of_panel) as start:
-                        panel = panels + (start - begin) * (_BLOCK_K * size)
-                        n_left = (end - start).least(columns_of_panel)
+                    n_left = (end - start).least(columns_of_panel)
+                    patches.gather(code, positions.at(start), start, start + n_left, low, high, panel, columns_of_panel)
+                    with code.loop(first, last, TILE_ROWS) as m:
+                        m_left = (m_all - m).least(TILE_ROWS)
+                        whole = m * k_all + low * TILE_ROWS
+                        kept = factors + piecewise.choose((m - first) * (high - low), whole) * size
+                        a = back.choose(kept, weight_at + (m * w_out + low) * size)
+                        c = whole_plane.choose(out_at + (m * plane + start) * size, spare)
+                        c_m = whole_plane.choose(plane, columns_of_panel)
                         move = partial(
                             _scatter,
                             code,
@@ -326,9 +342,6 @@ def _image(lane: Lane, code: Code, p: Word, low_unit: Word, high_unit: Word) -> 
                         )
                         with code.when(whole_plane.equals(0) & (block > 0)):
                             move(forth=False)
-                        c = whole_plane.choose(out_at + (m * plane + start) * size, spare)
-                        c_m = whole_plane.choose(plane, columns_of_panel)
-                        fresh = block.equals(0).number()
                         add_tiles(
                             code,
                             lane,
@@ -340,7 +353,7 @@ def _image(lane: Lane, code: Code, p: Word, low_unit: Word, high_unit: Word) -> 
                             c,
                             c_m,
                             high - low,
-                            fresh,
+                            block.equals(0).number(),
                             m_left,
                             n_left,
                         )
@@ -363,9 +376,11 @@ def _weight(lane: Lane, code: Code, p: Word, low_unit: Word, high_unit: Word) ->
     positions = _make_positions(code, block)
     positions.update(code, out_columns)
     sums = code.buffer(MAX_PART * _ROW_BYTES)
-    none = code.word(0)
-    vertical = _find_taps(code, none, none, all_i, stride_i, pad_i, dilation_i)
-    horizontal = _find_taps(code, none, none, all_j, stride_j, pad_j, dilation_j)
+    ahead = code.word(0).differs(0)
+    vertical = _Axis(code, ahead, all_i, stride_i, pad_i, dilation_i)
+    horizontal = _Axis(code, ahead, all_j, stride_j, pad_j, dilation_j)
+    vertical.find(code, code.word(0))
+    horizontal.find(code, code.word(0))
     panels, pixels, taps_all = m_all.ceil_div(columns_of_panel), out_rows * out_columns, channels * all_i * all_j
     transpose = add_transpose(code.module, lane)
     with code.loop(low_unit, high_unit) as unit:

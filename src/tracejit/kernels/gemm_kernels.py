@@ -65,16 +65,12 @@ def add_tiles(
         function = add_tile(code.module, lane, height, vectors)
         code.call(function, a_at, a_m, a_k, b, b_k, c_at, c_m, k, begin, rows - i, left)
 
-    def narrow() -> None:
-        with code.loop(0, rows, TILE_ROWS) as i:
-            tile(i, TILE_ROWS, 1)
-
-    def wide() -> None:
+    def strip(vectors: int) -> None:
         with code.loop(0, rows, TILE_ROWS) as i:
             many = rows - i > TILE_ROWS // 2
-            code.either(many, lambda: tile(i, TILE_ROWS, TILE_VECTORS), lambda: tile(i, TILE_ROWS // 2, TILE_VECTORS))
+            code.either(many, lambda: tile(i, TILE_ROWS, vectors), lambda: tile(i, TILE_ROWS // 2, vectors))
 
-    code.either(left <= lane.count, narrow, wide)
+    code.either(left <= lane.count, lambda: strip(1), lambda: strip(TILE_VECTORS))
 
 
 def _pack(
