@@ -11,6 +11,7 @@ from tracejit.nn.hooks import Hooks, RemovableHandle
 from tracejit.nn.parameter import Parameter
 from tracejit.nn.state import IncompatibleKeys, load_state, parse_to
 from tracejit.tensor import Tensor, no_grad
+from tracejit.trace.region import compile
 
 __all__ = ["Module"]
 
@@ -57,6 +58,24 @@ class Module:
         raise NotImplementedError(f'Module [{type(self).__name__}] is missing the required "forward" function')
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if "_region" in self.__dict__:
+            return self._region(*args, **kwargs)
+        return self._call(*args, **kwargs)
+
+    def compile(self, **options: Any) -> None:
+        """Make calls of the module run as native programs; its class, parameters and state dict stay as they are."""
+        compile(self, **options)
+
+    def _compile_in_place(self, region: Callable[[Callable[..., Any]], Any]) -> Module:
+        """What `compile` asks of a module: calls go through a region. Copies and pickles of the module have none."""
+        self.__dict__["_region"] = region(self._call)
+        self.__dict__["_region"].name = type(self).__name__
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_region"}
+
+    def _call(self, *args: Any, **kwargs: Any) -> Any:
         if self._forward_pre_hooks or self._forward_hooks:
             return self._call_with_hooks(args, kwargs)
         return self.forward(*args, **kwargs)

@@ -12,7 +12,7 @@ from tracejit.compiler import compile_graph
 from tracejit.ir import node as ir
 from tracejit.ir.graph import Graph
 from tracejit.runtime.entry import ENTRY
-from tracejit.trace.tape import NodePlan, needed_slots
+from tracejit.trace.tape import NodePlan, TapePlan, needed_slots, plan_tape
 from tracejit.trace.tree import Event, External, Number, Static, Step, Stop, path
 
 _LARGE = 1 << 62
@@ -54,7 +54,7 @@ class Executable:
         self.numbers: list[tuple[int, str]] = []
         self.views: list[tuple[int, int, Any, tuple[Any, ...]]] = []
         self.bumps: list[tuple[int, int]] = []
-        self.tape: dict[int, tuple[NodePlan, int]] = {}
+        self.tape: TapePlan | None = None
         self.mutated: list[int] = []
 
     def load(self, compiled: Any) -> None:
@@ -170,15 +170,17 @@ def build(stop: Stop, alive: tuple[int, ...], generation: int, name: str) -> Exe
     events = path(stop.last)
     memory = _Memory(events)
     exe = Executable(generation)
+    roots: dict[int, tuple[NodePlan, int]] = {}
     changed = (s for s in stop.tape if memory.root(s) in memory.external)
     for slot in dict.fromkeys((*map(memory.name, alive), *changed)):
         plan = stop.tape.get(slot)
         if isinstance(plan, str):
             return Executable(generation, f"a tensor that lives on needs its gradient history, but {plan}")
         if plan is not None:
-            exe.tape[slot] = plan
+            roots[slot] = plan
     wanted: dict[int, None] = {}
-    needed = [*alive, *needed_slots([plan for plan, _ in exe.tape.values()])]
+    needed = [*alive, *needed_slots([plan for plan, _ in roots.values()])]
+    exe.tape = plan_tape(roots) if roots else None
     for slot in needed:
         _want(slot, memory, wanted, exe)
     _translate(events, memory, wanted, exe, name)

@@ -23,7 +23,7 @@ from tracejit.tensor.tensor import Tensor, pending
 from tracejit.trace.executable import Executable
 from tracejit.trace.matcher import MISS, matcher
 from tracejit.trace.recorder import Recorder
-from tracejit.trace.tape import NodePlan, restore
+from tracejit.trace.tape import restore
 from tracejit.trace.tree import Event, External, Place, Stop, flatten, path, rebuild
 
 
@@ -371,8 +371,9 @@ class Follower:
             cell[0] += times
         for slot, source, op, attrs in executable.views:
             self._view(slot, source, op, attrs)
-        if executable.tape:
-            self._restore(executable.tape)
+        if executable.tape is not None:
+            numbers = self.numbers
+            restore(executable.tape, values, lambda number: numbers[number.index])
         return True
 
     def _view(self, slot: int, source: int, op: Op | None, attrs: tuple[Any, ...]) -> None:
@@ -389,15 +390,6 @@ class Follower:
         t._array, t._cell, t._base = made._array, made._cell, made._base
         if made._base is not None:
             t._view, t._seen = made._view, made._seen
-
-    def _restore(self, roots: dict[int, tuple[NodePlan, int]]) -> None:
-        numbers = self.numbers
-        restore(roots, self.values.__getitem__, lambda number: numbers[number.index])
-        for slot, (_, which) in roots.items():
-            t = self.values[slot]
-            t._requires_grad, t._index = True, which
-            if t._base is not None:
-                t._seen = t._version
 
     # --- leaving the tree ---------------------------------------------------------------------------------------------
 

@@ -115,34 +115,48 @@ def needed_slots(roots: list[NodePlan]) -> list[int]:
     return list(out)
 
 
-def restore(
-    roots: dict[int, tuple[NodePlan, int]], tensor: Callable[[int], Any], number: Callable[[Any], Any]
-) -> None:
-    """Make the tape real: each root slot's tensor gets the step that made it."""
-    made: dict[NodePlan, TapeNode] = {}
-    order: list[NodePlan] = []
+@dataclass(eq=False, slots=True)
+class TapePlan:
+    """What to put back on the tape: the steps, each after those it leads to, and the step that made each root slot."""
+
+    order: list[NodePlan]
+    roots: dict[int, tuple[NodePlan, int]]
+
+
+def plan_tape(roots: dict[int, tuple[NodePlan, int]]) -> TapePlan:
+    """The plan for the steps below some roots."""
+    found: dict[NodePlan, None] = {}
     stack = [plan for plan, _ in roots.values()]
     while stack:
         plan = stack.pop()
-        if plan in made:
-            continue
-        made[plan] = TapeNode.__new__(TapeNode)
-        order.append(plan)
-        stack.extend(e[1] for e in plan.edges if e is not None and e[0] == "node")
-    # Positions only have to descend along edges; a depth-first order of plans does not give that, sorting by height does.
-    for plan in sorted(order, key=_height(order).__getitem__):
-        node = made[plan]
-        node.op, node.attrs, node.avals, node.outs = plan.op, plan.attrs, plan.avals, plan.outs
-        node.label, node.done = plan.label, plan.done
+        if plan not in found:
+            found[plan] = None
+            stack.extend(e[1] for e in plan.edges if e is not None and e[0] == "node")
+    height = _height(list(found))
+    return TapePlan(sorted(found, key=height.__getitem__), roots)
+
+
+def restore(plan: TapePlan, values: list[Any], number: Callable[[Any], Any]) -> None:
+    """Make the tape real: each root slot's tensor gets the step that made it."""
+    made: dict[NodePlan, TapeNode] = {}
+    tensor = values.__getitem__
+    for step in plan.order:
+        made[step] = node = TapeNode.__new__(TapeNode)
+        node.op, node.attrs, node.avals, node.outs = step.op, step.attrs, step.avals, step.outs
+        node.label, node.done = step.label, step.done
         node.hooks = node.retain = None
+        # Positions descend along edges, because a step comes after those it leads to.
         node.seq = next_position()
-        node.edges = tuple(_edge(e, made, tensor) for e in plan.edges)
-        node.saved = tuple((None, 0) if s is None else _value(s, tensor, number) for s in plan.saved)
-        node.results = tuple(_value(s, tensor, number) for s in plan.results)
-    for slot, (plan, which) in roots.items():
-        t = tensor(slot)
-        t._node = made[plan]
-        t._index = which
+        node.edges = tuple(_edge(e, made, tensor) for e in step.edges) if step.edges else ()
+        node.saved = (
+            tuple((None, 0) if s is None else _value(s, tensor, number) for s in step.saved) if step.saved else ()
+        )
+        node.results = tuple(_value(s, tensor, number) for s in step.results) if step.results else ()
+    for slot, (step, which) in plan.roots.items():
+        t = values[slot]
+        t._node, t._index, t._requires_grad = made[step], which, True
+        if t._base is not None:
+            t._seen = t._version
 
 
 def _height(plans: list[NodePlan]) -> dict[NodePlan, int]:
