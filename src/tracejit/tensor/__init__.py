@@ -5,7 +5,6 @@ In: user calls with PyTorch's names and rules. Out: tensors, computed now by `ea
 Must not know: how a session records, follows or compiles; modules and optimizers.
 """
 
-# ruff: noqa: F401 - the names are the package's interface
 from tracejit.dtypes import (
     bool,
     double,
@@ -25,7 +24,6 @@ from tracejit.dtypes import (
     short,
     uint8,
 )
-from tracejit.tensor import functional
 from tracejit.tensor.arithmetic import (
     abs,
     absolute,
@@ -107,6 +105,16 @@ from tracejit.tensor.arithmetic import (
     where,
 )
 from tracejit.tensor.autograd import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
+from tracejit.tensor.comparing import (
+    allclose,
+    equal,
+    is_floating_point,
+    is_nonzero,
+    is_tensor,
+    isclose,
+    isin,
+    numel,
+)
 from tracejit.tensor.composite import composite
 from tracejit.tensor.conversion import (
     as_tensor,
@@ -135,6 +143,16 @@ from tracejit.tensor.creation import (
     triu,
     zeros,
     zeros_like,
+)
+from tracejit.tensor.diagonals import (
+    cdist,
+    cov,
+    diag,
+    diag_embed,
+    diff,
+    nan_to_num,
+    tril_indices,
+    triu_indices,
 )
 from tracejit.tensor.functional import (
     celu,
@@ -166,7 +184,7 @@ from tracejit.tensor.generator import (
     set_rng_state,
 )
 from tracejit.tensor.indexing import getitem, setitem
-from tracejit.tensor.inplace import IN_PLACE
+from tracejit.tensor.printing import set_printoptions
 from tracejit.tensor.products import (
     addmm,
     baddbmm,
@@ -272,5 +290,49 @@ from tracejit.tensor.shaping import (
     view_as,
     vstack,
 )
+from tracejit.tensor.sorting import (
+    argsort,
+    bincount,
+    histc,
+    kthvalue,
+    median,
+    msort,
+    sort,
+    topk,
+    unique,
+    unique_consecutive,
+)
 from tracejit.tensor.tensor import Size, Tensor
 from tracejit.tensor.tensor import alias as tensor_alias
+
+__all__ = [
+    "Generator", "Size", "Tensor", "abs", "absolute", "acos", "add", "addcdiv", "addcmul", "addmm", "all", "allclose",
+    "amax", "amin", "any", "arange", "argmax", "argmin", "argsort", "argwhere", "as_tensor", "asin", "atan", "atan2",
+    "baddbmm", "bernoulli", "bincount", "bitwise_and", "bitwise_left_shift", "bitwise_not", "bitwise_or",
+    "bitwise_right_shift", "bitwise_xor", "bmm", "bool", "broadcast_shapes", "broadcast_tensors", "broadcast_to",
+    "bucketize", "cat", "cdist", "ceil", "celu", "chunk", "clamp", "clamp_max", "clamp_min", "clip", "clone",
+    "composite", "concat", "concatenate", "conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "cos", "cosh",
+    "cosine_similarity", "count_nonzero", "cov", "cumprod", "cumsum", "default_generator", "diag", "diag_embed",
+    "diagonal", "diff", "div", "divide", "dot", "double", "dropout", "dtype", "einsum", "embedding", "empty",
+    "empty_like", "enable_grad", "eq", "equal", "erf", "exp", "exp2", "expand", "expand_as", "expm1", "eye", "fix",
+    "flatten", "flip", "float16", "float32", "float64", "floor", "floor_divide", "fmod", "from_numpy", "full",
+    "full_like", "gather", "ge", "get_default_dtype", "get_rng_state", "getitem", "group_norm", "gt", "half", "histc",
+    "hstack", "index_add", "index_copy", "index_fill", "index_put", "index_select", "inference_mode", "initial_seed",
+    "int8", "int16", "int32", "int64", "is_floating_point", "is_grad_enabled", "is_nonzero", "is_tensor", "isclose",
+    "isfinite", "isin", "isinf", "isnan", "kthvalue", "layer_norm", "le", "lerp", "linspace", "log", "log1p", "log2",
+    "log10", "log_softmax", "logaddexp", "logical_and", "logical_not", "logical_or", "logical_xor", "logspace",
+    "logsumexp", "long", "lt", "manual_seed", "masked_fill", "masked_scatter", "masked_select", "matmul", "max",
+    "maximum", "mean", "median", "meshgrid", "min", "minimum", "mm", "moveaxis", "movedim", "msort", "mul",
+    "multinomial", "multiply", "mv", "nan_to_num", "narrow", "ne", "neg", "negative", "new_empty", "new_full",
+    "new_ones", "new_tensor", "new_zeros", "no_grad", "nonzero", "norm", "normal", "numel", "ones", "ones_like",
+    "outer", "pad", "pairwise_distance", "permute", "positive", "pow", "prelu", "prod", "promote_types", "rand",
+    "rand_like", "randint", "randint_like", "randn", "randn_like", "randperm", "ravel", "reciprocal", "relu",
+    "remainder", "repeat", "repeat_interleave", "reshape", "reshape_as", "result_type", "rms_norm", "roll", "round",
+    "rsqrt", "scatter", "scatter_add", "searchsorted", "seed", "select", "selu", "set_default_dtype",
+    "set_grad_enabled", "set_printoptions", "set_rng_state", "setitem", "sgn", "short", "sigmoid", "sign", "sin",
+    "sinh", "softmax", "sort", "split", "sqrt", "square", "squeeze", "stack", "std", "std_mean", "sub", "subtract",
+    "sum", "swapaxes", "swapdims", "t", "take", "take_along_dim", "tan", "tanh", "tensor", "tensor_alias", "threshold",
+    "tile", "topk", "transpose", "tril", "tril_indices", "triu", "triu_indices", "true_divide", "trunc", "uint8",
+    "unbind", "unflatten", "unique", "unique_consecutive", "unsqueeze", "var", "var_mean", "view", "view_as", "vstack",
+    "where", "zeros", "zeros_like",
+]

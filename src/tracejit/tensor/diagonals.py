@@ -1,0 +1,169 @@
+"""Diagonals, windows and differences of neighbours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tracejit import dtypes
+from tracejit.dtypes import dtype as dtype_
+from tracejit.ops.record import ops
+from tracejit.shapes import normalize_dim
+from tracejit.tensor.arithmetic import isinf, isnan, logical_and, lt, ne, where
+from tracejit.tensor.dispatch import apply, wrap
+from tracejit.tensor.inplace import assign, in_place
+from tracejit.tensor.products import matmul
+from tracejit.tensor.promote import to_dtype, unify
+from tracejit.tensor.reducing import norm, sum
+from tracejit.tensor.shaping import cat, diagonal, movedim, narrow, permute, reshape, unsqueeze
+from tracejit.tensor.tensor import Tensor, method
+
+
+@method()
+def diag_embed(input: Tensor, offset: int = 0) -> Any:
+    """Matrices with the last dimension on a diagonal, zeros elsewhere."""
+    *lead, n = input._shape
+    m = n + abs(offset)
+    ones = (0,) * len(lead)
+    start = offset if offset >= 0 else -offset * m
+    steps = (*(1,) * len(lead), m + 1)
+    flat = apply(ops.unslice, (input,), ((*lead, m * m), (*ones, start if n else 0), steps))
+    return reshape(flat, (*lead, m, m))
+
+
+@method()
+def diag(input: Tensor, diagonal: int = 0) -> Any:
+    """A matrix with a vector on its diagonal, or the diagonal of a matrix. Raises: RuntimeError for anything else."""
+    n = len(input._shape)
+    if n == 1:
+        return diag_embed(input, diagonal)
+    if n != 2:
+        raise RuntimeError(f"diag(): Supports 1D or 2D tensors. Got {n}D")
+    return _diagonal(input, diagonal)
+
+
+_diagonal = diagonal
+
+
+@method()
+def trace(input: Tensor) -> Any:
+    """The sum of the diagonal of a matrix. Raises: RuntimeError for anything else."""
+    if len(input._shape) != 2:
+        raise RuntimeError("trace: expected a matrix")
+    return sum(diagonal(input))
+
+
+@method()
+def fill_diagonal_(self: Tensor, fill_value: Any, wrap: bool = False) -> Tensor:
+    """Set the main diagonal of a matrix to a number; with `wrap` it goes on after each square of a tall matrix.
+
+    Raises: RuntimeError for fewer than 2 dimensions, or more with sizes that differ.
+    """
+    shape = self._shape
+    if len(shape) < 2:
+        raise RuntimeError("dimensions must larger than 1")
+    if len(shape) > 2 and len(set(shape)) > 1:
+        raise RuntimeError("all dimensions of input must be of equal length")
+    rows, cols = shape[0], shape[-1]
+    step = 1
+    for s in reversed(shape[1:]):
+        step = step * s + 1
+    step = step if len(shape) > 2 else cols + 1
+    total = self.numel()
+    limit = total if wrap and len(shape) == 2 else min(total, cols * cols if len(shape) == 2 and rows > cols else total)
+    count = len(range(0, limit, step))
+    value = apply(ops.full, (fill_value,), ((count,), self._dtype))
+    flat = apply(ops.place, (reshape(self, -1), value), ((0,), (step,)))
+    return assign(self, reshape(flat, shape))
+
+
+def _triangle(rows: int, cols: int, offset: int, lower: bool, dtype: dtype_ | None) -> Tensor:
+    found = (np.tril_indices if lower else np.triu_indices)(rows, offset, cols)
+    return wrap(np.stack(found).astype((dtype or dtypes.int64).np))
+
+
+def tril_indices(row: int, col: int, offset: int = 0, *, dtype: dtype_ | None = None, device: Any = None) -> Tensor:
+    """Coordinates of the elements on and below a diagonal, one column each."""
+    return _triangle(row, col, offset, True, dtype)
+
+
+def triu_indices(row: int, col: int, offset: int = 0, *, dtype: dtype_ | None = None, device: Any = None) -> Tensor:
+    """Coordinates of the elements on and above a diagonal, one column each."""
+    return _triangle(row, col, offset, False, dtype)
+
+
+@method()
+def diff(input: Tensor, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None) -> Any:
+    """Differences of neighbours along a dimension, n times; of bools whether they differ."""
+    d = normalize_dim(dim, len(input._shape))
+    if not input._shape:
+        raise RuntimeError("diff expects input to be at least one-dimensional")
+    parts = [p for p in (prepend, input, append) if p is not None]
+    x = cat(parts, d) if len(parts) > 1 else input
+    for _ in range(min(n, x._shape[d])):
+        size = x._shape[d] - 1
+        high, low = narrow(x, d, 1, size), narrow(x, d, 0, size)
+        x = ne(high, low) if x._dtype is dtypes.bool else apply(ops.sub, (high, low))
+    return x
+
+
+@method()
+def unfold(self: Tensor, dimension: int, size: int, step: int) -> Any:
+    """Windows of `size` along a dimension, one every `step`, as a new last dimension, as a copy.
+
+    Raises: RuntimeError for a window larger than the dimension.
+    """
+    x = self if self._shape else reshape(self, (1,))
+    d = normalize_dim(dimension, len(x._shape))
+    if size < 0 or size > x._shape[d]:
+        raise RuntimeError(
+            f"maximum size for tensor at dimension {d} is {x._shape[d]} but size is {size}"
+        )
+    if step <= 0:
+        raise RuntimeError(f"step is {step} but must be > 0")
+    count = (x._shape[d] - size) // step + 1
+    starts = apply(ops.mul, (apply(ops.reshape, (apply(ops.iota, (), (count,)),), ((count, 1),)), step))
+    places = reshape(apply(ops.add, (starts, apply(ops.iota, (), (size,)))), -1)
+    out = apply(ops.take, (x, places), (d,))
+    out = reshape(out, (*x._shape[:d], count, size, *x._shape[d + 1 :]))
+    return movedim(out, d + 1, -1)
+
+
+@method()
+def nan_to_num(input: Tensor, nan: float | None = 0.0, posinf: float | None = None, neginf: float | None = None) -> Any:
+    """NaN and infinities replaced by numbers: 0 and the limits of the type if none are given."""
+    if not input._dtype.is_floating_point:
+        return apply(ops.copy, (input,))
+    limits = dtypes.finfo(input._dtype)
+    out = where(isnan(input), 0.0 if nan is None else nan, input)
+    below = logical_and(isinf(input), lt(input, 0))
+    above = logical_and(isinf(input), lt(0, input))
+    out = where(above, limits.max if posinf is None else posinf, out)
+    return where(below, limits.min if neginf is None else neginf, out)
+
+
+def cdist(x1: Tensor, x2: Tensor, p: float = 2.0) -> Any:
+    """The p-norm of the difference of each row of one stack of matrices and each of another."""
+    x, y = unify(x1, x2)
+    if len(x._shape) < 2 or len(y._shape) < 2:
+        raise RuntimeError("cdist only supports at least 2D tensors")
+    if x._shape[-1] != y._shape[-1]:
+        raise RuntimeError(f"X1 and X2 must have the same number of columns. X1: {x._shape[-1]} X2: {y._shape[-1]}")
+    return norm(apply(ops.sub, (unsqueeze(x, -2), unsqueeze(y, -3))), p, -1)
+
+
+def cov(input: Tensor, *, correction: int = 1) -> Any:
+    """The covariances of the rows of a matrix."""
+    if len(input._shape) > 2:
+        raise RuntimeError(f"cov(): expected input to have two or fewer dimensions but got an input with "
+                           f"{len(input._shape)} dimensions")  # fmt: skip
+    x = to_dtype(input, dtypes.get_default_dtype()) if not input._dtype.is_floating_point else input
+    rows = x if len(x._shape) == 2 else reshape(x, (1, -1))
+    n = rows._shape[1]
+    low = apply(ops.sub, (rows, apply(ops.div, (sum(rows, 1, True), float(n)))))
+    out = apply(ops.div, (matmul(low, permute(low, (1, 0))), float(max(n - correction, 0))))
+    return out if len(input._shape) == 2 else reshape(out, ())
+
+
+IN_PLACE = (in_place(nan_to_num),)

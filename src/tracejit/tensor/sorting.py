@@ -1,0 +1,234 @@
+"""Order and sets: sorting, extremes by rank, unique values, counts.
+
+Places come from values, so they are found on the host; the values at them are gathered and carry gradients.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tracejit import dtypes
+from tracejit.ops.record import ops
+from tracejit.shapes import normalize_dim
+from tracejit.tensor.dispatch import apply, wrap
+from tracejit.tensor.host import host
+from tracejit.tensor.reducing import ValuesIndices
+from tracejit.tensor.shaping import narrow, reshape, select
+from tracejit.tensor.tensor import Tensor, method
+
+
+def _line(x: Tensor) -> Any:
+    return x if x._shape else apply(ops.reshape, (x,), ((1,),))
+
+
+@host
+def _order(x: Tensor, dim: int, descending: bool) -> Tensor:
+    """The places of the elements in order; equal ones stay in theirs, NaN is largest."""
+    array = x._data()
+    if descending:
+        last = array.shape[dim] - 1
+        back = np.argsort(np.flip(array, dim), axis=dim, kind="stable")
+        return wrap(np.ascontiguousarray(np.flip(last - back, dim)))
+    return wrap(np.argsort(array, axis=dim, kind="stable"))
+
+
+def _sorted(input: Tensor, dim: int, descending: bool) -> tuple[Tensor, Tensor, int]:
+    """A tensor of at least one dimension, the places of its elements in order, and the dimension."""
+    d = normalize_dim(dim, len(input._shape))
+    x = _line(input)
+    return x, _order(x, d, descending), d
+
+
+@method()
+def argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Any:
+    """The places of the elements in order along a dimension. Edge: equal elements always keep their order."""
+    return reshape(_sorted(input, dim, descending)[1], input._shape)
+
+
+@method()
+def sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> ValuesIndices:
+    """The elements in order along a dimension, and their places.
+
+    Edge: equal elements always keep their order; NaN is larger than any number.
+    Cost: reads the tensor, which a compiled region computes first.
+
+    >>> import tracejit as tj
+    >>> tj.tensor([3, 1, 2]).sort().values
+    tensor([1, 2, 3])
+    """
+    x, at, d = _sorted(input, dim, descending)
+    return ValuesIndices(reshape(apply(ops.gather, (x, at), (d,)), input._shape), reshape(at, input._shape))
+
+
+@method()
+def msort(input: Tensor) -> Any:
+    """The elements in order along the first dimension."""
+    return sort(input, 0).values
+
+
+@method()
+def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> ValuesIndices:
+    """The k largest (or smallest) elements along a dimension in order, and their places.
+
+    Raises: RuntimeError if there are fewer than k.
+    """
+    x, at, d = _sorted(input, dim, largest)
+    if not 0 <= k <= x._shape[d]:
+        raise RuntimeError("selected index k out of range")
+    at = narrow(at, d, 0, k)
+    if not input._shape:
+        at = reshape(at, ()) if k else at
+        return ValuesIndices(reshape(apply(ops.gather, (x, _line(at)), (0,)), at._shape), at)
+    return ValuesIndices(apply(ops.gather, (x, at), (d,)), at)
+
+
+def _at_rank(input: Tensor, rank: Any, dim: int, keepdim: bool) -> ValuesIndices:
+    x, order, d = _sorted(input, dim, False)
+    at = narrow(order, d, rank, 1) if not isinstance(rank, Tensor) else apply(ops.gather, (order, rank), (d,))
+    values = apply(ops.gather, (x, at), (d,))
+    if not input._shape:
+        return ValuesIndices(reshape(values, ()), reshape(at, ()))
+    if keepdim:
+        return ValuesIndices(values, at)
+    return ValuesIndices(select(values, d, 0), select(at, d, 0))
+
+
+@method()
+def kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> ValuesIndices:
+    """The k-th smallest element along a dimension, and its place. Raises: RuntimeError if there are fewer than k."""
+    size = input._shape[normalize_dim(dim, len(input._shape))] if input._shape else 1
+    if not 1 <= k <= size:
+        raise RuntimeError("kthvalue(): selected number k out of range for dimension " + str(dim))
+    return _at_rank(input, k - 1, dim, keepdim)
+
+
+@host
+def _middle(x: Tensor, dim: int) -> Tensor:
+    """The rank of the median: the lower of two, or that of the first NaN."""
+    array = np.sort(x._data(), axis=dim)
+    size = array.shape[dim]
+    missing = np.isnan(array).sum(dim, keepdims=True) if array.dtype.kind == "f" else np.zeros((), np.int64)
+    shape = tuple(1 if i == dim else s for i, s in enumerate(array.shape))
+    return wrap(np.broadcast_to(np.where(missing > 0, size - missing, (size - 1) // 2), shape).astype(np.int64))
+
+
+@method()
+def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+    """The middle element, of two the lower; along a dimension with its place.
+
+    Edge: NaN if one is there. Raises: IndexError for nothing along the dimension.
+    """
+    if dim is None:
+        if not input.numel():
+            return apply(ops.full, (float("nan"),), ((), input._dtype))
+        flat = reshape(input, -1)
+        return _at_rank(flat, _middle(flat, 0), 0, False).values
+    d = normalize_dim(dim, len(input._shape))
+    x = _line(input)
+    if x._shape[d] == 0:
+        raise IndexError(f"median(): Expected reduction dim {d} to have non-zero size.")
+    return _at_rank(input, _middle(x, d), dim, keepdim)
+
+
+class UniqueResult(NamedTuple):
+    """Unique values, where each element is among them, and how often each occurs."""
+
+    output: Any
+    inverse_indices: Any
+    counts: Any
+
+
+@host
+def _unique(x: Tensor, dim: int | None) -> UniqueResult:
+    values, inverse, counts = np.unique(x._data(), axis=dim, return_inverse=True, return_counts=True)
+    shape = x._data().shape if dim is None else (x._data().shape[dim],)
+    return UniqueResult(wrap(values), wrap(inverse.reshape(shape)), wrap(counts))
+
+
+def _asked(found: UniqueResult, return_inverse: bool, return_counts: bool) -> Any:
+    if not return_inverse and not return_counts:
+        return found.output
+    return tuple(
+        x for x, wanted in zip(found, (True, return_inverse, return_counts), strict=True) if wanted
+    )
+
+
+@method()
+def unique(
+    input: Tensor,
+    sorted: bool = True,
+    return_inverse: bool = False,
+    return_counts: bool = False,
+    dim: int | None = None,
+) -> Any:
+    """The different elements (or slices along `dim`) in ascending order, also with where and how often they occur.
+
+    Cost: reads the tensor, which a compiled region computes first.
+    """
+    d = None if dim is None else normalize_dim(dim, len(input._shape))
+    return _asked(_unique(input, d), return_inverse, return_counts)
+
+
+@host
+def _runs(x: Tensor) -> UniqueResult:
+    flat = x._data().reshape(-1)
+    first = np.concatenate([np.ones(min(flat.size, 1), bool), flat[1:] != flat[:-1]])
+    starts = np.flatnonzero(first)
+    counts = np.diff(np.append(starts, flat.size))
+    return UniqueResult(
+        wrap(flat[first]), wrap((np.cumsum(first) - 1).reshape(x._data().shape)), wrap(counts.astype(np.int64))
+    )
+
+
+@method()
+def unique_consecutive(input: Tensor, return_inverse: bool = False, return_counts: bool = False) -> Any:
+    """The first of each run of equal elements, also with where and how often they occur."""
+    return _asked(_runs(input), return_inverse, return_counts)
+
+
+@method()
+@host
+def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -> Tensor:
+    """How often each whole number occurs, or the sum of its weights.
+
+    Raises: RuntimeError for something else than a vector of whole numbers that are not negative.
+    """
+    array = input._data()
+    if array.ndim != 1 or array.dtype.kind not in "iu" or (array.size and int(array.min()) < 0):
+        raise RuntimeError("bincount only supports 1-d non-negative integral inputs.")
+    if minlength < 0:
+        raise RuntimeError("minlength should be >= 0")
+    if weights is None:
+        return wrap(np.bincount(array, minlength=minlength).astype(np.int64))
+    if weights._shape != input._shape:
+        raise RuntimeError("weights should be 1-d and have the same length as input")
+    kind = np.float32 if weights._dtype is dtypes.float32 else np.float64
+    return wrap(np.bincount(array, weights._data(), minlength).astype(kind))
+
+
+@method()
+@host
+def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
+    """How many elements lie in each of `bins` equal parts of [min, max]; of their range if both are 0.
+
+    Edge: elements outside do not count. Raises: RuntimeError for a range that is empty or not finite.
+    """
+    array = input._data()
+    if array.dtype.kind != "f":
+        raise NotImplementedError(f"\"histogram_cpu\" not implemented for '{input._dtype.name.capitalize()}'")
+    if bins <= 0:
+        raise RuntimeError("bins must be > 0")
+    low, high = float(min), float(max)
+    if low == high and array.size:
+        low, high = float(array.min()), float(array.max())
+    if low == high:
+        low, high = low - 1, high + 1
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise RuntimeError(f"range of [{low}, {high}] is not finite")
+    if low > high:
+        raise RuntimeError("max must be larger than min")
+    inside = array[(array >= low) & (array <= high)].astype(np.float64)
+    places = np.minimum(((inside - low) * (bins / (high - low))).astype(np.int64), bins - 1)
+    return wrap(np.bincount(places, minlength=bins).astype(array.dtype))
