@@ -66,6 +66,7 @@ class _Planning:
         self.lowered: Lowered = lowering.out
         self.target: dict[Value, int] = {}
         self._bind_outputs(lowering)
+        self._drop_unused()
         partition = Partition(self.lowered.values)
         self.group_of = partition.group_of
         self.groups = partition.groups
@@ -93,6 +94,23 @@ class _Planning:
             if not computed or not read.is_whole(numel) or source in self.target or source.into is not None:
                 source = lowering.copy(read)
             self.target[source] = o
+
+    def _drop_unused(self) -> None:
+        """Forgets values that no output needs, such as those that only an empty view looked at."""
+        used: set[Value] = set()
+        rest = list(self.target)
+        while rest:
+            value = rest.pop()
+            if value in used or value.numel == 0:
+                continue
+            used.add(value)
+            rest += [r.source for r in value.reads]
+            rest += value.parts
+            if value.call is not None and value.call not in used:
+                used.add(value.call)
+                used.update(value.call.results)
+                rest += [r.source for r in value.call.reads]
+        self.lowered.values = [v for v in self.lowered.values if v in used]
 
     # --- homes --------------------------------------------------------------------------------------------------------
 
