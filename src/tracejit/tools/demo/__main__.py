@@ -1,4 +1,7 @@
-"""`python -m tracejit.tools.demo`: train, compare, print the table, save the plot."""
+"""`python -m tracejit.tools.demo`: train, compare, print the table, save the plot.
+
+Each training run has a process of its own, which starts without kernels, so that cold times are cold.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,9 @@ from pathlib import Path
 
 import tracejit as tj
 from tracejit.tools.demo import digits, report
+from tracejit.tools.demo.isolation import in_own_process
 from tracejit.tools.demo.models import MODELS
-from tracejit.tools.demo.training import RECIPES, Run, same_bits, train
+from tracejit.tools.demo.training import BATCH, RECIPES, Run, same_bits
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -21,6 +25,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, help="passes over the training images (default: each model's own)")
     parser.add_argument("--threads", type=int, help="threads of a kernel (default: all that this process may use)")
     parser.add_argument("--out", type=Path, default=Path("demo_out"), help="folder for the plot")
+    parser.add_argument("--warm", action="store_true", help="use the kernels on disk instead of starting without any")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     chosen = parser.parse_args(argv)
     for name in ("epochs", "threads"):
@@ -33,18 +38,15 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; 0 if every compiled curve equals the eager one bit for bit, else 1."""
     chosen = arguments(argv)
-    if chosen.threads is not None:
-        tj.set_num_threads(chosen.threads)
-    data = digits.load()
+    threads = chosen.threads or tj.get_num_threads()
     runs: dict[str, tuple[Run, Run]] = {}
     for name in chosen.models:
         recipe = RECIPES[name] if chosen.epochs is None else replace(RECIPES[name], epochs=chosen.epochs)
         eager, compiled = (
-            train(MODELS[name], recipe, data, compiled=way == "compiled", title=f"{name} {way}", quiet=chosen.quiet)
-            for way in ("eager", "compiled")
+            in_own_process(name, recipe, way, threads, chosen.quiet, chosen.warm) for way in (False, True)
         )
         runs[name] = eager, compiled
-    print(f"\nUCI digits, {len(data.train_x)} training images, batch 64, Adam, {tj.get_num_threads()} threads\n")
+    print(f"\nUCI digits, {digits.TRAIN} training images, batch {BATCH}, Adam, {threads} threads\n")
     print(report.text(runs))
     chosen.out.mkdir(parents=True, exist_ok=True)
     picture = chosen.out / "curves.png"
