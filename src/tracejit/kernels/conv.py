@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tracejit.kernels import conv_kernels as kernels
+from tracejit.kernels.conv_patches import MAX_TAPS
 from tracejit.kernels.gemm_kernels import TILE_ROWS, TILE_VECTORS
 from tracejit.kernels.gemm_vectors import TARGET
 from tracejit.kernels.launch import Launch, Operand, Ptr
@@ -160,8 +161,8 @@ def _checked(x: Operand, w: Operand, y: Operand, stride: Pair, padding: Pair, di
     c_out, c_in, *taps = w.shape
     if channels != c_in * groups or c_out % groups:
         raise ValueError(f"conv2d: {channels} and {c_out} channels do not fit a weight {w.shape} and {groups} groups")
-    if max(taps) > kernels.MAX_TAPS:
-        raise NotImplementedError(f"conv2d: no side of the weight may be longer than {kernels.MAX_TAPS}, got {w.shape}")
+    if max(taps) > MAX_TAPS:
+        raise NotImplementedError(f"conv2d: no side of the weight may be longer than {MAX_TAPS}, got {w.shape}")
     result = tuple(
         (image[axis] + 2 * padding[axis] - dilation[axis] * (taps[axis] - 1) - 1) // stride[axis] + 1 for axis in (0, 1)
     )

@@ -8,13 +8,14 @@ Every element is one chain of fused multiply-adds: over (channel, tap row, tap c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from tracejit.kernels.gemm_code import I32, Cell, Code, Word, native_kernel
+from tracejit.kernels.conv_patches import FLAT_TAPS, Axis, Patches, make_positions
+from tracejit.kernels.conv_vectors import add_zeros
+from tracejit.kernels.gemm_code import Code, Word, native_kernel
 from tracejit.kernels.gemm_kernels import TILE_ROWS, TILE_VECTORS, add_tiles
-from tracejit.kernels.gemm_vectors import F32, F64, TARGET, Lane, add_segments, add_shifted, add_transpose, add_zeros
+from tracejit.kernels.gemm_vectors import F32, F64, TARGET, Lane, add_transpose
 
 (SOURCE, WEIGHT, OUT) = range(3)
 (GROUPS, OUT_CHANNELS, CHANNELS, ROWS, COLUMNS, OUT_ROWS, OUT_COLUMNS, TAP_ROWS, TAP_COLUMNS) = range(3, 12)
@@ -27,9 +28,6 @@ PARTS, PART_TAPS = 19, 20
 """Slots of `conv_weight` after those it shares: parts of the taps of a group, taps in a part. Its SOURCE is x, its
 WEIGHT the cotangent, its OUT the weight's gradient."""
 
-MAX_TAPS = 256
-"""The longest side of a kernel."""
-
 CHUNK_PANELS = 8
 _BLOCK_K = 144
 _ROW_BYTES = TILE_VECTORS * TARGET.vector_bytes
@@ -37,161 +35,10 @@ _WEIGHT_BYTES = 200 << 10
 """Panels of pixels in a unit, patch rows gathered at once (a panel stays in the first cache), bytes in a panel's row,
 bytes of reordered weight."""
 
-_WIDEST = 1024
-"""The widest grid of pixels for which their columns are kept in a table."""
-
 MAX_PART = 72
 _PIXEL_BYTES = 1024
-"""For weights: the most taps in a unit, bytes of pixels gathered at once."""
-
-
-class _Axis:
-    """Along one axis: which taps meet a grid of pixels, where they look in the source, and a pixel's step there."""
-
-    def __init__(self, code: Code, backward: Word, taps: Word, stride: Word, pad: Word, dilation: Word) -> None:
-        self.taps, self.shifts = code.buffer(8 * MAX_TAPS), code.buffer(8 * MAX_TAPS)
-        self.step = backward.choose(1, stride)
-        self._count = code.cell(0)
-        self._geometry = backward, taps, stride, pad, dilation
-
-    @property
-    def count(self) -> Word:
-        return self._count.now
-
-    def find(self, code: Code, phase: Word) -> None:
-        """Looks for the taps that meet the grid at `phase`."""
-        backward, taps, stride, pad, dilation = self._geometry
-        self._count.set(code.word(0))
-        with code.loop(0, taps) as tap:
-            ahead = tap * dilation - pad
-            behind = phase - ahead
-            with code.when(backward.choose((behind % stride).equals(0).number(), 1).differs(0)):
-                code.store(self.taps, self.count, tap)
-                code.store(self.shifts, self.count, backward.choose(behind // stride, ahead))
-                self._count.set(self.count + 1)
-
-
-@dataclass(frozen=True, slots=True)
-class _Patches:
-    """The patches of an image: its address and sizes, the two axes, the width of the grid of output pixels."""
-
-    lane: Lane
-    source: Word
-    rows: Word
-    columns: Word
-    vertical: _Axis
-    horizontal: _Axis
-    width: Word
-
-    def gather(
-        self, code: Code, positions: Word, begin: Word, end: Word, low: Word, high: Word, out: Word, out_step: int
-    ) -> None:
-        """Patch rows low..high (channel, tap row, tap column) at the grid pixels begin..end; outside is 0.
-
-        `positions` holds the column of each of these pixels as an int32. Writes whole vectors.
-        """
-        single = self.vertical.step.equals(1) & self.horizontal.step.equals(1)
-        code.either(
-            single & self.width.equals(self.columns) & (self.width <= _WIDEST),
-            lambda: self._shift(code, positions, begin, end, low, high, out, out_step),
-            lambda: self._copy(code, begin, end, low, high, out, out_step),
-        )
-
-    def _shift(
-        self, code: Code, positions: Word, begin: Word, end: Word, low: Word, high: Word, out: Word, out_step: int
-    ) -> None:
-        """The image is as wide as the grid: a patch row is the image shifted, without the pixels that wrap round."""
-        size = self.lane.size
-        shifted = add_shifted(code.module, self.lane)
-        vectors = (end - begin + self.lane.count - 1).quotient(self.lane.count)
-        plane = self.rows * self.columns
-        taps = self.vertical.count * self.horizontal.count
-        with code.loop(0, self.vertical.count) as i, code.loop(0, self.horizontal.count) as j:
-            tap = i * self.horizontal.count + j
-            across = code.load(self.horizontal.shifts, j)
-            at = begin + code.load(self.vertical.shifts, i) * self.columns + across
-            first = (low - tap).ceil_div(taps)
-            count = (high - tap).ceil_div(taps) - first
-            source = self.source + (first * plane + at) * size
-            target = out + (first * taps + tap - low) * out_step * size
-            code.call(
-                shifted,
-                source,
-                plane,
-                target,
-                taps * out_step,
-                count,
-                positions,
-                across,
-                self.columns,
-                -at,
-                plane - at,
-                vectors,
-            )
-
-    def _copy(self, code: Code, begin: Word, end: Word, low: Word, high: Word, out: Word, out_step: int) -> None:
-        """Any other case: the runs of pixels that a tap sees in one row of the image."""
-        size = self.lane.size
-        horizontal, step = self.horizontal, self.horizontal.step
-        taps = self.vertical.count * horizontal.count
-        plane = self.rows * self.columns
-        code.call(add_zeros(code.module, self.lane), out, ((high - low) * out_step).quotient(self.lane.count))
-        top = begin.quotient(self.width)
-        with code.loop(top, (end + self.width - 1).quotient(self.width)) as y:
-            start = y * self.width
-            first, last = (begin - start).most(0), (end - start).least(self.width)
-            with code.loop(0, self.vertical.count) as i:
-                row = y * self.vertical.step + code.load(self.vertical.shifts, i)
-                with code.when((row >= 0) & (row < self.rows)), code.loop(0, horizontal.count) as j:
-                    tap = i * horizontal.count + j
-                    shift = code.load(horizontal.shifts, j)
-                    x0 = first.most((-shift).ceil_div(step))
-                    x1 = last.least((self.columns - shift).ceil_div(step))
-                    channel = (low - tap).ceil_div(taps)
-                    count = (high - tap).ceil_div(taps) - channel
-                    with code.when((x0 < x1) & (count > 0)):
-                        at = self.source + (channel * plane + row * self.columns + x0 * step + shift) * size
-                        to = out + ((channel * taps + tap - low) * out_step + start - begin + x0) * size
-                        self._copy_run(code, at, to, taps * out_step, count, x1 - x0)
-
-    def _copy_run(self, code: Code, at: Word, to: Word, out_step: Word, count: Word, length: Word) -> None:
-        plane, step = self.rows * self.columns, self.horizontal.step
-
-        def single() -> None:
-            code.call(add_segments(code.module, self.lane), at, plane, to, out_step, count, length)
-
-        def apart() -> None:
-            with code.loop(0, count) as c, code.loop(0, length) as x:
-                code.store(to, c * out_step + x, code.load(at, c * plane + x * step, self.lane.kind))
-
-        code.either(step.equals(1), single, apart)
-
-
-@dataclass(frozen=True, slots=True)
-class _Positions:
-    """A table of the columns of the pixels of a grid, from its first pixel on, made anew when the width changes."""
-
-    table: Word
-    count: int
-    width: Cell
-
-    def update(self, code: Code, width: Word) -> None:
-        with code.when(self.width.now.differs(width) & (width <= _WIDEST)):
-            x = code.cell(0)
-            with code.loop(0, width + self.count) as pixel:
-                code.store(self.table, pixel, x.now.narrowed(I32))
-                following = x.now + 1
-                x.set(following.equals(width).choose(0, following))
-            self.width.set(width)
-
-    def at(self, pixel: Word) -> Word:
-        """The part of the table that `count` pixels from `pixel` on need."""
-        return self.table + (pixel - pixel.quotient(self.width.now) * self.width.now) * 4
-
-
-def _make_positions(code: Code, count: int) -> _Positions:
-    # No width yet: a number that differs from all and that one can divide by.
-    return _Positions(code.buffer(4 * (count + _WIDEST)), count, code.cell(-1))
+_KEPT_BLOCKS = 4
+"""For weights: the most taps in a unit, bytes of pixels gathered at once, blocks whose masks are kept."""
 
 
 def _reorder(
@@ -201,8 +48,8 @@ def _reorder(
     w_out: Word,
     w_channel: Word,
     wide: Word,
-    vertical: _Axis,
-    horizontal: _Axis,
+    vertical: Axis,
+    horizontal: Axis,
     m: Word,
     m_all: Word,
     low: Word,
@@ -258,29 +105,31 @@ def _image(lane: Lane, code: Code, p: Word, low_unit: Word, high_unit: Word) -> 
     back = backward.differs(0)
     grid_i, grid_j = back.choose(stride_i, 1), back.choose(stride_j, 1)
     whole_plane = (grid_i * grid_j).equals(1)
-    chunk = CHUNK_PANELS * columns_of_panel
+    pixels_of_chunk = CHUNK_PANELS * columns_of_panel
     panel = code.buffer(_BLOCK_K * _ROW_BYTES)
-    positions = _make_positions(code, columns_of_panel)
+    positions = make_positions(code, pixels_of_chunk)
+    offsets, masks = code.buffer(8 * FLAT_TAPS), code.buffer(CHUNK_PANELS * TILE_VECTORS * 4 * FLAT_TAPS)
     spare = code.buffer(TILE_ROWS * _ROW_BYTES)
     factors = code.buffer(_WEIGHT_BYTES)
     plane = out_rows * out_columns
-    vertical = _Axis(code, back, all_i, stride_i, pad_i, dilation_i)
-    horizontal = _Axis(code, back, all_j, stride_j, pad_j, dilation_j)
-    found, reordered = code.cell(-1), code.cell(-1)
+    vertical = Axis(code, back, all_i, stride_i, pad_i, dilation_i)
+    horizontal = Axis(code, back, all_j, stride_j, pad_j, dilation_j)
+    found, reordered, prepared = code.cell(-1), code.cell(-1), code.cell(-1)
     a_m, a_k = back.choose(1, w_out), back.choose(TILE_ROWS, 1)
     tile_bytes = TILE_ROWS * size
     tiles = m_all.ceil_div(TILE_ROWS)
     with code.loop(low_unit, high_unit) as unit:
-        picture = unit.quotient(chunks)
-        member = picture.quotient(images)
+        place = unit.quotient(images)
+        member = place.quotient(chunks)
+        chunk = place - member * chunks
         grid = member.quotient(groups)
         group = member - grid * groups
-        image = (picture - member * images) * groups + group
+        image = (unit - place * images) * groups + group
         phase_i = grid.quotient(grid_j)
         phase_j = grid - phase_i * grid_j
         height, width = (out_rows - phase_i).ceil_div(grid_i), (out_columns - phase_j).ceil_div(grid_j)
-        begin = (unit - picture * chunks) * chunk
-        end = (begin + chunk).least(height * width)
+        begin = chunk * pixels_of_chunk
+        end = (begin + pixels_of_chunk).least(height * width)
         with code.when(begin < end):
             with code.when(found.now.differs(grid)):
                 vertical.find(code, phase_i)
@@ -288,7 +137,11 @@ def _image(lane: Lane, code: Code, p: Word, low_unit: Word, high_unit: Word) -> 
                 found.set(grid)
             positions.update(code, width)
             image_at = source + image * channels * rows * columns * size
-            patches = _Patches(lane, image_at, rows, columns, vertical, horizontal, width)
+            patches = Patches(lane, image_at, rows, columns, vertical, horizontal, width)
+            flat = patches.flat(code, offsets, masks)
+            with code.when(flat.possible & prepared.now.differs(grid * chunks + chunk)):
+                flat.prepare(code, patches, positions, begin, pixels_of_chunk, masks)
+                prepared.set(grid * chunks + chunk)
             weight_at = weight + group * m_all * channels * all_i * all_j * size
             out_at = out + (image * m_all * plane + phase_i * out_columns + phase_j) * size
             k_all = channels * vertical.count * horizontal.count
@@ -318,7 +171,9 @@ def _image(lane: Lane, code: Code, p: Word, low_unit: Word, high_unit: Word) -> 
                     reorder(first, last, low, high)
                 with code.loop(begin, end, columns_of_panel) as start:
                     n_left = (end - start).least(columns_of_panel)
-                    patches.gather(code, positions.at(start), start, start + n_left, low, high, panel, columns_of_panel)
+                    seen = masks + (start - begin).quotient(columns_of_panel) * flat.taps * (4 * TILE_VECTORS)
+                    stop = start + n_left
+                    patches.gather(code, flat, seen, start, stop, low, high, panel, columns_of_panel)
                     with code.loop(first, last, TILE_ROWS) as m:
                         m_left = (m_all - m).least(TILE_ROWS)
                         whole = m * k_all + low * TILE_ROWS
@@ -371,18 +226,27 @@ def _weight(lane: Lane, code: Code, p: Word, low_unit: Word, high_unit: Word) ->
     source, cotangent, out, part_taps = code.slots(p, SOURCE, WEIGHT, OUT, PART_TAPS)
     block = _PIXEL_BYTES // size
     step = block + lane.count
+    block_masks = block // lane.count * 4 * FLAT_TAPS
     gathered = code.buffer(MAX_PART * step * size)
     factors = code.buffer(block * _ROW_BYTES)
-    positions = _make_positions(code, block)
+    positions = make_positions(code, block)
     positions.update(code, out_columns)
     sums = code.buffer(MAX_PART * _ROW_BYTES)
     ahead = code.word(0).differs(0)
-    vertical = _Axis(code, ahead, all_i, stride_i, pad_i, dilation_i)
-    horizontal = _Axis(code, ahead, all_j, stride_j, pad_j, dilation_j)
+    vertical = Axis(code, ahead, all_i, stride_i, pad_i, dilation_i)
+    horizontal = Axis(code, ahead, all_j, stride_j, pad_j, dilation_j)
     vertical.find(code, code.word(0))
     horizontal.find(code, code.word(0))
+    offsets, masks = code.buffer(8 * FLAT_TAPS), code.buffer(_KEPT_BLOCKS * block_masks)
     panels, pixels, taps_all = m_all.ceil_div(columns_of_panel), out_rows * out_columns, channels * all_i * all_j
     transpose = add_transpose(code.module, lane)
+    nothing = Patches(lane, code.word(0), rows, columns, vertical, horizontal, out_columns)
+    flat = nothing.flat(code, offsets, masks)
+    kept = pixels <= _KEPT_BLOCKS * block
+    masks_of_block = flat.taps * (block // lane.count * 4)
+    with code.when(flat.possible & kept), code.loop(0, pixels, block) as begin:
+        at = masks + begin.quotient(block) * masks_of_block
+        flat.prepare(code, nothing, positions, begin, block, at)
     with code.loop(low_unit, high_unit) as unit:
         strip = unit.quotient(parts)
         group = strip.quotient(panels)
@@ -396,8 +260,11 @@ def _weight(lane: Lane, code: Code, p: Word, low_unit: Word, high_unit: Word) ->
             image_at = source + image * channels * rows * columns * size
             factor_at = cotangent + ((image * m_all + m) * pixels + begin) * size
             end = pixels.least(begin + block)
-            patches = _Patches(lane, image_at, rows, columns, vertical, horizontal, out_columns)
-            patches.gather(code, positions.at(begin), begin, end, low, high, gathered, step)
+            patches = Patches(lane, image_at, rows, columns, vertical, horizontal, out_columns)
+            seen = masks + kept.choose(begin.quotient(block), 0) * masks_of_block
+            with code.when(flat.possible & kept.equals(0)):
+                flat.prepare(code, patches, positions, begin, block, masks)
+            patches.gather(code, flat, seen, begin, end, low, high, gathered, step)
             with code.loop(0, m_left, lane.count) as j:
                 code.call(
                     transpose,

@@ -15,6 +15,8 @@ import llvmlite.binding as llvm
 import llvmlite.ir as ir
 from numba.core import cgutils
 
+from tracejit.config import SETTINGS
+
 I1 = ir.IntType(1)
 I8 = ir.IntType(8)
 I32 = ir.IntType(32)
@@ -33,7 +35,7 @@ class Target:
 def _detect_target() -> Target:
     has = {name for name, present in llvm.get_host_cpu_features().items() if present}
     if {"avx512f", "avx512vl", "avx512bw", "avx512dq"} <= has:
-        return Target(64, 32, True)
+        return Target(32 if SETTINGS.vector_bits == 256 else 64, 32, True)
     if {"avx2", "fma"} <= has:
         return Target(32, 16, False)
     return Target(16, 32 if llvm.get_process_triple().startswith(("aarch64", "arm64")) else 16, False)
@@ -199,8 +201,8 @@ def internal_function(module: Any, name: str, arguments: int, body: Callable[[An
     return function
 
 
-def _loop(builder: Any, count: Any, carried: list[Any], body: Callable[[list[Any]], list[Any]]) -> list[Any]:
-    """Runs `body` `count` times on the carried values; gives their last state."""
+def emit_loop(builder: Any, count: Any, carried: list[Any], body: Callable[[list[Any]], list[Any]]) -> list[Any]:
+    """Emits a loop that runs `body` `count` times on the carried values; gives their last state."""
     before = builder.block
     head = builder.append_basic_block("head")
     inside = builder.append_basic_block("body")
@@ -276,7 +278,7 @@ def add_tile(module: Any, lane: Lane, rows: int, vectors: int) -> Any:
                     out += [v.fma(value, panel[j], sums[i * vectors + j]) for j in range(vectors)]
                 return [builder.add(a_at, a_step), builder.add(b_at, b_step), *out]
 
-            return _loop(builder, k, [I64(0), b, *sums], step)[2:]
+            return emit_loop(builder, k, [I64(0), b, *sums], step)[2:]
 
         def masked(b_at: Any, j: int) -> Any:
             return v.load_masked(b_at, masks[j], columns[j])
@@ -326,7 +328,7 @@ def add_transpose(module: Any, lane: Lane) -> Any:
             return [builder.add(at, I64(TARGET.vector_bytes)), target]
 
         blocks = builder.sdiv(k, I64(v.width))
-        at, target = _loop(builder, blocks, [I64(0), out], step)
+        at, target = emit_loop(builder, blocks, [I64(0), out], step)
         left = builder.sub(k, builder.mul(blocks, I64(v.width)))
 
         def single(state: list[Any]) -> list[Any]:
@@ -336,7 +338,7 @@ def add_transpose(module: Any, lane: Lane) -> Any:
                 builder.store(value, v.pointer(target, lane.kind, I64(n * lane.size)), align=lane.size)
             return [builder.add(at, I64(lane.size)), builder.add(target, out_step)]
 
-        _loop(builder, left, [at, target], single)
+        emit_loop(builder, left, [at, target], single)
 
     return internal_function(module, f"transpose_{lane.name}", 6, body)
 
@@ -360,92 +362,9 @@ def add_copy(module: Any, lane: Lane, vectors: int) -> Any:
                 v.store(v.load_masked(source, mask, at), target, at)
             return [builder.add(source, step), builder.add(target, I64(vectors * TARGET.vector_bytes))]
 
-        _loop(builder, k, [rows, out], copy)
+        emit_loop(builder, k, [rows, out], copy)
 
     return internal_function(module, f"copy_{lane.name}_{vectors}", 5, body)
-
-
-def add_segments(module: Any, lane: Lane) -> Any:
-    """Copies `count` rows of `length` elements; one row lies rows_step or out_step elements after another.
-
-    Arguments: rows, rows_step, out, out_step, count, length.
-    """
-
-    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
-        rows, rows_step, out, out_step, count, length = arguments
-        v = VectorBuilder(builder, lane)
-        source_step, target_step = v.bytes(rows_step), v.bytes(out_step)
-
-        def chunk(state: list[Any]) -> list[Any]:
-            left, source, target = state
-            mask = v.mask(left)
-
-            def copy(places: list[Any]) -> list[Any]:
-                v.store_masked(v.load_masked(places[0], mask), places[1], mask)
-                return [builder.add(places[0], source_step), builder.add(places[1], target_step)]
-
-            _loop(builder, count, [source, target], copy)
-            step = I64(TARGET.vector_bytes)
-            return [builder.sub(left, I64(v.width)), builder.add(source, step), builder.add(target, step)]
-
-        chunks = builder.sdiv(builder.add(length, I64(v.width - 1)), I64(v.width))
-        _loop(builder, chunks, [length, rows, out], chunk)
-
-    return internal_function(module, f"segments_{lane.name}", 6, body)
-
-
-def add_shifted(module: Any, lane: Lane) -> Any:
-    """Copies `count` rows of whole vectors; elements that the bounds exclude are 0 and are not read.
-
-    Arguments: rows, rows_step, out, out_step, count, positions, across, width, first, last, vectors. Element n is
-    read if first <= n < last and 0 <= positions[n] + across < width, where positions are int32.
-    """
-
-    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
-        rows, rows_step, out, out_step, count, positions, across, width, first, last, vectors = arguments
-        v = VectorBuilder(builder, lane)
-        source_step, target_step = v.bytes(rows_step), v.bytes(out_step)
-        kind = ir.VectorType(I32, v.width)
-        shift, bound = v.spread(builder.trunc(across, I32)), v.spread(builder.trunc(width, I32))
-
-        def vector(state: list[Any]) -> list[Any]:
-            at, source, target, left, skipped = state
-            place = builder.add(builder.load(v.pointer(positions, kind, at), align=4), shift)
-            inside = builder.icmp_unsigned("<", place, bound)
-            inside = builder.and_(inside, builder.and_(v.mask(left), builder.not_(v.mask(skipped))))
-
-            def copy(places: list[Any]) -> list[Any]:
-                v.store(v.load_masked(places[0], inside), places[1])
-                return [builder.add(places[0], source_step), builder.add(places[1], target_step)]
-
-            _loop(builder, count, [source, target], copy)
-            step, done = I64(TARGET.vector_bytes), I64(v.width)
-            return [
-                builder.add(at, I64(4 * v.width)),
-                builder.add(source, step),
-                builder.add(target, step),
-                builder.sub(left, done),
-                builder.sub(skipped, done),
-            ]
-
-        _loop(builder, vectors, [I64(0), rows, out, last, first], vector)
-
-    return internal_function(module, f"shifted_{lane.name}", 11, body)
-
-
-def add_zeros(module: Any, lane: Lane) -> Any:
-    """Sets whole vectors to 0. Arguments: out, vectors."""
-
-    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
-        v = VectorBuilder(builder, lane)
-
-        def clear(state: list[Any]) -> list[Any]:
-            v.store(v.zeros, state[0])
-            return [builder.add(state[0], I64(TARGET.vector_bytes))]
-
-        _loop(builder, arguments[1], [arguments[0]], clear)
-
-    return internal_function(module, f"zeros_{lane.name}", 2, body)
 
 
 def add_dots(module: Any, lane: Lane, rows: int) -> Any:
@@ -477,7 +396,7 @@ def add_dots(module: Any, lane: Lane, rows: int) -> Any:
             return [a_at, builder.add(b_at, I64(TARGET.vector_bytes)), *chains]
 
         blocks = builder.sdiv(k, I64(v.width))
-        a_at, b_at, *chains = _loop(builder, blocks, [I64(0), I64(0), *[v.zeros] * rows], step)
+        a_at, b_at, *chains = emit_loop(builder, blocks, [I64(0), I64(0), *[v.zeros] * rows], step)
         left = builder.sub(k, builder.mul(blocks, I64(v.width)))
         base = builder.ptrtoint(scratch, I64)
         builder.call(transpose, [builder.add(b, b_at), b_n, base, I64(v.width), left, n_left])
@@ -487,7 +406,7 @@ def add_dots(module: Any, lane: Lane, rows: int) -> Any:
             following = add_column(at, v.load(row), chains)
             return [builder.add(at, a_step), builder.add(row, I64(TARGET.vector_bytes)), *following]
 
-        chains = _loop(builder, left, [a_at, base, *chains], finish)[2:]
+        chains = emit_loop(builder, left, [a_at, base, *chains], finish)[2:]
         mask = v.mask(n_left)
         for chain, row in zip(chains, c_rows, strict=True):
             v.store_masked(chain, row, mask)
