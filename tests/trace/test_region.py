@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import tracejit as tj
+from tracejit.nn import functional as F
 from tracejit.trace.region import compile, region_of
 
 
@@ -315,3 +316,47 @@ def test_old_results_are_never_overwritten():
 def test_replay_is_not_there_yet():
     with pytest.raises(NotImplementedError, match="replay"):
         compile(lambda x: x, mode="replay")
+
+
+def test_index_out_of_range_raises_where_eager_raises():
+    def make():
+        w = arr(0, 5, 3).requires_grad_()
+        log = []
+
+        def step(index):
+            rows = F.embedding(index, w)
+            log.append("after")
+            w.grad = None
+            rows.sum().backward()
+            with tj.no_grad():
+                w.sub_(w.grad)
+            return rows
+
+        return step, lambda i: (tj.tensor([0, 4, 2] if i % 4 != 3 else [1, 7, 0]),), lambda: [w, log]
+
+    compare(make, calls=12)
+
+
+def test_computed_index_out_of_range_changes_nothing():
+    w = tj.zeros(5)
+
+    @tj.compile
+    def step(x):
+        index = (x * 2).long()
+        w.add_(1)
+        return tj.ones(5).index_select(0, index)
+
+    for i in range(5):
+        step(tj.tensor([0.5, 1.0]))
+    assert w.tolist() == [5.0] * 5
+    with pytest.raises(IndexError, match="out of bounds|out of range"):
+        step(tj.tensor([0.5, 9.0]))
+    assert step(tj.tensor([0.0, 1.5])).tolist() == [1.0, 1.0]
+
+
+def test_a_function_that_never_settles_runs_eagerly():
+    f = tj.compile(lambda x, i: x * i + 1 if i % 2 else x.reshape(-1).narrow(0, 0, i))
+    for i in range(200):
+        x = arr(i, 250)
+        assert bits(f(x, i)) == bits(x * i + 1 if i % 2 else x.narrow(0, 0, i))
+    assert any("not recorded" in n.reason for n in region_of(f).notes)

@@ -195,7 +195,7 @@ def _kernel(text: str, base: str, **blanks: str) -> Callable[..., Any]:
     return instantiate(text, "_".join((base, *(blanks[key] for key in ("t", "i") if key in blanks))), **blanks)
 
 
-def _check(index: Operand, slot: Ptr, low: int, high: int) -> Launch:
+def check_launch(index: Operand, slot: Ptr, low: int, high: int) -> Launch:
     """A launch that writes nothing and returns 1 if an index is not in [low, high)."""
     function = _kernel(_CHECK, "check_index", i=short_name(index))
     return Launch(function, (slot, low, high), product(index.shape), 0.15, fails=True)
@@ -217,7 +217,7 @@ def plan_wrap_index(index: Operand, out: Operand, size: int) -> tuple[Launch, ..
     if out.dtype != "int64" or out.shape != index.shape:
         raise ValueError(f"index: expected int64{list(index.shape)} out, got {out.dtype}{list(out.shape)}")
     wrap = Launch(_kernel(_WRAP, "wrap_index", i=name), (Ptr(0), Ptr(1), size), product(index.shape), 0.2)
-    return launched(_check(index, Ptr(0), -size, size), wrap)
+    return launched(check_launch(index, Ptr(0), -size, size), wrap)
 
 
 def plan_take(x: Operand, index: Operand, out: Operand, dim: int) -> tuple[Launch, ...]:
@@ -238,7 +238,7 @@ def plan_take(x: Operand, index: Operand, out: Operand, dim: int) -> tuple[Launc
         )
     function = _kernel(_TAKE, "take", t=move_name(x), i=name)
     move = Launch(function, (Ptr(0), Ptr(1), Ptr(2), size, n, inner), outer * n * inner, 0.1 + 2.0 / max(1, inner))
-    return launched(_check(index, Ptr(1), 0, size), move)
+    return launched(check_launch(index, Ptr(1), 0, size), move)
 
 
 def _merged(lengths: list[int], *strides: list[int]) -> list[tuple[int, ...]]:
@@ -292,7 +292,7 @@ def plan_gather(x: Operand, index: Operand, out: Operand, dim: int) -> tuple[Lau
     for axis in others:
         slots += axis
     move = Launch(_kernel(_GATHER, "gather", t=move_name(x), i=name), tuple(slots), product(index.shape), 1.0)
-    return launched(_check(index, Ptr(1), 0, size), move)
+    return launched(check_launch(index, Ptr(1), 0, size), move)
 
 
 def _lines(
@@ -315,7 +315,7 @@ def _lines(
         slots += axis
     units = product(index.shape) // n if n else 0
     return launched(
-        _check(index, Ptr(1), 0, size),
+        check_launch(index, Ptr(1), 0, size),
         _copy(x, Ptr(0), Ptr(3)),
         Launch(function, tuple(slots), units, 2.0 + n),
     )
@@ -367,7 +367,7 @@ def _rows(
         )
     slots = (Ptr(2), Ptr(1), Ptr(3), n, size, inner)
     return launched(
-        _check(index, Ptr(1), 0, size),
+        check_launch(index, Ptr(1), 0, size),
         _copy(x, Ptr(0), Ptr(3)),
         Launch(function, slots, outer * inner if n else 0, 2.0 + n * (0.1 + 2.0 / max(1, inner))),
     )

@@ -22,6 +22,7 @@ from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor, pending
 from tracejit.trace.executable import Executable
 from tracejit.trace.matcher import MISS, matcher
+from tracejit.trace.ranges import in_range
 from tracejit.trace.recorder import Recorder
 from tracejit.trace.tape import restore
 from tracejit.trace.tree import Event, External, Place, Stop, flatten, path, rebuild
@@ -105,6 +106,9 @@ class Follower:
                 return False
             else:
                 new[slot] = t
+        for slot, low, high in event.ranges:
+            if not in_range(new[slot] if slot in new else values[slot], low, high):
+                return False
         for number, value in zip(event.numbers, numbers, strict=True):
             if not number.admits(value):
                 return False
@@ -393,12 +397,12 @@ class Follower:
 
     # --- leaving the tree ---------------------------------------------------------------------------------------------
 
-    def leave(self) -> Recorder:
-        """Compute eagerly what was matched in this segment, and record from here on."""
-        self.region.side_exit(self.place)
+    def leave(self) -> Any:
+        """Compute eagerly what was matched in this segment, and record from here on; the session that goes on."""
         recorder = self.materialise()
-        state.session = recorder
-        return recorder
+        session: Any = recorder if self.region.side_exit(self.place) else EAGER
+        state.session = session
+        return session
 
     def materialise(self) -> Recorder:
         """Run the matched events eagerly, in order, into the tensors that Python already has.
@@ -420,7 +424,13 @@ class Follower:
         try:
             for event in events:
                 state.grad_enabled = event.grad
-                self._replay(event, recorder, owed)
+                try:
+                    self._replay(event, recorder, owed)
+                except Exception as e:
+                    e.add_note(f"raised by {event.name}, called at {event.line} in a compiled region")
+                    self._undo_gradients(events[events.index(event) :])
+                    grads.clear()
+                    raise
         finally:
             state.grad_enabled = mode
             recorder.replaying = False
@@ -432,6 +442,13 @@ class Follower:
         recorder.place = self.place
         recorder.last = self.last
         return recorder
+
+    def _undo_gradients(self, events: list[Event]) -> None:
+        """After an exception: the backward passes from there on have not happened."""
+        values = self.values
+        for event in reversed(events):
+            for leaf, before, _ in event.leaves:
+                values[leaf]._grad = None if before is None else values[before]
 
     def _replay(self, event: Event, recorder: Recorder, owed: dict[int, Any]) -> None:
         """Run one event for real; what it makes goes into the tensors that Python holds."""
@@ -484,6 +501,48 @@ class Follower:
         for leaf, before, after in event.leaves:
             if after is not None and after != before:
                 values[leaf]._grad = values[after]
+
+
+class Eager:
+    """The session of a call that is no longer traced: everything runs as without a session."""
+
+    def apply(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
+        """Run a record."""
+        return compute(op, args, attrs)
+
+    def detach(self, t: Tensor) -> Tensor:
+        """The same memory without history."""
+        return detached(t)
+
+    def assign(self, target: Tensor, value: Tensor) -> None:
+        """Change a tensor in place."""
+        write(target, value)
+
+    def composite(self, composite: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a composite."""
+        return composite.function(*args, **kwargs)
+
+    def draw(self, generator: Any, count: int) -> tuple[Any, Any]:
+        """Advance a generator."""
+        return generator.advance(count)  # type: ignore[no-any-return]
+
+    def backward(self, function: Any, args: tuple[Any, ...]) -> Any:
+        """Run a backward pass."""
+        return function(*args)
+
+    def host(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a function."""
+        return function(*args, **kwargs)
+
+    def read(self, t: Tensor) -> Any:
+        """The memory of a tensor."""
+        return t._array
+
+    def finish(self) -> None:
+        """Nothing is left to do."""
+
+
+EAGER = Eager()
 
 
 def _leaf(t: Tensor) -> Tensor:

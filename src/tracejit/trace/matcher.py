@@ -12,6 +12,7 @@ from typing import Any
 
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor
+from tracejit.trace.ranges import in_range
 from tracejit.trace.tree import Event, Leaf, Mapping, Number, Sequence, Static
 
 MISS = object()
@@ -32,6 +33,7 @@ class _Writer:
             "new": Tensor.__new__,
             "EVENT": event,
             "NEXT": event.next,
+            "in_range": in_range,
         }
         before = event.before
         self.slots = before.slots if before is not None else 0
@@ -194,6 +196,8 @@ class _Writer:
 
     def function(self, parameters: str) -> Callable[..., Any]:
         """The matcher."""
+        for slot, low, high in self.event.ranges:
+            self.check(f"not in_range({self.locals.get(slot, f'v[{slot}]')}, {low}, {high})")
         value = self.finish()
         text = "\n".join(
             [

@@ -18,6 +18,7 @@ from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import current, next_position
 from tracejit.tensor.tensor import Tensor, aval_of
+from tracejit.trace.ranges import index_ranges
 from tracejit.trace.source import user_line
 from tracejit.trace.tape import NodePlan, TapeReader, Untraceable
 from tracejit.trace.tree import Event, External, Number, Place, Result, Segment, Static, Step, Stop, flatten, rebuild
@@ -178,6 +179,7 @@ class Recorder:
             tuple(unit.draws),
             leaves,
             tuple(unit.assigned),
+            index_ranges(unit.steps, self.last, binds, lambda slot: self.by_slot[slot]._shape),
             self.slots,
             self.numbers,
         )

@@ -67,6 +67,7 @@ class Region:
         self.recorded_events = 0
         self.runs = 0
         self.eager_segments = 0
+        self.settled = False
         self.stops: list[tuple[Stop, Executable]] = []
         self.lock = threading.Lock()
         self.root = Segment(self, 0)
@@ -154,12 +155,23 @@ class Region:
         self.generation += 1
         self.note("promotion", user_line(), f"a number changed from {number.value!r} to {value!r}: now a run-time number")
 
-    def side_exit(self, place: Place) -> None:
-        """A call left the tree."""
+    def side_exit(self, place: Place) -> bool:
+        """A call left the tree: whether it may extend it."""
         self.calls.side_exits += 1
+        if self.calls.recorded + self.calls.side_exits > RECORDINGS or self.recorded_events > EVENTS:
+            if not self.settled:
+                self.settled = True
+                self.note(
+                    "eager",
+                    user_line(),
+                    f"{RECORDINGS} calls took new ways through the function, so further ones are not recorded: "
+                    "branches that depend on values or shapes change too often here",
+                )
+            return False
         expected = place.events[0] if place.events else None
         what = "the region ended here before" if expected is None else f"the tree has {expected.name} ({expected.line})"
         self.note("side exit", user_line(), f"Python did something new; {what}")
+        return True
 
     def executables(self) -> list[tuple[Stop, Executable]]:
         """The programs in use with the ends of their segments."""

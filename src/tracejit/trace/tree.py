@@ -148,7 +148,7 @@ class Event:
     """One thing that Python did: an operation, a composite, a backward pass, an assignment or a detachment.
 
     `operands` are the tensors it took, in order: slots. `binds` describes those that come from outside and take a new
-    slot. `numbers` are the numbers it took. `key` is everything else that must be equal. `layout` rebuilds the
+    slot. `numbers` are the numbers it took. `ranges` are the bounds of index operands from outside. `key` is everything else that must be equal. `layout` rebuilds the
     call's arguments.
     """
 
@@ -170,6 +170,7 @@ class Event:
     draws: tuple[tuple[Any, Number, Number, int], ...] = ()
     leaves: tuple[tuple[int, int | None, int | None], ...] = ()
     assigned: tuple[tuple[int, int, bool], ...] = ()
+    ranges: tuple[tuple[int, int, int], ...] = ()
     slots: int = 0
     count: int = 0
     next: Place = None  # type: ignore[assignment]

@@ -1,0 +1,72 @@
+"""Index operands that come from outside: their range is checked when the event is met, not when the program runs.
+
+So an index out of range raises where eager raises, with the same traceback and nothing done that eager would not
+have done. An index that is itself computed in the segment is checked by its kernel.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tracejit.kernels.index import check_launch
+from tracejit.kernels.launch import Operand, Ptr
+from tracejit.ops.record import ops
+from tracejit.runtime.build import build
+from tracejit.runtime.team import launch
+from tracejit.trace.tree import Event, Step, path
+
+Range = tuple[int, int, int]
+"""Slot, smallest value, and one more than the greatest."""
+
+_INDEXED = frozenset(
+    (ops.take, ops.gather, ops.scatter, ops.scatter_add, ops.index_add, ops.index_copy, ops.wrap_index)
+)
+_MOVES = frozenset((ops.reshape, ops.permute, ops.expand, ops.copy))
+
+
+def index_ranges(steps: list[Step], last: Event | None, binds: dict[int, Any], shapes: Any) -> tuple[Range, ...]:
+    """The ranges that the steps of a new event need of tensors from outside.
+
+    `shapes(slot)` gives the shape of a slot's tensor. Rearranged and int32 indices are traced back to what they are of.
+    """
+    outside = set(binds)
+    made: dict[int, Step] = {}
+    for event in path(last):
+        outside.update(event.binds)
+        for step in event.steps:
+            for out in step.outs:
+                made[out] = step
+        outside.difference_update(target for target, _, _ in event.assigned)
+    for step in steps:
+        for out in step.outs:
+            made[out] = step
+    found: dict[Range, None] = {}
+    for step in steps:
+        if step.op not in _INDEXED:
+            continue
+        if step.op is ops.wrap_index:
+            slot, size = step.args[0], step.attrs[0]
+            low = -size
+        else:
+            slot, size, low = step.args[1], shapes(step.args[0])[step.attrs[0]], 0
+        while slot in made and made[slot].op in _MOVES:
+            slot = made[slot].args[0]
+        if slot in outside:
+            found[slot, low, size] = None
+    return tuple(found)
+
+
+_addresses: dict[str, int] = {}
+
+
+def in_range(t: Any, low: int, high: int) -> bool:
+    """Whether all elements of a concrete tensor lie in [low, high)."""
+    array = t._array
+    kind = array.dtype.name
+    if array.flags.c_contiguous and kind in ("int64", "int32"):
+        address = _addresses.get(kind)
+        if address is None:
+            one = Operand(kind, (1,), (1,))
+            address = _addresses[kind] = build(check_launch(one, Ptr(0), 0, 1).function).address
+        return not launch(address, array.size, 1.0, array, low, high)
+    return not array.size or (int(array.min()) >= low and int(array.max()) < high)
