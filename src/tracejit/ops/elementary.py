@@ -72,17 +72,26 @@ def log10(x):
 
 @_elementary(np.sin, lambda ct, x: ops.mul(ct, ops.cos(x)))
 def sin(x):
-    """Sine."""
+    """Sine.
+
+    Edge: NaN at infinities; 0 for float64 from 2**45 on, where the digits of pi at hand end.
+    """
 
 
 @_elementary(np.cos, lambda ct, x: ops.neg(ops.mul(ct, ops.sin(x))))
 def cos(x):
-    """Cosine."""
+    """Cosine.
+
+    Edge: NaN at infinities; 1 or -1 for float64 from 2**45 on, where the digits of pi at hand end.
+    """
 
 
 @_elementary(np.tan, lambda ct, out: ops.mul(ct, ops.add(ops.mul(out, out), 1)), sample=(-1.2, 1.2))
 def tan(x):
-    """Tangent."""
+    """Tangent.
+
+    Edge: NaN at infinities; 0 for float64 from 2**45 on, where the digits of pi at hand end.
+    """
 
 
 @_elementary(np.tanh, lambda ct, out: ops.mul(ct, ops.sub(1, ops.mul(out, out))))
