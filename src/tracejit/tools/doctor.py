@@ -16,6 +16,7 @@ from tracejit.config import SETTINGS, describe, thread_budget
 from tracejit.errors import KernelBuildError
 from tracejit.runtime import cache, native
 from tracejit.runtime.build import build
+from tracejit.runtime.team import launch
 
 PACKAGES = ("tracejit", "numpy", "numba", "llvmlite")
 OPTIONAL = ("numba-cuda", "torch", "jax")
@@ -100,9 +101,7 @@ def self_test() -> str | None:
         return f"the kernel cannot be built: {error}"
     x = np.arange(1000, dtype=np.float32)
     y = np.ones(1000, dtype=np.float32)
-    slots = np.array([x.ctypes.data, y.ctypes.data, np.float64(3.0).view(np.int64)], dtype=np.int64)
-    function = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(kernel.address)
-    code = function(slots.ctypes.data, 0, len(x))
+    code = launch(kernel.address, len(x), 0.0, x, y, 3.0)
     if code != 0:
         return f"the kernel returned {code} instead of 0"
     if not np.array_equal(y, 3 * x + 1):
