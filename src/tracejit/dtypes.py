@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ class dtype:
 
     __slots__ = ("category", "is_floating_point", "itemsize", "name", "np", "rank", "short", "type")
 
-    def __init__(self, name: str, short: str, category: int, rank: int) -> None:
+    def __init__(self, name: str, short: str, category: builtins.int, rank: builtins.int) -> None:
         self.name = name
         self.short = short
         self.np = np.dtype(name)
@@ -27,12 +28,12 @@ class dtype:
         self.is_floating_point = category == FLOAT
 
     @property
-    def is_complex(self) -> bool:
+    def is_complex(self) -> builtins.bool:
         """Whether the type is complex: never, complex types do not exist here."""
         return False
 
     @property
-    def is_signed(self) -> bool:
+    def is_signed(self) -> builtins.bool:
         """Whether negative values exist in the type."""
         return self.short not in ("b1", "u8")
 
@@ -45,7 +46,7 @@ class dtype:
     def __copy__(self) -> dtype:
         return self
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> dtype:
+    def __deepcopy__(self, memo: dict[builtins.int, Any]) -> dtype:
         return self
 
 
@@ -137,7 +138,7 @@ def of_number(value: Any) -> dtype:
     raise TypeError(f"expected a number, but got {kind.__name__}")
 
 
-_FLOAT, _INT, _BOOL = type(0.0), type(0), type(True)
+_FLOAT, _INT, _BOOL = builtins.float, builtins.int, builtins.bool
 
 
 def weak_result(strong: dtype, number: Any) -> dtype:

@@ -91,11 +91,11 @@ def _array_of(data: Any, d: dtype | None) -> Any:
     if array.dtype.kind not in "biuf" and array.size:
         raise TypeError(f"new(): invalid data type '{type(data).__name__}'; tensors hold numbers and bools")
     if d is None:
-        kind = array.dtype.kind
-        if kind == "f" or not array.size:
+        letter = array.dtype.kind
+        if letter == "f" or not array.size:
             d = dtypes.get_default_dtype() if not _typed(data) else dtypes.from_numpy(array.dtype)
         else:
-            d = dtypes.bool if kind == "b" else dtypes.int64 if not _typed(data) else dtypes.from_numpy(array.dtype)
+            d = dtypes.bool if letter == "b" else dtypes.int64 if not _typed(data) else dtypes.from_numpy(array.dtype)
     if d.category != 2 and array.dtype.kind == "f":
         return array.astype(d.np)
     return np.array(array, d.np)

@@ -30,6 +30,9 @@ class Session(Protocol):
     def detach(self, tensor: Any) -> Any:
         """The same memory without history."""
 
+    def finish(self) -> None:
+        """The region's Python is done."""
+
     def draw(self, generator: Any, count: int) -> tuple[Any, Any]:
         """Seed and first offset of `count` random operations."""
 

@@ -7,6 +7,7 @@ with `method`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -169,10 +170,8 @@ class Tensor:
             raise IndexError(f"Dimension out of range (expected to be in range of [{-n}, {n - 1}], but got {dim})")
         return shape[dim]
 
-    @property
-    def dtype(self) -> dtypes.dtype:
-        """Element type."""
-        return self._dtype
+    # `attrgetter` instead of a Python function: these are read at every step of every loop.
+    dtype = property(attrgetter("_dtype"), doc="Element type.")
 
     @property
     def ndim(self) -> int:
@@ -244,13 +243,7 @@ class Tensor:
 
     # --- gradient state -----------------------------------------------------------------------------------------------
 
-    @property
-    def requires_grad(self) -> bool:
-        """Whether operations on the tensor are recorded for gradients."""
-        return self._requires_grad
-
-    @requires_grad.setter
-    def requires_grad(self, value: bool) -> None:
+    def _switch_grad(self, value: bool) -> None:
         if not value and self._node is not None:
             raise RuntimeError(
                 "you can only change requires_grad flags of leaf variables. "
@@ -264,6 +257,10 @@ class Tensor:
             return
         self._requires_grad = bool(value)
 
+    requires_grad = property(
+        attrgetter("_requires_grad"), _switch_grad, doc="Whether operations on the tensor are recorded for gradients."
+    )
+
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Set `requires_grad` in place."""
         self.requires_grad = requires_grad
@@ -274,13 +271,7 @@ class Tensor:
         """Whether no recorded operation made the tensor."""
         return self._node is None
 
-    @property
-    def grad(self) -> Tensor | None:
-        """The accumulated gradient, or None."""
-        return self._grad
-
-    @grad.setter
-    def grad(self, value: Tensor | None) -> None:
+    def _set_grad(self, value: Tensor | None) -> None:
         if value is not None:
             if not isinstance(value, Tensor):
                 raise TypeError(f"assigned grad expected to be a Tensor or None but got {type(value).__name__}")
@@ -295,9 +286,10 @@ class Tensor:
                 raise RuntimeError("can't assign Variable as its own grad")
         self._grad = value
 
-    @grad.deleter
-    def grad(self) -> None:
+    def _drop_grad(self) -> None:
         self._grad = None
+
+    grad = property(attrgetter("_grad"), _set_grad, _drop_grad, doc="The accumulated gradient, or None.")
 
     __hash__ = object.__hash__
 

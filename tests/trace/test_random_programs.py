@@ -1,0 +1,46 @@
+"""Random programs run eagerly and compiled from the same state: everything must be equal, bit for bit."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+
+import tracejit as tj
+
+from programs import Machine, programs
+
+COUNT = int(os.environ.get("TRACEJIT_RANDOM_PROGRAMS", "300"))
+CALLS = 5
+
+
+def bits(x: Any) -> Any:
+    """A value in a form that compares bit for bit; NaNs are equal to each other."""
+    if isinstance(x, tj.Tensor):
+        a = np.array(x.detach().numpy())
+        if a.dtype.kind == "f":
+            a[np.isnan(a)] = np.nan
+        grad = None if x.grad is None or not x.is_leaf else bits(x.grad)
+        return a.shape, a.dtype.str, a.tobytes(), x.requires_grad, x.is_leaf, x.stride(), grad
+    if isinstance(x, (list, tuple)):
+        return [bits(e) for e in x]
+    if isinstance(x, float) and x != x:
+        return "nan"
+    return x
+
+
+@settings(max_examples=COUNT, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(programs)
+def test_compiled_equals_eager(program: Any) -> None:
+    eager, traced = Machine(program), Machine(program)
+    compiled = tj.compile(traced.run)
+    position = tj.get_rng_state()
+    for call in range(CALLS):
+        given_eager, given_traced = eager.arguments(call), traced.arguments(call)
+        tj.set_rng_state(position)
+        a = (bits(eager.run(*given_eager)), bits(given_eager), bits(eager.state()))
+        tj.set_rng_state(position)
+        b = (bits(compiled(*given_traced)), bits(given_traced), bits(traced.state()))
+        assert a == b, f"call {call}"
