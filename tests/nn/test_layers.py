@@ -35,6 +35,14 @@ LAYERS: list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[int, ...]]] = [
     ("Conv2d", (2, 3, 3), {"padding": "same"}, (2, 2, 5, 6)),
     ("Conv2d", (2, 3, (2, 4)), {"padding": "same", "dilation": (1, 3)}, (2, 2, 9, 10)),
     ("Conv2d", (2, 3, 3), {"padding": "valid"}, (2, 2, 5, 6)),
+    ("Conv1d", (4, 6, 3), {"stride": 2, "padding": 1, "groups": 2}, (2, 4, 9)),
+    ("Conv1d", (2, 3, 3), {"padding": "same", "bias": False}, (2, 7)),
+    ("ConvTranspose1d", (4, 6, 3), {"stride": 2, "output_padding": 1, "groups": 2}, (2, 4, 5)),
+    ("ConvTranspose2d", (4, 6, (3, 2)), {"stride": (2, 1), "padding": (1, 0), "bias": False}, (2, 4, 4, 5)),
+    ("ConvTranspose2d", (2, 3, 3), {"stride": 2, "output_padding": 1, "dilation": 2}, (2, 4, 5)),
+    ("MaxPool1d", (3,), {"stride": 2, "padding": 1}, (2, 3, 9)),
+    ("AvgPool1d", (3,), {"padding": 1, "count_include_pad": False}, (2, 3, 9)),
+    ("AdaptiveAvgPool1d", (4,), {}, (2, 3, 9)),
     ("BatchNorm1d", (4,), {}, (6, 4)),
     ("BatchNorm1d", (4,), {"momentum": None}, (6, 4, 3)),
     ("BatchNorm1d", (4,), {"affine": False, "track_running_stats": False}, (6, 4)),
@@ -145,6 +153,35 @@ def test_dropout() -> None:
     assert tj.nn.Dropout(0.5)(tj.ones(50)).tolist() == a
     with pytest.raises(ValueError, match="between 0 and 1"):
         tj.nn.Dropout(1.5)
+
+
+def test_layers_of_two_inputs() -> None:
+    mine, theirs = pair("Bilinear", 3, 4, 2)
+    assert repr(mine) == repr(theirs)
+    check(mine, theirs, leaf(5, 3), leaf(5, 4))
+    mine, theirs = pair("CosineSimilarity")
+    assert repr(mine) == repr(theirs)
+    check(mine, theirs, leaf(5, 3), leaf(5, 3))
+    with pytest.raises(ValueError):
+        tj.nn.Bilinear(0, 1, 1)
+
+
+def test_transposed_convolution_to_a_size() -> None:
+    mine, theirs = pair("ConvTranspose2d", 2, 3, 3, stride=2)
+    x = leaf(1, 2, 4, 4)
+    check(partial(mine, output_size=(10, 9)), partial(theirs, output_size=(10, 9)), x)
+    for layer, value in ((mine, ours(x)), (theirs, x)):
+        with pytest.raises(ValueError, match="requested an output size"):
+            layer(value, output_size=(12, 9))
+
+
+def test_dropout_of_channels() -> None:
+    for layer in (tj.nn.Dropout1d(0.5), tj.nn.Dropout2d(0.5)):
+        shape = (8, 50, 3) if type(layer) is tj.nn.Dropout1d else (8, 50, 3, 2)
+        out = layer(tj.ones(*shape)).numpy().reshape(400, -1)
+        assert set(out.ravel().tolist()) == {0.0, 2.0}
+        assert (out == out[:, :1]).all()
+        assert 100 < (out[:, 0] != 0).sum() < 300
 
 
 @pytest.mark.parametrize("padding_idx", [None, 2, -1])

@@ -33,13 +33,14 @@ from tracejit.nn.activation import (
 )
 from tracejit.nn.attention import MultiheadAttention, TransformerEncoder, TransformerEncoderLayer
 from tracejit.nn.containers import ModuleDict, ModuleList, ParameterList, Sequential
-from tracejit.nn.conv import Conv2d
-from tracejit.nn.dropout import Dropout
+from tracejit.nn.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
+from tracejit.nn.dropout import Dropout, Dropout1d, Dropout2d
 from tracejit.nn.embedding import Embedding
-from tracejit.nn.linear import Identity, Linear
+from tracejit.nn.linear import Bilinear, Identity, Linear
 from tracejit.nn.loss import (
     BCELoss,
     BCEWithLogitsLoss,
+    CosineSimilarity,
     CrossEntropyLoss,
     HuberLoss,
     KLDivLoss,
@@ -51,7 +52,7 @@ from tracejit.nn.loss import (
 from tracejit.nn.module import Module
 from tracejit.nn.normalization import BatchNorm1d, BatchNorm2d, GroupNorm, LayerNorm, RMSNorm
 from tracejit.nn.parameter import Parameter
-from tracejit.nn.pooling import AdaptiveAvgPool2d, AvgPool2d, MaxPool2d
+from tracejit.nn.pooling import AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d
 from tracejit.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from tracejit.nn.shape import Flatten, Unflatten
 
@@ -64,15 +65,24 @@ __all__ = [
     "LSTM",
     "RNN",
     "SELU",
+    "AdaptiveAvgPool1d",
     "AdaptiveAvgPool2d",
+    "AvgPool1d",
     "AvgPool2d",
     "BCELoss",
     "BCEWithLogitsLoss",
     "BatchNorm1d",
     "BatchNorm2d",
+    "Bilinear",
+    "Conv1d",
     "Conv2d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "CosineSimilarity",
     "CrossEntropyLoss",
     "Dropout",
+    "Dropout1d",
+    "Dropout2d",
     "Embedding",
     "Flatten",
     "GRUCell",
@@ -91,6 +101,7 @@ __all__ = [
     "LogSigmoid",
     "LogSoftmax",
     "MSELoss",
+    "MaxPool1d",
     "MaxPool2d",
     "Mish",
     "Module",

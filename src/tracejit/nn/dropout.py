@@ -6,7 +6,7 @@ from tracejit.nn import functional as F
 from tracejit.nn.module import Module
 from tracejit.tensor import Tensor
 
-__all__ = ["Dropout"]
+__all__ = ["Dropout", "Dropout1d", "Dropout2d"]
 
 
 class Dropout(Module):
@@ -32,3 +32,15 @@ class Dropout(Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p}, inplace={self.inplace}"
+
+
+class Dropout2d(Dropout):
+    """Dropout of whole channels (dimension 1). Shape: ``(N, C, *)``. Source: Tompson et al. 2014."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        out = F.dropout2d(input, self.p, self.training)
+        return input.copy_(out) if self.inplace and self.training else out
+
+
+class Dropout1d(Dropout2d):
+    """Dropout of whole channels (dimension 1) of sequences. Shape: ``(N, C, L)``."""

@@ -11,7 +11,7 @@ from tracejit.nn import functional as F
 from tracejit.nn import init
 from tracejit.nn.module import Module
 from tracejit.nn.parameter import Parameter
-from tracejit.tensor import Tensor, cat, empty, sigmoid, stack, tanh, zeros
+from tracejit.tensor import Tensor, cat, composite, empty, sigmoid, stack, tanh, zeros
 
 __all__ = ["GRU", "LSTM", "RNN", "GRUCell", "LSTMCell", "RNNCell"]
 
@@ -42,7 +42,39 @@ def _gru_step(from_input: Tensor, from_state: Tensor, state: _State) -> _State:
     return (new + update * (state[0] - new),)
 
 
-_NONLINEARITIES: dict[str, _Step] = {"tanh": _tanh_step, "relu": _relu_step}
+_STEPS: dict[str, _Step] = {"tanh": _tanh_step, "relu": _relu_step, "lstm": _lstm_step, "gru": _gru_step}
+
+
+@composite
+def _scan(
+    projected: Tensor, state: _State, weight: Tensor, bias: Tensor | None, *, kind: str, backward: bool
+) -> tuple[Tensor, _State]:
+    """All steps of one layer in one direction: the outputs of each, and the last state."""
+    step = _STEPS[kind]
+    outputs: list[Tensor] = []
+    times = range(projected.shape[0])
+    for time in reversed(times) if backward else times:
+        state = step(projected[time], F.linear(state[0], weight, bias), state)
+        outputs.append(state[0])
+    if backward:
+        outputs.reverse()
+    return stack(outputs), state
+
+
+@composite
+def _one(
+    input: Tensor,
+    state: _State,
+    weight_input: Tensor,
+    weight_state: Tensor,
+    bias_input: Tensor | None,
+    bias_state: Tensor | None,
+    *,
+    kind: str,
+) -> _State:
+    """One step of a cell."""
+    from_input = F.linear(input, weight_input, bias_input)
+    return _STEPS[kind](from_input, F.linear(state[0], weight_state, bias_state), state)
 
 
 class _Recurrent(Module):
@@ -116,7 +148,7 @@ class _Recurrent(Module):
     def flatten_parameters(self) -> None:
         """Nothing to do: PyTorch's name for a step that its GPU library wants."""
 
-    def _step(self) -> _Step:
+    def _kind(self) -> str:
         raise NotImplementedError
 
     def _run(self, input: Tensor, initial: _State | None) -> tuple[Tensor, _State]:
@@ -138,12 +170,11 @@ class _Recurrent(Module):
             input = input.transpose(0, 1)
         first_state = self._zero_state(input) if initial is None else self._checked_state(initial, input, batched)
         finals: list[_State] = []
-        step = self._step()
         for layer in range(self.num_layers):
             outputs = []
             for direction, suffix in enumerate(self._suffixes(layer)):
                 first = tuple(part[layer * len(self._suffixes(0)) + direction] for part in first_state)
-                output, last = self._direction(step, input, first, suffix, backward=direction == 1)
+                output, last = self._direction(input, first, suffix, backward=direction == 1)
                 outputs.append(output)
                 finals.append(last)
             input = cat(outputs, -1) if len(outputs) > 1 else outputs[0]
@@ -154,22 +185,13 @@ class _Recurrent(Module):
             return input.squeeze(1), tuple(part.squeeze(1) for part in final)
         return input.transpose(0, 1) if self.batch_first else input, final
 
-    def _direction(
-        self, step: _Step, input: Tensor, state: _State, suffix: str, *, backward: bool
-    ) -> tuple[Tensor, _State]:
+    def _direction(self, input: Tensor, state: _State, suffix: str, *, backward: bool) -> tuple[Tensor, _State]:
         weight = getattr(self, f"weight_hh_{suffix}")
         bias_input = getattr(self, f"bias_ih_{suffix}") if self.bias else None
         bias_state = getattr(self, f"bias_hh_{suffix}") if self.bias else None
         # The input's part does not depend on the state: one product for all time steps.
         projected = F.linear(input, getattr(self, f"weight_ih_{suffix}"), bias_input)
-        outputs: list[Tensor] = []
-        times = range(input.shape[0])
-        for time in reversed(times) if backward else times:
-            state = step(projected[time], F.linear(state[0], weight, bias_state), state)
-            outputs.append(state[0])
-        if backward:
-            outputs.reverse()
-        return stack(outputs), state
+        return _scan(projected, state, weight, bias_state, kind=self._kind(), backward=backward)
 
     def _zero_state(self, input: Tensor) -> _State:
         directions = len(self._suffixes(0))
@@ -222,12 +244,12 @@ class RNN(_Recurrent):
         self, input_size: int, hidden_size: int, num_layers: int = 1, nonlinearity: str = "tanh", **options: Any
     ) -> None:
         super().__init__(input_size, hidden_size, num_layers, **options)
-        if nonlinearity not in _NONLINEARITIES:
+        if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
         self.nonlinearity = nonlinearity
 
-    def _step(self) -> _Step:
-        return _NONLINEARITIES[self.nonlinearity]
+    def _kind(self) -> str:
+        return self.nonlinearity
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         output, (hidden,) = self._run(input, None if hx is None else (hx,))
@@ -248,8 +270,8 @@ class GRU(_Recurrent):
 
     gates = 3
 
-    def _step(self) -> _Step:
-        return _gru_step
+    def _kind(self) -> str:
+        return "gru"
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         output, (hidden,) = self._run(input, None if hx is None else (hx,))
@@ -271,8 +293,8 @@ class LSTM(_Recurrent):
     gates = 4
     parts = 2
 
-    def _step(self) -> _Step:
-        return _lstm_step
+    def _kind(self) -> str:
+        return "lstm"
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         output, (hidden, memory) = self._run(input, hx)
@@ -311,7 +333,7 @@ class _Cell(Module):
         for parameter in self.parameters():
             init.uniform_(parameter, -bound, bound)
 
-    def _run(self, step: _Step, input: Tensor, state: _State | None) -> _State:
+    def _run(self, kind: str, input: Tensor, state: _State | None) -> _State:
         name = type(self).__name__
         if input.dim() not in (1, 2):
             raise ValueError(f"{name}: Expected input to be 1D or 2D, got {input.dim()}D instead")
@@ -326,9 +348,7 @@ class _Cell(Module):
                 if part.dim() not in (1, 2):
                     raise ValueError(f"{name}: Expected hx to be 1D or 2D, got {part.dim()}D instead")
             state = tuple(part if batched else part.unsqueeze(0) for part in state)
-        state = step(
-            F.linear(input, self.weight_ih, self.bias_ih), F.linear(state[0], self.weight_hh, self.bias_hh), state
-        )
+        state = _one(input, state, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, kind=kind)
         return state if batched else tuple(part.squeeze(0) for part in state)
 
     def extra_repr(self) -> str:
@@ -356,9 +376,9 @@ class RNNCell(_Cell):
         self.nonlinearity = nonlinearity
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        if self.nonlinearity not in _NONLINEARITIES:
+        if self.nonlinearity not in ("tanh", "relu"):
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
-        return self._run(_NONLINEARITIES[self.nonlinearity], input, None if hx is None else (hx,))[0]
+        return self._run(self.nonlinearity, input, None if hx is None else (hx,))[0]
 
     def extra_repr(self) -> str:
         return super().extra_repr() + ("" if self.nonlinearity == "tanh" else f", nonlinearity={self.nonlinearity}")
@@ -375,7 +395,7 @@ class GRUCell(_Cell):
     gates = 3
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        return self._run(_gru_step, input, None if hx is None else (hx,))[0]
+        return self._run("gru", input, None if hx is None else (hx,))[0]
 
 
 class LSTMCell(_Cell):
@@ -391,5 +411,5 @@ class LSTMCell(_Cell):
     parts = 2
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        hidden, memory = self._run(_lstm_step, input, hx)
+        hidden, memory = self._run("lstm", input, hx)
         return hidden, memory

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["pair"]
+__all__ = ["sizes"]
 
 
-def pair(value: int | Iterable[int]) -> tuple[int, int]:
-    """Two equal numbers from one, or the two that were given. Raises: ValueError for another count."""
-    if isinstance(value, Iterable):
-        both = tuple(value)
-        if len(both) != 2:
-            raise ValueError(f"expected one number or two, got {both}")
-        return both
-    return value, value
+def sizes(value: int | Iterable[int], count: int) -> tuple[int, ...]:
+    """As many equal numbers from one, or those that were given. Raises: ValueError for another count."""
+    if not isinstance(value, Iterable):
+        return (value,) * count
+    given = tuple(value)
+    if len(given) != count:
+        raise ValueError(f"expected one number or {count}, got {given}")
+    return given
