@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -145,7 +146,7 @@ def acos(x):
 
 
 def _is_number(x: Any) -> bool:
-    return isinstance(x, (int, float))
+    return isinstance(x, Number)
 
 
 def _pow_exponent(ct: Any, x: Any, y: Any, out: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tracejit.ops.record import ops
 from tracejit.tensor.state import state
-from tracejit.tensor.tape import TapeNode, current, pull, release
+from tracejit.tensor.tape import OWED, TapeNode, current, pull, release
 from tracejit.tensor.tensor import Tensor, method
 
 
@@ -469,20 +469,20 @@ def detach_(self: Tensor) -> Tensor:
 
     Raises: RuntimeError for a view.
     """
-    if self._base is not None:
-        raise RuntimeError("Can't detach views in-place. Use detach() instead.")
     _outside(_forget, self)
     return self
 
 
 def _forget(t: Tensor) -> None:
+    if t._base is not None:
+        raise RuntimeError("Can't detach views in-place. Use detach() instead.")
     t._node = None
     t._requires_grad = False
 
 
 def _grad_fn(self: Tensor) -> Any:
     """The step that made the tensor, or None for a leaf."""
-    if self._array is None:
+    if self._node is OWED:
         self._data()
     return current(self)
 

@@ -11,7 +11,7 @@ from tracejit.ops.record import Op, install
 from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import enter
-from tracejit.tensor.tensor import _BY_NUM, Tensor
+from tracejit.tensor.tensor import _BY_NUM, Tensor, aval_of
 
 ndarray = np.ndarray
 new = Tensor.__new__
@@ -46,7 +46,12 @@ def compute(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
                 needs = True
         else:
             arrays.append(a.value if type(a) is Scalar else a)
-    found = run_op(op, tuple(arrays), attrs)
+    try:
+        found = run_op(op, tuple(arrays), attrs)
+    except ValueError:
+        # NumPy's own words for shapes that do not broadcast; the record's typing rule says it as elsewhere.
+        op.infer(*(aval_of(a) if isinstance(a, Tensor) else a for a in args), *attrs)
+        raise
     if type(found) is tuple:
         outs = tuple(wrap(a) for a in found)
         if needs and state.grad_enabled and op.rules:

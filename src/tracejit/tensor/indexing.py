@@ -307,7 +307,7 @@ def setitem(self: Tensor, index: Any, value: Any) -> None:
     at = choose(self._shape, index)
     if not isinstance(value, Tensor):
         value = apply(ops.full, (value,), ((), self._dtype))
-    elif at.keys and value._dtype is not self._dtype:
+    elif at.keys and value._dtype is not self._dtype and not isinstance(index, bool):
         raise RuntimeError(
             f"Index put requires the source and destination dtypes match, got {self._dtype.name} for the destination "
             f"and {value._dtype.name} for the source."
@@ -330,3 +330,9 @@ def setitem(self: Tensor, index: Any, value: Any) -> None:
     if at.length != self._shape:
         value = apply(ops.place, (self, value), (at.start, at.step))
     assign(self, value)
+
+
+@method()
+def __delitem__(self: Tensor, index: Any) -> None:
+    """Raises: TypeError, as elements cannot be deleted."""
+    raise TypeError("Tensor does not support deleting items")

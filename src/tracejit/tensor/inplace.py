@@ -113,13 +113,33 @@ def _put_back(op: Op, attrs: tuple[Any, ...], parent: Tensor, value: Tensor) -> 
     raise RuntimeError(f"a tensor made by {op.name}() cannot be changed in place; clone() it first")
 
 
+# Functions whose gradients do not look at the operand that is changed, or only if another one requires gradients.
+_FORGET = frozenset(
+    ("add", "sub", "neg", "masked_fill", "masked_scatter", "scatter", "scatter_add", "index_add", "index_copy")
+    + ("index_fill", "exp", "expm1", "sqrt", "sigmoid", "tanh", "relu", "floor", "ceil", "trunc", "round", "sign")
+)
+_FORGET_ALONE = frozenset(("mul", "div"))
+
+
+def _looks_back(name: str, self: Tensor, args: tuple[Any, ...]) -> bool:
+    """Whether a gradient needs the value that the change in place overwrites."""
+    if name in _FORGET:
+        return False
+    return (self._requires_grad and name not in _FORGET_ALONE) or any(
+        isinstance(a, Tensor) and a._requires_grad for a in args
+    )
+
+
 def in_place(function: Callable[..., Any]) -> Callable[..., Any]:
     """The in-place form of a function: `x.f_(...)`."""
+    name = function.__name__.rstrip("_")
 
     def changed(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return assign(self, function(self, *args, **kwargs))
+        source = self
+        if state.grad_enabled and _looks_back(name, self, args):
+            source = apply(ops.copy, (self,))
+        return assign(self, function(source, *args, **kwargs))
 
-    name = function.__name__.rstrip("_")
     changed.__name__ = changed.__qualname__ = f"{name}_"
     changed.__doc__ = f"`{name}` in place.\n\nRaises: RuntimeError if the result does not fit the tensor."
     setattr(Tensor, changed.__name__, changed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,7 @@ for _name in (
 ):
     setattr(Scalar, _name, _forward(_name))
 
+Number.register(Scalar)
 NUMBERS = (bool, int, float, np.bool_, np.number, Scalar)
 
 

@@ -68,6 +68,10 @@ class TapeNode:
         return tuple(e if isinstance(e, tuple) else (e, 0) for e in self.edges)
 
 
+OWED: TapeNode = TapeNode.__new__(TapeNode)
+"""Stands for the step that made a tensor whose value a compiled region still owes: such a tensor is no leaf."""
+
+
 @cache
 def _plan(op: Op, mask: tuple[bool, ...]) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
     """Which operands and results the rules of the operands that need gradients ask for, and whether shapes."""

@@ -342,15 +342,16 @@ def method(*names: str) -> Callable[[F], F]:
     return enter
 
 
-def pending(aval: Aval, requires_grad: bool, strides: tuple[int, ...] | None) -> Tensor:
-    """A tensor whose value a compiled region still owes."""
+def pending(aval: Aval, requires_grad: bool, strides: tuple[int, ...] | None, node: Any) -> Tensor:
+    """A tensor whose value a compiled region still owes; `node` stands for the step that made it."""
     t: Tensor = Tensor.__new__(Tensor)
     t._array = None
     t._aval = aval
     t._strides = strides
     t._dtype = aval.dtype
     t._requires_grad = requires_grad
-    t._node = t._grad = t._cell = t._base = t._hooks = None
+    t._node = node
+    t._grad = t._cell = t._base = t._hooks = None
     return t
 
 

@@ -19,7 +19,9 @@ from tracejit.tensor.dispatch import attach, compute, wrap
 from tracejit.tensor.inplace import write
 from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.state import state
+from tracejit.tensor.tape import OWED
 from tracejit.tensor.tensor import Tensor, pending
+from tracejit.trace.eager import EAGER
 from tracejit.trace.executable import Executable
 from tracejit.trace.matcher import MISS, matcher
 from tracejit.trace.ranges import in_range
@@ -49,6 +51,7 @@ class Follower:
         self.bound: set[int] = set()
         self.mutators: list[Event] = []
         self.owed: list[int] = []
+        self.rebased: list[tuple[Any, Any, bool]] = []
 
     # --- matching -----------------------------------------------------------------------------------------------------
 
@@ -153,13 +156,17 @@ class Follower:
         for result in event.results:
             slot = result.slot
             if values[slot] is None:
-                values[slot] = pending(result.aval, result.requires_grad, result.strides)
+                values[slot] = pending(
+                    result.aval, result.requires_grad, result.strides, OWED if result.requires_grad else None
+                )
                 self.owed.append(slot)
-        for target, new, requires_grad in event.assigned:
+                if result.source is not None:
+                    values[slot]._base = self.base_of(result.source)
+        for target, new, history in event.assigned:
             t = values[target]
             values[new] = t
-            if t is not None:
-                t._requires_grad = requires_grad
+            if t is not None and history is not None:
+                self.rebase(t, history)
         if event.assigned:
             self.mutators.append(event)
         event.met += 1
@@ -167,6 +174,29 @@ class Follower:
             event.match = matcher(event)
         self.last = event
         self.place = event.next
+
+    def base_of(self, slot: int) -> Any:
+        """The tensor whose memory a tensor from outside shows."""
+        source = self.values[slot]
+        return source if source._base is None else source._base
+
+    def rebase(self, t: Any, history: bool) -> None:
+        """A change in place gave a tensor another gradient history, or took it away."""
+        self.rebased.append((t, t._node, t._requires_grad))
+        t._node = OWED if history else None
+        t._requires_grad = history
+
+    def eagerly(self, what: Any, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run what the tree knows to run eagerly at this place, with what is pending computed first; else `MISS`."""
+        cut = self.place.cut
+        if cut is None or what not in cut.eager:
+            return MISS
+        self.cut(cut.reason)
+        state.session = None
+        try:
+            return function(*args, **kwargs)
+        finally:
+            state.session = self
 
     # --- the session --------------------------------------------------------------------------------------------------
 
@@ -198,7 +228,8 @@ class Follower:
                 shape.append("f" if isinstance(a, float) else "i")
         found = self.match("op", op, (attrs, tuple(shape)), tensors, numbers)
         if found is None:
-            return self.leave().apply(op, args, attrs)
+            out = self.eagerly(op, compute, (op, args, attrs), {})
+            return self.leave().apply(op, args, attrs) if out is MISS else out
         results = found.results
         if len(results) == 1:
             return self.values[results[0].slot]
@@ -226,7 +257,9 @@ class Follower:
             and events[0].match(self, target, value) is not MISS
         ):
             return
-        if self.match("assign", None, (), [target, value], []) is None:
+        if self.match("assign", None, (), [target, value], []) is not None:
+            return
+        if self.eagerly("assign", write, (target, value), {}) is MISS:
             self.leave().assign(target, value)
 
     def composite(self, composite: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -241,7 +274,8 @@ class Follower:
         tensors, floats, key, _ = flatten(args, kwargs)
         event = self.match("composite", composite, key, tensors, floats)
         if event is None:
-            return self.leave().composite(composite, args, kwargs)
+            out = self.eagerly(composite, composite.function, args, kwargs)
+            return self.leave().composite(composite, args, kwargs) if out is MISS else out
         return self._output(event.output, event)
 
     def _output(self, layout: Any, event: Event) -> Any:
@@ -288,7 +322,8 @@ class Follower:
                 if after is not None:
                     values[leaf]._grad = values[after]
             return self._output(event.output, event)
-        return self.leave().backward(function, args)
+        out = self.eagerly("backward", function, args, {})
+        return self.leave().backward(function, args) if out is MISS else out
 
     def _with_leaves(self, event: Event, tensors: list[Any]) -> list[Any] | None:
         """The operands of a backward pass: what was given, the leaves, and the gradients they have."""
@@ -412,6 +447,8 @@ class Follower:
         recorder = Recorder(self.region, self.place.segment.root)
         values = self.values
         events = path(self.last)
+        for t, node, requires_grad in reversed(self.rebased):
+            t._node, t._requires_grad = node, requires_grad
         owed = {slot: values[slot] for slot in self.owed}
         grads = {id(values[leaf]): (values[leaf], values[leaf]._grad) for e in events for leaf, _, _ in e.leaves}
         generators: dict[int, tuple[Any, Any]] = {}
@@ -501,48 +538,6 @@ class Follower:
         for leaf, before, after in event.leaves:
             if after is not None and after != before:
                 values[leaf]._grad = values[after]
-
-
-class Eager:
-    """The session of a call that is no longer traced: everything runs as without a session."""
-
-    def apply(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
-        """Run a record."""
-        return compute(op, args, attrs)
-
-    def detach(self, t: Tensor) -> Tensor:
-        """The same memory without history."""
-        return detached(t)
-
-    def assign(self, target: Tensor, value: Tensor) -> None:
-        """Change a tensor in place."""
-        write(target, value)
-
-    def composite(self, composite: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call a composite."""
-        return composite.function(*args, **kwargs)
-
-    def draw(self, generator: Any, count: int) -> tuple[Any, Any]:
-        """Advance a generator."""
-        return generator.advance(count)  # type: ignore[no-any-return]
-
-    def backward(self, function: Any, args: tuple[Any, ...]) -> Any:
-        """Run a backward pass."""
-        return function(*args)
-
-    def host(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run a function."""
-        return function(*args, **kwargs)
-
-    def read(self, t: Tensor) -> Any:
-        """The memory of a tensor."""
-        return t._array
-
-    def finish(self) -> None:
-        """Nothing is left to do."""
-
-
-EAGER = Eager()
 
 
 def _leaf(t: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tracejit.tensor.state import state
+from tracejit.tensor.tape import OWED
 from tracejit.tensor.tensor import Tensor
 from tracejit.trace.ranges import in_range
 from tracejit.trace.tree import Event, Leaf, Mapping, Number, Sequence, Static
@@ -34,6 +35,7 @@ class _Writer:
             "EVENT": event,
             "NEXT": event.next,
             "in_range": in_range,
+            "OWED": OWED,
         }
         before = event.before
         self.slots = before.slots if before is not None else 0
@@ -84,7 +86,7 @@ class _Writer:
             if number.value == 0 or number.value != number.value:
                 self.check(f"not {self.constant(number)}.admits({expression})")
             else:
-                self.check(f"{expression} != {number.value!r}")
+                self.check(f"{expression} != {self.constant(number.value)}")
         self.effects.append(f"    n[{number.index}] = {expression}")
 
     def layout(self, expression: str, layout: Any) -> None:
@@ -163,12 +165,16 @@ class _Writer:
                 f"    {p}._strides = {result.strides!r}",
                 f"    {p}._dtype = {self.constant(result.aval.dtype)}",
                 f"    {p}._requires_grad = {result.requires_grad}",
-                f"    {p}._node = {p}._grad = {p}._cell = {p}._base = {p}._hooks = None",
+                f"    {p}._node = {'OWED' if result.requires_grad else None}",
+                f"    {p}._grad = {p}._cell = {p}._base = {p}._hooks = None",
                 f"    f.owed.append({slot})",
             ]
-        for target, new, requires_grad in event.assigned:
+            if result.source is not None:
+                self.effects.append(f"    {p}._base = f.base_of({result.source})")
+        for target, new, history in event.assigned:
             self.effects.append(f"    a = v[{new}] = v[{target}]")
-            self.effects.append(f"    if a is not None: a._requires_grad = {requires_grad}")
+            if history is not None:
+                self.effects.append(f"    if a is not None: f.rebase(a, {history})")
         if event.assigned:
             self.effects.append("    f.mutators.append(EVENT)")
         for leaf, before, after in event.leaves:

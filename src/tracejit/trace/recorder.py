@@ -18,6 +18,7 @@ from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import current, next_position
 from tracejit.tensor.tensor import Tensor, aval_of
+from tracejit.trace.eager import EAGER
 from tracejit.trace.ranges import index_ranges
 from tracejit.trace.source import user_line
 from tracejit.trace.tape import NodePlan, TapeReader, Untraceable
@@ -31,7 +32,7 @@ class Unit:
         self.name = name
         self.steps: list[Step] = []
         self.draws: list[tuple[Any, Number, Number, int]] = []
-        self.assigned: list[tuple[int, int, bool]] = []
+        self.assigned: list[tuple[int, int, Any]] = []
         self.broken: str | None = None
 
 
@@ -41,6 +42,7 @@ class Recorder:
     def __init__(self, region: Any, place: Place) -> None:
         self.region = region
         self.replaying = False
+        self.abandoned = False
         self.begin(place)
 
     def begin(self, place: Place) -> None:
@@ -53,6 +55,8 @@ class Recorder:
         self.unit: Unit | None = None
         self.named: dict[int, tuple[int, int]] = {}
         self.arrays: dict[int, int] = {}
+        self.sources: dict[int, int] = {}
+        self.bound: set[int] = set()
         self.by_slot: dict[int, Tensor] = {}
         self.outer: dict[int, int] = {}
         self.mutated: dict[int, Any] = {}
@@ -90,6 +94,7 @@ class Recorder:
         array = t._array
         contiguous = bool(array.flags.c_contiguous)
         node = current(t)
+        self.bound.add(slot)
         binds[slot] = External(
             array.shape, t._dtype, t._requires_grad, node is None, None if contiguous else array.strides
         )
@@ -98,6 +103,12 @@ class Recorder:
             self.kept.append(node)
         self.name(t, slot)
         return slot
+
+    def _note_view(self, source: int, view: int) -> None:
+        """Note which tensor from outside a view shows, if one."""
+        root = self.sources.get(source, source)
+        if root in self.bound:
+            self.sources[view] = root
 
     def take(self, tensors: list[Tensor]) -> tuple[tuple[int, ...], dict[int, External]]:
         """The slots of an event's operands."""
@@ -127,6 +138,7 @@ class Recorder:
         """Begin to run an event of the tree again, with the slots and numbers it has there."""
         for slot, t in zip(event.operands, tensors, strict=True):
             if slot in event.binds:
+                self.bound.add(slot)
                 node = current(t)
                 if node is not None:
                     self.outer[id(node)] = slot
@@ -202,8 +214,7 @@ class Recorder:
     def step(self, unit: Unit, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
         """Run a record and write it down as a step of the unit."""
         if unit.broken is None:
-            avals = tuple(aval_of(a) if isinstance(a, Tensor) else None for a in args)
-            if not supports(op, avals):
+            if not supports(op, _types(args)):
                 unit.broken = f"{op.name} has no kernel for these types, so it runs eagerly"
         if unit.broken is not None:
             return compute(op, args, attrs)
@@ -223,6 +234,8 @@ class Recorder:
         outs = out if type(out) is tuple else (out,)
         slots = tuple(self.new_slots(len(outs)))
         unit.steps.append(Step(op, tuple(specs), attrs, slots, outs[0]._base is not None))
+        if outs[0]._base is not None:
+            self._note_view(specs[0], slots[0])
         for t, slot in zip(outs, slots, strict=True):
             self.name(t, slot)
         return out
@@ -233,6 +246,9 @@ class Recorder:
         """Run and record an operation."""
         if self.unit is not None:
             return self.step(self.unit, op, args, attrs)
+        if not supports(op, _types(args)):
+            self.cut(f"{op.name} has no kernel for these types, so it runs eagerly", eager=op)
+            return compute(op, args, attrs)
         tensors = [a for a in args if isinstance(a, Tensor)]
         operands, binds = self.take(tensors)
         numbers: list[Number] = []
@@ -254,11 +270,8 @@ class Recorder:
         unit = Unit(op.name)
         with self._inside(unit):
             out = self.step(unit, op, tuple(wrapped), attrs)
-        if unit.broken is not None:
-            self.cut(unit.broken)
-            return out
         outs = out if type(out) is tuple else (out,)
-        results = tuple(_result(s, t) for s, t in zip(unit.steps[0].outs, outs, strict=True))
+        results = tuple(self._result(s, t) for s, t in zip(unit.steps[0].outs, outs, strict=True))
         self.emit("op", op, (attrs, tuple(shape)), operands, binds, tuple(numbers), args, unit, results, None)
         return out
 
@@ -276,7 +289,7 @@ class Recorder:
         operands, binds = self.take([t])
         unit = Unit("detach")
         self._alias(unit, operands[0], out)
-        results = (_result(unit.steps[0].outs[0], out),)
+        results = (self._result(unit.steps[0].outs[0], out),)
         self.emit("detach", None, (), operands, binds, (), None, unit, results, None)
         return out
 
@@ -304,14 +317,10 @@ class Recorder:
             return
         reason = self._unassignable(target)
         if reason is not None:
+            self.cut(reason, eager="assign")
             self._write(target, value)
-            self.cut(reason)
             return
         operands, binds = self.take([target, value])
-        if target._array is None or (operands[0] in binds and binds[operands[0]].strides is not None):
-            self._write(target, value)
-            self.cut("a tensor that is not contiguous is changed in place")
-            return
         unit = Unit("assign")
         self._assign(unit, operands[0], operands[1], target, value)
         self.emit("assign", None, (), operands, binds, (), None, unit, (), None)
@@ -324,10 +333,11 @@ class Recorder:
         return None
 
     def _assign(self, unit: Unit, slot: int, source: int, target: Tensor, value: Tensor) -> None:
+        before = target._node
         self._write(target, value)
         new = self.new_slots(1)[0]
         unit.steps.append(Step(None, (source,), (), (new,)))
-        unit.assigned.append((slot, new, target._requires_grad))
+        unit.assigned.append((slot, new, None if target._node is before else target._node is not None))
         cell = target._share()
         self.mutated[id(cell)] = cell
         self.name(target, new)
@@ -343,6 +353,8 @@ class Recorder:
         """Call a composite and record it as one event."""
         if self.unit is not None:
             return composite.function(*args, **kwargs)
+        if composite in self.region.eager_units:
+            return self._outside(self.region.eager_units[composite], composite, composite.function, args, kwargs)
         tensors, floats, key, layout = flatten(args, kwargs)
         operands, binds = self.take(tensors)
         numbers = tuple(self.number(f, varies=True) for f in floats)
@@ -353,7 +365,7 @@ class Recorder:
                 *rebuild(layout[0], tensors, scalars), **rebuild(layout[1], tensors, scalars)
             )
         if unit.broken is not None:
-            self.cut(unit.broken)
+            self.give_up(composite, unit.broken)
             return _plain(out)
         results: list[Result] = []
         output = self._describe(out, results)
@@ -362,13 +374,17 @@ class Recorder:
         )
         return _plain(out)
 
+    def _result(self, slot: int, t: Tensor) -> Result:
+        strides = None if t._array.flags.c_contiguous else t.stride()
+        return Result(slot, aval_of(t), t._requires_grad, strides, self.sources.get(slot))
+
     def _describe(self, out: Any, results: list[Result]) -> Any:
         """The layout of what a unit returned; its tensors become results."""
         if isinstance(out, Tensor):
             slot = self.known(out)
             if slot is None:
                 raise RuntimeError("a composite returned a tensor that the trace does not know")
-            results.append(_result(slot, out))
+            results.append(self._result(slot, out))
             return ("result", len(results) - 1)
         if isinstance(out, (list, tuple)):
             return ("sequence", type(out), [self._describe(o, results) for o in out])
@@ -394,14 +410,11 @@ class Recorder:
         leaves, reason = self._leaves(roots)
         if accumulate and inputs is not None:
             leaves = list({id(t): t for t in inputs}.values())
-        if reason is not None or any(t._hooks for t in leaves):
-            state.session = None
-            try:
-                out = function(*args)
-            finally:
-                state.session = self
-            self.cut(reason or "a gradient hook was registered")
-            return out
+        if reason is None and any(t._hooks for t in leaves):
+            reason = "a gradient hook was registered"
+        reason = reason or self.region.eager_units.get("backward")
+        if reason is not None:
+            return self._outside(reason, "backward", function, args, {})
         given = [c for c in cotangents if c is not None]
         tensors = [*roots, *given, *(inputs or ())]
         if accumulate:
@@ -421,7 +434,7 @@ class Recorder:
         with self._inside(unit):
             found = function(*args)
         if unit.broken is not None:
-            self.cut(unit.broken)
+            self.give_up("backward", unit.broken)
             return found
         changed = []
         for leaf, g, s in zip(leaves, before, slots_before, strict=True):
@@ -432,7 +445,7 @@ class Recorder:
         output = self._describe(found, results)
         for leaf, (_, s, after) in zip(leaves, changed, strict=False):
             if after is not None and after != s and leaf._grad is not None:
-                results.append(_result(after, leaf._grad))
+                results.append(self._result(after, leaf._grad))
         self.emit(
             "backward", function, key, operands, binds, (), None, unit, tuple(results), output, tuple(changed)
         )
@@ -475,13 +488,29 @@ class Recorder:
         name = getattr(function, "__name__", str(function)).strip("_")
         if self.unit is not None:
             self.unit.broken = f"{self.unit.name} calls {name}, which works on memory"
+        else:
+            self.cut(f"{name} works on memory")
         state.session = None
         try:
             return function(*args, **kwargs)
         finally:
             state.session = self
-            if self.unit is None:
-                self.cut(f"{name} works on memory")
+
+    def _outside(self, reason: str, what: Any, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a unit eagerly, between two segments."""
+        self.cut(reason, eager=what)
+        state.session = None
+        try:
+            return function(*args, **kwargs)
+        finally:
+            state.session = self
+
+    def give_up(self, what: Any, reason: str) -> None:
+        """A unit turned out half way not to be one: no more recording in this call; the next one runs it eagerly."""
+        self.region.eager_units[what] = reason
+        self.region.note("eager", user_line(), reason)
+        self.abandoned = True
+        state.session = EAGER
 
     def read(self, t: Tensor) -> Any:
         """Memory is looked at: in a following call the values up to here must be there."""
@@ -489,23 +518,14 @@ class Recorder:
             self.unit.broken = f"{self.unit.name} looks at values"
             return t._array
         found = self.named.get(id(t))
-        computed = found is not None and found[0] not in self._bound()
+        computed = found is not None and found[0] not in self.bound
         if computed or (t._cell is not None and id(t._cell) in self.mutated):
             self.cut("a value was read")
         return t._array
 
-    def _bound(self) -> set[int]:
-        """The slots of tensors from outside that still hold their first value."""
-        out: set[int] = set()
-        event = self.last
-        while event is not None:
-            out.update(event.binds)
-            event = event.before
-        return out
-
     # --- ends of segments ---------------------------------------------------------------------------------------------
 
-    def cut(self, reason: str, silent: bool = False) -> None:
+    def cut(self, reason: str, silent: bool = False, eager: Any = None) -> None:
         """End the segment here and start another."""
         stop = self.place.cut
         if stop is None:
@@ -514,6 +534,8 @@ class Recorder:
             stop.next = Segment(self.region, self.place.segment.number + 1)
             self.place.cut = stop
             self.region.note("cut", stop.line, reason)
+        if eager is not None:
+            stop.eager.add(eager)
         assert stop.next is not None
         self.begin(stop.next.root)
 
@@ -544,9 +566,8 @@ class Recorder:
         return self.arrays.get(id(t._array))
 
 
-def _result(slot: int, t: Tensor) -> Result:
-    strides = None if t._array.flags.c_contiguous else t.stride()
-    return Result(slot, aval_of(t), t._requires_grad, strides)
+def _types(args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(aval_of(a) if isinstance(a, Tensor) else None for a in args)
 
 
 def _plain(out: Any) -> Any:

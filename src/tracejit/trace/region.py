@@ -68,6 +68,7 @@ class Region:
         self.runs = 0
         self.eager_segments = 0
         self.settled = False
+        self.eager_units: dict[Any, str] = {}
         self.stops: list[tuple[Stop, Executable]] = []
         self.lock = threading.Lock()
         self.root = Segment(self, 0)

@@ -112,12 +112,13 @@ class Step:
 
 @dataclass(slots=True)
 class Result:
-    """A tensor that Python gets from an event."""
+    """A tensor that Python gets from an event; `source` is the slot of the tensor from outside that it is a view of."""
 
     slot: int
     aval: Aval
     requires_grad: bool
     strides: tuple[int, ...] | None = None
+    source: int | None = None
 
 
 class Place:
@@ -148,7 +149,8 @@ class Event:
     """One thing that Python did: an operation, a composite, a backward pass, an assignment or a detachment.
 
     `operands` are the tensors it took, in order: slots. `binds` describes those that come from outside and take a new
-    slot. `numbers` are the numbers it took. `ranges` are the bounds of index operands from outside. `key` is everything else that must be equal. `layout` rebuilds the
+    slot. `numbers` are the numbers it took. `assigned` are changes in place: slot before, slot after, and what became of
+    the gradient history (None: nothing, else whether there is one now). `ranges` are the bounds of index operands from outside. `key` is everything else that must be equal. `layout` rebuilds the
     call's arguments.
     """
 
@@ -169,7 +171,7 @@ class Event:
     output: Any = None
     draws: tuple[tuple[Any, Number, Number, int], ...] = ()
     leaves: tuple[tuple[int, int | None, int | None], ...] = ()
-    assigned: tuple[tuple[int, int, bool], ...] = ()
+    assigned: tuple[tuple[int, int, Any], ...] = ()
     ranges: tuple[tuple[int, int, int], ...] = ()
     slots: int = 0
     count: int = 0
@@ -185,7 +187,7 @@ class Stop:
     `tape` are the steps of the gradient tape at that point, by slot: a plan and which of its results, or why there can
     be none. `programs` holds what was compiled for each set of values that Python still had. `obstacle` says why the
     segment cannot become a program, if it cannot. `silent` marks a cut that the tracer needs and Python did not ask
-    for.
+    for. `eager` are the operations and units that run eagerly behind it.
     """
 
     last: Event | None
@@ -198,6 +200,7 @@ class Stop:
     silent: bool = False
     next: Segment | None = None
     programs: dict[Any, Any] = field(default_factory=dict)
+    eager: set[Any] = field(default_factory=set)
 
 
 def path(event: Event | None) -> list[Event]:

@@ -14,9 +14,9 @@ from tracejit.tensor.arithmetic import binary
 from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply
 from tracejit.tensor.inplace import in_place
-from tracejit.tensor.promote import to_dtype
+from tracejit.tensor.promote import floating, to_dtype
 from tracejit.tensor.reducing import amax, sum
-from tracejit.tensor.shaping import chunk
+from tracejit.tensor.shaping import narrow
 from tracejit.tensor.tensor import Tensor, method
 
 # Source: Klambauer et al., Self-normalizing neural networks (2017): the fixed point of zero mean and unit variance.
@@ -80,9 +80,9 @@ def celu(input: Tensor, alpha: float = 1.0) -> Any:
 
     Source: Barron, Continuously differentiable exponential linear units (2017).
     """
-    floats(input, "celu")
     if alpha == 0:
         raise RuntimeError("ZeroDivisionError: alpha cannot be 0 for CELU")
+    floats(input, "celu")
     return _celu(input, alpha=alpha)
 
 
@@ -204,8 +204,7 @@ def _softsign(x: Tensor) -> Any:
 
 def softsign(input: Tensor) -> Any:
     """`x / (1 + abs(x))`."""
-    floats(input, "softsign")
-    return _softsign(input)
+    return _softsign(floating(input))
 
 
 @composite
@@ -215,8 +214,7 @@ def _tanhshrink(x: Tensor) -> Any:
 
 def tanhshrink(input: Tensor) -> Any:
     """`x - tanh(x)`."""
-    floats(input, "tanhshrink")
-    return _tanhshrink(input)
+    return _tanhshrink(floating(input))
 
 
 @composite
@@ -248,9 +246,9 @@ def gelu(input: Tensor, approximate: str = "none") -> Any:
 
     Raises: RuntimeError for another `approximate`. Source: Hendrycks and Gimpel, Gaussian error linear units (2016).
     """
-    floats(input, "GeluKernelImpl")
     if approximate not in ("none", "tanh"):
         raise RuntimeError("approximate argument must be either none or tanh.")
+    floats(input, "GeluKernelImpl")
     return _gelu(input) if approximate == "none" else _gelu_tanh(input)
 
 
@@ -313,7 +311,8 @@ def glu(input: Tensor, dim: int = -1) -> Any:
 
 @composite
 def _glu(x: Tensor, dim: int) -> Any:
-    half, gate = chunk(x, 2, dim)
+    size = x._shape[dim] // 2
+    half, gate = narrow(x, dim, 0, size), narrow(x, dim, size, size)
     return apply(ops.mul, (half, apply(ops.sigmoid, (gate,))))
 
 
@@ -328,8 +327,9 @@ def _implicit_dim(name: str, x: Tensor) -> int:
 
 def _prepared(input: Tensor, dim: int, dtype: dtype_ | None, name: str) -> tuple[Any, int]:
     x = input if dtype is None else to_dtype(input, dtype)
+    d = normalize_dim(dim, len(x._shape))
     floats(x, name)
-    return x, normalize_dim(dim, len(x._shape))
+    return x, d
 
 
 @method()

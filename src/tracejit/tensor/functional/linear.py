@@ -29,6 +29,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
             raise TypeError(f"linear(): argument '{name}' must be Tensor, not {type(x).__name__}")
     if bias is not None and bias._dtype is not input._dtype:
         raise RuntimeError(f"linear(): input has type {input._dtype.name} but bias has type {bias._dtype.name}")
+    if bias is not None and len(weight._shape) != 2:
+        raise RuntimeError(f"mat2 must be a matrix, got {len(weight._shape)}-D tensor")
     if len(weight._shape) > 2:
         raise RuntimeError(f"linear(): weight must be a vector or a matrix, but has shape {list(weight._shape)}")
     if input._shape and weight._shape and input._shape[-1] != weight._shape[-1]:

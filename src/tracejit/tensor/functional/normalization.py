@@ -133,7 +133,7 @@ def batch_norm(
     floats(input, "batch_norm")
     shape = input._shape
     if len(shape) < 2:
-        raise IndexError("Dimension out of range (expected to be in range of [-1, 0], but got 1)")
+        raise RuntimeError(f"batch_norm(): expected at least 2 dimensions, but got an input of size {list(shape)}")
     channels = shape[1]
     for name, x in (("running_mean", running_mean), ("running_var", running_var), ("weight", weight), ("bias", bias)):
         _per_channel(name, x, channels)
@@ -142,8 +142,10 @@ def batch_norm(
         if running_mean is None or running_var is None:
             raise RuntimeError("running_mean and running_var must be defined in evaluation mode")
         return _by_running(input, running_mean, running_var, weight, bias, eps=eps)
-    if n <= 1:
+    if n == 1:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {list(shape)}")
+    if n == 0:
+        return apply(ops.copy, (input,))
     m = 0.0 if momentum is None else momentum
     return _by_batch(input, running_mean, running_var, weight, bias, n, eps=eps, momentum=m, keep=1.0 - m)
 

@@ -1,0 +1,53 @@
+"""The session of a call that is no longer traced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tracejit.ops.record import Op
+from tracejit.tensor.autograd import detached
+from tracejit.tensor.dispatch import compute
+from tracejit.tensor.inplace import write
+from tracejit.tensor.tensor import Tensor
+
+
+class Eager:
+    """The session of a call that is no longer traced: everything runs as without a session."""
+
+    def apply(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
+        """Run a record."""
+        return compute(op, args, attrs)
+
+    def detach(self, t: Tensor) -> Tensor:
+        """The same memory without history."""
+        return detached(t)
+
+    def assign(self, target: Tensor, value: Tensor) -> None:
+        """Change a tensor in place."""
+        write(target, value)
+
+    def composite(self, composite: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a composite."""
+        return composite.function(*args, **kwargs)
+
+    def draw(self, generator: Any, count: int) -> tuple[Any, Any]:
+        """Advance a generator."""
+        return generator.advance(count)  # type: ignore[no-any-return]
+
+    def backward(self, function: Any, args: tuple[Any, ...]) -> Any:
+        """Run a backward pass."""
+        return function(*args)
+
+    def host(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a function."""
+        return function(*args, **kwargs)
+
+    def read(self, t: Tensor) -> Any:
+        """The memory of a tensor."""
+        return t._array
+
+    def finish(self) -> None:
+        """Nothing is left to do."""
+
+
+EAGER = Eager()
