@@ -98,7 +98,7 @@ class Partition:
         self.group_of: dict[Value, Group] = {}
         self.groups: list[Group] = []
         self.cuts: list[Cut] = []
-        self._number = 0
+        self.numbered = 0
         self._readers: dict[Value, list[Group]] = {}
         for value in values:
             if value.kind == kinds.CALL:
@@ -123,8 +123,8 @@ class Partition:
         return list(found)
 
     def _open(self, kind: str, outer: int, unit: int = 1, layout: tuple[int, int, int] = (0, 0, 0)) -> Group:
-        group = Group(self._number, kind, outer, unit, layout)
-        self._number += 1
+        group = Group(self.numbered, kind, outer, unit, layout)
+        self.numbered += 1
         self.groups.append(group)
         return group
 

@@ -70,7 +70,8 @@ class _Planning:
         partition = Partition(self.lowered.values)
         self.group_of = partition.group_of
         self.groups = partition.groups
-        self._number = max((g.number for g in self.groups), default=-1) + 1
+        # Numbers of merged groups stay in the sets of what lies behind a group, so none is given out again.
+        self._number = partition.numbered
         self.readers: dict[Value, list[tuple[Group, Value]]] = {}
         for group in self.groups:
             for value in group.members:
