@@ -298,19 +298,17 @@ def _avg_slots(
     padding: Pair,
     ceil_mode: bool,
     count_include_pad: bool,
-    divisor_override: int | None,
+    divisor: int,
 ) -> tuple[int, ...]:
     """The checked sizes of an average's windows, as both of its kernels take them."""
     require_contiguous(what, x, out)
     require_same_dtype(what, x, out)
     if not BY_NAME[x.dtype].is_floating_point:
         raise TypeError(f"{what}: expected a floating point dtype, got {x.dtype}")
-    if divisor_override == 0:
-        raise ValueError(f"{what}: divisor must be not zero")
     shape = pool_output_shape(x.shape, kernel, stride, padding, (1, 1), ceil_mode, what)
     _require_shape(what, "result", out, shape)
     margin = padding if count_include_pad else (0, 0)
-    return (*x.shape[-2:], *shape[-2:], *kernel, *stride, *padding, *margin, divisor_override or 0)
+    return (*x.shape[-2:], *shape[-2:], *kernel, *stride, *padding, *margin, divisor)
 
 
 def _sums_in(short: str) -> dict[str, str]:
@@ -326,16 +324,16 @@ def plan_avg_pool2d(
     padding: Pair = (0, 0),
     ceil_mode: bool = False,
     count_include_pad: bool = True,
-    divisor_override: int | None = None,
+    divisor: int = 0,
 ) -> tuple[Launch, ...]:
     """Launches for the mean of each window. Operands: x, out.
 
     Shape: out as `pool_output_shape` says.
     DType: floating point; float16 is summed in float32.
-    Edge: a sum goes row by row through its window; the divisor counts padding unless told otherwise, but never what
-    lies beyond it.
+    Edge: a sum goes row by row through its window; it is divided by `divisor`, or if that is 0 by the number of
+    elements, which counts padding unless told otherwise, but never what lies beyond it.
     """
-    sizes = _avg_slots("avg_pool2d", x, out, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override)
+    sizes = _avg_slots("avg_pool2d", x, out, kernel, stride, padding, ceil_mode, count_include_pad, divisor)
     short = short_name(x)
     function = instantiate(_AVG, f"avg_pool2d_{short}", t=short, **_sums_in(short))
     cost = out.shape[-1] * (2.0 + 0.4 * kernel[0] * kernel[1])
@@ -350,7 +348,7 @@ def plan_avg_pool2d_grad(
     padding: Pair = (0, 0),
     ceil_mode: bool = False,
     count_include_pad: bool = True,
-    divisor_override: int | None = None,
+    divisor: int = 0,
 ) -> tuple[Launch, ...]:
     """Launches for the gradient of avg_pool2d in its input. Operands: ct, dx.
 
@@ -359,7 +357,7 @@ def plan_avg_pool2d_grad(
     Edge: shares are added in the windows' row-major order.
     """
     sizes = _avg_slots(
-        "avg_pool2d_grad", dx, ct, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override
+        "avg_pool2d_grad", dx, ct, kernel, stride, padding, ceil_mode, count_include_pad, divisor
     )
     short = short_name(dx)
     function = instantiate(_AVG_GRAD, f"avg_pool2d_grad_{short}", t=short, **_sums_in(short))
