@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import platform
 import statistics
 import sys
@@ -27,6 +28,8 @@ CHECK_STEPS = 6
 COLD_CALLS = 40
 COLD_LIMIT = 15.0
 PAUSE = 0.05
+BUSY = 0.5
+"""Load of the machine above which a warning is due."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,15 @@ def run(plan: Plan) -> dict[str, Any]:
     """Run every workload of the plan; the result is what the JSON file holds."""
     versions: dict[str, str] = {}
     results = {}
+    facts = machine()
+    if facts["load"] > BUSY:
+        plan.say(f"the machine is busy (load {facts['load']}): expect wrong figures, above all for spinning threads")
     for workload in plan.workloads:
         frameworks = [f for f in plan.frameworks if f in workload.frameworks and installed(f)]
         with tempfile.TemporaryDirectory(prefix="tracejit-bench-") as scratch:
             results[workload.name] = _Session(plan, workload, frameworks, Path(scratch), versions).run()
     return {
-        "machine": machine(),
+        "machine": facts,
         "threads": plan.threads,
         "rounds": plan.rounds,
         "versions": {"python": platform.python_version(), **versions},
@@ -82,13 +88,13 @@ def run(plan: Plan) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """The processor and the system that the numbers belong to."""
+    """The processor, the system and its load as the run begins: what the numbers belong to."""
     processor = platform.processor() or platform.machine()
     facts = Path("/proc/cpuinfo")
     if facts.is_file():
         names = [line.split(":", 1)[1].strip() for line in facts.read_text().splitlines() if "model name" in line]
         processor = names[0] if names else processor
-    return {"processor": processor, "system": platform.platform()}
+    return {"processor": processor, "system": platform.platform(), "load": round(os.getloadavg()[0], 2)}
 
 
 class _Session:
