@@ -120,7 +120,7 @@ def _copied(array: np.ndarray) -> np.ndarray:
     while isinstance(base.base, np.ndarray):
         base = base.base
     if base is array:
-        return array.copy()
+        return array.copy(order="K")
     again = base.copy()
     offset = array.ctypes.data - base.ctypes.data
     return np.ndarray(array.shape, array.dtype, again, offset, array.strides)

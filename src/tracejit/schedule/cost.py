@@ -21,10 +21,10 @@ MAX_SCRATCH = 8
 """Rows of scratch memory in a row kernel: 8 rows of 4096 float64 fill the 256 KiB that a kernel may take."""
 SHORT_COLUMN, SMALL = 16, 1 << 14
 """A column reduction over fewer columns than SHORT_COLUMN takes elementwise work in only if it is SMALL."""
-RECOMPUTED = 0.3
+RECOMPUTED = 0.1
 """Computing a value anew in a later pass over a row is as cheap as keeping it, up to this cost an element."""
 
-EXACT, ELEMENTARY, RANDOM, MEMORY = 0.06, 0.6, 1.5, 0.12
+EXACT, ELEMENTARY, RANDOM, MEMORY = 0.012, 0.35, 1.3, 0.035
 
 
 def of_element(value: Value) -> float:

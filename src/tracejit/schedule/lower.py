@@ -161,7 +161,7 @@ class Lowering:
             strides = tuple(s for d, s in enumerate(x.strides) if d != dim)
             return Read(x.source, aval.shape, strides, x.offset)
         unit = size if inner == 1 else inner
-        if any(cut % unit for cut in cuts_of(x.over(x.shape))):
+        if aval.numel and any(cut % unit for cut in cuts_of(x.over(x.shape))):
             x = whole(self.copy(x))
         layout = (prod(x.shape[:dim]), size, inner)
         return whole(self._add(kinds.REDUCTION, op, aval, (x,), attrs=attrs, layout=layout))

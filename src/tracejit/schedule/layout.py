@@ -1,0 +1,51 @@
+"""Layout: products are computed the way round in which they are read.
+
+In: a graph. Out: a graph with the same bits. Each element of a product is one chain of multiply-adds along the inner
+dimension, so B'A' has the bits of (AB)' - and the gradient of a linear layer's weight is such a transposed product.
+"""
+
+from __future__ import annotations
+
+from tracejit.ir.graph import Graph
+from tracejit.ir.node import Node, make
+from tracejit.ir.rewrite import rewrite
+from tracejit.ops import ops
+
+
+def _is_swap(node: Node) -> bool:
+    if node.op is not ops.permute:
+        return False
+    dims = node.attrs[0]
+    return len(dims) >= 2 and dims == (*range(len(dims) - 2), len(dims) - 1, len(dims) - 2)
+
+
+def _swapped(node: Node) -> Node:
+    n = len(node.shape)
+    return make(ops.permute, (node,), ((*range(n - 2), n - 1, n - 2),))
+
+
+def turn_products(graph: Graph) -> Graph:
+    """Computes products transposed that are only read transposed."""
+    while True:
+        readers: dict[Node, list[Node]] = {}
+        for node in graph.nodes():
+            for arg in node.args:
+                readers.setdefault(arg, []).append(node)
+        turned = {
+            node
+            for node, users in readers.items()
+            if node.op is ops.matmul and node not in graph.outputs and all(map(_is_swap, users))
+        }
+        if not turned:
+            return graph
+        better = rewrite(graph, lambda node, turned=turned: _turn(node, turned))  # type: ignore[misc]
+        if better is graph:
+            return graph
+        graph = better
+
+
+def _turn(node: Node, turned: set[Node]) -> Node | None:
+    if not _is_swap(node) or node.args[0] not in turned:
+        return None
+    a, b = node.args[0].args
+    return make(ops.matmul, (_swapped(b), _swapped(a)))
