@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import tracejit as tj
 from tracejit.tools.demo import __main__ as demo
 from tracejit.tools.demo import digits
 from tracejit.tools.demo.models import MODELS
-from tracejit.tools.demo.training import RECIPES, Run, same_bits, train
+from tracejit.tools.demo.training import BATCH, RECIPES, Run, make_step, same_bits, train
 
 STEPS = 200
 
@@ -39,6 +40,26 @@ def test_compiled_equals_eager_bit_for_bit(name: str) -> None:
     for compiled, threads in ((True, 1), (True, 2), (False, 1)):
         other = run(name, compiled=compiled, threads=threads)
         assert same_bits(eager, other), f"compiled={compiled}, {threads} threads"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_one_program_holds_the_whole_step(name: str) -> None:
+    """Forward, backward and optimizer; nothing runs eagerly; every kernel shows its text."""
+    tj.manual_seed(0)
+    model = MODELS[name]()
+    step = tj.compile(make_step(model, tj.optim.Adam(model.parameters())))
+    for x, y in islice(digits.load().batches(1, BATCH, 0), 5):
+        step(tj.from_numpy(x), tj.from_numpy(y))
+    account = tj.explain(step)
+    assert len(account.programs) == 1
+    assert account.eager == []
+    assert account.calls == {"cold": 1, "recorded": 1, "followed": 3, "eager": 0, "side exits": 0}
+    units = account.programs[0]["units"]
+    assert "_cross_entropy" in units
+    assert "backward" in units
+    assert "adam" in units
+    for kernel in account.kernels:
+        assert "def " in account.kernel(kernel["name"])
 
 
 def test_a_different_bit_is_noticed() -> None:
