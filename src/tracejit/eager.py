@@ -30,7 +30,7 @@ from tracejit.schedule.plan import make_plan
 from tracejit.shapes import broadcast_all, contiguous_strides
 
 try:
-    from numpy._core._ufunc_config import _extobj_contextvar, _make_extobj
+    from numpy._core._ufunc_config import _extobj_contextvar, _make_extobj  # type: ignore[attr-defined]
 except ImportError:  # a NumPy that keeps this elsewhere: the public way, 0.8 us dearer
     _SILENT = None
 else:

@@ -13,7 +13,7 @@ import pkgutil
 from collections.abc import Callable
 from typing import Any
 
-import tracejit.kernels
+from tracejit import kernels
 from tracejit.kernels.launch import Launch, Operand
 from tracejit.ops import Op
 from tracejit.schedule.lower import Layout
@@ -25,7 +25,7 @@ _PREFIX = "plan_"
 def planners() -> dict[str, Callable[..., tuple[Launch, ...]]]:
     """The planners of the kernel library by the name of the operation."""
     found: dict[str, Callable[..., tuple[Launch, ...]]] = {}
-    for info in pkgutil.walk_packages(tracejit.kernels.__path__, f"{tracejit.kernels.__name__}."):
+    for info in pkgutil.walk_packages(kernels.__path__, f"{kernels.__name__}."):
         module = importlib.import_module(info.name)
         for name, value in vars(module).items():
             if name.startswith(_PREFIX) and getattr(value, "__module__", None) == module.__name__:

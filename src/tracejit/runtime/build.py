@@ -32,7 +32,7 @@ from numba import types
 from numba.core.dispatcher import Dispatcher
 from numba.extending import _Intrinsic
 
-import tracejit.kernels
+from tracejit import kernels
 from tracejit.config import SETTINGS, code_key, logger, thread_budget
 from tracejit.errors import KernelBuildError
 from tracejit.runtime import frontend, native
@@ -88,8 +88,8 @@ def namespace() -> dict[str, Any]:
     Edge: where two modules define one name, the later one in alphabetical order counts, for all text alike.
     """
     names: dict[str, Any] = {}
-    package = tracejit.kernels.__name__
-    for module_info in pkgutil.walk_packages(tracejit.kernels.__path__, f"{package}."):
+    package = kernels.__name__
+    for module_info in pkgutil.walk_packages(kernels.__path__, f"{package}."):
         module = importlib.import_module(module_info.name)
         for name, value in vars(module).items():
             if not name.startswith("_") and _is_callable_in_kernels(value):
@@ -111,7 +111,7 @@ def _hash(parts: Iterable[str]) -> str:
 @functools.cache
 def environment() -> str:
     """Digest of everything but its text that a kernel's machine code depends on."""
-    sources = sorted(Path(tracejit.kernels.__path__[0]).rglob("*.py"))
+    sources = sorted(Path(kernels.__path__[0]).rglob("*.py"))
     sources += [Path(module.__file__) for module in (frontend, native) if module.__file__]
     return _hash(
         [

@@ -36,9 +36,17 @@ class Layout(NamedTuple):
 class PlannedLaunch(Protocol):
     """What this package needs to know of a library launch."""
 
-    units: int
-    unit_cost: float
-    fails: bool
+    @property
+    def units(self) -> int:
+        """Pieces of work that threads may share."""
+
+    @property
+    def unit_cost(self) -> float:
+        """Serial nanoseconds of one."""
+
+    @property
+    def fails(self) -> bool:
+        """Whether the kernel may return an error code."""
 
 
 class Planner(Protocol):
