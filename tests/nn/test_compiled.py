@@ -60,6 +60,17 @@ def images() -> tj.nn.Module:
     )
 
 
+def pooled_images() -> tj.nn.Module:
+    return tj.nn.Sequential(
+        tj.nn.Conv2d(1, 4, 3, padding="same"),
+        tj.nn.BatchNorm2d(4),
+        tj.nn.ReLU(inplace=True),
+        tj.nn.MaxPool2d(2),
+        tj.nn.Flatten(),
+        tj.nn.Linear(64, 3),
+    )
+
+
 CASES: dict[str, tuple[Callable[[], Any], tuple[int, ...], str, dict[str, Any]]] = {
     "RNN": (lambda: Recurrent("RNN"), (4, 5, 6), "SGD", {"lr": 0.05, "momentum": 0.9}),
     "GRU": (lambda: Recurrent("GRU"), (4, 5, 6), "AdamW", {}),
@@ -68,6 +79,7 @@ CASES: dict[str, tuple[Callable[[], Any], tuple[int, ...], str, dict[str, Any]]]
     "embedding": (Words, (), "Adagrad", {}),
     "dense": (dense, (4, 6), "SGD", {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
     "images": (images, (4, 1, 8, 8), "Adam", {"weight_decay": 0.01}),
+    "pooled images": (pooled_images, (4, 1, 8, 8), "SGD", {"lr": 0.05}),
 }
 
 

@@ -360,3 +360,34 @@ def test_a_function_that_never_settles_runs_eagerly():
         x = arr(i, 250)
         assert bits(f(x, i)) == bits(x * i + 1 if i % 2 else x.narrow(0, 0, i))
     assert any("not recorded" in n.reason for n in region_of(f).notes)
+
+
+def test_double_backward_outside_of_a_compiled_forward():
+    def run(compiled):
+        w = arr(0, 4, 3).requires_grad_()
+        forward = lambda x: ((x @ w).tanh() * (x @ w)).sum()  # noqa: E731
+        f = tj.compile(forward) if compiled else forward
+        out = []
+        for i in range(5):
+            w.grad = None
+            x = arr(i, 5, 4).requires_grad_()
+            (g,) = tj.autograd.grad(f(x), x, create_graph=True)
+            (g * g).sum().backward()
+            out.append((bits(g), bits(w.grad), bits(x.grad)))
+        return out
+
+    assert run(True) == run(False)
+
+
+def test_saved_view_of_a_dead_tensor_is_changed_in_place():
+    def make():
+        w = arr(0, 4, 3).requires_grad_()
+
+        def f():
+            top = w.amax(0, keepdim=True)
+            top.reshape(-1).add_(1.5)
+            return top
+
+        return f, lambda i: (), lambda: w
+
+    compare(make)

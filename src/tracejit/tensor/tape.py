@@ -135,7 +135,7 @@ def enter(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...], outs: tuple[Ten
         node.saved = tuple(saved)
     else:
         node.saved = _NOTHING
-    node.results = tuple((_held(outs[i]), outs[i]._version) for i in keep_results) if keep_results else _NOTHING
+    node.results = tuple((held(outs[i]), outs[i]._version) for i in keep_results) if keep_results else _NOTHING
     out_shape = outs[0]._shape
     if shapes or op.variadic or (op.family == "elementwise" and any(isinstance(a, Tensor) and a._shape != out_shape for a in args)):
         node.avals = tuple(aval_of(a) if isinstance(a, Tensor) else None for a in args)
@@ -152,7 +152,7 @@ def enter(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...], outs: tuple[Ten
             out._requires_grad = True
 
 
-def _held(out: Tensor) -> Tensor:
+def held(out: Tensor) -> Tensor:
     """A result as its own step saves it: the same memory without the history, which would be a cycle."""
     t: Tensor = Tensor.__new__(Tensor)
     t._array = out._array
@@ -225,12 +225,12 @@ def pull(node: TapeNode, cts: list[Tensor | None], create_graph: bool) -> list[T
 def _result(node: TapeNode, k: int, rule: Any, create_graph: bool) -> Any:
     """A saved result, with its history if the gradient is to be differentiated again."""
     order = _plan(node.op, tuple(e is not None for e in node.edges))[1]
-    held = _unpack(node.results[order.index(k)], node)
-    if create_graph and held._dtype.is_floating_point:
-        t = _held(held)
+    saved = _unpack(node.results[order.index(k)], node)
+    if create_graph and saved._dtype.is_floating_point:
+        t = held(saved)
         t._node, t._index, t._requires_grad = node, k, True
         return t
-    return held
+    return saved
 
 
 def release(node: TapeNode) -> None:

@@ -171,17 +171,26 @@ def build(stop: Stop, alive: tuple[int, ...], generation: int, name: str) -> Exe
     memory = _Memory(events)
     exe = Executable(generation)
     roots: dict[int, tuple[NodePlan, int]] = {}
-    changed = (s for s in stop.tape if memory.root(s) in memory.external)
-    for slot in dict.fromkeys((*map(memory.name, alive), *changed)):
-        plan = stop.tape.get(slot)
+    changed = [s for s in stop.tape if memory.root(s) in memory.external]
+    # What the tape saved, and what a view shows, lives on too, with a history of its own.
+    needed: dict[int, None] = {}
+    todo = [*alive, *changed]
+    while todo:
+        slot = todo.pop()
+        if slot in needed:
+            continue
+        needed[slot] = None
+        if slot in memory.made and memory.made[slot].view:
+            todo.append(memory.made[slot].args[0])
+        plan = stop.tape.get(memory.name(slot))
         if isinstance(plan, str):
             return Executable(generation, f"a tensor that lives on needs its gradient history, but {plan}")
         if plan is not None:
-            roots[slot] = plan
+            roots[memory.name(slot)] = plan
+            todo.extend(needed_slots(plan[0]))
     wanted: dict[int, None] = {}
-    needed = [*alive, *needed_slots([plan for plan, _ in roots.values()])]
     exe.tape = plan_tape(roots) if roots else None
-    for slot in needed:
+    for slot in sorted(needed):
         _want(slot, memory, wanted, exe)
     _translate(events, memory, wanted, exe, name)
     exe.bumps = [(root, n) for root, n in memory.bumps.items() if root in memory.external or root in wanted]

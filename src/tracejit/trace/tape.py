@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tracejit.tensor.scalar import Scalar
-from tracejit.tensor.tape import TapeNode, next_position
+from tracejit.tensor.tape import TapeNode, held, next_position
 
 
 @dataclass(eq=False, slots=True)
@@ -98,11 +98,11 @@ class TapeReader:
         return ("slot", self._slot(value), value._version != version)
 
 
-def needed_slots(roots: list[NodePlan]) -> list[int]:
-    """The slots whose values the tape below the roots saved."""
+def needed_slots(root: NodePlan) -> list[int]:
+    """The slots whose values the tape below a step saved."""
     out: dict[int, None] = {}
     seen: set[NodePlan] = set()
-    stack = list(roots)
+    stack = [root]
     while stack:
         plan = stack.pop()
         if plan in seen:
@@ -151,7 +151,7 @@ def restore(plan: TapePlan, values: list[Any], number: Callable[[Any], Any]) -> 
         node.saved = (
             tuple((None, 0) if s is None else _value(s, tensor, number) for s in step.saved) if step.saved else ()
         )
-        node.results = tuple(_value(s, tensor, number) for s in step.results) if step.results else ()
+        node.results = tuple(_result(s, tensor) for s in step.results) if step.results else ()
     for slot, (step, which) in plan.roots.items():
         t = values[slot]
         t._node, t._index, t._requires_grad = made[step], which, True
@@ -184,6 +184,11 @@ def _edge(edge: Any, made: dict[NodePlan, TapeNode], tensor: Callable[[int], Any
     if edge[0] == "outer":
         return tensor(edge[1])._node, edge[2]
     return tensor(edge[1])
+
+
+def _result(entry: Any, tensor: Callable[[int], Any]) -> tuple[Any, int]:
+    t = tensor(entry[1])
+    return held(t), -1 if entry[2] else t._version
 
 
 def _value(entry: Any, tensor: Callable[[int], Any], number: Callable[[Any], Any]) -> tuple[Any, int]:
