@@ -23,6 +23,8 @@ from tracejit.tensor.tensor import Tensor, method
 @method()
 def diag_embed(input: Tensor, offset: int = 0) -> Any:
     """Matrices with the last dimension on a diagonal, zeros elsewhere."""
+    if not input._shape:
+        raise IndexError("Dimension out of range (expected to be in range of [-1, 0], but got -2)")
     *lead, n = input._shape
     m = n + abs(offset)
     ones = (0,) * len(lead)

@@ -10,8 +10,10 @@ from tracejit.dtypes import dtype as dtype_
 from tracejit.ops.record import Op, ops
 from tracejit.shapes import normalize_dim, normalize_dims
 from tracejit.tensor.arithmetic import exp, log, mul, sqrt, sub, truth, where
+from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply
 from tracejit.tensor.promote import floating, to_dtype
+from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor, method
 
 
@@ -67,6 +69,7 @@ def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: dtype_ 
 
 
 @method()
+@composite
 def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: dtype_ | None = None) -> Any:
     """Mean over some or all dimensions.
 
@@ -221,6 +224,7 @@ def _constant(x: Tensor, dims: tuple[int, ...], keepdim: bool, value: bool) -> A
 
 
 @method()
+@composite
 def var(
     input: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: Any = None
 ) -> Any:
@@ -242,12 +246,21 @@ def var(
     return apply(ops.div, (total, float(left if left > 0 else 0)))
 
 
+def root(x: Tensor) -> Any:
+    """The square root of a sum of squares, with gradient 0 where it is 0."""
+    if not (x._requires_grad and state.grad_enabled):
+        return sqrt(x)
+    zero = apply(ops.eq, (x, 0))
+    return where(zero, 0.0, sqrt(where(zero, 1.0, x)))
+
+
 @method()
+@composite
 def std(
     input: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: Any = None
 ) -> Any:
     """Standard deviation: the square root of `var`."""
-    return sqrt(var(input, dim, unbiased, keepdim, correction=correction))
+    return root(var(input, dim, unbiased, keepdim, correction=correction))
 
 
 def var_mean(
@@ -265,6 +278,7 @@ def std_mean(
 
 
 @method()
+@composite
 def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Any:
     """log(sum(exp(input))) without overflow."""
     x = floating(input)
@@ -294,13 +308,13 @@ def cumprod(input: Tensor, dim: int, *, dtype: dtype_ | None = None) -> Any:
 
 
 @method()
+@composite
 def norm(input: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False, dtype: dtype_ | None = None) -> Any:
     """The p-norm over some or all dimensions; p may be inf, -inf or "fro"."""
     x = floating(input if dtype is None else to_dtype(input, dtype))
     dims = normalize_dims(dim, len(x._shape))
     if p in (2, 2.0, "fro", None):
-        total = sum(mul(x, x), dims, keepdim) if dims else mul(x, x)
-        return sqrt(total)
+        return root(sum(mul(x, x), dims, keepdim) if dims else mul(x, x))
     size = x.abs()
     if p == float("inf"):
         return amax(size, dims, keepdim)
@@ -309,8 +323,10 @@ def norm(input: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False, dtyp
     if p == 0:
         return sum(to_dtype(apply(ops.ne, (x, 0)), x._dtype), dims, keepdim)
     if p == 1:
-        return sum(size, dims, keepdim)
-    return sum(size**p, dims, keepdim) ** (1.0 / p)
+        return sum(size, dims, keepdim) if dims else size
+    total = sum(size**p, dims, keepdim) if dims else size**p
+    zero = apply(ops.eq, (total, 0))
+    return where(zero, 0.0, where(zero, 1.0, total) ** (1.0 / p))
 
 
 @method()

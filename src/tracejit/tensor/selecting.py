@@ -51,8 +51,8 @@ def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False)
 
     Shape: of `index`. Raises: IndexError for a place out of range, RuntimeError if the shapes do not fit.
     """
-    places_ = places(index, "gather")
     d = normalize_dim(dim, len(input._shape))
+    places_ = places(index, "gather")
     x, at = _line(input), _line(places_)
     if len(x._shape) != len(at._shape):
         raise RuntimeError("Index tensor must have the same number of dimensions as input tensor")
@@ -151,14 +151,14 @@ def _slices(input: Tensor, dim: int, index: Tensor, source: Tensor, what: str) -
         raise (IndexError if what == "index_copy" else RuntimeError)(
             f"{what}(): source has {len(src._shape)} dimensions where self has {len(x._shape)}"
         )
+    if any(a != b for i, (a, b) in enumerate(zip(x._shape, src._shape, strict=True)) if i != d):
+        raise RuntimeError(
+            f"{what}(): source shape {list(src._shape)} must match self shape {list(x._shape)} apart from dimension {d}"
+        )
     if at._shape[0] != src._shape[d]:
         raise (IndexError if what == "index_copy" else RuntimeError)(
             f"{what}(): Number of indices ({at._shape[0]}) should be equal to source.size(dim): ({src._shape[d]}), "
             f"for dim: {d}"
-        )
-    if any(a != b for i, (a, b) in enumerate(zip(x._shape, src._shape, strict=True)) if i != d):
-        raise RuntimeError(
-            f"{what}(): source shape {list(src._shape)} must match self shape {list(x._shape)} apart from dimension {d}"
         )
     return x, at, src, d
 
@@ -285,6 +285,8 @@ def take(input: Tensor, index: Tensor) -> Any:
 
     Shape: of `index`. Raises: IndexError for a place out of range.
     """
+    if isinstance(index, Tensor) and index._dtype is not dtypes.int64:
+        raise RuntimeError(f"take(): Expected a long tensor for index, but got {index._dtype.name.capitalize()}")
     at = places(index, "take")
     flat = apply(ops.reshape, (input,), ((input.numel(),),))
     at = apply(ops.wrap_index, (apply(ops.reshape, (at,), ((at.numel(),),)),), (input.numel(),))
@@ -305,7 +307,8 @@ def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> An
             f"dimensions for input, and {len(indices._shape)} dimensions for indices"
         )
     d = normalize_dim(dim, n)
-    sizes = [broadcast((a,), (b,))[0] for a, b in zip(input._shape, indices._shape, strict=True)]
+    pairs = enumerate(zip(input._shape, indices._shape, strict=True))
+    sizes = [1 if i == d else broadcast((a,), (b,))[0] for i, (a, b) in pairs]
     to_x = tuple(input._shape[d] if i == d else s for i, s in enumerate(sizes))
     to_i = tuple(indices._shape[d] if i == d else s for i, s in enumerate(sizes))
     at = apply(ops.wrap_index, (expand(indices, to_i),), (input._shape[d],))

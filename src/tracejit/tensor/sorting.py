@@ -98,7 +98,10 @@ def _at_rank(input: Tensor, rank: Any, dim: int, keepdim: bool) -> ValuesIndices
 @method()
 def kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> ValuesIndices:
     """The k-th smallest element along a dimension, and its place. Raises: RuntimeError if there are fewer than k."""
-    size = input._shape[normalize_dim(dim, len(input._shape))] if input._shape else 1
+    d = normalize_dim(dim, len(input._shape))
+    size = input._shape[d] if input._shape else 1
+    if size == 0:
+        raise IndexError(f"kthvalue(): Expected reduction dim {d} to have non-zero size.")
     if not 1 <= k <= size:
         raise RuntimeError("kthvalue(): selected number k out of range for dimension " + str(dim))
     return _at_rank(input, k - 1, dim, keepdim)
@@ -142,7 +145,7 @@ class UniqueResult(NamedTuple):
 
 @host
 def _unique(x: Tensor, dim: int | None) -> UniqueResult:
-    values, inverse, counts = np.unique(x._data(), axis=dim, return_inverse=True, return_counts=True)
+    values, inverse, counts = np.unique(x._data(), axis=dim, return_inverse=True, return_counts=True, equal_nan=False)
     shape = x._data().shape if dim is None else (x._data().shape[dim],)
     return UniqueResult(wrap(values), wrap(inverse.reshape(shape)), wrap(counts))
 
@@ -167,6 +170,8 @@ def unique(
 
     Cost: reads the tensor, which a compiled region computes first.
     """
+    if dim is not None and not input._shape:
+        raise IndexError(f"Dimension specified as {dim} but tensor has no dimensions")
     d = None if dim is None else normalize_dim(dim, len(input._shape))
     return _asked(_unique(input, d), return_inverse, return_counts)
 
@@ -196,7 +201,9 @@ def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -
     Raises: RuntimeError for something else than a vector of whole numbers that are not negative.
     """
     array = input._data()
-    if array.ndim != 1 or array.dtype.kind not in "iu" or (array.size and int(array.min()) < 0):
+    if array.dtype.kind not in "iu":
+        raise NotImplementedError(f"\"bincount_cpu\" not implemented for '{input._dtype.name.capitalize()}'")
+    if array.ndim != 1 or (array.size and int(array.min()) < 0):
         raise RuntimeError("bincount only supports 1-d non-negative integral inputs.")
     if minlength < 0:
         raise RuntimeError("minlength should be >= 0")
@@ -216,10 +223,12 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
     Edge: elements outside do not count. Raises: RuntimeError for a range that is empty or not finite.
     """
     array = input._data()
-    if array.dtype.kind != "f":
-        raise NotImplementedError(f"\"histogram_cpu\" not implemented for '{input._dtype.name.capitalize()}'")
     if bins <= 0:
         raise RuntimeError("bins must be > 0")
+    if float(min) > float(max):
+        raise RuntimeError("max must be larger than min")
+    if array.dtype.kind != "f":
+        raise NotImplementedError(f"\"histogram_cpu\" not implemented for '{input._dtype.name.capitalize()}'")
     low, high = float(min), float(max)
     if low == high and array.size:
         low, high = float(array.min()), float(array.max())
@@ -227,8 +236,6 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
         low, high = low - 1, high + 1
     if not (np.isfinite(low) and np.isfinite(high)):
         raise RuntimeError(f"range of [{low}, {high}] is not finite")
-    if low > high:
-        raise RuntimeError("max must be larger than min")
     inside = array[(array >= low) & (array <= high)].astype(np.float64)
     places = np.minimum(((inside - low) * (bins / (high - low))).astype(np.int64), bins - 1)
     return wrap(np.bincount(places, minlength=bins).astype(array.dtype))

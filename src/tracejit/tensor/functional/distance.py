@@ -74,6 +74,7 @@ def smooth_l1_loss(input: Tensor, target: Tensor, reduction: str = "mean", beta:
 
     Raises: RuntimeError for a negative `beta`. Source: Girshick, Fast R-CNN (2015).
     """
+    check_reduction(reduction)
     if beta < 0:
         raise RuntimeError("smooth_l1_loss does not support negative values for beta.")
     x, y = _compared(input, target, reduction)
@@ -96,6 +97,7 @@ def huber_loss(
 
     Raises: RuntimeError unless `delta` is positive. Source: Huber, Robust estimation of a location parameter (1964).
     """
+    check_reduction(reduction)
     if delta <= 0:
         raise RuntimeError("huber_loss does not support non-positive values for delta.")
     return _huber(*_compared(input, target, reduction), weight, reduction, delta=delta, less=0.5 * delta)

@@ -166,6 +166,8 @@ def cross_entropy(
                 "Expected floating point type for target with class probabilities, got "
                 f"{target._dtype.name.capitalize()}"
             )
+        if ignore_index >= 0:
+            raise RuntimeError("ignore_index is not supported for floating point target")
         if not input._shape:
             raise RuntimeError("cross_entropy(): the input needs at least 1 dimension")
         dim = 0 if len(input._shape) == 1 else 1
