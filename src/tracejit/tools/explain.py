@@ -95,7 +95,8 @@ class Explanation:
             f"{self.compile_seconds:.2f} s ({self.compiles} compilations)"
         )
         for i, p in enumerate(self.programs):
-            out.append(f"program {i}: {p['events']} events from {p['units']}; it ends because {p['ends']} ({p['line']})")
+            ends = f"it ends because {p['ends']} ({p['line']})"
+            out.append(f"program {i}: {p['events']} events from {p['units']}; {ends}")
             out.append(
                 f"  {p['launches']} launches in {p['stages']} stages, {p['arena_bytes']} bytes of arena, "
                 f"{len(p['kernels'])} kernels"
