@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -277,7 +278,7 @@ class RandomGraph:
             return make("reshape", x, shape=(x.tensor.numel,))
         if what == "reshape":
             cut = rng.randrange(len(shape) + 1)
-            return make("reshape", x, shape=(int(np.prod(shape[:cut], dtype=int)), int(np.prod(shape[cut:], dtype=int))))
+            return make("reshape", x, shape=(prod(shape[:cut]), prod(shape[cut:])))
         if what == "permute":
             return make("permute", x, dims=tuple(rng.sample(range(len(shape)), len(shape))))
         if what == "flip":

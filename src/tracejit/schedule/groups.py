@@ -308,7 +308,8 @@ class Partition:
                     return f"{read.source.name} is complete only when its kernel is done"
         # `value` made `group` come after `other`; anything else between the two forbids the merge.
         bit, mine = 1 << other.number, 1 << group.number
-        between = [g for g in self.groups if g not in (group, other) and g.behind & bit and group.behind >> g.number & 1]
+        after = [g for g in self.groups if g is not group and g is not other and g.behind & bit]
+        between = [g for g in after if group.behind >> g.number & 1]
         if between or other.behind & mine:
             return "another kernel lies between them"
         for member in other.members:

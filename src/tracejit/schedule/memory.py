@@ -14,7 +14,10 @@ ALIGNMENT = 64
 
 @dataclass(eq=False, slots=True)
 class Buffer:
-    """Memory of a program: input or output `index` of the call, or a place in the arena from `first` to `last` stage."""
+    """Memory of a program: input or output `index` of the call, or a place in the arena.
+
+    `first` and `last` are the stages between which it is in use.
+    """
 
     kind: str
     index: int
