@@ -279,7 +279,7 @@ def _checked_divisor(function: Callable[..., Any]) -> Callable[..., Any]:
     def run(x: Any, y: Any) -> Any:
         # The divisor itself stays as it is: as an array, a number would widen the result.
         divisor = np.asarray(y)
-        if divisor.dtype.kind in "iub" and not divisor.all():
+        if divisor.dtype.kind in "iub" and np.asarray(x).dtype.kind != "f" and not divisor.all():
             raise RuntimeError("ZeroDivisionError")
         return function(x, y)
 

@@ -54,9 +54,7 @@ def sub(input: Any, other: Any, *, alpha: Any = 1) -> Any:
     Shape: broadcast. DType: promoted. Raises: RuntimeError for bools.
     """
     other = _scaled(other, alpha)
-    if (isinstance(input, Tensor) and input._dtype is dtypes.bool) or (
-        isinstance(other, Tensor) and other._dtype is dtypes.bool
-    ):
+    if any(type(x) is bool or (isinstance(x, Tensor) and x._dtype is dtypes.bool) for x in (input, other)):
         raise RuntimeError(
             "Subtraction, the `-` operator, with a bool tensor is not supported. If you are trying to invert a mask, "
             "use the `~` or `logical_not()` operator instead."
@@ -120,13 +118,20 @@ def rdiv(input: Any, other: Any) -> Any:
     return div(other, input)
 
 
+def _divided(op: Op, x: Any, y: Any, name: str) -> Any:
+    """A quotient or remainder, which bools do not have."""
+    if result_type(operand(x, name), operand(y, name)).category == 0:
+        raise NotImplementedError(f"\"{name}_cpu\" not implemented for 'Bool'")
+    return binary(op, x, y)
+
+
 @method("__floordiv__")
 def floor_divide(input: Any, other: Any) -> Any:
     """Quotient rounded towards minus infinity.
 
     Raises: RuntimeError for an integer division by zero.
     """
-    return binary(ops.floor_divide, input, other)
+    return _divided(ops.floor_divide, input, other, "div_floor")
 
 
 @method("__rfloordiv__")
@@ -138,7 +143,7 @@ def rfloordiv(input: Any, other: Any) -> Any:
 @method("__mod__")
 def remainder(input: Any, other: Any) -> Any:
     """Remainder with the sign of the divisor."""
-    return binary(ops.remainder, input, other)
+    return _divided(ops.remainder, input, other, "remainder")
 
 
 @method("__rmod__")
@@ -150,7 +155,7 @@ def rmod(input: Any, other: Any) -> Any:
 @method()
 def fmod(input: Any, other: Any) -> Any:
     """Remainder with the sign of the dividend."""
-    return binary(ops.fmod, input, other)
+    return _divided(ops.fmod, input, other, "fmod")
 
 
 @method("__pow__")
@@ -164,6 +169,8 @@ def pow(input: Any, exponent: Any) -> Any:
         return _power_of(input, operand(exponent, "pow"))
     x, y = operand(input, "pow"), operand(exponent, "pow")
     d = result_type(x, y)
+    if d.category == 0:
+        raise NotImplementedError("\"pow\" not implemented for 'Bool'")
     if not d.is_floating_point:
         x, y = (tensor_of(v).to(dtypes.float64) for v in (x, y))
         return apply(ops.cast, (rint_pow(x, y),), (d,))
@@ -181,6 +188,10 @@ def _power_of(x: Tensor, exponent: Any) -> Any:
     e = plain(exponent)
     if isinstance(e, float) and not x._dtype.is_floating_point:
         x = floating(x)
+    if x._dtype is dtypes.bool:
+        if type(e) is bool:
+            raise NotImplementedError("\"pow\" not implemented for 'Bool'")
+        x = to_dtype(x, dtypes.int64)
     if e == 2:
         return apply(ops.mul, (x, x))
     if e == 1:
@@ -214,7 +225,10 @@ def rpow(input: Any, other: Any) -> Any:
 @method("arctan2")
 def atan2(input: Any, other: Any) -> Any:
     """The angle of the point (other, input)."""
-    return apply(ops.atan2, (floating(input), floating(other)))
+    d = result_type(input, other)
+    if not d.is_floating_point:
+        d = dtypes.get_default_dtype()
+    return apply(ops.atan2, (to_dtype(input, d), to_dtype(other, d)))
 
 
 # --- comparison and logic ---------------------------------------------------------------------------------------------
@@ -285,13 +299,15 @@ def _bits(name: str, *names: str) -> Callable[[Any, Any], Any]:
 
     def function(input: Any, other: Any) -> Any:
         x, y = operand(input, name), operand(other, name)
+        if not isinstance(x, Tensor) and not isinstance(y, Tensor):
+            x = tensor_of(x)
         d = result_type(x, y)
-        if d.is_floating_point:
-            raise RuntimeError(f'"{name}_cpu" not implemented for \'{d.name}\'')
+        if d.is_floating_point or (d is dtypes.bool and "b" not in op.kinds):
+            raise NotImplementedError(f'"{name}_cpu" not implemented for \'{d.name.capitalize()}\'')
         return apply(op, (to_dtype(x, d), to_dtype(y, d)))
 
     function.__name__ = function.__qualname__ = name
-    function.__doc__ = f"{op.doc}\n\nShape: broadcast. DType: promoted. Raises: RuntimeError for floats."
+    function.__doc__ = f"{op.doc}\n\nShape: broadcast. DType: promoted. Raises: NotImplementedError for floats."
     return method(*names)(function)
 
 
@@ -302,12 +318,32 @@ bitwise_left_shift = _bits("left_shift", "__lshift__", "bitwise_left_shift")
 bitwise_right_shift = _bits("right_shift", "__rshift__", "bitwise_right_shift")
 
 
-@method("__invert__")
+@method()
+def __rlshift__(self: Tensor, other: Any) -> Any:
+    """other << self."""
+    return bitwise_left_shift(other, self)
+
+
+@method()
+def __rrshift__(self: Tensor, other: Any) -> Any:
+    """other >> self."""
+    return bitwise_right_shift(other, self)
+
+
+@method()
 def bitwise_not(input: Tensor) -> Any:
-    """Complement of the bits; of bools the negation."""
+    """Complement of the bits; of bools the negation. Raises: NotImplementedError for floats."""
     if input._dtype.is_floating_point:
-        raise RuntimeError(f"\"bitwise_not_cpu\" not implemented for '{input._dtype.name}'")
+        raise NotImplementedError(f"\"bitwise_not_cpu\" not implemented for '{input._dtype.name.capitalize()}'")
     return apply(ops.bitwise_not, (input,))
+
+
+@method()
+def __invert__(self: Tensor) -> Any:
+    """Complement of the bits; of bools the negation. Raises: TypeError for floats."""
+    if self._dtype.is_floating_point:
+        raise TypeError("~ (operator.invert) is only implemented on integer and Boolean-type tensors")
+    return apply(ops.bitwise_not, (self,))
 
 
 # --- functions of one operand -----------------------------------------------------------------------------------------
@@ -362,8 +398,9 @@ def reciprocal(input: Tensor) -> Any:
 
 @method()
 def square(input: Tensor) -> Any:
-    """input * input."""
-    return apply(ops.mul, (input, input))
+    """input * input. DType: of bools int64."""
+    x = to_dtype(input, dtypes.int64) if input._dtype is dtypes.bool else input
+    return apply(ops.mul, (x, x))
 
 
 def _kept(name: str, *names: str) -> Callable[[Tensor], Any]:
@@ -374,8 +411,13 @@ def _kept(name: str, *names: str) -> Callable[[Tensor], Any]:
         kind = "bif"[input._dtype.category]
         if kind in op.kinds:
             return apply(op, (input,))
-        if kind == "b":
-            raise RuntimeError(f"\"{name}_cpu\" not implemented for 'Bool'")
+        if kind == "b" and name == "neg":
+            raise RuntimeError(
+                "Negation, the `-` operator, on a bool tensor is not supported. If you are trying to invert a mask, use "
+                "the `~` or `logical_not()` operator instead."
+            )
+        if kind == "b" and name != "sign":
+            raise NotImplementedError(f"\"{name}_cpu\" not implemented for 'Bool'")
         return apply(ops.copy, (input,))
 
     function.__name__ = function.__qualname__ = name
@@ -404,7 +446,9 @@ def round(input: Tensor, *, decimals: int = 0) -> Any:
 
 @method("__pos__")
 def positive(input: Tensor) -> Tensor:
-    """The tensor itself."""
+    """The tensor itself. Raises: RuntimeError for bools."""
+    if input._dtype is dtypes.bool:
+        raise RuntimeError("The `+` operator, on a bool tensor is not supported.")
     return input
 
 

@@ -88,6 +88,8 @@ def _array_of(data: Any, d: dtype | None) -> Any:
         array = np.array(data)
     except ValueError as e:
         raise ValueError(f"expected sequences of equal length at every depth: {e}") from None
+    if array.dtype.kind == "O" and all(isinstance(v, int) for v in array.flat):
+        raise ValueError("Overflow when unpacking long long: a whole number is in [-2**63, 2**63)")
     if array.dtype.kind not in "biuf" and array.size:
         raise TypeError(f"new(): invalid data type '{type(data).__name__}'; tensors hold numbers and bools")
     if d is None:

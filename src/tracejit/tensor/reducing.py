@@ -193,7 +193,7 @@ def min(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
 def any(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     """Whether an element is not zero. DType: bool."""
     x = truth(input)
-    dims = normalize_dims(dim, len(x._shape))
+    dims = normalize_dims(dim, len(x._shape)) if dim is None or isinstance(dim, int) or len(dim) else ()
     if not dims:
         return apply(ops.copy, (x,))
     if any_empty(x, dims):
@@ -205,7 +205,7 @@ def any(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
 def all(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     """Whether no element is zero. DType: bool."""
     x = truth(input)
-    dims = normalize_dims(dim, len(x._shape))
+    dims = normalize_dims(dim, len(x._shape)) if dim is None or isinstance(dim, int) or len(dim) else ()
     if not dims:
         return apply(ops.copy, (x,))
     if any_empty(x, dims):
@@ -285,6 +285,8 @@ def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Any:
     dims = normalize_dims(dim, len(x._shape))
     if not dims:
         return apply(ops.copy, (x,))
+    if any_empty(x, dims):
+        return log(sum(x, dims, keepdim))
     top = amax(x.detach(), dims, True)
     top = where(top.abs() == float("inf"), 0.0, top)
     out = log(sum(exp(sub(x, top)), dims, True)) + top
@@ -311,7 +313,11 @@ def cumprod(input: Tensor, dim: int, *, dtype: dtype_ | None = None) -> Any:
 @composite
 def norm(input: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False, dtype: dtype_ | None = None) -> Any:
     """The p-norm over some or all dimensions; p may be inf, -inf or "fro"."""
-    x = floating(input if dtype is None else to_dtype(input, dtype))
+    x = input if dtype is None else to_dtype(input, dtype)
+    if not x._dtype.is_floating_point:
+        raise RuntimeError(
+            f"linalg.vector_norm: Expected a floating point or complex tensor as input. Got {x._dtype.name.capitalize()}"
+        )
     dims = normalize_dims(dim, len(x._shape))
     if p in (2, 2.0, "fro", None):
         return root(sum(mul(x, x), dims, keepdim) if dims else mul(x, x))

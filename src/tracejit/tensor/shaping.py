@@ -304,6 +304,8 @@ def unbind(input: Tensor, dim: int = 0) -> tuple[Any, ...]:
 def split(self: Tensor, split_size: Any, dim: int = 0) -> tuple[Any, ...]:
     """Pieces of `split_size` along a dimension (the last may be smaller), or of the sizes given."""
     d = normalize_dim(dim, len(self._shape))
+    if not self._shape:
+        raise RuntimeError("split expects at least a 1-dimensional tensor")
     size = self._shape[d]
     if isinstance(split_size, int):
         if split_size <= 0:
@@ -337,6 +339,8 @@ def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> An
     """The diagonal of two dimensions as the last one, as a copy."""
     n = len(input._shape)
     a, b = normalize_dim(dim1, n), normalize_dim(dim2, n)
+    if a == b:
+        raise RuntimeError(f"diagonal dimensions cannot be identical {dim1}, {dim2}")
     rest = [d for d in range(n) if d not in (a, b)]
     x = apply(ops.permute, (input,), ((*rest, a, b),))
     rows, cols = x._shape[-2:]
@@ -351,11 +355,14 @@ def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> An
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Any:
     """Tensors joined along a dimension.
 
-    DType: promoted. Edge: tensors of shape (0,) are skipped. Raises: RuntimeError if other sizes differ.
+    DType: promoted. Edge: tensors of shape (0,) are skipped. Raises: RuntimeError if other sizes
+    differ, ValueError for no tensors.
     """
+    if isinstance(tensors, Tensor):
+        raise TypeError("cat(): argument 'tensors' (position 1) must be tuple of Tensors, not Tensor")
     given = list(tensors)
     if not given:
-        raise RuntimeError("torch.cat(): expected a non-empty list of Tensors")
+        raise ValueError("torch.cat(): expected a non-empty list of Tensors")
     for i, x in enumerate(given):
         if not isinstance(x, Tensor):
             raise TypeError(f"expected Tensor as element {i} in argument 0, but got {type(x).__name__}")
@@ -401,12 +408,13 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Any:
 
 def hstack(tensors: Sequence[Tensor]) -> Any:
     """Tensors joined along the second dimension, vectors along the first."""
-    return cat(tensors, 0 if len(tensors[0]._shape) <= 1 else 1)
+    xs = [reshape(x, 1) if not x._shape else x for x in tensors]
+    return cat(xs, 0 if not xs or len(xs[0]._shape) <= 1 else 1)
 
 
 def vstack(tensors: Sequence[Tensor]) -> Any:
     """Tensors joined along the first dimension, vectors as rows."""
-    return cat([unsqueeze(x, 0) if len(x._shape) == 1 else x for x in tensors], 0)
+    return cat([reshape(x, (1, -1)) if len(x._shape) < 2 else x for x in tensors], 0)
 
 
 def broadcast_tensors(*tensors: Tensor) -> tuple[Any, ...]:
