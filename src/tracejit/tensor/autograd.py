@@ -172,7 +172,7 @@ def _walk(
             node, index = edge
             slots = pending.get(node)
             if slots is None:
-                pending[node] = slots = [None] * len(node.outs)
+                pending[node] = slots = [None] * node.outs
                 heapq.heappush(heap, (-node.seq, node))
             slots[index] = ct if slots[index] is None else ops.add(slots[index], ct)
         else:

@@ -37,15 +37,17 @@ def apply(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...] = ()) -> Any:
 
 def compute(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     """Run a record now."""
-    needs = False
+    mask = 0
+    bit = 1
     arrays = []
     for a in args:
         if isinstance(a, Tensor):
             arrays.append(a._array)
             if a._requires_grad:
-                needs = True
+                mask |= bit
         else:
             arrays.append(a.value if type(a) is Scalar else a)
+        bit <<= 1
     try:
         found = run_op(op, tuple(arrays), attrs)
     except ValueError:
@@ -54,8 +56,8 @@ def compute(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
         raise
     if type(found) is tuple:
         outs = tuple(wrap(a) for a in found)
-        if needs and state.grad_enabled and op.rules:
-            enter(op, args, attrs, outs)
+        if mask and state.grad_enabled and op.rules:
+            enter(op, args, attrs, outs, mask)
         return outs
     if op.family == "view":
         out = wrap(found)
@@ -63,8 +65,8 @@ def compute(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     else:
         # NumPy keeps the order of a transposed operand; here every computed tensor is contiguous.
         out = wrap(found if found.flags.c_contiguous else np.ascontiguousarray(found))
-    if needs and state.grad_enabled and op.rules:
-        enter(op, args, attrs, (out,))
+    if mask and state.grad_enabled and op.rules:
+        enter(op, args, attrs, (out,), mask)
     return out
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from functools import cache
 from typing import Any
 
 from tracejit.ops.record import Op
@@ -25,34 +24,19 @@ class TapeNode:
     values that the gradient rules asked for, with the version of their memory. `done` says that they were released.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "attrs",
-        "avals",
-        "done",
-        "edges",
-        "hooks",
-        "label",
-        "op",
-        "outs",
-        "results",
-        "retain",
-        "saved",
-        "seq",
-    )
-
+    # Defaults on the class: most steps set five fields, and a step is made for every operation.
     op: Op
     attrs: tuple[Any, ...]
     edges: tuple[Any, ...]
-    saved: tuple[tuple[Tensor | None, int], ...]
-    results: tuple[tuple[Tensor | None, int], ...]
-    avals: tuple[Any, ...]
-    outs: tuple[Any, ...]
     seq: int
-    hooks: dict[int, Any] | None
-    retain: dict[int, Any] | None
-    done: bool
-    label: str | None
+    saved: tuple[Any, ...] = ()
+    results: tuple[Any, ...] = ()
+    avals: tuple[Any, ...] = ()
+    outs: int = 1
+    hooks: dict[int, Any] | None = None
+    retain: dict[int, Any] | None = None
+    done: bool = False
+    label: str | None = None
 
     def name(self) -> str:
         """The step's name, as PyTorch shows it."""
@@ -72,22 +56,41 @@ OWED: TapeNode = TapeNode.__new__(TapeNode)
 """Stands for the step that made a tensor whose value a compiled region still owes: such a tensor is no leaf."""
 
 
-@cache
-def _plan(op: Op, mask: tuple[bool, ...]) -> tuple[tuple[int, ...], tuple[int, ...], bool]:
-    """Which operands and results the rules of the operands that need gradients ask for, and whether shapes."""
-    params: set[int] = set()
-    results: set[int] = set()
-    avals = False
-    for i, needed in enumerate(mask):
-        rule = op.rules.get(op.params[0 if op.variadic else i])
-        if needed and rule is not None:
-            params.update(rule.saves_params)
-            results.update(rule.saves_results)
-            avals = avals or any(kind == "aval" for kind, _ in rule.needs)
-    return tuple(sorted(params)), tuple(sorted(results)), avals
+class _Plan:
+    """What a step keeps if the operands of a mask require gradients.
+
+    `wanted` are the operands that get one, `params` and `results` the values their rules ask for, `shapes` whether
+    they ask for shapes.
+    """
+
+    __slots__ = ("params", "results", "shapes", "wanted")
+
+    def __init__(self, op: Op, mask: int) -> None:
+        params: set[int] = set()
+        results: set[int] = set()
+        self.shapes = op.variadic
+        wanted = []
+        for i in range(mask.bit_length()):
+            rule = op.rules.get(op.params[0 if op.variadic else i])
+            if mask >> i & 1 and rule is not None:
+                wanted.append(i)
+                params.update(rule.saves_params)
+                results.update(rule.saves_results)
+                self.shapes = self.shapes or any(kind == "aval" for kind, _ in rule.needs)
+        self.wanted = tuple(wanted)
+        self.params = tuple(sorted(params))
+        self.results = tuple(sorted(results))
 
 
-_NOTHING: tuple[Any, ...] = ()
+_plans: dict[tuple[Op, int], _Plan] = {}
+
+
+def _plan(op: Op, mask: int) -> _Plan:
+    key = (op, mask)
+    found = _plans.get(key)
+    if found is None:
+        found = _plans[key] = _Plan(op, mask)
+    return found
 
 
 def current(t: Tensor) -> Any:
@@ -106,45 +109,45 @@ def current(t: Tensor) -> Any:
     return node
 
 
-def enter(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...], outs: tuple[Tensor, ...]) -> None:
-    """Record a step that made `outs` from `args`, of which at least one requires gradients."""
-    edges: list[Any] = []
-    mask: list[bool] = []
-    rules = op.rules
-    params = op.params
-    for i, a in enumerate(args):
-        if isinstance(a, Tensor) and a._requires_grad and (op.variadic or params[i] in rules):
-            source = a._node if a._base is None else current(a)
-            edges.append(a if source is None else (source, a._index))
-            mask.append(True)
-        else:
-            edges.append(None)
-            mask.append(False)
-    if True not in mask:
+def enter(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...], outs: tuple[Tensor, ...], mask: int) -> None:
+    """Record a step that made `outs` from `args`; the bits of `mask` say which operands require gradients."""
+    plan = _plans.get((op, mask)) or _plan(op, mask)
+    if not plan.wanted:
         return
-    keep, keep_results, shapes = _plan(op, tuple(mask))
     node: TapeNode = TapeNode.__new__(TapeNode)
+    edges: list[Any] = [None] * len(args)
+    for i in plan.wanted:
+        a = args[i]
+        source = a._node if a._base is None else current(a)
+        edges[i] = a if source is None else (source, a._index)
     node.op = op
     node.attrs = attrs
     node.edges = tuple(edges)
-    if keep:
+    node.seq = next(_count)
+    if plan.params:
         saved: list[Any] = [None] * len(args)
-        for i in keep:
+        for i in plan.params:
             a = args[i]
             saved[i] = (a, a._version) if isinstance(a, Tensor) else (a, 0)
         node.saved = tuple(saved)
-    else:
-        node.saved = _NOTHING
-    node.results = tuple((held(outs[i]), outs[i]._version) for i in keep_results) if keep_results else _NOTHING
-    out_shape = outs[0]._shape
-    if shapes or op.variadic or (op.family == "elementwise" and any(isinstance(a, Tensor) and a._shape != out_shape for a in args)):
-        node.avals = tuple(aval_of(a) if isinstance(a, Tensor) else None for a in args)
-    else:
-        node.avals = _NOTHING
-    node.outs = tuple(aval_of(o) for o in outs)
-    node.seq = next_position()
-    node.hooks = node.retain = node.label = None
-    node.done = False
+    if plan.results:
+        node.results = tuple([(held(outs[i]), outs[i]._version) for i in plan.results])
+    if plan.shapes:
+        node.avals = tuple([aval_of(a) if isinstance(a, Tensor) else None for a in args])
+    elif op.family == "elementwise":
+        shape = outs[0]._array.shape
+        for i in plan.wanted:
+            if args[i]._array.shape != shape:
+                node.avals = tuple([aval_of(a) if isinstance(a, Tensor) else None for a in args])
+                break
+    if len(outs) == 1:
+        out = outs[0]
+        if out._dtype.is_floating_point:
+            out._node = node
+            out._index = 0
+            out._requires_grad = True
+        return
+    node.outs = len(outs)
     for i, out in enumerate(outs):
         if out._dtype.is_floating_point:
             out._node = node
@@ -224,7 +227,7 @@ def pull(node: TapeNode, cts: list[Tensor | None], create_graph: bool) -> list[T
 
 def _result(node: TapeNode, k: int, rule: Any, create_graph: bool) -> Any:
     """A saved result, with its history if the gradient is to be differentiated again."""
-    order = _plan(node.op, tuple(e is not None for e in node.edges))[1]
+    order = _plan(node.op, sum(1 << i for i, e in enumerate(node.edges) if e is not None)).results
     saved = _unpack(node.results[order.index(k)], node)
     if create_graph and saved._dtype.is_floating_point:
         t = held(saved)
@@ -236,5 +239,5 @@ def _result(node: TapeNode, k: int, rule: Any, create_graph: bool) -> Any:
 def release(node: TapeNode) -> None:
     """Let go of the saved values after a backward pass."""
     if node.saved or node.results:
-        node.saved = node.results = _NOTHING
+        node.saved = node.results = ()
         node.done = True

@@ -21,7 +21,7 @@ class NodePlan:
     op: Any
     attrs: tuple[Any, ...]
     avals: tuple[Any, ...]
-    outs: tuple[Any, ...]
+    outs: int
     done: bool
     label: str | None
     edges: tuple[Any, ...] = ()
