@@ -75,13 +75,13 @@ def _take_history(target: Tensor, value: Tensor) -> None:
         target._node, target._index, target._requires_grad = node, value._index, True
     elif value._requires_grad:
         # A leaf: the target is a copy of it.
-        enter(ops.copy, (value,), (), (target,))
+        enter(ops.copy, (value,), (), (target,), 1)
     elif target._requires_grad:
         # The target goes on requiring gradients; that of what it held is zero.
         before = wrap(target._array)
         before._node, before._index, before._requires_grad = target._node, target._index, True
         n = len(target._shape)
-        enter(ops.place, (before, value), ((0,) * n, (1,) * n), (target,))
+        enter(ops.place, (before, value), ((0,) * n, (1,) * n), (target,), 1)
 
 
 def _rebase(view: Tensor, value: Tensor) -> None:
@@ -114,11 +114,11 @@ def _put_back(op: Op, attrs: tuple[Any, ...], parent: Tensor, value: Tensor) -> 
 
 
 # Functions whose gradients do not look at the operand that is changed, or only if another one requires gradients.
-_FORGET = frozenset(
-    ("add", "sub", "neg", "masked_fill", "masked_scatter", "scatter", "scatter_add", "index_add", "index_copy")
-    + ("index_fill", "exp", "expm1", "sqrt", "sigmoid", "tanh", "relu", "floor", "ceil", "trunc", "round", "sign")
-)
-_FORGET_ALONE = frozenset(("mul", "div"))
+_FORGET = {
+    *("add", "sub", "neg", "masked_fill", "masked_scatter", "scatter", "scatter_add", "index_add", "index_copy"),
+    *("index_fill", "exp", "expm1", "sqrt", "sigmoid", "tanh", "relu", "floor", "ceil", "trunc", "round", "sign"),
+}
+_FORGET_ALONE = {"mul", "div"}
 
 
 def _looks_back(name: str, self: Tensor, args: tuple[Any, ...]) -> bool:

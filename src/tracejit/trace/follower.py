@@ -11,8 +11,6 @@ from operator import is_
 from sys import getrefcount
 from typing import Any
 
-
-
 from tracejit.ops.record import Op
 from tracejit.tensor.autograd import detached, run_backward
 from tracejit.tensor.dispatch import attach, compute, wrap
@@ -28,7 +26,6 @@ from tracejit.trace.ranges import in_range
 from tracejit.trace.recorder import Recorder
 from tracejit.trace.tape import restore
 from tracejit.trace.tree import Event, External, Place, Stop, flatten, path, rebuild
-
 
 MATCHERS = 4
 """How often an event may get a new matcher before the general way is taken for what it does not admit."""

@@ -21,7 +21,7 @@ from tracejit.tensor.tensor import Tensor, aval_of
 from tracejit.trace.eager import EAGER
 from tracejit.trace.ranges import index_ranges
 from tracejit.trace.source import user_line
-from tracejit.trace.tape import NodePlan, TapeReader, Untraceable
+from tracejit.trace.tape import OUTSIDE, NodePlan, TapeReader, Untraceable
 from tracejit.trace.tree import Event, External, Number, Place, Result, Segment, Static, Step, Stop, flatten, rebuild
 
 
@@ -475,7 +475,7 @@ class Recorder:
             if node.hooks or node.retain:
                 return [], "a gradient hook was registered"
             if node.seq < self.first:
-                return [], "the gradient leads to steps made before the region or before the last look at memory"
+                return [], OUTSIDE
             for edge in node.edges:
                 if type(edge) is tuple:
                     stack.append(edge[0])

@@ -149,12 +149,14 @@ class Region:
 
     def note(self, kind: str, line: str, reason: str, seconds: float = 0.0) -> None:
         """Write down what happened."""
-        self.notes.append(Note(kind, line, reason, self.calls.cold + self.calls.recorded + self.calls.followed, seconds))
+        c = self.calls
+        self.notes.append(Note(kind, line, reason, c.cold + c.recorded + c.followed, seconds))
 
     def promoted(self, number: Number, value: Any) -> None:
         """A number changed: programs that have it as a constant are out of date."""
         self.generation += 1
-        self.note("promotion", user_line(), f"a number changed from {number.value!r} to {value!r}: now a run-time number")
+        change = f"a number changed from {number.value!r} to {value!r}: now a run-time number"
+        self.note("promotion", user_line(), change)
 
     def side_exit(self, place: Place) -> bool:
         """A call left the tree: whether it may extend it."""
@@ -183,7 +185,7 @@ class Region:
         return path(stop.last)
 
 
-def compile(  # noqa: A001 - PyTorch's name
+def compile(
     function: Any = None, *, mode: str = "auto", max_compiles: int | None = None
 ) -> Any:
     """Make a function, method or module run as native programs; its values, effects and exceptions stay the same.
@@ -215,7 +217,9 @@ def compile(  # noqa: A001 - PyTorch's name
     if hasattr(function, "_compile_in_place"):
         return function._compile_in_place(lambda call: Region(call, mode, max_compiles))
     if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
-        raise NotImplementedError("compile() does not support generator and coroutine functions; compile what they call")
+        raise NotImplementedError(
+            "compile() does not support generator and coroutine functions; compile the functions that they call"
+        )
     if inspect.ismethod(function):
         region = Region(function, mode, max_compiles)
         wrapper = functools.wraps(function)(lambda *args, **kwargs: region(*args, **kwargs))

@@ -29,6 +29,9 @@ class NodePlan:
     results: tuple[Any, ...] = ()
 
 
+OUTSIDE = "the gradient leads to steps made before the region or before the last look at memory"
+
+
 class Untraceable(Exception):
     """A part of the tape lies outside of the segment and cannot be named by slots."""
 
@@ -56,7 +59,7 @@ class TapeReader:
             if node.hooks or node.retain:
                 raise Untraceable("a gradient hook was registered")
             if node.seq < self.first:
-                raise Untraceable("the gradient leads to steps made before the region or before the last look at memory")
+                raise Untraceable(OUTSIDE)
             self.plans[id(node)] = NodePlan(node.op, node.attrs, node.avals, node.outs, node.done, node.label)
             order.append(node)
             if not node.done:

@@ -148,10 +148,10 @@ class Segment:
 class Event:
     """One thing that Python did: an operation, a composite, a backward pass, an assignment or a detachment.
 
-    `operands` are the tensors it took, in order: slots. `binds` describes those that come from outside and take a new
-    slot. `numbers` are the numbers it took. `assigned` are changes in place: slot before, slot after, and what became of
-    the gradient history (None: nothing, else whether there is one now). `ranges` are the bounds of index operands from outside. `key` is everything else that must be equal. `layout` rebuilds the
-    call's arguments.
+    `operands` are the tensors it took, in order: slots. `binds` describes those that come from outside and take a
+    new slot. `numbers` are the numbers it took. `assigned` are changes in place: slot before, slot after, and what
+    became of the gradient history (None: nothing, else whether there is one now). `ranges` are the bounds of index
+    operands from outside. `key` is everything else that must be equal. `layout` rebuilds the call's arguments.
     """
 
     kind: str
