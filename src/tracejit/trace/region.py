@@ -221,10 +221,7 @@ def compile(
             "compile() does not support generator and coroutine functions; compile the functions that they call"
         )
     if inspect.ismethod(function):
-        region = Region(function, mode, max_compiles)
-        wrapper = functools.wraps(function)(lambda *args, **kwargs: region(*args, **kwargs))
-        wrapper._region = region  # type: ignore[attr-defined]
-        return wrapper
+        return BoundRegion(Region(function, mode, max_compiles))
     return CompiledFunction(function, mode, max_compiles)
 
 
