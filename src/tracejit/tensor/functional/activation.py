@@ -241,6 +241,7 @@ def _gelu_tanh(x: Tensor) -> Any:
     return apply(ops.mul, (apply(ops.mul, (x, 0.5)), apply(ops.add, (apply(ops.tanh, (inner,)), 1.0))))
 
 
+@composite
 def gelu(input: Tensor, approximate: str = "none") -> Any:
     """`x` times the normal distribution's share below `x`; `approximate="tanh"` takes the formula with tanh.
 
@@ -333,6 +334,7 @@ def _prepared(input: Tensor, dim: int, dtype: dtype_ | None, name: str) -> tuple
 
 
 @method()
+@composite
 def softmax(input: Tensor, dim: int | None = None, dtype: dtype_ | None = None) -> Any:
     """exp(x) divided by its sum along a dimension.
 
@@ -354,6 +356,7 @@ def _softmax(x: Tensor, dim: int) -> Any:
 
 
 @method()
+@composite
 def log_softmax(input: Tensor, dim: int | None = None, dtype: dtype_ | None = None) -> Any:
     """The logarithm of `softmax`, without overflow."""
     x, d = _prepared(

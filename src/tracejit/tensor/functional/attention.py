@@ -19,6 +19,7 @@ from tracejit.tensor.shaping import repeat_interleave, transpose
 from tracejit.tensor.tensor import Tensor
 
 
+@composite
 def scaled_dot_product_attention(
     query: Tensor,
     key: Tensor,

@@ -99,6 +99,7 @@ def _check_kernel(size: Sequence[int], kernel: Sequence[int], padding: Pair, dil
         )
 
 
+@composite
 def conv2d(
     input: Tensor,
     weight: Tensor,
@@ -166,6 +167,7 @@ def _finished(out: Any, bias: Tensor | None, batched: bool) -> Any:
     return out if batched else apply(ops.reshape, (out,), (out._shape[1:],))
 
 
+@composite
 def conv1d(
     input: Tensor,
     weight: Tensor,

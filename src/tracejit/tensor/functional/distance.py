@@ -43,6 +43,7 @@ def _weighted(loss: Any, weight: Tensor | None, reduction: str) -> Any:
     return apply(ops.div, (everything(loss), everything(weight))) if reduction == "mean" else reduced(loss, reduction)
 
 
+@composite
 def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean", weight: Tensor | None = None) -> Any:
     """Squared differences, reduced.
 
@@ -59,6 +60,7 @@ def _mse(x: Tensor, y: Tensor, weight: Tensor | None, reduction: str) -> Any:
     return _weighted(apply(ops.mul, (gap, gap)), weight, reduction)
 
 
+@composite
 def l1_loss(input: Tensor, target: Tensor, reduction: str = "mean", weight: Tensor | None = None) -> Any:
     """Absolute differences, reduced."""
     return _l1(*_compared(input, target, reduction), weight, reduction)
@@ -69,6 +71,7 @@ def _l1(x: Tensor, y: Tensor, weight: Tensor | None, reduction: str) -> Any:
     return _weighted(apply(ops.abs, (apply(ops.sub, (x, y)),)), weight, reduction)
 
 
+@composite
 def smooth_l1_loss(input: Tensor, target: Tensor, reduction: str = "mean", beta: float = 1.0) -> Any:
     """Squared differences over 2 * beta below `beta`, absolute ones less beta / 2 above.
 
@@ -90,6 +93,7 @@ def _smooth_l1(x: Tensor, y: Tensor, reduction: str, *, beta: Any, rise: Any, le
     return reduced(apply(ops.where, (apply(ops.lt, (gap, beta)), near, apply(ops.sub, (gap, less)))), reduction)
 
 
+@composite
 def huber_loss(
     input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0, weight: Tensor | None = None
 ) -> Any:

@@ -15,6 +15,7 @@ from tracejit.tensor.shaping import permute, reshape
 from tracejit.tensor.tensor import Tensor
 
 
+@composite
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     """input @ weight.T + bias.
 
@@ -72,6 +73,7 @@ def _bilinear(x1: Tensor, x2: Tensor, weight: Tensor, bias: Tensor | None) -> An
     return reshape(out, (*x1._shape[:-1], out_size))
 
 
+@composite
 def embedding(
     input: Tensor,
     weight: Tensor,

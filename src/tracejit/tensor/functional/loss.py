@@ -71,6 +71,7 @@ def _check_weight(weight: Tensor | None, classes: int) -> None:
         )
 
 
+@composite
 def nll_loss(
     input: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean"
 ) -> Any:
@@ -139,6 +140,7 @@ def _of_classes(
     return total if reduction == "sum" else apply(ops.div, (total, everything(weights)))
 
 
+@composite
 def cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -216,6 +218,7 @@ def _of_probabilities(
     return to_dtype(reduced(apply(ops.neg, (sum(each, dim),)), reduction), x._dtype)
 
 
+@composite
 def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,
@@ -252,6 +255,7 @@ def _with_logits(
     return to_dtype(reduced(loss, reduction), x._dtype)
 
 
+@composite
 def binary_cross_entropy(
     input: Tensor, target: Tensor, weight: Tensor | None = None, reduction: str = "mean"
 ) -> Any:

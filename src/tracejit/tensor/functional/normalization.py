@@ -61,6 +61,7 @@ def _scaled(out: Tensor, weight: Tensor | None, bias: Tensor | None, shape: tupl
     return out
 
 
+@composite
 def layer_norm(
     input: Tensor,
     normalized_shape: Sequence[int],
@@ -87,6 +88,7 @@ def _layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, dims: tup
     return to_dtype(_scaled(centred(wide(x), dims, n, eps), weight, bias), x._dtype)
 
 
+@composite
 def rms_norm(
     input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
 ) -> Any:
@@ -114,6 +116,7 @@ def _per_channel(what: str, x: Tensor | None, channels: int) -> None:
         raise RuntimeError(f"{what} should contain {channels} elements not {x.numel()}")
 
 
+@composite
 def batch_norm(
     input: Tensor,
     running_mean: Tensor | None,
@@ -195,6 +198,7 @@ def _by_running(
     return to_dtype(_scaled(out, weight, bias, shape), x._dtype)
 
 
+@composite
 def group_norm(
     input: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
 ) -> Any:

@@ -65,6 +65,7 @@ def _steps(kernel_size: Any, stride: Any) -> tuple[Pair, Pair]:
     return kernel, kernel if given else pair(stride, "stride")
 
 
+@composite
 def max_pool2d(
     input: Tensor,
     kernel_size: Any,
@@ -89,6 +90,7 @@ def max_pool2d(
     return _unbatched(values, batched)
 
 
+@composite
 def avg_pool2d(
     input: Tensor,
     kernel_size: Any,
