@@ -24,11 +24,7 @@ def layouts(dtype: dtypes.dtype) -> tuple[str, ...]:
     return LAYOUTS if dtype is dtypes.float32 else LAYOUTS[:1]
 
 
-IGNORED = pytest.mark.xfail(reason="the kernel's planner calls this attribute divisor_override and is not given it")
-MARKED = [pytest.param(c, marks=IGNORED) if c.attrs.get("divisor") else c for c in ALL_CASES]
-
-
-@pytest.mark.parametrize("case", MARKED, ids=str)
+@pytest.mark.parametrize("case", ALL_CASES, ids=str)
 def test_eager_agrees_with_the_oracle(case: Case) -> None:
     for dtype in supported(case):
         for layout in layouts(dtype):

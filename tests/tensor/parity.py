@@ -124,3 +124,39 @@ def compare(case: Case, *arrays: Any, grad: bool = True, tolerance: float = 1e-5
             assert given is None or not given.numpy().any(), f"gradient {k}"
         else:
             same(a, b, tolerance * 10, f"gradient {k}")
+
+
+NAMES = ("x", "y", "z", "w")
+
+
+def expression(text: str) -> Case:
+    """A call from its text, over m (the library), F (its functions of networks) and the operands x, y, z, w."""
+    code = compile(text, text, "eval")
+
+    def case(m: Any, *operands: Any) -> Any:
+        return eval(code, {"m": m, "F": functions(m), "np": np, **dict(zip(NAMES, operands, strict=False))})
+
+    return case
+
+
+def program(text: str) -> Case:
+    """Statements that change y, at first x * 1, in place; y is the result."""
+    code = compile(text, text, "exec")
+
+    def case(m: Any, *operands: Any) -> Any:
+        names: dict[str, Any] = {"m": m, "np": np, **dict(zip(("x", "v"), operands, strict=False))}
+        names["y"] = names["x"] * 1
+        exec(code, names)
+        return names["y"]
+
+    return case
+
+
+def check(text: str, *choices: Sequence[Any], **options: Any) -> None:
+    """Compare a call over several choices of operands, saying which one differs."""
+    for arrays in choices:
+        try:
+            compare(expression(text), *arrays, **options)
+        except AssertionError as e:
+            kinds = ", ".join(f"{a.dtype}{list(a.shape)}" for a in arrays)
+            raise AssertionError(f"{text} on {kinds}: {e}") from None

@@ -91,11 +91,11 @@ class Adagrad(Optimizer):
         for param in params:
             if not self.state[param]:
                 self._start(group, param)
-        for step, members in self._advance(params):
+        for step, members, states in self._advance(params):
             adagrad_update(
                 members,
                 [param.grad for param in members],
-                self._tensors(members, "sum"),
+                [state["sum"] for state in states],
                 rate=group["lr"] / (1 + (step - 1) * group["lr_decay"]),
                 eps=float(group["eps"]),
                 weight_decay=float(group["weight_decay"]),

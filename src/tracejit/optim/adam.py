@@ -121,13 +121,13 @@ class Adam(Optimizer):
                     state["max_exp_avg_sq"] = zeros_like(param)
         beta1, beta2 = group["betas"]
         lr, weight_decay = group["lr"], group["weight_decay"]
-        for step, members in self._advance(params):
+        for step, members, states in self._advance(params):
             adam_update(
                 members,
                 [param.grad for param in members],
-                self._tensors(members, "exp_avg"),
-                self._tensors(members, "exp_avg_sq"),
-                self._tensors(members, "max_exp_avg_sq") if amsgrad else [],
+                [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states],
+                [state["max_exp_avg_sq"] for state in states] if amsgrad else [],
                 step_size=lr / (1.0 - beta1**step),
                 correction=math.sqrt(1.0 - beta2**step),
                 share1=1.0 - beta1,

@@ -118,14 +118,26 @@ class Optimizer:
     def _update(self, group: dict[str, Any], params: list[Tensor]) -> None:
         raise NotImplementedError
 
-    def _advance(self, params: list[Tensor]) -> Iterable[tuple[int, list[Tensor]]]:
-        """Count one more step for each parameter; the parameters by the step at which they now are."""
-        by_step: dict[int, list[Tensor]] = {}
-        for param in params:
-            state = self.state[param]
+    def _advance(self, params: list[Tensor]) -> Iterable[tuple[int, list[Tensor], list[dict[str, Any]]]]:
+        """Count one more step for each parameter: (step, parameters that are at it now, their states)."""
+        table = self.state
+        states = [table[param] for param in params]
+        step = states[0]["step"] + 1
+        # Nearly always all are at one step; this runs at every step of every loop.
+        for state in states:
+            if state["step"] + 1 != step:
+                break
+        else:
+            for state in states:
+                state["step"] = step
+            return ((step, params, states),)
+        by_step: dict[int, tuple[list[Tensor], list[dict[str, Any]]]] = {}
+        for param, state in zip(params, states, strict=True):
             state["step"] += 1
-            by_step.setdefault(state["step"], []).append(param)
-        return by_step.items()
+            members, theirs = by_step.setdefault(state["step"], ([], []))
+            members.append(param)
+            theirs.append(state)
+        return [(step, *both) for step, both in by_step.items()]
 
     def _tensors(self, params: list[Tensor], name: str) -> list[Tensor]:
         return [self.state[param][name] for param in params]

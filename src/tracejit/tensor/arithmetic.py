@@ -413,8 +413,8 @@ def _kept(name: str, *names: str) -> Callable[[Tensor], Any]:
             return apply(op, (input,))
         if kind == "b" and name == "neg":
             raise RuntimeError(
-                "Negation, the `-` operator, on a bool tensor is not supported. If you are trying to invert a mask, use "
-                "the `~` or `logical_not()` operator instead."
+                "Negation, the `-` operator, on a bool tensor is not supported. If you are trying to invert a mask, "
+                "use the `~` or `logical_not()` operator instead."
             )
         if kind == "b" and name != "sign":
             raise NotImplementedError(f"\"{name}_cpu\" not implemented for 'Bool'")

@@ -316,7 +316,8 @@ def norm(input: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False, dtyp
     x = input if dtype is None else to_dtype(input, dtype)
     if not x._dtype.is_floating_point:
         raise RuntimeError(
-            f"linalg.vector_norm: Expected a floating point or complex tensor as input. Got {x._dtype.name.capitalize()}"
+            "linalg.vector_norm: Expected a floating point or complex tensor as input. Got "
+            f"{x._dtype.name.capitalize()}"
         )
     dims = normalize_dims(dim, len(x._shape))
     if p in (2, 2.0, "fro", None):
