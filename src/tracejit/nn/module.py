@@ -142,10 +142,17 @@ class Module:
     def __getattr__(self, name: str) -> Any:
         # Reached only where normal lookup failed. The tables are taken from __dict__, because a module
         # whose __init__ did not run (unpickling, a subclass that forgot it) has none.
+        # Written out: every use of a weight in a forward comes through here.
         fields = self.__dict__
-        for table in ("_parameters", "_buffers", "_modules"):
-            if table in fields and name in fields[table]:
-                return fields[table][name]
+        table = fields.get("_parameters")
+        if table is not None and name in table:
+            return table[name]
+        table = fields.get("_modules")
+        if table is not None and name in table:
+            return table[name]
+        table = fields.get("_buffers")
+        if table is not None and name in table:
+            return table[name]
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'", name=name, obj=self)
 
     def __setattr__(self, name: str, value: Any) -> None:
