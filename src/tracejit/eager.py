@@ -23,7 +23,7 @@ from tracejit.dtypes import FROM_NUMPY
 from tracejit.ir import node as nodes
 from tracejit.ir.graph import Graph
 from tracejit.ir.node import Node
-from tracejit.ops import Op
+from tracejit.ops import Op, ops
 from tracejit.runtime.build import build
 from tracejit.runtime.team import address_of, launch
 from tracejit.schedule.plan import make_plan
@@ -131,17 +131,30 @@ def _run_flat(op: Op, args: tuple[Any, ...]) -> np.ndarray:
 
 def _run_any(op: Op, args: tuple[Any, ...]) -> np.ndarray:
     """Operands of any layout, any number of them."""
-    key = (op, *[a.dtype.num if type(a) is np.ndarray else type(a) for a in args])
-    flat = _flat_kernels.get(key)
+    key: list[Any] = [op]
+    shape: tuple[int, ...] | None = None
+    alike = True
+    for a in args:
+        if type(a) is np.ndarray:
+            key.append(a.dtype.num)
+            if shape is None:
+                shape = a.shape
+            alike = alike and a.shape == shape and a.flags.c_contiguous
+        else:
+            key.append(type(a))
+    flat = _flat_kernels.get(tuple(key))
     if flat is None:
-        flat = _flat_kernels[key] = _Flat(op, args)
-    shape = broadcast_all([a.shape for a in args if type(a) is np.ndarray])
-    given: list[Any] = [
-        np.ascontiguousarray(np.broadcast_to(a, shape)).reshape(shape) if type(a) is np.ndarray else a for a in args
-    ]
-    given.append(np.empty(shape, flat.dtype))
-    launch(flat.address, given[-1].size, flat.cost, *[_plain(given[k]) for k in flat.slots])
-    return given[-1]
+        flat = _flat_kernels[tuple(key)] = _Flat(op, args)
+    given: list[Any] = list(args)
+    if not alike or shape is None:
+        shape = broadcast_all([a.shape for a in args if type(a) is np.ndarray])
+        for k, a in enumerate(args):
+            if type(a) is np.ndarray:
+                given[k] = np.ascontiguousarray(np.broadcast_to(a, shape))
+    out = np.empty(shape, flat.dtype)
+    given.append(out)
+    launch(flat.address, out.size, flat.cost, *[_plain(given[k]) for k in flat.slots])
+    return out
 
 
 def _plain(slot: Any) -> Any:
@@ -153,8 +166,13 @@ def _plain(slot: Any) -> Any:
 
 
 def _run_elementwise(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
-    if op.exact or op.expr is None:
+    if op.expr is None or attrs:
         return _numpy(op, args, attrs)
+    if op.exact:
+        # NumPy's own loops are as fast as a kernel; several of them one after another are not.
+        if type(op.numpy) is np.ufunc or not any(type(a) is np.ndarray for a in args[-2:]):
+            return _numpy(op, args, attrs)
+        return _run_flat(op, args)
     for a in args:
         if type(a) is np.ndarray:
             return _run_flat(op, args) if a.dtype.kind == "f" else _numpy(op, args, attrs)
@@ -238,6 +256,12 @@ def _run_reduction(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any
     return _run_program(op, args, attrs)
 
 
+_UFUNCS: dict[Op, Any] = {
+    op: op.numpy
+    for op in ops.family("elementwise")
+    if op.exact and not op.attrs and type(op.numpy) is np.ufunc
+}
+"""The shortest way: operations that are one loop of NumPy's."""
 _RUNNERS: dict[str, Callable[[Op, tuple[Any, ...], tuple[Any, ...]], Any]] = {
     "elementwise": _run_elementwise,
     "reduction": _run_reduction,
@@ -259,4 +283,12 @@ def run_op(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     >>> run_op(ops.sum, (np.ones((2, 3), np.float32),), (1,))
     array([3., 3.], dtype=float32)
     """
+    ufunc = _UFUNCS.get(op)
+    if ufunc is not None and _SILENT is not None:
+        token = _set(_SILENT)
+        try:
+            result = ufunc(*args)
+        finally:
+            _reset(token)
+        return result if type(result) is np.ndarray else np.asarray(result)
     return _RUNNERS.get(op.family, _numpy)(op, args, attrs)

@@ -77,6 +77,8 @@ class _Planning:
             for value in group.members:
                 for read in value.reads:
                     self.readers.setdefault(read.source, []).append((group, value))
+        self.followed: dict[Group, set[Group]] = {}
+        """For a group that writes in place those that must have read before."""
         self.plan = Plan(cuts=partition.cuts, homes=dict(graph.homes))
         self._settle_homes()
         self._order()
@@ -163,6 +165,7 @@ class _Planning:
         for group in early:
             behind |= group.behind | 1 << group.number
         for group in late:
+            self.followed.setdefault(group, set()).update(early)
             more = behind & ~(1 << group.number)
             if group.behind | more == group.behind:
                 continue
@@ -176,18 +179,25 @@ class _Planning:
     def _order(self) -> None:
         """Each group goes into the first stage in which everything that lies behind it is done."""
         plan = self.plan
-        ends: dict[int, int] = {}
+        ends: dict[Group, int] = {}
+        # Whatever lies behind a group has less behind it.
         for group in sorted(self.groups, key=lambda g: (g.behind.bit_count(), g.number)):
-            start, rest = 0, group.behind
-            while rest:
-                low = rest & -rest
-                start = max(start, ends.get(low.bit_length() - 1, -1) + 1)
-                rest ^= low
+            start = max((ends[g] + 1 for g in self._before(group)), default=0)
             plan.stage[group] = start
-            ends[group.number] = start + launches_of(group) - 1
+            ends[group] = start + launches_of(group) - 1
             plan.groups.append(group)
         plan.groups.sort(key=lambda g: (plan.stage[g], g.number))
         plan.stages = max(ends.values(), default=-1) + 1
+
+    def _before(self, group: Group) -> set[Group]:
+        """The groups that must be done right before a group."""
+        found = set(self.followed.get(group, ()))
+        for value in group.members:
+            for read in value.reads:
+                found.update(self.group_of[w] for w in writers(read.source) if w in self.group_of)
+            found.update(self.group_of[part] for part in value.after)
+        found.discard(group)
+        return found
 
     def _store(self) -> None:
         plan = self.plan
