@@ -391,3 +391,19 @@ def test_saved_view_of_a_dead_tensor_is_changed_in_place():
         return f, lambda i: (), lambda: w
 
     compare(make)
+
+
+def test_history_of_a_tensor_from_outside_that_is_changed_in_place():
+    def make():
+        w = arr(0, 3).requires_grad_()
+
+        def f(x):
+            h = (w * x).exp()
+            tj.manual_seed(3)
+            h.add_(w)
+            h.sum().backward()
+            return h
+
+        return f, lambda i: (arr(i, 3),), lambda: [w, w.grad]
+
+    compare(make)

@@ -409,8 +409,12 @@ class Follower:
             self._view(slot, source, op, attrs)
         if executable.tape is not None:
             numbers = self.numbers
-            restore(executable.tape, values, lambda number: numbers[number.index])
+            restore(executable.tape, values, lambda number: numbers[number.index], self._node_before)
         return True
+
+    def _node_before(self, t: Any) -> Any:
+        """The step that had made a tensor when the segment met it."""
+        return next((node for other, node, _ in self.rebased if other is t), t._node)
 
     def _view(self, slot: int, source: int, op: Op | None, attrs: tuple[Any, ...]) -> None:
         """Give a view its memory: that of the tensor it was taken of."""

@@ -139,8 +139,13 @@ def plan_tape(roots: dict[int, tuple[NodePlan, int]]) -> TapePlan:
     return TapePlan(sorted(found, key=height.__getitem__), roots)
 
 
-def restore(plan: TapePlan, values: list[Any], number: Callable[[Any], Any]) -> None:
-    """Make the tape real: each root slot's tensor gets the step that made it."""
+def restore(
+    plan: TapePlan, values: list[Any], number: Callable[[Any], Any], outer: Callable[[Any], Any]
+) -> None:
+    """Make the tape real: each root slot's tensor gets the step that made it.
+
+    `outer` gives the step that had made a tensor from outside before the segment changed it.
+    """
     made: dict[NodePlan, TapeNode] = {}
     tensor = values.__getitem__
     for step in plan.order:
@@ -150,7 +155,7 @@ def restore(plan: TapePlan, values: list[Any], number: Callable[[Any], Any]) -> 
         node.hooks = node.retain = None
         # Positions descend along edges, because a step comes after those it leads to.
         node.seq = next_position()
-        node.edges = tuple(_edge(e, made, tensor) for e in step.edges) if step.edges else ()
+        node.edges = tuple(_edge(e, made, tensor, outer) for e in step.edges) if step.edges else ()
         node.saved = (
             tuple((None, 0) if s is None else _value(s, tensor, number) for s in step.saved) if step.saved else ()
         )
@@ -179,13 +184,15 @@ def _height(plans: list[NodePlan]) -> dict[NodePlan, int]:
     return height
 
 
-def _edge(edge: Any, made: dict[NodePlan, TapeNode], tensor: Callable[[int], Any]) -> Any:
+def _edge(
+    edge: Any, made: dict[NodePlan, TapeNode], tensor: Callable[[int], Any], outer: Callable[[Any], Any]
+) -> Any:
     if edge is None:
         return None
     if edge[0] == "node":
         return made[edge[1]], edge[2]
     if edge[0] == "outer":
-        return tensor(edge[1])._node, edge[2]
+        return outer(tensor(edge[1])), edge[2]
     return tensor(edge[1])
 
 
