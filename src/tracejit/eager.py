@@ -18,7 +18,7 @@ from tracejit.aval import Aval
 from tracejit.codegen.generate import generate
 from tracejit.codegen.library import plan_call
 from tracejit.codegen.text import Place, Scalar
-from tracejit.compiler import Compiled, compile_graph
+from tracejit.compiler import compile_graph
 from tracejit.dtypes import FROM_NUMPY
 from tracejit.ir import node as nodes
 from tracejit.ir.graph import Graph
@@ -27,7 +27,7 @@ from tracejit.ops import Op, ops
 from tracejit.runtime.build import build
 from tracejit.runtime.team import address_of, launch
 from tracejit.schedule.plan import make_plan
-from tracejit.shapes import broadcast_all, contiguous_strides
+from tracejit.shapes import broadcast_all
 
 try:
     from numpy._core._ufunc_config import _extobj_contextvar, _make_extobj  # type: ignore[attr-defined]
@@ -126,6 +126,19 @@ def _run_flat(op: Op, args: tuple[Any, ...]) -> np.ndarray:
                 out = np.empty(x.shape, flat.dtype)
                 launch(flat.address, out.size, flat.cost, x, y, out)
                 return out
+    elif type(x) is np.ndarray and x.flags.c_contiguous:
+        _, y, z = args
+        y_kind, z_kind = type(y), type(z)
+        y_number, z_number = y_kind is float or y_kind is int, z_kind is float or z_kind is int
+        if (y_number or (y_kind is np.ndarray and y.shape == x.shape and y.flags.c_contiguous)) and (
+            z_number or (z_kind is np.ndarray and z.shape == x.shape and z.flags.c_contiguous)
+        ):
+            key = (op, x.dtype.num, y_kind if y_number else y.dtype.num, z_kind if z_number else z.dtype.num)
+            flat = _flat_kernels.get(key)
+            if flat is not None and flat.plain:
+                out = np.empty(x.shape, flat.dtype)
+                launch(flat.address, out.size, flat.cost, x, y, z, out)
+                return out
     return _run_any(op, args)
 
 
@@ -169,10 +182,10 @@ def _run_elementwise(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> A
     if op.expr is None or attrs:
         return _numpy(op, args, attrs)
     if op.exact:
-        # NumPy's own loops are as fast as a kernel; several of them one after another are not.
-        if type(op.numpy) is np.ufunc or not any(type(a) is np.ndarray for a in args[-2:]):
-            return _numpy(op, args, attrs)
-        return _run_flat(op, args)
+        # NumPy's own loops are as fast as a kernel (see `_UFUNCS`); several of them one after another are not.
+        if type(args[-1]) is np.ndarray or (len(args) > 1 and type(args[-2]) is np.ndarray):
+            return _run_flat(op, args)
+        return _numpy(op, args, attrs)
     for a in args:
         if type(a) is np.ndarray:
             return _run_flat(op, args) if a.dtype.kind == "f" else _numpy(op, args, attrs)
@@ -181,62 +194,55 @@ def _run_elementwise(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> A
 
 # --- reductions, library operations, random numbers: programs ---------------------------------------------------------
 
-_programs: dict[tuple[Any, ...], tuple[Compiled, tuple[tuple[tuple[int, ...], Any], ...]]] = {}
+class _Single:
+    """The program of one operation on operands of one layout, and what its results are."""
+
+    __slots__ = ("program", "results", "run")
+
+    def __init__(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> None:
+        inputs: list[Node] = []
+        scalars: list[str] = []
+        operands: list[Node] = []
+        for a in args:
+            if type(a) is np.ndarray:
+                strides = None if a.flags.c_contiguous else tuple(s // a.itemsize for s in a.strides)
+                inputs.append(nodes.input(len(inputs), Aval(a.shape, FROM_NUMPY[a.dtype]), strides))
+                operands.append(inputs[-1])
+            else:
+                scalars.append(_number_kind(a))
+                operands.append(nodes.scalar(len(scalars) - 1, scalars[-1]))
+        out = nodes.make(op, tuple(operands), attrs)
+        outs = (out,) if isinstance(out.aval, Aval) else tuple(nodes.item(out, k) for k in range(len(out.aval or ())))
+        compiled = compile_graph(Graph(tuple(inputs), tuple(scalars), outs, name=op.name))
+        self.program = compiled.program
+        self.run = compiled.program.run
+        self.results = [(o.shape, o.dtype.np) for o in outs]
+
+
+_programs: dict[Any, _Single] = {}
 _NO_SCALARS = np.zeros(1, np.int64)
 
 
-def _strides(array: np.ndarray) -> tuple[int, ...] | None:
-    """Strides in elements, None for a contiguous array."""
-    if array.flags.c_contiguous:
-        return None
-    size = array.itemsize
-    return tuple(s // size for s in array.strides)
-
-
-def _make_program(op: Op, key: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
-    inputs: list[Node] = []
-    scalars: list[str] = []
-    args: list[Node] = []
-    for operand in key:
-        if isinstance(operand, str):
-            args.append(nodes.scalar(len(scalars), operand))
-            scalars.append(operand)
-        else:
-            shape, kind, strides = operand
-            if strides == contiguous_strides(shape):
-                strides = None
-            inputs.append(nodes.input(len(inputs), Aval(shape, FROM_NUMPY[kind]), strides))
-            args.append(inputs[-1])
-    out = nodes.make(op, tuple(args), attrs)
-    outs = (out,) if isinstance(out.aval, Aval) else tuple(nodes.item(out, k) for k in range(len(out.aval or ())))
-    compiled = compile_graph(Graph(tuple(inputs), tuple(scalars), outs, name=op.name))
-    return compiled, tuple((o.shape, o.dtype.np) for o in outs)
-
-
 def _run_program(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
-    operands: list[Any] = []
+    key: list[Any] = [op, attrs]
     arrays: list[np.ndarray] = []
     numbers: list[Any] = []
     for a in args:
         if type(a) is np.ndarray:
             arrays.append(a)
-            operands.append((a.shape, a.dtype, _strides(a)))
+            key += (a.shape, a.dtype.num, a.strides)
         else:
             numbers.append(a)
-            operands.append(_number_kind(a))
-    key = tuple(operands)
-    found = _programs.get((op, key, attrs))
+            key.append(_number_kind(a))
+    found = _programs.get(tuple(key))
     if found is None:
         if len(_programs) >= _MAX_PROGRAMS:
             _programs.clear()
-        found = _programs[op, key, attrs] = _make_program(op, key, attrs)
-    compiled, results = found
-    outs = [np.empty(shape, kind) for shape, kind in results]
-    pointers = np.array([address_of(a) for a in (*arrays, *outs)], np.int64)
-    scalars = _NO_SCALARS
-    if numbers:
-        scalars = np.array([_word(number) for number in numbers], np.int64)
-    if compiled.program.run(pointers, scalars):
+        found = _programs[tuple(key)] = _Single(op, args, attrs)
+    outs = [np.empty(shape, kind) for shape, kind in found.results]
+    arrays += outs
+    scalars = np.array([_word(number) for number in numbers], np.int64) if numbers else _NO_SCALARS
+    if found.run(np.array([address_of(a) for a in arrays], np.int64), scalars):
         # The record's function looks at the places again and says which is wrong.
         _numpy(op, args, attrs)
         raise IndexError(f"{op.name}: index out of range")
