@@ -15,7 +15,7 @@ from tracejit.tools.demo import digits
 from tracejit.tools.demo.models import MODELS
 from tracejit.tools.demo.training import BATCH, RECIPES, Run, make_step, same_bits, train
 
-STEPS = 200
+STEPS = 40
 
 
 @pytest.fixture(autouse=True)
@@ -32,14 +32,13 @@ def run(name: str, *, compiled: bool, threads: int) -> Run:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_compiled_equals_eager_bit_for_bit(name: str) -> None:
-    """Losses, parameters and the optimizer's state after 200 steps with dropout, at one and at two threads."""
+    """Losses, parameters and the optimizer's state, with dropout; tests/trace/test_models.py does so at length."""
     eager = run(name, compiled=False, threads=2)
     assert len(eager.losses) == STEPS
     assert any(key.startswith("opt.") for key in eager.state)
-    assert np.mean(eager.losses[-20:]) < 0.5 * np.mean(eager.losses[:5])
-    for compiled, threads in ((True, 1), (True, 2), (False, 1)):
-        other = run(name, compiled=compiled, threads=threads)
-        assert same_bits(eager, other), f"compiled={compiled}, {threads} threads"
+    assert np.mean(eager.losses[-5:]) < np.mean(eager.losses[:5])
+    for threads in (1, 2):
+        assert same_bits(eager, run(name, compiled=True, threads=threads)), f"{threads} threads"
 
 
 @pytest.mark.parametrize("name", MODELS)

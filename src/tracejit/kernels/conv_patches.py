@@ -182,5 +182,6 @@ class Positions:
 
 
 def make_positions(code: Code, count: int) -> Positions:
+    """A table for `count` pixels, not yet filled."""
     # No width yet: a number that differs from all and that one can divide by.
     return Positions(code.buffer(4 * (count + WIDEST)), count, code.cell(-1))

@@ -20,6 +20,10 @@ from tracejit.tensor.tensor import Tensor, method
 
 
 def sizes_of(size: tuple[Any, ...], what: str) -> tuple[int, ...]:
+    """The shape that a creation function was given, as integers or one sequence.
+
+    Raises: RuntimeError for a negative size.
+    """
     shape = ints(size, what)
     for s in shape:
         if s < 0:
