@@ -107,6 +107,16 @@ def _number_kind(value: Any) -> str:
 
 
 def _run_flat(op: Op, args: tuple[Any, ...]) -> np.ndarray:
+    try:
+        return _launch_flat(op, args)
+    except OverflowError:
+        # An integer beyond 64 bits is a float beside floats; beside integers it is the error that it is in NumPy.
+        if not any(type(a) is np.ndarray and a.dtype.kind == "f" for a in args):
+            raise
+        return _launch_flat(op, tuple(float(a) if type(a) is int else a for a in args))
+
+
+def _launch_flat(op: Op, args: tuple[Any, ...]) -> np.ndarray:
     # A type's number hashes in a tenth of the time of a NumPy type.
     x = args[0]
     if len(args) == 1:

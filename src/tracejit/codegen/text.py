@@ -117,8 +117,7 @@ class Writer:
             return self._slot(Scalar(number.index)), number.kind == "f"
         constant = number.constant
         if kind.is_floating_point:
-            # What NumPy rounds to, so that eager and compiled see the same number.
-            return self._slot(float(kind.type(constant)) if kind is dtypes.float16 else float(constant)), True
+            return self._slot(float(constant)), True
         whole = int(constant) & 0xFFFFFFFFFFFFFFFF
         return self._slot(int(np.uint64(whole).astype(np.int64))), False
 
