@@ -54,6 +54,8 @@ def compute(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
         # NumPy's own words for shapes that do not broadcast; the record's typing rule says it as elsewhere.
         op.infer(*(aval_of(a) if isinstance(a, Tensor) else a for a in args), *attrs)
         raise
+    except OverflowError as e:
+        raise RuntimeError(f"value cannot be converted to the type of the other operand without overflow: {e}") from None
     if type(found) is tuple:
         outs = tuple(wrap(a) for a in found)
         if mask and state.grad_enabled and op.rules:

@@ -157,10 +157,10 @@ def randint_like(
 def bernoulli(input: Tensor, p: Any = None, *, generator: Generator | None = None) -> Any:
     """1 with the probability that each element (or `p`) gives, else 0.
 
-    DType: kept. Raises: RuntimeError for a type that is not floating point.
+    DType: kept. Raises: NotImplementedError for a type that is not floating point.
     """
     if p is None and not input._dtype.is_floating_point:
-        raise RuntimeError(f"\"bernoulli_tensor_cpu_p_\" not implemented for '{input._dtype.name.capitalize()}'")
+        raise NotImplementedError(f"\"bernoulli_tensor_cpu_p_\" not implemented for '{input._dtype.name.capitalize()}'")
     source = input if p is None else p
     if isinstance(source, Tensor):
         kind = dtypes.float32 if source._dtype is dtypes.float16 else source._dtype

@@ -131,8 +131,8 @@ def index_select(input: Tensor, dim: int, index: Tensor) -> Any:
 
     Raises: IndexError for a place out of range or an index that is no vector.
     """
-    at = _vector(index, "index_select")
     d = normalize_dim(dim, len(input._shape))
+    at = _vector(index, "index_select")
     return _back(apply(ops.take, (_line(input), at), (d,)), input) if not input._shape else apply(
         ops.take, (input, at), (d,)
     )

@@ -20,6 +20,11 @@ def _checked(p: Any) -> float:
     return float(p)
 
 
+def _check_type(x: Tensor) -> None:
+    if not x._dtype.is_floating_point:
+        raise RuntimeError(f"result type Float can't be cast to the desired output type {x._dtype.name.capitalize()}")
+
+
 def noise(shape: tuple[int, ...], dtype: dtypes.dtype) -> Any:
     """The uniform numbers that decide what a dropout keeps."""
     kind = dtypes.float32 if dtype is dtypes.float16 else dtype
@@ -47,8 +52,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Any:
     p = _checked(p)
     if not training:
         return input
-    if not input._dtype.is_floating_point:
-        raise RuntimeError("result type Float can't be cast to the desired output type Long")
+    _check_type(input)
     keep, scale = rates(p)
     return kept(input, noise(input._shape, input._dtype), keep=keep, scale=scale)
 
@@ -63,6 +67,7 @@ def dropout2d(input: Tensor, p: float = 0.5, training: bool = True) -> Any:
         return input
     if len(input._shape) < 2:
         raise RuntimeError("Feature dropout requires at least 2 dimensions in the input")
+    _check_type(input)
     keep, scale = rates(p)
     shape = (*input._shape[:2], *(1,) * (len(input._shape) - 2))
     return kept(input, noise(shape, input._dtype), keep=keep, scale=scale)

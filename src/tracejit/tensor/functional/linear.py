@@ -91,11 +91,6 @@ def embedding(
     """
     if max_norm is not None or scale_grad_by_freq or sparse:
         raise NotImplementedError("embedding(): max_norm, scale_grad_by_freq and sparse are not supported")
-    if input._dtype not in (dtypes.int64, dtypes.int32):
-        raise RuntimeError(
-            "Expected tensor for argument #1 'indices' to have one of the following scalar types: Long, Int; but got "
-            f"{input._dtype.name} instead (while checking arguments for embedding)"
-        )
     if len(weight._shape) != 2:
         raise RuntimeError("'weight' must be 2-D")
     rows = weight._shape[0]
@@ -103,6 +98,11 @@ def embedding(
         if not -rows <= padding_idx < rows:
             raise AssertionError("Padding_idx must be within num_embeddings")
         padding_idx %= rows
+    if input._dtype not in (dtypes.int64, dtypes.int32):
+        raise RuntimeError(
+            "Expected tensor for argument #1 'indices' to have one of the following scalar types: Long, Int; but got "
+            f"{input._dtype.name} instead (while checking arguments for embedding)"
+        )
     return _embedding(input, weight, padding_idx)
 
 
