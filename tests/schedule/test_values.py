@@ -55,3 +55,6 @@ def test_whole_reads() -> None:
     assert not Read(value, (4, 3), (1, 4)).is_whole(12)
     assert not Read(value, (2, 4), (4, 1)).is_whole(8)
     assert not Read(value, (3, 4), (4, 1), 1).is_whole(12)
+    # One element, repeated, is not the whole.
+    assert not Read(value, (1,), (2,)).is_whole(12)
+    assert Read(Value(INPUT, None, (1,), dtypes.float32), (1, 1), (5, 3)).is_whole(1)

@@ -114,8 +114,8 @@ class Read:
         """Whether element k of the read, in row-major order, is element k of the source."""
         return (
             self.offset == 0
-            and self.source.numel == numel
-            and self.over(self.shape) in ((), ((numel, 1),))
+            and self.source.numel == prod(self.shape) == numel
+            and self.over(self.shape) == (((numel, 1),) if numel != 1 else ())
         )
 
 
