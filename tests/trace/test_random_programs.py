@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 from hypothesis import HealthCheck, given, settings
-from programs import Machine, programs
 
 import tracejit as tj
+from programs import Machine, programs
 
 COUNT = int(os.environ.get("TRACEJIT_RANDOM_PROGRAMS", "300"))
 CALLS = 5
