@@ -55,7 +55,7 @@ def compute(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
         op.infer(*(aval_of(a) if isinstance(a, Tensor) else a for a in args), *attrs)
         raise
     except OverflowError as e:
-        raise RuntimeError(f"value cannot be converted to the type of the other operand without overflow: {e}") from None
+        raise RuntimeError(f"value cannot be converted to the other operand's type without overflow: {e}") from None
     if type(found) is tuple:
         outs = tuple(wrap(a) for a in found)
         if mask and state.grad_enabled and op.rules:

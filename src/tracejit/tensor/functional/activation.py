@@ -16,6 +16,7 @@ from tracejit.tensor.dispatch import apply
 from tracejit.tensor.inplace import in_place
 from tracejit.tensor.promote import floating, to_dtype
 from tracejit.tensor.reducing import amax, sum
+from tracejit.tensor.scalar import NUMBERS
 from tracejit.tensor.shaping import narrow
 from tracejit.tensor.tensor import Tensor, method
 
@@ -30,6 +31,13 @@ def floats(x: Any, name: str) -> None:
         raise TypeError(f"{name}(): argument 'input' (position 1) must be Tensor, not {type(x).__name__}")
     if not x._dtype.is_floating_point:
         raise NotImplementedError(f"\"{name}\" not implemented for '{x._dtype.name.capitalize()}'")
+
+
+def number(x: Any, name: str) -> Any:
+    """A number as it is. Raises: TypeError for anything else."""
+    if not isinstance(x, NUMBERS):
+        raise TypeError(f"argument '{name}' must be a number, not {type(x).__name__}")
+    return x
 
 
 def wide(x: Tensor) -> Any:
@@ -50,7 +58,7 @@ def relu(input: Tensor) -> Any:
 def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Any:
     """`x` above zero, `negative_slope * x` below."""
     floats(input, "leaky_relu_cpu")
-    return _leaky_relu(input, slope=negative_slope)
+    return _leaky_relu(input, slope=number(negative_slope, "negative_slope"))
 
 
 @composite
@@ -64,7 +72,7 @@ def elu(input: Tensor, alpha: float = 1.0) -> Any:
     Source: Clevert et al., Fast and accurate deep network learning by exponential linear units (2015).
     """
     floats(input, "elu_cpu")
-    return _elu(input, alpha=alpha)
+    return _elu(input, alpha=number(alpha, "alpha"))
 
 
 @composite
@@ -83,7 +91,7 @@ def celu(input: Tensor, alpha: float = 1.0) -> Any:
     if alpha == 0:
         raise RuntimeError("ZeroDivisionError: alpha cannot be 0 for CELU")
     floats(input, "celu")
-    return _celu(input, alpha=alpha)
+    return _celu(input, alpha=number(alpha, "alpha"))
 
 
 @composite
@@ -113,7 +121,7 @@ def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Any:
         raise ValueError("min_val cannot be greater than max_val")
     if input._dtype is dtypes.bool:
         raise RuntimeError("Bool inputs not supported for hardtanh")
-    return _hardtanh(input, low=min_val, high=max_val)
+    return _hardtanh(input, low=number(min_val, "min_val"), high=number(max_val, "max_val"))
 
 
 @composite
@@ -156,7 +164,7 @@ def hardswish(input: Tensor) -> Any:
 def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Any:
     """`log(1 + exp(beta * x)) / beta`; `x` itself where `beta * x` exceeds `threshold`."""
     floats(input, "softplus_cpu")
-    return _softplus(input, beta=beta, threshold=threshold)
+    return _softplus(input, beta=number(beta, "beta"), threshold=number(threshold, "threshold"))
 
 
 @composite
@@ -257,7 +265,7 @@ def threshold(input: Tensor, threshold: float, value: float) -> Any:
     """`x` where it exceeds `threshold`, else `value`."""
     if input._dtype is dtypes.bool:
         raise RuntimeError("\"threshold_cpu\" not implemented for 'Bool'")
-    return _threshold(input, threshold=threshold, value=value)
+    return _threshold(input, threshold=number(threshold, "threshold"), value=number(value, "value"))
 
 
 @composite

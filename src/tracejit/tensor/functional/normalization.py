@@ -11,7 +11,7 @@ from tracejit.ops.record import ops
 from tracejit.shapes import normalize_dim
 from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply
-from tracejit.tensor.functional.activation import floats, wide
+from tracejit.tensor.functional.activation import floats, number, wide
 from tracejit.tensor.inplace import assign
 from tracejit.tensor.promote import to_dtype
 from tracejit.tensor.reducing import norm, sum
@@ -79,7 +79,7 @@ def layer_norm(
     shape = tuple(normalized_shape)
     _affine("weight", weight, shape)
     _affine("bias", bias, shape)
-    return _layer_norm(input, weight, bias, dims, eps=eps)
+    return _layer_norm(input, weight, bias, dims, eps=number(eps, "eps"))
 
 
 @composite
@@ -100,7 +100,8 @@ def rms_norm(
     floats(input, "rms_norm")
     dims = _trailing(input, normalized_shape, "rms_norm")
     _affine("weight", weight, tuple(normalized_shape))
-    return _rms_norm(input, weight, dims, eps=dtypes.finfo(wide(input)._dtype).eps if eps is None else eps)
+    least = dtypes.finfo(wide(input)._dtype).eps if eps is None else number(eps, "eps")
+    return _rms_norm(input, weight, dims, eps=least)
 
 
 @composite
@@ -144,7 +145,7 @@ def batch_norm(
     if not training:
         if running_mean is None or running_var is None:
             raise RuntimeError("running_mean and running_var must be defined in evaluation mode")
-        return _by_running(input, running_mean, running_var, weight, bias, eps=eps)
+        return _by_running(input, running_mean, running_var, weight, bias, eps=number(eps, "eps"))
     if n == 1:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {list(shape)}")
     if n == 0:
@@ -224,7 +225,7 @@ def group_norm(
                 f"Expected {name} to be a vector of size equal to the number of channels in input, but got {name} of "
                 f"shape {list(x._shape)} and input of shape {list(shape)}"
             )
-    return _group_norm(input, num_groups, weight, bias, eps=eps)
+    return _group_norm(input, num_groups, weight, bias, eps=number(eps, "eps"))
 
 
 @composite

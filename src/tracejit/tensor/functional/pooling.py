@@ -116,7 +116,10 @@ def avg_pool2d(
 
 def _wide(x: Any, fill: int) -> Pair:
     """The window of a sequence as that of an image of height 1."""
-    return (fill, x.__index__() if hasattr(x, "__index__") else next(iter(x)).__index__())
+    values = (x,) if hasattr(x, "__index__") else tuple(x)
+    if len(values) != 1:
+        raise RuntimeError(f"expected a single integer value or a list of 1 values, got {list(values)}")
+    return (fill, values[0].__index__())
 
 
 def max_pool1d(
@@ -227,6 +230,8 @@ def interpolate(
         ratios = [o / s if s else 1.0 for o, s in zip(old, new, strict=True)]
     else:
         factors = tuple(scale_factor) if isinstance(scale_factor, Sequence) else (scale_factor,) * n
+        if any(not f > 0 for f in factors):
+            raise RuntimeError(f"interpolate(): scale factors must be above 0, but got {list(factors)}")
         new = tuple(int(o * f) for o, f in zip(old, factors, strict=True))
         ratios = [1.0 / f for f in factors]
     if min(new) < 1:

@@ -1,0 +1,135 @@
+"""The functions inside compiled regions: the same bits as eagerly, in every call, with their gradients and changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tracejit as tj
+from tests.tensor.parity import draw, expression, flat, program
+from tracejit.tensor import functional
+
+CLASSES = draw((6,), "i", low=0, high=4)
+CALLS: list[tuple[str, list[Any]]] = [
+    *((f"F.{text}", [draw((4, 6))]) for text in
+      ("relu(x)", "gelu(x)", "gelu(x, approximate='tanh')", "silu(x)", "leaky_relu(x, 0.2)", "elu(x)", "selu(x)",
+       "celu(x, 2.0)", "softplus(x)", "hardtanh(x)", "hardsigmoid(x)", "hardswish(x)", "mish(x)", "logsigmoid(x)",
+       "glu(x)", "softmax(x, -1)", "log_softmax(x, 0)", "normalize(x)", "layer_norm(x, (6,))", "rms_norm(x, (6,))",
+       "cross_entropy(x, m.tensor([0, 1, 2, 3]))")),
+    ("F.linear(x, y, z)", [draw((4, 3)), draw((5, 3)), draw((5,))]),
+    ("F.layer_norm(x, (4,), y, z)", [draw((3, 4)), draw((4,)), draw((4,), seed=1)]),
+    ("F.group_norm(x, 2, y, z)", [draw((2, 4, 3)), draw((4,)), draw((4,), seed=1)]),
+    ("F.cross_entropy(x, y)", [draw((6, 4)), CLASSES]),
+    ("F.cross_entropy(x, y, ignore_index=1, label_smoothing=0.1)", [draw((6, 4)), CLASSES]),
+    ("F.cross_entropy(x, y, z)", [draw((6, 4)), CLASSES, np.abs(draw((4,)))]),
+    ("F.nll_loss(x, y, reduction='sum')", [draw((6, 4)), CLASSES]),
+    ("F.mse_loss(x, y)", [draw((3, 4)), draw((3, 4), seed=1)]),
+    ("F.huber_loss(x, y, delta=0.4)", [draw((3, 4)), draw((3, 4), seed=1)]),
+    ("F.binary_cross_entropy_with_logits(x, y)", [draw((3, 4)), draw((3, 4), "b").astype(np.float32)]),
+    ("F.embedding(x, y, padding_idx=1)", [CLASSES, draw((4, 3))]),
+    ("F.one_hot(x, 4)", [CLASSES]),
+    ("F.conv2d(x, y, z, padding=1)", [draw((2, 3, 6, 6)), draw((4, 3, 3, 3)), draw((4,))]),
+    ("F.conv2d(x, y, padding='same')", [draw((2, 3, 6, 6)), draw((4, 3, 2, 2))]),
+    ("F.conv_transpose2d(x, y, stride=2)", [draw((2, 3, 4, 4)), draw((3, 4, 3, 3))]),
+    ("F.max_pool2d(x, 2)", [draw((2, 3, 6, 6))]),
+    ("F.avg_pool2d(x, 2, divisor_override=3)", [draw((2, 3, 6, 6))]),
+    ("F.adaptive_avg_pool2d(x, (4, 5))", [draw((2, 3, 6, 7))]),
+    ("F.interpolate(x, scale_factor=2)", [draw((2, 3, 3, 4))]),
+    ("F.scaled_dot_product_attention(x, y, z)", [draw((2, 3, 5, 4), seed=k) for k in range(3)]),
+    ("F.scaled_dot_product_attention(x, y, z, is_causal=True)", [draw((2, 3, 5, 4), seed=k) for k in range(3)]),
+    ("x[1:, ::2]", [draw((3, 4))]),
+    ("x[[0, 2, 2], [1, 1, 3]]", [draw((3, 4))]),
+    ("x[x > 0]", [draw((3, 4))]),
+    ("x[y]", [draw((4, 3)), CLASSES]),
+    ("x.gather(1, y)", [draw((3, 4)), np.array([[0, 3], [1, 1], [2, 0]])]),
+    ("x.sort(1).values", [draw((3, 4))]),
+    ("x.std(1)", [draw((3, 4))]),
+    ("x.logsumexp(1)", [draw((3, 4))]),
+    ("m.einsum('ij,kj->ik', x, y)", [draw((2, 3)), draw((4, 3))]),
+]
+
+
+def run(function: Any, arrays: list[Any]) -> list[Any]:
+    """The results of a call, then the gradients of the operands."""
+    tensors = [tj.tensor(a) for a in arrays]
+    for t in tensors:
+        if t.is_floating_point():
+            t.requires_grad_()
+    out = flat(function(*tensors))
+    total = sum((o * o).sum() for o in out if o.requires_grad)
+    if isinstance(total, tj.Tensor):
+        total.backward()
+    return [o.detach().numpy() for o in out] + [None if t.grad is None else t.grad.numpy() for t in tensors]
+
+
+OUTSIDE = pytest.mark.xfail(strict=True, reason="backward after the region adds gradients in another order")
+
+
+@pytest.mark.parametrize(
+    ("text", "arrays"),
+    [pytest.param(*call, marks=OUTSIDE, id=call[0]) if "'tanh'" in call[0] else pytest.param(*call, id=call[0])
+     for call in CALLS],
+)  # fmt: skip
+def test_compiled_is_eager(text: str, arrays: list[Any]) -> None:
+    case = expression(text)
+
+    def plain(*operands: Any) -> Any:
+        return case(tj, *operands)
+
+    region = tj.compile(plain)
+    for scale in (1, 1, 2, 3, 0.5):
+        given = [a * np.float32(scale) if a.dtype == np.float32 else a for a in arrays]
+        for ours, eager in zip(run(region, given), run(plain, given), strict=True):
+            np.testing.assert_array_equal(ours, eager)
+
+
+CHANGES = [
+    "y[0] = 5.0", "y[:, 1] = v", "y[[0, 2]] = 0.5", "y[y > 0] = 0.0", "y[0, 1:] *= 2", "y[1:] += v", "y.fill_(2.0)",
+    "y.copy_(x[0])", "y.index_add_(0, m.tensor([0, 0]), x[:2])", "y.scatter_(1, m.zeros(3, 1, dtype=m.int64), 7.0)",
+    "y.clamp_(-0.5, 0.5)", "y.add_(x).mul_(x)", "y[0][1] = 3.0", "y[None, 1:, ::2] = 4.0", "y **= 2",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", CHANGES)
+def test_compiled_changes_are_eager_ones(text: str) -> None:
+    case = program(text)
+
+    def plain(x: Any, v: Any) -> Any:
+        return case(tj, x, v)
+
+    region = tj.compile(plain)
+    for seed in range(5):
+        given = [draw((3, 4), seed=seed), draw((1,), seed=seed)]
+        for ours, eager in zip(run(region, given), run(plain, given), strict=True):
+            np.testing.assert_array_equal(ours, eager)
+
+
+def test_compiled_batch_norm_moves_its_statistics() -> None:
+    def step(x: tj.Tensor, mean: tj.Tensor, variance: tj.Tensor, momentum: float) -> tj.Tensor:
+        return functional.batch_norm(x, mean, variance, None, None, True, momentum)
+
+    region = tj.compile(step)
+    stats = [[tj.zeros(3), tj.ones(3)] for _ in range(2)]
+    for k in range(6):
+        x = tj.tensor(draw((5, 3, 4), seed=k))
+        a, b = region(x, *stats[0], 0.1 + 0.1 * k), step(x, *stats[1], 0.1 + 0.1 * k)
+        assert tj.equal(a, b)
+        assert all(tj.equal(p, q) for p, q in zip(*stats, strict=True))
+
+
+@pytest.mark.parametrize("text", ["F.dropout(x, 0.3)", "F.dropout2d(x[:, :, None], 0.5)", "x + m.randn(3, 4)",
+                                  "x * m.rand(3, 4)", "m.randint(0, 9, (5,))", "m.bernoulli(x.sigmoid())",
+                                  "F.scaled_dot_product_attention(x, x, x, dropout_p=0.4)", "m.randperm(5)",
+                                  "x.clone().normal_(1.0, 2.0)"])  # fmt: skip
+def test_compiled_draws_the_same_numbers(text: str) -> None:
+    case = expression(text)
+    results = []
+    for wrap in (tj.compile, lambda f: f):
+        tj.manual_seed(11)
+        function = wrap(lambda x: case(tj, x))
+        results.append([function(tj.tensor(draw((3, 4), seed=k))).numpy().copy() for k in range(5)])
+        results[-1].append(tj.rand(3).numpy())
+    for ours, eager in zip(*results, strict=True):
+        np.testing.assert_array_equal(ours, eager)
