@@ -64,14 +64,7 @@ def run(function: Any, arrays: list[Any]) -> list[Any]:
     return [o.detach().numpy() for o in out] + [None if t.grad is None else t.grad.numpy() for t in tensors]
 
 
-OUTSIDE = pytest.mark.xfail(strict=True, reason="backward after the region adds gradients in another order")
-
-
-@pytest.mark.parametrize(
-    ("text", "arrays"),
-    [pytest.param(*call, marks=OUTSIDE, id=call[0]) if "'tanh'" in call[0] else pytest.param(*call, id=call[0])
-     for call in CALLS],
-)  # fmt: skip
+@pytest.mark.parametrize(("text", "arrays"), [pytest.param(*call, id=call[0]) for call in CALLS])
 def test_compiled_is_eager(text: str, arrays: list[Any]) -> None:
     case = expression(text)
 

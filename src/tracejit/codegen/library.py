@@ -19,6 +19,8 @@ from tracejit.ops import Op
 from tracejit.schedule.lower import Layout
 
 _PREFIX = "plan_"
+_FROM_SHAPES = frozenset(("size", "kernel"))
+"""Attributes of adjoints that a planner may leave out: their result has that shape."""
 
 
 @functools.cache
@@ -37,6 +39,9 @@ def planners() -> dict[str, Callable[..., tuple[Launch, ...]]]:
 def _accepted(op: Op) -> tuple[int, ...]:
     """The places of the attributes that an operation's planner takes; the others follow from the shapes."""
     names = inspect.signature(planners()[op.name]).parameters
+    unknown = [name for name in op.attrs if name not in names and name not in _FROM_SHAPES]
+    if unknown:
+        raise TypeError(f"{_PREFIX}{op.name} does not take {unknown}, which the shapes do not tell")
     return tuple(i for i, name in enumerate(op.attrs) if name in names)
 
 

@@ -88,6 +88,41 @@ def $name(p, lo, hi):
     return 0
 """
 
+# Where every window lies inside, the taps of an element are compared one after the other; with the window's size
+# written in, nothing is left but loads, comparisons and selections.
+_MAX_INSIDE = """
+def $name(p, lo, hi):
+    # A unit is one row of the output.
+    x = load_arg(p, 0)
+    values = load_arg(p, 1)
+    indices = load_arg(p, 2)
+    height = load_arg(p, 3)
+    width = load_arg(p, 4)
+    out_height = load_arg(p, 5)
+    out_width = load_arg(p, 6)
+    stride_h = load_arg(p, 9)
+    lowest = $lowest
+    for u in range(lo, hi):
+        plane = u // out_height
+        top = (u - plane * out_height) * stride_h * width
+        base = plane * height * width
+        for c in range(out_width):
+            best = lowest
+            place = top + c * $stride
+            for i in range($kernel_h):
+                for j in range($kernel_w):
+                    at = top + i * width + c * $stride + j
+                    v = load_$t(x, base + at)
+                    higher = (v > best) | (v != v)
+                    best = select(higher, v, best)
+                    place = select(higher, at, place)
+            store_$t(values, u * out_width + c, best)
+            store_i64(indices, u * out_width + c, place)
+    return 0
+"""
+_WRITTEN_OUT = 4
+"""The largest side of a window that is written into the kernel."""
+
 _AVG = """
 def $name(p, lo, hi):
     # A unit is one row of the output; it is summed in tiles of 256 columns.
@@ -281,9 +316,24 @@ def plan_max_pool2d(
         -math.inf if floating else (0 if short == "u8" else -(1 << (8 * BY_NAME[x.dtype].itemsize - 1)))
     )
     wide = _sums_in(short)["a"] if floating else "i64"
-    function = instantiate(
-        _MAX, f"max_pool2d_{short}", t=short, a=wide, lowest="arg_f64(p, 15)" if floating else "load_arg(p, 15)"
+    inside = all(
+        p == 0 and d == 1 and (n - 1) * s + k <= size and k <= _WRITTEN_OUT
+        for p, d, n, s, k, size in zip(padding, dilation, shape[-2:], stride, kernel, x.shape[-2:], strict=True)
     )
+    if inside and short in ("f32", "f64"):
+        function = instantiate(
+            _MAX_INSIDE,
+            f"max_pool2d_{kernel[0]}x{kernel[1]}_by_{stride[1]}_{short}",
+            t=short,
+            kernel_h=str(kernel[0]),
+            kernel_w=str(kernel[1]),
+            stride=str(stride[1]),
+            lowest=f"float{short[1:]}(arg_f64(p, 15))",
+        )
+    else:
+        function = instantiate(
+            _MAX, f"max_pool2d_{short}", t=short, a=wide, lowest="arg_f64(p, 15)" if floating else "load_arg(p, 15)"
+        )
     slots = (Ptr(0), Ptr(1), Ptr(2), *x.shape[-2:], *shape[-2:], *kernel, *stride, *padding, *dilation, lowest)
     cost = shape[-1] * (4.0 + 0.6 * kernel[0] * kernel[1])
     return launched(Launch(function, slots, product(shape[:-1]), cost))

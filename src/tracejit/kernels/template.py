@@ -11,7 +11,7 @@ from typing import Any
 from numba.core import types
 
 from tracejit.dtypes import BY_NAME
-from tracejit.kernels import memory
+from tracejit.kernels import memory, scalar
 from tracejit.kernels.launch import Launch, Operand
 
 MOVES = {1: "i8", 2: "i16", 4: "i32", 8: "i64"}
@@ -24,7 +24,7 @@ def _instantiate(text: str, name: str, blanks: tuple[tuple[str, str], ...]) -> C
     file = f"<tracejit kernel {name}>"
     # Registered like an imported file's lines, so that inspect, tracebacks and the kernel cache find the text.
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
-    scope = {**vars(memory), "__name__": __name__, "float32": types.float32, "float64": types.float64}
+    scope = {**vars(memory), "select": scalar.select, "__name__": __name__, "float32": types.float32, "float64": types.float64}
     exec(compile(source, file, "exec"), scope)
     function: Callable[..., Any] = scope[name]
     return function
@@ -33,7 +33,7 @@ def _instantiate(text: str, name: str, blanks: tuple[tuple[str, str], ...]) -> C
 def instantiate(text: str, name: str, **blanks: str) -> Callable[..., Any]:
     """The function `name` made of `text`, whose `$blanks` are filled in; equal calls give the same function.
 
-    The text sees the memory intrinsics and the casts float32(v) and float64(v).
+    The text sees the memory intrinsics, `select`, and the casts float32(v) and float64(v).
 
     Edge: `$name` in the text is the function's name.
 

@@ -22,6 +22,7 @@ class NodePlan:
     attrs: tuple[Any, ...]
     avals: tuple[Any, ...]
     outs: int
+    position: int
     done: bool
     label: str | None
     edges: tuple[Any, ...] = ()
@@ -60,7 +61,9 @@ class TapeReader:
                 raise Untraceable("a gradient hook was registered")
             if node.seq < self.first:
                 raise Untraceable(OUTSIDE)
-            self.plans[id(node)] = NodePlan(node.op, node.attrs, node.avals, node.outs, node.done, node.label)
+            self.plans[id(node)] = NodePlan(
+                node.op, node.attrs, node.avals, node.outs, node.seq, node.done, node.label
+            )
             order.append(node)
             if not node.done:
                 stack.extend(
@@ -120,7 +123,7 @@ def needed_slots(root: NodePlan) -> list[int]:
 
 @dataclass(eq=False, slots=True)
 class TapePlan:
-    """What to put back on the tape: the steps, each after those it leads to, and the step that made each root slot."""
+    """What to put back on the tape: the steps in order, and the step that made each root slot."""
 
     order: list[NodePlan]
     roots: dict[int, tuple[NodePlan, int]]
@@ -135,8 +138,8 @@ def plan_tape(roots: dict[int, tuple[NodePlan, int]]) -> TapePlan:
         if plan not in found:
             found[plan] = None
             stack.extend(e[1] for e in plan.edges if e is not None and e[0] == "node")
-    height = _height(list(found))
-    return TapePlan(sorted(found, key=height.__getitem__), roots)
+    # In the order in which they were recorded: the order in which gradients are added depends on it.
+    return TapePlan(sorted(found, key=lambda plan: plan.position), roots)
 
 
 def restore(
@@ -153,7 +156,6 @@ def restore(
         node.op, node.attrs, node.avals, node.outs = step.op, step.attrs, step.avals, step.outs
         node.label, node.done = step.label, step.done
         node.hooks = node.retain = None
-        # Positions descend along edges, because a step comes after those it leads to.
         node.seq = next_position()
         node.edges = tuple(_edge(e, made, tensor, outer) for e in step.edges) if step.edges else ()
         node.saved = (
@@ -165,23 +167,6 @@ def restore(
         t._node, t._index, t._requires_grad = made[step], which, True
         if t._base is not None:
             t._seen = t._version
-
-
-def _height(plans: list[NodePlan]) -> dict[NodePlan, int]:
-    """For each step the longest way down to a leaf."""
-    height: dict[NodePlan, int] = {}
-    stack = [(p, False) for p in plans]
-    while stack:
-        plan, ready = stack.pop()
-        if plan in height:
-            continue
-        below = [e[1] for e in plan.edges if e is not None and e[0] == "node"]
-        if ready or not below:
-            height[plan] = 1 + max((height[b] for b in below), default=0)
-        else:
-            stack.append((plan, True))
-            stack.extend((b, False) for b in below if b not in height)
-    return height
 
 
 def _edge(
