@@ -53,10 +53,23 @@ def result_type(*operands: Any) -> dtype:
 
 
 def to_dtype(x: Any, d: dtype) -> Any:
-    """A tensor in another type; a number stays."""
-    if isinstance(x, Tensor) and x._dtype is not d:
-        return apply(ops.cast, (x,), (d,))
-    return x
+    """A tensor in another type; a number stays, a whole one wrapped to what an integer type holds.
+
+    Raises: OverflowError for a whole number beyond 64 bits.
+    """
+    if isinstance(x, Tensor):
+        return x if x._dtype is d else apply(ops.cast, (x,), (d,))
+    return _wrapped(x, d) if type(x) is int else x
+
+
+def _wrapped(x: int, d: dtype) -> int:
+    if not -(2**63) <= x < 2**63:
+        raise OverflowError("int too big to convert: a whole number is in [-2**63, 2**63)")
+    if d.category != 1:
+        return x
+    bits = 8 * d.itemsize
+    low = 0 if d.np.kind == "u" else -(1 << (bits - 1))
+    return (x - low) % (1 << bits) + low
 
 
 def unify(*operands: Any) -> tuple[Any, ...]:

@@ -76,4 +76,7 @@ def plain(x: Any) -> Any:
         return x.value
     if isinstance(x, np.generic):
         return x.item()
+    # NumPy takes a number of a subclass of `float` for an array.
+    if type(x) not in (bool, int, float):
+        return float(x) if isinstance(x, float) else int(x) if isinstance(x, int) else x
     return x

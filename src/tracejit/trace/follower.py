@@ -122,9 +122,22 @@ class Follower:
 
     def first(self, external: External, t: Any, cell: list[Any]) -> bool:
         """Whether a tensor that a matcher has not seen before fits; the matcher's cell then holds it."""
-        if not external.admits(t) or id(t) in self.bound or any(map(is_, self.externals, repeat(t))):
+        if (
+            not isinstance(t, Tensor)
+            or not external.admits(t)
+            or id(t) in self.bound
+            or any(map(is_, self.externals, repeat(t)))
+        ):
             return False
         self.bound.add(id(t))
+        # A tensor in the cells of two slots would be taken for two tensors.
+        cells = self.place.segment.cells
+        other = cells.get(id(t))
+        if other is not None and other is not cell and other[0] is t:
+            other[0] = other[1] = None
+        if cells.get(id(cell[0])) is cell:
+            del cells[id(cell[0])]
+        cells[id(t)] = cell
         cell[0], cell[1] = t, t._array
         return True
 

@@ -14,7 +14,7 @@ from tracejit.tensor.state import state
 from tracejit.tensor.tape import OWED
 from tracejit.tensor.tensor import Tensor
 from tracejit.trace.ranges import in_range
-from tracejit.trace.tree import Event, Leaf, Mapping, Number, Sequence, Static
+from tracejit.trace.tree import Event, Leaf, Mapping, Number, Sequence, Static, same_value
 
 MISS = object()
 """What a matcher gives for a call that is not its event."""
@@ -35,6 +35,7 @@ class _Writer:
             "EVENT": event,
             "NEXT": event.next,
             "in_range": in_range,
+            "same_value": same_value,
             "OWED": OWED,
         }
         before = event.before
@@ -87,6 +88,8 @@ class _Writer:
                 self.check(f"not {self.constant(number)}.admits({expression})")
             else:
                 self.check(f"{expression} != {self.constant(number.value)}")
+        elif number.kind == "i":
+            self.check(f"not {number.low} <= {expression} <= {number.high}")
         self.effects.append(f"    n[{number.index}] = {expression}")
 
     def layout(self, expression: str, layout: Any) -> None:
@@ -104,11 +107,8 @@ class _Writer:
             elif type(value) in (int, str):
                 self.check(f"type({expression}) is not {type(value).__name__} or {expression} != {value!r}")
             else:
-                name = self.constant(value)
-                same_type = self.constant(type(value))
-                self.check(
-                    f"{expression} is not {name} and (type({expression}) is not {same_type} or {expression} != {name})"
-                )
+                # A value of an unknown class may be equal to one that the recorded call would have taken otherwise.
+                self.check(f"not same_value({expression}, {self.constant(value)})")
         elif kind is Sequence:
             self.check(
                 f"type({expression}) is not {self.constant(layout.kind)} or len({expression}) != {len(layout.items)}"

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from tracejit.compiler import supports
 from tracejit.ops.record import Op
 from tracejit.tensor.autograd import detached
@@ -96,7 +98,12 @@ class Recorder:
         node = current(t)
         self.bound.add(slot)
         binds[slot] = External(
-            array.shape, t._dtype, t._requires_grad, node is None, None if contiguous else array.strides
+            array.shape,
+            t._dtype,
+            t._requires_grad,
+            node is None,
+            None if contiguous else array.strides,
+            array.flags.writeable,
         )
         if node is not None:
             self.outer[id(node)] = slot
@@ -232,6 +239,7 @@ class Recorder:
                 specs.append(Static(a))
         out = compute(op, args, attrs)
         outs = out if type(out) is tuple else (out,)
+        _bound_numbers(args, outs)
         slots = tuple(self.new_slots(len(outs)))
         unit.steps.append(Step(op, tuple(specs), attrs, slots, outs[0]._base is not None))
         if outs[0]._base is not None:
@@ -272,7 +280,7 @@ class Recorder:
             out = self.step(unit, op, tuple(wrapped), attrs)
         outs = out if type(out) is tuple else (out,)
         results = tuple(self._result(s, t) for s, t in zip(unit.steps[0].outs, outs, strict=True))
-        self.emit("op", op, (attrs, tuple(shape)), operands, binds, tuple(numbers), args, unit, results, None)
+        self.emit("op", op, (attrs, tuple(shape)), operands, binds, tuple(numbers), None, unit, results, None)
         return out
 
     def detach(self, t: Tensor) -> Tensor:
@@ -568,6 +576,16 @@ class Recorder:
 
 def _types(args: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(aval_of(a) if isinstance(a, Tensor) else None for a in args)
+
+
+def _bound_numbers(args: tuple[Any, ...], outs: tuple[Any, ...]) -> None:
+    """Let whole numbers vary only within the integer types of the operation: beyond them eager may raise."""
+    for a in args:
+        if type(a) is Scalar and a.source.kind == "i":
+            for t in (*args, *outs):
+                if isinstance(t, Tensor) and t._dtype.category == 1:
+                    limits = np.iinfo(t._dtype.np)
+                    a.source.low, a.source.high = max(a.source.low, limits.min), min(a.source.high, limits.max)
 
 
 def _plain(out: Any) -> Any:

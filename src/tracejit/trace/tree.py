@@ -12,6 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from tracejit.aval import Aval
 from tracejit.ops.record import Op
 
@@ -23,7 +25,7 @@ class Number:
     recorded Python computed with it, it is `fixed`: another value is another branch of the tree.
     """
 
-    __slots__ = ("event", "fixed", "index", "kind", "region", "value", "varies")
+    __slots__ = ("event", "fixed", "high", "index", "kind", "low", "region", "value", "varies")
 
     def __init__(self, region: Any, index: int, value: float | int, varies: bool = False) -> None:
         self.region = region
@@ -32,6 +34,8 @@ class Number:
         self.kind = "f" if isinstance(value, float) else "i"
         self.varies = varies
         self.fixed = False
+        # What a whole number may be: beyond what its operation's type holds, eager may raise.
+        self.low, self.high = -(2**63), 2**63 - 1
         self.event: Event | None = None
 
     def fix(self, value: float | int) -> None:
@@ -44,7 +48,7 @@ class Number:
     def admits(self, value: Any) -> bool:
         """Whether a call with this value takes the same branch; a first change makes the number a run-time one."""
         kind = "f" if isinstance(value, float) else "i"
-        if kind != self.kind:
+        if kind != self.kind or (kind == "i" and not self.low <= value <= self.high):
             return False
         if self.varies and not self.fixed:
             return True
@@ -82,6 +86,7 @@ class External:
     requires_grad: bool
     leaf: bool
     strides: tuple[int, ...] | None
+    writeable: bool
 
     def admits(self, t: Any) -> bool:
         """Whether a tensor is like that."""
@@ -89,6 +94,8 @@ class External:
         if array is None or array.shape != self.shape or t._dtype is not self.dtype:
             return False
         if t._requires_grad is not self.requires_grad or (t._node is None) is not self.leaf:
+            return False
+        if array.flags.writeable is not self.writeable:
             return False
         if self.strides is None:
             return bool(array.flags.c_contiguous)
@@ -136,9 +143,12 @@ class Place:
 class Segment:
     """A stretch of the region between two looks at memory: the root of a tree of events."""
 
-    __slots__ = ("number", "region", "root")
+    __slots__ = ("cells", "number", "region", "root")
+
+    # cells: by id of a tensor from outside, the cell of the one matcher that takes it without a closer look.
 
     def __init__(self, region: Any, number: int) -> None:
+        self.cells: dict[int, list[Any]] = {}
         self.region = region
         self.number = number
         self.root = Place(self)
@@ -212,6 +222,17 @@ def path(event: Event | None) -> list[Event]:
     return out[::-1]
 
 
+def same_value(a: Any, b: Any) -> bool:
+    """Whether two values that are part of a structure are the same, numbers and arrays by their bits."""
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, (np.ndarray, np.generic)):
+        return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+    if isinstance(a, float):
+        return a.hex() == b.hex()
+    return a is b or bool(a == b)
+
+
 Flattened = tuple[list[Any], list[Any], Any, Any]
 
 
@@ -251,7 +272,10 @@ def _walk(x: Any, tensors: list[Any], numbers: list[Any], key: list[Any]) -> Any
     if kind is dict:
         key.append((dict, tuple(x)))
         return Mapping(tuple((k, _walk(v, tensors, numbers, key)) for k, v in x.items()))
-    key.append((kind, x))
+    if isinstance(x, (np.ndarray, np.generic)):
+        key.append((kind, x.dtype.str, x.shape, x.tobytes()))
+        return Static(x.copy())
+    key.append((kind, x.hex() if isinstance(x, float) else x))
     return Static(x)
 
 
