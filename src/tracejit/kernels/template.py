@@ -24,7 +24,8 @@ def _instantiate(text: str, name: str, blanks: tuple[tuple[str, str], ...]) -> C
     file = f"<tracejit kernel {name}>"
     # Registered like an imported file's lines, so that inspect, tracebacks and the kernel cache find the text.
     linecache.cache[file] = (len(source), None, source.splitlines(keepends=True), file)
-    scope = {**vars(memory), "select": scalar.select, "__name__": __name__, "float32": types.float32, "float64": types.float64}
+    scope = {**vars(memory), "select": scalar.select, "__name__": __name__}
+    scope |= {"float32": types.float32, "float64": types.float64}
     exec(compile(source, file, "exec"), scope)
     function: Callable[..., Any] = scope[name]
     return function
