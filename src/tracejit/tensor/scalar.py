@@ -80,3 +80,12 @@ def plain(x: Any) -> Any:
     if type(x) not in (bool, int, float):
         return float(x) if isinstance(x, float) else int(x) if isinstance(x, int) else x
     return x
+
+
+def returned(out: Any) -> Any:
+    """What a composite returned, with run-time numbers as the numbers they are."""
+    if type(out) is Scalar:
+        return out.value
+    if type(out) in (list, tuple):
+        return type(out)(map(returned, out))
+    return out

@@ -11,6 +11,8 @@ from operator import is_
 from sys import getrefcount
 from typing import Any
 
+import numpy as np
+
 from tracejit.ops.record import Op
 from tracejit.tensor.autograd import detached, run_backward
 from tracejit.tensor.dispatch import attach, compute, wrap
@@ -25,7 +27,7 @@ from tracejit.trace.matcher import MISS, matcher
 from tracejit.trace.ranges import in_range
 from tracejit.trace.recorder import Recorder
 from tracejit.trace.tape import restore
-from tracejit.trace.tree import Event, External, Place, Stop, flatten, path, rebuild
+from tracejit.trace.tree import Event, External, Opaque, Place, Stop, flatten, path, rebuild
 
 MATCHERS = 4
 """How often an event may get a new matcher before the general way is taken for what it does not admit."""
@@ -149,6 +151,17 @@ class Follower:
         values = self.values
         return any(
             values[target] is not None and values[target]._cell is cell
+            for event in self.mutators
+            for target, _, _ in event.assigned
+        )
+
+    def shows_mutated(self, t: Any) -> bool:
+        """Whether a tensor shows memory that this segment changes through an array it does not know of."""
+        values = self.values
+        return any(
+            values[target] is not None
+            and values[target]._array is not None
+            and np.may_share_memory(values[target]._array, t._array)
             for event in self.mutators
             for target, _, _ in event.assigned
         )
@@ -281,7 +294,10 @@ class Follower:
                 out = first.match(self, args, kwargs)
                 if out is not MISS:
                     return out
-        tensors, floats, key, _ = flatten(args, kwargs)
+        try:
+            tensors, floats, key, _ = flatten(args, kwargs)
+        except Opaque:
+            return composite.function(*args, **kwargs)
         event = self.match("composite", composite, key, tensors, floats)
         if event is None:
             out = self.eagerly(composite, composite.function, args, kwargs)
@@ -363,7 +379,7 @@ class Follower:
 
     def read(self, t: Tensor) -> Any:
         """The memory of a tensor: what is pending is computed first."""
-        if t._array is None or (self.mutators and self.is_mutated(t)):
+        if t._array is None or (self.mutators and (self.is_mutated(t) or self.shows_mutated(t))):
             if self.place.cut is None:
                 return self.leave().read(t)
             self.cut("a value was read")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tracejit.dtypes import get_default_dtype
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import OWED
 from tracejit.tensor.tensor import Tensor
@@ -34,6 +35,7 @@ class _Writer:
             "new": Tensor.__new__,
             "EVENT": event,
             "NEXT": event.next,
+            "get_default_dtype": get_default_dtype,
             "in_range": in_range,
             "same_value": same_value,
             "OWED": OWED,
@@ -247,6 +249,8 @@ def matcher(event: Event) -> Callable[..., Any]:
         return w.function("args, attrs")
     if event.kind == "composite":
         positional, keywords = event.layout
+        # What is made inside may be of the default type.
+        w.check(f"get_default_dtype() is not {w.constant(event.key[0])}")
         w.check(f"len(args) != {len(positional.items)}")
         w.unpack("args", positional.items)
         w.mapping("kwargs", keywords)

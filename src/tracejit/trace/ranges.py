@@ -1,4 +1,4 @@
-"""Index operands that come from outside: their range is checked when the event is met, not when the program runs.
+"""Ranges of index operands that come from outside, checked when the event is met, and of whole numbers.
 
 So an index out of range raises where eager raises, with the same traceback and nothing done that eager would not
 have done. An index that is itself computed in the segment is checked by its kernel.
@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from tracejit.kernels.index import check_launch
 from tracejit.kernels.launch import Operand, Ptr
 from tracejit.ops.record import ops
 from tracejit.runtime.build import build
 from tracejit.runtime.team import launch
+from tracejit.tensor.scalar import Scalar
+from tracejit.tensor.tensor import Tensor
 from tracejit.trace.tree import Event, Step, path
 
 Range = tuple[int, int, int]
@@ -70,3 +74,13 @@ def in_range(t: Any, low: int, high: int) -> bool:
             address = _addresses[kind] = build(check_launch(one, Ptr(0), 0, 1).function).address
         return not launch(address, array.size, 1.0, array, low, high)
     return not array.size or (int(array.min()) >= low and int(array.max()) < high)
+
+
+def bound_numbers(args: tuple[Any, ...], outs: tuple[Any, ...]) -> None:
+    """Let whole numbers vary only within the integer types of the operation: beyond them eager may raise."""
+    for a in args:
+        if type(a) is Scalar and a.source.kind == "i":
+            for t in (*args, *outs):
+                if isinstance(t, Tensor) and t._dtype.category == 1:
+                    limits = np.iinfo(t._dtype.np)
+                    a.source.low, a.source.high = max(a.source.low, limits.min), min(a.source.high, limits.max)

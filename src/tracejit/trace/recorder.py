@@ -9,22 +9,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
 from tracejit.compiler import supports
 from tracejit.ops.record import Op
 from tracejit.tensor.autograd import detached
 from tracejit.tensor.dispatch import compute
 from tracejit.tensor.inplace import write
-from tracejit.tensor.scalar import Scalar
+from tracejit.tensor.scalar import Scalar, returned
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import current, next_position
 from tracejit.tensor.tensor import Tensor, aval_of
 from tracejit.trace.eager import EAGER
-from tracejit.trace.ranges import index_ranges
+from tracejit.trace.ranges import bound_numbers, index_ranges
 from tracejit.trace.source import user_line
 from tracejit.trace.tape import OUTSIDE, NodePlan, TapeReader, Untraceable
-from tracejit.trace.tree import Event, External, Number, Place, Result, Segment, Static, Step, Stop, flatten, rebuild
+from tracejit.trace.tree import (
+    Event,
+    External,
+    Number,
+    Opaque,
+    Place,
+    Result,
+    Segment,
+    Static,
+    Step,
+    Stop,
+    flatten,
+    rebuild,
+)
 
 
 class Unit:
@@ -239,7 +250,7 @@ class Recorder:
                 specs.append(Static(a))
         out = compute(op, args, attrs)
         outs = out if type(out) is tuple else (out,)
-        _bound_numbers(args, outs)
+        bound_numbers(args, outs)
         slots = tuple(self.new_slots(len(outs)))
         unit.steps.append(Step(op, tuple(specs), attrs, slots, outs[0]._base is not None))
         if outs[0]._base is not None:
@@ -363,7 +374,10 @@ class Recorder:
             return composite.function(*args, **kwargs)
         if composite in self.region.eager_units:
             return self._outside(self.region.eager_units[composite], composite, composite.function, args, kwargs)
-        tensors, floats, key, layout = flatten(args, kwargs)
+        try:
+            tensors, floats, key, layout = flatten(args, kwargs)
+        except Opaque:
+            return composite.function(*args, **kwargs)
         operands, binds = self.take(tensors)
         numbers = tuple(self.number(f, varies=True) for f in floats)
         scalars = [Scalar(f, n) for f, n in zip(floats, numbers, strict=True)]
@@ -374,13 +388,13 @@ class Recorder:
             )
         if unit.broken is not None:
             self.give_up(composite, unit.broken)
-            return _plain(out)
+            return returned(out)
         results: list[Result] = []
         output = self._describe(out, results)
         self.emit(
             "composite", composite, key, operands, binds, numbers, layout, unit, tuple(results), output
         )
-        return _plain(out)
+        return returned(out)
 
     def _result(self, slot: int, t: Tensor) -> Result:
         strides = None if t._array.flags.c_contiguous else t.stride()
@@ -396,7 +410,8 @@ class Recorder:
             return ("result", len(results) - 1)
         if isinstance(out, (list, tuple)):
             return ("sequence", type(out), [self._describe(o, results) for o in out])
-        return ("value", _plain(out))
+        # A number that comes back out is Python's from here on: another one is another branch.
+        return ("value", out.take() if type(out) is Scalar else out)
 
     def draw(self, generator: Any, count: int) -> tuple[Any, Any]:
         """Advance a generator; seed and offset become run-time numbers."""
@@ -576,24 +591,3 @@ class Recorder:
 
 def _types(args: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(aval_of(a) if isinstance(a, Tensor) else None for a in args)
-
-
-def _bound_numbers(args: tuple[Any, ...], outs: tuple[Any, ...]) -> None:
-    """Let whole numbers vary only within the integer types of the operation: beyond them eager may raise."""
-    for a in args:
-        if type(a) is Scalar and a.source.kind == "i":
-            for t in (*args, *outs):
-                if isinstance(t, Tensor) and t._dtype.category == 1:
-                    limits = np.iinfo(t._dtype.np)
-                    a.source.low, a.source.high = max(a.source.low, limits.min), min(a.source.high, limits.max)
-
-
-def _plain(out: Any) -> Any:
-    """What a composite returned, with run-time numbers as the numbers they are."""
-    if type(out) is Scalar:
-        return out.value
-    if type(out) in (list, tuple) and any(type(o) is Scalar for o in out):
-        return type(out)(o.value if type(o) is Scalar else o for o in out)
-    return out
-
-

@@ -15,7 +15,8 @@ class NodePlan:
     """One step of the tape, with slots in place of tensors.
 
     An edge is None, ("leaf", slot), ("outer", slot, which) for the step that made a tensor from outside, or
-    ("node", plan, which). A saved value is ("slot", slot, stale), ("number", number) or ("plain", value).
+    ("node", plan, which). A saved value is ("slot", slot, changes in place since), ("number", number) or
+    ("plain", value).
     """
 
     op: Any
@@ -101,7 +102,7 @@ class TapeReader:
             return ("number", value.source)
         if not hasattr(value, "_version"):
             return ("plain", value)
-        return ("slot", self._slot(value), value._version != version)
+        return ("slot", self._slot(value), value._version - version)
 
 
 def needed_slots(root: NodePlan) -> list[int]:
@@ -192,4 +193,4 @@ def _value(entry: Any, tensor: Callable[[int], Any], number: Callable[[Any], Any
     if entry[0] == "plain":
         return entry[1], 0
     t = tensor(entry[1])
-    return t, -1 if entry[2] else t._version
+    return t, t._version - entry[2]

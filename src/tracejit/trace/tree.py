@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from tracejit.aval import Aval
+from tracejit.dtypes import dtype, get_default_dtype
 from tracejit.ops.record import Op
+from tracejit.tensor.generator import Generator
 
 
 class Number:
@@ -233,14 +235,25 @@ def same_value(a: Any, b: Any) -> bool:
     return a is b or bool(a == b)
 
 
+class Opaque(Exception):
+    """An argument whose value the tracer cannot compare: it may hold tensors, or change and stay equal."""
+
+
+_PLAIN: set[type] = {bool, int, str, bytes, type(None), type(...), np.ndarray, dtype, Generator}
+_PLAIN.update(np.dtype(code).type for code in "?bhilqBHILQefd")
+
+
 Flattened = tuple[list[Any], list[Any], Any, Any]
 
 
 def flatten(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Flattened:
-    """The tensors and floats of a call in order, a key of everything else, and a layout to rebuild the call."""
+    """The tensors and floats of a call in order, a key of everything else, and a layout to rebuild the call.
+
+    Raises: Opaque for an argument that cannot be compared.
+    """
     tensors: list[Any] = []
     numbers: list[Any] = []
-    key: list[Any] = []
+    key: list[Any] = [get_default_dtype()]
     layout = (_walk(args, tensors, numbers, key), _walk(kwargs, tensors, numbers, key))
     return tensors, numbers, tuple(key), layout
 
@@ -272,10 +285,12 @@ def _walk(x: Any, tensors: list[Any], numbers: list[Any], key: list[Any]) -> Any
     if kind is dict:
         key.append((dict, tuple(x)))
         return Mapping(tuple((k, _walk(v, tensors, numbers, key)) for k, v in x.items()))
+    if kind not in _PLAIN and not (isinstance(x, tuple) and all(type(e) is int for e in x)):
+        raise Opaque
     if isinstance(x, (np.ndarray, np.generic)):
         key.append((kind, x.dtype.str, x.shape, x.tobytes()))
         return Static(x.copy())
-    key.append((kind, x.hex() if isinstance(x, float) else x))
+    key.append((kind, x))
     return Static(x)
 
 
