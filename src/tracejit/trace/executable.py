@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from bisect import bisect_right
 from typing import Any
 
 import numpy as np
@@ -31,8 +32,10 @@ class Executable:
         "compiled",
         "generation",
         "graph",
+        "highs",
         "inputs",
         "last",
+        "lows",
         "mutated",
         "numbers",
         "obstacle",
@@ -64,19 +67,21 @@ class Executable:
         self.pointers = np.zeros(len(self.inputs) + len(self.outputs) + homes, np.int64)
         self.scalars = np.zeros(max(len(self.numbers), 1), np.float64)
         self.last: list[Any] = [None] * len(self.inputs)
-        self.written: Any = None
+        self.written = frozenset(self.mutated)
+        self.lows: list[int] = []
+        self.highs: list[int] = []
 
     def run(self, values: list[Any], numbers: list[Any]) -> list[tuple[int, Any]] | None:
         """Run the program: the arrays of its outputs by slot, or None if it refused and changed nothing."""
         pointers = self.pointers
         last = self.last
-        moved = False
+        moved: list[int] = []
         for i, slot in enumerate(self.inputs):
             array = values[slot]._array
             if array is not last[i]:
                 pointers[i] = address_of(array)
                 last[i] = array
-                moved = True
+                moved.append(i)
         k = len(last)
         made: list[tuple[int, Any]] = []
         for slot, shape, kind in self.outputs:
@@ -84,13 +89,9 @@ class Executable:
             pointers[k] = address_of(array)
             made.append((slot, array))
             k += 1
-        if moved and self.mutated:
-            for i in self.mutated:
-                pointers[k] = pointers[i]
-                k += 1
-            if self._overlap():
-                self.last = [None] * len(self.inputs)
-                return None
+        if moved and self.mutated and self._overlap(moved, k):
+            self.last = [None] * len(self.inputs)
+            return None
         scalars = self.scalars
         for i, (index, kind) in enumerate(self.numbers):
             value = numbers[index]
@@ -99,21 +100,34 @@ class Executable:
             return None
         return made
 
-    def _overlap(self) -> bool:
-        """Whether an input that is written shares memory with another input."""
-        spans = []
-        for i, array in enumerate(self.last):
-            low, high = np.lib.array_utils.byte_bounds(array) if array.size else (0, 0)
-            spans.append((low, high, i))
-        spans.sort()
-        written = set(self.mutated)
-        reach, owner = 0, -1
-        for low, high, i in spans:
-            if low < reach and (i in written or owner in written):
+    def _overlap(self, moved: list[int], homes: int) -> bool:
+        """Whether an input that is written shares memory with another input, now that some moved."""
+        last = self.last
+        if self.written.isdisjoint(moved):
+            rest = moved
+        else:
+            for k, i in enumerate(self.mutated, homes):
+                self.pointers[k] = self.pointers[i]
+            spans = sorted(_span(last[i]) for i in self.mutated)
+            self.lows, self.highs = [low for low, _ in spans], [high for _, high in spans]
+            if any(low < high for low, high in zip(self.lows[1:], self.highs, strict=False)):
                 return True
-            if high > reach:
-                reach, owner = high, i
+            rest = [i for i in range(len(last)) if i not in self.written]
+        for i in rest:
+            low, high = _span(last[i])
+            # The first written span that ends behind the start of this one.
+            at = bisect_right(self.highs, low)
+            if at < len(self.highs) and self.lows[at] < high:
+                return True
         return False
+
+
+def _span(array: Any) -> tuple[int, int]:
+    """The addresses between which an array lies."""
+    if array.flags.c_contiguous:
+        low = address_of(array)
+        return low, low + array.nbytes
+    return np.lib.array_utils.byte_bounds(array) if array.size else (0, 0)
 
 
 def _signed(value: int) -> int:
