@@ -99,10 +99,23 @@ def test_grad_mode_belongs_to_its_thread():
     assert f(arr(9, 3)).requires_grad
 
 
-def test_a_thread_started_inside_gets_values_or_a_clear_error():
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda y: y.tolist(),
+        lambda y: (y == 0).tolist(),
+        lambda y: y.reshape(1, 3).tolist(),
+        lambda y: (y @ y).item(),
+        lambda y: y.softmax(0).tolist(),
+        lambda y: tj.cat([y, y]).tolist(),
+        lambda y: y.add_(1).tolist(),
+        lambda y: y.detach().clone().tolist(),
+    ],
+)
+def test_a_thread_started_inside_gets_values_or_a_clear_error(use):
     def f(x):
         y = x * 2
-        return in_threads([lambda: (x + 1).tolist(), lambda: y.tolist()])
+        return in_threads([lambda: (x + 1).tolist(), lambda: use(y)])
 
     compiled = tj.compile(f)
     for i in range(2):

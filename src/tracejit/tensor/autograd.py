@@ -454,7 +454,7 @@ def detach(self: Tensor) -> Tensor:
 def detached(t: Tensor) -> Tensor:
     """A leaf on the memory of a tensor."""
     out: Tensor = Tensor.__new__(Tensor)
-    out._array = t._array
+    out._array = t._data() if t._array is None else t._array
     out._dtype = t._dtype
     out._requires_grad = False
     out._node = out._grad = out._hooks = None

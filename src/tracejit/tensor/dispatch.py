@@ -35,6 +35,23 @@ def apply(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...] = ()) -> Any:
     return compute(op, args, attrs)
 
 
+def apply_pair(op: Op, x: Tensor, y: Tensor) -> Any:
+    """`apply` for an elementwise record on two tensors of one type: the same, by the shortest way."""
+    session = state.session
+    if session is not None:
+        return session.apply(op, (x, y), ())
+    try:
+        found = run_op(op, (x._array, y._array), ())
+    except ValueError:
+        op.infer(aval_of(x), aval_of(y))
+        raise
+    out = wrap(found if found.flags.c_contiguous else np.ascontiguousarray(found))
+    mask = x._requires_grad + 2 * y._requires_grad
+    if mask and state.grad_enabled:
+        enter(op, (x, y), (), (out,), mask)
+    return out
+
+
 def compute(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     """Run a record now."""
     mask = 0
@@ -42,7 +59,9 @@ def compute(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     arrays = []
     for a in args:
         if isinstance(a, Tensor):
-            arrays.append(a._array)
+            array = a._array
+            # Without memory it is pending in another thread's region: `_data` says so.
+            arrays.append(a._data() if array is None else array)
             if a._requires_grad:
                 mask |= bit
         else:
