@@ -7,7 +7,7 @@ from typing import Any
 
 from tracejit import dtypes
 from tracejit.ops.record import Op, ops
-from tracejit.tensor.dispatch import apply
+from tracejit.tensor.dispatch import apply, apply_pair
 from tracejit.tensor.promote import floating, operand, result_type, tensor_of, to_dtype
 from tracejit.tensor.scalar import plain
 from tracejit.tensor.tensor import Tensor, method
@@ -18,7 +18,7 @@ def binary(op: Op, x: Any, y: Any) -> Any:
     if isinstance(x, Tensor):
         if isinstance(y, Tensor):
             if x._dtype is y._dtype:
-                return apply(op, (x, y))
+                return apply_pair(op, x, y)
         elif type(y) is float and x._dtype.category == 2:
             return apply(op, (x, y))
     x, y = operand(x, op.name), operand(y, op.name)
