@@ -40,8 +40,11 @@ def apply_pair(op: Op, x: Tensor, y: Tensor) -> Any:
     session = state.session
     if session is not None:
         return session.apply(op, (x, y), ())
+    a, b = x._array, y._array
+    if a is None or b is None:
+        a, b = x._data(), y._data()
     try:
-        found = run_op(op, (x._array, y._array), ())
+        found = run_op(op, (a, b), ())
     except ValueError:
         op.infer(aval_of(x), aval_of(y))
         raise
