@@ -56,6 +56,27 @@ def plus_ones(x):
     return x + tj.ones(3) * 0.1
 
 
+@tj.composite
+def noisy(x):
+    return x + tj.rand(3)
+
+
+@topic.program("branch")
+def composite_that_draws():
+    def f(x, n):
+        return noisy(x) * 2, tj.rand(n), noisy(x)
+
+    return Case(f, lambda i: (arr(i, 3), 3 + (i > 4) + (i > 6)))
+
+
+@topic.program("one program")
+def composite_that_draws_before_an_exception():
+    def f(x, y):
+        return noisy(x) @ y
+
+    return Case(f, lambda i: (arr(i, 3), arr(i, 4 if i % 4 == 3 else 3)))
+
+
 @topic.program("branch")
 def composite_that_makes_tensors_of_the_default_type():
     def args(i):

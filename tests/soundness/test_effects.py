@@ -409,4 +409,20 @@ def recursion_without_end():
     return Case(f, lambda i: (arr(i, 3), i % 3 == 2))
 
 
+@topic.program("one program")
+def computed_index_out_of_range_before_a_backward():
+    w, v = arr(0, 5, 2).requires_grad_(), arr(1, 2).requires_grad_()
+
+    def f(x):
+        w.grad = v.grad = None
+        (v * v).sum().backward()
+        rows = w[(x * 2).long()]
+        (rows * v).sum().backward()
+        with tj.no_grad():
+            v.sub_(v.grad, alpha=0.1)
+        return rows
+
+    return Case(f, lambda i: tj.tensor([0.0, 1.5, 9.0 if i % 4 == 3 else 1.0]), lambda: (w, v))
+
+
 test_program = topic.test()

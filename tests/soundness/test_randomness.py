@@ -226,4 +226,21 @@ def generator_state_is_an_argument():
     return Case(f, lambda i: (arr(i, 3), world["s"] if i % 3 else tj.Generator().manual_seed(i).get_state()))
 
 
+@topic.program("branch")
+def draw_that_differs_after_a_dropout():
+    def f(x, n):
+        y = F.dropout(x, 0.5)
+        return y.sum() + tj.rand(n).sum(), tj.rand(2)
+
+    return Case(f, lambda i: (arr(i, 4), 3 + (i > 4) + (i > 6)))
+
+
+@topic.program("one program")
+def exception_after_a_dropout():
+    def f(x, y):
+        return F.dropout(x, 0.5) @ y
+
+    return Case(f, lambda i: (arr(i, 4), arr(i, 5 if i % 4 == 3 else 4)))
+
+
 test_program = topic.test()
