@@ -6,7 +6,9 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
+import tracejit as tj
 from tests.tensor.parity import check, draw
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -226,3 +228,15 @@ m.tensor([1.0], requires_grad=True).numpy()"""
 @pytest.mark.parametrize("text", CREATION.replace("\n", "|").split("|"))
 def test_creation(text: str) -> None:
     check(text, [])
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint8", "int32"])
+@pytest.mark.parametrize("exponent", [0, 1, 2, 3, 5, 13, 40])
+def test_whole_powers_wrap_as_pytorchs(dtype: str, exponent: int) -> None:
+    values = np.array([0, 1, 2, 3, 7, 9]).astype(dtype)
+    ours = (tj.from_numpy(values) ** exponent).numpy()
+    np.testing.assert_array_equal(ours, (torch.from_numpy(values) ** exponent).numpy())
+
+
+def test_a_huge_whole_power_returns() -> None:
+    assert (tj.tensor([3], dtype=tj.uint8) ** 2**40).tolist() == [pow(3, 2**40, 256)]

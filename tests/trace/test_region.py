@@ -407,3 +407,23 @@ def test_history_of_a_tensor_from_outside_that_is_changed_in_place():
         return f, lambda i: (arr(i, 3),), lambda: [w, w.grad]
 
     compare(make)
+
+
+def test_a_saved_view_inside_of_a_composite_goes_stale():
+    def make():
+        w = arr(0, 4, 3)
+
+        def f(x):
+            h = (x * 2).exp()
+            y = F.linear(w, h)
+            with tj.no_grad():
+                h.copy_(w)
+            try:
+                y.sum().backward()
+            except RuntimeError as e:
+                return str(e)
+            return y
+
+        return f, lambda i: (arr(i, 4, 3).requires_grad_(),), list
+
+    compare(make)

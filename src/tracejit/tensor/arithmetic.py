@@ -202,8 +202,14 @@ def _power_of(x: Tensor, exponent: Any) -> Any:
         if e < 0:
             raise RuntimeError("Integers to negative integer powers are not allowed.")
         out = apply(ops.full, (1,), (x._shape, dtypes.int64 if x._dtype is dtypes.bool else x._dtype))
-        for _ in range(int(e)):
-            out = binary(ops.mul, out, x)
+        # By squares: the exponent may be any whole number, and integers wrap the same way whatever the order.
+        base, left = x, int(e)
+        while left:
+            if left & 1:
+                out = binary(ops.mul, out, base)
+            left >>= 1
+            if left:
+                base = binary(ops.mul, base, base)
         return out
     if e == 0.5:
         return apply(ops.sqrt, (x,))

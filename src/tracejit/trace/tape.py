@@ -116,7 +116,8 @@ def needed_slots(root: NodePlan) -> list[int]:
             continue
         seen.add(plan)
         for entry in (*plan.saved, *plan.results):
-            if entry is not None and entry[0] == "slot" and not entry[2]:
+            # Also those whose memory moved on: what they say when they are used names their version.
+            if entry is not None and entry[0] == "slot":
                 out[entry[1]] = None
         stack.extend(e[1] for e in plan.edges if e is not None and e[0] == "node")
     return list(out)
@@ -184,7 +185,7 @@ def _edge(
 
 def _result(entry: Any, tensor: Callable[[int], Any]) -> tuple[Any, int]:
     t = tensor(entry[1])
-    return held(t), -1 if entry[2] else t._version
+    return held(t), t._version - entry[2]
 
 
 def _value(entry: Any, tensor: Callable[[int], Any], number: Callable[[Any], Any]) -> tuple[Any, int]:
