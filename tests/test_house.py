@@ -167,9 +167,10 @@ def test_importing_brings_only_the_runtime_dependencies() -> None:
     assert importlib.util.find_spec("tracejit") is not None
 
 
-def test_importing_costs_little_beside_its_dependencies() -> None:
-    """As a ratio in one process each, the best of three, so that a busy machine does not decide."""
-    clock = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
-    alone = min(float(run(clock.format("numba, numba.extending"))) for _ in range(3))
-    whole = min(float(run(clock.format("tracejit"))) for _ in range(3))
-    assert whole < 3 * alone, f"import tracejit takes {whole:.2f} s, numba alone {alone:.2f} s"
+def test_importing_brings_no_other_package() -> None:
+    """What costs time at import is other people's packages; a timed assertion would depend on the machine's load."""
+    code = "import sys; before = set(sys.modules); import tracejit; print(*set(sys.modules) - before)"
+    packages = {name.partition(".")[0] for name in run(code).split()} - set(sys.stdlib_module_names)
+    # numba brings the last two where they are installed.
+    ours = {"llvmlite", "numba", "numpy", "tracejit", "scipy", "yaml"}
+    assert {p for p in packages if not p.startswith("_")} <= ours

@@ -593,12 +593,3 @@ def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) 
     """input + value * tensor1 / tensor2."""
     scaled = tensor1 if type(value) is int and value == 1 else mul(tensor1, value)
     return add(input, div(scaled, tensor2))
-
-
-@method()
-def logaddexp(input: Tensor, other: Tensor) -> Any:
-    """log(exp(input) + exp(other)) without overflow."""
-    top = maximum(input, other)
-    low = minimum(input, other)
-    gap = where(eq(top, low), 0.0, sub(low, top))
-    return add(top, log1p(exp(gap)))

@@ -9,7 +9,7 @@ from tracejit import dtypes
 from tracejit.dtypes import dtype as dtype_
 from tracejit.ops.record import Op, ops
 from tracejit.shapes import normalize_dim, normalize_dims
-from tracejit.tensor.arithmetic import exp, log, mul, sqrt, sub, truth, where
+from tracejit.tensor.arithmetic import add, eq, exp, log, log1p, maximum, minimum, mul, sqrt, sub, truth, where
 from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply
 from tracejit.tensor.promote import floating, to_dtype
@@ -291,6 +291,15 @@ def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Any:
     top = where(top.abs() == float("inf"), 0.0, top)
     out = log(sum(exp(sub(x, top)), dims, True)) + top
     return out if keepdim else out.reshape(tuple(s for i, s in enumerate(x._shape) if i not in dims))
+
+
+@method()
+def logaddexp(input: Tensor, other: Tensor) -> Any:
+    """log(exp(input) + exp(other)) without overflow."""
+    top = maximum(input, other)
+    low = minimum(input, other)
+    gap = where(eq(top, low), 0.0, sub(low, top))
+    return add(top, log1p(exp(gap)))
 
 
 @method()
