@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from bisect import bisect_right
 from typing import Any
 
@@ -16,7 +15,6 @@ from tracejit.runtime.entry import ENTRY
 from tracejit.trace.tape import NodePlan, TapePlan, needed_slots, plan_tape
 from tracejit.trace.tree import Event, External, Number, Static, Step, Stop, path
 
-_LARGE = 1 << 62
 address_of = ENTRY.address_of
 
 
@@ -44,6 +42,7 @@ class Executable:
         "scalars",
         "tape",
         "views",
+        "words",
         "written",
     )
 
@@ -66,6 +65,7 @@ class Executable:
         homes = len(self.mutated)
         self.pointers = np.zeros(len(self.inputs) + len(self.outputs) + homes, np.int64)
         self.scalars = np.zeros(max(len(self.numbers), 1), np.float64)
+        self.words = self.scalars.view(np.int64)
         self.last: list[Any] = [None] * len(self.inputs)
         self.written = frozenset(self.mutated)
         self.lows: list[int] = []
@@ -92,10 +92,13 @@ class Executable:
         if moved and self.mutated and self._overlap(moved, k):
             self.last = [None] * len(self.inputs)
             return None
-        scalars = self.scalars
+        scalars, words = self.scalars, self.words
         for i, (index, kind) in enumerate(self.numbers):
             value = numbers[index]
-            scalars[i] = value if kind == "f" else struct.unpack("<d", struct.pack("<q", _signed(value)))[0]
+            if kind == "f":
+                scalars[i] = value
+            else:
+                words[i] = _signed(value)
         if self.compiled.run(pointers, scalars):
             return None
         return made
@@ -131,7 +134,8 @@ def _span(array: Any) -> tuple[int, int]:
 
 
 def _signed(value: int) -> int:
-    return (value + _LARGE * 2) % (_LARGE * 4) - _LARGE * 2
+    """The int64 with the low 64 bits of a whole number: seeds may be from 2**63 on."""
+    return (value + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 class _Memory:
