@@ -6,6 +6,7 @@ recorder goes on from that point of the tree.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import repeat
 from operator import is_
 from sys import getrefcount
@@ -38,6 +39,8 @@ class Follower:
 
     def __init__(self, region: Any, place: Place) -> None:
         self.region = region
+        # Where a proof wants to know what the call did: called with each segment's end and program.
+        self.witness: Callable[[Follower, Stop, Executable, tuple[int, ...]], None] | None = None
         self.begin(place)
 
     def begin(self, place: Place) -> None:
@@ -419,12 +422,20 @@ class Follower:
             self.materialise()
             return
         self.region.runs += 1
+        if self.witness is not None:
+            self.witness(self, stop, executable, alive)
 
     def _run(self, executable: Executable) -> bool:
         values = self.values
         arrays = executable.run(values, self.numbers)
         if arrays is None:
             return False
+        self.land(executable, arrays)
+        return True
+
+    def land(self, executable: Executable, arrays: list[tuple[int, Any]]) -> None:
+        """Give the tensors that live on what a program computed."""
+        values = self.values
         for slot, array in arrays:
             t = values[slot]
             if t is None:
@@ -439,7 +450,6 @@ class Follower:
         if executable.tape is not None:
             numbers = self.numbers
             restore(executable.tape, values, lambda number: numbers[number.index], self._node_before)
-        return True
 
     def _node_before(self, t: Any) -> Any:
         """The step that had made a tensor when the segment met it."""

@@ -14,7 +14,9 @@ from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor
 from tracejit.trace.executable import Executable, build
 from tracejit.trace.follower import Follower
+from tracejit.trace.matcher import MISS
 from tracejit.trace.recorder import Recorder
+from tracejit.trace.replay.prover import Prover
 from tracejit.trace.source import user_line
 from tracejit.trace.tree import Event, Number, Place, Segment, Stop, path, register_tensor
 
@@ -46,6 +48,7 @@ class Calls:
     followed: int = 0
     eager: int = 0
     side_exits: int = 0
+    replayed: int = 0
 
 
 class Region:
@@ -72,6 +75,7 @@ class Region:
         self.stops: list[tuple[Stop, Executable]] = []
         self.lock = threading.Lock()
         self.root = Segment(self, 0)
+        self.prover: Prover | None = None if mode == "follow" else Prover(self)
         self.name = getattr(function, "__name__", type(function).__name__)
 
     # --- a call -------------------------------------------------------------------------------------------------------
@@ -87,6 +91,11 @@ class Region:
             if self.calls.cold == 0:
                 self.calls.cold = 1
                 return self.function(*args, **kwargs)
+            prover = self.prover
+            if prover is not None:
+                out = prover.replay(args, kwargs)
+                if out is not MISS:
+                    return out
             return self._run(args, kwargs)
         finally:
             self.lock.release()
@@ -95,6 +104,7 @@ class Region:
         root = self.root.root
         fresh = not root.events and root.cut is None and root.end is None
         session: Any = Recorder(self, root) if fresh else Follower(self, root)
+        trial = None if self.prover is None or fresh else self.prover.begin(session, args, kwargs)
         if fresh:
             self.calls.recorded += 1
         else:
@@ -109,6 +119,8 @@ class Region:
             state.session.finish()
         finally:
             state.session = None
+        if trial is not None:
+            trial.end(out)
         return out
 
     def _abandon(self) -> None:
@@ -191,11 +203,12 @@ def compile(
     """Make a function, method or module run as native programs; its values, effects and exceptions stay the same.
 
     The decorated function's first call runs eagerly, the second is recorded, later ones follow the record and
-    run compiled programs. `mode` is "auto" or "follow". `explain(f)` says what happened and why.
+    run compiled programs. In the mode "auto" calls that are proven to do nothing else are then replayed without
+    Python; "follow" never does that, "replay" demands it. `explain(f)` says what happened and why.
 
     Edge: generator and coroutine functions are not supported.
-    Raises: NotImplementedError for `mode="replay"`, TypeError for something that cannot be called, RuntimeError at a
-    call that needs more than `max_compiles` compilations.
+    Raises: TypeError for something that cannot be called, RuntimeError at a call that needs more than `max_compiles`
+    compilations, or that is not proven to be replayable in the mode "replay".
 
     >>> import tracejit as tj
     >>> @tj.compile
@@ -206,12 +219,8 @@ def compile(
     """
     if function is None:
         return functools.partial(compile, mode=mode, max_compiles=max_compiles)
-    if mode == "replay":
-        raise NotImplementedError(
-            "mode='replay' (running without Python) is not there yet; use mode='auto', which follows"
-        )
-    if mode not in ("auto", "follow"):
-        raise ValueError(f"mode must be 'auto' or 'follow', got {mode!r}")
+    if mode not in ("auto", "follow", "replay"):
+        raise ValueError(f"mode must be 'auto', 'follow' or 'replay', got {mode!r}")
     if not callable(function):
         raise TypeError(f"compile() needs something that can be called, got {type(function).__name__}")
     if hasattr(function, "_compile_in_place"):

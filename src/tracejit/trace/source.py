@@ -8,10 +8,15 @@ import sys
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
+def is_user_file(name: str) -> bool:
+    """Whether a file lies outside this package."""
+    return not name.startswith(_PACKAGE)
+
+
 def user_line() -> str:
     """File and line of the nearest caller outside this package, as "file.py:12"."""
     frame = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while frame is not None and not is_user_file(frame.f_code.co_filename):
         frame = frame.f_back  # type: ignore[assignment]
     if frame is None:
         return "?"

@@ -1,0 +1,293 @@
+"""Calls: what the machine does with each kind of callable."""
+
+from __future__ import annotations
+
+import functools
+import os
+import types
+from typing import Any
+
+import numpy as np
+
+from tracejit.dtypes import dtype
+from tracejit.tensor.autograd import enable_grad, inference_mode, no_grad, set_grad_enabled
+from tracejit.tensor.composite import Bound, Composite
+from tracejit.tensor.generator import Generator as RandomGenerator
+from tracejit.tensor.tensor import Size, Tensor
+from tracejit.trace.replay.builtin import BUILTINS
+from tracejit.trace.replay.frames import Iteration
+from tracejit.trace.replay.guards import ABSENT, find_in_class
+from tracejit.trace.replay.symbols import Later, Sym, Unproven
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + os.sep
+# The tensor package's functions run as they are: all they do to the world goes through the session.
+_NATIVE = tuple(_PACKAGE + part for part in ("tensor" + os.sep, "dtypes.py", "shapes.py", "aval.py", "ops" + os.sep))
+_GRAD_MODES = (no_grad, enable_grad, inference_mode, set_grad_enabled)
+# Functions of the tensor package that change what other code sees, beside the session.
+_REFUSED = frozenset("set_default_dtype set_printoptions set_num_threads".split())
+_GIVEN = (dtype, RandomGenerator, Size, type(None), type(...), str, bytes, bool, int, float, complex, range, slice, type)
+_READS_ONE = frozenset(("item", "__float__", "__int__"))
+
+
+class Calls:
+    """Calls things for a machine."""
+
+    def __init__(self, machine: Any) -> None:
+        self.machine = machine
+        self.world = machine.world
+
+    def call(self, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The value of a call.
+
+        Raises: Unproven for what is not known to have no other effect.
+        """
+        machine, world = self.machine, self.world
+        if isinstance(f, types.MethodType):
+            return self.call(f.__func__, (f.__self__, *args), kwargs)
+        if isinstance(f, types.FunctionType):
+            return self.function(f, args, kwargs)
+        if isinstance(f, (Composite, Bound)):
+            return self.native(f, args, kwargs)
+        if isinstance(f, (types.BuiltinFunctionType, types.MethodWrapperType)):
+            return self.builtin_function(f, args, kwargs)
+        if isinstance(f, type):
+            return self.make(f, args, kwargs)
+        if isinstance(f, functools.partial):
+            return self.call(f.func, (*f.args, *args), {**f.keywords, **kwargs})
+        if isinstance(f, (types.MethodDescriptorType, types.WrapperDescriptorType)) and args:
+            return self.method(f.__name__, args[0], args[1:], kwargs, f)
+        if type(f).__name__ in ("CompiledFunction", "BoundRegion") and hasattr(f, "_region"):
+            return self.call(f._region.function, args, kwargs)
+        if type(f).__name__ == "Region":
+            return self.call(f.function, args, kwargs)
+        if isinstance(f, (Sym, Later)):
+            raise Unproven(f.complaint, f.fix)
+        if isinstance(find_in_class(type(f), "__call__"), types.FunctionType):
+            return self.call(machine.attributes.load(f, "__call__"), args, kwargs)
+        world.keep(f)
+        raise Unproven(f"a {type(f).__name__} is called")
+
+    # --- functions ----------------------------------------------------------------------------------------------------
+
+    def function(self, f: types.FunctionType, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a Python function: the tensor package's run as they are, all others in the machine."""
+        model = BUILTINS.get(f)
+        if model is not None:
+            return model(self.machine, *args, **kwargs)
+        if f.__code__.co_filename.startswith(_NATIVE) and not hasattr(f, "__wrapped__"):
+            if f.__name__ in _REFUSED:
+                raise Unproven(f"{f.__name__} is called", "call it outside of the compiled function")
+            if f.__name__ in _READS_ONE and isinstance(args[0], Tensor):
+                self.world.touch(args[0])
+                if args[0].numel() != 1:
+                    raise Unproven("a tensor of more than one element is turned into a number")
+                return self.machine.session.item(args[0])
+            if not self._symbolic(args) and not self._symbolic(tuple(kwargs.values())):
+                return self.native(f, args, kwargs)
+        return self.machine.enter(f, args, kwargs)
+
+    def _symbolic(self, args: tuple[Any, ...]) -> bool:
+        return any(type(a) is Sym for a in args)
+
+    def native(self, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a function of the tensor package, or an operator on tensors, as it is."""
+        machine = self.machine
+        given = [self._given(a) for a in args]
+        named = {k: self._given(v) for k, v in kwargs.items()}
+        try:
+            out = f(*given, **named)
+        except Unproven:
+            raise
+        except Exception as e:
+            raise Unproven(f"an exception is raised: {type(e).__name__}: {e}") from None
+        return self._taken(out, machine)
+
+    def _given(self, x: Any) -> Any:
+        out = self.machine.given(x)
+        self._check(out)
+        return out
+
+    def _check(self, x: Any) -> None:
+        if isinstance(x, (list, tuple, set)):
+            for e in x:
+                self._check(e)
+        elif isinstance(x, dict):
+            for e in x.values():
+                self._check(e)
+        elif isinstance(x, np.ndarray):
+            raise Unproven(
+                "a NumPy array is given to a function: its memory may have changed by the next call",
+                "make a tensor of it outside, and give the tensor as an argument",
+            )
+        elif not isinstance(x, (Tensor, np.generic, *_GIVEN, *_GRAD_MODES)) and type(x).__name__ != "Scalar":
+            raise Unproven(f"a {type(x).__name__} is given to a function of tracejit")
+
+    def _taken(self, out: Any, machine: Any) -> Any:
+        if type(out) in (list, tuple, dict, Size) or (isinstance(out, tuple) and hasattr(type(out), "_fields")):
+            for e in out.values() if type(out) is dict else out:
+                self._taken(e, machine)
+            return self.world.make_fresh(out)
+        if type(out).__name__ == "Scalar":
+            return Sym(out.value, out.source.text)
+        if isinstance(out, (Tensor, *_GIVEN, *_GRAD_MODES)):
+            return self.world.keep(out)
+        if hasattr(out, "__next__"):
+            return self.world.make_fresh(Iteration(out))
+        raise Unproven(f"a function of tracejit returns a {type(out).__name__}")
+
+    # --- builtins -----------------------------------------------------------------------------------------------------
+
+    def builtin_function(self, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a function or method written in C."""
+        owner = getattr(f, "__self__", None)
+        if isinstance(owner, types.ModuleType) or owner is None:
+            model = BUILTINS.get(f)
+            if model is not None:
+                try:
+                    return model(self.machine, *args, **kwargs)
+                except TypeError as e:
+                    raise Unproven(f"TypeError: {e}") from None
+            if getattr(f, "__module__", None) == "math" and not kwargs:
+                return self.mathematics(f, args)
+            name = f"{f.__module__}.{f.__name__}" if f.__module__ not in (None, "builtins") else f.__name__
+            raise Unproven(
+                f"{name} is called, which may have effects or give another value next time",
+                "call it outside of the compiled function, and give its result as an argument",
+            )
+        if isinstance(owner, type):
+            if f.__name__ == "__new__" and args and isinstance(args[0], type):
+                return self.make(args[0], args[1:], kwargs)
+            if owner is dict and f.__name__ == "fromkeys" and args:
+                value = args[1] if len(args) > 1 else None
+                keys = [self.world.fix(k) for k in self.machine.iterate(args[0])]
+                return self.world.make_fresh(dict.fromkeys(keys, value))
+            raise Unproven(f"{owner.__name__}.{f.__name__} is called")
+        return self.method(f.__name__, owner, args, kwargs, f)
+
+    def mathematics(self, f: Any, args: tuple[Any, ...]) -> Any:
+        """A function of the math module."""
+        parts = [self.machine.number(a) for a in args]
+        if any(p is None for p in parts):
+            raise Unproven(f"math.{f.__name__} of a {type(args[0]).__name__}")
+        try:
+            value = f(*(p[0] for p in parts))
+        except (ArithmeticError, ValueError, TypeError) as e:
+            raise Unproven(f"{type(e).__name__}: {e}") from None
+        if not self._symbolic(args):
+            return value
+        expression = f"{self.world.listing.constant(f)}({', '.join(p[1] for p in parts)})"
+        if type(value) is bool:
+            self.world.listing.require(expression if value else f"not {expression}")
+            return value
+        return self.machine.symbolic(value, expression)
+
+    def method(self, name: str, x: Any, args: tuple[Any, ...], kwargs: dict[str, Any], f: Any) -> Any:
+        """A method of one of Python's own types."""
+        machine, world = self.machine, self.world
+        if isinstance(x, Tensor):
+            raise Unproven(f"'{name}' of a tensor is called")
+        if isinstance(x, dict):
+            return self.of_dict(name, x, args, kwargs)
+        if isinstance(x, (list, set, frozenset, tuple)):
+            return self.of_sequence(name, x, args, kwargs)
+        if name == "__setattr__" and len(args) == 2:
+            machine.attributes.plain_store(x, world.fix(args[0]), args[1])
+            return None
+        if name == "__delattr__" and len(args) == 1:
+            machine.attributes.plain_store(x, world.fix(args[0]), ABSENT)
+            return None
+        if name == "__init__" and not args and not kwargs:
+            return None
+        if isinstance(x, (str, bytes, int, float, range)) and all(machine.plain(a) for a in args) and not kwargs:
+            try:
+                return world.make_fresh(f(*args) if hasattr(f, "__self__") and f.__self__ is x else f(x, *args))
+            except Exception as e:
+                raise Unproven(f"{type(e).__name__}: {e}") from None
+        raise Unproven(f"'{name}' of a {type(x).__name__} is called")
+
+    def of_dict(self, name: str, d: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A method of a dict."""
+        world = self.world
+        if name in ("get", "__getitem__", "setdefault", "pop") and args and not kwargs:
+            found = world.item(d, args[0])
+            if found is ABSENT and name == "__getitem__":
+                raise Unproven(f"KeyError: {args[0]!r}")
+            if found is ABSENT and name == "setdefault":
+                found = args[1] if len(args) > 1 else None
+                world.write("item", d, world.fix(args[0]), found)
+            if name == "pop" and found is not ABSENT:
+                world.write("item", d, world.fix(args[0]), ABSENT)
+            if found is ABSENT:
+                if name == "pop" and len(args) < 2:
+                    raise Unproven(f"KeyError: {args[0]!r}")
+                return args[1] if len(args) > 1 else None
+            return found
+        if name in ("items", "keys", "values", "copy") and not args:
+            pairs = world.pairs(d)
+            made: Any = dict(pairs) if name == "copy" else [
+                world.make_fresh(p) if name == "items" else p[name == "values"] for p in pairs
+            ]
+            return world.make_fresh(made)
+        if name == "update" and not (args and not isinstance(args[0], dict)):
+            for k, v in (*(world.pairs(args[0]) if args else ()), *kwargs.items()):
+                world.write("item", d, k, v)
+            return None
+        if name == "__setitem__" and len(args) == 2:
+            world.write("item", d, world.fix(args[0]), args[1])
+            return None
+        if name == "__init__" and world.is_fresh(d) and not args and not kwargs:
+            return None
+        raise Unproven(f"'{name}' of a dict is called")
+
+    def of_sequence(self, name: str, x: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A method of a list, set or tuple."""
+        world, machine = self.world, self.machine
+        if world.is_fresh(x) and not kwargs:
+            if name in ("append", "insert", "pop", "clear", "reverse", "add", "discard"):
+                rest = args if name in ("append", "add") else tuple(world.fix(a) for a in args)
+                if name in ("add", "discard"):
+                    for a in args:
+                        world.pin(a)
+                try:
+                    return getattr(x, name)(*rest)
+                except (IndexError, TypeError) as e:
+                    raise Unproven(f"{type(e).__name__}: {e}") from None
+            if name in ("extend", "update") and len(args) == 1:
+                for e in list(machine.iterate(args[0])):
+                    x.append(e) if isinstance(x, list) else x.add(world.fix(e))
+                return None
+        if name == "copy" and not args:
+            return world.make_fresh(type(x)(world.elements(x)))
+        if name in ("index", "count") and len(args) == 1 and machine.plain(x) and machine.plain(args[0]):
+            if name == "count" or args[0] in x:
+                return getattr(x, name)(args[0])
+        raise Unproven(
+            f"'{name}' of a {type(x).__name__} from outside is called",
+            "return the value and collect it outside of the compiled function",
+        )
+
+    # --- classes ------------------------------------------------------------------------------------------------------
+
+    def make(self, cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make an instance of a class."""
+        machine, world = self.machine, self.world
+        model = BUILTINS.get(cls)
+        if model is not None:
+            return model(machine, *args, **kwargs)
+        if cls in _GRAD_MODES:
+            return world.make_fresh(cls(*(world.fix(a) for a in args), **{k: world.fix(v) for k, v in kwargs.items()}))
+        if issubclass(cls, tuple) and hasattr(cls, "_fields"):
+            try:
+                return world.make_fresh(cls(*args, **kwargs))
+            except TypeError as e:
+                raise Unproven(f"TypeError: {e}") from None
+        if type(cls) is not type or cls.__new__ is not object.__new__:
+            raise Unproven(f"a {cls.__name__} is made", "make it outside of the compiled function")
+        self.world.guard("class", cls, "__init__", find_in_class(cls, "__init__"))
+        made = world.make_fresh(object.__new__(cls))
+        start = find_in_class(cls, "__init__")
+        if isinstance(start, types.FunctionType):
+            self.call(start, (made, *args), kwargs)
+        elif args or kwargs:
+            raise Unproven(f"a {cls.__name__} is made")
+        return made

@@ -1,0 +1,389 @@
+"""The machine: runs the bytecode of Python functions on the world as it is, without changing it.
+
+It knows only the way that raises nothing: an exception, a call to code that may do anything, or a value that is not
+there yet end the run with `Unproven` and the user's line.
+"""
+
+from __future__ import annotations
+
+import operator
+import types
+from typing import Any
+
+from tracejit.tensor.scalar import Scalar
+from tracejit.tensor.tensor import Tensor
+from tracejit.trace.replay.attributes import Attributes
+from tracejit.trace.replay.calls import Calls
+from tracejit.trace.replay.frames import MAKES_GENERATOR, REFUSED, Frame, Generator, Iteration, bind
+from tracejit.trace.replay.guards import ABSENT, find_in_class
+from tracejit.trace.replay.opcodes import OPCODES
+from tracejit.trace.replay.session import Shadow
+from tracejit.trace.replay.symbols import Later, Source, Sym, Unproven
+from tracejit.trace.replay.world import PLAIN, World
+from tracejit.trace.source import is_user_file
+
+STEPS = 3_000_000
+"""Instructions after which a run is given up."""
+DEPTH = 200
+
+_COMPARISONS = {
+    "<": operator.lt,
+    "<=": operator.le,
+    "==": operator.eq,
+    "!=": operator.ne,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+_REFLECTED = {"<": ">", "<=": ">=", "==": "==", "!=": "!=", ">": "<", ">=": "<="}
+_ARITHMETIC = {
+    "+": ("add", operator.add, operator.iadd),
+    "-": ("sub", operator.sub, operator.isub),
+    "*": ("mul", operator.mul, operator.imul),
+    "/": ("truediv", operator.truediv, operator.itruediv),
+    "//": ("floordiv", operator.floordiv, operator.ifloordiv),
+    "%": ("mod", operator.mod, operator.imod),
+    "**": ("pow", operator.pow, operator.ipow),
+    "@": ("matmul", operator.matmul, operator.imatmul),
+    "<<": ("lshift", operator.lshift, operator.ilshift),
+    ">>": ("rshift", operator.rshift, operator.irshift),
+    "&": ("and", operator.and_, operator.iand),
+    "|": ("or", operator.or_, operator.ior),
+    "^": ("xor", operator.xor, operator.ixor),
+}
+_COMPARE_NAMES = {"<": "__lt__", "<=": "__le__", "==": "__eq__", "!=": "__ne__", ">": "__gt__", ">=": "__ge__"}
+_VALUES = (*PLAIN, int, float, type, range, slice)
+
+
+class Machine:
+    """Runs functions abstractly; `world` and `session` hold what came of it."""
+
+    def __init__(self, world: World, session: Shadow) -> None:
+        self.world = world
+        self.session = session
+        self.attributes = Attributes(self)
+        self.calls = Calls(self)
+        self.frames: list[Frame] = []
+        self.steps = 0
+        self.obstacles: list[tuple[str, Unproven]] = []
+        world.line = self.line
+
+    # --- where it stands ----------------------------------------------------------------------------------------------
+
+    def line(self) -> str:
+        """File and line of the user's function that runs, as "file.py:12"."""
+        for frame in reversed(self.frames):
+            if is_user_file(frame.code.co_filename):
+                return f"{frame.code.co_filename}:{frame.line}"
+        return "?"
+
+    def hinder(self, reason: str, fix: str) -> None:
+        """Note an obstacle and go on: the run finds more of them."""
+        self.obstacles.append((self.line(), Unproven(reason, fix)))
+
+    # --- functions ----------------------------------------------------------------------------------------------------
+
+    def call(self, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call something."""
+        return self.calls.call(f, args, kwargs)
+
+    def enter(self, function: types.FunctionType, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a Python function."""
+        code = function.__code__
+        if code.co_flags & REFUSED:
+            raise Unproven(f"{function.__name__} is a coroutine")
+        if not self.world.is_fresh(function):
+            for name in ("__code__", "__defaults__", "__kwdefaults__"):
+                self.world.guard("slot", function, name, getattr(function, name))
+            if function.__kwdefaults__:
+                self.world.guard_deep(function.__kwdefaults__)
+        variables, collected = bind(function, args, kwargs)
+        for value in collected:
+            self.world.make_fresh(value)
+        frame = Frame(function, variables)
+        if code.co_flags & MAKES_GENERATOR:
+            return self.world.make_fresh(Generator(frame))
+        return self.resume(frame)[1]
+
+    def resume(self, frame: Frame) -> tuple[str, Any]:
+        """Run a frame until it returns or yields: "return" or "yield", and the value."""
+        if len(self.frames) > DEPTH:
+            raise Unproven("the calls are nested too deeply")
+        self.frames.append(frame)
+        try:
+            while True:
+                instruction = frame.instructions[frame.at]
+                frame.at += 1
+                frame.line = instruction.line
+                self.steps += 1
+                if self.steps > STEPS:
+                    raise Unproven("the function runs too long to be followed instruction by instruction")
+                handler = OPCODES.get(instruction.name)
+                if handler is None:
+                    raise Unproven(f"the instruction {instruction.name} is not supported", "write it in another way")
+                done = handler(self, frame, instruction)
+                if done is not None:
+                    return done  # type: ignore[no-any-return]
+        except Unproven as e:
+            if not hasattr(e, "line"):
+                e.line = self.line()  # type: ignore[attr-defined]
+            raise
+        finally:
+            self.frames.pop()
+
+    # --- iteration ----------------------------------------------------------------------------------------------------
+
+    def iterate(self, x: Any) -> Any:
+        """An iterator over `x`: a Python iterator of the machine's values."""
+        world = self.world
+        if isinstance(x, Iteration):
+            return x.source
+        if isinstance(x, Generator):
+            return self._generate(x)
+        if isinstance(x, Tensor):
+            world.touch(x)
+            return iter(x)
+        if isinstance(x, dict):
+            if world.is_fresh(x):
+                return iter(x)
+            return iter([key for key, _ in world.pairs(x)])
+        if isinstance(x, (list, tuple, set, frozenset)):
+            return iter(x) if world.is_fresh(x) else iter(world.elements(x))
+        if isinstance(x, (str, bytes, range)):
+            return iter(x)
+        method = find_in_class(type(x), "__iter__")
+        if isinstance(method, types.FunctionType):
+            return self.iterate(self.call(self.attributes.load(x, "__iter__"), (), {}))
+        raise Unproven(f"a {type(x).__name__} is iterated", "iterate over a list or a tuple")
+
+    def _generate(self, generator: Generator) -> Any:
+        while not generator.done:
+            kind, value = self.resume(generator.frame)
+            if kind == "return":
+                generator.done = True
+                return value
+            generator.frame.stack.append(None)
+            yield value
+        return None
+
+    # --- values -------------------------------------------------------------------------------------------------------
+
+    def truth(self, x: Any) -> bool:
+        """Whether a value counts as true; a number that changes is guarded."""
+        if x is None or x is True or x is False:
+            return bool(x)
+        world = self.world
+        if type(x) is Sym:
+            value = bool(x.value)
+            world.listing.require(x.text if value else f"not {x.text}")
+            return value
+        if isinstance(x, (Tensor, Later)):
+            raise Unproven("the way through the function depends on a value of a tensor", Later.fix)
+        if isinstance(x, (list, tuple, dict, set, frozenset)) and type(x).__len__ in (
+            list.__len__,
+            tuple.__len__,
+            dict.__len__,
+            set.__len__,
+            frozenset.__len__,
+        ):
+            return self.length(x) > 0
+        if isinstance(x, _VALUES):
+            return bool(x)
+        cls = type(x)
+        for name in ("__bool__", "__len__"):
+            method = find_in_class(cls, name)
+            if isinstance(method, types.FunctionType):
+                return self.truth(self.call(self.attributes.load(x, name), (), {}))
+            if method is not ABSENT:
+                raise Unproven(f"the truth of a {cls.__name__} is asked for")
+        return True
+
+    def length(self, x: Any) -> int:
+        """`len(x)`."""
+        world = self.world
+        if isinstance(x, Tensor):
+            world.touch(x)
+            return len(x)
+        if isinstance(x, (str, bytes, range)) or world.is_fresh(x) or world.is_found(x):
+            return len(x)
+        if isinstance(x, dict):
+            return len(world.pairs(x)) if any(owner == id(x) for owner, _, _ in world.overlay) else self._count(x)
+        if isinstance(x, (list, tuple, set, frozenset)):
+            return self._count(x)
+        method = find_in_class(type(x), "__len__")
+        if isinstance(method, types.FunctionType):
+            return self.world.fix(self.call(self.attributes.load(x, "__len__"), (), {}))  # type: ignore[no-any-return]
+        raise Unproven(f"the length of a {type(x).__name__} is asked for")
+
+    def _count(self, x: Any) -> int:
+        if isinstance(x, (list, set, dict)):
+            kind = "keys" if isinstance(x, dict) else "set" if isinstance(x, set) else "list"
+            self.world.guard(kind, x, None, tuple(x))
+        return len(x)
+
+    def number(self, x: Any) -> tuple[Any, str] | None:
+        """Value and text of a number, or None."""
+        if type(x) is Sym:
+            return x.value, x.text
+        if type(x) in (int, float, bool):
+            return x, repr(x) if type(x) is not float or x == x and abs(x) != float("inf") else self._odd(x)
+        return None
+
+    def _odd(self, x: float) -> str:
+        return self.world.listing.constant(self.world.keep(x))
+
+    def symbolic(self, value: Any, expression: str) -> Any:
+        """The result of arithmetic with numbers that change."""
+        if type(value) not in (int, float):
+            raise Unproven(f"arithmetic gives a {type(value).__name__}")
+        return Sym(value, self.world.listing.let(expression))
+
+    def compare(self, sign: str, a: Any, b: Any) -> Any:
+        """`a < b` and the like."""
+        world = self.world
+        function = _COMPARISONS[sign]
+        if isinstance(a, Tensor) or isinstance(b, Tensor):
+            return self.tensor_operation(function, a, b)
+        if type(a) is Later or type(b) is Later:
+            raise Unproven(Later.complaint, Later.fix)
+        if type(a) is Sym or type(b) is Sym:
+            left, right = self.number(a), self.number(b)
+            if left is None or right is None:
+                if sign in ("==", "!=") and isinstance(b if left else a, PLAIN):
+                    return sign == "!="
+                raise Unproven(Sym.complaint, Sym.fix)
+            value = function(left[0], right[0])
+            condition = f"{left[1]} {sign} {right[1]}"
+            world.listing.require(f"({condition})" if value else f"not ({condition})")
+            return value
+        if self.plain(a) and self.plain(b):
+            return function(a, b)
+        for x, y, s in ((a, b, sign), (b, a, _REFLECTED[sign])):
+            method = find_in_class(type(x), _COMPARE_NAMES[s])
+            if isinstance(method, types.FunctionType):
+                found = self.call(self.attributes.load(x, _COMPARE_NAMES[s]), (y,), {})
+                if found is not NotImplemented:
+                    return found
+        if sign in ("==", "!=") and all(
+            type(x).__eq__ is object.__eq__ or isinstance(find_in_class(type(x), "__eq__"), types.FunctionType)
+            for x in (a, b)
+        ):
+            return self.same(a, b) is (sign == "==")
+        raise Unproven(f"a {type(a).__name__} is compared with a {type(b).__name__}")
+
+    def plain(self, x: Any, depth: int = 0) -> bool:
+        """Whether a value is made of Python's plain values alone, all of them guarded."""
+        if isinstance(x, _VALUES) and type(x) not in (Sym, Later):
+            return not isinstance(x, (float, int)) or type(x) in (int, float, bool)
+        if type(x) in (list, tuple, set, frozenset) or isinstance(x, tuple):
+            return depth < 6 and all(self.plain(e, depth + 1) for e in self.world.elements(x))
+        if type(x) is dict:
+            return depth < 6 and all(self.plain(v, depth + 1) for _, v in self.world.pairs(x))
+        return False
+
+    def same(self, a: Any, b: Any) -> bool:
+        """`a is b`."""
+        world = self.world
+        if type(a) in (Sym, Later) or type(b) in (Sym, Later):
+            other = b if type(a) in (Sym, Later) else a
+            if other is None or isinstance(other, (bool, str, Tensor)):
+                return False
+            raise Unproven("numbers are compared by identity", "compare numbers with ==")
+        if a is None or b is None or not (world.is_found(a) or world.is_found(b)):
+            return a is b
+        left, right = world.text_of(a), world.text_of(b)
+        if left != right:
+            world.listing.require(f"{left} is {right}" if a is b else f"{left} is not {right}")
+        return a is b
+
+    def contains(self, x: Any, container: Any) -> bool:
+        """`x in container`."""
+        world = self.world
+        if isinstance(container, dict):
+            return world.item(container, x) is not ABSENT
+        if isinstance(container, (set, frozenset)):
+            world.pin(x)
+            if not world.is_fresh(container):
+                world.elements(container)
+            return world.fix(x) in container
+        if isinstance(container, (list, tuple)):
+            return any(e is x or self.truth(self.compare("==", e, x)) for e in world.elements(container))
+        if isinstance(container, (str, bytes, range)):
+            return world.fix(x) in container
+        method = find_in_class(type(container), "__contains__")
+        if isinstance(method, types.FunctionType):
+            return self.truth(self.call(self.attributes.load(container, "__contains__"), (x,), {}))
+        raise Unproven(f"a {type(container).__name__} is searched")
+
+    def binary(self, sign: str, a: Any, b: Any) -> Any:
+        """`a + b` and the like, also `+=`."""
+        inplace = sign.endswith("=")
+        sign = sign.removesuffix("=")
+        name, function, changing = _ARITHMETIC[sign]
+        world = self.world
+        if isinstance(a, Tensor) or isinstance(b, Tensor):
+            return self.tensor_operation(changing if inplace else function, a, b)
+        if type(a) is Later or type(b) is Later:
+            raise Unproven(Later.complaint, Later.fix)
+        left, right = self.number(a), self.number(b)
+        if left is not None and right is not None:
+            try:
+                value = function(left[0], right[0])
+            except ArithmeticError as e:
+                raise Unproven(f"{type(e).__name__}: {e}") from None
+            if type(a) is Sym or type(b) is Sym:
+                return self.symbolic(value, f"{left[1]} {sign} {right[1]}")
+            return value
+        if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and sign == "+":
+            if inplace and isinstance(a, list):
+                if not world.is_fresh(a):
+                    raise Unproven("a list from outside is extended", "return the values instead of collecting them")
+                a.extend(world.elements(b))
+                return a
+            if isinstance(a, list) is isinstance(b, list):
+                joined = [*world.elements(a), *world.elements(b)]
+                return world.make_fresh(joined if isinstance(a, list) else tuple(joined))
+        if sign == "*" and isinstance(a, (list, tuple)) and right is not None:
+            repeated = world.elements(a) * world.fix(b)
+            return world.make_fresh(repeated if isinstance(a, list) else tuple(repeated))
+        if inplace and isinstance(a, (set, dict, list, bytearray)):
+            raise Unproven(f"a {type(a).__name__} is changed by {sign}=", "use a method of it, or make a new one")
+        if self.plain(a) and self.plain(b):
+            try:
+                return world.make_fresh(function(a, b))
+            except Exception as e:
+                raise Unproven(f"{type(e).__name__}: {e}") from None
+        names = ([(a, b, f"__i{name}__")] if inplace else []) + [(a, b, f"__{name}__"), (b, a, f"__r{name}__")]
+        for x, y, method in names:
+            if isinstance(find_in_class(type(x), method), types.FunctionType):
+                found = self.call(self.attributes.load(x, method), (y,), {})
+                if found is not NotImplemented:
+                    return found
+        raise Unproven(f"{sign} of a {type(a).__name__} and a {type(b).__name__}")
+
+    def tensor_operation(self, function: Any, *args: Any) -> Any:
+        """An operator on tensors: numbers that change become operands."""
+        return self.calls.native(function, args, {})
+
+    def given(self, x: Any, depth: int = 0) -> Any:
+        """A value as a function of the tensor package takes it."""
+        world = self.world
+        kind = type(x)
+        if kind is Sym:
+            return Scalar(x.value, Source(world.listing, x.text))
+        if kind is Later:
+            raise Unproven(Later.complaint, Later.fix)
+        if isinstance(x, Tensor):
+            world.touch(x)
+            return x
+        if depth > 6:
+            raise Unproven("a deeply nested container is given to a function")
+        if kind in (list, tuple, set) or isinstance(x, tuple):
+            items = [self.given(e, depth + 1) for e in world.elements(x)]
+            if kind in (list, tuple, set):
+                return kind(items)
+            return tuple.__new__(kind, items)
+        if kind is dict:
+            return {k: self.given(v, depth + 1) for k, v in world.pairs(x)}
+        if isinstance(x, (Generator, Iteration)):
+            return [self.given(e, depth + 1) for e in self.iterate(x)]
+        return x

@@ -1,0 +1,193 @@
+"""Proofs: a call run abstractly before it is run for real, and compared with what it then did."""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+from tracejit.tensor.composite import Composite
+from tracejit.tensor.state import state
+from tracejit.tensor.tensor import Tensor
+from tracejit.trace.replay.frames import Generator, Iteration
+from tracejit.trace.replay.guards import ABSENT, READERS, unchanged
+from tracejit.trace.replay.machine import Machine
+from tracejit.trace.replay.session import Matched, Shadow
+from tracejit.trace.replay.symbols import Later, Listing, Sym, Unproven
+from tracejit.trace.replay.world import PLAIN, World
+from tracejit.trace.tree import Place, same_number
+
+ROUNDS = 4
+"""How often a run may find that more places change from call to call, and start again."""
+
+
+class Proof:
+    """What an abstract run found: the text before the program, the segments it went through, what it would change."""
+
+    def __init__(self, world: World, session: Shadow, result: Any, count: int, names: tuple[str, ...]) -> None:
+        self.world = world
+        self.session = session
+        self.result = result
+        self.count = count
+        self.names = names
+        self.grad = state.grad_enabled
+        self.changes = [c for c in world.changes() if not self._idle(*c)]
+        self.slots: dict[int, tuple[int, int]] = {
+            id(t): (number, slot)
+            for number, segment in enumerate(session.segments)
+            for slot, t in enumerate(segment.values)
+            if t is not None and world.is_fresh(t)
+        }
+
+    def _idle(self, kind: str, container: Any, key: Any, value: Any) -> bool:
+        """Whether a change stores what is there; that it is there is then guarded."""
+        if type(value) in (Sym, Later) or self.world.is_found(value):
+            return False
+        now = READERS[kind](container, key)
+        if now is value and (isinstance(value, PLAIN) or not self.world.is_fresh(value)):
+            self.world.guard(kind, container, key, value)
+            return True
+        return False
+
+    def segment(self) -> Matched:
+        """The one segment that computes.
+
+        Raises: Unproven if several do.
+        """
+        busy = [s for s in self.session.segments if s.last is not None]
+        if len(busy) != 1:
+            raise Unproven(
+                "values are read in the middle of the function" if busy else "the function computes nothing",
+                "read values at the end of the function, or return the tensors" if busy else "",
+            )
+        return busy[0]
+
+    # --- the real call ------------------------------------------------------------------------------------------------
+
+    def expect(self, out: Any, made: dict[int, Any], generators: dict[int, tuple[int, int]]) -> None:
+        """Compare with what the call did: its result, what it changed, and what it did not.
+
+        `made` are the tensors of the segment by slot. Raises: Unproven where anything differs.
+        """
+        slot_of = {id(t): slot for slot, t in made.items()}
+        if not self._like(self.result, out, slot_of):
+            raise Unproven("the call returned something else than the bytecode says")
+        for kind, container, key, value in self.changes:
+            if not self._like(value, READERS[kind](container, key), slot_of):
+                raise Unproven(f"the call left something else in '{key}' than the bytecode says")
+        changed = {(id(container), kind, key) for kind, container, key, _ in self.changes}
+        for place, guard in self.world.guards.items():
+            if place not in changed and guard.kind in READERS and not guard.holds():
+                raise Unproven(f"the call changed {guard.describe()} in a way that the bytecode does not show")
+        for key, (generator, count) in self.session.drawn.items():
+            if (generator.seed_, generator.offset - count) != generators.get(key):
+                raise Unproven("the call drew other random numbers than the bytecode says")
+
+    def _like(self, expected: Any, found: Any, slot_of: dict[int, int]) -> bool:
+        kind = type(expected)
+        if kind is Sym:
+            return same_number(expected.value, found)
+        if kind is Later:
+            return type(found) in (int, float, bool)
+        if expected is ABSENT or found is ABSENT:
+            return expected is found
+        if isinstance(expected, Tensor):
+            if self.world.is_fresh(expected):
+                # An assignment gives a tensor a second slot.
+                slots = [s for s, t in enumerate(self.segment().values) if t is expected]
+                return slot_of.get(id(found)) in slots
+            return expected is found
+        if self.world.is_fresh(expected) and isinstance(expected, (list, tuple)):
+            return (
+                type(found) is kind
+                and len(found) == len(expected)
+                and all(self._like(e, x, slot_of) for e, x in zip(expected, found, strict=True))
+            )
+        if self.world.is_fresh(expected) and kind is dict:
+            return (
+                type(found) is dict
+                and list(found) == list(expected)
+                and all(self._like(e, found[k], slot_of) for k, e in expected.items())
+            )
+        if isinstance(expected, types.MethodType):
+            return bool(expected == found)
+        return unchanged(found, expected)
+
+    def storable(self, value: Any) -> None:
+        """Check that a value can be made anew in each call.
+
+        Raises: Unproven for objects that the run made, other than lists, tuples and dicts.
+        """
+        if isinstance(value, (Sym, Later, *PLAIN, int, float)):
+            return
+        if value is ABSENT or isinstance(value, Tensor) or not self.world.is_fresh(value):
+            return
+        if isinstance(value, (list, tuple)):
+            for e in value:
+                self.storable(e)
+        elif type(value) is dict:
+            for e in value.values():
+                self.storable(e)
+        elif isinstance(value, (types.FunctionType, types.MethodType, Composite, Generator, Iteration)) or hasattr(
+            value, "__dict__"
+        ):
+            raise Unproven(
+                f"a new {type(value).__name__} leaves the function", "return tensors, numbers, lists, tuples and dicts"
+            )
+
+
+def prove(
+    function: Any, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any], changing: dict[Any, Any]
+) -> tuple[Proof | None, list[tuple[str, Unproven]]]:
+    """Run a call abstractly, before it is made: a proof, or why there is none.
+
+    `changing` are places whose numbers and tensors are not the same in each call; places that the function itself
+    changes are added.
+    """
+    obstacles: list[tuple[str, Unproven]] = []
+    for _ in range(ROUNDS):
+        world = World(Listing(), changing, lambda: "?")
+        session = Shadow(world, place)
+        machine = Machine(world, session)
+        grad, before = state.grad_enabled, state.session
+        state.session = session
+        try:
+            positional = _arguments(world, args, kwargs)
+            result = machine.call(function, positional, {k: _enter(world, kwargs[k], f"kwargs[{k!r}]") for k in kwargs})
+            session.finish()
+            if state.grad_enabled is not grad:
+                raise Unproven("the grad mode is left changed", "use no_grad() as a context manager")
+        except Unproven as e:
+            return None, [*machine.obstacles, (getattr(e, "line", machine.line()), e)]
+        finally:
+            state.grad_enabled, state.session = grad, before
+        obstacles = machine.obstacles
+        if obstacles:
+            return None, obstacles
+        new = {place: c for place, c in world.read_and_written().items() if place not in changing}
+        if not new:
+            break
+        changing.update(new)
+    else:
+        return None, [("?", Unproven("the places that the function changes do not settle"))]
+    try:
+        proof = Proof(world, session, result, len(args), tuple(kwargs))
+        proof.segment()
+        proof.storable(result)
+        for _, _, _, value in proof.changes:
+            proof.storable(value)
+    except Unproven as e:
+        return None, [("?", e)]
+    return proof, []
+
+
+def _arguments(world: World, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    world.listing.require(f"len(args) == {len(args)}")
+    if kwargs:
+        world.listing.require(f"list(kwargs) == {list(kwargs)!r}")
+    else:
+        world.listing.require("not kwargs")
+    return tuple(_enter(world, a, f"args[{i}]") for i, a in enumerate(args))
+
+
+def _enter(world: World, value: Any, text: str) -> Any:
+    return world.enter(value, world.listing.let(text))

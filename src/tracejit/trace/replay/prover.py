@@ -1,0 +1,139 @@
+"""The prover of a region: decides when to try a proof, keeps the replays, and says what stands in the way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tracejit.tensor.tensor import Tensor
+from tracejit.trace.executable import Executable
+from tracejit.trace.follower import Follower
+from tracejit.trace.matcher import MISS
+from tracejit.trace.replay.guards import Guard
+from tracejit.trace.replay.program import Landed, Replay, check_result
+from tracejit.trace.replay.proof import Proof, prove
+from tracejit.trace.replay.symbols import Unproven
+from tracejit.trace.tree import Stop
+
+TRIES = 24
+"""Proofs that a region may try."""
+REPLAYS = 8
+"""Replays that a region keeps; the one that was used longest ago goes first."""
+
+
+class Prover:
+    """Proofs and replays of one region."""
+
+    def __init__(self, region: Any) -> None:
+        self.region = region
+        self.replays: list[Replay] = []
+        self.changing: dict[Any, Any] = {}
+        self.obstacles: list[tuple[str, str, str]] = []
+        self.tries = 0
+        self.failures = 0
+        self.wait = 1
+        self._before: tuple[int, ...] = ()
+
+    # --- replaying ----------------------------------------------------------------------------------------------------
+
+    def replay(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The result of a call by replay, or `MISS`."""
+        replays = self.replays
+        for k, replay in enumerate(replays):
+            out = replay.run(args, kwargs)
+            if out is not MISS:
+                if k:
+                    replays.insert(0, replays.pop(k))
+                self.region.calls.replayed += 1
+                return out
+        for replay in replays:
+            if replay.failed is not None and self._changes(replay.failed):
+                replays.remove(replay)
+                break
+        return MISS
+
+    def _changes(self, guard: Guard) -> bool:
+        """Note a place whose number, tensor or list changed: the next proof loads it in each call."""
+        value = guard.now()
+        place = (id(guard.container), guard.kind, guard.key)
+        if (
+            guard.kind in ("item", "slot", "cell")
+            and type(value) is type(guard.expected)
+            and isinstance(value, (int, float, Tensor, list, tuple))
+            and not isinstance(value, bool)
+            and place not in self.changing
+        ):
+            self.changing[place] = guard.container
+            self.wait = 1
+            return True
+        return False
+
+    # --- proving ------------------------------------------------------------------------------------------------------
+
+    def begin(self, follower: Follower, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Trial | None:
+        """Before a followed call: try a proof if the calls have settled.
+
+        Raises: RuntimeError in the mode "replay" if there is none, with every reason.
+        """
+        region = self.region
+        now = (region.calls.side_exits, region.compiles, region.eager_segments, region.generation)
+        calm = now == self._before
+        self._before = now
+        demanded = region.mode == "replay"
+        if not calm or self.tries >= TRIES and not demanded:
+            return None
+        self.wait -= 1
+        if self.wait > 0 and not demanded:
+            return None
+        self.tries += 1
+        proof, obstacles = prove(region.function, region.root.root, args, kwargs, self.changing)
+        if proof is None:
+            self._note(obstacles)
+            if demanded:
+                raise RuntimeError(self._refusal())
+            return None
+        return Trial(self, proof, follower)
+
+    def _note(self, obstacles: list[tuple[str, Unproven]]) -> None:
+        self.failures += 1
+        self.wait = 2**self.failures
+        self.obstacles = [(line, e.reason, e.fix) for line, e in obstacles]
+
+    def _refusal(self) -> str:
+        reasons = "\n".join(f"  {line}: {reason}" + (f" ({fix})" if fix else "") for line, reason, fix in self.obstacles)
+        return f"{self.region.name} cannot be replayed, which mode='replay' demands:\n{reasons}"
+
+    def enter(self, proof: Proof, landed: list[Landed], out: Any, generators: dict[int, tuple[int, int]]) -> None:
+        """After the call: keep a replay if the call did what the proof says."""
+        try:
+            one = check_result(proof, landed)
+            proof.expect(out, {slot: t() for slot, t in one.alive.items()}, generators)
+            replay = Replay(proof, one)
+            if replay.escaped(one):
+                raise Unproven("a tensor stays alive where the bytecode does not show it")
+        except Unproven as e:
+            self._note([("?", e)])
+            return
+        self.obstacles = []
+        self.replays.insert(0, replay)
+        del self.replays[REPLAYS:]
+
+
+class Trial:
+    """A followed call that a proof has foretold."""
+
+    def __init__(self, prover: Prover, proof: Proof, follower: Follower) -> None:
+        self.prover = prover
+        self.proof = proof
+        self.landed: list[Landed] = []
+        self.generators = {
+            key: (generator.seed_, generator.offset) for key, (generator, _) in proof.session.drawn.items()
+        }
+        follower.witness = self.witness
+
+    def witness(self, follower: Follower, stop: Stop, executable: Executable, alive: tuple[int, ...]) -> None:
+        """A segment was run."""
+        self.landed.append(Landed(stop, follower.last, executable, follower.values, alive))
+
+    def end(self, out: Any) -> None:
+        """The call is done."""
+        self.prover.enter(self.proof, self.landed, out, self.generators)

@@ -1,0 +1,360 @@
+"""The session of an abstract run: operations are matched against the tree, and nothing is computed or changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tracejit.ops.record import Op
+from tracejit.tensor.scalar import Scalar
+from tracejit.tensor.state import state
+from tracejit.tensor.tape import OWED
+from tracejit.tensor.tensor import Tensor, pending
+from tracejit.trace.ranges import in_range
+from tracejit.trace.replay.symbols import Later, Source, Sym, Unproven
+from tracejit.trace.replay.world import World
+from tracejit.trace.tree import Event, Number, Opaque, Place, Stop, flatten, same_number
+
+STRUCTURE = "the function does something here that it did not do in the calls before"
+
+
+class Matched:
+    """A segment that the run went through: its end, and what stands for its slots and numbers."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.last: Event | None = None
+        self.values: list[Any] = []
+        self.numbers: list[tuple[Any, str | None]] = []
+        self.externals: dict[int, int] = {}
+        self.mutators: list[Event] = []
+        self.stop: Stop | None = None
+
+
+class Shadow:
+    """Walks the tree as a follower does, with the world in an overlay and numbers as text."""
+
+    def __init__(self, world: World, place: Place) -> None:
+        self.world = world
+        self.segments: list[Matched] = []
+        self.drawn: dict[int, tuple[Any, int]] = {}
+        self.reads: list[tuple[Any, int, Any]] = []
+        self.begin(place)
+
+    def begin(self, place: Place) -> None:
+        """Start on a segment."""
+        self.at = Matched(place)
+        self.segments.append(self.at)
+
+    # --- matching -----------------------------------------------------------------------------------------------------
+
+    def match(self, kind: str, function: Any, key: Any, tensors: list[Any], numbers: list[Any]) -> Event:
+        """The event that this call is.
+
+        Raises: Unproven if the tree does not know it.
+        """
+        while True:
+            for event in self.at.place.events:
+                if (
+                    event.function is function
+                    and event.kind == kind
+                    and event.grad is state.grad_enabled
+                    and len(event.operands) == len(tensors)
+                    and event.key == key
+                    and self.admit(event, tensors, numbers)
+                ):
+                    self.enter(event, numbers)
+                    return event
+            cut = self.at.place.cut
+            if cut is None or not cut.silent:
+                raise Unproven(STRUCTURE)
+            self.cut(cut)
+
+    def admit(self, event: Event, tensors: list[Any], numbers: list[Any]) -> bool:
+        """Whether operands and numbers fit; binds tensors from outside."""
+        at = self.at
+        values, binds = at.values, event.binds
+        count = len(values)
+        new: dict[int, Any] = {}
+        for slot, t in zip(event.operands, tensors, strict=True):
+            if slot < count:
+                if values[slot] is not t:
+                    return False
+            elif slot in new:
+                if new[slot] is not t:
+                    return False
+            elif (
+                slot not in binds
+                or id(t) in at.externals
+                or t._array is None
+                or not binds[slot].admits(t)
+                or self.is_mutated(t)
+                or any(t is other for other in new.values())
+            ):
+                return False
+            else:
+                new[slot] = t
+        for number, value in zip(event.numbers, numbers, strict=True):
+            if not _fits(number, value):
+                return False
+        for slot, low, high in event.ranges:
+            if not in_range(new[slot] if slot in new else values[slot], low, high):
+                return False
+        if new:
+            values.extend([None] * (max(new) + 1 - count))
+            for slot, t in new.items():
+                self.world.touch(t)
+                values[slot] = t
+                at.externals[id(t)] = slot
+        return True
+
+    def is_mutated(self, t: Any) -> bool:
+        """Whether the memory of a tensor from outside is also that of one which this segment changes."""
+        cell = t._cell
+        values = self.at.values
+        return cell is not None and any(
+            values[target] is not None and values[target]._cell is cell
+            for event in self.at.mutators
+            for target, _, _ in event.assigned
+        )
+
+    def enter(self, event: Event, numbers: list[Any]) -> None:
+        """Step onto an event."""
+        at = self.at
+        values, listing = at.values, self.world.listing
+        values.extend([None] * (event.slots - len(values)))
+        at.numbers.extend([(None, None)] * (event.count - len(at.numbers)))
+        for number, given in zip(event.numbers, numbers, strict=True):
+            value, text = _parts(given)
+            if text is not None and (not number.varies or number.fixed):
+                listing.require_number(text, value)
+                text = None
+            if text is not None and number.kind == "i" and (number.low > -(2**63) or number.high < 2**63 - 1):
+                listing.require(f"{number.low} <= {text} <= {number.high}")
+            at.numbers[number.index] = (value, text)
+        for generator, seed, offset, count in event.draws:
+            first, second = self.draw(generator, count)
+            at.numbers[seed.index] = (first.value, first.source.text)
+            at.numbers[offset.index] = (second.value, second.source.text)
+        for result in event.results:
+            slot = result.slot
+            if values[slot] is None:
+                made = pending(
+                    result.aval, result.requires_grad, result.strides, OWED if result.requires_grad else None
+                )
+                if result.source is not None:
+                    source = values[result.source]
+                    made._base = source if source._base is None else source._base
+                values[slot] = self.world.make_fresh(made)
+        for target, new, history in event.assigned:
+            t = values[target]
+            values[new] = t
+            if t is not None and history is not None:
+                if not self.world.is_fresh(t):
+                    raise Unproven(
+                        "a tensor from outside gets or loses a gradient history by a change in place",
+                        "change it under no_grad, or make a new tensor",
+                    )
+                t._node, t._requires_grad = OWED if history else None, history
+        if event.assigned:
+            at.mutators.append(event)
+        at.last, at.place = event, event.next
+
+    def cut(self, stop: Stop) -> None:
+        """Go on with the segment behind a look at memory."""
+        self.at.stop = stop
+        if stop.next is None:
+            raise Unproven(STRUCTURE)
+        self.begin(stop.next.root)
+
+    # --- the session --------------------------------------------------------------------------------------------------
+
+    def apply(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
+        """Match an operation."""
+        tensors: list[Any] = []
+        numbers: list[Any] = []
+        shape: list[Any] = []
+        for a in args:
+            if isinstance(a, Tensor):
+                tensors.append(a)
+                shape.append(Tensor)
+            elif type(a) is bool:
+                shape.append(a)
+            else:
+                numbers.append(a)
+                shape.append("f" if isinstance(_parts(a)[0], float) else "i")
+        self._refuse_eager(op)
+        event = self.match("op", op, (attrs, tuple(shape)), tensors, numbers)
+        values = self.at.values
+        out = tuple(values[r.slot] for r in event.results)
+        return out[0] if len(out) == 1 else out
+
+    def detach(self, t: Tensor) -> Tensor:
+        """Match a detachment."""
+        event = self.match("detach", None, (), [t], [])
+        return self.at.values[event.results[0].slot]  # type: ignore[no-any-return]
+
+    def assign(self, target: Tensor, value: Tensor) -> None:
+        """Match a change in place."""
+        self._refuse_eager("assign")
+        self.match("assign", None, (), [target, value], [])
+
+    def composite(self, composite: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Match a composite as one unit."""
+        self._refuse_eager(composite)
+        floats: list[Any] = []
+        try:
+            tensors, _, key, _ = flatten(self._plain(args, floats), self._plain(kwargs, floats))
+        except Opaque:
+            return composite.function(*args, **kwargs)
+        event = self.match("composite", composite, key, tensors, floats)
+        return self._output(event.output, event)
+
+    def _plain(self, x: Any, floats: list[Any]) -> Any:
+        """An argument with plain numbers; `floats` get the floats in order, symbolic ones as they are."""
+        kind = type(x)
+        if kind is Sym or kind is Scalar:
+            value, _ = _parts(x)
+            if type(value) is float:
+                floats.append(x)
+                return value
+            return self.world.fix(x) if kind is Sym else x.take()
+        if kind is float:
+            floats.append(x)
+            return x
+        if kind is tuple or kind is list:
+            return kind(self._plain(e, floats) for e in x)
+        if kind is dict:
+            return {k: self._plain(v, floats) for k, v in x.items()}
+        return x
+
+    def _output(self, layout: Any, event: Event) -> Any:
+        kind = layout[0]
+        if kind == "result":
+            return self.at.values[event.results[layout[1]].slot]
+        if kind == "value":
+            return layout[1]
+        items = [self._output(item, event) for item in layout[2]]
+        made = layout[1](items) if layout[1] in (list, tuple) else layout[1](*items)
+        return self.world.make_fresh(made)
+
+    def draw(self, generator: Any, count: int) -> tuple[Any, Any]:
+        """Seed and offset of random operations, as text: where the generator will stand then."""
+        listing, world = self.world.listing, self.world
+        world.keep(generator)
+        before = self.drawn.get(id(generator), (generator, 0))[1]
+        self.drawn[id(generator)] = (generator, before + count)
+        if world.is_found(generator):
+            world.pin(generator)
+        name = listing.constant(generator)
+        seed = listing.let(f"{name}.seed_")
+        offset = listing.let(f"{name}.offset + {before}")
+        return (
+            Scalar(generator.seed_, Source(listing, seed)),
+            Scalar(generator.offset + before, Source(listing, offset)),
+        )
+
+    def backward(self, function: Any, args: tuple[Any, ...]) -> Any:
+        """Match a backward pass as one unit."""
+        self._refuse_eager("backward")
+        roots, cotangents, keep, create_graph, inputs, accumulate = args
+        key = (
+            keep,
+            create_graph,
+            accumulate,
+            len(roots),
+            tuple(c is not None for c in cotangents),
+            None if inputs is None else len(inputs),
+        )
+        tensors = [*roots, *(c for c in cotangents if c is not None), *(inputs or ())]
+        for event in self.at.place.events:
+            if event.kind != "backward" or event.key != key or event.grad is not state.grad_enabled:
+                continue
+            full = self._with_leaves(event, tensors)
+            if full is None or len(full) != len(event.operands) or not self.admit(event, full, []):
+                continue
+            self.enter(event, [])
+            values = self.at.values
+            for leaf, before, after in event.leaves:
+                if after is not None and after != before:
+                    self.world.write("slot", values[leaf], "_grad", values[after])
+            return self._output(event.output, event)
+        raise Unproven(STRUCTURE)
+
+    def _with_leaves(self, event: Event, tensors: list[Any]) -> list[Any] | None:
+        grads = []
+        leaves = []
+        values = self.at.values
+        given = dict(zip(event.operands, tensors, strict=False))
+        for slot, before, _ in event.leaves:
+            leaf = values[slot] if slot < len(values) and values[slot] is not None else given.get(slot)
+            if leaf is None or leaf._hooks is not None:
+                return None
+            grad = self.world.grad_of(leaf)
+            if (grad is None) != (before is None):
+                return None
+            leaves.append(leaf)
+            if grad is not None:
+                grads.append(grad)
+        return [*tensors, *leaves, *grads]
+
+    def host(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Functions that work on memory depend on values, or do what a program cannot."""
+        name = getattr(function, "__name__", str(function)).strip("_")
+        raise Unproven(f"{name} works on memory", "keep it out of the compiled function, or use mode='follow'")
+
+    def read(self, t: Tensor) -> Any:
+        """The memory of a tensor decides what happens."""
+        raise Unproven(Later.complaint, Later.fix)
+
+    def item(self, t: Tensor) -> Later:
+        """The only element of a tensor, once the program ran."""
+        at = self.at
+        position = len(self.reads)
+        if t._array is None:
+            slot = next((i for i in range(len(at.values) - 1, -1, -1) if at.values[i] is t), None)
+            if slot is None:
+                # Computed before an earlier look at memory.
+                at, slot = next(
+                    (s, i) for s in reversed(self.segments) for i in range(len(s.values) - 1, -1, -1) if s.values[i] is t
+                )
+            self.reads.append((at, slot, t))
+            if at is self.at:
+                stop = at.place.cut
+                if stop is None:
+                    raise Unproven(STRUCTURE)
+                self.cut(stop)
+            return Later(position, self.world.line())
+        raise Unproven(
+            "a value of a tensor from outside is read", "give the number as an argument, or keep it a tensor"
+        )
+
+    def finish(self) -> None:
+        """The abstract run is done."""
+        stop = self.at.place.end
+        if stop is None:
+            raise Unproven(STRUCTURE)
+        self.at.stop = stop
+
+    def _refuse_eager(self, what: Any) -> None:
+        cut = self.at.place.cut
+        if cut is not None and what in cut.eager:
+            raise Unproven(f"{getattr(what, 'name', None) or getattr(what, '__name__', what)} runs eagerly: {cut.reason}")
+
+
+def _parts(x: Any) -> tuple[Any, str | None]:
+    """Value and text of a number; a constant has no text."""
+    if type(x) is Scalar:
+        return x.value, x.source.text
+    if type(x) is Sym:
+        return x.value, x.text
+    return x, None
+
+
+def _fits(number: Number, given: Any) -> bool:
+    value, _ = _parts(given)
+    kind = "f" if isinstance(value, float) else "i"
+    if kind != number.kind or (kind == "i" and not number.low <= value <= number.high):
+        return False
+    if number.varies and not number.fixed:
+        return True
+    return same_number(number.value, value)

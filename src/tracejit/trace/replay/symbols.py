@@ -1,0 +1,139 @@
+"""Values of an abstract run that are not the same at every call, and the text that computes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+
+class Unproven(Exception):
+    """A call cannot be replayed: something in it is not known to be the same next time, or to have no other effect."""
+
+    def __init__(self, reason: str, fix: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.fix = fix
+
+
+def _refuse(name: str) -> Callable[..., Any]:
+    def refuse(self: Any, *others: Any) -> NoReturn:
+        raise Unproven(self.complaint, self.fix)
+
+    refuse.__name__ = name
+    return refuse
+
+
+_OPERATIONS = (
+    *("__bool__", "__int__", "__float__", "__index__", "__complex__", "__hash__", "__eq__", "__ne__", "__lt__", "__le__"),
+    *("__gt__", "__ge__", "__add__", "__radd__", "__sub__", "__rsub__", "__mul__", "__rmul__", "__truediv__", "__len__"),
+    *("__rtruediv__", "__floordiv__", "__rfloordiv__", "__mod__", "__rmod__", "__pow__", "__rpow__", "__neg__", "__abs__"),
+    *("__round__", "__iter__", "__str__", "__repr__", "__format__", "__getitem__", "__contains__", "__reduce__"),
+)
+
+
+class Sym:
+    """A Python number that each call finds anew: its value in this call, and the text of the expression."""
+
+    __slots__ = ("text", "value")
+
+    complaint = "a number that changes from call to call is used where it decides the structure"
+    fix = "keep the number out of containers' keys, formatted text and functions that are not tracejit's"
+
+    def __init__(self, value: Any, text: str) -> None:
+        self.value = value
+        self.text = text
+
+
+class Later:
+    """A Python number that is read from a computed tensor: it is only there after the program ran.
+
+    It may be returned or stored; anything else that Python does with it depends on a value.
+    """
+
+    __slots__ = ("line", "position")
+
+    complaint = "Python computes with a value that it reads from a tensor"
+    fix = "keep the value a tensor, or only return it; mode='follow' runs the Python that looks at it"
+
+    def __init__(self, position: int, line: str) -> None:
+        self.position = position
+        self.line = line
+
+
+for _cls in (Sym, Later):
+    for _name in _OPERATIONS:
+        setattr(_cls, _name, _refuse(_name))
+
+
+class Source:
+    """What a `Scalar` of the abstract run stands for: the text of a number, which a use as structure makes a guard."""
+
+    __slots__ = ("listing", "text")
+
+    # What the operations of the tensor package ask of a number of the tree.
+    kind = "abstract"
+
+    def __init__(self, listing: Listing, text: str) -> None:
+        self.listing = listing
+        self.text = text
+
+    def fix(self, value: Any) -> None:
+        """The number became part of the structure."""
+        self.listing.require_number(self.text, value)
+
+
+class Listing:
+    """Straight-line text: loads, arithmetic and conditions that come before a replayed program.
+
+    Everything in it reads the world as it is before the call, so equal expressions are one.
+    """
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.scope: dict[str, Any] = {}
+        self._names: dict[str, str] = {}
+        self._constants: dict[int, str] = {}
+        self._required: set[str] = set()
+
+    def constant(self, value: Any) -> str:
+        """A name for an object."""
+        if value is None or value is True or value is False:
+            return repr(value)
+        if type(value) is int and abs(value) < 1 << 62:
+            return repr(value) if value >= 0 else f"({value!r})"
+        name = self._constants.get(id(value))
+        if name is None:
+            name = self._constants[id(value)] = f"K{len(self.scope)}"
+            self.scope[name] = value
+        return name
+
+    def let(self, expression: str) -> str:
+        """A local name for an expression without effects."""
+        name = self._names.get(expression)
+        if name is None:
+            name = self._names[expression] = f"v{len(self._names)}"
+            self.lines.append(f"{name} = {expression}")
+        return name
+
+    def require(self, condition: str) -> None:
+        """Only go on if the condition holds."""
+        if condition not in self._required:
+            self._required.add(condition)
+            self.lines.append(f"if not ({condition}): return MISS")
+
+    def require_number(self, text: str, value: Any) -> None:
+        """Only go on if a number has the type and the bits it had."""
+        kind = type(value)
+        if kind is bool:
+            self.require(f"{text} is {value}")
+        elif kind is int:
+            self.require(f"type({text}) is int and {text} == {value}")
+        elif value == value and value not in (0.0, float("inf"), float("-inf")):
+            self.require(f"type({text}) is float and {text} == {value!r}")
+        else:
+            self.require(f"same_number({text}, {self.constant(value)})")
+
+
+def number_like(x: Any) -> bool:
+    """Whether a value is a number of a kind that may vary."""
+    return type(x) in (int, float)
