@@ -24,7 +24,7 @@ from tracejit.trace.source import is_user_file
 
 STEPS = 3_000_000
 """Instructions after which a run is given up."""
-DEPTH = 200
+DEPTH = 100
 
 _COMPARISONS = {
     "<": operator.lt,

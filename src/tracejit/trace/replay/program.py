@@ -181,7 +181,6 @@ class Replay:
         numbers = ", ".join(text or listing.constant(value) for value, text in segment.numbers)
         body = [f"    v = replay_self.compute(({found}), [{numbers}])", "    if v is None: return MISS"]
         body += self._stores()
-        self.built: dict[int, str] = {}
         lines: list[str] = []
         result = self._build(proof.result, lines)
         return "\n".join([*head, *body, *lines, f"    return {result}"])
@@ -219,7 +218,7 @@ class Replay:
     def _stores(self) -> list[str]:
         listing = self.listing
         out: list[str] = []
-        self.built = {}
+        self.built: dict[int, str] = {}
         for kind, container, key, value in self.proof.changes:
             name = listing.constant(container)
             made = self._build(value, out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 from typing import Any
 
+from tracejit import dtypes
 from tracejit.tensor.composite import Composite
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor
@@ -151,6 +152,8 @@ def prove(
         grad, before = state.grad_enabled, state.session
         state.session = session
         try:
+            # What is made in the call may be of the default type.
+            world.read("item", vars(dtypes), "_default")
             positional = _arguments(world, args, kwargs)
             result = machine.call(function, positional, {k: _enter(world, kwargs[k], f"kwargs[{k!r}]") for k in kwargs})
             session.finish()
@@ -158,6 +161,8 @@ def prove(
                 raise Unproven("the grad mode is left changed", "use no_grad() as a context manager")
         except Unproven as e:
             return None, [*machine.obstacles, (getattr(e, "line", machine.line()), e)]
+        except RecursionError:
+            return None, [*machine.obstacles, (machine.line(), Unproven("the calls are nested too deeply"))]
         finally:
             state.grad_enabled, state.session = grad, before
         obstacles = machine.obstacles

@@ -128,7 +128,7 @@ class Shadow:
             if text is not None and (not number.varies or number.fixed):
                 listing.require_number(text, value)
                 text = None
-            if text is not None and number.kind == "i" and (number.low > -(2**63) or number.high < 2**63 - 1):
+            if text is not None and number.kind == "i":
                 listing.require(f"{number.low} <= {text} <= {number.high}")
             at.numbers[number.index] = (value, text)
         for generator, seed, offset, count in event.draws:
