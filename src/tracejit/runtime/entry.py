@@ -1,7 +1,8 @@
-"""The three functions through which Python enters native code, made without numba's dispatcher.
+"""The functions through which Python enters native code, made without numba's dispatcher.
 
-`launch(kernel, units, unit_cost, *slots)`, `run(control, pointers, scalars)` and `address_of(array)` are built-in
-functions (CPython's vectorcall convention) from a page of LLVM text, so that a call costs about 0.1 us.
+`launch(kernel, units, unit_cost, *slots)`, `run(control, pointers, scalars)`, `address_of(array)`, `hold(pairs)`, which
+compares words of memory with what they were, and `advance(pairs)`, which counts versions up, are built-in functions
+(CPython's vectorcall convention) from a page of LLVM text, so that a call costs about 0.1 us.
 In: Python integers, floats and arrays. Out: error codes and addresses.
 Must not know: how a team works or what a program holds, beyond the few words that it reads.
 """
@@ -39,6 +40,9 @@ ARRAY_TYPE = 8
 TYPE_ERROR = 9
 STATE_WORDS = 10
 
+LIST_ITEMS = 24
+"""Where a list keeps the address of its items."""
+
 _METH_O = 0x0008
 _METH_FASTCALL = 0x0080
 _PYTHON_FUNCTIONS = (
@@ -69,6 +73,7 @@ declare i32 @PyType_IsSubtype(ptr, ptr)
 @launch_usage = internal constant $launch_usage
 @run_usage = internal constant $run_usage
 @address_usage = internal constant $address_usage
+@hold_usage = internal constant $hold_usage
 
 ; The address of an array's elements: the first field after the object's head.
 define internal i64 @data_of(ptr %array) alwaysinline {
@@ -331,6 +336,96 @@ no:
   ret ptr null
 }
 
+; The place of the first pair of words (address, expected value) that does not hold, from 1 on; 0 if all hold.
+; Pairs are looked at in order, so an address may depend on what a former pair holds.
+define ptr @hold_$digest(ptr %self, ptr %pairs) {
+entry:
+  %state_word = call i64 @data_of(ptr %self)
+  %state = inttoptr i64 %state_word to ptr
+  %is = call i1 @is_array(ptr %pairs, ptr %state)
+  br i1 %is, label %begin, label %no
+begin:
+  %data_word = call i64 @data_of(ptr %pairs)
+  %data = inttoptr i64 %data_word to ptr
+  %count = load i64, ptr %data
+  br label %head
+head:
+  %i = phi i64 [ 0, %begin ], [ %next, %same ]
+  %more = icmp ult i64 %i, %count
+  br i1 %more, label %look, label %all
+look:
+  %next = add i64 %i, 1
+  %twice = shl i64 %i, 1
+  %at = getelementptr i64, ptr %data, i64 %twice
+  %address_at = getelementptr i64, ptr %at, i64 1
+  %expected_at = getelementptr i64, ptr %at, i64 2
+  %address_word = load i64, ptr %address_at
+  %expected = load i64, ptr %expected_at
+  %address = inttoptr i64 %address_word to ptr
+  %now = load i64, ptr %address
+  %equal = icmp eq i64 %now, %expected
+  br i1 %equal, label %same, label %found
+same:
+  br label %head
+all:
+  br label %done
+found:
+  br label %done
+done:
+  %result = phi i64 [ 0, %all ], [ %next, %found ]
+  %object = call ptr @PyLong_FromLongLong(i64 %result)
+  ret ptr %object
+no:
+  %type_error = call i64 @word(ptr %state, i64 $type_error)
+  %exception = inttoptr i64 %type_error to ptr
+  call void @PyErr_SetString(ptr %exception, ptr @hold_usage)
+  ret ptr null
+}
+
+; Adds to the number that each of some lists holds first. Pairs: the address of a list, what is added.
+define ptr @advance_$digest(ptr %self, ptr %pairs) {
+entry:
+  %state_word = call i64 @data_of(ptr %self)
+  %state = inttoptr i64 %state_word to ptr
+  %is = call i1 @is_array(ptr %pairs, ptr %state)
+  br i1 %is, label %begin, label %no
+begin:
+  %data_word = call i64 @data_of(ptr %pairs)
+  %data = inttoptr i64 %data_word to ptr
+  %count = load i64, ptr %data
+  br label %head
+head:
+  %i = phi i64 [ 0, %begin ], [ %next, %add ]
+  %more = icmp ult i64 %i, %count
+  br i1 %more, label %add, label %done
+add:
+  %next = add i64 %i, 1
+  %twice = shl i64 %i, 1
+  %at = getelementptr i64, ptr %data, i64 %twice
+  %list_at = getelementptr i64, ptr %at, i64 1
+  %by_at = getelementptr i64, ptr %at, i64 2
+  %list_word = load i64, ptr %list_at
+  %by = load i64, ptr %by_at
+  %list = inttoptr i64 %list_word to ptr
+  %items_at = getelementptr i8, ptr %list, i64 $list_items
+  %items = load ptr, ptr %items_at
+  %old = load ptr, ptr %items
+  %number = call i64 @PyLong_AsLongLong(ptr %old)
+  %sum = add i64 %number, %by
+  %new = call ptr @PyLong_FromLongLong(i64 %sum)
+  store ptr %new, ptr %items
+  call void @Py_DecRef(ptr %old)
+  br label %head
+done:
+  %zero = call ptr @PyLong_FromLongLong(i64 0)
+  ret ptr %zero
+no:
+  %type_error = call i64 @word(ptr %state, i64 $type_error)
+  %exception = inttoptr i64 %type_error to ptr
+  call void @PyErr_SetString(ptr %exception, ptr @hold_usage)
+  ret ptr null
+}
+
 ; What a thread made by pthread_create runs: the kernel whose address is the first slot of its block.
 define ptr @thread_main_$digest(ptr %block) {
   %kernel = load i64, ptr %block
@@ -361,11 +456,13 @@ def _module_text(digest: str) -> str:
         float_type=FLOAT_TYPE,
         array_type=ARRAY_TYPE,
         type_error=TYPE_ERROR,
+        list_items=LIST_ITEMS,
         parallel=PARALLEL,
         release=RELEASE,
         launch_usage=_c_string(f"launch(kernel, units, unit_cost, *slots): expected 3 to {MAX_SLOTS + 3} arguments"),
         run_usage=_c_string("run(control, pointers, scalars): expected three arrays"),
         address_usage=_c_string("address_of(array): expected an array"),
+        hold_usage=_c_string("hold(pairs), advance(pairs): expected an array"),
     )
 
 
@@ -394,7 +491,7 @@ class Entry:
             llvm.add_symbol(name, ctypes.cast(function, ctypes.c_void_p).value)
         digest = hashlib.sha256(f"{environment()} {_module_text('')} {sys.version}".encode()).hexdigest()
         text = _module_text(digest[:16])
-        symbols = {name: f"{name}_{digest[:16]}" for name in ("launch", "run", "address_of", "thread_main")}
+        symbols = {name: f"{name}_{digest[:16]}" for name in ("launch", "run", "address_of", "hold", "advance", "thread_main")}
         begin = time.perf_counter()
         code = STORE.get(digest)
         cached = code is not None
@@ -407,6 +504,8 @@ class Entry:
         self.launch = self._bind("launch", native.find(symbols["launch"]), _METH_FASTCALL)
         self.run = self._bind("run", native.find(symbols["run"]), _METH_FASTCALL)
         self.address_of = self._bind("address_of", native.find(symbols["address_of"]), _METH_O)
+        self.hold = self._bind("hold", native.find(symbols["hold"]), _METH_O)
+        self.advance = self._bind("advance", native.find(symbols["advance"]), _METH_O)
         self._check()
 
     def _bind(self, name: str, address: int, flags: int) -> Callable[..., int]:

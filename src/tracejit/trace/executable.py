@@ -89,7 +89,7 @@ class Executable:
             pointers[k] = address_of(array)
             made.append((slot, array))
             k += 1
-        if moved and self.mutated and self._overlap(moved, k):
+        if moved and self.mutated and self.overlap(moved, k):
             self.last = [None] * len(self.inputs)
             return None
         scalars, words = self.scalars, self.words
@@ -98,12 +98,12 @@ class Executable:
             if kind == "f":
                 scalars[i] = value
             else:
-                words[i] = _signed(value)
+                words[i] = signed(value)
         if self.compiled.run(pointers, scalars):
             return None
         return made
 
-    def _overlap(self, moved: list[int], homes: int) -> bool:
+    def overlap(self, moved: list[int], homes: int) -> bool:
         """Whether an input that is written shares memory with another input, now that some moved."""
         last = self.last
         if self.written.isdisjoint(moved):
@@ -133,7 +133,7 @@ def _span(array: Any) -> tuple[int, int]:
     return np.lib.array_utils.byte_bounds(array) if array.size else (0, 0)
 
 
-def _signed(value: int) -> int:
+def signed(value: int) -> int:
     """The int64 with the low 64 bits of a whole number: seeds may be from 2**63 on."""
     return (value + (1 << 63)) % (1 << 64) - (1 << 63)
 

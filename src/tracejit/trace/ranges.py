@@ -33,14 +33,8 @@ def index_ranges(steps: list[Step], last: Event | None, binds: dict[int, Any], s
 
     `shapes(slot)` gives the shape of a slot's tensor. Rearranged and int32 indices are traced back to what they are of.
     """
-    outside = set(binds)
-    made: dict[int, Step] = {}
-    for event in path(last):
-        outside.update(event.binds)
-        for step in event.steps:
-            for out in step.outs:
-                made[out] = step
-        outside.difference_update(target for target, _, _ in event.assigned)
+    outside, made = _origins(path(last))
+    outside.update(binds)
     for step in steps:
         for out in step.outs:
             made[out] = step
@@ -49,15 +43,43 @@ def index_ranges(steps: list[Step], last: Event | None, binds: dict[int, Any], s
         if step.op not in _INDEXED:
             continue
         if step.op is ops.wrap_index:
-            slot, size = step.args[0], step.attrs[0]
+            size = step.attrs[0]
             low = -size
         else:
-            slot, size, low = step.args[1], shapes(step.args[0])[step.attrs[0]], 0
-        while slot in made and made[slot].op in _MOVES:
-            slot = made[slot].args[0]
+            size, low = shapes(step.args[0])[step.attrs[0]], 0
+        slot = _origin(step, made)
         if slot in outside:
             found[slot, low, size] = None
     return tuple(found)
+
+
+def _origins(events: list[Event]) -> tuple[set[int], dict[int, Step]]:
+    """The slots that hold what tensors from outside held, and the step that made each slot."""
+    outside: set[int] = set()
+    made: dict[int, Step] = {}
+    for event in events:
+        outside.update(event.binds)
+        for step in event.steps:
+            for out in step.outs:
+                made[out] = step
+        outside.difference_update(target for target, _, _ in event.assigned)
+    return outside, made
+
+
+def _origin(step: Step, made: dict[int, Step]) -> int:
+    """The slot that a step's indices were rearranged from."""
+    slot: int = step.args[0 if step.op is ops.wrap_index else 1]
+    while slot in made and made[slot].op in _MOVES:
+        slot = made[slot].args[0]
+    return slot
+
+
+def may_leave_range(events: list[Event]) -> bool:
+    """Whether an index is only known to be in range when a kernel meets it, so that the program may refuse."""
+    outside, made = _origins(events)
+    return any(
+        step.op in _INDEXED and _origin(step, made) not in outside for event in events for step in event.steps
+    )
 
 
 _addresses: dict[str, int] = {}

@@ -70,13 +70,15 @@ READERS: dict[str, Callable[[Any, Any], Any]] = {
     "cell": _cell,
     "type": lambda o, _: type(o),
     "class": find_in_class,
+    "filled": lambda d, _: bool(d),
 }
 """How to look at a place, by its kind."""
 
 
 @dataclass(eq=False, slots=True)
 class Guard:
-    """One place of the world and what it held: an item of a dict, a slot, a cell, an object's type, a class attribute.
+    """One place of the world and what it held: an item of a dict, a slot, a cell, an object's type, a class attribute,
+    whether a container has content.
 
     The kinds "list", "set" and "keys" are about the whole content of a container.
     """

@@ -185,6 +185,9 @@ class Machine:
             set.__len__,
             frozenset.__len__,
         ):
+            if isinstance(x, dict) and not (world.is_fresh(x) or world.is_found(x) or self._overlaid(x)):
+                world.guard("filled", x, None, bool(x))
+                return bool(x)
             return self.length(x) > 0
         if isinstance(x, _VALUES):
             return bool(x)
@@ -206,13 +209,16 @@ class Machine:
         if isinstance(x, (str, bytes, range)) or world.is_fresh(x) or world.is_found(x):
             return len(x)
         if isinstance(x, dict):
-            return len(world.pairs(x)) if any(owner == id(x) for owner, _, _ in world.overlay) else self._count(x)
+            return len(world.pairs(x)) if self._overlaid(x) else self._count(x)
         if isinstance(x, (list, tuple, set, frozenset)):
             return self._count(x)
         method = find_in_class(type(x), "__len__")
         if isinstance(method, types.FunctionType):
             return self.world.fix(self.call(self.attributes.load(x, "__len__"), (), {}))  # type: ignore[no-any-return]
         raise Unproven(f"the length of a {type(x).__name__} is asked for")
+
+    def _overlaid(self, x: Any) -> bool:
+        return any(owner == id(x) for owner, _, _ in self.world.overlay)
 
     def _count(self, x: Any) -> int:
         if isinstance(x, (list, set, dict)):
@@ -252,6 +258,8 @@ class Machine:
                     return sign == "!="
                 raise Unproven(Sym.complaint, Sym.fix)
             value = function(left[0], right[0])
+            if left == right and type(left[0]) is int:
+                return value
             condition = f"{left[1]} {sign} {right[1]}"
             world.listing.require(f"({condition})" if value else f"not ({condition})")
             return value

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import copy
+import re
 import weakref
 from typing import Any
 
+import numpy as np
+
+from tracejit.runtime.entry import ENTRY
 from tracejit.tensor.state import state
-from tracejit.tensor.tape import OWED
+from tracejit.tensor.tape import OWED, TapeNode, next_position
 from tracejit.tensor.tensor import Tensor, pending
-from tracejit.trace.executable import Executable
+from tracejit.trace.executable import Executable, signed
 from tracejit.trace.follower import Follower
 from tracejit.trace.matcher import MISS
-from tracejit.trace.ranges import in_range
-from tracejit.trace.replay.guards import ABSENT, Guard
+from tracejit.trace.ranges import in_range, may_leave_range
+from tracejit.trace.replay.guards import ABSENT
 from tracejit.trace.replay.proof import Proof
-from tracejit.trace.replay.session import Matched
 from tracejit.trace.replay.symbols import Later, Sym, Unproven
+from tracejit.trace.replay.watch import Watch
+from tracejit.trace.replay.words import NEVER, advance, count_up, hold, slot_offset, sole_words, table
 from tracejit.trace.tree import External, path, same_number
 
+_WORD = re.compile(r"\bv\d+\b")
 _ERRORS = "(ArithmeticError, LookupError, TypeError, ValueError, AttributeError)"
 
 
@@ -34,172 +41,122 @@ class Landed:
 def external_of(t: Tensor) -> External:
     """What a tensor from outside is like now."""
     array = t._array
-    contiguous = bool(array.flags.c_contiguous)
-    return External(
-        array.shape,
-        t._dtype,
-        t._requires_grad,
-        t._node is None,
-        None if contiguous else array.strides,
-        array.flags.writeable,
-    )
+    strides = None if array.flags.c_contiguous else array.strides
+    return External(array.shape, t._dtype, t._requires_grad, t._node is None, strides, array.flags.writeable)
 
 
 class Replay:
-    """A call of a region without its Python; called with the arguments, it gives `MISS` or the result.
+    """A call of a region without its Python; `run` takes the arguments and gives `MISS` or the result.
 
     Everything that may miss comes before the program, and the program changes nothing where it refuses.
     """
 
     def __init__(self, proof: Proof, landed: Landed) -> None:
         self.proof = proof
-        self.executable = landed.executable
-        self.segment: Matched = proof.segment()
         self.world = proof.world
         self.listing = proof.world.listing
-        self.guards: list[Guard] = list(proof.world.guards.values())
-        self.failed: Guard | None = None
-        self._gather(landed)
-        self.text = self._write(landed)
+        self.segment = proof.segment()
+        self.events = path(self.segment.last)
+        self.executable = self._own(landed.executable)
+        self.alive = set(landed.alive)
+        self._sort_tensors()
+        self._sort_slots()
+        own = frozenset(id(c) for kind, c, _, _ in proof.changes if kind == "item")
+        leaves = {id(self.segment.values[leaf]) for event in self.events for leaf, _, _ in event.leaves}
+        self.watch = Watch(list(self.world.guards.values()), self.constants, leaves, own)
+        self.grads: list[Tensor] = []
+        self.grad_arrays: list[Any] = []
+        self.grad_fields: list[Any] = []
+        self.grad_tables: list[np.ndarray] = [NEVER]
+        self.last_found: list[Any] = [None] * len(self.found)
+        self.last_arrays: list[Any] = [None] * len(self.found)
+        self.text = self._write()
         scope = self.listing.scope
         scope.update(
-            MISS=MISS, state=state, same_number=same_number, in_range=in_range, Tensor=Tensor, replay_self=self
+            MISS=MISS,
+            state=state,
+            same_number=same_number,
+            in_range=in_range,
+            Tensor=Tensor,
+            me=self,
+            hold=hold,
+            words=self.watch.tables,
+            left=self.watch.left,
+            loose=self.watch.loose,
+            F=self.last_found,
+            A=self.last_arrays,
+            pointers=self.executable.pointers,
+            scalars=self.executable.scalars,
+            P=memoryview(self.executable.pointers),
+            S=memoryview(self.executable.scalars),
+            W=memoryview(self.executable.words),
+            execute=self.executable.compiled.run,
+            signed=signed,
+            address_of=ENTRY.address_of,
+            empty=np.empty,
+            new=Tensor.__new__,
+            TapeNode=TapeNode,
+            next_position=next_position,
+            grad_tables=self.grad_tables,
+            advance=advance,
         )
         exec(compile(self.text, "<replay>", "exec"), scope)
         self.run = scope["replay"]
 
-    # --- what is checked ----------------------------------------------------------------------------------------------
+    def _own(self, executable: Executable) -> Executable:
+        """The program with pointers and numbers that only this replay sets."""
+        own = copy.copy(executable)
+        own.pointers = executable.pointers.copy()
+        own.scalars = executable.scalars.copy()
+        own.words = own.scalars.view(np.int64)
+        own.last = [None] * len(own.inputs)
+        own.lows, own.highs = [], []
+        return own
 
-    def _gather(self, landed: Landed) -> None:
+    # --- what is what -------------------------------------------------------------------------------------------------
+
+    def _sort_tensors(self) -> None:
         """Sort the tensors from outside into those that stay and those that each call finds."""
-        world, segment = self.world, self.segment
         externals: dict[int, External] = {}
-        for event in path(segment.last):
+        for event in self.events:
             externals.update(event.binds)
         self.constants: list[tuple[Tensor, External]] = []
         self.found: list[tuple[str, Tensor, External]] = []
-        for t in world.tensors.values():
-            slot = segment.externals.get(id(t))
+        for t in self.world.tensors.values():
+            slot = self.segment.externals.get(id(t))
             external = externals[slot] if slot is not None else external_of(t)
-            text = world.found.get(id(t))
+            text = self.world.found.get(id(t))
             if text is None:
                 self.constants.append((t, external))
             else:
                 self.found.append((text, t, external))
-        self.leaves = [segment.values[leaf] for event in path(segment.last) for leaf, _, _ in event.leaves]
-        self.ranges = [
-            (segment.values[slot], low, high) for event in path(segment.last) for slot, low, high in event.ranges
-        ]
 
-    def holds(self) -> bool:
-        """Whether the world is as the proof found it; else `failed` is the first guard that does not hold."""
-        for guard in self.guards:
-            if not guard.holds():
-                self.failed = guard
-                return False
-        self.failed = None
-        if any(not external.admits(t) for t, external in self.constants):
-            return False
-        return all(t._hooks is None for t in self.leaves if not self.world.is_found(t))
-
-    def admits(self, *found: Any) -> bool:
-        """Whether the tensors that this call found fit their slots: they are like the former ones, and no two are one."""
-        seen = {id(t) for t, _ in self.constants}
-        for t, (_, _, external) in zip(found, self.found, strict=True):
-            if id(t) in seen or t._array is None or not external.admits(t) or t._hooks is not None:
-                return False
-            seen.add(id(t))
-        return True
-
-    # --- the program --------------------------------------------------------------------------------------------------
-
-    def compute(self, found: tuple[Any, ...], numbers: list[Any]) -> Any:
-        """Run the program: the values by slot, or None where it refused and changed nothing."""
-        follower = Follower.__new__(Follower)
-        follower.values = values = [None] * len(self.segment.values)
-        follower.numbers = numbers
-        follower.rebased = []
-        for slot, t in self.fixed:
-            values[slot] = t
-        for slots, t in zip(self.taken, found, strict=True):
-            for slot in slots:
-                values[slot] = t
-        for slot, aval, requires_grad, strides, source in self.made:
-            t = values[slot]
-            if t is None:
-                t = pending(aval, requires_grad, strides, OWED if requires_grad else None)
-                for other in self.again[slot]:
-                    values[other] = t
-                if source is not None:
-                    base = values[source]
-                    t._base = base if base._base is None else base._base
-        arrays = self.executable.run(values, numbers)
-        if arrays is None:
-            return None
-        follower.land(self.executable, arrays)
-        return values
-
-    # --- text ---------------------------------------------------------------------------------------------------------
-
-    def _write(self, landed: Landed) -> str:
-        proof, world, listing, segment = self.proof, self.world, self.listing, self.segment
-        found_at = {id(t): i for i, (_, t, _) in enumerate(self.found)}
-        results = {r.slot: r for event in path(segment.last) for r in event.results}
-        slots: dict[int, list[int]] = {}
-        for slot, t in enumerate(segment.values):
-            if t is not None:
-                slots.setdefault(id(t), []).append(slot)
-        alive = set(landed.alive)
+    def _sort_slots(self) -> None:
+        """Sort the slots into constants, found tensors and those that the program makes."""
+        results = {r.slot: r for event in self.events for r in event.results}
+        places = {id(t): i for i, (_, t, _) in enumerate(self.found)}
+        self.slots: dict[int, list[int]] = {}
         self.fixed: list[tuple[int, Any]] = []
         self.taken: list[list[int]] = [[] for _ in self.found]
-        self.made: list[tuple[int, Any, bool, Any, Any]] = []
-        self.again: dict[int, list[int]] = {}
-        for slot, t in enumerate(segment.values):
+        self.made: list[Any] = []
+        for slot, t in enumerate(self.segment.values):
             if t is None:
                 continue
-            if not world.is_fresh(t):
-                if id(t) in found_at:
-                    self.taken[found_at[id(t)]].append(slot)
-                else:
-                    self.fixed.append((slot, t))
-            elif slot in alive and slot in results:
-                r = results[slot]
-                self.made.append((slot, r.aval, r.requires_grad, r.strides, r.source))
-                self.again[slot] = slots[id(t)]
-        self.slots = slots
-        self._check_escapes(alive)
-
-        head = ["def replay(args, kwargs):", f"    if state.grad_enabled is not {proof.grad}: return MISS"]
-        head += ["    if not replay_self.holds(): return MISS", "    try:"]
-        head += [f"        {line}" for line in listing.lines]
-        head += ["        pass", f"    except {_ERRORS}:", "        return MISS"]
-        found = "".join(f"{text}, " for text, _, _ in self.found)
-        if self.found:
-            head.append(f"    if not replay_self.admits({found}): return MISS")
-        for t, low, high in self.ranges:
-            head.append(f"    if not in_range({self._tensor_text(t)}, {low}, {high}): return MISS")
-        numbers = ", ".join(text or listing.constant(value) for value, text in segment.numbers)
-        body = [f"    v = replay_self.compute(({found}), [{numbers}])", "    if v is None: return MISS"]
-        body += self._stores()
-        lines: list[str] = []
-        result = self._build(proof.result, lines)
-        return "\n".join([*head, *body, *lines, f"    return {result}"])
-
-    def _check_escapes(self, alive: set[int]) -> None:
-        """See that every tensor that lives on is one that the text hands out.
-
-        Raises: Unproven for a tensor that Python keeps where the run did not see it.
-        """
+            self.slots.setdefault(id(t), []).append(slot)
+            if self.world.is_fresh(t):
+                if slot in self.alive and slot in results:
+                    self.made.append(results[slot])
+            elif id(t) in places:
+                self.taken[places[id(t)]].append(slot)
+            else:
+                self.fixed.append((slot, t))
+        self.input_of = {slot: i for i, slot in enumerate(self.executable.inputs)}
         known: set[int] = set()
         self._tensors_in(self.proof.result, known)
         for _, _, _, value in self.proof.changes:
             self._tensors_in(value, known)
-        for _, slot, _ in self.proof.session.reads:
-            known.add(slot)
-        if not alive <= known:
-            self.extra = alive - known
-        else:
-            self.extra = set()
+        # Alive at a look at memory, but not handed out: dead when the call is done, or the proof has missed something.
+        self.passing = self.alive - known
 
     def _tensors_in(self, value: Any, known: set[int]) -> None:
         if isinstance(value, Tensor):
@@ -213,14 +170,307 @@ class Replay:
 
     def escaped(self, landed: Landed) -> bool:
         """Whether a tensor that the text does not hand out is still alive after the call."""
-        return any(landed.alive[slot]() is not None for slot in self.extra)
+        return any(landed.alive[slot]() is not None for slot in self.passing)
+
+    # --- checks -------------------------------------------------------------------------------------------------------
+
+    def renew(self) -> bool:
+        """Look at every guard; the words and the pointers to the memory of constants are then those of now."""
+        if not self.watch.renew():
+            return False
+        self.grad_tables[0] = NEVER
+        exe = self.executable
+        for slot, t in self.fixed:
+            i = self.input_of.get(slot)
+            if i is not None:
+                exe.last[i] = t._array
+                exe.pointers[i] = ENTRY.address_of(t._array)
+        # All of them may have moved: the next tensors that are found are compared with them.
+        self.last_found[:] = [None] * len(self.found)
+        if self.found:
+            return True
+        return not self._overlap(list(range(len(exe.last))))
+
+    def admits(self, *found: Any) -> bool:
+        """Whether the tensors that this call found fit: they are like the former ones, and no two are one."""
+        seen = {id(t) for t, _ in self.constants}
+        for t, (_, _, external) in zip(found, self.found, strict=True):
+            if id(t) in seen or t._array is None or not external.admits(t) or t._hooks is not None:
+                return False
+            seen.add(id(t))
+        exe = self.executable
+        first = self.last_found[0] is None
+        moved = list(range(len(exe.last))) if first else []
+        for k, t in enumerate(found):
+            for slot in self.taken[k]:
+                i = self.input_of.get(slot)
+                if i is not None and exe.last[i] is not t._array:
+                    exe.last[i] = t._array
+                    exe.pointers[i] = ENTRY.address_of(t._array)
+                    moved.append(i)
+        if moved and self._overlap(moved):
+            self.last_found[:] = [None] * len(self.found)
+            return False
+        self.last_found[:] = found
+        self.last_arrays[:] = [t._array for t in found]
+        return True
+
+    def _overlap(self, moved: list[int]) -> bool:
+        exe = self.executable
+        return bool(exe.mutated) and exe.overlap(moved, len(exe.inputs) + len(exe.outputs))
+
+    # --- values -------------------------------------------------------------------------------------------------------
+
+    def new_grads(self) -> None:
+        """Gradients that this call will give to their tensors."""
+        self.grads[:] = []
+        self.grad_arrays[:] = []
+        self.grad_fields[:] = []
+        self.grad_tables[0] = NEVER
+        first = len(self.executable.inputs)
+        for _, at, (_, shape, kind) in self.handed:
+            array = np.empty(shape, kind)
+            self.executable.pointers[first + at] = ENTRY.address_of(array)
+            t = Tensor.__new__(Tensor)
+            t._array = array
+            t._dtype = self.grad_types[at]
+            t._requires_grad = False
+            t._node = t._grad = t._cell = t._base = t._hooks = None
+            self.grads.append(t)
+            self.grad_arrays.append(array)
+            self.grad_fields.append(t.__dict__)
+
+    def watch_grads(self) -> None:
+        """Note that the gradients just given belong to nobody else: the next call may write into them."""
+        words = []
+        for (leaf, _, _), t, own in zip(self.handed, self.grads, self.grad_fields, strict=True):
+            # Held by the list here, by the leaf, and by the variable of this loop at the moment.
+            found = sole_words(t, own, 2)
+            at = hold(table([(id(leaf) + _grad_offset(type(leaf)), id(t))])) if found is not None else 1
+            if found is None or at:
+                return
+            words += [(id(leaf) + _grad_offset(type(leaf)), id(t)), *found]
+        self.grad_tables[0] = table(words)
+
+    def land(self, found: tuple[Any, ...], numbers: list[Any], arrays: list[Any]) -> list[Any]:
+        """Make the tensors that live on, in the general way: views, histories, changes in place."""
+        follower = Follower.__new__(Follower)
+        follower.values = values = [None] * len(self.segment.values)
+        follower.numbers = numbers
+        follower.rebased = []
+        for slot, t in self.fixed:
+            values[slot] = t
+        for slots, t in zip(self.taken, found, strict=True):
+            for slot in slots:
+                values[slot] = t
+        for r in self.made:
+            if values[r.slot] is None:
+                t = pending(r.aval, r.requires_grad, r.strides, OWED if r.requires_grad else None)
+                for other in self.slots[id(self.segment.values[r.slot])]:
+                    values[other] = t
+                if r.source is not None:
+                    base = values[r.source]
+                    t._base = base if base._base is None else base._base
+        outputs = self.executable.outputs
+        follower.land(
+            self.executable, [(slot, array) for (slot, _, _), array in zip(outputs, arrays, strict=True)]
+        )
+        return values
+
+    # --- text ---------------------------------------------------------------------------------------------------------
+
+    def _write(self) -> str:
+        proof, listing, exe = self.proof, self.listing, self.executable
+        simple = self._simple()
+        self.handed: list[tuple[Any, int, Any]] = self._handed() if simple else []
+        self.grad_types = {at: self._result(slot).aval.dtype for _, at, (slot, _, _) in self.handed}
+        out = ["def replay(args, kwargs):", f"    if state.grad_enabled is not {proof.grad}: return MISS"]
+        out += ["    if hold(words[0]) and not me.renew(): return MISS"]
+        out += ["    if (left or loose) and not me.watch.look(): return MISS"]
+        lines, of_grads = self._without_grads(listing.lines)
+        out += ["    try:"]
+        if self.handed:
+            out.append("        kept = not hold(grad_tables[0])")
+        if of_grads:
+            out += ["        if not kept:", *(f"            {line}" for line in of_grads)]
+        out += [*(f"        {line}" for line in lines), "        pass"]
+        out += [f"    except {_ERRORS}:", "        return MISS"]
+        found = "".join(f"{text}, " for text, _, _ in self.found)
+        if self.found:
+            other = " or ".join(
+                f"{text} is not F[{i}] or {text}._array is not A[{i}] or {text}._hooks is not None "
+                f"or {text}._node is {'not ' if external.leaf else ''}None "
+                f"or {text}._requires_grad is not {external.requires_grad}"
+                for i, (text, _, external) in enumerate(self.found)
+            )
+            out.append(f"    if ({other}) and not me.admits({found.rstrip(', ')}): return MISS")
+        for event in self.events:
+            for slot, low, high in event.ranges:
+                text = self.world.text_of(self.segment.values[slot])
+                out.append(f"    if not in_range({text}, {low}, {high}): return MISS")
+        numbers = [text or listing.constant(value) for value, text in self.segment.numbers]
+        for i, (index, kind) in enumerate(exe.numbers):
+            value, text = self.segment.numbers[index]
+            if text is None and kind == "f":
+                exe.scalars[i] = value
+            elif text is None:
+                exe.words[i] = signed(value)
+            elif kind == "f":
+                out.append(f"    S[{i}] = {numbers[index]}")
+            else:
+                out.append(f"    W[{i}] = signed({numbers[index]})")
+        if self.handed:
+            out.append("    if not kept: me.new_grads()")
+        given = {at for _, at, _ in self.handed}
+        for at, (_, shape, kind) in enumerate(exe.outputs):
+            if at not in given:
+                out += [f"    o{at} = empty({shape!r}, {listing.constant(np.dtype(kind))})"]
+                out += [f"    P[{len(exe.inputs) + at}] = address_of(o{at})"]
+        out.append("    if execute(pointers, scalars): return MISS")
+        out += self._land(simple, found, numbers, given)
+        out += self._stores()
+        lines = []
+        result = self._build(proof.result, lines)
+        if self.handed:
+            lines.append("    if not kept: me.watch_grads()")
+        return "\n".join([*out, *lines, f"    return {result}"])
+
+    def _result(self, slot: int) -> Any:
+        return next(r for event in self.events for r in event.results if r.slot == slot)
+
+    def _simple(self) -> bool:
+        """Whether what lives on has neither views nor histories that can be walked back."""
+        exe = self.executable
+        made = {r.slot for r in self.made}
+        return (
+            not exe.views
+            and all(slot in made for slot, _, _ in exe.outputs)
+            and all(self._whole(r) for r in self.made)
+            and len(made) == len(exe.outputs)
+            and (exe.tape is None or all(step.done and step.op is not None for step in exe.tape.order))
+            and all(not r.requires_grad or (exe.tape is not None and r.slot in exe.tape.roots) for r in self.made)
+            and all(slot in made for slot in (exe.tape.roots if exe.tape is not None else ()))
+        )
+
+    def _whole(self, r: Any) -> bool:
+        """Whether a result is contiguous memory of its own, with the history that it got when it was made."""
+        t = self.segment.values[r.slot]
+        return r.strides is None and self.slots[id(t)][0] == r.slot and t._requires_grad is r.requires_grad
+
+    def _handed(self) -> list[tuple[Any, int, Any]]:
+        """The gradients that go to their tensors and nowhere else: (tensor, output, what it is)."""
+        if may_leave_range(self.events) or any(
+            text.endswith("._grad") or self.listing.definition(text).endswith("._grad")
+            for i, (text, _, _) in enumerate(self.found)
+            if any(slot in self.input_of for slot in self.taken[i])
+        ):
+            return []
+        uses: dict[int, int] = {}
+        for _, _, _, value in self.proof.changes:
+            self._count(value, uses)
+        self._count(self.proof.result, uses)
+        reads = {slot for _, slot, _ in self.proof.session.reads}
+        out = []
+        at = {slot: i for i, (slot, _, _) in enumerate(self.executable.outputs)}
+        for kind, container, key, value in self.proof.changes:
+            if kind == "slot" and key == "_grad" and isinstance(value, Tensor) and self.world.is_fresh(value):
+                slot = self.slots[id(value)][0]
+                if (
+                    uses[id(value)] == 1
+                    and slot not in reads
+                    and len(self.slots[id(value)]) == 1
+                    and not self._result(slot).requires_grad
+                    and not self.world.is_found(container)
+                ):
+                    out.append((container, at[slot], self.executable.outputs[at[slot]]))
+        return out
+
+    def _without_grads(self, lines: list[str]) -> tuple[list[str], list[str]]:
+        """Apart: what only looks at gradients that this replay gave itself, where they are still the ones it gave."""
+        loads = {f"{self.listing.constant(leaf)}._grad" for leaf, _, _ in self.handed}
+        names = {line.partition(" = ")[0] for line in lines if line.partition(" = ")[2] in loads}
+        used: dict[str, int] = {}
+        for line in lines:
+            for name in _WORD.findall(line):
+                used[name] = used.get(name, 0) + 1
+        for text, _, _ in self.found:
+            used[text] = used.get(text, 0) + 9
+        # The load and one look at its type.
+        names = {name for name in names if used[name] == 2}
+        apart = [line for line in lines if any(name in names for name in _WORD.findall(line))]
+        if not names:
+            return lines, []
+        return [line for line in lines if line not in apart], apart
+
+    def _count(self, value: Any, uses: dict[int, int]) -> None:
+        if isinstance(value, Tensor):
+            uses[id(value)] = uses.get(id(value), 0) + 1
+        elif isinstance(value, (list, tuple)):
+            for e in value:
+                self._count(e, uses)
+        elif isinstance(value, dict):
+            for e in value.values():
+                self._count(e, uses)
+
+    def _land(self, simple: bool, found: str, numbers: list[str], given: set[int]) -> list[str]:
+        """The text that makes tensors of the program's outputs."""
+        exe, listing = self.executable, self.listing
+        arrays = "".join(f"o{at}, " for at in range(len(exe.outputs)))
+        if not simple:
+            return [f"    v = me.land(({found}), [{', '.join(numbers)}], ({arrays}))"]
+        out = []
+        roots = exe.tape.roots if exe.tape is not None else {}
+        named: dict[Any, str] = {}
+        for k, step in enumerate(exe.tape.order if exe.tape is not None else ()):
+            named[step] = f"n{k}"
+            out.append(f"    n{k} = TapeNode.__new__(TapeNode)")
+            fields = ("op", step.op), ("attrs", step.attrs), ("avals", step.avals)
+            out += [f"    n{k}.{name} = {listing.constant(value)}" for name, value in fields]
+            out += [f"    n{k}.outs = {step.outs}", f"    n{k}.label = {step.label!r}", f"    n{k}.done = True"]
+            out += [f"    n{k}.edges = ()", f"    n{k}.seq = next_position()"]
+        for at, (slot, _, _) in enumerate(exe.outputs):
+            if at in given:
+                continue
+            out += [f"    t{slot} = new(Tensor)", f"    t{slot}._array = o{at}"]
+            out.append(f"    t{slot}._dtype = {listing.constant(self._result(slot).aval.dtype)}")
+            out.append(f"    t{slot}._grad = t{slot}._cell = t{slot}._base = t{slot}._hooks = None")
+            if slot in roots:
+                step, which = roots[slot]
+                out.append(f"    t{slot}._node, t{slot}._index, t{slot}._requires_grad = {named[step]}, {which}, True")
+            else:
+                out.append(f"    t{slot}._node, t{slot}._requires_grad = None, False")
+        cells: list[tuple[list[int], int]] = []
+        for slot, times in exe.bumps:
+            t = self.segment.values[slot]
+            if self.world.is_fresh(t):
+                at = [o for o, _, _ in exe.outputs].index(self.slots[id(t)][0])
+                name = f"me.grads[{[g for _, g, _ in self.handed].index(at)}]" if at in given else f"t{exe.outputs[at][0]}"
+                out.append(f"    {name}._share()[0] += {times}")
+            elif self.world.is_found(t):
+                out.append(f"    {self.world.text_of(t)}._share()[0] += {times}")
+            else:
+                # The watch sees when a constant gets another cell.
+                cells.append((self.world.keep(t._share()), times))
+        counts = count_up(cells)
+        if counts is not None:
+            out += [f"    advance({listing.constant(self.world.keep(counts))})"] if cells else []
+        else:
+            out += [f"    {listing.constant(cell)}[0] += {times}" for cell, times in cells]
+        return out
 
     def _stores(self) -> list[str]:
         listing = self.listing
         out: list[str] = []
         self.built: dict[int, str] = {}
+        handed = {id(container): k for k, (container, _, _) in enumerate(self.handed)}
+        if self.handed:
+            out.append("    if not kept:")
+            out.append(f"        for t, (leaf, _, _) in zip(me.grads, {listing.constant(self.handed)}): leaf._grad = t")
+            out.append("        del t, leaf")
         for kind, container, key, value in self.proof.changes:
-            name = listing.constant(container)
+            if kind == "slot" and key == "_grad" and id(container) in handed:
+                continue
+            name = self.world.text_of(container)
             made = self._build(value, out)
             if kind == "item":
                 place = f"{name}[{key!r}]" if type(key) is str else f"{name}[{listing.constant(key)}]"
@@ -237,9 +487,10 @@ class Replay:
         return out
 
     def _tensor_text(self, t: Any) -> str:
-        if self.world.is_fresh(t):
-            return f"v[{self.slots[id(t)][0]}]"
-        return self.world.text_of(t)
+        if not self.world.is_fresh(t):
+            return self.world.text_of(t)
+        slot = self.slots[id(t)][0]
+        return f"t{slot}" if self._simple() else f"v[{slot}]"
 
     def _build(self, value: Any, lines: list[str]) -> str:
         """The expression of a value that leaves the call; containers that the call makes are made once."""
@@ -247,8 +498,8 @@ class Replay:
         if kind is Sym:
             return str(value.text)
         if kind is Later:
-            _, slot, t = self.proof.session.reads[value.position]
-            return f"v[{self.slots[id(t)][0]}]._array.item()"
+            _, _, t = self.proof.session.reads[value.position]
+            return f"{self._tensor_text(t)}._array.item()"
         if value is ABSENT:
             return "None"
         if isinstance(value, Tensor):
@@ -275,6 +526,12 @@ class Replay:
 
     def _key(self, key: Any) -> str:
         return repr(key) if type(key) in (str, int, bool) else self.listing.constant(key)
+
+
+def _grad_offset(cls: type) -> int:
+    offset = slot_offset(cls, "_grad")
+    assert offset is not None
+    return offset
 
 
 def check_result(proof: Proof, landed: list[Landed]) -> Landed:

@@ -43,11 +43,14 @@ class Prover:
             if out is not MISS:
                 if k:
                     replays.insert(0, replays.pop(k))
+                    self.region.first_replay = replays[0].run
                 self.region.calls.replayed += 1
                 return out
         for replay in replays:
-            if replay.failed is not None and self._changes(replay.failed):
+            failed, replay.watch.failed = replay.watch.failed, None
+            if failed is not None and self._changes(failed):
                 replays.remove(replay)
+                self.region.first_replay = replays[0].run if replays else None
                 break
         return MISS
 
@@ -116,6 +119,7 @@ class Prover:
         self.obstacles = []
         self.replays.insert(0, replay)
         del self.replays[REPLAYS:]
+        self.region.first_replay = replay.run
 
 
 class Trial:

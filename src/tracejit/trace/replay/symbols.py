@@ -115,6 +115,10 @@ class Listing:
             self.lines.append(f"{name} = {expression}")
         return name
 
+    def definition(self, name: str) -> str:
+        """The expression that a local name stands for."""
+        return next((e for e, n in self._names.items() if n == name), name)
+
     def require(self, condition: str) -> None:
         """Only go on if the condition holds."""
         if condition not in self._required:
