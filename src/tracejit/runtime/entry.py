@@ -491,7 +491,8 @@ class Entry:
             llvm.add_symbol(name, ctypes.cast(function, ctypes.c_void_p).value)
         digest = hashlib.sha256(f"{environment()} {_module_text('')} {sys.version}".encode()).hexdigest()
         text = _module_text(digest[:16])
-        symbols = {name: f"{name}_{digest[:16]}" for name in ("launch", "run", "address_of", "hold", "advance", "thread_main")}
+        names = ("launch", "run", "address_of", "hold", "advance", "thread_main")
+        symbols = {name: f"{name}_{digest[:16]}" for name in names}
         begin = time.perf_counter()
         code = STORE.get(digest)
         cached = code is not None

@@ -12,13 +12,22 @@ from tracejit.trace.replay.symbols import Later, Sym, Unproven
 
 # What can be asked of a tensor that a run of the program does not change, beside its methods.
 _TENSOR_PROPERTIES = frozenset(
-    "T mT H mH shape dtype ndim device is_cuda requires_grad is_leaf itemsize nbytes data layout real".split()
+    (
+        *("_shape", "_dtype", "_requires_grad", "T", "mT", "H", "mH", "shape", "dtype", "ndim", "device", "is_cuda"),
+        *("requires_grad", "is_leaf", "itemsize", "nbytes", "data", "layout", "real"),
+    )
 )
 # Methods that look at memory addresses, counters or the tape.
 _TENSOR_REFUSED = frozenset(
-    "data_ptr storage_offset grad_fn _version __reduce__ __reduce_ex__ __deepcopy__ __copy__ __setstate__".split()
+    (
+        *("data_ptr", "storage_offset", "grad_fn", "_version", "__reduce__", "__reduce_ex__", "__deepcopy__"),
+        *("__copy__", "__setstate__"),
+    )
 )
+_NAMES = ("__name__", "__qualname__", "__module__", "__mro__")
 _FUNCTIONS = (types.FunctionType, Composite)
+REGIONS = "tracejit.trace.region"
+"""The module whose objects stand for the functions that they compile."""
 _SLOTS = (types.MemberDescriptorType,)
 _BUILTIN_METHODS = (
     types.MethodDescriptorType,
@@ -68,7 +77,7 @@ class Attributes:
         world.touch(t)
         if name in _TENSOR_PROPERTIES:
             return world.keep(getattr(t, name))
-        held = find_in_class(type(t), name)
+        held = self.held(type(t), name)
         if name in _TENSOR_REFUSED or isinstance(held, property):
             raise Unproven(f"'{name}' of a tensor is looked at", "leave it out of the compiled function")
         if held is ABSENT or not callable(held):
@@ -86,11 +95,9 @@ class Attributes:
     def _of_class(self, cls: type, name: str) -> Any:
         if type(cls) is not type and find_in_class(type(cls), name) is not ABSENT:
             raise Unproven(f"the class {cls.__name__} has a metaclass that defines '{name}'")
-        held = self._held(cls, name)
+        held = self.held(cls, name)
         if held is ABSENT:
-            if find_in_class(type, name) is not ABSENT and name in ("__name__", "__qualname__", "__module__", "__mro__"):
-                return getattr(cls, name)
-            return ABSENT
+            return getattr(cls, name) if name in _NAMES else ABSENT
         if isinstance(held, staticmethod):
             return held.__func__
         if isinstance(held, classmethod):
@@ -99,7 +106,7 @@ class Attributes:
             return held
         raise Unproven(f"{cls.__name__}.{name} is a descriptor of an unknown kind")
 
-    def _of_super(self, x: super, name: str) -> Any:
+    def _of_super(self, x: Any, name: str) -> Any:
         start, instance = x.__thisclass__, x.__self__
         cls = x.__self_class__
         mro = cls.__mro__
@@ -112,15 +119,14 @@ class Attributes:
 
     def _of_instance(self, x: Any, name: str) -> Any:
         cls = type(x)
-        if cls.__getattribute__ not in (object.__getattribute__, types.FunctionType.__getattribute__) and isinstance(
-            find_in_class(cls, "__getattribute__"), types.FunctionType
-        ):
+        if isinstance(self.held(cls, "__getattribute__"), types.FunctionType):
             raise Unproven(f"{cls.__name__} defines __getattribute__")
+        self.same_type(x)
         if name == "__class__":
             return cls
         if name == "__dict__":
             return self._own(x)
-        held = self._held(cls, name)
+        held = self.held(cls, name)
         data = held is not ABSENT and hasattr(type(held), "__set__")
         if data:
             return self._bind(held, x, cls, name)
@@ -129,14 +135,15 @@ class Attributes:
             return found
         if held is not ABSENT:
             return self._bind(held, x, cls, name)
-        fallback = self._held(cls, "__getattr__")
+        fallback = self.held(cls, "__getattr__")
         if fallback is ABSENT:
             return ABSENT
         return self.machine.call(fallback, (x, name), {})
 
     # --- places -------------------------------------------------------------------------------------------------------
 
-    def _held(self, cls: type, name: str) -> Any:
+    def held(self, cls: type, name: str) -> Any:
+        """What a class has under a name, guarded, or `ABSENT`."""
         held = find_in_class(cls, name)
         if cls.__flags__ & 1 << 9:  # A class made by Python code, which can be changed.
             self.world.guard("class", cls, name, held)
@@ -151,12 +158,12 @@ class Attributes:
         elif world.is_found(x):
             raise Unproven(f"the __dict__ of an argument ({type(x).__name__}) is looked at")
         else:
-            self._same_type(x)
             world.keep(own)
         return own
 
-    def _same_type(self, x: Any) -> None:
-        if type(x).__flags__ & 1 << 9 and not isinstance(x, Tensor):
+    def same_type(self, x: Any) -> None:
+        """Guard the type of an object, where it can be changed."""
+        if type(x).__flags__ & 1 << 9 and not isinstance(x, Tensor) and not self.world.is_fresh(x):
             self.world.guard("type", x, None, type(x))
 
     def _in_dict(self, x: Any, name: str) -> Any:
@@ -190,13 +197,14 @@ class Attributes:
             if world.is_found(x):
                 return world.enter(getattr(x, name), world.listing.let(f"{world.found[id(x)]}.{name}"))
             return world.read("slot", x, name)
-        if isinstance(held, _BUILTIN_METHODS) or isinstance(held, Composite):
-            return world.make_fresh(held.__get__(x, cls))
+        if isinstance(held, (*_BUILTIN_METHODS, Composite)):
+            getter: Any = held
+            return world.make_fresh(getter.__get__(x, cls))
         if not hasattr(type(held), "__get__"):
             return world.constant(held)
         if isinstance(x, tuple) and hasattr(cls, "_fields") and name in cls._fields:
             return world.element(x, cls._fields.index(name))
-        if type(held).__name__ == "CompiledFunction":
+        if type(held).__module__ == REGIONS:
             return world.make_fresh(types.MethodType(held._region.function, x))
         if isinstance(held, types.GetSetDescriptorType) and isinstance(x, (types.FunctionType, types.MethodType)):
             return getattr(x, name)
@@ -206,7 +214,6 @@ class Attributes:
 
     def store(self, x: Any, name: str, value: Any) -> None:
         """`x.name = value`; `ABSENT` deletes the attribute."""
-        world = self.world
         if isinstance(x, Tensor):
             if name != "grad" or type(value) in (Sym, Later):
                 raise Unproven(f"'{name}' of a tensor is set", "leave it out of the compiled function")
@@ -227,7 +234,7 @@ class Attributes:
         """What `object.__setattr__` does."""
         world = self.world
         cls = type(x)
-        held = self._held(cls, name)
+        held = self.held(cls, name)
         if held is not ABSENT and hasattr(type(held), "__set__"):
             if isinstance(held, property) and held.fset is not None and value is not ABSENT:
                 self.machine.call(held.fset, (x, value), {})

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import abc
 import builtins
 import itertools
+import operator
+import types
 from collections.abc import Callable
 from typing import Any
 
 from tracejit.tensor.tensor import Tensor
 from tracejit.trace.replay.frames import Iteration
-from tracejit.trace.replay.guards import ABSENT
+from tracejit.trace.replay.guards import ABSENT, find_in_class
 from tracejit.trace.replay.symbols import Later, Sym, Unproven
 
 BUILTINS: dict[Any, Callable[..., Any]] = {}
@@ -39,12 +42,23 @@ def _isinstance(m: Any, x: Any, cls: Any) -> Any:
     if type(x) is Later:
         raise Unproven(Later.complaint, Later.fix)
     classes = cls if isinstance(cls, tuple) else (cls,)
-    m.attributes._same_type(x)
+    _plain_classes(classes)
+    m.attributes.same_type(x)
     return isinstance(x.value if type(x) is Sym else x, classes)
+
+
+def _plain_classes(classes: tuple[Any, ...]) -> None:
+    for c in classes:
+        if isinstance(c, tuple):
+            _plain_classes(c)
+        elif isinstance(find_in_class(type(c), "__instancecheck__"), types.FunctionType) and type(c) is not abc.ABCMeta:
+            if type(c).__module__ not in ("abc", "typing"):
+                raise Unproven(f"{type(c).__name__} defines what isinstance means")
 
 
 @model(issubclass)
 def _issubclass(m: Any, x: Any, cls: Any) -> Any:
+    _plain_classes(cls if isinstance(cls, tuple) else (cls,))
     return issubclass(x, cls)
 
 
@@ -60,7 +74,7 @@ def _type(m: Any, *args: Any) -> Any:
     x = args[0]
     if type(x) is Later:
         raise Unproven(Later.complaint, Later.fix)
-    m.attributes._same_type(x)
+    m.attributes.same_type(x)
     return type(x.value) if type(x) is Sym else type(x)
 
 
@@ -70,6 +84,14 @@ def _id(m: Any, x: Any) -> Any:
         raise Unproven("the id of a new object is asked for", "compare objects with 'is'")
     m.world.pin(x)
     return id(x)
+
+
+@model(operator.index)
+def _index(m: Any, x: Any) -> Any:
+    x = m.world.fix(x)
+    if type(x) not in (int, bool):
+        raise Unproven(f"a {type(x).__name__} is taken for a whole number", Later.fix)
+    return int(x)
 
 
 @model(hash)

@@ -13,7 +13,9 @@ from tracejit.dtypes import dtype
 from tracejit.tensor.autograd import enable_grad, inference_mode, no_grad, set_grad_enabled
 from tracejit.tensor.composite import Bound, Composite
 from tracejit.tensor.generator import Generator as RandomGenerator
+from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.tensor import Size, Tensor
+from tracejit.trace.replay.attributes import REGIONS
 from tracejit.trace.replay.builtin import BUILTINS
 from tracejit.trace.replay.frames import Iteration
 from tracejit.trace.replay.guards import ABSENT, find_in_class
@@ -24,8 +26,11 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__fil
 _NATIVE = tuple(_PACKAGE + part for part in ("tensor" + os.sep, "dtypes.py", "shapes.py", "aval.py", "ops" + os.sep))
 _GRAD_MODES = (no_grad, enable_grad, inference_mode, set_grad_enabled)
 # Functions of the tensor package that change what other code sees, beside the session.
-_REFUSED = frozenset("set_default_dtype set_printoptions set_num_threads".split())
-_GIVEN = (dtype, RandomGenerator, Size, type(None), type(...), str, bytes, bool, int, float, complex, range, slice, type)
+_REFUSED = frozenset(["set_default_dtype", "set_printoptions", "set_num_threads"])
+_GIVEN = (
+    *(dtype, RandomGenerator, Size, type(None), type(...)),
+    *(str, bytes, bool, int, float, complex, range, slice, type),
+)
 _READS_ONE = frozenset(("item", "__float__", "__int__"))
 
 
@@ -53,16 +58,14 @@ class Calls:
         if isinstance(f, type):
             return self.make(f, args, kwargs)
         if isinstance(f, functools.partial):
-            return self.call(f.func, (*f.args, *args), {**f.keywords, **kwargs})
+            return self.call(f.func, (*f.args, *args), {**dict(world.pairs(f.keywords)), **kwargs})
         if isinstance(f, (types.MethodDescriptorType, types.WrapperDescriptorType)) and args:
             return self.method(f.__name__, args[0], args[1:], kwargs, f)
-        if type(f).__name__ in ("CompiledFunction", "BoundRegion") and hasattr(f, "_region"):
-            return self.call(f._region.function, args, kwargs)
-        if type(f).__name__ == "Region":
-            return self.call(f.function, args, kwargs)
+        if type(f).__module__ == REGIONS:
+            return self.call(f.function if hasattr(f, "function") else f._region.function, args, kwargs)
         if isinstance(f, (Sym, Later)):
             raise Unproven(f.complaint, f.fix)
-        if isinstance(find_in_class(type(f), "__call__"), types.FunctionType):
+        if isinstance(machine.special(f, "__call__"), types.FunctionType):
             return self.call(machine.attributes.load(f, "__call__"), args, kwargs)
         world.keep(f)
         raise Unproven(f"a {type(f).__name__} is called")
@@ -98,7 +101,7 @@ class Calls:
             out = f(*given, **named)
         except Unproven:
             raise
-        except Exception as e:
+        except Exception as e:  # noqa: BLE001 - whatever it is, the real call raises it again
             raise Unproven(f"an exception is raised: {type(e).__name__}: {e}") from None
         return self._taken(out, machine)
 
@@ -119,7 +122,7 @@ class Calls:
                 "a NumPy array is given to a function: its memory may have changed by the next call",
                 "make a tensor of it outside, and give the tensor as an argument",
             )
-        elif not isinstance(x, (Tensor, np.generic, *_GIVEN, *_GRAD_MODES)) and type(x).__name__ != "Scalar":
+        elif not isinstance(x, (Tensor, np.generic, *_GIVEN, *_GRAD_MODES, Scalar)):
             raise Unproven(f"a {type(x).__name__} is given to a function of tracejit")
 
     def _taken(self, out: Any, machine: Any) -> Any:
@@ -127,7 +130,7 @@ class Calls:
             for e in out.values() if type(out) is dict else out:
                 self._taken(e, machine)
             return self.world.make_fresh(out)
-        if type(out).__name__ == "Scalar":
+        if type(out) is Scalar:
             return Sym(out.value, out.source.text)
         if isinstance(out, (Tensor, *_GIVEN, *_GRAD_MODES)):
             return self.world.keep(out)
@@ -186,9 +189,9 @@ class Calls:
         machine, world = self.machine, self.world
         if isinstance(x, Tensor):
             raise Unproven(f"'{name}' of a tensor is called")
-        if isinstance(x, dict):
+        if machine.usual(x, dict, name):
             return self.of_dict(name, x, args, kwargs)
-        if isinstance(x, (list, set, frozenset, tuple)):
+        if any(machine.usual(x, base, name) for base in (list, set, frozenset, tuple)):
             return self.of_sequence(name, x, args, kwargs)
         if name == "__setattr__" and len(args) == 2:
             machine.attributes.plain_store(x, world.fix(args[0]), args[1])
@@ -201,7 +204,7 @@ class Calls:
         if isinstance(x, (str, bytes, int, float, range)) and all(machine.plain(a) for a in args) and not kwargs:
             try:
                 return world.make_fresh(f(*args) if hasattr(f, "__self__") and f.__self__ is x else f(x, *args))
-            except Exception as e:
+            except (ValueError, TypeError, LookupError, ArithmeticError) as e:
                 raise Unproven(f"{type(e).__name__}: {e}") from None
         raise Unproven(f"'{name}' of a {type(x).__name__} is called")
 
@@ -242,6 +245,9 @@ class Calls:
     def of_sequence(self, name: str, x: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A method of a list, set or tuple."""
         world, machine = self.world, self.machine
+        if name == "append" and type(x) is list and len(args) == 1 and not (kwargs or world.is_fresh(x)):
+            world.append(x, args[0])
+            return None
         if world.is_fresh(x) and not kwargs:
             if name in ("append", "insert", "pop", "clear", "reverse", "add", "discard"):
                 rest = args if name in ("append", "add") else tuple(world.fix(a) for a in args)
@@ -253,8 +259,8 @@ class Calls:
                 except (IndexError, TypeError) as e:
                     raise Unproven(f"{type(e).__name__}: {e}") from None
             if name in ("extend", "update") and len(args) == 1:
-                for e in list(machine.iterate(args[0])):
-                    x.append(e) if isinstance(x, list) else x.add(world.fix(e))
+                for element in list(machine.iterate(args[0])):
+                    x.append(element) if isinstance(x, list) else x.add(world.fix(element))
                 return None
         if name == "copy" and not args:
             return world.make_fresh(type(x)(world.elements(x)))
@@ -281,7 +287,7 @@ class Calls:
                 return world.make_fresh(cls(*args, **kwargs))
             except TypeError as e:
                 raise Unproven(f"TypeError: {e}") from None
-        if type(cls) is not type or cls.__new__ is not object.__new__:
+        if type(cls) is not type or find_in_class(cls, "__new__") is not object.__dict__["__new__"]:
             raise Unproven(f"a {cls.__name__} is made", "make it outside of the compiled function")
         self.world.guard("class", cls, "__init__", find_in_class(cls, "__init__"))
         made = world.make_fresh(object.__new__(cls))

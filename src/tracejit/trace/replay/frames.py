@@ -58,11 +58,21 @@ def instructions(code: types.CodeType) -> tuple[tuple[Instruction, ...], dict[in
 class Frame:
     """A function that is being run: where it stands, its variables and its stack."""
 
-    __slots__ = ("at", "builtins", "cells", "code", "function", "globals", "instructions", "keywords", "line", "locals")
-    __slots__ += ("places", "stack", "started")  # type: ignore[assignment]
+    __slots__ = (
+        "at",
+        "builtins",
+        "cells",
+        "code",
+        "globals",
+        "instructions",
+        "keywords",
+        "line",
+        "locals",
+        "places",
+        "stack",
+    )
 
     def __init__(self, function: types.FunctionType, variables: dict[str, Any]) -> None:
-        self.function = function
         self.code = function.__code__
         self.instructions, self.places = instructions(self.code)
         self.globals = function.__globals__
@@ -74,7 +84,6 @@ class Frame:
         self.keywords: tuple[str, ...] = ()
         self.at = 0
         self.line = self.code.co_firstlineno
-        self.started = False
 
     def pop_many(self, count: int) -> list[Any]:
         """The topmost values, lowest first."""

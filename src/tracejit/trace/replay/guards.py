@@ -48,7 +48,7 @@ def content(container: Any) -> tuple[Any, ...]:
 
 def same_content(now: tuple[Any, ...], then: tuple[Any, ...]) -> bool:
     """Whether two contents hold the same, place by place."""
-    return len(now) == len(then) and all(map(is_, now, then)) or (
+    return (len(now) == len(then) and all(map(is_, now, then))) or (
         len(now) == len(then) and all(map(unchanged, now, then))
     )
 

@@ -51,6 +51,7 @@ _ARITHMETIC = {
     "^": ("xor", operator.xor, operator.ixor),
 }
 _COMPARE_NAMES = {"<": "__lt__", "<=": "__le__", "==": "__eq__", "!=": "__ne__", ">": "__gt__", ">=": "__ge__"}
+_SEQUENCES = (list, tuple, set, frozenset)
 _VALUES = (*PLAIN, int, float, type, range, slice)
 
 
@@ -142,15 +143,15 @@ class Machine:
         if isinstance(x, Tensor):
             world.touch(x)
             return iter(x)
-        if isinstance(x, dict):
+        if self.usual(x, dict, "__iter__"):
             if world.is_fresh(x):
                 return iter(x)
             return iter([key for key, _ in world.pairs(x)])
-        if isinstance(x, (list, tuple, set, frozenset)):
+        if any(self.usual(x, base, "__iter__") for base in _SEQUENCES):
             return iter(x) if world.is_fresh(x) else iter(world.elements(x))
         if isinstance(x, (str, bytes, range)):
             return iter(x)
-        method = find_in_class(type(x), "__iter__")
+        method = self.special(x, "__iter__")
         if isinstance(method, types.FunctionType):
             return self.iterate(self.call(self.attributes.load(x, "__iter__"), (), {}))
         raise Unproven(f"a {type(x).__name__} is iterated", "iterate over a list or a tuple")
@@ -178,13 +179,7 @@ class Machine:
             return value
         if isinstance(x, (Tensor, Later)):
             raise Unproven("the way through the function depends on a value of a tensor", Later.fix)
-        if isinstance(x, (list, tuple, dict, set, frozenset)) and type(x).__len__ in (
-            list.__len__,
-            tuple.__len__,
-            dict.__len__,
-            set.__len__,
-            frozenset.__len__,
-        ):
+        if any(self.usual(x, base, "__len__", "__bool__") for base in (*_SEQUENCES, dict)):
             if isinstance(x, dict) and not (world.is_fresh(x) or world.is_found(x) or self._overlaid(x)):
                 world.guard("filled", x, None, bool(x))
                 return bool(x)
@@ -193,7 +188,7 @@ class Machine:
             return bool(x)
         cls = type(x)
         for name in ("__bool__", "__len__"):
-            method = find_in_class(cls, name)
+            method = self.special(x, name)
             if isinstance(method, types.FunctionType):
                 return self.truth(self.call(self.attributes.load(x, name), (), {}))
             if method is not ABSENT:
@@ -206,13 +201,15 @@ class Machine:
         if isinstance(x, Tensor):
             world.touch(x)
             return len(x)
-        if isinstance(x, (str, bytes, range)) or world.is_fresh(x) or world.is_found(x):
+        if isinstance(x, (str, bytes, range)):
             return len(x)
-        if isinstance(x, dict):
-            return len(world.pairs(x)) if self._overlaid(x) else self._count(x)
-        if isinstance(x, (list, tuple, set, frozenset)):
+        if any(self.usual(x, base, "__len__") for base in (*_SEQUENCES, dict)):
+            if world.is_fresh(x) or world.is_found(x):
+                return len(x)
+            if isinstance(x, dict) and self._overlaid(x):
+                return len(world.pairs(x))
             return self._count(x)
-        method = find_in_class(type(x), "__len__")
+        method = self.special(x, "__len__")
         if isinstance(method, types.FunctionType):
             return self.world.fix(self.call(self.attributes.load(x, "__len__"), (), {}))  # type: ignore[no-any-return]
         raise Unproven(f"the length of a {type(x).__name__} is asked for")
@@ -223,25 +220,41 @@ class Machine:
     def _count(self, x: Any) -> int:
         if isinstance(x, (list, set, dict)):
             kind = "keys" if isinstance(x, dict) else "set" if isinstance(x, set) else "list"
+            self.world.unchanged(x)
             self.world.guard(kind, x, None, tuple(x))
         return len(x)
+
+    def special(self, x: Any, name: str) -> Any:
+        """The special method of an object's class, or `ABSENT`."""
+        self.attributes.same_type(x)
+        return self.attributes.held(type(x), name)
+
+    def usual(self, x: Any, base: type, *names: str) -> bool:
+        """Whether an object is of a builtin type, or of a class that leaves these methods of it as they are."""
+        cls = type(x)
+        if cls is base:
+            return True
+        if not isinstance(x, base):
+            return False
+        self.attributes.same_type(x)
+        return all(self.attributes.held(cls, name) is find_in_class(base, name) for name in names)
 
     def number(self, x: Any) -> tuple[Any, str] | None:
         """Value and text of a number, or None."""
         if type(x) is Sym:
             return x.value, x.text
         if type(x) in (int, float, bool):
-            return x, repr(x) if type(x) is not float or x == x and abs(x) != float("inf") else self._odd(x)
+            if type(x) is float and (x != x or abs(x) == float("inf")):
+                return x, self.world.listing.constant(self.world.keep(x))
+            # A negative number in brackets: the sign binds less than a power.
+            return x, f"({x!r})" if x < 0 or repr(x)[0] == "-" else repr(x)
         return None
-
-    def _odd(self, x: float) -> str:
-        return self.world.listing.constant(self.world.keep(x))
 
     def symbolic(self, value: Any, expression: str) -> Any:
         """The result of arithmetic with numbers that change."""
         if type(value) not in (int, float):
             raise Unproven(f"arithmetic gives a {type(value).__name__}")
-        return Sym(value, self.world.listing.let(expression))
+        return self.world.listing.symbol(value, self.world.listing.let(expression))
 
     def compare(self, sign: str, a: Any, b: Any) -> Any:
         """`a < b` and the like."""
@@ -266,13 +279,14 @@ class Machine:
         if self.plain(a) and self.plain(b):
             return function(a, b)
         for x, y, s in ((a, b, sign), (b, a, _REFLECTED[sign])):
-            method = find_in_class(type(x), _COMPARE_NAMES[s])
+            method = self.special(x, _COMPARE_NAMES[s])
             if isinstance(method, types.FunctionType):
                 found = self.call(self.attributes.load(x, _COMPARE_NAMES[s]), (y,), {})
                 if found is not NotImplemented:
                     return found
         if sign in ("==", "!=") and all(
-            type(x).__eq__ is object.__eq__ or isinstance(find_in_class(type(x), "__eq__"), types.FunctionType)
+            self.special(x, "__eq__") is object.__dict__["__eq__"]
+            or isinstance(self.special(x, "__eq__"), types.FunctionType)
             for x in (a, b)
         ):
             return self.same(a, b) is (sign == "==")
@@ -280,7 +294,7 @@ class Machine:
 
     def plain(self, x: Any, depth: int = 0) -> bool:
         """Whether a value is made of Python's plain values alone, all of them guarded."""
-        if isinstance(x, _VALUES) and type(x) not in (Sym, Later):
+        if isinstance(x, _VALUES):
             return not isinstance(x, (float, int)) or type(x) in (int, float, bool)
         if type(x) in (list, tuple, set, frozenset) or isinstance(x, tuple):
             return depth < 6 and all(self.plain(e, depth + 1) for e in self.world.elements(x))
@@ -306,18 +320,18 @@ class Machine:
     def contains(self, x: Any, container: Any) -> bool:
         """`x in container`."""
         world = self.world
-        if isinstance(container, dict):
+        if self.usual(container, dict, "__contains__"):
             return world.item(container, x) is not ABSENT
-        if isinstance(container, (set, frozenset)):
+        if any(self.usual(container, base, "__contains__") for base in (set, frozenset)):
             world.pin(x)
             if not world.is_fresh(container):
                 world.elements(container)
             return world.fix(x) in container
-        if isinstance(container, (list, tuple)):
+        if any(self.usual(container, base, "__contains__") for base in (list, tuple)):
             return any(e is x or self.truth(self.compare("==", e, x)) for e in world.elements(container))
         if isinstance(container, (str, bytes, range)):
             return world.fix(x) in container
-        method = find_in_class(type(container), "__contains__")
+        method = self.special(container, "__contains__")
         if isinstance(method, types.FunctionType):
             return self.truth(self.call(self.attributes.load(container, "__contains__"), (x,), {}))
         raise Unproven(f"a {type(container).__name__} is searched")
@@ -331,7 +345,7 @@ class Machine:
         if isinstance(a, Tensor) or isinstance(b, Tensor):
             return self.tensor_operation(changing if inplace else function, a, b)
         if type(a) is Later or type(b) is Later:
-            raise Unproven(Later.complaint, Later.fix)
+            return self.afterwards(sign, a, b)
         left, right = self.number(a), self.number(b)
         if left is not None and right is not None:
             try:
@@ -358,15 +372,29 @@ class Machine:
         if self.plain(a) and self.plain(b):
             try:
                 return world.make_fresh(function(a, b))
-            except Exception as e:
+            except (ValueError, TypeError, LookupError, ArithmeticError) as e:
                 raise Unproven(f"{type(e).__name__}: {e}") from None
         names = ([(a, b, f"__i{name}__")] if inplace else []) + [(a, b, f"__{name}__"), (b, a, f"__r{name}__")]
         for x, y, method in names:
-            if isinstance(find_in_class(type(x), method), types.FunctionType):
+            if isinstance(self.special(x, method), types.FunctionType):
                 found = self.call(self.attributes.load(x, method), (y,), {})
                 if found is not NotImplemented:
                     return found
         raise Unproven(f"{sign} of a {type(a).__name__} and a {type(b).__name__}")
+
+    def afterwards(self, sign: str, a: Any, b: Any) -> Later:
+        """Arithmetic that can wait until the program ran, because it cannot fail."""
+        parts = []
+        for x in (a, b):
+            part = None if type(x) is Later else self.number(x)
+            if (part is None and type(x) is not Later) or (part is not None and abs(part[0]) >= 2**53):
+                raise Unproven(Later.complaint, Later.fix)
+            if type(x) is Sym and type(x.value) is int:
+                self.world.listing.require(f"-(2**53) < {x.text} < 2**53")
+            parts.append(x.text if part is None else part[1])
+        if sign not in "+-*" and not (sign == "/" and type(b) is float and b != 0.0):
+            raise Unproven(Later.complaint, Later.fix)
+        return Later(f"({parts[0]} {sign} {parts[1]})")
 
     def tensor_operation(self, function: Any, *args: Any) -> Any:
         """An operator on tensors: numbers that change become operands."""

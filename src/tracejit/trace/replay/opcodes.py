@@ -7,10 +7,10 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from tracejit.tensor.tensor import Tensor
+from tracejit.tensor.tensor import Size, Tensor
 from tracejit.trace.replay.builtin import text_of
 from tracejit.trace.replay.frames import NULL, Frame, Generator, Instruction, Iteration
-from tracejit.trace.replay.guards import ABSENT, find_in_class
+from tracejit.trace.replay.guards import ABSENT
 from tracejit.trace.replay.symbols import Later, Sym, Unproven
 
 Handler = Callable[[Any, Frame, Instruction], Any]
@@ -367,7 +367,7 @@ def subscript(m: Any, x: Any, key: Any) -> Any:
     world = m.world
     if isinstance(x, Tensor):
         return m.calls.native(type(x).__getitem__, (x, _fixed(m, key)), {})
-    if isinstance(x, (list, tuple)):
+    if isinstance(x, Size) or m.usual(x, list, "__getitem__") or m.usual(x, tuple, "__getitem__"):
         key = world.fix(key)
         try:
             if isinstance(key, slice):
@@ -376,7 +376,7 @@ def subscript(m: Any, x: Any, key: Any) -> Any:
             return world.element(x, key)
         except (IndexError, TypeError) as e:
             raise Unproven(f"{type(e).__name__}: {e}") from None
-    if isinstance(x, dict) and type(x).__getitem__ is dict.__getitem__:
+    if m.usual(x, dict, "__getitem__"):
         found = world.item(x, key)
         if found is ABSENT:
             raise Unproven(f"KeyError: {world.fix(key)!r}")
@@ -386,10 +386,10 @@ def subscript(m: Any, x: Any, key: Any) -> Any:
             return x[world.fix(key)]
         except (IndexError, TypeError) as e:
             raise Unproven(f"{type(e).__name__}: {e}") from None
-    if isinstance(find_in_class(type(x), "__getitem__"), types.FunctionType):
+    if isinstance(m.special(x, "__getitem__"), types.FunctionType):
         return m.call(m.attributes.load(x, "__getitem__"), (key,), {})
-    if isinstance(x, type):
-        return world.keep(x[key])
+    if isinstance(x, type) and hasattr(x, "__class_getitem__"):
+        return world.keep(x.__class_getitem__(world.fix(key)))
     raise Unproven(f"a {type(x).__name__} is subscripted")
 
 
@@ -428,7 +428,7 @@ def _assign(m: Any, x: Any, key: Any, value: Any) -> None:
     world = m.world
     if isinstance(x, Tensor):
         m.calls.native(type(x).__setitem__, (x, _fixed(m, key), value), {})
-    elif isinstance(x, dict) and type(x).__setitem__ is dict.__setitem__:
+    elif m.usual(x, dict, "__setitem__"):
         world.pin(key)
         world.write("item", x, world.fix(key), value)
     elif isinstance(x, list) and world.is_fresh(x):
@@ -437,7 +437,7 @@ def _assign(m: Any, x: Any, key: Any, value: Any) -> None:
             x[key] = list(m.iterate(value)) if isinstance(key, slice) else value
         except (IndexError, ValueError, TypeError) as e:
             raise Unproven(f"{type(e).__name__}: {e}") from None
-    elif isinstance(find_in_class(type(x), "__setitem__"), types.FunctionType):
+    elif isinstance(m.special(x, "__setitem__"), types.FunctionType):
         m.call(m.attributes.load(x, "__setitem__"), (key, value), {})
     else:
         raise Unproven(
@@ -448,7 +448,7 @@ def _assign(m: Any, x: Any, key: Any, value: Any) -> None:
 @opcode("DELETE_SUBSCR")
 def _delete_subscript(m: Any, f: Frame, i: Instruction) -> None:
     x, key = f.pop_many(2)
-    if isinstance(x, dict) and m.world.item(x, key) is not ABSENT:
+    if m.usual(x, dict, "__delitem__") and m.world.item(x, key) is not ABSENT:
         m.world.write("item", x, m.world.fix(key), ABSENT)
     elif isinstance(x, list) and m.world.is_fresh(x):
         del x[m.world.fix(key)]

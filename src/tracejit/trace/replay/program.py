@@ -87,9 +87,9 @@ class Replay:
             A=self.last_arrays,
             pointers=self.executable.pointers,
             scalars=self.executable.scalars,
-            P=memoryview(self.executable.pointers),
-            S=memoryview(self.executable.scalars),
-            W=memoryview(self.executable.words),
+            P=self.executable.pointers.data,
+            S=self.executable.scalars.data,
+            W=self.executable.words.data,
             execute=self.executable.compiled.run,
             signed=signed,
             address_of=ENTRY.address_of,
@@ -152,11 +152,15 @@ class Replay:
                 self.fixed.append((slot, t))
         self.input_of = {slot: i for i, slot in enumerate(self.executable.inputs)}
         known: set[int] = set()
-        self._tensors_in(self.proof.result, known)
-        for _, _, _, value in self.proof.changes:
+        for value in self._leaving():
             self._tensors_in(value, known)
         # Alive at a look at memory, but not handed out: dead when the call is done, or the proof has missed something.
         self.passing = self.alive - known
+
+    def _leaving(self) -> list[Any]:
+        """All values that leave the call."""
+        changed = [value for _, _, _, value in self.proof.changes]
+        return [self.proof.result, *changed, *(value for _, value in self.world.appended)]
 
     def _tensors_in(self, value: Any, known: set[int]) -> None:
         if isinstance(value, Tensor):
@@ -255,7 +259,8 @@ class Replay:
     def land(self, found: tuple[Any, ...], numbers: list[Any], arrays: list[Any]) -> list[Any]:
         """Make the tensors that live on, in the general way: views, histories, changes in place."""
         follower = Follower.__new__(Follower)
-        follower.values = values = [None] * len(self.segment.values)
+        values: list[Any] = [None] * len(self.segment.values)
+        follower.values = values
         follower.numbers = numbers
         follower.rebased = []
         for slot, t in self.fixed:
@@ -310,10 +315,10 @@ class Replay:
                 out.append(f"    if not in_range({text}, {low}, {high}): return MISS")
         numbers = [text or listing.constant(value) for value, text in self.segment.numbers]
         for i, (index, kind) in enumerate(exe.numbers):
-            value, text = self.segment.numbers[index]
-            if text is None and kind == "f":
+            value, number = self.segment.numbers[index]
+            if number is None and kind == "f":
                 exe.scalars[i] = value
-            elif text is None:
+            elif number is None:
                 exe.words[i] = signed(value)
             elif kind == "f":
                 out.append(f"    S[{i}] = {numbers[index]}")
@@ -366,9 +371,8 @@ class Replay:
         ):
             return []
         uses: dict[int, int] = {}
-        for _, _, _, value in self.proof.changes:
+        for value in self._leaving():
             self._count(value, uses)
-        self._count(self.proof.result, uses)
         reads = {slot for _, slot, _ in self.proof.session.reads}
         out = []
         at = {slot: i for i, (slot, _, _) in enumerate(self.executable.outputs)}
@@ -443,9 +447,8 @@ class Replay:
         for slot, times in exe.bumps:
             t = self.segment.values[slot]
             if self.world.is_fresh(t):
-                at = [o for o, _, _ in exe.outputs].index(self.slots[id(t)][0])
-                name = f"me.grads[{[g for _, g, _ in self.handed].index(at)}]" if at in given else f"t{exe.outputs[at][0]}"
-                out.append(f"    {name}._share()[0] += {times}")
+                # Gradients that are changed in place are not among those that are handed out by `new_grads`.
+                out.append(f"    t{self.slots[id(t)][0]}._share()[0] += {times}")
             elif self.world.is_found(t):
                 out.append(f"    {self.world.text_of(t)}._share()[0] += {times}")
             else:
@@ -463,6 +466,8 @@ class Replay:
         out: list[str] = []
         self.built: dict[int, str] = {}
         handed = {id(container): k for k, (container, _, _) in enumerate(self.handed)}
+        for position, (_, _, t) in enumerate(self.proof.session.reads):
+            out.append(f"    r{position} = {self._tensor_text(t)}._array.item()")
         if self.handed:
             out.append("    if not kept:")
             out.append(f"        for t, (leaf, _, _) in zip(me.grads, {listing.constant(self.handed)}): leaf._grad = t")
@@ -481,6 +486,9 @@ class Replay:
                 out.append(f"    del {name}.{key}")
             else:
                 out.append(f"    {name}.{key} = {made}")
+        for x, value in self.world.appended:
+            made = self._build(value, out)
+            out.append(f"    {listing.constant(x)}.append({made})")
         for generator, count in self.proof.session.drawn.values():
             name = listing.constant(generator)
             out.append(f"    {name}.offset += {count}")
@@ -498,8 +506,7 @@ class Replay:
         if kind is Sym:
             return str(value.text)
         if kind is Later:
-            _, _, t = self.proof.session.reads[value.position]
-            return f"{self._tensor_text(t)}._array.item()"
+            return str(value.text)
         if value is ABSENT:
             return "None"
         if isinstance(value, Tensor):
@@ -510,7 +517,7 @@ class Replay:
             known = self.built.get(id(value))
             if known is not None:
                 return known
-            if kind is dict:
+            if isinstance(value, dict):
                 items = ", ".join(f"{self._key(k)}: {self._build(e, lines)}" for k, e in value.items())
                 made = f"{{{items}}}"
             else:

@@ -9,6 +9,7 @@ from tracejit import dtypes
 from tracejit.tensor.composite import Composite
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor
+from tracejit.trace.matcher import MISS
 from tracejit.trace.replay.frames import Generator, Iteration
 from tracejit.trace.replay.guards import ABSENT, READERS, unchanged
 from tracejit.trace.replay.machine import Machine
@@ -31,6 +32,7 @@ class Proof:
         self.count = count
         self.names = names
         self.grad = state.grad_enabled
+        self.lengths = {id(x): len(x) for x, _ in world.appended}
         self.changes = [c for c in world.changes() if not self._idle(*c)]
         self.slots: dict[int, tuple[int, int]] = {
             id(t): (number, slot)
@@ -62,6 +64,23 @@ class Proof:
             )
         return busy[0]
 
+    def rehearse(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Run the text before the program on the world as it is: it must compute what the machine did.
+
+        Raises: Unproven if it does not.
+        """
+        listing = self.world.listing
+        names = [text for text, _ in listing.symbols]
+        lines = [*listing.lines, f"return [{', '.join(names)}]"]
+        text = "\n".join(["def rehearse(args, kwargs):", *(f"    {line}" for line in lines)])
+        scope = {**listing.scope, "MISS": MISS, "same_number": same_number, "Tensor": Tensor}
+        exec(compile(text, "<rehearsal of a replay>", "exec"), scope)
+        found = scope["rehearse"](args, kwargs)
+        if found is MISS or not all(
+            same_number(value, then) for value, (_, then) in zip(found, listing.symbols, strict=True)
+        ):
+            raise Unproven("the text of the replay differs from what was run")
+
     # --- the real call ------------------------------------------------------------------------------------------------
 
     def expect(self, out: Any, made: dict[int, Any], generators: dict[int, tuple[int, int]]) -> None:
@@ -75,6 +94,13 @@ class Proof:
         for kind, container, key, value in self.changes:
             if not self._like(value, READERS[kind](container, key), slot_of):
                 raise Unproven(f"the call left something else in '{key}' than the bytecode says")
+        for x, _ in self.world.appended:
+            expected = [value for other, value in self.world.appended if other is x]
+            added = x[self.lengths[id(x)] :]
+            if len(added) != len(expected) or not all(
+                self._like(e, a, slot_of) for e, a in zip(expected, added, strict=True)
+            ):
+                raise Unproven("the call appended something else than the bytecode says")
         changed = {(id(container), kind, key) for kind, container, key, _ in self.changes}
         for place, guard in self.world.guards.items():
             if place not in changed and guard.kind in READERS and not guard.holds():
@@ -180,6 +206,9 @@ def prove(
         proof.storable(result)
         for _, _, _, value in proof.changes:
             proof.storable(value)
+        for _, value in world.appended:
+            proof.storable(value)
+        proof.rehearse(args, kwargs)
     except Unproven as e:
         return None, [("?", e)]
     return proof, []

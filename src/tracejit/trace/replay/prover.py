@@ -82,7 +82,7 @@ class Prover:
         calm = now == self._before
         self._before = now
         demanded = region.mode == "replay"
-        if not calm or self.tries >= TRIES and not demanded:
+        if not calm or (self.tries >= TRIES and not demanded):
             return None
         self.wait -= 1
         if self.wait > 0 and not demanded:
@@ -102,8 +102,8 @@ class Prover:
         self.obstacles = [(line, e.reason, e.fix) for line, e in obstacles]
 
     def _refusal(self) -> str:
-        reasons = "\n".join(f"  {line}: {reason}" + (f" ({fix})" if fix else "") for line, reason, fix in self.obstacles)
-        return f"{self.region.name} cannot be replayed, which mode='replay' demands:\n{reasons}"
+        reasons = [f"\n  {line}: {reason}" + (f" ({fix})" if fix else "") for line, reason, fix in self.obstacles]
+        return f"{self.region.name} cannot be replayed, which mode='replay' demands:{''.join(reasons)}"
 
     def enter(self, proof: Proof, landed: list[Landed], out: Any, generators: dict[int, tuple[int, int]]) -> None:
         """After the call: keep a replay if the call did what the proof says."""

@@ -311,19 +311,16 @@ class Shadow:
         at = self.at
         position = len(self.reads)
         if t._array is None:
-            slot = next((i for i in range(len(at.values) - 1, -1, -1) if at.values[i] is t), None)
-            if slot is None:
-                # Computed before an earlier look at memory.
-                at, slot = next(
-                    (s, i) for s in reversed(self.segments) for i in range(len(s.values) - 1, -1, -1) if s.values[i] is t
-                )
-            self.reads.append((at, slot, t))
-            if at is self.at:
+            # It may have been computed before an earlier look at memory.
+            segment = next(s for s in reversed(self.segments) if any(v is t for v in s.values))
+            slot = next(i for i, v in enumerate(segment.values) if v is t)
+            self.reads.append((segment, slot, t))
+            if segment is at:
                 stop = at.place.cut
                 if stop is None:
                     raise Unproven(STRUCTURE)
                 self.cut(stop)
-            return Later(position, self.world.line())
+            return Later(f"r{position}")
         raise Unproven(
             "a value of a tensor from outside is read", "give the number as an argument, or keep it a tensor"
         )
@@ -338,7 +335,8 @@ class Shadow:
     def _refuse_eager(self, what: Any) -> None:
         cut = self.at.place.cut
         if cut is not None and what in cut.eager:
-            raise Unproven(f"{getattr(what, 'name', None) or getattr(what, '__name__', what)} runs eagerly: {cut.reason}")
+            name = getattr(what, "name", None) or getattr(what, "__name__", what)
+            raise Unproven(f"{name} runs eagerly: {cut.reason}")
 
 
 def _parts(x: Any) -> tuple[Any, str | None]:

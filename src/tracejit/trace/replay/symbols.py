@@ -24,10 +24,11 @@ def _refuse(name: str) -> Callable[..., Any]:
 
 
 _OPERATIONS = (
-    *("__bool__", "__int__", "__float__", "__index__", "__complex__", "__hash__", "__eq__", "__ne__", "__lt__", "__le__"),
-    *("__gt__", "__ge__", "__add__", "__radd__", "__sub__", "__rsub__", "__mul__", "__rmul__", "__truediv__", "__len__"),
-    *("__rtruediv__", "__floordiv__", "__rfloordiv__", "__mod__", "__rmod__", "__pow__", "__rpow__", "__neg__", "__abs__"),
-    *("__round__", "__iter__", "__str__", "__repr__", "__format__", "__getitem__", "__contains__", "__reduce__"),
+    *("__bool__", "__int__", "__float__", "__index__", "__complex__", "__hash__", "__len__", "__reduce__", "__iter__"),
+    *("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__neg__", "__abs__", "__round__", "__str__"),
+    *("__add__", "__radd__", "__sub__", "__rsub__", "__mul__", "__rmul__", "__truediv__", "__rtruediv__", "__repr__"),
+    *("__floordiv__", "__rfloordiv__", "__mod__", "__rmod__", "__pow__", "__rpow__", "__format__", "__getitem__"),
+    "__contains__",
 )
 
 
@@ -45,19 +46,18 @@ class Sym:
 
 
 class Later:
-    """A Python number that is read from a computed tensor: it is only there after the program ran.
+    """A Python number that is read from a computed tensor, or made of such numbers: it is there after the program ran.
 
-    It may be returned or stored; anything else that Python does with it depends on a value.
+    It may be returned, stored, added and multiplied; anything else that Python does with it depends on a value.
     """
 
-    __slots__ = ("line", "position")
+    __slots__ = ("text",)
 
     complaint = "Python computes with a value that it reads from a tensor"
     fix = "keep the value a tensor, or only return it; mode='follow' runs the Python that looks at it"
 
-    def __init__(self, position: int, line: str) -> None:
-        self.position = position
-        self.line = line
+    def __init__(self, text: str) -> None:
+        self.text = text
 
 
 for _cls in (Sym, Later):
@@ -94,6 +94,7 @@ class Listing:
         self._names: dict[str, str] = {}
         self._constants: dict[int, str] = {}
         self._required: set[str] = set()
+        self.symbols: list[tuple[str, Any]] = []
 
     def constant(self, value: Any) -> str:
         """A name for an object."""
@@ -118,6 +119,11 @@ class Listing:
     def definition(self, name: str) -> str:
         """The expression that a local name stands for."""
         return next((e for e, n in self._names.items() if n == name), name)
+
+    def symbol(self, value: Any, text: str) -> Sym:
+        """A number that the text computes; what it computes now is noted, to be compared."""
+        self.symbols.append((text, value))
+        return Sym(value, text)
 
     def require(self, condition: str) -> None:
         """Only go on if the condition holds."""

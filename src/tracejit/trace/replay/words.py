@@ -1,8 +1,8 @@
 """Guards as words of memory: one native call compares hundreds of them with what they were.
 
-CPython gives no public way to ask whether an object changed, but its objects keep it in known words: a dict its version,
-a class its version, a list its items. What is read here was laid down for CPython 3.11 to 3.13 and is tried out once, when
-it is first needed; a kind of guard whose words do not behave as expected stays with Python (`words_of` gives None).
+CPython gives no public way to ask whether an object changed, but its objects keep it in known words: a dict its
+version, a class its version, a list its items. What is read here was laid down for CPython 3.11 to 3.13 and is tried out
+once, when first needed; a guard whose words do not behave as expected stays with Python (`words_of` gives None).
 Every address belongs to an object that the guard keeps alive.
 """
 
@@ -58,7 +58,7 @@ NEVER = table([(id(_nobody), -1)])
 
 
 @cache
-def slot_offset(cls: type, name: str) -> int | None:
+def slot_offset(cls: Any, name: str) -> int | None:
     """Where instances of a class keep a slot, None if that cannot be told."""
     descriptor = next((c.__dict__[name] for c in cls.__mro__ if name in c.__dict__), None)
     if type(descriptor) is not types.MemberDescriptorType:
@@ -100,7 +100,7 @@ def _dicts_tell() -> bool:
         lambda: plain.update(a=2),
         lambda: plain.pop("a"),
         lambda: plain.setdefault("b", 1),
-        lambda: plain.clear(),
+        plain.clear,
     )
     for count, change in enumerate(changes, 3):
         change()

@@ -1,4 +1,4 @@
-"""The world as an abstract run sees it: every look at it becomes a guard or a load, every change stays in an overlay."""
+"""The world as an abstract run sees it: a look becomes a guard or a load, and every change stays in an overlay."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from tracejit.tensor.tensor import Tensor
-from tracejit.trace.replay.guards import ABSENT, READERS, Guard
+from tracejit.trace.replay.guards import ABSENT, READERS, Guard, find_in_class
 from tracejit.trace.replay.symbols import Later, Listing, Sym, Unproven
 
 Place = tuple[int, str, Any]
@@ -35,6 +35,8 @@ class World:
         self.owners: dict[int, Any] = {}
         self.read_before_written: dict[Place, Any] = {}
         self.tensors: dict[int, Tensor] = {}
+        self.appended: list[tuple[list[Any], Any]] = []
+        self._grown: set[int] = set()
 
     # --- objects ------------------------------------------------------------------------------------------------------
 
@@ -68,7 +70,7 @@ class World:
         listing = self.listing
         if kind is int or kind is float:
             listing.require(f"type({text}) is {kind.__name__}")
-            return Sym(value, text)
+            return listing.symbol(value, text)
         if isinstance(value, PLAIN):
             if value is None or kind is bool or value is ...:
                 listing.require(f"{text} is {value!r}")
@@ -82,6 +84,7 @@ class World:
                 listing.require(f"{text} is {known}")
             return value
         if isinstance(value, Tensor):
+            _plain_tensor(value)
             if id(value) in self.tensors:
                 listing.require(f"{text} is {listing.constant(value)}")
                 return value
@@ -97,7 +100,7 @@ class World:
                     raise Unproven("a dict with keys that are not strings comes as an argument", "use strings as keys")
             self.found[id(value)] = text
             return value
-        if hasattr(kind, "__dataclass_fields__") and kind.__setattr__ is object.__setattr__:
+        if hasattr(kind, "__dataclass_fields__") and find_in_class(kind, "__setattr__") is object.__dict__["__setattr__"]:
             listing.require(f"type({text}) is {listing.constant(kind)}")
             self.found[id(value)] = text
             return value
@@ -107,6 +110,7 @@ class World:
     def constant(self, value: Any) -> Any:
         """Take in a value that was read from a guarded place."""
         if isinstance(value, Tensor):
+            _plain_tensor(value)
             self.pin(value)
             self.tensors[id(value)] = value
         elif id(value) in self.found:
@@ -154,13 +158,13 @@ class World:
         if self.is_fresh(container):
             self._write_fresh(kind, container, key, value)
             return
-        if self.is_found(container):
+        if self.is_found(container) and key != "_grad":
             raise Unproven(
                 f"an argument ({type(container).__name__}) is changed", "return the new value instead of storing it"
             )
         place = (id(container), kind, key)
         if value is ABSENT and self.read(kind, container, key) is not ABSENT and place not in self.overlay:
-            raise Unproven(f"an entry of a {type(container).__name__} is deleted", "keep the entry and change its value")
+            raise Unproven(f"an entry of a {type(container).__name__} is deleted", "keep it and change its value")
         self.owners[id(container)] = self.keep(container)
         self.overlay[place] = self.keep(value)
 
@@ -182,8 +186,21 @@ class World:
 
     # --- containers ---------------------------------------------------------------------------------------------------
 
+    def append(self, x: list[Any], value: Any) -> None:
+        """Add to the end of a list from outside."""
+        if self.is_found(x):
+            raise Unproven("a list that is an argument is changed", "return the value instead of collecting it")
+        self.appended.append((self.keep(x), self.keep(value)))
+        self._grown.add(id(x))
+
+    def unchanged(self, x: Any) -> None:
+        """See that a list is not one that the run added to: its content would not be that of now."""
+        if id(x) in self._grown:
+            raise Unproven("a list is looked at after a value was appended to it", "look at it outside")
+
     def elements(self, x: Any) -> list[Any]:
         """The elements of a list, tuple or set."""
+        self.unchanged(x)
         if self.is_fresh(x):
             return list(x)
         if self.is_found(x):
@@ -198,6 +215,7 @@ class World:
 
         Raises: IndexError.
         """
+        self.unchanged(x)
         if self.is_fresh(x):
             return x[index]
         if self.is_found(x):
@@ -298,6 +316,11 @@ class World:
             for place, value in self.overlay.items()
             if place in self.read_before_written and self.read_before_written[place] is not ABSENT
         }
+
+
+def _plain_tensor(t: Tensor) -> None:
+    if not type(t).__module__.startswith("tracejit."):
+        raise Unproven(f"{type(t).__name__} is a tensor class of its own", "use plain tensors")
 
 
 def _hashable(key: Any) -> bool:

@@ -1,0 +1,626 @@
+"""Replays: calls without Python equal eager ones, are only made where proven, and say what stands in the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import threading
+import types
+from collections import namedtuple
+
+import numpy as np
+import pytest
+
+import tracejit as tj
+from tests.trace.programs import arr, bits
+from tracejit import nn, optim
+from tracejit.nn import functional as F
+from tracejit.trace.region import region_of
+
+Pair = namedtuple("Pair", "first second")  # noqa: PYI024
+
+
+def net(*sizes):
+    tj.manual_seed(1)
+    layers = []
+    for a, b in zip(sizes, sizes[1:], strict=False):
+        layers += [nn.Linear(a, b), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def both(make, calls=12, least=1):
+    """A program run eagerly and compiled: equal at each call, and replayed at least so often; the region."""
+    tj.manual_seed(5)
+    plain, args, state = make()
+    expected = []
+    for i in range(calls):
+        expected.append((bits(plain(*args(i))), bits(state()), tj.get_rng_state().tolist()))
+    tj.manual_seed(5)
+    function, args, state = make()
+    compiled = tj.compile(function)
+    for i in range(calls):
+        found = (bits(compiled(*args(i))), bits(state()), tj.get_rng_state().tolist())
+        assert found == expected[i], f"call {i}"
+    region = region_of(compiled)
+    assert region.calls.replayed >= least, region.prover.obstacles
+    return region
+
+
+def refused(make, calls=8):
+    """A program that must never be replayed; the reasons."""
+    region = both(make, calls, 0)
+    assert region.calls.replayed == 0
+    assert region.prover.obstacles
+    return [reason for _, reason, _ in region.prover.obstacles]
+
+
+# --- training steps ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda p: optim.SGD(p, lr=0.1),
+        lambda p: optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-3),
+        lambda p: optim.Adam(p, lr=0.01),
+        lambda p: optim.AdamW(p, lr=0.01, amsgrad=True),
+        lambda p: optim.RMSprop(p, lr=0.01, momentum=0.5, centered=True),
+        lambda p: optim.Adagrad(p, lr=0.1, lr_decay=0.1),
+    ],
+)
+def test_steps_of_all_optimizers_are_replayed(optimizer):
+    def make():
+        model = net(4, 8, 3)
+        opt = optimizer(model.parameters())
+
+        def step(x, y):
+            opt.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            opt.step()
+            return loss
+
+        args = lambda i: (arr(i, 6, 4), tj.tensor([0, 1, 2, 0, 1, 2]))  # noqa: E731
+        return step, args, lambda: [[p, p.grad] for p in model.parameters()] + [opt.state_dict()["param_groups"]]
+
+    both(make, least=7)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        lambda o: optim.lr_scheduler.OneCycleLR(o, 0.1, total_steps=40),
+        lambda o: optim.lr_scheduler.StepLR(o, 3),
+        lambda o: optim.lr_scheduler.CosineAnnealingLR(o, 10),
+        lambda o: optim.lr_scheduler.ExponentialLR(o, 0.9),
+        lambda o: optim.lr_scheduler.LambdaLR(o, lambda e: 1 / (e + 1)),
+    ],
+)
+def test_schedulers_inside_are_replayed(scheduler):
+    def make():
+        model = net(4, 8, 3)
+        opt = optim.Adam(model.parameters(), lr=0.01)
+        schedule = scheduler(opt)
+
+        def step(x):
+            opt.zero_grad()
+            loss = model(x).square().mean()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            opt.step()
+            schedule.step()
+            return loss, schedule.get_last_lr()
+
+        return step, lambda i: (arr(i, 6, 4),), lambda: [list(model.parameters()), [g["lr"] for g in opt.param_groups]]
+
+    both(make, calls=16, least=4)
+
+
+def test_schedulers_outside_change_run_time_numbers():
+    def make():
+        model = net(4, 8, 3)
+        opt = optim.Adam(model.parameters(), lr=0.01)
+        schedule = optim.lr_scheduler.ExponentialLR(opt, 0.9)
+
+        def step(x):
+            opt.zero_grad()
+            loss = model(x).square().mean()
+            loss.backward()
+            opt.step()
+            return loss
+
+        def args(i):
+            if i:
+                schedule.step()
+            return (arr(i, 6, 4),)
+
+        return step, args, lambda: list(model.parameters())
+
+    region = both(make, calls=20, least=12)
+    assert region.compiles <= 2
+
+
+def test_two_optimizers_and_adversaries():
+    def make():
+        g, d = net(3, 6, 4), net(4, 6, 1)
+        og, od = optim.Adam(g.parameters(), lr=0.01), optim.Adam(d.parameters(), lr=0.02)
+
+        def step(real):
+            fake = g(tj.randn(5, 3))
+            od.zero_grad()
+            d_loss = F.softplus(-d(real)).mean() + F.softplus(d(fake.detach())).mean()
+            d_loss.backward()
+            od.step()
+            og.zero_grad()
+            g_loss = F.softplus(-d(fake)).mean()
+            g_loss.backward()
+            og.step()
+            return {"d": d_loss, "g": g_loss}
+
+        return step, lambda i: (arr(i, 5, 4),), lambda: [list(g.parameters()), list(d.parameters())]
+
+    both(make, least=7)
+
+
+def test_hidden_state_carried_on_self_and_counters():
+    def make():
+        class Cell:
+            def __init__(self):
+                self.weight = arr(0, 3, 3)
+                self.h = tj.zeros(2, 3)
+                self.calls = 0
+                self.total = 0.0
+                self.log = []
+
+            def __call__(self, x):
+                self.h = (x + self.h @ self.weight).tanh()
+                self.calls += 1
+                mean = self.h.mean().item()
+                self.total += mean * 0.5
+                self.log.append(mean)
+                return self.h, self.calls
+
+        cell = Cell()
+        return cell, lambda i: (arr(i, 2, 3),), lambda: [cell.h, cell.calls, cell.total, cell.log]
+
+    both(make, least=5)
+
+
+def test_time_loops_of_library_and_own_cells():
+    def make():
+        tj.manual_seed(0)
+        lstm = nn.LSTM(3, 5, batch_first=True)
+        cell = nn.GRUCell(5, 4)
+        opt = optim.SGD([*lstm.parameters(), *cell.parameters()], lr=0.1)
+
+        def step(x):
+            out, _ = lstm(x)
+            h = tj.zeros(x.shape[0], 4)
+            for t in range(x.shape[1]):
+                h = cell(out[:, t], h)
+            loss = h.square().mean()
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+            return loss
+
+        return step, lambda i: (arr(i, 2, 4, 3),), lambda: [list(lstm.parameters()), list(cell.parameters())]
+
+    both(make, least=7)
+
+
+def test_gradients_that_somebody_keeps_are_not_written_again():
+    model = net(3, 4, 2)
+    opt = optim.SGD(model.parameters(), lr=0.1)
+
+    @tj.compile
+    def step(x):
+        opt.zero_grad()
+        loss = model(x).sum()
+        loss.backward()
+        opt.step()
+        return loss
+
+    weight = model[0].weight
+    kept = []
+    for i in range(16):
+        step(arr(i, 5, 3))
+        if i % 3 == 0:
+            kept.append((weight.grad, weight.grad.tolist()))
+        elif i % 3 == 1:
+            kept.append((weight.grad.view(-1)[1:], weight.grad.reshape(-1).tolist()[1:]))
+        else:
+            array = weight.grad.numpy()
+            kept.append((tj.from_numpy(array), array.tolist()))
+    assert region_of(step).calls.replayed >= 10
+    for t, then in kept:
+        assert t.tolist() == then
+
+
+def test_an_attribute_set_on_a_gradient_dies_with_it():
+    w = tj.ones(3, requires_grad=True)
+
+    @tj.compile
+    def step(x):
+        w.grad = None
+        (w * x).sum().backward()
+
+    for i in range(10):
+        step(arr(i, 3))
+        assert not hasattr(w.grad, "tag")
+        w.grad.tag = i
+    assert region_of(step).calls.replayed >= 5
+
+
+# --- arguments --------------------------------------------------------------------------------------------------------
+
+
+def test_containers_as_arguments_and_results():
+    @dataclasses.dataclass
+    class Batch:
+        x: tj.Tensor
+        scale: float
+
+    def make():
+        def f(pair, table, batch, numbers, *rest, flag=True):
+            a = pair.first * table["w"] + batch.x * batch.scale
+            b = sum(n * r for n, r in zip(numbers, rest, strict=True))
+            return [a, {"b": b if flag else a}, Pair(a, (b, numbers[0]))]
+
+        return (
+            f,
+            lambda i: (
+                Pair(arr(i, 2), arr(i + 1, 2)),
+                {"w": arr(i + 2, 2), "n": None},
+                Batch(arr(i + 3, 2), 0.5 * i),
+                [i, 2.5 * i],
+                arr(i + 4, 2),
+                arr(i + 5, 2),
+            ),
+            list,
+        )
+
+    both(make, least=5)
+
+
+def test_tensors_that_are_the_same_or_share_memory():
+    w = arr(3, 4)
+
+    @tj.compile
+    def f(x, y):
+        w.mul_(0.5)
+        return x + 2 * y + w
+
+    a, b = arr(0, 4), arr(1, 4)
+    for i in range(24):
+        pair = [(a, b), (a, a), (w, b), (a, w[:]), (b, a)][i % 5]
+        before = w.clone()
+        expected_w = before * 0.5
+        x, y = (expected_w if t is w or t.data_ptr() == w.data_ptr() else t for t in pair)
+        expected = x + 2 * y + expected_w
+        found = f(*pair)
+        assert found.tolist() == expected.tolist(), i
+        assert w.tolist() == expected_w.tolist()
+
+
+def test_shapes_types_strides_and_gradients_of_arguments_are_checked():
+    f = tj.compile(lambda x: (x * 2).sum(0))
+    for i in range(6):
+        f(arr(i, 3, 2))
+    assert region_of(f).calls.replayed > 0
+    for x in (arr(0, 4, 2), arr(0, 2, 3).T, arr(0, 3, 2).double(), tj.ones(3, 2, requires_grad=True)):
+        expected = (x * 2).sum(0)
+        found = f(x)
+        assert found.tolist() == expected.tolist()
+        assert (found.dtype, found.requires_grad) == (expected.dtype, expected.requires_grad)
+
+
+# --- the world --------------------------------------------------------------------------------------------------------
+
+GLOBAL = 2.0
+TABLE = {"scale": 3.0, "names": ["a", "b"]}
+
+
+def scale(x):
+    return x * GLOBAL
+
+
+def changes():
+    """Changes of the world between calls that a replay must see."""
+    model = net(3, 4, 2)
+    box = types.SimpleNamespace(k=1.5, items=[1, 2], on=True)
+    box.sub = types.SimpleNamespace(f=math.sqrt, n=4)
+
+    class Thing:
+        factor = 1.0
+
+        def __init__(self):
+            self.w = arr(7, 2)
+
+        def apply(self, x):
+            return x * self.w * self.factor
+
+    thing = Thing()
+    cell = 0.25
+
+    def f(x):
+        y = thing.apply(scale(model(x))) * box.k + cell
+        y = y * len(box.items) * TABLE["scale"] + box.sub.f(box.sub.n)
+        if box.on and "b" in TABLE["names"]:
+            y = y - box.items[0]
+        return y
+
+    def swap_method():
+        Thing.apply = lambda self, x: x - self.w
+
+    def set_cell():
+        nonlocal cell
+        cell = 4.0
+
+    edits = [
+        lambda: globals().__setitem__("GLOBAL", GLOBAL + 1),
+        lambda: setattr(box, "k", box.k + 1),
+        lambda: box.items.append(5),
+        lambda: box.items.__setitem__(0, 9),
+        lambda: TABLE.update(scale=TABLE["scale"] * 2),
+        lambda: setattr(box.sub, "f", math.exp),
+        lambda: setattr(box.sub, "n", 2),
+        lambda: setattr(box, "on", False),
+        lambda: setattr(box, "on", True),
+        lambda: TABLE["names"].remove("b"),
+        lambda: TABLE["names"].append("b"),
+        lambda: setattr(Thing, "factor", 2.0),
+        lambda: setattr(thing, "factor", 3.0),
+        lambda: setattr(thing, "w", arr(8, 2)),
+        lambda: thing.w.mul_(2.0),
+        lambda: setattr(thing.w, "data", arr(9, 2)),
+        swap_method,
+        set_cell,
+        lambda: setattr(model[0], "bias", None),
+        lambda: setattr(model[0], "weight", nn.Parameter(arr(10, 4, 3))),
+        lambda: model.eval(),
+        lambda: model.__setattr__("0", nn.Linear(3, 4)),
+        lambda: model.append(nn.Identity()),
+        lambda: model.register_forward_hook(lambda m, a, out: out + 1),
+        lambda: model[0].requires_grad_(False),
+        lambda: globals().__setitem__("scale", lambda x: x + 100),
+        lambda: globals().__setitem__("len", lambda x: 7),
+        lambda: globals().pop("len"),
+        lambda: setattr(thing, "__class__", type("Other", (Thing,), {"apply": lambda self, x: x * 9})),
+        lambda: tj.set_grad_enabled(False),
+        lambda: tj.set_grad_enabled(True),
+    ]
+    return f, edits
+
+
+def test_every_change_of_the_world_is_seen():
+    kept = GLOBAL, scale, {**TABLE, "names": list(TABLE["names"])}
+    try:
+        tj.manual_seed(3)
+        f, edits = changes()
+        compiled = tj.compile(f)
+        for i in range(8):
+            x = arr(i, 5, 3)
+            assert bits(compiled(x)) == bits(f(x))
+        region = region_of(compiled)
+        assert region.calls.replayed >= 3, region.prover.obstacles
+        for k, edit in enumerate(edits):
+            edit()
+            for i in range(5):
+                x = arr(i + k, 5, 3)
+                assert bits(compiled(x)) == bits(f(x)), (k, i)
+        assert region.calls.replayed >= 20
+    finally:
+        tj.set_grad_enabled(True)
+        globals().update(GLOBAL=kept[0], scale=kept[1])
+        TABLE.update(kept[2])
+
+
+def test_a_number_that_changes_is_loaded_in_each_call():
+    box = types.SimpleNamespace(k=0.0)
+    f = tj.compile(lambda x: x * box.k + box.k**2)
+    for i in range(30):
+        box.k = i * 0.5
+        x = arr(i, 3)
+        assert f(x).tolist() == (x * box.k + box.k**2).tolist()
+    region = region_of(f)
+    assert region.calls.replayed >= 15
+    assert region.compiles <= 3
+
+
+def test_branches_on_numbers_are_guarded():
+    box = types.SimpleNamespace(n=0)
+
+    @tj.compile
+    def f(x):
+        box.n += 1
+        if box.n % 3 == 0:
+            return x - box.n
+        return x * 2 if box.n < 20 else x
+
+    for i in range(30):
+        x = arr(i, 3)
+        n = i + 1
+        expected = x - n if n % 3 == 0 else x * 2 if n < 20 else x
+        assert f(x).tolist() == expected.tolist(), i
+        assert box.n == n
+    assert region_of(f).calls.replayed >= 8
+
+
+def test_negative_numbers_in_powers():
+    box = types.SimpleNamespace(n=1)
+
+    @tj.compile
+    def f(x):
+        box.n += 1
+        return x * ((-2) ** box.n) + (-0.5) ** box.n - (-box.n) ** 2
+
+    for i in range(10):
+        n = i + 2
+        x = arr(i, 3)
+        assert f(x).tolist() == (x * ((-2) ** n) + (-0.5) ** n - (-n) ** 2).tolist()
+    assert region_of(f).calls.replayed >= 3
+
+
+def test_random_numbers_and_seeds_between_calls():
+    def make():
+        drop = nn.Dropout(0.4)
+        own = tj.Generator().manual_seed(4)
+
+        def f(x):
+            return drop(x) + tj.rand(4) + tj.randn(4, generator=own)
+
+        def args(i):
+            if i == 7:
+                tj.manual_seed(99)
+            return (arr(i, 4),)
+
+        return f, args, own.get_state
+
+    both(make, least=7)
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def test_effects_are_not_replayed(capsys):
+    def printing():
+        def f(x):
+            print("here")
+            return x * 2
+
+        return f, lambda i: (arr(i, 3),), list
+
+    assert any("print" in r for r in refused(printing))
+    assert capsys.readouterr().out.count("here") == 16
+
+    def clock():
+        import random
+
+        def f(x):
+            return x * random.random()
+
+        random.seed(3)
+        return f, lambda i: (arr(i, 3),), list
+
+    assert any("random" in r for r in refused(clock))
+
+
+def test_values_that_decide_are_not_replayed():
+    def make():
+        def f(x):
+            if x.sum() > 0:
+                return x * 2
+            return x - 1
+
+        return f, lambda i: (arr(i, 3),), list
+
+    assert any("value of a tensor" in r for r in refused(make))
+
+
+def test_a_numpy_array_that_changes_is_not_replayed():
+    def make():
+        weights = np.ones(3, np.float32)
+
+        def f(x):
+            weights[0] += 1
+            return x * tj.from_numpy(weights.copy())
+
+        return f, lambda i: (arr(i, 3),), list
+
+    refused(make)
+
+
+def test_replay_demanded():
+    @tj.compile(mode="replay")
+    def good(x):
+        return x * 2 + 1
+
+    for i in range(8):
+        assert good(arr(i, 3)).tolist() == (arr(i, 3) * 2 + 1).tolist()
+    assert region_of(good).calls.replayed >= 4
+
+    seen = []
+
+    @tj.compile(mode="replay")
+    def bad(x):
+        seen.append(x)
+        print("one")
+        print("two")
+        return x * 2
+
+    with pytest.raises(RuntimeError, match="cannot be replayed") as caught:
+        for i in range(8):
+            bad(arr(i, 3))
+    assert str(caught.value).count("print writes to the screen") == 2
+    assert str(caught.value).count("test_replay.py:") >= 2
+    assert len(seen) < 8
+
+
+def test_follow_never_replays():
+    f = tj.compile(lambda x: x + 1, mode="follow")
+    for i in range(10):
+        f(arr(i, 2))
+    assert region_of(f).calls.replayed == 0
+    assert region_of(f).calls.followed == 8
+
+
+# --- surroundings -----------------------------------------------------------------------------------------------------
+
+
+def test_partials_bound_methods_and_modules():
+    class Model:
+        def __init__(self):
+            self.w = arr(1, 3)
+
+        def forward(self, x, k):
+            return self.w * x + k
+
+    model = Model()
+    for function in (functools.partial(model.forward, k=2.0), model.forward, net(3, 3)):
+        compiled = tj.compile(function)
+        extra = (0.5,) if function == model.forward else ()
+        plain = function.forward if isinstance(function, nn.Module) else function
+        for i in range(8):
+            x = arr(i, 3)
+            assert compiled(x, *extra).tolist() == plain(x, *extra).tolist()
+        assert region_of(compiled).calls.replayed >= 3
+
+
+def test_other_threads_calling_meanwhile():
+    w = arr(0, 8)
+    f = tj.compile(lambda x: (x * w).tanh().sum())
+    errors = []
+
+    def work(k):
+        for i in range(60):
+            x = arr(100 * k + i, 8)
+            if f(x).item() != (x * w).tanh().sum().item():
+                errors.append((k, i))
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not errors
+
+
+def test_indices_out_of_range_raise_as_eager_does():
+    table = tj.zeros(4, 2)
+    log = []
+
+    @tj.compile
+    def f(index):
+        log.append(1)
+        return F.embedding(index, table)
+
+    for i in range(10):
+        if i in (6, 8):
+            with pytest.raises(IndexError):
+                f(tj.tensor([0, 4]))
+        else:
+            f(tj.tensor([0, i % 4]))
+    assert len(log) == 10
+    assert region_of(f).calls.replayed >= 3
