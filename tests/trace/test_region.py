@@ -6,24 +6,9 @@ import numpy as np
 import pytest
 
 import tracejit as tj
+from tests.trace.values import arr, bits
 from tracejit.nn import functional as F
 from tracejit.trace.region import compile, region_of
-
-
-def arr(seed, *shape):
-    return tj.from_numpy(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
-
-
-def bits(x):
-    """A value in a form that compares bit for bit."""
-    if isinstance(x, tj.Tensor):
-        a = x.detach().numpy()
-        return (a.shape, a.dtype.str, np.ascontiguousarray(a).tobytes(), x.requires_grad, x.is_contiguous())
-    if isinstance(x, (list, tuple)):
-        return type(x), [bits(e) for e in x]
-    if isinstance(x, dict):
-        return {k: bits(v) for k, v in x.items()}
-    return x
 
 
 def compare(make, calls=8, **options):

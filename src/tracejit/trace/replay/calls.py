@@ -77,7 +77,9 @@ class Calls:
         model = BUILTINS.get(f)
         if model is not None:
             return model(self.machine, *args, **kwargs)
-        if f.__code__.co_filename.startswith(_NATIVE) and not hasattr(f, "__wrapped__"):
+        # A function that the machine made closes over the machine's values.
+        native = f.__code__.co_filename.startswith(_NATIVE) and not self.world.is_fresh(f)
+        if native and not hasattr(f, "__wrapped__"):
             if f.__name__ in _REFUSED:
                 raise Unproven(f"{f.__name__} is called", "call it outside of the compiled function")
             if f.__name__ in _READS_ONE and isinstance(args[0], Tensor):

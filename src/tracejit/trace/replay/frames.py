@@ -116,6 +116,13 @@ class Iteration:
     def __init__(self, source: Iterator[Any]) -> None:
         self.source = source
 
+    # CPython takes the first argument of a generator expression for an iterator without asking.
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self.source)
+
 
 def bind(
     function: types.FunctionType, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -1,8 +1,8 @@
 """Guards as words of memory: one native call compares hundreds of them with what they were.
 
 CPython gives no public way to ask whether an object changed, but its objects keep it in known words: a dict its
-version, a class its version, a list its items. What is read here was laid down for CPython 3.11 to 3.13 and is tried out
-once, when first needed; a guard whose words do not behave as expected stays with Python (`words_of` gives None).
+version, a class its version, a list its items. What is read here was laid down for CPython 3.11 to 3.13 and is tried
+out once, when first needed; a guard whose words do not behave as expected stays with Python (`words_of` gives None).
 Every address belongs to an object that the guard keeps alive.
 """
 
@@ -167,7 +167,8 @@ def count_up(cells: list[tuple[list[int], int]]) -> np.ndarray | None:
 
 def slot_words(x: Any, name: str, value: Any) -> list[Word] | None:
     """The word of a slot, if it can be told."""
-    offset = slot_offset(type(x), name)
+    cls: Any = type(x)
+    offset = slot_offset(cls, name)
     if offset is None or peek(id(x) + offset) != id(value):
         return None
     return [(id(x) + offset, id(value))]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from tracejit.tensor.tensor import Tensor
-from tracejit.trace.replay.guards import ABSENT, READERS, Guard, find_in_class
+from tracejit.trace.replay.guards import ABSENT, READERS, Guard
 from tracejit.trace.replay.symbols import Later, Listing, Sym, Unproven
 
 Place = tuple[int, str, Any]
@@ -100,7 +100,7 @@ class World:
                     raise Unproven("a dict with keys that are not strings comes as an argument", "use strings as keys")
             self.found[id(value)] = text
             return value
-        if hasattr(kind, "__dataclass_fields__") and find_in_class(kind, "__setattr__") is object.__dict__["__setattr__"]:
+        if hasattr(kind, "__dataclass_fields__"):
             listing.require(f"type({text}) is {listing.constant(kind)}")
             self.found[id(value)] = text
             return value
