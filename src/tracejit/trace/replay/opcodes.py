@@ -662,7 +662,9 @@ def _call_ex(m: Any, f: Frame, i: Instruction) -> None:
 def _make_function(m: Any, f: Frame, i: Instruction) -> None:
     code = f.stack.pop()
     flags = i.arg if sys.version_info < (3, 13) else 0
-    closure = f.stack.pop() if flags & 8 else None
+    names = code.co_freevars
+    # From 3.13 on, the closure is set by the next instruction.
+    closure = f.stack.pop() if flags & 8 else tuple(types.CellType() for _ in names) or None
     if flags & 4:
         f.stack.pop()
     keyword = f.stack.pop() if flags & 2 else None

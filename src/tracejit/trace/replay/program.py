@@ -81,8 +81,7 @@ class Replay:
             me=self,
             hold=hold,
             words=self.watch.tables,
-            left=self.watch.left,
-            loose=self.watch.loose,
+            looks=self.watch.looks,
             F=self.last_found,
             A=self.last_arrays,
             pointers=self.executable.pointers,
@@ -198,8 +197,8 @@ class Replay:
     def admits(self, *found: Any) -> bool:
         """Whether the tensors that this call found fit: they are like the former ones, and no two are one."""
         seen = {id(t) for t, _ in self.constants}
-        for t, (_, _, external) in zip(found, self.found, strict=True):
-            if id(t) in seen or t._array is None or not external.admits(t) or t._hooks is not None:
+        for t, (_, former, external) in zip(found, self.found, strict=True):
+            if type(t) is not type(former) or id(t) in seen or t._array is None or not external.admits(t) or t._hooks is not None:
                 return False
             seen.add(id(t))
         exe = self.executable
@@ -291,8 +290,10 @@ class Replay:
         self.grad_types = {at: self._result(slot).aval.dtype for _, at, (slot, _, _) in self.handed}
         out = ["def replay(args, kwargs):", f"    if state.grad_enabled is not {proof.grad}: return MISS"]
         out += ["    if hold(words[0]) and not me.renew(): return MISS"]
-        out += ["    if (left or loose) and not me.watch.look(): return MISS"]
-        lines, of_grads = self._without_grads(listing.lines)
+        out += ["    if looks and not looks[0]() and not me.renew(): return MISS"]
+        # The type of a tensor that is found is looked at where it is not the former one.
+        known = {f"if not (type({text}) is {listing.constant(type(t))}): return MISS" for text, t, _ in self.found}
+        lines, of_grads = self._without_grads([line for line in listing.lines if line not in known])
         out += ["    try:"]
         if self.handed:
             out.append("        kept = not hold(grad_tables[0])")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from tracejit.tensor.tensor import Tensor
-from tracejit.trace.replay.guards import Guard
+from tracejit.trace.replay.guards import ABSENT, Guard
 from tracejit.trace.replay.words import NEVER, Word, peek, table, tensor_words, words_of
 from tracejit.trace.tree import External
 
@@ -19,7 +20,8 @@ _PATIENCE = 2
 class Watch:
     """Guards of the world and of the tensors that stay the same.
 
-    `tables` holds the one table that `hold` compares; where it fails, `renew` looks at everything and makes a new one.
+    `tables` holds the one table that `hold` compares, `looks` a function for what no word tells, if there is any. Where
+    one of them fails, `renew` looks at everything and makes new ones.
     """
 
     def __init__(
@@ -34,15 +36,27 @@ class Watch:
         self.tables: list[np.ndarray] = [NEVER]
         self.left: list[Guard] = []
         self.loose: list[tuple[Tensor, External]] = []
+        self.looks: list[Callable[[], bool]] = []
         self.failed: Guard | None = None
 
-    def look(self) -> bool:
-        """Whether what no word tells holds."""
-        for guard in self.left:
-            if not guard.holds():
-                self.failed = guard
-                return False
-        return all(self._fits(t, external) for t, external in self.loose)
+    def _write(self) -> Callable[[], bool]:
+        """A function that looks at what no word tells; where it says no, `renew` has the last word."""
+        scope: dict[str, Any] = {"fits": self._fits}
+        conditions = []
+        for i, guard in enumerate(self.left):
+            scope[f"c{i}"], scope[f"k{i}"], scope[f"v{i}"] = guard.container, guard.key, guard.expected
+            if guard.kind == "item" and guard.expected is ABSENT:
+                conditions.append(f"k{i} not in c{i}")
+            elif guard.kind == "item":
+                conditions.append(f"c{i}.get(k{i}) is v{i}")
+            else:
+                scope[f"h{i}"] = guard.holds
+                conditions.append(f"h{i}()")
+        for i, (t, external) in enumerate(self.loose):
+            scope[f"t{i}"], scope[f"e{i}"] = t, external
+            conditions.append(f"fits(t{i}, e{i})")
+        exec(compile(f"def look(): return {' and '.join(conditions) or True}", "<watch>", "exec"), scope)
+        return scope["look"]  # type: ignore[no-any-return]
 
     def _fits(self, t: Tensor, external: External) -> bool:
         return external.admits(t) and (t._hooks is None or id(t) not in self.leaves)
@@ -62,7 +76,9 @@ class Watch:
         self.failed = next((g for g in self.guards if not g.holds()), None)
         if self.failed is not None or not all(self._fits(t, external) for t, external in self.tensors):
             return False
-        self.left[:], self.loose[:] = left, loose
+        if self.left != left or self.loose != loose:
+            self.left[:], self.loose[:] = left, loose
+            self.looks[:] = [self._write()] if left or loose else []
         self.tables[0] = table(list(words.items()))
         return True
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import sys
 import types
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -32,6 +33,7 @@ _TYPE = _POINTER
 _USED = 16
 _VERSION = 24
 _KEYS = 32
+_VALUES = 40
 _CELL = 16
 _SIZE = 16
 _ITEMS = LIST_ITEMS
@@ -85,29 +87,59 @@ class _Sample:
         """Nothing."""
 
 
+def _set(own: Any, value: Any) -> None:
+    own.x = value
+
+
+def _seen_by_version(fields: dict[str, Any], own: Any) -> bool:
+    """Whether the version of a dict changes whenever an attribute of its object is set, also by warm code."""
+    seen: set[int] = set()
+    for count in range(1, 201):
+        _set(own, count % 2)
+        seen.add(peek(id(fields) + _VERSION))
+        if len(seen) != count:
+            return False
+    return True
+
+
 @cache
 def _dicts_tell() -> bool:
-    """Whether the version of a dict changes with every change, also through an object's attribute."""
-    own = _Sample()
-    fields = own.__dict__
+    """Whether the version of a dict with a table of its own changes with every change."""
     plain: dict[Any, Any] = {"a": 1}
-    seen = {peek(id(fields) + _VERSION), peek(id(plain) + _VERSION)}
-    changes: tuple[Any, ...] = (
-        lambda: setattr(own, "x", 1),
-        lambda: setattr(own, "x", 2),
-        lambda: delattr(own, "x"),
-        lambda: fields.update(y=3),
+    seen = {peek(id(plain) + _VERSION)}
+    changes: tuple[Callable[[], Any], ...] = (
         lambda: plain.update(a=2),
         lambda: plain.pop("a"),
         lambda: plain.setdefault("b", 1),
         plain.clear,
     )
-    for count, change in enumerate(changes, 3):
+    for count, change in enumerate(changes, 2):
         change()
-        seen |= {peek(id(fields) + _VERSION), peek(id(plain) + _VERSION)}
+        seen.add(peek(id(plain) + _VERSION))
         if len(seen) != count:
             return False
-    return True
+    own = _Sample()
+    fields = own.__dict__
+    fields.update({str(k): k for k in range(100)})
+    fields["x"] = 0
+    return peek(id(fields) + _VALUES) == 0 and _seen_by_version(fields, own)
+
+
+@cache
+def _fields_tell() -> bool:
+    """Whether the version also changes for dicts whose values lie with the object."""
+    own = _Sample()
+    fields = own.__dict__
+    if not _seen_by_version(fields, own):
+        return False
+    before = peek(id(fields) + _VERSION)
+    del own.x  # type: ignore[attr-defined]
+    return peek(id(fields) + _VERSION) != before and _dicts_tell()
+
+
+def _tells(d: dict[Any, Any]) -> bool:
+    """Whether the version of this dict says that it changed."""
+    return _dicts_tell() if peek(id(d) + _VALUES) == 0 else _fields_tell()
 
 
 @cache
@@ -176,7 +208,13 @@ def slot_words(x: Any, name: str, value: Any) -> list[Word] | None:
 
 def entry_words(d: dict[Any, Any], key: Any, value: Any) -> list[Word] | None:
     """The words of one entry of a dict: its table, the key and the value there."""
-    keys = peek(id(d) + _KEYS)
+    keys, values = peek(id(d) + _KEYS), peek(id(d) + _VALUES)
+    if values:
+        # One value alone in the object's row of values stands at its key's place, which never changes.
+        row = [at for at in range(values, values + 8 * min(len(d) + 1, 30), _POINTER) if peek(at) == id(value)]
+        if sys.version_info < (3, 13) or len(row) != 1 or sum(v is value for v in d.values()) != 1:
+            return None
+        return [(id(d) + _KEYS, keys), (id(d) + _VALUES, values), (row[0], id(value))]
     size = dict.__sizeof__(d) - type(d).__basicsize__
     name = next((k for k in d if k is key), None)
     if name is None:
@@ -198,7 +236,7 @@ def words_of(guard: Guard, moving: frozenset[int]) -> list[Word] | None:
     if kind in ("item", "keys", "filled") and isinstance(x, dict):
         if kind == "filled" and _counts_tell():
             return [(id(x) + _USED, peek(id(x) + _USED))]
-        if id(x) not in moving and _dicts_tell():
+        if id(x) not in moving and _tells(x):
             return [(id(x) + _VERSION, peek(id(x) + _VERSION))]
         if kind != "item" or value is ABSENT or not _dicts_tell():
             return None
@@ -246,4 +284,5 @@ def sole_words(t: Tensor, own: dict[str, Any], references: int) -> list[Word] | 
             return None
         words += found
     offset = Tensor.__weakrefoffset__
-    return [*words, (id(t) + offset, 0)] if offset > 0 and peek(id(t) + offset) == 0 else None
+    # From 3.12 on, it lies before the object.
+    return [*words, (id(t) + offset, 0)] if offset and peek(id(t) + offset) == 0 else None
