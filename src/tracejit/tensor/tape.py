@@ -227,13 +227,17 @@ def pull(node: TapeNode, cts: list[Tensor | None], create_graph: bool) -> list[T
 
 def _result(node: TapeNode, k: int, rule: Any, create_graph: bool) -> Any:
     """A saved result, with its history if the gradient is to be differentiated again."""
-    order = _plan(node.op, sum(1 << i for i, e in enumerate(node.edges) if e is not None)).results
-    saved = _unpack(node.results[order.index(k)], node)
+    saved = _unpack(node.results[kept_results(node).index(k)], node)
     if create_graph and saved._dtype.is_floating_point:
         t = held(saved)
         t._node, t._index, t._requires_grad = node, k, True
         return t
     return saved
+
+
+def kept_results(node: TapeNode) -> tuple[int, ...]:
+    """Which of its results a step saves."""
+    return _plan(node.op, sum(1 << i for i, e in enumerate(node.edges) if e is not None)).results
 
 
 def release(node: TapeNode) -> None:

@@ -22,6 +22,8 @@ from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import OWED
 from tracejit.tensor.tensor import Tensor, pending
+from tracejit.trace.backward import follow_backward, take_views
+from tracejit.trace.crossing import Outside, Released, put_back, put_numbers, take_back
 from tracejit.trace.eager import EAGER
 from tracejit.trace.executable import Executable
 from tracejit.trace.matcher import MISS, matcher
@@ -54,15 +56,15 @@ class Follower:
         self.mutators: list[Event] = []
         self.owed: list[int] = []
         self.rebased: list[tuple[Any, Any, bool]] = []
+        self.crossed: dict[Event, Outside] = {}
+        self.released: list[Released] = []
 
     # --- matching -----------------------------------------------------------------------------------------------------
 
     def match(self, kind: str, function: Any, key: Any, tensors: list[Any], numbers: list[Any]) -> Event | None:
         """The event that this call is, with its operands bound; None if the tree does not know it."""
         while True:
-            # A matcher that missed half way may have noted operands as bound.
-            del self.externals[self._externals_before() :]
-            self.bound = set(map(id, self.externals))
+            self.unbind()
             for event in self.place.events:
                 if (
                     event.function is function
@@ -79,6 +81,11 @@ class Follower:
                 return None
             self.cut(cut.reason)
 
+    def unbind(self) -> None:
+        """Forget what a matcher that missed half way has noted as bound."""
+        del self.externals[self._externals_before() :]
+        self.bound = set(map(id, self.externals))
+
     def _externals_before(self) -> int:
         """How many tensors from outside the events up to here have bound."""
         count = 0
@@ -94,6 +101,7 @@ class Follower:
         count = len(values)
         binds = event.binds
         new: dict[int, Any] = {}
+        ids: set[int] = set()
         for slot, t in zip(event.operands, tensors, strict=True):
             if slot < count:
                 if values[slot] is not t:
@@ -106,11 +114,12 @@ class Follower:
                 or id(t) in self.bound
                 or not binds[slot].admits(t)
                 or self.is_mutated(t)
-                or any(t is other for other in new.values())
+                or id(t) in ids
             ):
                 return False
             else:
                 new[slot] = t
+                ids.add(id(t))
         for slot, low, high in event.ranges:
             if not in_range(new[slot] if slot in new else values[slot], low, high):
                 return False
@@ -196,7 +205,7 @@ class Follower:
         if event.assigned:
             self.mutators.append(event)
         event.met += 1
-        if event.met <= MATCHERS:
+        if event.met <= MATCHERS and event.crossing is None:
             event.match = matcher(event)
         self.last = event
         self.place = event.next
@@ -305,15 +314,16 @@ class Follower:
         if event is None:
             out = self.eagerly(composite, composite.function, args, kwargs)
             return self.leave().composite(composite, args, kwargs) if out is MISS else out
-        return self._output(event.output, event)
+        return self.output(event.output, event)
 
-    def _output(self, layout: Any, event: Event) -> Any:
+    def output(self, layout: Any, event: Event) -> Any:
+        """What a matched unit gives to Python."""
         kind = layout[0]
         if kind == "result":
             return self.values[event.results[layout[1]].slot]
         if kind == "value":
             return layout[1]
-        items = [self._output(item, event) for item in layout[2]]
+        items = [self.output(item, event) for item in layout[2]]
         return layout[1](items) if layout[1] in (list, tuple) else layout[1](*items)
 
     def draw(self, generator: Any, count: int) -> tuple[Any, Any]:
@@ -322,50 +332,7 @@ class Follower:
 
     def backward(self, function: Any, args: tuple[Any, ...]) -> Any:
         """Match a backward pass as one unit."""
-        roots, cotangents, keep, create_graph, inputs, accumulate = args
-        key = (
-            keep,
-            create_graph,
-            accumulate,
-            len(roots),
-            tuple(c is not None for c in cotangents),
-            None if inputs is None else len(inputs),
-        )
-        tensors = [*roots, *(c for c in cotangents if c is not None), *(inputs or ())]
-        values = self.values
-        events = self.place.events
-        if events and events[0].kind == "backward" and events[0].match is not None:
-            out = events[0].match(self, tensors, key)
-            if out is not MISS:
-                return out
-        del self.externals[self._externals_before() :]
-        self.bound = set(map(id, self.externals))
-        for event in events:
-            if event.kind != "backward" or event.key != key or event.grad is not state.grad_enabled:
-                continue
-            full = self._with_leaves(event, tensors)
-            if full is None or len(full) != len(event.operands) or not self.admit(event, full, []):
-                continue
-            self.enter(event, [])
-            for leaf, _, after in event.leaves:
-                if after is not None:
-                    values[leaf]._grad = values[after]
-            return self._output(event.output, event)
-        out = self.eagerly("backward", function, args, {})
-        return self.leave().backward(function, args) if out is MISS else out
-
-    def _with_leaves(self, event: Event, tensors: list[Any]) -> list[Any] | None:
-        """The operands of a backward pass: what was given, the leaves, and the gradients they have."""
-        grads = []
-        leaves = []
-        for slot, before, _ in event.leaves:
-            leaf = self.values[slot] if slot < len(self.values) else None
-            if leaf is None or leaf._hooks is not None or (leaf._grad is None) != (before is None):
-                return None
-            leaves.append(leaf)
-            if leaf._grad is not None:
-                grads.append(leaf._grad)
-        return [*tensors, *leaves, *grads]
+        return follow_backward(self, function, args)
 
     def host(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute what is pending, then run the function on real memory."""
@@ -449,9 +416,9 @@ class Follower:
             self._view(slot, source, op, attrs)
         if executable.tape is not None:
             numbers = self.numbers
-            restore(executable.tape, values, lambda number: numbers[number.index], self._node_before)
+            restore(executable.tape, values, lambda number: numbers[number.index], self.node_before)
 
-    def _node_before(self, t: Any) -> Any:
+    def node_before(self, t: Any) -> Any:
         """The step that had made a tensor when the segment met it."""
         return next((node for other, node, _ in self.rebased if other is t), t._node)
 
@@ -489,6 +456,7 @@ class Follower:
         events = path(self.last)
         for t, node, requires_grad in reversed(self.rebased):
             t._node, t._requires_grad = node, requires_grad
+        take_back(self.released)
         owed = {slot: values[slot] for slot in self.owed}
         grads = {id(values[leaf]): (values[leaf], values[leaf]._grad) for e in events for leaf, _, _ in e.leaves}
         generators: dict[int, tuple[Any, Any]] = {}
@@ -559,11 +527,20 @@ class Follower:
             _collect(out, made)
         else:
             keep, create_graph, accumulate, roots, given, inputs = event.key
+            found = self.crossed.get(event)
+            stand_ins = []
+            if found is not None:
+                take_views(recorder, found, unit)
+                stand_ins = put_numbers(found, numbers)
             rest = iter(tensors)
             starts = [next(rest) for _ in range(roots)]
             cotangents = [next(rest) if g else None for g in given]
             targets = None if inputs is None else [next(rest) for _ in range(inputs)]
-            _collect(run_backward(starts, cotangents, keep, create_graph, targets, accumulate), made)
+            try:
+                _collect(run_backward(starts, cotangents, keep, create_graph, targets, accumulate), made)
+            finally:
+                put_back(stand_ins)
+                recorder.stands = {}
             made += [
                 values[leaf]._grad for leaf, before, after in event.leaves if after is not None and after != before
             ]

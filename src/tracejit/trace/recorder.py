@@ -18,10 +18,11 @@ from tracejit.tensor.scalar import Scalar, returned
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import current, next_position
 from tracejit.tensor.tensor import Tensor, aval_of
+from tracejit.trace.backward import record_backward
 from tracejit.trace.eager import EAGER
 from tracejit.trace.ranges import bound_numbers, index_ranges
 from tracejit.trace.source import user_line
-from tracejit.trace.tape import OUTSIDE, NodePlan, TapeReader, Untraceable
+from tracejit.trace.tape import NodePlan, TapeReader, Untraceable
 from tracejit.trace.tree import (
     Event,
     External,
@@ -36,17 +37,7 @@ from tracejit.trace.tree import (
     flatten,
     rebuild,
 )
-
-
-class Unit:
-    """The event that is being recorded."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.steps: list[Step] = []
-        self.draws: list[tuple[Any, Number, Number, int]] = []
-        self.assigned: list[tuple[int, int, Any]] = []
-        self.broken: str | None = None
+from tracejit.trace.unit import Unit
 
 
 class Recorder:
@@ -72,6 +63,8 @@ class Recorder:
         self.bound: set[int] = set()
         self.by_slot: dict[int, Tensor] = {}
         self.outer: dict[int, int] = {}
+        self.border: dict[tuple[int, int], int] = {}
+        self.stands: dict[Any, int] = {}
         self.mutated: dict[int, Any] = {}
         self.kept: list[Any] = []
         self.top_draws: dict[int, Number] = {}
@@ -91,7 +84,9 @@ class Recorder:
         found = self.named.get(id(t))
         if found is not None:
             return found[0] if found[1] == t._version else None
-        return self.arrays.get(id(t._array))
+        slot = self.arrays.get(id(t._array))
+        # A tensor from outside is itself: another one on the same memory takes a slot of its own.
+        return None if slot in self.bound else slot
 
     def stale(self, t: Tensor) -> bool:
         """Whether the tensor's memory was changed in this segment through another tensor."""
@@ -116,11 +111,16 @@ class Recorder:
             None if contiguous else array.strides,
             array.flags.writeable,
         )
+        self._meet(t, node, slot)
+        return slot
+
+    def _meet(self, t: Tensor, node: Any, slot: int) -> None:
+        """Let a slot stand for a tensor from outside, and for the step that made it."""
         if node is not None:
             self.outer[id(node)] = slot
+            self.border[id(node), t._index] = slot
             self.kept.append(node)
         self.name(t, slot)
-        return slot
 
     def _note_view(self, source: int, view: int) -> None:
         """Note which tensor from outside a view shows, if one."""
@@ -138,6 +138,17 @@ class Recorder:
             slot = self.known(t)
             slots.append(self.bind(t, binds) if slot is None else slot)
         return tuple(slots), binds
+
+    def stand(self, t: Tensor) -> int | None:
+        """The slot of what a backward pass takes from steps outside of the segment."""
+        slot = self.stands.get(id(t))
+        if slot is None and t._node is not None:
+            slot = self.stands.get((id(t._array), id(t._node)))
+            if slot is not None:
+                # Made anew by the gradient rule: nobody else has it.
+                self.named[id(t)] = (slot, t._version)
+                self.kept.append(t)
+        return slot
 
     def new_slots(self, count: int) -> range:
         """The next slots."""
@@ -157,11 +168,7 @@ class Recorder:
         for slot, t in zip(event.operands, tensors, strict=True):
             if slot in event.binds:
                 self.bound.add(slot)
-                node = current(t)
-                if node is not None:
-                    self.outer[id(node)] = slot
-                    self.kept.append(node)
-                self.name(t, slot)
+                self._meet(t, current(t), slot)
                 self.slots = max(self.slots, slot + 1)
         self.replayed_draws = iter(event.draws)
         self.unit = Unit(event.name)
@@ -222,7 +229,8 @@ class Recorder:
         self.region.recorded_events += 1
 
     @contextmanager
-    def _inside(self, unit: Unit) -> Iterator[None]:
+    def inside(self, unit: Unit) -> Iterator[None]:
+        """While this runs, operations are steps of the unit."""
         self.unit = unit
         try:
             yield
@@ -240,6 +248,8 @@ class Recorder:
         for a in args:
             if isinstance(a, Tensor):
                 slot = self.known(a)
+                if slot is None and self.stands:
+                    slot = self.stand(a)
                 if slot is None or self.stale(a):
                     unit.broken = f"{unit.name} uses a tensor that is not among its arguments, or whose memory changed"
                     return compute(op, args, attrs)
@@ -287,10 +297,10 @@ class Recorder:
                 wrapped.append(a if drawn else Scalar(a, number))
                 shape.append(number.kind)
         unit = Unit(op.name)
-        with self._inside(unit):
+        with self.inside(unit):
             out = self.step(unit, op, tuple(wrapped), attrs)
         outs = out if type(out) is tuple else (out,)
-        results = tuple(self._result(s, t) for s, t in zip(unit.steps[0].outs, outs, strict=True))
+        results = tuple(self.result(s, t) for s, t in zip(unit.steps[0].outs, outs, strict=True))
         self.emit("op", op, (attrs, tuple(shape)), operands, binds, tuple(numbers), None, unit, results, None)
         return out
 
@@ -308,7 +318,7 @@ class Recorder:
         operands, binds = self.take([t])
         unit = Unit("detach")
         self._alias(unit, operands[0], out)
-        results = (self._result(unit.steps[0].outs[0], out),)
+        results = (self.result(unit.steps[0].outs[0], out),)
         self.emit("detach", None, (), operands, binds, (), None, unit, results, None)
         return out
 
@@ -373,7 +383,7 @@ class Recorder:
         if self.unit is not None:
             return composite.function(*args, **kwargs)
         if composite in self.region.eager_units:
-            return self._outside(self.region.eager_units[composite], composite, composite.function, args, kwargs)
+            return self.outside(self.region.eager_units[composite], composite, composite.function, args, kwargs)
         try:
             tensors, floats, key, layout = flatten(args, kwargs)
         except Opaque:
@@ -382,7 +392,7 @@ class Recorder:
         numbers = tuple(self.number(f, varies=True) for f in floats)
         scalars = [Scalar(f, n) for f, n in zip(floats, numbers, strict=True)]
         unit = Unit(composite.function.__name__)
-        with self._inside(unit):
+        with self.inside(unit):
             out = composite.function(
                 *rebuild(layout[0], tensors, scalars), **rebuild(layout[1], tensors, scalars)
             )
@@ -390,26 +400,27 @@ class Recorder:
             self.give_up(composite, unit.broken)
             return returned(out)
         results: list[Result] = []
-        output = self._describe(out, results)
+        output = self.describe(out, results)
         self.emit(
             "composite", composite, key, operands, binds, numbers, layout, unit, tuple(results), output
         )
         return returned(out)
 
-    def _result(self, slot: int, t: Tensor) -> Result:
+    def result(self, slot: int, t: Tensor) -> Result:
+        """What Python gets in a slot."""
         strides = None if t._array.flags.c_contiguous else t.stride()
         return Result(slot, aval_of(t), t._requires_grad, strides, self.sources.get(slot))
 
-    def _describe(self, out: Any, results: list[Result]) -> Any:
+    def describe(self, out: Any, results: list[Result]) -> Any:
         """The layout of what a unit returned; its tensors become results."""
         if isinstance(out, Tensor):
             slot = self.known(out)
             if slot is None:
                 raise RuntimeError("a composite returned a tensor that the trace does not know")
-            results.append(self._result(slot, out))
+            results.append(self.result(slot, out))
             return ("result", len(results) - 1)
         if isinstance(out, (list, tuple)):
-            return ("sequence", type(out), [self._describe(o, results) for o in out])
+            return ("sequence", type(out), [self.describe(o, results) for o in out])
         # A number that comes back out is Python's from here on: another one is another branch.
         return ("value", out.take() if type(out) is Scalar else out)
 
@@ -429,82 +440,18 @@ class Recorder:
         if self.unit is not None:
             self.unit.broken = "a gradient is taken inside a composite"
             return function(*args)
-        roots, cotangents, keep, create_graph, inputs, accumulate = args
-        leaves, reason = self._leaves(roots)
-        if accumulate and inputs is not None:
-            leaves = list({id(t): t for t in inputs}.values())
-        if reason is None and any(t._hooks for t in leaves):
-            reason = "a gradient hook was registered"
-        reason = reason or self.region.eager_units.get("backward")
-        if reason is not None:
-            return self._outside(reason, "backward", function, args, {})
-        given = [c for c in cotangents if c is not None]
-        tensors = [*roots, *given, *(inputs or ())]
-        if accumulate:
-            tensors += [*leaves, *(t._grad for t in leaves if t._grad is not None)]
-        operands, binds = self.take(tensors)
-        key = (
-            keep,
-            create_graph,
-            accumulate,
-            len(roots),
-            tuple(c is not None for c in cotangents),
-            None if inputs is None else len(inputs),
-        )
-        before = [t._grad for t in leaves]
-        slots_before = [None if g is None else self.known(g) for g in before]
-        unit = Unit("backward")
-        with self._inside(unit):
-            found = function(*args)
-        if unit.broken is not None:
-            self.give_up("backward", unit.broken)
-            return found
-        changed = []
-        for leaf, g, s in zip(leaves, before, slots_before, strict=True):
-            if accumulate:
-                after = s if leaf._grad is g or leaf._grad is None else self.known(leaf._grad)
-                changed.append((self._slot(leaf), s, after))
-        results: list[Result] = []
-        output = self._describe(found, results)
-        for leaf, (_, s, after) in zip(leaves, changed, strict=False):
-            if after is not None and after != s and leaf._grad is not None:
-                results.append(self._result(after, leaf._grad))
-        self.emit(
-            "backward", function, key, operands, binds, (), None, unit, tuple(results), output, tuple(changed)
-        )
-        return found
+        return record_backward(self, function, args)
 
-    def _slot(self, t: Tensor) -> int:
+    def slot(self, t: Tensor) -> int:
+        """The slot of a tensor that has one."""
         slot = self.known(t)
         assert slot is not None
         return slot
 
-    def _leaves(self, roots: list[Tensor]) -> tuple[list[Tensor], str | None]:
-        """The leaves that a backward pass reaches, and why it cannot be part of the trace, if so."""
-        leaves: dict[int, Tensor] = {}
-        seen: set[Any] = set()
-        stack = []
-        for root in roots:
-            node = current(root)
-            if node is None:
-                leaves[id(root)] = root
-            else:
-                stack.append(node)
-        while stack:
-            node = stack.pop()
-            if node in seen:
-                continue
-            seen.add(node)
-            if node.hooks or node.retain:
-                return [], "a gradient hook was registered"
-            if node.seq < self.first:
-                return [], OUTSIDE
-            for edge in node.edges:
-                if type(edge) is tuple:
-                    stack.append(edge[0])
-                elif edge is not None:
-                    leaves[id(edge)] = edge
-        return list(leaves.values()), None
+    def exact(self, t: Tensor) -> int | None:
+        """The slot that stands for a tensor itself, not only for its memory."""
+        found = self.named.get(id(t))
+        return None if found is None else found[0]
 
     def host(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function that looks at memory or does what a trace cannot hold."""
@@ -519,7 +466,7 @@ class Recorder:
         finally:
             state.session = self
 
-    def _outside(self, reason: str, what: Any, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def outside(self, reason: str, what: Any, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a unit eagerly, between two segments."""
         self.cut(reason, eager=what)
         state.session = None

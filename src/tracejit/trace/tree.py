@@ -164,6 +164,7 @@ class Event:
     new slot. `numbers` are the numbers it took. `assigned` are changes in place: slot before, slot after, and what
     became of the gradient history (None: nothing, else whether there is one now). `ranges` are the bounds of index
     operands from outside. `key` is everything else that must be equal. `layout` rebuilds the call's arguments.
+    `crossing` is what a backward pass is like outside of its segment (`trace/crossing.py`).
     """
 
     kind: str
@@ -190,6 +191,7 @@ class Event:
     next: Place = None  # type: ignore[assignment]
     match: Callable[..., Any] | None = None
     met: int = 0
+    crossing: Any = None
 
 
 @dataclass(eq=False, slots=True)

@@ -1,0 +1,267 @@
+"""A backward pass as one event: recorded once, then matched, also where it leads out of its segment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tracejit.tensor.scalar import Scalar
+from tracejit.tensor.state import state
+from tracejit.tensor.tape import OWED, TapeNode, current
+from tracejit.tensor.tensor import Tensor
+from tracejit.trace.crossing import (
+    Crossing,
+    Outside,
+    explore,
+    is_stale,
+    let_go,
+    put_back,
+    put_numbers,
+    same,
+)
+from tracejit.trace.matcher import MISS
+from tracejit.trace.tape import Untraceable
+from tracejit.trace.tree import Event, Result, Step
+from tracejit.trace.unit import Unit
+
+Pair = tuple[TapeNode, int]
+
+
+def _key(args: tuple[Any, ...]) -> Any:
+    """All of a pass's arguments that are not tensors."""
+    roots, cotangents, keep, create_graph, inputs, accumulate = args
+    given = tuple(c is not None for c in cotangents)
+    return (keep, create_graph, accumulate, len(roots), given, None if inputs is None else len(inputs))
+
+
+def _given(args: tuple[Any, ...]) -> list[Tensor]:
+    """The tensors that a pass is called with."""
+    roots, cotangents, _, _, inputs, _ = args
+    return [*roots, *(c for c in cotangents if c is not None), *(inputs or ())]
+
+
+# --- recording --------------------------------------------------------------------------------------------------------
+
+
+def record_backward(recorder: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """Run a backward pass and record it as one event."""
+    roots, _, _, create_graph, inputs, accumulate = args
+    try:
+        leaves, pairs = _inside(recorder, roots)
+        found = explore([node for node, _ in pairs], inputs, create_graph)
+        for leaf in found.leaves:
+            leaves[id(leaf)] = leaf
+        touched = list((leaves if inputs is None else {id(t): t for t in inputs}).values()) if accumulate else []
+        if any(t._hooks for t in leaves.values()) or any(t._hooks for t in touched):
+            raise Untraceable("a gradient hook was registered")
+        if "backward" in recorder.region.eager_units:
+            raise Untraceable(recorder.region.eager_units["backward"])
+    except Untraceable as e:
+        return recorder.outside(str(e), "backward", function, args, {})
+    tensors = [*_given(args), *found.saved, *touched, *(t._grad for t in touched if t._grad is not None)]
+    if any(recorder.stale(t) for t in tensors):
+        # What was inside of the segment is outside of the next.
+        recorder.cut("memory was changed in place through another tensor that shares it", silent=True)
+        return record_backward(recorder, function, args)
+    operands, binds = recorder.take(tensors)
+    entries = [(recorder.border.get((id(node), which)), found.place[node], which) for node, which in pairs]
+    if any(slot is None for slot, _, _ in entries):
+        reason = "the gradient leads to a step outside of the segment that no tensor in it stands for"
+        return recorder.outside(reason, "backward", function, args, {})
+    numbers = tuple(recorder.number(n) for n in found.numbers)
+    before = [t._grad for t in touched]
+    slots_before = [None if g is None else recorder.slot(g) for g in before]
+    unit = Unit("backward")
+    views = take_views(recorder, found, unit)
+    stand_ins = put_numbers(found, [Scalar(n.value, n) for n in numbers])
+    try:
+        with recorder.inside(unit):
+            out = function(*args)
+    finally:
+        put_back(stand_ins)
+        recorder.stands = {}
+    if unit.broken is not None:
+        recorder.give_up("backward", unit.broken)
+        return out
+    changed = []
+    for leaf, g, s in zip(touched, before, slots_before, strict=True):
+        after = s if leaf._grad is g or leaf._grad is None else recorder.known(leaf._grad)
+        changed.append((recorder.slot(leaf), s, after))
+    results: list[Result] = []
+    output = recorder.describe(out, results)
+    for leaf, (_, s, after) in zip(touched, changed, strict=True):
+        if after is not None and after != s and leaf._grad is not None:
+            results.append(recorder.result(after, leaf._grad))
+    recorder.emit(
+        "backward", function, _key(args), operands, binds, numbers, None, unit, tuple(results), output, tuple(changed)
+    )
+    if pairs:
+        recorder.last.crossing = Crossing(
+            tuple(entries),
+            tuple(found.steps),
+            tuple(found.targets),
+            tuple((slot, base, way) for slot, (_, base, way) in zip(views, found.views, strict=True)),
+            tuple(recorder.exact(t) for t in found.leaves),
+            tuple(i for i, node in enumerate(found.nodes) if node.done),
+        )
+    return out
+
+
+def _inside(recorder: Any, roots: list[Tensor]) -> tuple[dict[int, Tensor], list[Pair]]:
+    """The leaves that a pass reaches inside of the segment, and where it leads out.
+
+    Raises: Untraceable if it cannot be part of the trace.
+    """
+    leaves: dict[int, Tensor] = {}
+    border: dict[Pair, None] = {}
+    seen: set[Any] = set()
+    stack: list[Any] = []
+    for root in roots:
+        node = current(root)
+        if node is None:
+            leaves[id(root)] = root
+        else:
+            stack.append((node, root._index))
+    while stack:
+        node, which = stack.pop()
+        if node.seq < recorder.first:
+            border[node, which] = None
+            continue
+        if node in seen:
+            continue
+        seen.add(node)
+        if node.hooks or node.retain:
+            raise Untraceable("a gradient hook was registered")
+        for edge in node.edges:
+            if type(edge) is tuple:
+                stack.append(edge)
+            elif edge is not None:
+                leaves[id(edge)] = edge
+    return leaves, list(border)
+
+
+def take_views(recorder: Any, found: Outside, unit: Unit) -> list[int]:
+    """Let the recorder know what the pass finds outside of the segment; the slots of views that steps saved."""
+    slots = [recorder.slot(t) for t in found.saved]
+    views: list[int] = []
+    for t, base, way in found.views:
+        slot = slots[base] if base >= 0 else views[-1 - base]
+        for op, attrs in way:
+            source, slot = slot, recorder.new_slots(1)[0]
+            unit.steps.append(Step(op, (source,), attrs, (slot,), True))
+        views.append(slot)
+        if t._node is not None:
+            recorder.outer[id(t._node)] = slot
+            recorder.border[id(t._node), t._index] = slot
+        recorder.named[id(t)] = (slot, t._version)
+        recorder.by_slot[slot] = t
+        recorder.kept.append(t)
+    recorder.stands = {key: slots[at] for key, at in found.stands.items() if at >= 0}
+    return views
+
+
+# --- following --------------------------------------------------------------------------------------------------------
+
+
+def follow_backward(follower: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """Match a backward pass as one unit."""
+    key = _key(args)
+    tensors = _given(args)
+    while True:
+        events = follower.place.events
+        if events and events[0].kind == "backward" and events[0].match is not None:
+            out = events[0].match(follower, tensors, key)
+            if out is not MISS:
+                return out
+        follower.unbind()
+        for event in events:
+            if event.kind == "backward" and event.key == key and event.grad is state.grad_enabled:
+                if _enter(follower, event, tensors, args):
+                    return follower.output(event.output, event)
+        cut = follower.place.cut
+        if cut is None or not cut.silent:
+            break
+        follower.cut(cut.reason)
+    out = follower.eagerly("backward", function, args, {})
+    return follower.leave().backward(function, args) if out is MISS else out
+
+
+def _enter(follower: Any, event: Event, tensors: list[Tensor], args: tuple[Any, ...]) -> bool:
+    """Whether a pass is this event; the follower then stands behind it."""
+    found = None
+    leaves: dict[int | None, Tensor] = {}
+    saved: list[Tensor] = []
+    crossing = event.crossing
+    if crossing is not None:
+        given = dict(zip(event.operands, tensors, strict=False))
+        found = _find(follower, crossing, given, args)
+        if found is None:
+            return False
+        saved = found.saved
+        leaves = dict(zip(crossing.leaves, found.leaves, strict=True))
+    full = _with_leaves(follower, event, tensors, saved, leaves)
+    numbers = [] if found is None else found.numbers
+    if full is None or len(full) != len(event.operands):
+        return False
+    if found is not None:
+        at = dict(zip(event.operands, full, strict=True))
+        for slot, leaf in zip(crossing.leaves, found.leaves, strict=True):
+            known = None if slot is None else follower.values[slot] if slot < len(follower.values) else at.get(slot)
+            if slot is not None and known is not leaf:
+                return False
+    if not follower.admit(event, full, numbers):
+        return False
+    follower.enter(event, numbers)
+    values = follower.values
+    for leaf, _, after in event.leaves:
+        if after is not None:
+            values[leaf]._grad = values[after]
+    if found is not None:
+        follower.crossed[event] = found
+        for (slot, _, _), (t, _, _) in zip(crossing.views, found.views, strict=True):
+            values[slot] = t
+        follower.released += let_go(found, crossing)
+    return True
+
+
+def _find(follower: Any, crossing: Crossing, given: dict[int, Tensor], args: tuple[Any, ...]) -> Outside | None:
+    """What the pass finds outside of the segment, if it is like what was recorded."""
+    values = follower.values
+    nodes = []
+    for slot, _, which in crossing.entries:
+        t = values[slot] if slot < len(values) else given.get(slot)
+        if t is None or is_stale(t):
+            return None
+        node = follower.node_before(t)
+        if node is None or node is OWED or t._index != which:
+            return None
+        nodes.append(node)
+    try:
+        found = explore(nodes, args[4], args[3])
+    except Untraceable:
+        return None
+    if any(found.place[node] != at for node, (_, at, _) in zip(nodes, crossing.entries, strict=True)):
+        return None
+    if not same(crossing, found):
+        return None
+    if follower.mutators and any(follower.is_mutated(t) or follower.shows_mutated(t) for t in found.saved):
+        return None
+    return found
+
+
+def _with_leaves(
+    follower: Any, event: Event, tensors: list[Tensor], saved: list[Tensor], outside: dict[int | None, Tensor]
+) -> list[Tensor] | None:
+    """The operands of a backward pass: what was given, what it finds outside, the leaves, and their gradients."""
+    values = follower.values
+    new = dict(zip(event.operands, tensors, strict=False))
+    grads = []
+    leaves = []
+    for slot, before, _ in event.leaves:
+        leaf = values[slot] if slot < len(values) else outside.get(slot, new.get(slot))
+        if leaf is None or leaf._hooks is not None or (leaf._grad is None) != (before is None):
+            return None
+        leaves.append(leaf)
+        if leaf._grad is not None:
+            grads.append(leaf._grad)
+    return [*tensors, *saved, *leaves, *grads]
