@@ -148,7 +148,7 @@ def result_is_the_argument_itself():
     return Case(f, lambda i: arr(i, 3))
 
 
-@topic.program("branch")
+@topic.program("cut")
 def copies_and_pickles_of_pending_values():
     def f(x):
         y = x * 2

@@ -134,7 +134,7 @@ def graph_given_to_the_caller():
     return Case(f, args, lambda: w)
 
 
-@topic.program("cut")
+@topic.program("one program")
 def graph_made_outside_continued_inside():
     w = arr(0, 3).requires_grad_()
 
