@@ -498,7 +498,7 @@ def graph_retained_across_a_read():
     return Case(f, lambda i: arr(i, 4), lambda: w)
 
 
-@topic.program("eager")
+@topic.program("cut")
 def second_backward_across_a_read_raises():
     w = arr(0, 4).requires_grad_()
 
@@ -511,7 +511,7 @@ def second_backward_across_a_read_raises():
     return Case(f, lambda i: arr(i, 4), lambda: w)
 
 
-@topic.program("branch")
+@topic.program("cut")
 def second_backward_across_a_read_is_caught():
     w = arr(0, 4).requires_grad_()
 
@@ -620,7 +620,7 @@ def another_result_of_the_same_shape_is_walked_back():
     return Case(f, lambda i: (arr(i, 4), i), lambda: (w, v))
 
 
-@topic.program("branch")
+@topic.program("cut")
 def backward_in_an_exception_handler():
     w = arr(0, 4).requires_grad_()
 

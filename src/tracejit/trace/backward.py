@@ -49,6 +49,7 @@ def record_backward(recorder: Any, function: Callable[..., Any], args: tuple[Any
     try:
         leaves, pairs = _inside(recorder, roots)
         found = explore([node for node, _ in pairs], inputs, create_graph)
+        inner = list(leaves.values())
         for leaf in found.leaves:
             leaves[id(leaf)] = leaf
         touched = list((leaves if inputs is None else {id(t): t for t in inputs}).values()) if accumulate else []
@@ -95,6 +96,8 @@ def record_backward(recorder: Any, function: Callable[..., Any], args: tuple[Any
     recorder.emit(
         "backward", function, _key(args), operands, binds, numbers, None, unit, tuple(results), output, tuple(changed)
     )
+    slots = {slot for slot, _, _ in changed}
+    recorder.last.watched = tuple(s for s in map(recorder.exact, inner) if s is not None and s not in slots)
     if pairs:
         recorder.last.crossing = Crossing(
             tuple(entries),
@@ -264,4 +267,8 @@ def _with_leaves(
         leaves.append(leaf)
         if leaf._grad is not None:
             grads.append(leaf._grad)
+    for slot in event.watched:
+        leaf = values[slot] if slot < len(values) else new[slot]
+        if leaf._hooks is not None:
+            return None
     return [*tensors, *saved, *leaves, *grads]

@@ -277,4 +277,6 @@ def matcher(event: Event) -> Callable[..., Any]:
         else:
             w.check(f"{name}._grad is None")
             w.operand(f"{name}._grad", before)
+    for leaf in event.watched:
+        w.check(f"{w.locals.get(leaf, f'v[{leaf}]')}._hooks is not None")
     return w.function("tensors, key")

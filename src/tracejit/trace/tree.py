@@ -164,7 +164,8 @@ class Event:
     new slot. `numbers` are the numbers it took. `assigned` are changes in place: slot before, slot after, and what
     became of the gradient history (None: nothing, else whether there is one now). `ranges` are the bounds of index
     operands from outside. `key` is everything else that must be equal. `layout` rebuilds the call's arguments.
-    `crossing` is what a backward pass is like outside of its segment (`trace/crossing.py`).
+    `crossing` is what a backward pass is like outside of its segment (`trace/crossing.py`), `watched` are leaves that
+    it reaches without changing them.
     """
 
     kind: str
@@ -192,6 +193,7 @@ class Event:
     match: Callable[..., Any] | None = None
     met: int = 0
     crossing: Any = None
+    watched: tuple[int, ...] = ()
 
 
 @dataclass(eq=False, slots=True)
