@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import weakref
 from typing import Any
 
 import pytest
@@ -28,7 +30,7 @@ def labels(i: int, n: int, classes: int) -> tj.Tensor:
 def net(*sizes: int) -> nn.Sequential:
     """A small perceptron."""
     layers: list[nn.Module] = []
-    for a, b in zip(sizes, sizes[1:], strict=False):
+    for a, b in itertools.pairwise(sizes):
         layers += [nn.Linear(a, b), nn.Tanh()]
     return nn.Sequential(*layers[:-1])
 
@@ -741,6 +743,32 @@ def tensor_and_its_detached_twin_as_arguments():
 
 
 test_program = topic.test()
+
+
+def test_nothing_of_a_call_is_kept_after_it():
+    m = net(4, 6, 3)
+    opt = optim.Adam(m.parameters(), lr=0.01)
+    alive: list[weakref.ref[Any]] = []
+
+    @tj.compile
+    def step(x, y):
+        h = m[0](x)
+        loss = F.cross_entropy(m[2](h.tanh()), y)
+        loss.item()
+        d = h.detach()
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        alive[:] = map(weakref.ref, (h, d, loss, loss.grad_fn))
+        return (d.sum() + (h * 2).sum()).item()
+
+    for i in range(20):
+        x = arr(i, 5, 4)
+        step(x, labels(i, 5, 3))
+        alive.append(weakref.ref(x))
+        del x
+    assert region_of(step).eager_segments == 0
+    assert [r() for r in alive] == [None] * 5
 
 
 # --- nothing is left eager --------------------------------------------------------------------------------------------

@@ -267,8 +267,6 @@ def _with_leaves(
         leaves.append(leaf)
         if leaf._grad is not None:
             grads.append(leaf._grad)
-    for slot in event.watched:
-        leaf = values[slot] if slot < len(values) else new[slot]
-        if leaf._hooks is not None:
-            return None
+    if any((values[slot] if slot < len(values) else new[slot])._hooks is not None for slot in event.watched):
+        return None
     return [*tensors, *saved, *leaves, *grads]

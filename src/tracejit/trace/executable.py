@@ -17,6 +17,10 @@ from tracejit.trace.tree import Event, External, Number, Static, Step, Stop, pat
 
 address_of = ENTRY.address_of
 
+STRANGERS = 8
+"""How many arrays an input is held for one after the other; then each run brings another, and holding the last one
+would only keep its memory."""
+
 
 class Executable:
     """What a segment became for one set of values that live on.
@@ -34,6 +38,7 @@ class Executable:
         "inputs",
         "last",
         "lows",
+        "moves",
         "mutated",
         "numbers",
         "obstacle",
@@ -67,6 +72,7 @@ class Executable:
         self.scalars = np.zeros(max(len(self.numbers), 1), np.float64)
         self.words = self.scalars.view(np.int64)
         self.last: list[Any] = [None] * len(self.inputs)
+        self.moves = [0] * len(self.inputs)
         self.written = frozenset(self.mutated)
         self.lows: list[int] = []
         self.highs: list[int] = []
@@ -74,7 +80,7 @@ class Executable:
     def run(self, values: list[Any], numbers: list[Any]) -> list[tuple[int, Any]] | None:
         """Run the program: the arrays of its outputs by slot, or None if it refused and changed nothing."""
         pointers = self.pointers
-        last = self.last
+        last, moves = self.last, self.moves
         moved: list[int] = []
         for i, slot in enumerate(self.inputs):
             array = values[slot]._array
@@ -99,9 +105,12 @@ class Executable:
                 scalars[i] = value
             else:
                 words[i] = signed(value)
-        if self.compiled.run(pointers, scalars):
-            return None
-        return made
+        refused = self.compiled.run(pointers, scalars)
+        for i in moved:
+            moves[i] += 1
+            if moves[i] > STRANGERS:
+                last[i] = None
+        return None if refused else made
 
     def overlap(self, moved: list[int], homes: int) -> bool:
         """Whether an input that is written shares memory with another input, now that some moved."""

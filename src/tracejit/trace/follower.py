@@ -25,7 +25,7 @@ from tracejit.tensor.tensor import Tensor, pending
 from tracejit.trace.backward import follow_backward, take_views
 from tracejit.trace.crossing import Outside, Released, put_back, put_numbers, take_back
 from tracejit.trace.eager import EAGER
-from tracejit.trace.executable import Executable
+from tracejit.trace.executable import STRANGERS, Executable
 from tracejit.trace.matcher import MISS, matcher
 from tracejit.trace.ranges import in_range
 from tracejit.trace.recorder import Recorder
@@ -151,6 +151,10 @@ class Follower:
             other[0] = other[1] = None
         if cells.get(id(cell[0])) is cell:
             del cells[id(cell[0])]
+        cell[2] += 1
+        if cell[2] > STRANGERS or not external.leaf:
+            cell[0] = cell[1] = None
+            return True
         cells[id(t)] = cell
         cell[0], cell[1] = t, t._array
         return True

@@ -70,7 +70,7 @@ class _Writer:
         name = f"t{slot}"
         self.locals[slot] = name
         external = self.event.binds[slot]
-        cell = self.constant([None, None])
+        cell = self.constant([None, None, 0])
         self.checks.append(f"    {name} = {expression}")
         node = f"{name}._node is not None" if external.leaf else f"{name}._node is None"
         self.checks.append(
