@@ -216,9 +216,9 @@ def _enter(follower: Any, event: Event, tensors: list[Tensor], args: tuple[Any, 
         return False
     follower.enter(event, numbers)
     values = follower.values
-    for leaf, _, after in event.leaves:
+    for target, _, after in event.leaves:
         if after is not None:
-            values[leaf]._grad = values[after]
+            values[target]._grad = values[after]
     if found is not None:
         follower.crossed[event] = found
         for (slot, _, _), (t, _, _) in zip(crossing.views, found.views, strict=True):
