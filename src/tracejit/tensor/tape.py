@@ -17,6 +17,11 @@ def next_position() -> int:
     return next(_count)
 
 
+def next_positions(count: int) -> list[int]:
+    """The next positions on the tape."""
+    return list(itertools.islice(_count, count))
+
+
 class TapeNode:
     """One recorded operation.
 

@@ -24,12 +24,12 @@ from tracejit.tensor.tape import OWED
 from tracejit.tensor.tensor import Tensor, pending
 from tracejit.trace.backward import follow_backward, take_views
 from tracejit.trace.crossing import Outside, Released, put_back, put_numbers, take_back
+from tracejit.trace.deferred import restore
 from tracejit.trace.eager import EAGER
 from tracejit.trace.executable import STRANGERS, Executable
 from tracejit.trace.matcher import MISS, matcher
 from tracejit.trace.ranges import in_range
 from tracejit.trace.recorder import Recorder
-from tracejit.trace.tape import restore
 from tracejit.trace.tree import Event, External, Opaque, Place, Stop, flatten, path, rebuild
 
 MATCHERS = 4
@@ -419,8 +419,7 @@ class Follower:
         for slot, source, op, attrs in executable.views:
             self._view(slot, source, op, attrs)
         if executable.tape is not None:
-            numbers = self.numbers
-            restore(executable.tape, values, lambda number: numbers[number.index], self.node_before)
+            restore(executable.tape, values, self.numbers, self.node_before)
 
     def node_before(self, t: Any) -> Any:
         """The step that had made a tensor when the segment met it."""

@@ -1,4 +1,4 @@
-"""The gradient tape of a segment as data: taken down once by the recorder, made real again after a program ran."""
+"""The gradient tape of a segment as data: taken down once by the recorder, put back after a program ran."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tracejit.tensor.scalar import Scalar
-from tracejit.tensor.tape import TapeNode, held, next_position
+from tracejit.tensor.tape import TapeNode
 
 
 @dataclass(eq=False, slots=True)
@@ -124,11 +124,35 @@ def needed_slots(root: NodePlan) -> list[int]:
 
 
 @dataclass(eq=False, slots=True)
-class TapePlan:
-    """What to put back on the tape: the steps in order, and the step that made each root slot."""
+class Part:
+    """A stretch of a tape that is put back at once.
+
+    `order` are its steps as they were recorded. `tensors` are the slots of leaves and saved operands, `results` those
+    of saved results, `outer` those of tensors from outside whose steps it leads to, `links` steps of earlier parts that
+    it leads to: part and place. `edges`, `saved` and `kept` have an entry for each step: an edge is None, ("node",
+    place, which), ("outer", place, which) or ("leaf", place), a saved value None, ("tensor", place, changes),
+    ("number", number) or ("plain", value), a saved result a place with its changes. Links count on behind `outer`.
+    """
 
     order: list[NodePlan]
-    roots: dict[int, tuple[NodePlan, int]]
+    tensors: list[int] = field(default_factory=list)
+    results: list[int] = field(default_factory=list)
+    outer: list[int] = field(default_factory=list)
+    links: list[tuple[int, int]] = field(default_factory=list)
+    edges: list[tuple[Any, ...]] = field(default_factory=list)
+    saved: list[tuple[Any, ...]] = field(default_factory=list)
+    kept: list[tuple[tuple[int, int], ...]] = field(default_factory=list)
+
+
+@dataclass(eq=False, slots=True)
+class TapePlan:
+    """What to put back on the tape: the parts in order, and the step of each root slot: part, place, which result.
+
+    A tensor with a step is saved in a later part than that of its step, so that parts do not hold each other.
+    """
+
+    parts: list[Part]
+    roots: dict[int, tuple[int, int, int]]
 
 
 def plan_tape(roots: dict[int, tuple[NodePlan, int]]) -> TapePlan:
@@ -141,57 +165,50 @@ def plan_tape(roots: dict[int, tuple[NodePlan, int]]) -> TapePlan:
             found[plan] = None
             stack.extend(e[1] for e in plan.edges if e is not None and e[0] == "node")
     # In the order in which they were recorded: the order in which gradients are added depends on it.
-    return TapePlan(sorted(found, key=lambda plan: plan.position), roots)
+    order = sorted(found, key=lambda plan: plan.position)
+    saved = {e[1] for plan in order for e in plan.saved if e is not None and e[0] == "slot"}
+    ends = {plan for slot, (plan, _) in roots.items() if slot in saved}
+    parts = [Part([])]
+    place: dict[NodePlan, tuple[int, int]] = {}
+    for plan in order:
+        place[plan] = (len(parts) - 1, len(parts[-1].order))
+        parts[-1].order.append(plan)
+        if plan in ends and plan is not order[-1]:
+            parts.append(Part([]))
+    for k, part in enumerate(parts):
+        _fill_part(part, k, place)
+    return TapePlan(parts, {slot: (*place[plan], which) for slot, (plan, which) in roots.items()})
 
 
-def restore(
-    plan: TapePlan, values: list[Any], number: Callable[[Any], Any], outer: Callable[[Any], Any]
-) -> None:
-    """Make the tape real: each root slot's tensor gets the step that made it.
+def _fill_part(part: Part, number: int, place: dict[NodePlan, tuple[int, int]]) -> None:
+    tensors: dict[int, int] = {}
+    results: dict[int, int] = {}
+    outer: dict[int, int] = {}
+    for plan in part.order:
+        for e in plan.edges:
+            if e is not None and e[0] == "outer":
+                outer.setdefault(e[1], len(outer))
+    links: dict[tuple[int, int], int] = {}
 
-    `outer` gives the step that had made a tensor from outside before the segment changed it.
-    """
-    made: dict[NodePlan, TapeNode] = {}
-    tensor = values.__getitem__
-    for step in plan.order:
-        made[step] = node = TapeNode.__new__(TapeNode)
-        node.op, node.attrs, node.avals, node.outs = step.op, step.attrs, step.avals, step.outs
-        node.label, node.done = step.label, step.done
-        node.hooks = node.retain = None
-        node.seq = next_position()
-        node.edges = tuple(_edge(e, made, tensor, outer) for e in step.edges) if step.edges else ()
-        node.saved = (
-            tuple((None, 0) if s is None else _value(s, tensor, number) for s in step.saved) if step.saved else ()
-        )
-        node.results = tuple(_result(s, tensor) for s in step.results) if step.results else ()
-    for slot, (step, which) in plan.roots.items():
-        t = values[slot]
-        t._node, t._index, t._requires_grad = made[step], which, True
-        if t._base is not None:
-            t._seen = t._version
+    def edge(e: Any) -> Any:
+        if e is None:
+            return None
+        if e[0] == "outer":
+            return ("outer", outer[e[1]], e[2])
+        if e[0] == "leaf":
+            return ("leaf", tensors.setdefault(e[1], len(tensors)))
+        at = place[e[1]]
+        if at[0] == number:
+            return ("node", at[1], e[2])
+        return ("outer", links.setdefault(at, len(outer) + len(links)), e[2])
 
+    def value(e: Any) -> Any:
+        if e is None or e[0] != "slot":
+            return e
+        return ("tensor", tensors.setdefault(e[1], len(tensors)), e[2])
 
-def _edge(
-    edge: Any, made: dict[NodePlan, TapeNode], tensor: Callable[[int], Any], outer: Callable[[Any], Any]
-) -> Any:
-    if edge is None:
-        return None
-    if edge[0] == "node":
-        return made[edge[1]], edge[2]
-    if edge[0] == "outer":
-        return outer(tensor(edge[1])), edge[2]
-    return tensor(edge[1])
-
-
-def _result(entry: Any, tensor: Callable[[int], Any]) -> tuple[Any, int]:
-    t = tensor(entry[1])
-    return held(t), t._version - entry[2]
-
-
-def _value(entry: Any, tensor: Callable[[int], Any], number: Callable[[Any], Any]) -> tuple[Any, int]:
-    if entry[0] == "number":
-        return number(entry[1]), 0
-    if entry[0] == "plain":
-        return entry[1], 0
-    t = tensor(entry[1])
-    return t, t._version - entry[2]
+    for plan in part.order:
+        part.edges.append(tuple(map(edge, plan.edges)))
+        part.saved.append(tuple(map(value, plan.saved)))
+        part.kept.append(tuple((results.setdefault(e[1], len(results)), e[2]) for e in plan.results))
+    part.tensors, part.results, part.outer, part.links = list(tensors), list(results), list(outer), list(links)
