@@ -14,15 +14,18 @@ from tracejit.trace.crossing import (
     Outside,
     explore,
     is_stale,
-    let_go,
     put_back,
     put_numbers,
     same,
 )
 from tracejit.trace.matcher import MISS
+from tracejit.trace.route import gather, make_route, take_route
 from tracejit.trace.tape import Untraceable
 from tracejit.trace.tree import Event, Result, Step
 from tracejit.trace.unit import Unit
+
+ROUTES = 4
+"""How often a backward pass may get a new short way to what it finds outside of its segment."""
 
 Pair = tuple[TapeNode, int]
 
@@ -191,44 +194,46 @@ def follow_backward(follower: Any, function: Callable[..., Any], args: tuple[Any
 
 def _enter(follower: Any, event: Event, tensors: list[Tensor], args: tuple[Any, ...]) -> bool:
     """Whether a pass is this event; the follower then stands behind it."""
-    found = None
+    found: Any = None
     leaves: dict[int | None, Tensor] = {}
     saved: list[Tensor] = []
     crossing = event.crossing
+    nodes = None
     if crossing is not None:
-        given = dict(zip(event.operands, tensors, strict=False))
-        found = _find(follower, crossing, given, args)
+        nodes = _entries(follower, crossing, dict(zip(event.operands, tensors, strict=False)))
+        found = None if nodes is None else _find(crossing, nodes, args)
         if found is None:
             return False
         saved = found.saved
+        if follower.mutators and any(follower.is_mutated(t) or follower.shows_mutated(t) for t in saved):
+            return False
         leaves = dict(zip(crossing.leaves, found.leaves, strict=True))
     full = _with_leaves(follower, event, tensors, saved, leaves)
     numbers = [] if found is None else found.numbers
+    values = follower.values
     if full is None or len(full) != len(event.operands):
         return False
     if found is not None:
         at = dict(zip(event.operands, full, strict=True))
         for slot, leaf in zip(crossing.leaves, found.leaves, strict=True):
-            known = None if slot is None else follower.values[slot] if slot < len(follower.values) else at.get(slot)
-            if slot is not None and known is not leaf:
+            if slot is not None and (values[slot] if slot < len(values) else at.get(slot)) is not leaf:
                 return False
     if not follower.admit(event, full, numbers):
         return False
     follower.enter(event, numbers)
-    values = follower.values
     for target, _, after in event.leaves:
         if after is not None:
             values[target]._grad = values[after]
     if found is not None:
-        follower.crossed[event] = found
-        for (slot, _, _), (t, _, _) in zip(crossing.views, found.views, strict=True):
+        follower.crossed[event] = nodes
+        for (slot, _, _), t in zip(crossing.views, found.seen(), strict=True):
             values[slot] = t
-        follower.released += let_go(found, crossing)
+        follower.released += found.release(crossing)
     return True
 
 
-def _find(follower: Any, crossing: Crossing, given: dict[int, Tensor], args: tuple[Any, ...]) -> Outside | None:
-    """What the pass finds outside of the segment, if it is like what was recorded."""
+def _entries(follower: Any, crossing: Crossing, given: dict[int, Tensor]) -> list[TapeNode] | None:
+    """The steps at which a pass leaves the segment, if they are where the recorded ones were."""
     values = follower.values
     nodes = []
     for slot, _, which in crossing.entries:
@@ -239,16 +244,31 @@ def _find(follower: Any, crossing: Crossing, given: dict[int, Tensor], args: tup
         if node is None or node is OWED or t._index != which:
             return None
         nodes.append(node)
+    return nodes
+
+
+def _find(crossing: Crossing, nodes: list[TapeNode], args: tuple[Any, ...]) -> Any:
+    """What a pass finds outside of the segment, if it is like what was recorded."""
+    _, _, _, create_graph, inputs, _ = args
+    if crossing.route is not None:
+        short = take_route(crossing.route, crossing, nodes)
+        if short is not None:
+            return short
+    batches = None
+    if inputs is None and not create_graph and crossing.routes < ROUTES:
+        batches = gather(nodes)
+        made = [batch.make() for batch in batches or ()]
     try:
-        found = explore(nodes, args[4], args[3])
+        found = explore(nodes, inputs, create_graph)
     except Untraceable:
         return None
     if any(found.place[node] != at for node, (_, at, _) in zip(nodes, crossing.entries, strict=True)):
         return None
     if not same(crossing, found):
         return None
-    if follower.mutators and any(follower.is_mutated(t) or follower.shows_mutated(t) for t in found.saved):
-        return None
+    if batches is not None:
+        crossing.routes += 1
+        crossing.route = make_route(crossing, found, nodes, batches, made)
     return found
 
 

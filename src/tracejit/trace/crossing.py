@@ -9,7 +9,9 @@ call looks at the steps that it finds there: with the same structure, the record
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from tracejit.tensor.scalar import Scalar
@@ -27,7 +29,7 @@ class Crossing:
     `steps`, and which of the step's results it is. `steps` is the structure, newest step first. `targets` says where
     the tensors are whose gradients were asked for. `leaves` are the slots of the leaves that the walk found, None for
     one that the pass does not touch. `views` are the views that steps saved: slot, place of the base, operations.
-    `released` are the steps that let go of what they saved.
+    `released` are the steps that let go of what they saved. `route` is the short way to all that (`trace/route.py`).
     """
 
     entries: tuple[tuple[int, int, int], ...]
@@ -36,6 +38,8 @@ class Crossing:
     views: tuple[tuple[int, int, Any], ...]
     leaves: tuple[int | None, ...]
     released: tuple[int, ...]
+    route: Any = None
+    routes: int = 0
 
 
 @dataclass(eq=False, slots=True)
@@ -58,6 +62,19 @@ class Outside:
     # By the id of a tensor or an array, and for what a step makes of its result: which of `saved` stands for it, or
     # below zero which of `views`.
     stands: dict[Any, int] = field(default_factory=dict)
+
+    def seen(self) -> list[Tensor]:
+        """The views that steps saved."""
+        return [t for t, _, _ in self.views]
+
+    def release(self, crossing: Crossing) -> list[Callable[[], None]]:
+        """Release what the recorded pass released; what puts it back."""
+        out: list[Callable[[], None]] = []
+        for i in crossing.released:
+            node = self.nodes[i]
+            out.append(partial(_take_back, node, node.saved, node.results))
+            release(node)
+        return out
 
 
 def explore(entries: list[TapeNode], inputs: list[Tensor] | None, create_graph: bool) -> Outside:
@@ -247,20 +264,5 @@ def put_back(before: list[tuple[TapeNode, Any]]) -> None:
             node.saved = saved
 
 
-Released = tuple[TapeNode, Any, Any]
-
-
-def let_go(found: Outside, crossing: Crossing) -> list[Released]:
-    """Release what the recorded pass released; what was there, to be put back."""
-    out = []
-    for i in crossing.released:
-        node = found.nodes[i]
-        out.append((node, node.saved, node.results))
-        release(node)
-    return out
-
-
-def take_back(released: list[Released]) -> None:
-    """Undo `let_go`."""
-    for node, saved, results in reversed(released):
-        node.saved, node.results, node.done = saved, results, False
+def _take_back(node: TapeNode, saved: Any, results: Any) -> None:
+    node.saved, node.results, node.done = saved, results, False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from tracejit.tensor.tape import TapeNode, held, next_positions
@@ -113,8 +114,14 @@ def _deferred(name: str) -> property:
     return property(get, put)
 
 
-for _name in ("op", "attrs", "edges", "saved", "results", "avals", "outs", "hooks", "retain", "done", "label"):
+def _planned(name: str) -> property:
+    return property(lambda node: getattr(node.batch.part.order[node.at], name))
+
+
+for _name in ("edges", "saved", "results", "hooks", "retain", "done"):
     setattr(Deferred, _name, _deferred(_name))
+for _name in ("op", "attrs", "avals", "outs", "label"):
+    setattr(Deferred, _name, _planned(_name))
 
 
 def restore(plan: TapePlan, values: list[Any], numbers: list[Any], outer: Callable[[Any], Any]) -> None:
@@ -137,18 +144,19 @@ def restore(plan: TapePlan, values: list[Any], numbers: list[Any], outer: Callab
             batch.make()
 
 
-def let_go(batch: Batch, steps: frozenset[int], tensors: tuple[int, ...], results: tuple[int, ...]) -> Any:
-    """Release steps of a batch, with the tensors and results that no other one saved; what was there, to be put back."""
-    before = (batch, batch.released, batch.tensors, batch.results)
+def let_go(
+    batch: Batch, steps: frozenset[int], tensors: tuple[int, ...], results: tuple[int, ...]
+) -> Callable[[], None]:
+    """Release steps of a batch, with the tensors and results that no other one saved; what puts them back."""
+    back = partial(_take_back, batch, batch.released, batch.tensors, batch.results)
     batch.released = batch.released | steps
     batch.tensors, batch.results = list(batch.tensors), list(batch.results)
     for i in tensors:
         batch.tensors[i] = None
     for i in results:
         batch.results[i] = None
-    return before
+    return back
 
 
-def take_back(before: Any) -> None:
-    """Undo `let_go`."""
-    batch, batch.released, batch.tensors, batch.results = before
+def _take_back(batch: Batch, released: frozenset[int], tensors: list[Any], results: list[Any]) -> None:
+    batch.released, batch.tensors, batch.results = released, tensors, results

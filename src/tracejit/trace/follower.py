@@ -20,10 +20,10 @@ from tracejit.tensor.dispatch import attach, compute, wrap
 from tracejit.tensor.inplace import write
 from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.state import state
-from tracejit.tensor.tape import OWED
+from tracejit.tensor.tape import OWED, TapeNode
 from tracejit.tensor.tensor import Tensor, pending
 from tracejit.trace.backward import follow_backward, take_views
-from tracejit.trace.crossing import Outside, Released, put_back, put_numbers, take_back
+from tracejit.trace.crossing import explore, put_back, put_numbers
 from tracejit.trace.deferred import restore
 from tracejit.trace.eager import EAGER
 from tracejit.trace.executable import STRANGERS, Executable
@@ -56,8 +56,8 @@ class Follower:
         self.mutators: list[Event] = []
         self.owed: list[int] = []
         self.rebased: list[tuple[Any, Any, bool]] = []
-        self.crossed: dict[Event, Outside] = {}
-        self.released: list[Released] = []
+        self.crossed: dict[Event, list[TapeNode]] = {}
+        self.released: list[Callable[[], None]] = []
 
     # --- matching -----------------------------------------------------------------------------------------------------
 
@@ -459,7 +459,8 @@ class Follower:
         events = path(self.last)
         for t, node, requires_grad in reversed(self.rebased):
             t._node, t._requires_grad = node, requires_grad
-        take_back(self.released)
+        for back in reversed(self.released):
+            back()
         owed = {slot: values[slot] for slot in self.owed}
         grads = {id(values[leaf]): (values[leaf], values[leaf]._grad) for e in events for leaf, _, _ in e.leaves}
         generators: dict[int, tuple[Any, Any]] = {}
@@ -530,15 +531,15 @@ class Follower:
             _collect(out, made)
         else:
             keep, create_graph, accumulate, roots, given, inputs = event.key
-            found = self.crossed.get(event)
-            stand_ins = []
-            if found is not None:
-                take_views(recorder, found, unit)
-                stand_ins = put_numbers(found, numbers)
             rest = iter(tensors)
             starts = [next(rest) for _ in range(roots)]
             cotangents = [next(rest) if g else None for g in given]
             targets = None if inputs is None else [next(rest) for _ in range(inputs)]
+            stand_ins: list[Any] = []
+            if event.crossing is not None:
+                found = explore(self.crossed[event], targets, create_graph)
+                take_views(recorder, found, unit)
+                stand_ins = put_numbers(found, numbers)
             try:
                 _collect(run_backward(starts, cotangents, keep, create_graph, targets, accumulate), made)
             finally:
