@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import inspect
 import io
+import itertools
 import numbers
 import random
 import struct
@@ -52,6 +53,19 @@ class Program:
 def arr(seed: int, *shape: int, dtype: Any = np.float32) -> tj.Tensor:
     """A tensor of normal numbers."""
     return tj.from_numpy(np.asarray(np.random.default_rng(seed).standard_normal(shape)).astype(dtype))
+
+
+def labels(i: int, n: int, classes: int) -> tj.Tensor:
+    """Class numbers that differ from call to call."""
+    return tj.tensor([(7 * i + 3 * j) % classes for j in range(n)])
+
+
+def perceptron(*sizes: int) -> tj.nn.Sequential:
+    """A small network of linear layers with tanh between them."""
+    layers: list[tj.nn.Module] = []
+    for a, b in itertools.pairwise(sizes):
+        layers += [tj.nn.Linear(a, b), tj.nn.Tanh()]
+    return tj.nn.Sequential(*layers[:-1])
 
 
 class Topic:

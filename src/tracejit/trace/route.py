@@ -27,9 +27,9 @@ class Route:
     `entries` and `links` lead to the batches: place of a step, and for a link the batch and the place there that it is
     held at. `steps` are the steps of each batch that the pass walks, `checked` the places in `versions` that must be up
     to date. `saved`, `leaves` and `numbers` are the values to take (batch -1: a number that is always the same),
-    `views` the saved views with the place of their base in `saved`. `same` are spots that must hold the memory of a saved one,
-    `one` those that must be a certain leaf. `freed` are for each batch the steps that are released, and the tensors and
-    results that then go.
+    `views` the saved views with the place of their base in `saved`. `same` are spots that must hold the memory of a
+    saved one, `one` those that must be a certain leaf. `freed` are for each batch the steps that are released, and the
+    tensors and results that then go.
     """
 
     parts: list[Part]
