@@ -24,7 +24,7 @@ from tracejit.trace.tape import Untraceable
 from tracejit.trace.tree import Event, Result, Step
 from tracejit.trace.unit import Unit
 
-ROUTES = 4
+ROUTES = 16
 """How often a backward pass may get a new short way to what it finds outside of its segment."""
 
 Pair = tuple[TapeNode, int]
