@@ -60,7 +60,7 @@ def test_nothing_is_left_eager(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     tj.manual_seed(20)
     program = PROGRAMS[name]
     case = program.make()
-    f = tj.compile(case.function)
+    f = tj.compile(case.function, mode="follow")
     region = region_of(f)
 
     def call(i: int) -> None:

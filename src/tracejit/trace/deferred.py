@@ -134,7 +134,8 @@ def restore(plan: TapePlan, values: list[Any], numbers: list[Any], outer: Callab
         before = [outer(values[slot]) for slot in part.outer]
         before += [batches[k].step(at) for k, at in part.links]
         batches.append(Batch(part, values, numbers, before))
-    for slot, (k, at, which) in plan.roots.items():
+    for slot, (step, which) in plan.roots.items():
+        k, at = plan.places[step]
         t: Tensor = values[slot]
         t._node, t._index, t._requires_grad = batches[k].step(at), which, True
         if t._base is not None:

@@ -146,13 +146,16 @@ class Part:
 
 @dataclass(eq=False, slots=True)
 class TapePlan:
-    """What to put back on the tape: the parts in order, and the step of each root slot: part, place, which result.
+    """What to put back on the tape: the steps in order, and the step that made each root slot, with which result it is.
 
-    A tensor with a step is saved in a later part than that of its step, so that parts do not hold each other.
+    `parts` are the steps in stretches, `places` says where each is: a tensor with a step is saved in a later part than
+    that of its step, so that parts do not hold each other.
     """
 
+    order: list[NodePlan]
+    roots: dict[int, tuple[NodePlan, int]]
     parts: list[Part]
-    roots: dict[int, tuple[int, int, int]]
+    places: dict[NodePlan, tuple[int, int]]
 
 
 def plan_tape(roots: dict[int, tuple[NodePlan, int]]) -> TapePlan:
@@ -177,7 +180,7 @@ def plan_tape(roots: dict[int, tuple[NodePlan, int]]) -> TapePlan:
             parts.append(Part([]))
     for k, part in enumerate(parts):
         _fill_part(part, k, place)
-    return TapePlan(parts, {slot: (*place[plan], which) for slot, (plan, which) in roots.items()})
+    return TapePlan(order, roots, parts, place)
 
 
 def _fill_part(part: Part, number: int, place: dict[NodePlan, tuple[int, int]]) -> None:

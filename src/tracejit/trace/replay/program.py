@@ -62,7 +62,8 @@ class Replay:
         self._sort_tensors()
         self._sort_slots()
         own = frozenset(id(c) for kind, c, _, _ in proof.changes if kind == "item")
-        leaves = {id(self.segment.values[leaf]) for event in self.events for leaf, _, _ in event.leaves}
+        slots = {leaf for event in self.events for leaf in (*(slot for slot, _, _ in event.leaves), *event.watched)}
+        leaves = {id(self.segment.values[leaf]) for leaf in slots}
         self.watch = Watch(list(self.world.guards.values()), self.constants, leaves, own)
         self.grads: list[Tensor] = []
         self.grad_arrays: list[Any] = []

@@ -269,6 +269,9 @@ class Shadow:
         for event in self.at.place.events:
             if event.kind != "backward" or event.key != key or event.grad is not state.grad_enabled:
                 continue
+            if event.crossing is not None:
+                # What a graph from outside is like is seen only by walking it.
+                continue
             full = self._with_leaves(event, tensors)
             if full is None or len(full) != len(event.operands) or not self.admit(event, full, []):
                 continue
@@ -295,6 +298,8 @@ class Shadow:
             leaves.append(leaf)
             if grad is not None:
                 grads.append(grad)
+        if any((values[slot] if slot < len(values) else given[slot])._hooks is not None for slot in event.watched):
+            return None
         return [*tensors, *leaves, *grads]
 
     def host(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
