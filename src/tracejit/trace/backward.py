@@ -19,13 +19,13 @@ from tracejit.trace.crossing import (
     same,
 )
 from tracejit.trace.matcher import MISS
-from tracejit.trace.route import gather, make_route, take_route
+from tracejit.trace.route import Short, gather, make_route, take_route
 from tracejit.trace.tape import Untraceable
 from tracejit.trace.tree import Event, Result, Step
 from tracejit.trace.unit import Unit
 
 ROUTES = 16
-"""How often a backward pass may get a new short way to what it finds outside of its segment."""
+"""How often a backward pass may get a new short way to what it finds outside of its segment; it keeps the last four."""
 
 Pair = tuple[TapeNode, int]
 
@@ -179,11 +179,13 @@ def follow_backward(follower: Any, function: Callable[..., Any], args: tuple[Any
             out = events[0].match(follower, tensors, key)
             if out is not MISS:
                 return out
-        follower.unbind()
-        for event in events:
-            if event.kind == "backward" and event.key == key and event.grad is state.grad_enabled:
-                if _enter(follower, event, tensors, args):
-                    return follower.output(event.output, event)
+        # The long way makes steps real, and the short way is for those that are not.
+        for find in (_find_short, _find):
+            for event in events:
+                if event.kind == "backward" and event.key == key and event.grad is state.grad_enabled:
+                    follower.unbind()
+                    if _enter(follower, event, tensors, args, find):
+                        return follower.output(event.output, event)
         cut = follower.place.cut
         if cut is None or not cut.silent:
             break
@@ -192,8 +194,10 @@ def follow_backward(follower: Any, function: Callable[..., Any], args: tuple[Any
     return follower.leave().backward(function, args) if out is MISS else out
 
 
-def _enter(follower: Any, event: Event, tensors: list[Tensor], args: tuple[Any, ...]) -> bool:
-    """Whether a pass is this event; the follower then stands behind it."""
+def _enter(
+    follower: Any, event: Event, tensors: list[Tensor], args: tuple[Any, ...], find: Callable[..., Any]
+) -> bool:
+    """Whether a pass is this event, with `find` for what is outside; the follower then stands behind it."""
     found: Any = None
     leaves: dict[int | None, Tensor] = {}
     saved: list[Tensor] = []
@@ -201,7 +205,7 @@ def _enter(follower: Any, event: Event, tensors: list[Tensor], args: tuple[Any, 
     nodes = None
     if crossing is not None:
         nodes = _entries(follower, crossing, dict(zip(event.operands, tensors, strict=False)))
-        found = None if nodes is None else _find(crossing, nodes, args)
+        found = None if nodes is None else find(crossing, nodes, args)
         if found is None:
             return False
         saved = found.saved
@@ -247,15 +251,20 @@ def _entries(follower: Any, crossing: Crossing, given: dict[int, Tensor]) -> lis
     return nodes
 
 
-def _find(crossing: Crossing, nodes: list[TapeNode], args: tuple[Any, ...]) -> Any:
+def _find_short(crossing: Crossing, nodes: list[TapeNode], args: tuple[Any, ...]) -> Short | None:
+    """What a pass finds outside of the segment, if a route leads to it."""
+    for route in crossing.routes:
+        found = take_route(route, crossing, nodes, args[4])
+        if found is not None:
+            return found
+    return None
+
+
+def _find(crossing: Crossing, nodes: list[TapeNode], args: tuple[Any, ...]) -> Outside | None:
     """What a pass finds outside of the segment, if it is like what was recorded."""
     _, _, _, create_graph, inputs, _ = args
-    if crossing.route is not None:
-        short = take_route(crossing.route, crossing, nodes)
-        if short is not None:
-            return short
     batches = None
-    if inputs is None and not create_graph and crossing.routes < ROUTES:
+    if not create_graph and crossing.made < ROUTES:
         batches = gather(nodes)
         made = [batch.make() for batch in batches or ()]
     try:
@@ -267,8 +276,10 @@ def _find(crossing: Crossing, nodes: list[TapeNode], args: tuple[Any, ...]) -> A
     if not same(crossing, found):
         return None
     if batches is not None:
-        crossing.routes += 1
-        crossing.route = make_route(crossing, found, nodes, batches, made)
+        crossing.made += 1
+        route = make_route(crossing, found, nodes, batches, made)
+        if route is not None:
+            crossing.routes = [route, *crossing.routes[:3]]
     return found
 
 

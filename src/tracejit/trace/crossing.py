@@ -29,7 +29,8 @@ class Crossing:
     `steps`, and which of the step's results it is. `steps` is the structure, newest step first. `targets` says where
     the tensors are whose gradients were asked for. `leaves` are the slots of the leaves that the walk found, None for
     one that the pass does not touch. `views` are the views that steps saved: slot, place of the base, operations.
-    `released` are the steps that let go of what they saved. `route` is the short way to all that (`trace/route.py`).
+    `released` are the steps that let go of what they saved. `routes` are short ways to all that (`trace/route.py`),
+    `made` how many there have been.
     """
 
     entries: tuple[tuple[int, int, int], ...]
@@ -38,8 +39,8 @@ class Crossing:
     views: tuple[tuple[int, int, Any], ...]
     leaves: tuple[int | None, ...]
     released: tuple[int, ...]
-    route: Any = None
-    routes: int = 0
+    routes: list[Any] = field(default_factory=list)
+    made: int = 0
 
 
 @dataclass(eq=False, slots=True)

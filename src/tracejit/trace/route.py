@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tracejit.tensor.tape import TapeNode
-from tracejit.trace.crossing import Crossing, Outside
+from tracejit.trace.crossing import Crossing, Outside, is_stale
 from tracejit.trace.deferred import Batch, Deferred, let_go
 from tracejit.trace.tape import Part
 
@@ -28,8 +28,8 @@ class Route:
     held at. `steps` are the steps of each batch that the pass walks, `checked` the places in `versions` that must be up
     to date. `saved`, `leaves` and `numbers` are the values to take (batch -1: a number that is always the same),
     `views` the saved views with the place of their base in `saved`. `same` are spots that must hold the memory of a
-    saved one, `one` those that must be a certain leaf. `freed` are for each batch the steps that are released, and the
-    tensors and results that then go.
+    saved one, `one` those that must be a certain leaf. `targets` says where the chosen inputs are: None, a leaf, or
+    batch, step and result. `freed` are for each batch the steps that are released, and what then goes.
     """
 
     parts: list[Part]
@@ -43,6 +43,7 @@ class Route:
     views: list[tuple[Spot, int]]
     same: list[tuple[Spot, int]]
     one: list[tuple[Spot, int]]
+    targets: list[Any]
     freed: list[tuple[frozenset[int], tuple[int, ...], tuple[int, ...]]]
 
 
@@ -96,7 +97,7 @@ def make_route(
     count = len(batches)
     route = Route(
         [batch.part for batch in batches], [where[node] for node in entries], [], [], [([], []) for _ in batches],
-        [], [], [], [], [], [], [],
+        [], [], [], [], [], [], [], [],
     )  # fmt: skip
     spots: dict[int, Spot] = {}
     saved: list[tuple[Spot, Any]] = []
@@ -110,6 +111,8 @@ def make_route(
                 leaf = batches[k].tensors[edge[1]]
                 spots.setdefault(id(leaf), (k, "t", edge[1]))
                 route.one.append(((k, "t", edge[1]), next(i for i, t in enumerate(found.leaves) if t is leaf)))
+    for node in found.pulled:
+        k, at = where[node]
         for entry in route.parts[k].saved[at]:
             if entry is not None and entry[0] == "tensor":
                 saved.append(((k, "t", entry[1]), batches[k].tensors[entry[1]]))
@@ -134,6 +137,8 @@ def make_route(
         if at >= 0 and route.saved[at] != spot:
             route.same.append((spot, at))
     route.one = [(spot, i) for spot, i in dict.fromkeys(route.one) if route.leaves[i] != spot]
+    for target in found.targets:
+        route.targets.append((*where[found.nodes[target[0]]], target[1]) if type(target) is tuple else target)
     route.links = _in_order(list(links), {k for k, _ in route.entries})
     for k in range(count):
         mine = {at for owner, at in map(where.__getitem__, found.nodes) if owner == k}
@@ -171,7 +176,9 @@ def _freed(part: Part, gone: frozenset[int]) -> tuple[frozenset[int], tuple[int,
     )
 
 
-def take_route(route: Route, crossing: Crossing, nodes: list[TapeNode]) -> Short | None:
+def take_route(
+    route: Route, crossing: Crossing, nodes: list[TapeNode], inputs: list[Any] | None
+) -> Short | None:
     """What a pass finds outside, if it is what the route says."""
     batches: list[Any] = [None] * len(route.parts)
     for node, (k, at) in zip(nodes, route.entries, strict=True):
@@ -194,7 +201,9 @@ def take_route(route: Route, crossing: Crossing, nodes: list[TapeNode]) -> Short
     for spot, at in route.same:
         if _at(batches, spot)._array is not saved[at]._array:
             return None
-    if any(_at(batches, spot) is not leaves[i] for spot, i in route.one):
+    if any(_at(batches, spot) is not leaves[i] for spot, i in route.one) or len(set(map(id, leaves))) < len(leaves):
+        return None
+    if inputs is not None and not _aims(route, batches, leaves, inputs):
         return None
     views = [_at(batches, spot) for spot, _ in route.views]
     for t, (_, base), (_, _, way) in zip(views, route.views, crossing.views, strict=True):
@@ -202,6 +211,23 @@ def take_route(route: Route, crossing: Crossing, nodes: list[TapeNode]) -> Short
             return None
     numbers = [i if k < 0 else batches[k].numbers[i] for k, i in route.numbers]
     return Short(saved, leaves, numbers, views, batches, route)
+
+
+def _aims(route: Route, batches: list[Any], leaves: list[Any], inputs: list[Any]) -> bool:
+    """Whether the chosen inputs are where the recorded ones were."""
+    for t, target in zip(inputs, route.targets, strict=True):
+        if is_stale(t):
+            return False
+        node = t._node
+        place: Any = None
+        if node is None:
+            place = next((i for i, leaf in enumerate(leaves) if leaf is t), None)
+        elif type(node) is Deferred and node.batch in batches:
+            k = batches.index(node.batch)
+            place = (k, node.at, t._index) if node.at in route.steps[k] else None
+        if place != target:
+            return False
+    return True
 
 
 def _reach(route: Route, batches: list[Any], node: Any, k: int, at: int) -> bool:
