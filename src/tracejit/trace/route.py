@@ -203,6 +203,8 @@ def take_route(
             return None
     if any(_at(batches, spot) is not leaves[i] for spot, i in route.one) or len(set(map(id, leaves))) < len(leaves):
         return None
+    if any(leaf._hooks is not None for leaf in leaves):
+        return None
     if inputs is not None and not _aims(route, batches, leaves, inputs):
         return None
     views = [_at(batches, spot) for spot, _ in route.views]
