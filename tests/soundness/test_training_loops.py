@@ -47,6 +47,31 @@ def test_nothing_of_a_call_is_kept_after_it():
     assert [r() for r in alive] == [None] * 5
 
 
+def test_a_hook_that_was_removed_leaves_nothing_eager():
+    m = perceptron(4, 6, 3)
+
+    @tj.compile(mode="follow")
+    def step(x, y):
+        loss = F.cross_entropy(m(x), y)
+        loss.item()
+        for p in m.parameters():
+            p.grad = None
+        loss.backward()
+
+    def run(calls: range) -> int:
+        before = region_of(step).runs
+        for i in calls:
+            step(arr(i, 5, 4), labels(i, 5, 3))
+        return region_of(step).runs - before
+
+    run(range(5))
+    assert run(range(5, 8)) == 6
+    handle = m[0].weight.register_hook(lambda g: g * 2)
+    run(range(8, 12))
+    handle.remove()
+    assert run(range(12, 15)) == 6
+
+
 NOT_STEADY = {
     # They raise, or take an eager way by design: hooks and released graphs.
     *("second_backward_across_a_read_raises", "second_backward_across_a_read_is_caught"),

@@ -273,13 +273,18 @@ class Hooks:
 class RemovableHandle:
     """Takes a hook away again with `remove()`, or at the end of a `with` block."""
 
-    def __init__(self, table: dict[int, Any], key: int) -> None:
+    def __init__(self, table: dict[int, Any], key: int, leaf: Tensor | None = None) -> None:
         self._table, self._key = table, key
+        self._leaf = None if leaf is None else weakref.ref(leaf)
         self.id = key
 
     def remove(self) -> None:
         """Take the hook away; a second time does nothing."""
         self._table.pop(self._key, None)
+        leaf = None if self._leaf is None else self._leaf()
+        if leaf is not None and leaf._hooks is not None and not (leaf._hooks.before or leaf._hooks.after):
+            # A leaf without hooks may be part of a compiled backward pass again.
+            leaf._hooks = None
 
     def __enter__(self) -> RemovableHandle:
         return self
@@ -331,7 +336,7 @@ def _register(t: Tensor, hook: Callable[..., Any], when: str) -> RemovableHandle
     table = hooks.before if when == "before" else hooks.after
     hooks.count += 1
     table[hooks.count] = hook
-    return RemovableHandle(table, hooks.count)
+    return RemovableHandle(table, hooks.count, t if t._hooks is hooks else None)
 
 
 def _hooks_of(t: Tensor) -> Hooks:
