@@ -16,7 +16,7 @@ from tracejit.trace.replay.attributes import Attributes
 from tracejit.trace.replay.calls import Calls
 from tracejit.trace.replay.frames import MAKES_GENERATOR, REFUSED, Frame, Generator, Iteration, bind
 from tracejit.trace.replay.guards import ABSENT, find_in_class
-from tracejit.trace.replay.opcodes import OPCODES
+from tracejit.trace.replay.opcodes_objects import OPCODES
 from tracejit.trace.replay.session import Shadow
 from tracejit.trace.replay.symbols import Later, Source, Sym, Unproven
 from tracejit.trace.replay.world import PLAIN, World

@@ -199,7 +199,9 @@ class Replay:
         """Whether the tensors that this call found fit: they are like the former ones, and no two are one."""
         seen = {id(t) for t, _ in self.constants}
         for t, (_, former, external) in zip(found, self.found, strict=True):
-            if type(t) is not type(former) or id(t) in seen or t._array is None or not external.admits(t) or t._hooks is not None:
+            if type(t) is not type(former) or id(t) in seen or t._hooks is not None:
+                return False
+            if t._array is None or not external.admits(t):
                 return False
             seen.add(id(t))
         exe = self.executable
