@@ -36,15 +36,15 @@ def first_difference(
         if at and stage is report.stages[at - 1]:
             continue
         for k, (a, b) in enumerate(zip(expected, interpret(stage, inputs, scalars, run), strict=True)):
-            wrong = np.argwhere(_differs(a, b))
+            wrong = np.argwhere(differs(a, b))
             if len(wrong):
                 place = tuple(int(i) for i in wrong[0])
                 return Difference(at, one.name, k, place, a[place], b[place])
     return None
 
 
-def _differs(a: Any, b: Any) -> Any:
-    """Where two arrays differ in value or in the sign of a zero."""
+def differs(a: Any, b: Any) -> Any:
+    """Where two arrays of one type differ in their bits; NaN equals NaN, whatever its payload."""
     if a.dtype.kind != "f":
         return a != b
     return ~((a == b) & (np.signbit(a) == np.signbit(b)) | (np.isnan(a) & np.isnan(b)))

@@ -361,6 +361,13 @@ class Program:
         launch = result >> ERROR_SHIFT
         return launch, self.launches[launch], result & ((1 << ERROR_SHIFT) - 1)
 
+    def first_user(self, buffer: int) -> Kernel | None:
+        """The kernel of the first launch that is given a buffer, in the order of stages: of an output, its writer."""
+        for launch in sorted(self._launches, key=lambda launch: launch.stage):
+            if any(isinstance(slot, Address) and slot.buffer == buffer for slot in launch.slots):
+                return launch.kernel
+        return None
+
     def forget(self) -> None:
         """In a forked child, where a thread that was running this program does not exist."""
         self._mutex[0] = 0

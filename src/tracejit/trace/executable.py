@@ -51,6 +51,8 @@ class Executable:
         "written",
     )
 
+    refusal = "its program refused: an index is out of range, or tensors that it writes overlap others in memory"
+
     def __init__(self, generation: int, obstacle: str | None = None) -> None:
         self.generation = generation
         self.obstacle = obstacle
@@ -187,7 +189,9 @@ class _Memory:
         return self.final.get(root, root)
 
 
-def build(stop: Stop, alive: tuple[int, ...], generation: int, name: str) -> Executable:
+def build(
+    stop: Stop, alive: tuple[int, ...], generation: int, name: str, kind: type[Executable] = Executable
+) -> Executable:
     """The program of a segment that ends at `stop` with the values `alive` still in Python's hands.
 
     Raises: NotImplementedError if the compiler cannot make a program of it.
@@ -196,7 +200,7 @@ def build(stop: Stop, alive: tuple[int, ...], generation: int, name: str) -> Exe
         return Executable(generation, stop.obstacle)
     events = path(stop.last)
     memory = _Memory(events)
-    exe = Executable(generation)
+    exe = kind(generation)
     roots: dict[int, tuple[NodePlan, int]] = {}
     changed = [s for s in stop.tape if memory.root(s) in memory.external]
     # What the tape saved, and what a view shows, lives on too, with a history of its own.

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from itertools import repeat
 from operator import is_
 from sys import getrefcount
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -265,10 +266,11 @@ class Follower:
                     a = a.value
                 numbers.append(a)
                 shape.append("f" if isinstance(a, float) else "i")
-        found = self.match("op", op, (attrs, tuple(shape)), tensors, numbers)
+        call = ("op", op, (attrs, tuple(shape)), tensors, numbers)
+        found = self.match(*call)
         if found is None:
             out = self.eagerly(op, compute, (op, args, attrs), {})
-            return self.leave().apply(op, args, attrs) if out is MISS else out
+            return self.leave(*call).apply(op, args, attrs) if out is MISS else out
         results = found.results
         if len(results) == 1:
             return self.values[results[0].slot]
@@ -283,7 +285,7 @@ class Follower:
                 return out  # type: ignore[no-any-return]
         event = self.match("detach", None, (), [t], [])
         if event is None:
-            return self.leave().detach(t)
+            return self.leave("detach", None, (), [t], []).detach(t)
         return self.values[event.results[0].slot]  # type: ignore[no-any-return]
 
     def assign(self, target: Tensor, value: Tensor) -> None:
@@ -299,7 +301,7 @@ class Follower:
         if self.match("assign", None, (), [target, value], []) is not None:
             return
         if self.eagerly("assign", write, (target, value), {}) is MISS:
-            self.leave().assign(target, value)
+            self.leave("assign", None, (), [target, value], []).assign(target, value)
 
     def composite(self, composite: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Match a composite as one unit."""
@@ -311,13 +313,14 @@ class Follower:
                 if out is not MISS:
                     return out
         try:
-            tensors, floats, key, _ = flatten(args, kwargs)
+            tensors, floats, key, layout = flatten(args, kwargs)
         except Opaque:
             return composite.function(*args, **kwargs)
-        event = self.match("composite", composite, key, tensors, floats)
+        call = ("composite", composite, key, tensors, floats)
+        event = self.match(*call)
         if event is None:
             out = self.eagerly(composite, composite.function, args, kwargs)
-            return self.leave().composite(composite, args, kwargs) if out is MISS else out
+            return self.leave(*call, layout).composite(composite, args, kwargs) if out is MISS else out
         return self.output(event.output, event)
 
     def output(self, layout: Any, event: Event) -> Any:
@@ -343,7 +346,7 @@ class Follower:
         name = getattr(function, "__name__", str(function)).strip("_")
         reason = f"{name} works on memory"
         if self.place.cut is None:
-            return self.leave().host(function, args, kwargs)
+            return self.leave("host", None, name, [], []).host(function, args, kwargs)
         self.cut(reason)
         session, state.session = state.session, None
         try:
@@ -355,7 +358,7 @@ class Follower:
         """The memory of a tensor: what is pending is computed first."""
         if t._array is None or (self.mutators and (self.is_mutated(t) or self.shows_mutated(t))):
             if self.place.cut is None:
-                return self.leave().read(t)
+                return self.leave("read", None, (), [t], []).read(t)
             self.cut("a value was read")
         return t._array
 
@@ -364,17 +367,17 @@ class Follower:
     def cut(self, reason: str) -> None:
         """Compute the segment and start on the next."""
         stop = self.place.cut
-        assert stop is not None
+        assert stop is not None and stop.next is not None and stop.note is not None
+        begin = perf_counter()
         self.commit(stop)
-        assert stop.next is not None
+        stop.note.add(perf_counter() - begin)
         self.begin(stop.next.root)
 
     def finish(self) -> None:
         """The region's Python is done: compute what it left."""
         stop = self.place.end
         if stop is None:
-            recorder = self.leave()
-            recorder.finish()
+            self.leave("end", None, (), [], []).finish()
             return
         self.commit(stop)
 
@@ -390,7 +393,8 @@ class Follower:
             stop.programs[alive] = executable
         if executable.obstacle is not None or not self._run(executable):
             self.region.eager_segments += 1
-            self.materialise()
+            with self.region.account.timed("eager", stop.line, executable.obstacle or executable.refusal):
+                self.materialise()
             return
         self.region.runs += 1
         if self.witness is not None:
@@ -431,7 +435,8 @@ class Follower:
         if op is None:
             made = detached(base)
         else:
-            made = compute(op, (_leaf(base),), attrs)
+            # Without its history, so that the view is not recorded.
+            made = compute(op, (detached(base),), attrs)
             attach(op, base, attrs, made)
         if t is None:
             self.values[slot] = made
@@ -442,10 +447,11 @@ class Follower:
 
     # --- leaving the tree ---------------------------------------------------------------------------------------------
 
-    def leave(self) -> Any:
+    def leave(self, *call: Any) -> Any:
         """Compute eagerly what was matched in this segment, and record from here on; the session that goes on."""
+        change = self.region.leaving(self, call)
         recorder = self.materialise()
-        session: Any = recorder if self.region.side_exit(self.place) else EAGER
+        session: Any = recorder if self.region.side_exit(change) else EAGER
         state.session = session
         return session
 
@@ -559,11 +565,6 @@ class Follower:
         for leaf, before, after in event.leaves:
             if after is not None and after != before:
                 values[leaf]._grad = values[after]
-
-
-def _leaf(t: Tensor) -> Tensor:
-    """The memory of a tensor without its history, so that a view of it is not recorded."""
-    return detached(t)
 
 
 def _collect(out: Any, made: list[Any]) -> None:

@@ -503,9 +503,10 @@ class Recorder:
             stop.silent = silent
             stop.next = Segment(self.region, self.place.segment.number + 1)
             self.place.cut = stop
-            self.region.note("cut", stop.line, reason)
+            stop.note = self.region.note("cut", stop.line, reason)
         if eager is not None:
             stop.eager.add(eager)
+            stop.note.eager = True
         assert stop.next is not None
         self.begin(stop.next.root)
 
@@ -527,7 +528,7 @@ class Recorder:
                 tape[slot] = (reader.read(node), t._index)
             except Untraceable as e:
                 tape[slot] = str(e)
-        return Stop(self.last, self.slots, self.numbers, tape, reason, user_line())
+        return Stop(self.last, self.slots, self.numbers, tape, reason, user_line(), cause=self.region.change)
 
     def _tape_slot(self, t: Tensor) -> int | None:
         found = self.named.get(id(t))

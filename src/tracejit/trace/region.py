@@ -7,18 +7,21 @@ import inspect
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+from tracejit.errors import CompileLimitError, VerificationError
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor
+from tracejit.trace.account import Account, Note, Obstacle
+from tracejit.trace.difference import call_difference, compile_difference
 from tracejit.trace.executable import Executable, build
 from tracejit.trace.follower import Follower
 from tracejit.trace.matcher import MISS
 from tracejit.trace.recorder import Recorder
 from tracejit.trace.replay.prover import Prover
 from tracejit.trace.source import user_line
-from tracejit.trace.tree import Event, Number, Place, Segment, Stop, path, register_tensor
+from tracejit.trace.tree import Event, Number, Segment, Stop, path, register_tensor
+from tracejit.trace.verify import Mismatch, Verified
 
 register_tensor(Tensor)
 
@@ -28,29 +31,6 @@ EVENTS = 50_000
 """Events of all branches together; beyond that the region runs eagerly where the tree ends."""
 
 
-@dataclass(slots=True)
-class Note:
-    """Something that a user may want to know: what, where, why."""
-
-    kind: str
-    line: str
-    reason: str
-    call: int
-    seconds: float = 0.0
-
-
-@dataclass(slots=True)
-class Calls:
-    """How often the region ran in which way."""
-
-    cold: int = 0
-    recorded: int = 0
-    followed: int = 0
-    eager: int = 0
-    side_exits: int = 0
-    replayed: int = 0
-
-
 class Region:
     """A function whose calls are recorded, then followed.
 
@@ -58,12 +38,23 @@ class Region:
     programs compute.
     """
 
-    def __init__(self, function: Callable[..., Any], mode: str = "auto", max_compiles: int | None = None) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        mode: str = "auto",
+        max_compiles: int | None = None,
+        verify: str | int | None = None,
+    ) -> None:
         self.function = function
         self.mode = mode
         self.max_compiles = max_compiles
-        self.calls = Calls()
-        self.notes: list[Note] = []
+        self.verify = verify
+        self.failure: Mismatch | None = None
+        self.account = Account()
+        self.calls = self.account.calls
+        self.obstacles: list[Obstacle] = []
+        self.change = ""
+        self.promotion = ""
         self.generation = 0
         self.compiles = 0
         self.compile_seconds = 0.0
@@ -110,19 +101,36 @@ class Region:
             self.calls.recorded += 1
         else:
             self.calls.followed += 1
+        self.change = ""
         state.session = session
         try:
             out = self.function(*args, **kwargs)
-        except BaseException:
+            try:
+                state.session.finish()
+            except CompileLimitError:
+                raise
+            except BaseException:
+                state.session = None
+                raise
+        except BaseException as e:
             self._abandon()
+            if self.failure is not None and isinstance(e, Exception):
+                raise self._failed() from e
             raise
-        try:
-            state.session.finish()
         finally:
             state.session = None
+            self.account.end_call()
+        if self.failure is not None:
+            raise self._failed()
         if trial is not None:
             trial.end(out)
         return out
+
+    def _failed(self) -> VerificationError:
+        """What verification found in this call; the next one begins anew."""
+        failure, self.failure = self.failure, None
+        assert failure is not None
+        return failure.error()
 
     def _abandon(self) -> None:
         """An exception leaves the region: compute what was done up to here, so that it is as it would be eagerly."""
@@ -139,15 +147,20 @@ class Region:
         """Make the program of a segment."""
         begin = time.perf_counter()
         if self.max_compiles is not None and self.compiles >= self.max_compiles:
-            raise RuntimeError(
-                f"{self.name}: compiling once more would exceed max_compiles={self.max_compiles}; "
-                + "; ".join(f"{n.line}: {n.reason}" for n in self.notes[-3:])
+            raise CompileLimitError(
+                f"{self.name}: compile {self.compiles + 1} would exceed max_compiles={self.max_compiles}: "
+                + compile_difference(stop, alive, self.promotion)
             )
         try:
-            executable = build(stop, alive, self.generation, self.name)
+            executable = build(stop, alive, self.generation, self.name, Executable if self.verify is None else Verified)
         except NotImplementedError as e:
             executable = Executable(self.generation, str(e))
+        if isinstance(executable, Verified):
+            executable.watch(self, stop)
         seconds = time.perf_counter() - begin
+        if stop.note is not None:
+            # The note has the time that its segments take to run; this is not part of it.
+            stop.note.seconds -= seconds
         if executable.obstacle is not None:
             self.note("eager", stop.line, executable.obstacle)
         else:
@@ -160,33 +173,41 @@ class Region:
 
     # --- the account --------------------------------------------------------------------------------------------------
 
-    def note(self, kind: str, line: str, reason: str, seconds: float = 0.0) -> None:
+    @property
+    def notes(self) -> list[Note]:
+        """What happened, equal things once."""
+        return self.account.notes
+
+    def note(self, kind: str, line: str, reason: str, seconds: float = 0.0) -> Note:
         """Write down what happened."""
-        c = self.calls
-        self.notes.append(Note(kind, line, reason, c.cold + c.recorded + c.followed, seconds))
+        return self.account.note(kind, line, reason, seconds)
 
     def promoted(self, number: Number, value: Any) -> None:
         """A number changed: programs that have it as a constant are out of date."""
         self.generation += 1
         change = f"a number changed from {number.value!r} to {value!r}: now a run-time number"
+        self.promotion = f"{user_line()}: {change}"
         self.note("promotion", user_line(), change)
 
-    def side_exit(self, place: Place) -> bool:
+    def leaving(self, follower: Follower, call: tuple[Any, ...]) -> str:
+        """A call is about to leave the tree; what it does that the tree does not know."""
+        self.account.start_exit()
+        return "" if self.settled else call_difference(follower, call)
+
+    def side_exit(self, change: str) -> bool:
         """A call left the tree: whether it may extend it."""
         self.calls.side_exits += 1
         if self.calls.recorded + self.calls.side_exits > RECORDINGS or self.recorded_events > EVENTS:
-            if not self.settled:
-                self.settled = True
-                self.note(
-                    "eager",
-                    user_line(),
-                    f"{RECORDINGS} calls took new ways through the function, so further ones are not recorded: "
-                    "branches that depend on values or shapes change too often here",
-                )
+            self.settled = True
+            self.account.enter_exit(
+                "eager",
+                user_line(),
+                f"{RECORDINGS} calls took new ways through the function, so further ones are not recorded: "
+                "branches that depend on values or shapes change too often here",
+            )
             return False
-        expected = place.events[0] if place.events else None
-        what = "the region ended here before" if expected is None else f"the tree has {expected.name} ({expected.line})"
-        self.note("side exit", user_line(), f"Python did something new; {what}")
+        self.change = change
+        self.account.enter_exit("side exit", user_line(), f"Python did something new; {change}")
         return True
 
     def executables(self) -> list[tuple[Stop, Executable]]:
@@ -199,7 +220,11 @@ class Region:
 
 
 def compile(
-    function: Any = None, *, mode: str = "auto", max_compiles: int | None = None
+    function: Any = None,
+    *,
+    mode: str = "auto",
+    max_compiles: int | None = None,
+    verify: str | int | None = None,
 ) -> Any:
     """Make a function, method or module run as native programs; its values, effects and exceptions stay the same.
 
@@ -207,9 +232,14 @@ def compile(
     run compiled programs. In the mode "auto" calls that are proven to do nothing else are then replayed without
     Python; "follow" never does that, "replay" demands it. `explain(f)` says what happened and why.
 
+    `verify="first"` computes the first run of each program eagerly as well, on copies, `verify=k` all programs of every
+    k-th followed call, and compares every bit. `max_compiles` bounds the programs that are built.
+
     Edge: generator and coroutine functions are not supported.
-    Raises: TypeError for something that cannot be called, RuntimeError at a call that needs more than `max_compiles`
-    compilations, or that is not proven to be replayable in the mode "replay".
+    Raises: TypeError for something that cannot be called, ValueError or TypeError for other values of the options; at a
+    call: CompileLimitError, a RuntimeError that says what differs, if it needs more than `max_compiles` compilations,
+    VerificationError if a program computed other bits than eager, RuntimeError in the mode "replay" for a call that is
+    not proven to be replayable.
 
     >>> import tracejit as tj
     >>> @tj.compile
@@ -219,28 +249,41 @@ def compile(
     [0.0, 2.0, 4.0, 6.0]
     """
     if function is None:
-        return functools.partial(compile, mode=mode, max_compiles=max_compiles)
+        return functools.partial(compile, mode=mode, max_compiles=max_compiles, verify=verify)
     if mode not in ("auto", "follow", "replay"):
         raise ValueError(f"mode must be 'auto', 'follow' or 'replay', got {mode!r}")
+    _check_option("verify", verify, 1, ("first",))
+    _check_option("max_compiles", max_compiles, 0, ())
     if not callable(function):
         raise TypeError(f"compile() needs something that can be called, got {type(function).__name__}")
     if hasattr(function, "_compile_in_place"):
-        return function._compile_in_place(lambda call: Region(call, mode, max_compiles))
+        return function._compile_in_place(lambda call: Region(call, mode, max_compiles, verify))
     if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
         raise NotImplementedError(
             "compile() does not support generator and coroutine functions; compile the functions that they call"
         )
     if inspect.ismethod(function):
-        return BoundRegion(Region(function, mode, max_compiles))
-    return CompiledFunction(function, mode, max_compiles)
+        return BoundRegion(Region(function, mode, max_compiles, verify))
+    return CompiledFunction(function, mode, max_compiles, verify)
+
+
+def _check_option(name: str, value: Any, least: int, words: tuple[str, ...]) -> None:
+    """Refuse what is neither None, nor a whole number from `least` on, nor one of the words."""
+    expected = " or ".join([*(f"'{w}'" for w in words), f"a whole number from {least} on", "None"])
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, str) if words else int)):
+        raise TypeError(f"{name} must be {expected}, got {value!r}")
+    if (isinstance(value, int) and value < least) or (isinstance(value, str) and value not in words):
+        raise ValueError(f"{name} must be {expected}, got {value!r}")
 
 
 class CompiledFunction:
     """A function with a region; as a method it has a region for each instance."""
 
-    def __init__(self, function: Callable[..., Any], mode: str, max_compiles: int | None) -> None:
-        self._region = Region(function, mode, max_compiles)
-        self._mode, self._max_compiles = mode, max_compiles
+    def __init__(
+        self, function: Callable[..., Any], mode: str, max_compiles: int | None, verify: str | int | None
+    ) -> None:
+        self._options = mode, max_compiles, verify
+        self._region = Region(function, *self._options)
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -266,7 +309,7 @@ class CompiledFunction:
         bound = instance.__dict__.get(name)
         if bound is None:
             method = functools.partial(self._region.function, instance)
-            region = Region(method, self._mode, self._max_compiles)
+            region = Region(method, *self._options)
             region.name = self.__name__  # type: ignore[attr-defined]
             bound = BoundRegion(region)
             instance.__dict__[name] = bound

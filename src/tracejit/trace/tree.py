@@ -18,6 +18,7 @@ from tracejit.aval import Aval
 from tracejit.dtypes import dtype, get_default_dtype
 from tracejit.ops.record import Op
 from tracejit.tensor.generator import Generator
+from tracejit.trace.account import Note
 
 
 class Number:
@@ -203,7 +204,8 @@ class Stop:
     `tape` are the steps of the gradient tape at that point, by slot: a plan and which of its results, or why there can
     be none. `programs` holds what was compiled for each set of values that Python still had. `obstacle` says why the
     segment cannot become a program, if it cannot. `silent` marks a cut that the tracer needs and Python did not ask
-    for. `eager` are the operations and units that run eagerly behind it.
+    for. `eager` are the operations and units that run eagerly behind it. `cause` says what the call that came here first
+    did differently from those before it, `note` is the account's entry of a cut.
     """
 
     last: Event | None
@@ -217,6 +219,8 @@ class Stop:
     next: Segment | None = None
     programs: dict[Any, Any] = field(default_factory=dict)
     eager: set[Any] = field(default_factory=set)
+    cause: str = ""
+    note: Note | None = None
 
 
 def path(event: Event | None) -> list[Event]:
