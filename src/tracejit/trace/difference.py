@@ -1,4 +1,4 @@
-"""What a call does that the tree does not know: the nearest event, and how the call differs from it, in one sentence."""
+"""What a call does that the tree does not know: how it differs from the nearest event, in one sentence."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def _external(external: External, t: Any) -> Iterator[str]:
     if t._requires_grad is not external.requires_grad:
         yield "required gradients, now it does not" if external.requires_grad else "required no gradients, now it does"
     elif (t._node is None) is not external.leaf:
-        yield "was a leaf, now it has a gradient history" if external.leaf else "had a gradient history, now it has none"
+        yield "was a leaf, now it has a gradient history" if external.leaf else "had a gradient history, now it is one"
     if array.flags.writeable is not external.writeable:
         yield "was writeable, now it is read-only" if external.writeable else "was read-only, now it is writeable"
     strides = None if array.flags.c_contiguous else array.strides
@@ -279,7 +279,8 @@ def _parameters(function: Callable[..., Any]) -> Callable[[int], str]:
 def _argument_names(event: Event) -> tuple[list[str], list[str]]:
     """What to call the tensors of an event, and its numbers."""
     if event.kind == "op":
-        tensors, numbers = [], []
+        tensors: list[str] = []
+        numbers: list[str] = []
         for k, what in enumerate(event.key[1]):
             (tensors if what is Tensor else numbers).append(f"argument {k + 1}")
         return tensors, [n for n, what in zip(numbers, _not_tensors(event), strict=True) if isinstance(what, str)]

@@ -51,8 +51,6 @@ class Executable:
         "written",
     )
 
-    refusal = "its program refused: an index is out of range, or tensors that it writes overlap others in memory"
-
     def __init__(self, generation: int, obstacle: str | None = None) -> None:
         self.generation = generation
         self.obstacle = obstacle
@@ -65,6 +63,10 @@ class Executable:
         self.bumps: list[tuple[int, int]] = []
         self.tape: TapePlan | None = None
         self.mutated: list[int] = []
+
+    def refusal(self) -> str:
+        """Why the program changed nothing, when `run` gave None."""
+        return "its program refused: an index is out of range, or a tensor that it writes overlaps another in memory"
 
     def load(self, compiled: Any) -> None:
         """Take the program over and lay out its pointers."""

@@ -367,9 +367,10 @@ class Follower:
     def cut(self, reason: str) -> None:
         """Compute the segment and start on the next."""
         stop = self.place.cut
-        assert stop is not None and stop.next is not None and stop.note is not None
+        assert stop is not None
         begin = perf_counter()
         self.commit(stop)
+        assert stop.next is not None
         stop.note.add(perf_counter() - begin)
         self.begin(stop.next.root)
 
@@ -393,7 +394,7 @@ class Follower:
             stop.programs[alive] = executable
         if executable.obstacle is not None or not self._run(executable):
             self.region.eager_segments += 1
-            with self.region.account.timed("eager", stop.line, executable.obstacle or executable.refusal):
+            with self.region.account.timed("eager", stop.line, executable.obstacle or executable.refusal()):
                 self.materialise()
             return
         self.region.runs += 1

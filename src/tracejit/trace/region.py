@@ -158,9 +158,8 @@ class Region:
         if isinstance(executable, Verified):
             executable.watch(self, stop)
         seconds = time.perf_counter() - begin
-        if stop.note is not None:
-            # The note has the time that its segments take to run; this is not part of it.
-            stop.note.seconds -= seconds
+        # The note has the time that its segment takes to run; this is not part of it.
+        stop.note.seconds -= seconds
         if executable.obstacle is not None:
             self.note("eager", stop.line, executable.obstacle)
         else:

@@ -204,8 +204,8 @@ class Stop:
     `tape` are the steps of the gradient tape at that point, by slot: a plan and which of its results, or why there can
     be none. `programs` holds what was compiled for each set of values that Python still had. `obstacle` says why the
     segment cannot become a program, if it cannot. `silent` marks a cut that the tracer needs and Python did not ask
-    for. `eager` are the operations and units that run eagerly behind it. `cause` says what the call that came here first
-    did differently from those before it, `note` is the account's entry of a cut.
+    for. `eager` are the operations and units that run eagerly behind it. `cause` says what the call that first came
+    here did differently from those before it, `note` is what the account says about a cut.
     """
 
     last: Event | None
@@ -220,7 +220,7 @@ class Stop:
     programs: dict[Any, Any] = field(default_factory=dict)
     eager: set[Any] = field(default_factory=set)
     cause: str = ""
-    note: Note | None = None
+    note: Note = field(default_factory=lambda: Note("cut", "", "", 0))
 
 
 def path(event: Event | None) -> list[Event]:

@@ -36,10 +36,9 @@ class Verified(Executable):
         self.region, self.stop = region, stop
         self.compared = False
 
-    @property
     def refusal(self) -> str:
-        """Why the program did not run."""
-        return Executable.refusal if self.region.failure is None else STOPPED
+        """Why the program changed nothing, when `run` gave None."""
+        return super().refusal() if self.region.failure is None else STOPPED
 
     def is_due(self) -> bool:
         """Whether this run is to be compared."""
