@@ -162,11 +162,9 @@ def _external(external: External, t: Any) -> Iterator[str]:
         yield "was writeable, now it is read-only" if external.writeable else "was read-only, now it is writeable"
     strides = None if array.flags.c_contiguous else array.strides
     if was == now and strides != external.strides:
-        yield f"{_layout(external.strides)}, now it {_layout(strides)}"
-
-
-def _layout(strides: Any) -> str:
-    return "was contiguous" if strides is None else f"has strides of {strides} bytes"
+        old = "was contiguous" if external.strides is None else f"had strides of {external.strides} bytes"
+        new = "is contiguous" if strides is None else f"has strides of {strides} bytes"
+        yield f"{old}, now it {new}"
 
 
 def _number(number: Number, value: Any) -> str:
@@ -193,7 +191,8 @@ def _op_differences(event: Event, key: Any, of: str) -> Iterator[str]:
         yield f"{event.name} ({event.line}) had {len(old_shape)} arguments, now {len(shape)}"
         return
     for k, (was, now) in enumerate(zip(old_shape, shape, strict=True)):
-        if was != now:
+        # That a number is of another kind is said with its value.
+        if was != now and not (was in ("f", "i") and now in ("f", "i")):
             yield f"argument {k + 1} {of} was {_kind(was)}, now {_kind(now)}"
 
 
