@@ -130,7 +130,8 @@ def test_which_tensor_it_is():
 
     x = arr(0, 3)
     (told,) = changes(g, (x, arr(1, 3)), (x, x))
-    assert told == f"argument 2 of add ({line(g, 'x + y')}) was another tensor than the other arguments, now one of them"
+    told = told.removeprefix(f"argument 2 of add ({line(g, 'x + y')}) ")
+    assert told == "was another tensor than the other arguments, now one of them"
 
 
 def test_where_the_region_ended_or_looked_at_memory():
@@ -241,7 +242,9 @@ def test_max_compiles_in_the_middle_of_a_call():
     assert log[2] == log[0]
 
 
-@pytest.mark.parametrize(("value", "error"), [("many", TypeError), (-1, ValueError), (True, TypeError), (2.0, TypeError)])
+@pytest.mark.parametrize(
+    ("value", "error"), [("many", TypeError), (-1, ValueError), (True, TypeError), (2.0, TypeError)]
+)
 def test_wrong_values_of_max_compiles(value, error):
     with pytest.raises(error, match="max_compiles must be a whole number from 0 on or None"):
         tj.compile(lambda x: x, max_compiles=value)

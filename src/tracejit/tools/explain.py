@@ -2,43 +2,71 @@
 
 from __future__ import annotations
 
-import html
-from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 from tracejit.ir.text import print_graph
+from tracejit.tools.advice import fix
+from tracejit.tools.explanation_page import page
+from tracejit.tools.outline import brief, draw, short
+from tracejit.tools.table import seconds
+from tracejit.trace.account import Note
 from tracejit.trace.executable import Executable
 from tracejit.trace.region import Region, region_of
-from tracejit.trace.tree import Place, Segment, Stop
+from tracejit.trace.tree import Stop
+
+SECTIONS = (
+    ("verification", "verification"),
+    ("eager", "runs eagerly"),
+    ("promotion", "promotions"),
+    ("side exit", "side exits"),
+    ("cut", "looks at memory"),
+    ("compile", "compilations"),
+)
+"""The kinds of events in the order in which they are told, with their titles."""
+SHOWN = 100
+"""Lines of the tree that the text shows."""
 
 
 class Explanation:
     """An account of a compiled function: text by `str`, data by `to_dict`, HTML in a notebook.
 
-    `calls` says how often it ran in which way, `programs` has an entry for each compiled segment, `notes` are the
-    promotions, side exits, looks at memory and eager stretches in order.
+    `calls` says how often it ran in which way, `programs` has an entry for each compiled segment. `notes` are the
+    promotions, side exits, looks at memory, eager stretches, compilations and comparisons with eager: each with the
+    user's line, the reason, how often, what it cost in seconds, and a fix. `obstacles` is what stands between the
+    function and running without Python.
     """
 
     def __init__(self, region: Region) -> None:
         self._region = region
         self._executables: list[tuple[Stop, Executable]] = region.executables()
         c = region.calls
+        self.name = region.name
         self.calls = {
             "cold": c.cold,
             "recorded": c.recorded,
             "followed": c.followed,
+            "replayed": c.replayed,
             "eager": c.eager,
             "side exits": c.side_exits,
         }
+        self.total = c.total
         self.programs = [_program(stop, e, region) for stop, e in self._executables if e.obstacle is None]
         self.eager = [f"{stop.line}: {e.obstacle}" for stop, e in self._executables if e.obstacle is not None]
-        self.notes = [
-            {"kind": n.kind, "line": n.line, "reason": n.reason, "call": n.call, "seconds": n.seconds}
-            for n in region.notes
-        ]
+        self.notes = [_entry(n) for n in region.notes]
+        self.obstacles = [asdict(o) for o in region.obstacles]
         self.compiles = region.compiles
         self.compile_seconds = region.compile_seconds
         self.runs = region.runs
+
+    @property
+    def replay(self) -> str:
+        """How it stands with running without Python, in one sentence."""
+        if self.obstacles:
+            return f"{len(self.obstacles)} thing(s) stand between this function and replay"
+        if self.calls["replayed"]:
+            return f"nothing: {self.calls['replayed']} call(s) were replayed"
+        return "mode='follow' does not ask for it" if self._region.mode == "follow" else "not tried yet"
 
     @property
     def kernels(self) -> list[dict[str, Any]]:
@@ -56,10 +84,8 @@ class Explanation:
 
     @property
     def tree(self) -> str:
-        """The trace tree with the user's lines."""
-        lines: list[str] = []
-        _draw(self._region.root, lines, "")
-        return "\n".join(lines)
+        """The trace tree with the user's lines; repeated lines are folded."""
+        return draw(self._region.root)
 
     def kernel(self, name: str) -> str:
         """The text of the kernel whose name begins so.
@@ -76,43 +102,53 @@ class Explanation:
         return str(self.programs[program]["graph"])
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain data."""
+        """Everything as plain data, which JSON can hold."""
         return {
-            "name": self._region.name,
+            "name": self.name,
             "calls": self.calls,
             "compiles": self.compiles,
             "compile_seconds": self.compile_seconds,
             "programs": self.programs,
             "eager": self.eager,
             "notes": self.notes,
+            "replay": self.replay,
+            "obstacles": self.obstacles,
             "tree": self.tree,
         }
 
     def __str__(self) -> str:
-        out = [f"{self._region.name}: " + ", ".join(f"{v} {k}" for k, v in self.calls.items() if v)]
+        ways = ", ".join(f"{v} {k}" for k, v in self.calls.items() if v)
+        out = [f"{self.name}: {self.total} calls" + (f": {ways}" if ways else "")]
         out.append(
             f"  {len(self.programs)} program(s), {len(self.kernels)} kernels, {self.launches} launches, compiled in "
             f"{self.compile_seconds:.2f} s ({self.compiles} compilations)"
         )
         for i, p in enumerate(self.programs):
-            ends = f"it ends because {p['ends']} ({p['line']})"
+            ends = f"it ends because {p['ends']} ({short(p['line'])})"
             out.append(f"program {i}: {p['events']} events from {p['units']}; {ends}")
             out.append(
                 f"  {p['launches']} launches in {p['stages']} stages, {p['arena_bytes']} bytes of arena, "
-                f"{len(p['kernels'])} kernels"
+                f"{len(p['kernels'])} kernels, compiled in {seconds(p['compile_seconds'])}"
             )
             for g in p["groups"]:
-                where = f"  [{', '.join(g['lines'])}]" if g["lines"] else ""
-                out.append(f"  stage {g['stage']}: {g['kind']} {_brief(g['ops'])}{where}")
+                where = f"  [{', '.join(map(short, g['lines']))}]" if g["lines"] else ""
+                out.append(f"  stage {g['stage']}: {g['kind']} {brief(g['ops'])}{where}")
                 out.extend(f"      not fused: {reason}" for reason in g["cuts"])
-        if self.eager:
-            out.append("runs eagerly:")
-            out.extend(f"  {reason}" for reason in self.eager)
-        for kind, title in (("promotion", "promotions"), ("side exit", "side exits"), ("cut", "looks at memory")):
-            found = Counter(f"{n['line']}: {n['reason']}" for n in self.notes if n["kind"] == kind)
-            if found:
-                out.append(f"{title}:")
-                out.extend(f"  {count}x {text}" if count > 1 else f"  {text}" for text, count in found.items())
+        for title, notes in self.sections():
+            out.append(f"{title}:")
+            for n in notes:
+                out.append(f"  {short(n['line'])}: {n['reason']}")
+                out.append(f"      {n['cost']}; fix: {n['fix']}")
+        out.append("what stands between this function and replay:")
+        out.append(f"  {self.replay}")
+        for o in self.obstacles:
+            out += [f"  {short(o['line'])}: {o['reason']}", f"      fix: {o['fix']}"]
+        lines = self.tree.splitlines()
+        if lines:
+            out.append("tree:")
+            out.extend(f"  {line}" for line in lines[:SHOWN])
+        if len(lines) > SHOWN:
+            out.append(f"  ... {len(lines) - SHOWN} more lines: explain(f).tree")
         if self.kernels:
             out.append("kernels:")
             out.extend(f"  {k['name']}: {k['doc']}" for k in self.kernels)
@@ -121,19 +157,33 @@ class Explanation:
 
     __repr__ = __str__
 
+    def sections(self) -> list[tuple[str, list[dict[str, Any]]]]:
+        """The notes by kind, each with a title; an operation that runs eagerly behind a cut counts as eager."""
+        by_kind: dict[str, list[dict[str, Any]]] = {}
+        for n in self.notes:
+            by_kind.setdefault("eager" if n["eager"] else n["kind"], []).append(n)
+        return [(title, by_kind[kind]) for kind, title in SECTIONS if kind in by_kind]
+
     def _repr_html_(self) -> str:
-        parts = [f"<pre>{html.escape(str(self))}</pre>"]
-        for k in self.kernels:
-            parts.append(
-                f"<details><summary><code>{html.escape(k['name'])}</code> {html.escape(k['doc'])}</summary>"
-                f"<pre>{html.escape(k['text'])}</pre></details>"
-            )
-        return "".join(parts)
+        return page(self)
 
 
-def _brief(ops: list[str]) -> str:
-    counts = Counter(ops)
-    return ", ".join(name if n == 1 else f"{name} x{n}" for name, n in counts.items())
+def _entry(n: Note) -> dict[str, Any]:
+    """A note as plain data, with its cost as text and a fix."""
+    cost = "once" if n.count == 1 else f"{n.count} times"
+    if n.seconds > 0:
+        cost += f", {seconds(n.seconds)}" + (" together" if n.count > 1 else "")
+    return {
+        "kind": n.kind,
+        "line": n.line,
+        "reason": n.reason,
+        "call": n.call,
+        "count": n.count,
+        "seconds": n.seconds,
+        "eager": n.eager,
+        "cost": cost,
+        "fix": fix(n.kind, n.reason),
+    }
 
 
 def _program(stop: Stop, e: Executable, region: Region) -> dict[str, Any]:
@@ -141,13 +191,14 @@ def _program(stop: Stop, e: Executable, region: Region) -> dict[str, Any]:
     compiled = e.compiled
     return {
         "events": len(events),
-        "units": _brief([event.name for event in events]) or "nothing",
+        "units": brief([event.name for event in events]) or "nothing",
         "ends": stop.reason,
         "line": stop.line,
         "launches": compiled.launches,
         "stages": compiled.stages,
         "arena_bytes": compiled.arena_bytes,
         "seconds": dict(getattr(compiled, "seconds", {})),
+        "compile_seconds": sum(getattr(compiled, "seconds", {}).values()),
         "groups": [
             {"kind": g.kind, "ops": list(g.ops), "stage": g.stage, "lines": list(g.lines), "cuts": list(g.cuts)}
             for g in getattr(compiled, "groups", ())
@@ -157,30 +208,8 @@ def _program(stop: Stop, e: Executable, region: Region) -> dict[str, Any]:
     }
 
 
-def _draw(segment: Segment, lines: list[str], indent: str) -> None:
-    """Write the events of a segment and of what follows it."""
-    todo: list[tuple[Place, str]] = [(segment.root, indent)]
-    while todo:
-        place, margin = todo.pop()
-        while True:
-            if place.end is not None:
-                lines.append(f"{margin}end")
-            if place.cut is not None:
-                lines.append(f"{margin}cut: {place.cut.reason} ({place.cut.line})")
-                assert place.cut.next is not None
-                todo.append((place.cut.next.root, margin))
-            if not place.events:
-                break
-            first, *others = place.events
-            for other in reversed(others):
-                todo.append((other.next, margin + "| "))
-                lines.append(f"{margin}or: {other.kind} {other.name} ({other.line})")
-            lines.append(f"{margin}{first.kind} {first.name} ({first.line})")
-            place = first.next
-
-
 def explain(function: Any) -> Explanation:
-    """What happened to a compiled function: calls, programs, fused groups, kernels, and why anything ran eagerly.
+    """What happened to a compiled function: calls, programs, kernels, its tree, and what cost time, why, and the fix.
 
     Raises: TypeError for something that `compile` did not make.
 

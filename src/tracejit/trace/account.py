@@ -34,6 +34,16 @@ class Note:
         self.seconds += seconds
 
 
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """What happens inside is part of the cost."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - begin
+
+
 @dataclass(slots=True)
 class Calls:
     """How often the region ran in which way."""

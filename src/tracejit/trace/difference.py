@@ -10,6 +10,7 @@ import numpy as np
 
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor
+from tracejit.trace.account import Note
 from tracejit.trace.source import user_line
 from tracejit.trace.tree import (
     Event,
@@ -63,16 +64,16 @@ def call_difference(follower: Any, call: tuple[Any, ...]) -> str:
     return sentence if here == event.line else f"{sentence} ({here})"
 
 
-def compile_difference(stop: Stop, alive: tuple[int, ...], promotion: str) -> str:
+def compile_difference(stop: Stop, alive: tuple[int, ...], promotion: Note | None) -> str:
     """Why a segment needs a program that it does not have, with what its nearest program was made for."""
     where = f"the segment that ends at {stop.line}"
     if alive in stop.programs:
-        return f"{where} has a program for other numbers; {promotion}"
+        change = "" if promotion is None else f"; {promotion.line}: {promotion.reason}"
+        return f"{where} has a program for other numbers{change}"
     if stop.programs:
         nearest = min(stop.programs, key=lambda other: len(set(other) ^ set(alive)))
-        events = path(stop.last)
-        changes = [f"now also {_origin(s, events)}" for s in alive if s not in nearest]
-        changes += [f"no longer {_origin(s, events)}" for s in nearest if s not in alive]
+        changes = [f"now also {_origin(s, stop.last)}" for s in alive if s not in nearest]
+        changes += [f"no longer {_origin(s, stop.last)}" for s in nearest if s not in alive]
         more = f" and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
         return f"{where} has a program for other values that Python keeps: {', '.join(changes[:SHOWN])}{more}"
     return stop.cause or f"{where} has no program so far"
@@ -124,20 +125,20 @@ def _differences(
 def _operand(follower: Any, event: Event, slot: int, t: Any, new: dict[int, Any]) -> Iterator[str]:
     """How a tensor differs from what must stand in a slot."""
     values = follower.values
-    events = path(follower.last)
+    last = follower.last
     mine = next((s for s in reversed(range(len(values))) if values[s] is t), None)
     if slot < len(values) or slot in new:
         expected = new[slot] if slot in new else values[slot]
         if expected is not t:
-            before = "the same tensor as another argument" if slot in new else _origin(slot, events)
-            now = _described(t) if mine is None else _origin(mine, events)
+            before = "the same tensor as another argument" if slot in new else _origin(slot, last)
+            now = _described(t) if mine is None else _origin(mine, last)
             yield f"was {before}, now {'another: ' if slot in new else ''}{now}"
         return
     external = event.binds.get(slot)
     if external is None:
         return
     if mine is not None:
-        yield f"was a tensor from outside, now {_origin(mine, events)}"
+        yield f"was a tensor from outside, now {_origin(mine, last)}"
     elif any(t is other for other in new.values()):
         yield "was another tensor than the other arguments, now one of them"
     elif t._array is None:
@@ -319,9 +320,9 @@ def _leaf_names(layout: Any, name: str, found: tuple[dict[int, str], dict[int, s
             _leaf_names(item, f"{name}[{key!r}]", found)
 
 
-def _origin(slot: int, events: list[Event]) -> str:
-    """Where the tensor of a slot comes from."""
-    for event in events:
+def _origin(slot: int, last: Event | None) -> str:
+    """Where the tensor of a slot comes from, among the events up to and with the last."""
+    for event in path(last):
         if slot in event.binds:
             external = event.binds[slot]
             return f"the tensor {_type(external.dtype, external.shape)} that {event.name} ({event.line}) took first"

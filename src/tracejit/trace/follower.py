@@ -234,7 +234,8 @@ class Follower:
         self.cut(cut.reason)
         state.session = None
         try:
-            return function(*args, **kwargs)
+            with cut.note.timed():
+                return function(*args, **kwargs)
         finally:
             state.session = self
 

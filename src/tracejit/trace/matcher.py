@@ -15,6 +15,7 @@ from tracejit.tensor.state import state
 from tracejit.tensor.tape import OWED
 from tracejit.tensor.tensor import Tensor
 from tracejit.trace.ranges import in_range
+from tracejit.trace.source import MATCHER
 from tracejit.trace.tree import Event, Leaf, Mapping, Number, Sequence, Static, same_value
 
 MISS = object()
@@ -217,7 +218,7 @@ class _Writer:
                 f"    return {value}",
             ]
         )
-        exec(compile(text, f"<matcher of {self.event.name}>", "exec"), self.scope)
+        exec(compile(text, f"{MATCHER}{self.event.name}>", "exec"), self.scope)
         return self.scope["match"]  # type: ignore[no-any-return]
 
 

@@ -52,9 +52,8 @@ class Region:
         self.failure: Mismatch | None = None
         self.account = Account()
         self.calls = self.account.calls
-        self.obstacles: list[Obstacle] = []
         self.change = ""
-        self.promotion = ""
+        self.promotion: Note | None = None
         self.generation = 0
         self.compiles = 0
         self.compile_seconds = 0.0
@@ -87,6 +86,8 @@ class Region:
             if prover is not None:
                 out = prover.replay(args, kwargs)
                 if out is not MISS:
+                    if self.failure is not None:
+                        raise self._failed()
                     return out
             return self._run(args, kwargs)
         finally:
@@ -160,17 +161,27 @@ class Region:
         seconds = time.perf_counter() - begin
         # The note has the time that its segment takes to run; this is not part of it.
         stop.note.seconds -= seconds
-        if executable.obstacle is not None:
-            self.note("eager", stop.line, executable.obstacle)
-        else:
+        if executable.obstacle is None:
             self.compiles += 1
             self.compile_seconds += seconds
-            self.note("compile", stop.line, f"segment that ends because {stop.reason}", seconds)
+            again = ""
+            if alive in stop.programs:
+                again = ": again, as a number changed"
+                if self.promotion is not None:
+                    self.promotion.seconds += seconds
+            elif stop.programs:
+                again = ": again, as Python keeps other values"
+            self.note("compile", stop.line, f"segment that ends because {stop.reason}{again}", seconds)
         self.stops = [(s, e) for s, e in self.stops if s is not stop or e.generation == self.generation]
         self.stops.append((stop, executable))
         return executable
 
     # --- the account --------------------------------------------------------------------------------------------------
+
+    @property
+    def obstacles(self) -> list[Obstacle]:
+        """What stands between the function and running without Python, as the last proof found it."""
+        return [] if self.prover is None else [Obstacle(*found) for found in self.prover.obstacles]
 
     @property
     def notes(self) -> list[Note]:
@@ -185,8 +196,7 @@ class Region:
         """A number changed: programs that have it as a constant are out of date."""
         self.generation += 1
         change = f"a number changed from {number.value!r} to {value!r}: now a run-time number"
-        self.promotion = f"{user_line()}: {change}"
-        self.note("promotion", user_line(), change)
+        self.promotion = self.note("promotion", user_line(), change)
 
     def leaving(self, follower: Follower, call: tuple[Any, ...]) -> str:
         """A call is about to leave the tree; what it does that the tree does not know."""

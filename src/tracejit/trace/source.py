@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import sys
 
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+MATCHER = "<matcher of "
+REPLAY = "<replay>"
+"""How the file names of generated text begin: of matchers, and of replays."""
+
+_INSIDE = (os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep, MATCHER, REPLAY)
 
 
 def is_user_file(name: str) -> bool:
-    """Whether a file lies outside this package."""
-    return not name.startswith(_PACKAGE)
+    """Whether a file lies outside this package and is not text that it generated."""
+    return not name.startswith(_INSIDE)
 
 
 def user_line() -> str:

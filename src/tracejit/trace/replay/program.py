@@ -22,6 +22,7 @@ from tracejit.trace.replay.proof import Proof
 from tracejit.trace.replay.symbols import Later, Sym, Unproven
 from tracejit.trace.replay.watch import Watch
 from tracejit.trace.replay.words import NEVER, advance, count_up, hold, slot_offset, sole_words, table
+from tracejit.trace.source import REPLAY
 from tracejit.trace.tree import External, path, same_number
 
 _WORD = re.compile(r"\bv\d+\b")
@@ -100,7 +101,7 @@ class Replay:
             grad_tables=self.grad_tables,
             advance=advance,
         )
-        exec(compile(self.text, "<replay>", "exec"), scope)
+        exec(compile(self.text, REPLAY, "exec"), scope)
         self.run = scope["replay"]
 
     def _own(self, executable: Executable) -> Executable:
