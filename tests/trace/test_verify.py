@@ -240,6 +240,20 @@ def test_every_kth_call_is_compared():
     assert note.count == 7
 
 
+def test_a_wrong_program_that_is_replayed_without_python(monkeypatch):
+    f = tj.compile(lambda x: x - 2.0, verify=9)
+    x = arr(0, 5)
+    right = (x - 2.0).tolist()
+    warm(f, x)
+    broken_text(monkeypatch, "# sub", "* float32(2.0)  # sub")
+    wrong = [f(x).tolist() for _ in range(8)]
+    assert all(values != right for values in wrong)
+    assert region_of(f).calls.replayed > 0
+    with pytest.raises(VerificationError, match="first operation that differs: sub"):
+        f(x)
+    assert [f(x).tolist() for _ in range(9)] == [right] * 9
+
+
 def test_first_is_once_for_each_program_and_again_after_a_rebuild():
     def f(x, s):
         y = (x * s).sum()

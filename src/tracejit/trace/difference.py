@@ -40,7 +40,7 @@ def call_difference(follower: Any, call: tuple[Any, ...]) -> str:
     `call` is what `Follower.match` was given, and the layout of a composite's arguments.
     """
     place: Place = follower.place
-    kind, function, key, tensors, numbers, *layout = call
+    kind, function, key, tensors, numbers, *layout = call or ("something else", None, (), [], [])
     here = user_line()
     now = _name(kind, function, key)
     if not place.events:
@@ -204,7 +204,7 @@ def _kind(what: Any) -> str:
 
 
 def _backward_differences(follower: Any, event: Event, key: Any, of: str) -> Iterator[str]:
-    for name, was, now in zip(_BACKWARD, event.key, key, strict=True):
+    for name, was, now in zip(_BACKWARD, event.key, key, strict=False):
         if was != now:
             yield f"{name} {of} was {was!r}, now {now!r}"
     for slot, before, _ in event.leaves:
