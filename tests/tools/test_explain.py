@@ -359,6 +359,8 @@ def test_obstacles_are_told():
     assert "train.py:12: <time.time> may give another value\n      fix: read the clock & pass it" in str(told)
     assert told.to_dict()["obstacles"][0]["line"] == "train.py:12"
     assert "&lt;time.time&gt; may give another value" in told._repr_html_()
+    region_of(f).prover.obstacles = [("train.py:12", "an exception is raised: KeyError", "")]
+    assert explain(f).obstacles[0]["fix"] == "raise before the operations, or outside of the function"
     region_of(f).prover.obstacles = []
     region_of(f).calls.replayed = 3
     assert explain(f).replay == "nothing: 3 call(s) were replayed"

@@ -79,6 +79,11 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ("eager", r"looks at values|works on memory", "read values outside of the composite"),
     ("eager", r"has no kernel", "cast the operands to float32 or float64 first"),
     ("eager", r"", "move it out of the compiled function"),
+    # --- what stands between a function and replay ---
+    ("obstacle", r"runs eagerly", "mend what explain lists under 'runs eagerly' first"),
+    ("obstacle", r"computes nothing", "nothing: there is no program to run"),
+    ("obstacle", r"exception", "raise before the operations, or outside of the function"),
+    ("obstacle", r"", "move it out of the compiled function, or leave it: calls are followed then"),
     # --- others ---
     (
         "promotion",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from tracejit.ir.text import print_graph
@@ -54,7 +53,9 @@ class Explanation:
         self.programs = [_program(stop, e, region) for stop, e in self._executables if e.obstacle is None]
         self.eager = [f"{stop.line}: {e.obstacle}" for stop, e in self._executables if e.obstacle is not None]
         self.notes = [_entry(n) for n in region.notes]
-        self.obstacles = [asdict(o) for o in region.obstacles]
+        self.obstacles = [
+            {"line": o.line, "reason": o.reason, "fix": o.fix or fix("obstacle", o.reason)} for o in region.obstacles
+        ]
         self.compiles = region.compiles
         self.compile_seconds = region.compile_seconds
         self.runs = region.runs
