@@ -18,6 +18,7 @@ from tracejit.nn import functional as F
 from tracejit.ops.record import ops
 from tracejit.passes import simplify
 from tracejit.tools.demo.models import MODELS
+from tracejit.trace import verify
 from tracejit.trace.region import region_of
 
 
@@ -185,6 +186,23 @@ def test_a_fault_that_needs_its_neighbours_in_one_kernel_is_still_found(monkeypa
     assert caught.value.op == "tanh"
     assert caught.value.kernel is not None
     assert "* float32(3.0)  # mul" in caught.value.text
+
+
+def test_a_search_that_breaks_still_says_what_is_known(monkeypatch):
+    f = tj.compile(lambda x: (x - 2.0).exp(), verify="first")
+    x = arr(0, 5)
+    warm(f, x)
+    broken_text(monkeypatch, "# sub", "* float32(2.0)  # sub")
+
+    def unable(*args):
+        raise TypeError("no graph")
+
+    monkeypatch.setattr(verify, "_translate", unable)
+    with pytest.raises(VerificationError, match=r"the search ended with TypeError: no graph") as caught:
+        f(x)
+    assert caught.value.op == "exp"
+    assert caught.value.kernel is not None
+    assert f(x).tolist() == (x - 2.0).exp().tolist()
 
 
 def test_a_wrong_program_in_the_middle_lets_the_rest_of_the_call_run_eagerly(monkeypatch):

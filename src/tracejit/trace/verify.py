@@ -157,14 +157,19 @@ class Mismatch:
                 op=type(self.raised).__name__,
                 line=line,
             )
-        found = self._first_of_all() or self._bisected()
+        unfound = ""
+        try:
+            found = self._first_of_all() or self._bisected()
+            broken = self._broken_pass(found.program)
+        except Exception as e:  # noqa: BLE001 - what makes the program wrong may break the search for it too
+            found, broken = self._output(self._steps()), None
+            unfound = f"the search ended with {type(e).__name__}: {e}; an operation before this one may be the first"
         event, step = found.event, found.step
         op = event.name if step is None or step.op is None else step.op.name
         right, wrong = self.right[found.slot], found.value
         places = np.argwhere(differs(right, wrong))
         index = tuple(int(i) for i in places[0])
         kernel = None if found.output is None else _writer(found.program, found.output)
-        broken = self._broken_pass(found.program)
         inside = "" if op == event.name else f" in {event.name}"
         parts = [
             f"{name}: a compiled program computed other bits than eager",
@@ -174,7 +179,9 @@ class Mismatch:
         ]
         if kernel is not None:
             parts.append(f"kernel: {kernel.name} (its text is this error's `text`)")
-        if broken is None:
+        if unfound:
+            parts.append(unfound)
+        elif broken is None:
             parts.append("no pass changed what the graph computes: the fault is in the plan or the kernel")
         else:
             parts.append(f"pass: after {broken} the graph computes something else")
