@@ -258,7 +258,7 @@ def test_every_kth_call_is_compared():
     assert note.count == 7
 
 
-def test_a_wrong_program_that_is_replayed_without_python(monkeypatch):
+def test_a_wrong_program_that_was_replayed_in_between(monkeypatch):
     f = tj.compile(lambda x: x - 2.0, verify=9)
     x = arr(0, 5)
     right = (x - 2.0).tolist()

@@ -21,7 +21,7 @@ from tracejit.trace.recorder import Recorder
 from tracejit.trace.replay.prover import Prover
 from tracejit.trace.source import user_line
 from tracejit.trace.tree import Event, Number, Segment, Stop, path, register_tensor
-from tracejit.trace.verify import Mismatch, Verified
+from tracejit.trace.verify import Mismatch, Verified, is_due
 
 register_tensor(Tensor)
 
@@ -83,21 +83,23 @@ class Region:
                 self.calls.cold = 1
                 return self.function(*args, **kwargs)
             prover = self.prover
-            if prover is not None:
-                out = prover.replay(args, kwargs)
-                if out is not MISS:
-                    if self.failure is not None:
-                        raise self._failed()
-                    return out
-            return self._run(args, kwargs)
+            if prover is not None and prover.replays:
+                if is_due(self.verify, self.calls, 1):
+                    # A proof is there: this call need not try one.
+                    prover = None
+                else:
+                    out = prover.replay(args, kwargs)
+                    if out is not MISS:
+                        return out
+            return self._run(args, kwargs, prover)
         finally:
             self.lock.release()
 
-    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any], prover: Prover | None) -> Any:
         root = self.root.root
         fresh = not root.events and root.cut is None and root.end is None
         session: Any = Recorder(self, root) if fresh else Follower(self, root)
-        trial = None if self.prover is None or fresh else self.prover.begin(session, args, kwargs)
+        trial = None if prover is None or fresh else prover.begin(session, args, kwargs)
         if fresh:
             self.calls.recorded += 1
         else:
@@ -131,6 +133,10 @@ class Region:
         """What verification found in this call; the next one begins anew."""
         failure, self.failure = self.failure, None
         assert failure is not None
+        if self.prover is not None:
+            # A replay may have the wrong program.
+            self.prover.replays.clear()
+            self.first_replay = None
         return failure.error()
 
     def _abandon(self) -> None:
@@ -242,7 +248,7 @@ def compile(
     Python; "follow" never does that, "replay" demands it. `explain(f)` says what happened and why.
 
     `verify="first"` computes the first run of each program eagerly as well, on copies, `verify=k` all programs of every
-    k-th followed call, and compares every bit. `max_compiles` bounds the programs that are built.
+    k-th call, which is then followed, and compares every bit. `max_compiles` bounds the programs that are built.
 
     Edge: generator and coroutine functions are not supported.
     Raises: TypeError for something that cannot be called, ValueError or TypeError for other values of the options; at a
@@ -300,7 +306,12 @@ class CompiledFunction:
         region = self._region
         replay = region.first_replay
         # The shortest way: what `Region.__call__` does, without another Python call.
-        if replay is not None and state.session is None and region.lock.acquire(False):
+        if (
+            replay is not None
+            and region.verify is None
+            and state.session is None
+            and region.lock.acquire(False)
+        ):
             try:
                 out = replay(args, kwargs)
             finally:

@@ -13,7 +13,7 @@ from tracejit.eager import run_op
 from tracejit.errors import VerificationError
 from tracejit.passes.bisect import differs, first_difference
 from tracejit.tensor.dispatch import wrap
-from tracejit.tensor.state import state
+from tracejit.trace.account import Calls
 from tracejit.trace.executable import Executable, _Memory, _translate
 from tracejit.trace.tree import Event, Static, Step, Stop, path
 
@@ -41,21 +41,12 @@ class Verified(Executable):
         """Why the program changed nothing, when `run` gave None."""
         return super().refusal() if self.region.failure is None else STOPPED
 
-    def is_due(self) -> bool:
-        """Whether this run is to be compared."""
-        every = self.region.verify
-        if every == "first":
-            return not self.compared
-        calls = self.region.calls
-        # A replay, which runs outside of any session, is counted when it is over.
-        return bool((calls.followed + calls.replayed + (state.session is None)) % every == 0)
-
     def run(self, values: list[Any], numbers: list[Any]) -> list[tuple[int, Any]] | None:
         """Run the program, compare if it is due: the arrays of its outputs, or None if it must not be used."""
-        # A replay does not ask for the obstacle.
-        if self.region.failure is not None or self.obstacle is not None:
+        region = self.region
+        if region.failure is not None:
             return None
-        if not self.is_due():
+        if self.compared if region.verify == "first" else not is_due(region.verify, region.calls, 0):
             return super().run(values, numbers)
         begin = time.perf_counter()
         inputs = {slot: values[slot]._array.copy(order="K") for slot in self.inputs}
@@ -89,6 +80,11 @@ class Verified(Executable):
         self.region.failure = mismatch
         self.obstacle = BROKEN
         self.region.note("verification", self.stop.line, BROKEN)
+
+
+def is_due(every: Any, calls: Calls, ahead: int) -> bool:
+    """Whether all programs of this call, or of one some calls ahead, are compared; such a call is not replayed."""
+    return type(every) is int and (calls.followed + calls.replayed + ahead) % every == 0
 
 
 def evaluate(events: list[Event], inputs: dict[int, Any], numbers: list[Any]) -> dict[int, Any]:
