@@ -230,17 +230,6 @@ def a_gradient_hook():
     return f, [(arr(0, 3),)] * 5
 
 
-@snippet("cut", "the gradient leads to steps made before the region", "before anything is read", "runs eagerly")
-def a_graph_made_outside():
-    w = arr(0, 3).requires_grad_()
-
-    def f(loss):
-        loss = loss * 2
-        loss.backward()  # here
-
-    return f, [((arr(i, 3) * w).sum(),) for i in range(5)]
-
-
 @snippet("cut", "has no kernel for these types", "cast the operands", "runs eagerly")
 def a_type_without_a_kernel():
     def f(x):

@@ -191,7 +191,7 @@ def follow_backward(follower: Any, function: Callable[..., Any], args: tuple[Any
             break
         follower.cut(cut.reason)
     out = follower.eagerly("backward", function, args, {})
-    return follower.leave().backward(function, args) if out is MISS else out
+    return follower.leave("backward", None, key, tensors, []).backward(function, args) if out is MISS else out
 
 
 def _enter(
