@@ -1,9 +1,10 @@
 """The functions through which Python enters native code, made without numba's dispatcher.
 
-`launch(kernel, units, unit_cost, *slots)`, `run(control, pointers, scalars)`, `address_of(array)`, `hold(pairs)`, which
-compares words of memory with what they were, and `advance(pairs)`, which counts versions up, are built-in functions
-(CPython's vectorcall convention) from a page of LLVM text, so that a call costs about 0.1 us.
-In: Python integers, floats and arrays. Out: error codes and addresses.
+`launch(kernel, units, unit_cost, *slots)` and `run(control, pointers, scalars)` compute, `address_of(array)` tells an
+address, `hold(pairs)` compares words of memory with what they were, `advance(pairs)` counts versions up, and
+`stamp(template, table)` copies an object with its slots. They are built-in functions (CPython's vectorcall convention)
+from a page of LLVM text, so that a call costs about 0.1 us.
+In: Python integers, floats and arrays. Out: error codes, addresses, objects.
 Must not know: how a team works or what a program holds, beyond the few words that it reads.
 """
 
@@ -15,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from string import Template
+from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -55,7 +57,9 @@ _PYTHON_FUNCTIONS = (
     "PyLong_FromLongLong",
     "PyObject_CallNoArgs",
     "PyType_IsSubtype",
+    "PyType_GenericAlloc",
     "Py_DecRef",
+    "Py_IncRef",
 )
 
 _TEXT = Template("""
@@ -68,12 +72,15 @@ declare i64 @PyLong_AsLongLong(ptr)
 declare ptr @PyLong_FromLongLong(i64)
 declare ptr @PyObject_CallNoArgs(ptr)
 declare void @Py_DecRef(ptr)
+declare void @Py_IncRef(ptr)
+declare ptr @PyType_GenericAlloc(ptr, i64)
 declare i32 @PyType_IsSubtype(ptr, ptr)
 
 @launch_usage = internal constant $launch_usage
 @run_usage = internal constant $run_usage
 @address_usage = internal constant $address_usage
 @hold_usage = internal constant $hold_usage
+@stamp_usage = internal constant $stamp_usage
 
 ; The address of an array's elements: the first field after the object's head.
 define internal i64 @data_of(ptr %array) alwaysinline {
@@ -426,6 +433,55 @@ no:
   ret ptr null
 }
 
+; A new object of the class of `template`, with what stands in its slots. The table: how many slots, where each is.
+define ptr @stamp_$digest(ptr %self, ptr %args, i64 %count) {
+entry:
+  %state_word = call i64 @data_of(ptr %self)
+  %state = inttoptr i64 %state_word to ptr
+  %two = icmp eq i64 %count, 2
+  br i1 %two, label %look, label %no
+look:
+  %table_at = getelementptr ptr, ptr %args, i64 1
+  %template = load ptr, ptr %args
+  %table = load ptr, ptr %table_at
+  %is = call i1 @is_array(ptr %table, ptr %state)
+  br i1 %is, label %begin, label %no
+begin:
+  %data_word = call i64 @data_of(ptr %table)
+  %data = inttoptr i64 %data_word to ptr
+  %slots = load i64, ptr %data
+  %type = call ptr @type_of(ptr %template)
+  %made = call ptr @PyType_GenericAlloc(ptr %type, i64 0)
+  %failed = icmp eq ptr %made, null
+  br i1 %failed, label %done, label %head
+head:
+  %i = phi i64 [ 0, %begin ], [ %next, %after ]
+  %more = icmp ult i64 %i, %slots
+  br i1 %more, label %copy, label %done
+copy:
+  %next = add i64 %i, 1
+  %offset_at = getelementptr i64, ptr %data, i64 %next
+  %offset = load i64, ptr %offset_at
+  %from = getelementptr i8, ptr %template, i64 %offset
+  %to = getelementptr i8, ptr %made, i64 %offset
+  %value = load ptr, ptr %from
+  %empty = icmp eq ptr %value, null
+  br i1 %empty, label %after, label %share
+share:
+  call void @Py_IncRef(ptr %value)
+  store ptr %value, ptr %to
+  br label %after
+after:
+  br label %head
+done:
+  ret ptr %made
+no:
+  %type_error = call i64 @word(ptr %state, i64 $type_error)
+  %exception = inttoptr i64 %type_error to ptr
+  call void @PyErr_SetString(ptr %exception, ptr @stamp_usage)
+  ret ptr null
+}
+
 ; What a thread made by pthread_create runs: the kernel whose address is the first slot of its block.
 define ptr @thread_main_$digest(ptr %block) {
   %kernel = load i64, ptr %block
@@ -462,6 +518,7 @@ def _module_text(digest: str) -> str:
         launch_usage=_c_string(f"launch(kernel, units, unit_cost, *slots): expected 3 to {MAX_SLOTS + 3} arguments"),
         run_usage=_c_string("run(control, pointers, scalars): expected three arrays"),
         address_usage=_c_string("address_of(array): expected an array"),
+        stamp_usage=_c_string("stamp(template, table): expected an object and an array"),
         hold_usage=_c_string("hold(pairs), advance(pairs): expected an array"),
     )
 
@@ -491,7 +548,7 @@ class Entry:
             llvm.add_symbol(name, ctypes.cast(function, ctypes.c_void_p).value)
         digest = hashlib.sha256(f"{environment()} {_module_text('')} {sys.version}".encode()).hexdigest()
         text = _module_text(digest[:16])
-        names = ("launch", "run", "address_of", "hold", "advance", "thread_main")
+        names = ("launch", "run", "address_of", "hold", "advance", "stamp", "thread_main")
         symbols = {name: f"{name}_{digest[:16]}" for name in names}
         begin = time.perf_counter()
         code = STORE.get(digest)
@@ -507,15 +564,16 @@ class Entry:
         self.address_of = self._bind("address_of", native.find(symbols["address_of"]), _METH_O)
         self.hold = self._bind("hold", native.find(symbols["hold"]), _METH_O)
         self.advance = self._bind("advance", native.find(symbols["advance"]), _METH_O)
+        self.stamp = self._bind("stamp", native.find(symbols["stamp"]), _METH_FASTCALL)
         self._check()
 
-    def _bind(self, name: str, address: int, flags: int) -> Callable[..., int]:
+    def _bind(self, name: str, address: int, flags: int) -> Callable[..., Any]:
         definition = _MethodDefinition(name.encode(), address, flags, None)
         self._definitions.append(definition)
         make = ctypes.pythonapi.PyCFunction_NewEx
         make.restype = ctypes.py_object
         make.argtypes = (ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
-        function: Callable[..., int] = make(ctypes.addressof(definition), self.state, None)
+        function: Callable[..., Any] = make(ctypes.addressof(definition), self.state, None)
         return function
 
     def _check(self) -> None:

@@ -47,6 +47,10 @@ def add(input: Any, other: Any, *, alpha: Any = 1) -> Any:
     return binary(ops.add, input, other if type(alpha) is int and alpha == 1 else _scaled(other, alpha))
 
 
+def _boolean(x: Any) -> bool:
+    return x._dtype is dtypes.bool if isinstance(x, Tensor) else type(x) is bool
+
+
 @method("__sub__", "subtract")
 def sub(input: Any, other: Any, *, alpha: Any = 1) -> Any:
     """input - alpha * other.
@@ -54,7 +58,7 @@ def sub(input: Any, other: Any, *, alpha: Any = 1) -> Any:
     Shape: broadcast. DType: promoted. Raises: RuntimeError for bools.
     """
     other = _scaled(other, alpha)
-    if any(type(x) is bool or (isinstance(x, Tensor) and x._dtype is dtypes.bool) for x in (input, other)):
+    if _boolean(input) or _boolean(other):
         raise RuntimeError(
             "Subtraction, the `-` operator, with a bool tensor is not supported. If you are trying to invert a mask, "
             "use the `~` or `logical_not()` operator instead."

@@ -327,6 +327,10 @@ class Tensor:
         def __iter__(self) -> Any: ...
 
 
+FIELDS = tuple(name for name in Tensor.__slots__ if not name.startswith("__"))
+"""What a tensor is made of, as names of its slots."""
+
+
 def _set_requires_grad(tensor: Tensor, value: bool) -> None:
     tensor._requires_grad = value
 

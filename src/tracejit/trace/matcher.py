@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 from tracejit.dtypes import get_default_dtype
+from tracejit.runtime.objects import copy_call
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import OWED
-from tracejit.tensor.tensor import Tensor
+from tracejit.tensor.tensor import FIELDS, Tensor, pending
 from tracejit.trace.ranges import in_range
 from tracejit.trace.source import MATCHER
 from tracejit.trace.tree import Event, Leaf, Mapping, Number, Sequence, Static, same_value
@@ -33,13 +34,11 @@ class _Writer:
             "MISS": MISS,
             "state": state,
             "Tensor": Tensor,
-            "new": Tensor.__new__,
             "EVENT": event,
             "NEXT": event.next,
             "get_default_dtype": get_default_dtype,
             "in_range": in_range,
             "same_value": same_value,
-            "OWED": OWED,
         }
         before = event.before
         self.slots = before.slots if before is not None else 0
@@ -161,17 +160,11 @@ class _Writer:
             if slot < self.slots or slot in event.binds:
                 continue
             p = f"p{slot}"
-            self.effects += [
-                f"    {p} = v[{slot}] = new(Tensor)",
-                f"    {p}._array = None",
-                f"    {p}._aval = {self.constant(result.aval)}",
-                f"    {p}._strides = {result.strides!r}",
-                f"    {p}._dtype = {self.constant(result.aval.dtype)}",
-                f"    {p}._requires_grad = {result.requires_grad}",
-                f"    {p}._node = {'OWED' if result.requires_grad else None}",
-                f"    {p}._grad = {p}._cell = {p}._base = {p}._hooks = None",
-                f"    f.owed.append({slot})",
-            ]
+            template = pending(
+                result.aval, result.requires_grad, result.strides, OWED if result.requires_grad else None
+            )
+            made = copy_call(template, FIELDS, self.scope, f"made{slot}")
+            self.effects += [f"    {p} = v[{slot}] = {made}", f"    f.owed.append({slot})"]
             if result.source is not None:
                 self.effects.append(f"    {p}._base = f.base_of({result.source})")
         for target, new, history in event.assigned:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from tracejit.runtime.entry import ENTRY
+from tracejit.runtime.objects import copy_call, slot_offset
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import OWED, TapeNode, next_position
-from tracejit.tensor.tensor import Tensor, pending
+from tracejit.tensor.tensor import FIELDS, Tensor, pending
 from tracejit.trace.executable import Executable, signed
 from tracejit.trace.follower import Follower
 from tracejit.trace.matcher import MISS
@@ -21,7 +22,7 @@ from tracejit.trace.replay.guards import ABSENT
 from tracejit.trace.replay.proof import Proof
 from tracejit.trace.replay.symbols import Later, Sym, Unproven
 from tracejit.trace.replay.watch import Watch
-from tracejit.trace.replay.words import NEVER, advance, count_up, hold, slot_offset, sole_words, table
+from tracejit.trace.replay.words import NEVER, advance, count_up, hold, sole_words, table
 from tracejit.trace.source import REPLAY
 from tracejit.trace.tree import External, path, same_number
 
@@ -95,8 +96,7 @@ class Replay:
             signed=signed,
             address_of=ENTRY.address_of,
             empty=np.empty,
-            new=Tensor.__new__,
-            TapeNode=TapeNode,
+            make_object=object.__new__,
             next_position=next_position,
             grad_tables=self.grad_tables,
             advance=advance,
@@ -432,22 +432,21 @@ class Replay:
         named: dict[Any, str] = {}
         for k, step in enumerate(exe.tape.order if exe.tape is not None else ()):
             named[step] = f"n{k}"
-            out.append(f"    n{k} = TapeNode.__new__(TapeNode)")
-            fields = ("op", step.op), ("attrs", step.attrs), ("avals", step.avals)
-            out += [f"    n{k}.{name} = {listing.constant(value)}" for name, value in fields]
-            out += [f"    n{k}.outs = {step.outs}", f"    n{k}.label = {step.label!r}", f"    n{k}.done = True"]
-            out += [f"    n{k}.edges = ()", f"    n{k}.seq = next_position()"]
+            # What all such steps have in common stands on a class of their own.
+            fields = {"op": step.op, "attrs": step.attrs, "avals": step.avals, "outs": step.outs, "label": step.label}
+            cls = type("TapeNode", (TapeNode,), {**fields, "done": True, "edges": ()})
+            out.append(f"    n{k} = make_object({listing.constant(self.world.keep(cls))})")
+            out.append(f"    n{k}.seq = next_position()")
         for at, (slot, _, _) in enumerate(exe.outputs):
             if at in given:
                 continue
-            out += [f"    t{slot} = new(Tensor)", f"    t{slot}._array = o{at}"]
-            out.append(f"    t{slot}._dtype = {listing.constant(self._result(slot).aval.dtype)}")
-            out.append(f"    t{slot}._grad = t{slot}._cell = t{slot}._base = t{slot}._hooks = None")
+            made = pending(self._result(slot).aval, slot in roots, None, None)
             if slot in roots:
-                step, which = roots[slot]
-                out.append(f"    t{slot}._node, t{slot}._index, t{slot}._requires_grad = {named[step]}, {which}, True")
-            else:
-                out.append(f"    t{slot}._node, t{slot}._requires_grad = None, False")
+                made._index = roots[slot][1]
+            out.append(f"    t{slot} = {copy_call(made, FIELDS, listing.scope, f'made{slot}')}")
+            out.append(f"    t{slot}._array = o{at}")
+            if slot in roots:
+                out.append(f"    t{slot}._node = {named[roots[slot][0]]}")
         cells: list[tuple[list[int], int]] = []
         for slot, times in exe.bumps:
             t = self.segment.values[slot]

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from tracejit.runtime.objects import peek
 from tracejit.tensor.tensor import Tensor
 from tracejit.trace.replay.guards import ABSENT, Guard
-from tracejit.trace.replay.words import NEVER, Word, peek, table, tensor_words, words_of
+from tracejit.trace.replay.words import NEVER, Word, table, tensor_words, words_of
 from tracejit.trace.tree import External
 
 _VERSION = 24

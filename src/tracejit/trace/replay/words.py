@@ -8,7 +8,6 @@ Every address belongs to an object that the guard keeps alive.
 
 from __future__ import annotations
 
-import ctypes
 import sys
 import types
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from tracejit.runtime.entry import ENTRY, LIST_ITEMS
+from tracejit.runtime.objects import peek, slot_offset
 from tracejit.tensor.tensor import Tensor
 from tracejit.trace.replay.guards import ABSENT, Guard
 
@@ -40,11 +40,6 @@ _ITEMS = LIST_ITEMS
 _CLASS_VERSION = 384
 
 
-def peek(address: int) -> int:
-    """The word at an address."""
-    return ctypes.c_int64.from_address(address).value
-
-
 def table(words: list[Word]) -> np.ndarray:
     """Words as `hold` takes them."""
     out = np.empty(2 * len(words) + 1, np.int64)
@@ -57,17 +52,6 @@ def table(words: list[Word]) -> np.ndarray:
 _nobody = object()
 NEVER = table([(id(_nobody), -1)])
 """A table that never holds: no object has so many references."""
-
-
-@cache
-def slot_offset(cls: Any, name: str) -> int | None:
-    """Where instances of a class keep a slot, None if that cannot be told."""
-    descriptor = next((c.__dict__[name] for c in cls.__mro__ if name in c.__dict__), None)
-    if type(descriptor) is not types.MemberDescriptorType:
-        return None
-    # A descriptor's object head, type, name and qualified name, then the C structure: name, kind, offset.
-    offset = peek(peek(id(descriptor) + 5 * _POINTER) + 2 * _POINTER)
-    return offset if 0 < offset < cls.__basicsize__ else None
 
 
 @cache
