@@ -22,7 +22,7 @@ from tracejit.kernels.launch import Launch, Ptr
 from tracejit.ops import Op
 from tracejit.passes import Report, run_passes
 from tracejit.runtime.build import Kernel, build_many
-from tracejit.runtime.program import Address, Program, ProgramBuilder, Slot
+from tracejit.runtime.program import Address, Arena, Program, ProgramBuilder, Slot
 from tracejit.schedule.groups import CALL
 from tracejit.schedule.layout import turn_products
 from tracejit.schedule.lower import missing
@@ -72,7 +72,7 @@ class Compiled:
     arena_bytes: int
     seconds: dict[str, float]
     report: Report
-    graph: Graph = field(repr=False)
+    graph: Graph | None = field(repr=False)
 
     def run(self, pointers: np.ndarray, scalars: np.ndarray) -> int:
         """Runs the program once."""
@@ -162,7 +162,8 @@ class _Assembly:
             self._wanted.append((stage + step, launch, slots, f"Library: {call.name}."))
 
 
-def _describe(graph: Graph, plan: Plan) -> list[GroupInfo]:
+def describe(graph: Graph, plan: Plan) -> list[GroupInfo]:
+    """What each group of a plan is, and why it is not part of another."""
     cuts: dict[Value, list[str]] = {}
     for cut in plan.cuts:
         cuts.setdefault(cut.consumer, []).append(f"{cut.producer.name} -> {cut.consumer.name}: {cut.reason}")
@@ -182,8 +183,8 @@ def _describe(graph: Graph, plan: Plan) -> list[GroupInfo]:
     return infos
 
 
-def compile_graph(graph: Graph) -> Compiled:
-    """Compiles a graph into one native program.
+def compile_graph(graph: Graph, arena: Arena | None = None) -> Compiled:
+    """Compiles a graph into one native program, whose intermediate values may share an arena with other programs'.
 
     Raises: NotImplementedError naming an operation that has no kernel (see `supports`).
     Cost: about 30 ms for each kernel that is not in the cache.
@@ -199,8 +200,8 @@ def compile_graph(graph: Graph) -> Compiled:
     clock.lap("codegen")
     assembly.build()
     clock.lap("build")
-    program = assembly.builder.build()
-    groups = _describe(simplified, plan)
+    program = assembly.builder.build(arena)
+    groups = describe(simplified, plan)
     clock.lap("program")
     _log.debug("%s: %d groups, %d launches, %d stages", graph.name, len(groups), assembly.launches, plan.stages)
     return Compiled(

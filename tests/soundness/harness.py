@@ -26,7 +26,7 @@ from tracejit.trace.region import Region, region_of
 
 CALLS = 10
 REFUSAL = "cannot be replayed"
-KINDS = ("one program", "cut", "branch", "eager")
+KINDS = ("one program", "cut", "sizes", "branch", "eager")
 
 
 @dataclasses.dataclass
@@ -244,6 +244,8 @@ def kind_of(region: Region) -> str:
         return "eager"
     if region.calls.side_exits:
         return "branch"
+    if region.calls.resized:
+        return "sizes"
     return "cut" if any(n.kind == "cut" for n in region.notes) else "one program"
 
 

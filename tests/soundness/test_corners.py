@@ -61,7 +61,7 @@ def noisy(x):
     return x + tj.rand(3)
 
 
-@topic.program("branch")
+@topic.program("sizes")
 def composite_that_draws():
     def f(x, n):
         return noisy(x) * 2, tj.rand(n), noisy(x)
@@ -77,7 +77,7 @@ def composite_that_draws_before_an_exception():
     return Case(f, lambda i: (arr(i, 3), arr(i, 4 if i % 4 == 3 else 3)))
 
 
-@topic.program("branch")
+@topic.program("sizes")
 def composite_that_makes_tensors_of_the_default_type():
     def args(i):
         tj.set_default_dtype(tj.float64 if i % 4 == 3 else tj.float32)
@@ -86,7 +86,7 @@ def composite_that_makes_tensors_of_the_default_type():
     return Case(plus_ones, args)
 
 
-@topic.program("eager")
+@topic.program("sizes")
 def composite_that_returns_its_number():
     return Case(scaled_with_number, lambda i: (arr(i, 3), 0.5 * i))
 
@@ -127,7 +127,7 @@ def composite_of_an_array():
     return Case(lambda x, b: weighed(x, b), args)
 
 
-@topic.program("branch")
+@topic.program("sizes")
 def composites_and_the_default_type():
     def args(i):
         tj.set_default_dtype(tj.float64 if i % 4 == 3 else tj.float32)

@@ -118,7 +118,7 @@ def warnings_are_given_each_time():
     return Case(f, lambda i: arr(i, 3), lambda: got)
 
 
-@topic.program("branch")
+@topic.program("sizes")
 def metrics_object_of_the_user():
     class Meter:
         def __init__(self):
@@ -389,7 +389,7 @@ def stop_iteration_of_a_data_iterator():
     return Case(f, lambda i: arr(i, 3))
 
 
-@topic.program("branch")
+@topic.program("sizes")
 def item_of_many_elements_raises():
     return Case(lambda x: (x * 2).item(), lambda i: arr(i, 1 + (i % 3 == 2)))
 

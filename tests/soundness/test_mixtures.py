@@ -170,7 +170,7 @@ def view_param_update():
     return Case(f, lambda i: arr(i, 3, 2), lambda: (flat, w, b))
 
 
-@topic.program("branch")
+@topic.program("sizes")
 def sort_inplace_index():
     def f(x):
         s, k = x.sort()

@@ -422,7 +422,7 @@ def mixture_of_experts_by_argmax():
     return Case(f, lambda i: arr(i, 4, 3), lambda: (gate, experts))
 
 
-@topic.program("branch")
+@topic.program("sizes")
 def recurrent_cell_over_changing_lengths():
     cell = nn.LSTMCell(3, 4)
     opt = optim.SGD(cell.parameters(), lr=0.1)

@@ -132,7 +132,7 @@ def clamp_with_changing_bounds():
     )
 
 
-@topic.program("eager")
+@topic.program("sizes")
 def arange_linspace_full_with_changing_numbers():
     return Case(
         lambda a, n: (tj.arange(0, n), tj.arange(0.0, a, 0.5), tj.linspace(0, a, 4), tj.full((2, n % 3), a)),
@@ -140,7 +140,7 @@ def arange_linspace_full_with_changing_numbers():
     )
 
 
-@topic.program("branch")
+@topic.program("sizes")
 def sizes_computed_in_python():
     return Case(lambda x, k: x.reshape(k, -1).sum(0), lambda i: (arr(i, 12), [1, 2, 3, 4][i % 4]))
 
@@ -164,7 +164,7 @@ def zero_dim_tensors_and_promotion():
     return Case(f, lambda i: (arr(i, 3), tj.tensor(1).to(kinds[i % 5])))
 
 
-@topic.program("branch")
+@topic.program("sizes")
 def default_dtype_changes_between_calls():
     def args(i):
         tj.set_default_dtype(tj.float64 if i % 4 == 3 else tj.float32)
@@ -229,7 +229,7 @@ def numpy_floats_in_composites():
     return Case(f, lambda i: (arr(1, 4), np.float64([0.0, -0.0, 0.5][i % 3])))
 
 
-@topic.program("branch")
+@topic.program("sizes")
 def bool_and_int_flags_of_composites():
     def f(x, k):
         return tj.nn.functional.softmax(x, dim=k), x.var(dim=0, correction=int(k)), x.sum(0, keepdim=bool(k))

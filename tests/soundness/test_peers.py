@@ -53,7 +53,7 @@ def tinygrad_outputs_of_one_value_fed_back():
     return Case(f, lambda i: (world["buffer"], tj.tensor([[10.0 + i]])), lambda: world)
 
 
-@topic.program("branch")
+@topic.program("sizes")
 def tinygrad_slice_assign_then_read():
     cache = tj.zeros(4, 4)
 
@@ -68,7 +68,7 @@ def tinygrad_slice_assign_then_read():
     return Case(f, args, lambda: cache)
 
 
-@topic.program("branch")
+@topic.program("sizes")
 def tinygrad_symbolic_pad():
     a = arr(0, 3, 10)
     return Case(lambda x: tj.nn.functional.pad(x + 1, (0, 10 - x.shape[1])), lambda i: a[:, : 1 + i % 4])
@@ -106,12 +106,12 @@ def tinygrad_nothing_computed():
     return Case(lambda a, b: None, lambda i: (arr(i, 2), arr(i, 2)))
 
 
-@topic.program("branch")
+@topic.program("sizes")
 def tinygrad_item_gives_a_shape():
     return Case(lambda x: tj.zeros(int(x.sum().item())), lambda i: tj.tensor([1, 1, i % 3]))
 
 
-@topic.program("branch")
+@topic.program("sizes")
 def tinygrad_masked_select_and_tolist():
     def f(x, mask):
         return x.masked_select(mask), tj.tensor(x.tolist())
@@ -136,12 +136,12 @@ def jax_iterator_as_an_input():
     return Case(lambda x: sum((next(source) for _ in range(3)), x), lambda i: arr(i, 2))
 
 
-@topic.program("eager")
+@topic.program("sizes")
 def jax_out_of_bounds_index_raises():
     return Case(lambda x, k: (x * 2)[k], lambda i: (arr(i, 10), 11 if i % 4 == 3 else i))
 
 
-@topic.program("branch")
+@topic.program("sizes")
 def jax_lists_where_arrays_are_meant():
     return Case(lambda xs: tj.tensor(xs).sum() + sum(xs), lambda i: ([1.0 * k for k in range(3 + i % 2)],))
 
@@ -159,7 +159,7 @@ def jax_loop_bound_and_while_on_values():
     return Case(f, lambda i: (arr(i, 4) + 1, tj.tensor(i % 4)))
 
 
-@topic.program("branch")
+@topic.program("sizes")
 def jax_shape_that_depends_on_values():
     return Case(lambda x: (x[~tj.isnan(x)], tj.log(x)[x > 1].sum(), x[: int(x[0])]), lambda i: arr(i, 5).abs() * 2)
 

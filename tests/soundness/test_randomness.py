@@ -226,7 +226,7 @@ def generator_state_is_an_argument():
     return Case(f, lambda i: (arr(i, 3), world["s"] if i % 3 else tj.Generator().manual_seed(i).get_state()))
 
 
-@topic.program("branch")
+@topic.program("sizes")
 def draw_that_differs_after_a_dropout():
     def f(x, n):
         y = F.dropout(x, 0.5)

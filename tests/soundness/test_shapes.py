@@ -11,7 +11,7 @@ from tracejit.nn import functional as F
 topic = Topic()
 
 
-@topic.program("branch")
+@topic.program("sizes")
 def ragged_last_batch():
     w = arr(0, 4, 2).requires_grad_()
 
@@ -24,7 +24,7 @@ def ragged_last_batch():
     return Case(f, lambda i: arr(i, 3 if i % 4 == 3 else 8, 4), lambda: w)
 
 
-@topic.program("eager")
+@topic.program("sizes")
 def another_shape_each_call():
     return Case(lambda x: (x * 2 + 1).sum(-1), lambda i: arr(i, i + 1, 2))
 
@@ -37,7 +37,7 @@ def rank_changes():
     )
 
 
-@topic.program("branch")
+@topic.program("sizes")
 def batch_of_zero():
     w = arr(0, 4, 2)
     return Case(lambda x: ((x @ w).relu().sum(0), x.shape[0], x.mean(1)), lambda i: arr(i, 0 if i % 3 == 2 else 5, 4))
@@ -98,7 +98,7 @@ def fortran_order_and_offset_arrays():
     return Case(lambda x: (x.mean(1), x @ x.T), args)
 
 
-@topic.program("branch")
+@topic.program("sizes")
 def every_form_of_index():
     def f(x):
         return (
@@ -137,12 +137,12 @@ def every_form_of_index_assignment():
     return Case(f, lambda i: (arr(i, 3, 4), arr(i + 5, 2, 2)))
 
 
-@topic.program("branch")
+@topic.program("sizes")
 def index_numbers_that_change():
     return Case(lambda x, k: (x[k], x[k:], x[:, k % 2], x[-k:]), lambda i: (arr(i, 5, 3), i % 5))
 
 
-@topic.program("branch")
+@topic.program("sizes")
 def index_out_of_range_now_and_then():
     log: list[str] = []
 
@@ -259,7 +259,7 @@ def casts_inside():
     return Case(f, lambda i: arr(i, 5).abs() * 10)
 
 
-@topic.program("branch")
+@topic.program("sizes")
 def shape_as_python_values():
     def f(x):
         b, *rest = x.shape
@@ -313,13 +313,13 @@ def attention_over_growing_sequences():
     return Case(f, lambda i: arr(i, 4), lambda: cache)
 
 
-@topic.program("branch")
+@topic.program("sizes")
 def input_from_a_slice_of_a_data_set():
     data = arr(0, 20, 3)
     return Case(lambda x: (x - x.mean(0)).abs().sum(), lambda i: data[2 * i : 2 * i + 4], lambda: data)
 
 
-@topic.program("branch")
+@topic.program("sizes")
 def symbolic_pad_is_not_frozen():
     return Case(lambda x, n: F.pad(x, (n, 3 - n), value=float(n)), lambda i: (arr(i, 2, 2), i % 4))
 

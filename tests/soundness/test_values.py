@@ -59,7 +59,7 @@ def float_read_and_fed_back():
     return Case(f, lambda i: arr(i, 6))
 
 
-@topic.program("branch")
+@topic.program("sizes")
 def int_read_and_used_as_a_size():
     def f(x):
         n = int((x > 0).sum()) % 3 + 1
@@ -248,7 +248,7 @@ def written_through_numpy_between_calls():
     return Case(lambda x: (x + w).sum(), args, lambda: w)
 
 
-@topic.program("branch")
+@topic.program("sizes")
 def nonzero_masks_unique_sort_topk():
     def f(x):
         y = x.round()
@@ -258,7 +258,7 @@ def nonzero_masks_unique_sort_topk():
     return Case(f, lambda i: arr(i, 7))
 
 
-@topic.program("branch")
+@topic.program("sizes")
 def where_with_one_argument_and_masked_select():
     def f(x):
         m = x > 0

@@ -277,7 +277,7 @@ def decorated_and_wrapped():
     return Case(f, lambda i: arr(i, 3), lambda: calls)
 
 
-@topic.program("branch")
+@topic.program("sizes")
 def cached_function_of_python():
     @functools.lru_cache(maxsize=2)
     def table(n):

@@ -203,7 +203,7 @@ def write_column(elements: Elements) -> Costs:
             final = _unfolded(sofar, value.dtype)
             writer.store(value.dtype.short, writer.pointer(plan.storage[value]), f"k * {elements.n} + j", final)
     rows = min(size, cost.COLUMN_ROWS)
-    return outer * blocks * strips, float(rows * min(inner, cost.COLUMN_WIDTH)), 20.0 + 3.0 * rows
+    return outer * blocks * strips, rows * min(inner, cost.COLUMN_WIDTH) * 1.0, 20.0 + 3.0 * rows
 
 
 def _loop_over(writer: Writer, places: str, stores: list[tuple[_Scratch, Value, str]]) -> None:

@@ -103,6 +103,20 @@ def _float_bits(value: float) -> int:
     return int(struct.unpack("<q", struct.pack("<d", value))[0])
 
 
+class Arena:
+    """Memory for the intermediate values of programs of which only one runs at a time."""
+
+    def __init__(self) -> None:
+        self._memory = aligned_words(0).view(np.uint8)
+
+    def take(self, nbytes: int) -> np.ndarray:
+        """Memory of at least this size: the same for all programs as long as none needs more."""
+        if nbytes > self._memory.nbytes:
+            # Half as much again, so that sizes that grow step by step leave few outgrown arenas behind.
+            self._memory = aligned_words(-(-max(nbytes, self._memory.nbytes * 3 // 2) // 8)).view(np.uint8)
+        return self._memory
+
+
 class ProgramBuilder:
     """Collects launches and buffers, then makes a `Program` of them.
 
@@ -188,9 +202,10 @@ class ProgramBuilder:
         self._launches.append(_Launch(kernel, tuple(slots), units, float(unit_cost), stage))
         return len(self._launches) - 1
 
-    def build(self) -> Program:
-        """The program of everything added so far."""
-        return Program(self._launches, self._buffers, self._pinned, self._externals, self._scalars, self._arena_bytes)
+    def build(self, arena: Arena | None = None) -> Program:
+        """The program of everything added so far, in an arena of its own or in one that it shares."""
+        memory = (Arena() if arena is None else arena).take(self._arena_bytes)
+        return Program(self._launches, self._buffers, self._pinned, self._externals, self._scalars, memory)
 
 
 def _cut(launch: _Launch, position: float) -> int:
@@ -272,12 +287,12 @@ class Program:
         pinned: Sequence[np.ndarray],
         externals: int,
         scalars: int,
-        arena_bytes: int,
+        arena: np.ndarray,
     ) -> None:
         self.externals = externals
         self.scalars = scalars
         self.launches = tuple(launch.kernel.name for launch in launches)
-        self.arena = aligned_words(-(-arena_bytes // 8)).view(np.uint8)
+        self.arena = arena
         self._launches = tuple(launches)
         self._pinned = tuple(pinned)
         self._run = ENTRY.run

@@ -21,6 +21,9 @@ MAX_SCRATCH = 8
 """Rows of scratch memory in a row kernel: 8 rows of 4096 float64 fill the 256 KiB that a kernel may take."""
 SHORT_COLUMN, SMALL = 16, 1 << 14
 """A column reduction over fewer columns than SHORT_COLUMN takes elementwise work in only if it is SMALL."""
+CHAIN = 8
+"""Terms after which a long sum of whole values is cut, whatever its length: sums over other numbers of steps then need
+no other kernels, but for their rest."""
 RECOMPUTED = 0.1
 """Computing a value anew in a later pass over a row is as cheap as keeping it, up to this cost an element."""
 

@@ -17,10 +17,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tracejit.ops import ops
 from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
 from tracejit.schedule.rows import plan_rows
 from tracejit.schedule.values import Read, Value, cuts_of, nests
+from tracejit.symbols import present
 
 LOOP, ROW, BLOCKS, COLUMN, CALL = "loop", "row", "blocks", "column", "call"
 
@@ -100,7 +102,9 @@ class Partition:
         self.cuts: list[Cut] = []
         self.numbered = 0
         self._readers: dict[Value, list[Group]] = {}
+        self._terms: dict[Value, int] = {}
         for value in values:
+            self._count_terms(value)
             if value.kind == kinds.CALL:
                 group = self._open(CALL, 1)
                 self._enter(group, value, True)
@@ -170,6 +174,18 @@ class Partition:
                 if self.group_of.get(writer) is group:
                     self.cuts.append(Cut(writer, value, reason))
 
+    def _count_terms(self, value: Value) -> None:
+        """How many additions lead up to a value, one after another."""
+        if value.op is ops.add and value.kind == kinds.ELEMENTWISE:
+            self._terms[value] = 1 + max((self._terms.get(r.source, 0) for r in value.reads), default=0)
+
+    def _cut_sum(self, group: Group, value: Value) -> bool:
+        """Whether `value` goes on with a sum that is cut behind a member of the group."""
+        return value in self._terms and any(
+            self._terms.get(r.source, 1) % cost.CHAIN == 0 and self.group_of.get(r.source) is group
+            for r in value.reads
+        )
+
     # --- elementwise values -------------------------------------------------------------------------------------------
 
     def _place_elementwise(self, value: Value, candidates: list[Group]) -> Group:
@@ -178,6 +194,9 @@ class Partition:
         ordered = sorted(candidates, key=lambda g: (g.kind == LOOP, g.number))
         group: Group | None = None
         for candidate in ordered:
+            if self._cut_sum(candidate, value):
+                self._refusal[candidate] = f"a sum is cut after every {cost.CHAIN} terms"
+                continue
             if group is not None:
                 self._merge(group, candidate, value)
                 continue
@@ -217,7 +236,7 @@ class Partition:
         elif group.kind == ROW and value.numel == group.outer:
             is_full = False
         else:
-            return False, f"{value.name} has {value.numel} elements, the group {group.numel}"
+            return False, f"{value.name} has {present(value.numel)} elements, the group {present(group.numel)}"
         for read in value.reads:
             if self.group_of.get(read.source) is not group:
                 continue
@@ -294,7 +313,7 @@ class Partition:
         if other.kind != LOOP and (other.outer, other.unit, other.layout) != (group.outer, group.unit, group.layout):
             return "the two reduce over different dimensions"
         if other.numel != group.numel and not (group.kind == ROW and other.numel == group.outer):
-            return f"the one has {other.numel} elements, the other {group.numel}"
+            return f"the one has {present(other.numel)} elements, the other {present(group.numel)}"
         is_full = other.numel == group.numel
         for read in value.reads:
             if read.source in other.members:
@@ -364,9 +383,9 @@ class Partition:
             return f"{read.source.name} is complete only when its kernel is done"
         if group.kind == LOOP:
             if group.numel != rows * unit:
-                return f"{value.name} goes over {rows * unit} elements, the group over {group.numel}"
+                return f"{value.name} goes over {present(rows * unit)} elements, the group over {present(group.numel)}"
             if kind == COLUMN and unit < cost.SHORT_COLUMN and group.numel > cost.SMALL:
-                return f"{unit} columns are too few for the elementwise work"
+                return f"{present(unit)} columns are too few for the elementwise work"
         elif (group.kind, group.outer, group.unit, group.layout) != (kind, rows, unit, layout):
             return "the two reduce over different dimensions"
         reason = self._refuse(group, [value], set(), self.sources(value), unit=unit, outer=rows)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from tracejit.symbols import present
+
 ALIGNMENT = 64
 
 
@@ -41,15 +43,17 @@ def place(buffers: Iterable[Buffer]) -> int:
     """
     size = 0
     placed: list[Buffer] = []
-    for buffer in sorted(buffers, key=lambda b: (b.first, -b.nbytes)):
+    # Where sizes stay open the places are those of the present ones: whoever has others places the buffers again.
+    nbytes = {b: present(b.nbytes) for b in buffers}
+    for buffer in sorted(nbytes, key=lambda b: (b.first, -nbytes[b])):
         placed = [other for other in placed if other.last >= buffer.first]
         at = 0
         for other in sorted(placed, key=lambda b: b.offset):
-            if at + buffer.nbytes <= other.offset:
+            if at + nbytes[buffer] <= other.offset:
                 break
-            end = other.offset + other.nbytes
+            end = other.offset + nbytes[other]
             at = max(at, end + -end % ALIGNMENT)
         buffer.offset = at
         placed.append(buffer)
-        size = max(size, at + buffer.nbytes)
+        size = max(size, at + nbytes[buffer])
     return size

@@ -32,6 +32,7 @@ class Plan:
     partials: dict[Value, Buffer] = field(default_factory=dict)
     cuts: list[Cut] = field(default_factory=list)
     homes: dict[int, int] = field(default_factory=dict)
+    arena: list[Buffer] = field(default_factory=list)
     arena_bytes: int = 0
 
     def stored(self, group: Group) -> list[Value]:
@@ -231,6 +232,7 @@ class _Planning:
                     buffer = Buffer("arena", 0, value.numel * blocks * kind.itemsize, start, start + 1)
                     plan.partials[value] = buffer
                     arena.append(buffer)
+        plan.arena = arena
         plan.arena_bytes = place(arena)
 
     def _buffer(self, value: Value) -> Buffer:

@@ -59,6 +59,11 @@ def write(target: Tensor, value: Tensor) -> None:
             "location, or the memory is read-only. Please clone() the tensor before performing the operation."
         )
     np.copyto(array, value._data())
+    rewritten(target, value)
+
+
+def rewritten(target: Tensor, value: Tensor) -> None:
+    """Note that a tensor's memory was overwritten with a value: its version, and its place on the tape."""
     target._bump()
     if not state.grad_enabled or not (value._requires_grad or target._requires_grad):
         return

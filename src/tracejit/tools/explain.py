@@ -48,6 +48,7 @@ class Explanation:
             "replayed": c.replayed,
             "eager": c.eager,
             "side exits": c.side_exits,
+            "other sizes": c.resized,
         }
         self.total = c.total
         self.programs = [_program(stop, e, region) for stop, e in self._executables if e.obstacle is None]
@@ -122,7 +123,7 @@ class Explanation:
         out = [f"{self.name}: {self.total} calls" + (f": {ways}" if ways else "")]
         out.append(
             f"  {len(self.programs)} program(s), {len(self.kernels)} kernels, {self.launches} launches, compiled in "
-            f"{self.compile_seconds:.2f} s ({self.compiles} compilations)"
+            f"{self.compile_seconds:.2f} s ({self.compiles} compilations, {self._region.replans} layouts for other sizes)"
         )
         for i, p in enumerate(self.programs):
             ends = f"it ends because {p['ends']} ({short(p['line'])})"

@@ -54,6 +54,7 @@ class Calls:
     replayed: int = 0
     eager: int = 0
     side_exits: int = 0
+    resized: int = 0
 
     @property
     def total(self) -> int:

@@ -50,7 +50,7 @@ def record_backward(recorder: Any, function: Callable[..., Any], args: tuple[Any
     """Run a backward pass and record it as one event."""
     roots, _, _, create_graph, inputs, accumulate = args
     try:
-        leaves, pairs = _inside(recorder, roots)
+        leaves, pairs = reach(recorder, roots)
         found = explore([node for node, _ in pairs], inputs, create_graph)
         inner = list(leaves.values())
         for leaf in found.leaves:
@@ -113,7 +113,7 @@ def record_backward(recorder: Any, function: Callable[..., Any], args: tuple[Any
     return out
 
 
-def _inside(recorder: Any, roots: list[Tensor]) -> tuple[dict[int, Tensor], list[Pair]]:
+def reach(recorder: Any, roots: list[Tensor]) -> tuple[dict[int, Tensor], list[Pair]]:
     """The leaves that a pass reaches inside of the segment, and where it leads out.
 
     Raises: Untraceable if it cannot be part of the trace.
@@ -179,19 +179,32 @@ def follow_backward(follower: Any, function: Callable[..., Any], args: tuple[Any
             out = events[0].match(follower, tensors, key)
             if out is not MISS:
                 return out
-        # The long way makes steps real, and the short way is for those that are not.
-        for find in (_find_short, _find):
-            for event in events:
-                if event.kind == "backward" and event.key == key and event.grad is state.grad_enabled:
-                    follower.unbind()
-                    if _enter(follower, event, tensors, args, find):
-                        return follower.output(event.output, event)
+        found = match_backward(follower, args, key, tensors)
+        if found is not None:
+            return follower.output(found.output, found)
         cut = follower.place.cut
         if cut is None or not cut.silent:
             break
         follower.cut(cut.reason)
     out = follower.eagerly("backward", function, args, {})
-    return follower.leave("backward", None, key, tensors, []).backward(function, args) if out is MISS else out
+    if out is not MISS:
+        return out
+    found = follower.grow_backward(function, key, tensors, args)
+    if found is not None:
+        return follower.output(found.output, found)
+    return follower.leave("backward", None, key, tensors, []).backward(function, args)
+
+
+def match_backward(follower: Any, args: tuple[Any, ...], key: Any, tensors: list[Tensor]) -> Event | None:
+    """The backward pass that a call is; the follower then stands behind it."""
+    # The long way makes steps real, and the short way is for those that are not.
+    for find in (_find_short, _find):
+        for event in follower.place.events:
+            if event.kind == "backward" and event.key == key and event.grad is state.grad_enabled:
+                follower.unbind()
+                if _enter(follower, event, tensors, args, find):
+                    return event  # type: ignore[no-any-return]
+    return None
 
 
 def _enter(

@@ -7,13 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from tracejit.aval import Aval
-from tracejit.compiler import compile_graph
-from tracejit.ir import node as ir
 from tracejit.ir.graph import Graph
 from tracejit.runtime.entry import ENTRY
+from tracejit.trace.structure import Built, Ends, Structures, make_graph, outline, scalars_of
 from tracejit.trace.tape import NodePlan, TapePlan, needed_slots, plan_tape
-from tracejit.trace.tree import Event, External, Number, Static, Step, Stop, path
+from tracejit.trace.tree import Event, External, Step, Stop, path
 
 address_of = ENTRY.address_of
 
@@ -30,16 +28,19 @@ class Executable:
     """
 
     __slots__ = (
+        "built",
         "bumps",
         "compiled",
+        "ends",
+        "events",
         "generation",
-        "graph",
         "highs",
         "inputs",
         "last",
         "lows",
         "moves",
         "mutated",
+        "name",
         "numbers",
         "obstacle",
         "outputs",
@@ -55,7 +56,10 @@ class Executable:
         self.generation = generation
         self.obstacle = obstacle
         self.compiled: Any = None
-        self.graph: Graph | None = None
+        self.built: Built | None = None
+        self.events: list[Event] = []
+        self.ends = Ends([], [])
+        self.name = ""
         self.inputs: list[int] = []
         self.outputs: list[tuple[int, tuple[int, ...], Any]] = []
         self.numbers: list[tuple[int, str]] = []
@@ -67,6 +71,12 @@ class Executable:
     def refusal(self) -> str:
         """Why the program changed nothing, when `run` gave None."""
         return "its program refused: an index is out of range, or a tensor that it writes overlaps another in memory"
+    @property
+    def graph(self) -> Graph | None:
+        """The graph that the program computes."""
+        if self.obstacle is not None:
+            return None
+        return make_graph(self.events, self.ends, outline(self.events).free, self.name)
 
     def load(self, compiled: Any) -> None:
         """Take the program over and lay out its pointers."""
@@ -192,9 +202,16 @@ class _Memory:
 
 
 def build(
-    stop: Stop, alive: tuple[int, ...], generation: int, name: str, kind: type[Executable] = Executable
+    stop: Stop,
+    alive: tuple[int, ...],
+    generation: int,
+    name: str,
+    kind: type[Executable] = Executable,
+    structures: Structures | None = None,
 ) -> Executable:
     """The program of a segment that ends at `stop` with the values `alive` still in Python's hands.
+
+    `structures` are those that the region met so far.
 
     Raises: NotImplementedError if the compiler cannot make a program of it.
     """
@@ -225,7 +242,7 @@ def build(
     exe.tape = plan_tape(roots) if roots else None
     for slot in sorted(needed):
         _want(slot, memory, wanted, exe)
-    _translate(events, memory, wanted, exe, name)
+    _translate(events, memory, wanted, exe, name, structures)
     exe.bumps = [(root, n) for root, n in memory.bumps.items() if root in memory.external or root in wanted]
     return exe
 
@@ -251,62 +268,28 @@ def _want(slot: int, memory: _Memory, wanted: dict[int, None], exe: Executable) 
 
 
 def _translate(
-    events: list[Event], memory: _Memory, wanted: dict[int, None], exe: Executable, name: str
+    events: list[Event],
+    memory: _Memory,
+    wanted: dict[int, None],
+    exe: Executable,
+    name: str,
+    structures: Structures | None = None,
 ) -> None:
-    """Build and compile the graph."""
-    nodes: dict[int, Any] = {}
-    inputs: list[ir.Node] = []
-    lines: dict[ir.Node, str] = {}
-    labels: dict[ir.Node, str] = {}
-    scalars: dict[Number, ir.Node] = {}
-
-    def number(n: Number | Static) -> ir.Node:
-        if isinstance(n, Static):
-            return ir.const(n.value)
-        if not n.varies or n.fixed:
-            return ir.const(n.value)
-        if n not in scalars:
-            scalars[n] = ir.scalar(len(scalars), n.kind)
-            exe.numbers.append((n.index, n.kind))
-        return scalars[n]
-
+    """Compile the program of a segment."""
     for event in events:
-        for slot, ext in event.binds.items():
-            strides = None if ext.strides is None else tuple(s // ext.dtype.itemsize for s in ext.strides)
-            nodes[slot] = ir.input(len(inputs), Aval(ext.shape, ext.dtype), strides)
-            inputs.append(nodes[slot])
-            exe.inputs.append(slot)
-        for step in event.steps:
-            if step.op is None:
-                nodes[step.outs[0]] = nodes[step.args[0]]
-                continue
-            args = tuple(nodes[a] if type(a) is int else number(a) for a in step.args)
-            made = ir.make(step.op, args, step.attrs)
-            lines.setdefault(made, event.line)
-            labels.setdefault(made, event.name)
-            if len(step.outs) == 1:
-                nodes[step.outs[0]] = made
-            else:
-                for which, out in enumerate(step.outs):
-                    nodes[out] = ir.item(made, which)
-    outputs: list[ir.Node] = []
-    for root in wanted:
-        node = nodes[memory.last(root)]
-        outputs.append(node)
-        exe.outputs.append((root, node.shape, node.dtype.np))
-    homes: dict[int, int] = {}
-    for root, last in memory.final.items():
-        if root in memory.external:
-            place = exe.inputs.index(root)
-            homes[len(outputs)] = place
-            outputs.append(nodes[last])
-            exe.mutated.append(place)
-    kinds = tuple(kind for _, kind in exe.numbers)
-    exe.graph = Graph(tuple(inputs), kinds, tuple(outputs), homes, name, lines, labels)
-    if outputs:
-        exe.load(compile_graph(exe.graph))
-    else:
+        exe.inputs.extend(event.binds)
+    exe.numbers = [(n.index, n.kind) for n in scalars_of(events)]
+    homes = [(root, last) for root, last in memory.final.items() if root in memory.external]
+    exe.mutated = [exe.inputs.index(root) for root, _ in homes]
+    ends = Ends([(root, memory.last(root)) for root in wanted], homes)
+    exe.events, exe.ends, exe.name = events, ends, name
+    if not ends.outputs and not homes:
         exe.load(_Nothing())
+        return
+    exe.built = (Structures() if structures is None else structures).build(events, ends, name)
+    for (root, _), (shape, kind) in zip(ends.outputs, exe.built.results, strict=False):
+        exe.outputs.append((root, shape, kind))
+    exe.load(exe.built.compiled)
 
 
 class _Nothing:

@@ -7,6 +7,7 @@ recorder goes on from that point of the tree.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import repeat
 from operator import is_
 from sys import getrefcount
@@ -23,11 +24,12 @@ from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import OWED, TapeNode
 from tracejit.tensor.tensor import Tensor, pending
-from tracejit.trace.backward import follow_backward, take_views
+from tracejit.trace.backward import follow_backward, match_backward, take_views
 from tracejit.trace.crossing import explore, put_back, put_numbers
 from tracejit.trace.deferred import restore
 from tracejit.trace.eager import EAGER
 from tracejit.trace.executable import STRANGERS, Executable
+from tracejit.trace.growth import Growth, grow, grow_cut, grow_end, sketched, sketched_backward
 from tracejit.trace.matcher import MISS, matcher
 from tracejit.trace.ranges import in_range
 from tracejit.trace.recorder import Recorder
@@ -56,6 +58,7 @@ class Follower:
         self.bound: set[int] = set()
         self.mutators: list[Event] = []
         self.owed: list[int] = []
+        self.growth: Growth | None = None
         self.rebased: list[tuple[Any, Any, bool]] = []
         self.crossed: dict[Event, list[TapeNode]] = {}
         self.released: list[Callable[[], None]] = []
@@ -75,9 +78,12 @@ class Follower:
                     and event.key == key
                     and self.admit(event, tensors, numbers)
                 ):
+                    self.first_in_line(event)
                     self.enter(event, numbers)
                     return event
             cut = self.place.cut
+            if cut is None and not self.place.models() and grow_cut(self):
+                cut = self.place.cut
             if cut is None or not cut.silent:
                 return None
             self.cut(cut.reason)
@@ -86,6 +92,12 @@ class Follower:
         """Forget what a matcher that missed half way has noted as bound."""
         del self.externals[self._externals_before() :]
         self.bound = set(map(id, self.externals))
+    def first_in_line(self, event: Event) -> None:
+        """Let the event be looked at first from here on: it is the one that was used last."""
+        events = self.place.events
+        if events[0] is not event:
+            events.remove(event)
+            events.insert(0, event)
 
     def _externals_before(self) -> int:
         """How many tensors from outside the events up to here have bound."""
@@ -149,12 +161,12 @@ class Follower:
         cells = self.place.segment.cells
         other = cells.get(id(t))
         if other is not None and other is not cell and other[0] is t:
-            other[0] = other[1] = None
+            other[0] = other[1] = MISS
         if cells.get(id(cell[0])) is cell:
             del cells[id(cell[0])]
         cell[2] += 1
         if cell[2] > STRANGERS or not external.leaf:
-            cell[0] = cell[1] = None
+            cell[0] = cell[1] = MISS
             return True
         cells[id(t)] = cell
         cell[0], cell[1] = t, t._array
@@ -210,7 +222,8 @@ class Follower:
         if event.assigned:
             self.mutators.append(event)
         event.met += 1
-        if event.met <= MATCHERS and event.crossing is None:
+        # Sizes that come only once are not worth a matcher.
+        if event.met <= MATCHERS and event.crossing is None and (event.next.model is None or event.met > 1):
             event.match = matcher(event)
         self.last = event
         self.place = event.next
@@ -229,6 +242,8 @@ class Follower:
     def eagerly(self, what: Any, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run what the tree knows to run eagerly at this place, with what is pending computed first; else `MISS`."""
         cut = self.place.cut
+        if cut is None and grow_cut(self, what=what):
+            cut = self.place.cut
         if cut is None or what not in cut.eager:
             return MISS
         self.cut(cut.reason)
@@ -271,7 +286,11 @@ class Follower:
         found = self.match(*call)
         if found is None:
             out = self.eagerly(op, compute, (op, args, attrs), {})
-            return self.leave(*call).apply(op, args, attrs) if out is MISS else out
+            if out is not MISS:
+                return out
+            found = grow(self, *call, lambda sketch, of: sketch.apply(op, tuple(map(of, args)), attrs))
+            if found is None:
+                return self.leave(*call).apply(op, args, attrs)
         results = found.results
         if len(results) == 1:
             return self.values[results[0].slot]
@@ -286,6 +305,8 @@ class Follower:
                 return out  # type: ignore[no-any-return]
         event = self.match("detach", None, (), [t], [])
         if event is None:
+            event = grow(self, "detach", None, (), [t], [], lambda sketch, of: sketch.detach(of(t)))
+        if event is None:
             return self.leave("detach", None, (), [t], []).detach(t)
         return self.values[event.results[0].slot]  # type: ignore[no-any-return]
 
@@ -299,10 +320,13 @@ class Follower:
             and events[0].match(self, target, value) is not MISS
         ):
             return
-        if self.match("assign", None, (), [target, value], []) is not None:
+        operands = [target, value]
+        if self.match("assign", None, (), operands, []) is not None:
             return
-        if self.eagerly("assign", write, (target, value), {}) is MISS:
-            self.leave("assign", None, (), [target, value], []).assign(target, value)
+        if self.eagerly("assign", write, (target, value), {}) is not MISS:
+            return
+        if grow(self, "assign", None, (), operands, [], lambda s, of: s.assign(of(target), of(value))) is None:
+            self.leave("assign", None, (), operands, []).assign(target, value)
 
     def composite(self, composite: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Match a composite as one unit."""
@@ -321,7 +345,11 @@ class Follower:
         event = self.match(*call)
         if event is None:
             out = self.eagerly(composite, composite.function, args, kwargs)
-            return self.leave(*call, layout).composite(composite, args, kwargs) if out is MISS else out
+            if out is not MISS:
+                return out
+            event = grow(self, *call, sketched(composite, tensors, floats, layout))
+            if event is None:
+                return self.leave(*call, layout).composite(composite, args, kwargs)
         return self.output(event.output, event)
 
     def output(self, layout: Any, event: Event) -> Any:
@@ -342,11 +370,17 @@ class Follower:
         """Match a backward pass as one unit."""
         return follow_backward(self, function, args)
 
+    def grow_backward(self, function: Any, key: Any, tensors: list[Any], args: tuple[Any, ...]) -> Event | None:
+        """Add the backward pass that is missing if it is one of the tree's at other sizes, and step on it."""
+        run = sketched_backward(self, function, args)
+        find = partial(match_backward, self, args)
+        return grow(self, "backward", function, key, tensors, [], run, find)
+
     def host(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute what is pending, then run the function on real memory."""
         name = getattr(function, "__name__", str(function)).strip("_")
         reason = f"{name} works on memory"
-        if self.place.cut is None:
+        if self.place.cut is None and not grow_cut(self, reason):
             return self.leave("host", None, name, [], []).host(function, args, kwargs)
         self.cut(reason)
         session, state.session = state.session, None
@@ -358,7 +392,7 @@ class Follower:
     def read(self, t: Tensor) -> Any:
         """The memory of a tensor: what is pending is computed first."""
         if t._array is None or (self.mutators and (self.is_mutated(t) or self.shows_mutated(t))):
-            if self.place.cut is None:
+            if self.place.cut is None and not grow_cut(self, "a value was read"):
                 return self.leave("read", None, (), [t], []).read(t)
             self.cut("a value was read")
         return t._array
@@ -378,6 +412,8 @@ class Follower:
     def finish(self) -> None:
         """The region's Python is done: compute what it left."""
         stop = self.place.end
+        if stop is None and grow_end(self):
+            stop = self.place.end
         if stop is None:
             self.leave("end", None, (), [], []).finish()
             return

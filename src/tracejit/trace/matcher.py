@@ -7,7 +7,9 @@ known about the event written in.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from types import CodeType
 from typing import Any
 
 from tracejit.dtypes import get_default_dtype
@@ -70,7 +72,9 @@ class _Writer:
         name = f"t{slot}"
         self.locals[slot] = name
         external = self.event.binds[slot]
-        cell = self.constant([None, None, 0])
+        # No tensor is `MISS`, while an argument may be None.
+        self.event.cells.append([MISS, MISS, 0])
+        cell = self.constant(self.event.cells[-1])
         self.checks.append(f"    {name} = {expression}")
         node = f"{name}._node is not None" if external.leaf else f"{name}._node is None"
         self.checks.append(
@@ -211,8 +215,14 @@ class _Writer:
                 f"    return {value}",
             ]
         )
-        exec(compile(text, f"{MATCHER}{self.event.name}>", "exec"), self.scope)
+        exec(_compiled(text, self.event.name), self.scope)
         return self.scope["match"]  # type: ignore[no-any-return]
+
+
+@functools.lru_cache(maxsize=1024)
+def _compiled(text: str, name: str) -> CodeType:
+    """The code of a matcher: events that differ in sizes have the same text."""
+    return compile(text, f"<matcher of {name}>", "exec")
 
 
 def matcher(event: Event) -> Callable[..., Any]:

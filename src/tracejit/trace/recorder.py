@@ -223,6 +223,7 @@ class Recorder:
         event.next = Place(self.place.segment)
         for n in numbers:
             n.event = event
+        self.region.enter(self.place, event)
         self.place.events.append(event)
         self.last = event
         self.place = event.next
@@ -237,13 +238,17 @@ class Recorder:
         finally:
             self.unit = None
 
+    def compute(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
+        """Run a record."""
+        return compute(op, args, attrs)
+
     def step(self, unit: Unit, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
         """Run a record and write it down as a step of the unit."""
         if unit.broken is None:
             if not supports(op, _types(args)):
                 unit.broken = f"{op.name} has no kernel for these types, so it runs eagerly"
         if unit.broken is not None:
-            return compute(op, args, attrs)
+            return self.compute(op, args, attrs)
         specs: list[Any] = []
         for a in args:
             if isinstance(a, Tensor):
@@ -252,13 +257,13 @@ class Recorder:
                     slot = self.stand(a)
                 if slot is None or self.stale(a):
                     unit.broken = f"{unit.name} uses a tensor that is not among its arguments, or whose memory changed"
-                    return compute(op, args, attrs)
+                    return self.compute(op, args, attrs)
                 specs.append(slot)
             elif type(a) is Scalar:
                 specs.append(a.source)
             else:
                 specs.append(Static(a))
-        out = compute(op, args, attrs)
+        out = self.compute(op, args, attrs)
         outs = out if type(out) is tuple else (out,)
         bound_numbers(args, outs)
         slots = tuple(self.new_slots(len(outs)))
@@ -292,7 +297,8 @@ class Recorder:
                 shape.append(a)
             else:
                 drawn = type(a) is Scalar
-                number = a.source if drawn else self.number(a)
+                # A run-time number from the start: one that changes later costs no other program.
+                number = a.source if drawn else self.number(a, varies=True)
                 numbers.append(number)
                 wrapped.append(a if drawn else Scalar(a, number))
                 shape.append(number.kind)
@@ -502,6 +508,7 @@ class Recorder:
             stop = self.stop(reason)
             stop.silent = silent
             stop.next = Segment(self.region, self.place.segment.number + 1)
+            self.region.first_roots.setdefault(stop.next.number, stop.next.root)
             self.place.cut = stop
             stop.note = self.region.note("cut", stop.line, reason)
         if eager is not None:

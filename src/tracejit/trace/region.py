@@ -16,12 +16,15 @@ from tracejit.trace.account import Account, Note, Obstacle
 from tracejit.trace.difference import call_difference, compile_difference
 from tracejit.trace.executable import Executable, build
 from tracejit.trace.follower import Follower
+from tracejit.trace.growth import alike
 from tracejit.trace.matcher import MISS
 from tracejit.trace.recorder import Recorder
 from tracejit.trace.replay.prover import Prover
 from tracejit.trace.source import user_line
 from tracejit.trace.tree import Event, Number, Segment, Stop, path, register_tensor
 from tracejit.trace.verify import Mismatch, Verified, is_due
+from tracejit.trace.structure import Exceeded, Structures
+from tracejit.trace.tree import Event, Number, Place, Segment, Stop, path, register_tensor
 
 register_tensor(Tensor)
 
@@ -29,6 +32,10 @@ RECORDINGS = 64
 """Calls that may extend the tree; a region that still does not settle then runs eagerly where the tree ends."""
 EVENTS = 50_000
 """Events of all branches together; beyond that the region runs eagerly where the tree ends."""
+NOTES = 64
+"""Notes about new sizes: further ones are only counted."""
+SIZES = 32
+"""Branches that repeat another at other sizes, at one place: beyond that the one used longest ago is dropped."""
 
 
 class Region:
@@ -61,6 +68,11 @@ class Region:
         self.runs = 0
         self.eager_segments = 0
         self.settled = False
+        self.branches = 0
+        self.known: set[Any] = set()
+        self.first_roots: dict[int, Place] = {}
+        self.replans = 0
+        self.structures = Structures()
         self.eager_units: dict[Any, str] = {}
         self.stops: list[tuple[Stop, Executable]] = []
         self.lock = threading.Lock()
@@ -153,13 +165,15 @@ class Region:
     def compile(self, stop: Stop, alive: tuple[int, ...]) -> Executable:
         """Make the program of a segment."""
         begin = time.perf_counter()
-        if self.max_compiles is not None and self.compiles >= self.max_compiles:
+        self.structures.closed = self.max_compiles is not None and self.compiles >= self.max_compiles
+        kind = Executable if self.verify is None else Verified
+        try:
+            executable = build(stop, alive, self.generation, self.name, kind, self.structures)
+        except Exceeded:
             raise CompileLimitError(
                 f"{self.name}: compile {self.compiles + 1} would exceed max_compiles={self.max_compiles}: "
                 + compile_difference(stop, alive, self.promotion)
-            )
-        try:
-            executable = build(stop, alive, self.generation, self.name, Executable if self.verify is None else Verified)
+            ) from None
         except NotImplementedError as e:
             executable = Executable(self.generation, str(e))
         if isinstance(executable, Verified):
@@ -168,19 +182,78 @@ class Region:
         # The note has the time that its segment takes to run; this is not part of it.
         stop.note.seconds -= seconds
         if executable.obstacle is None:
-            self.compiles += 1
-            self.compile_seconds += seconds
-            again = ""
-            if alive in stop.programs:
-                again = ": again, as a number changed"
-                if self.promotion is not None:
-                    self.promotion.seconds += seconds
-            elif stop.programs:
-                again = ": again, as Python keeps other values"
-            self.note("compile", stop.line, f"segment that ends because {stop.reason}{again}", seconds)
+            self._count(executable, stop, alive, seconds)
         self.stops = [(s, e) for s, e in self.stops if s is not stop or e.generation == self.generation]
         self.stops.append((stop, executable))
         return executable
+
+    def _count(self, executable: Executable, stop: Stop, alive: tuple[int, ...], seconds: float) -> None:
+        """Enter a program: as a compilation, or as one more layout of a structure and of kernels that were there."""
+        built = executable.built
+        self.compile_seconds += seconds
+        if built is not None and not built.new_structure and not built.new_kernels:
+            self.replans += 1
+            if self.replans <= NOTES:
+                self.note("replan", stop.line, "the same program for other sizes or numbers: no new kernel", seconds)
+            return
+        self.compiles += 1
+        again = ""
+        if alive in stop.programs:
+            again = ": again, as a number changed"
+            if self.promotion is not None:
+                self.promotion.seconds += seconds
+        elif stop.programs:
+            again = ": again, as Python keeps other values"
+        elif built is not None and not built.new_structure:
+            again = f": other sizes or numbers need {len(built.new_kernels)} more kernels"
+        self.note("compile", stop.line, f"segment that ends because {stop.reason}{again}", seconds)
+
+    # --- branches -----------------------------------------------------------------------------------------------------
+
+    def may_grow(self) -> bool:
+        """Whether the tree may get branches for other sizes."""
+        return self.recorded_events <= EVENTS
+
+    def enter(self, place: Place, event: Event) -> None:
+        """A new event stands at a place: if it repeats another at other sizes, so does what comes behind it."""
+        self.known.add((event.kind, event.function))
+        event.next.grown = place.grown
+        model = next((e for e in place.models() if alike(e, event)), None)
+        if model is None:
+            return
+        root = model.next.model or model.next
+        event.next.model, event.next.grown = root, True
+        root.peers.add(event.next)
+        repeats = [e for e in place.events if e.next is root or e.next.model is root]
+        if not repeats:
+            return
+        # A branch begins here: behind it, events are beside those of the branch that it repeats.
+        self.calls.resized += 1
+        if self.calls.resized <= NOTES:
+            self.note("resize", event.line, f"{event.name} has other sizes or numbers than before")
+        if len(repeats) > SIZES:
+            self._drop(place, next(e for e in reversed(repeats) if e.next is not root))
+
+    def _drop(self, place: Place, event: Event) -> None:
+        """Forget a branch with its programs."""
+        place.events.remove(event)
+        stops: set[int] = set()
+        todo = [event]
+        while todo:
+            e = todo.pop()
+            self.recorded_events -= 1
+            cells = e.parent.segment.cells
+            for cell in e.cells:
+                if cells.get(id(cell[0])) is cell:
+                    del cells[id(cell[0])]
+            todo += e.next.events
+            for stop in (e.next.cut, e.next.end):
+                if stop is not None:
+                    stops.add(id(stop))
+                    if stop.next is not None:
+                        todo += stop.next.root.events
+                        stops.update(id(s) for s in (stop.next.root.cut, stop.next.root.end) if s is not None)
+        self.stops = [(s, x) for s, x in self.stops if id(s) not in stops]
 
     # --- the account --------------------------------------------------------------------------------------------------
 
@@ -212,7 +285,7 @@ class Region:
     def side_exit(self, change: str) -> bool:
         """A call left the tree: whether it may extend it."""
         self.calls.side_exits += 1
-        if self.calls.recorded + self.calls.side_exits > RECORDINGS or self.recorded_events > EVENTS:
+        if self.branches >= RECORDINGS or self.recorded_events > EVENTS:
             self.settled = True
             self.account.enter_exit(
                 "eager",
@@ -221,6 +294,7 @@ class Region:
                 "branches that depend on values or shapes change too often here",
             )
             return False
+        self.branches += 1
         self.change = change
         self.account.enter_exit("side exit", user_line(), f"Python did something new; {change}")
         return True

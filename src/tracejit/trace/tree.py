@@ -8,6 +8,7 @@ take the same way through the tree therefore mean the same by the same slot.
 from __future__ import annotations
 
 import struct
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -132,15 +133,33 @@ class Result:
 
 
 class Place:
-    """A point of the tree: what may come next."""
+    """A point of the tree: what may come next.
 
-    __slots__ = ("cut", "end", "events", "segment")
+    `model` is the place of the branch that this one repeats at other sizes, if it does; `peers` are those that repeat
+    this one. `grown` says that it lies in a branch for other sizes.
+    """
+
+    __slots__ = ("__weakref__", "cut", "end", "events", "grown", "model", "peers", "segment")
 
     def __init__(self, segment: Segment) -> None:
         self.segment = segment
         self.events: list[Event] = []
         self.cut: Stop | None = None
         self.end: Stop | None = None
+        self.grown = False
+        self.model: Place | None = None
+        self.peers: weakref.WeakSet[Place] = weakref.WeakSet()
+
+    def models(self) -> list[Event]:
+        """The events that one at this place may repeat at other sizes: here, and at the places like this one."""
+        root = self.model or self
+        places = [root, self, *root.peers] if root is not self else [self, *self.peers]
+        return list(dict.fromkeys(e for place in places for e in place.events))
+
+    def ends(self, name: str) -> Stop | None:
+        """The end ("cut" or "end") that the places like this one have."""
+        root = self.model or self
+        return next((s for p in (root, *root.peers) if (s := getattr(p, name)) is not None), None)
 
 
 class Segment:
@@ -195,6 +214,7 @@ class Event:
     met: int = 0
     crossing: Any = None
     watched: tuple[int, ...] = ()
+    cells: list[list[Any]] = field(default_factory=list)
 
 
 @dataclass(eq=False, slots=True)

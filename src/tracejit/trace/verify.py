@@ -290,7 +290,7 @@ class Mismatch:
 
     def _broken_pass(self, program: Executable) -> str | None:
         """The pass after which the program's graph computes something else."""
-        if program.graph is None or not hasattr(program.compiled, "report"):
+        if program.graph is None or getattr(program.compiled, "report", None) is None:
             return None
         inputs = [self.inputs[slot] for slot in program.inputs]
         scalars = [self.numbers[index] for index, _ in program.numbers]

@@ -1,0 +1,291 @@
+"""Programs with open sizes: planned once, then laid out for any sizes by which everything would be decided alike.
+
+In: a graph whose sizes are symbols. Out: `Template.instantiate`, which gives programs for values of the symbols.
+Must not know: tensors, traces.
+
+Kernels take their sizes as arguments, so a program for other sizes has the same kernels; what is worked out again are
+the arguments, the ways of library operations, the arena, and the shares of the threads.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tracejit.codegen.generate import generate
+from tracejit.codegen.library import plan_call
+from tracejit.codegen.text import KernelText, Place, Scalar
+from tracejit.compiler import Compiled, KernelInfo, describe
+from tracejit.ir.graph import Graph
+from tracejit.kernels.launch import Ptr
+from tracejit.ops import Op
+from tracejit.passes import run_passes
+from tracejit.runtime.build import Kernel, build, build_many
+from tracejit.runtime.program import Address, Arena, ProgramBuilder, Slot
+from tracejit.schedule.groups import CALL
+from tracejit.schedule.layout import turn_products
+from tracejit.schedule.lower import Layout
+from tracejit.schedule.memory import ALIGNMENT, Buffer, place
+from tracejit.schedule.plan import Plan, make_plan
+from tracejit.schedule.values import Value, whole
+from tracejit.symbols import Cost, Size, Trail, present, text
+
+_PROBES = (1, 2, 5, 9, 40, 300)
+"""Sizes at which library operations are asked for the kernel that they would take."""
+
+
+def _plan_present(op: Op, layouts: tuple[Layout, ...], attrs: tuple[Any, ...]) -> Any:
+    """The launches of a library operation for the present sizes."""
+    return plan_call(op, tuple(Layout(d, present(s), present(t)) for d, s, t in layouts), present(attrs))
+
+
+class _Wanted:
+    """What is worked out anew for each sizes: each different expression once."""
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+        self._known: dict[str, int] = {}
+
+    def __call__(self, x: Any) -> Any:
+        """Where the value will be found, or the value itself if it depends on no symbol."""
+        if isinstance(x, tuple):
+            return tuple(map(self, x))
+        if not isinstance(x, (Size, Cost)):
+            return x
+        name = text(x)
+        at = self._known.get(name)
+        if at is None:
+            at = self._known[name] = len(self.values)
+            self.values.append(x)
+        return _At(at)
+
+
+@dataclass(frozen=True, slots=True)
+class _At:
+    """Stands for a value of the list that `_Wanted` makes."""
+
+    index: int
+
+
+def _fill(x: Any, found: list[Any]) -> Any:
+    if type(x) is _At:
+        return found[x.index]
+    return tuple([_fill(item, found) for item in x]) if type(x) is tuple else x
+
+
+@dataclass(slots=True)
+class _Generated:
+    """Launches of a generated kernel: fixed slots, and those that depend on sizes."""
+
+    kernel: Kernel
+    slots: list[Any]
+    open: list[tuple[int, int]]
+    units: Any
+    unit_cost: Any
+    stage: int
+    doc: str
+
+
+@dataclass(slots=True)
+class _Call:
+    """A library operation: planned anew unless its sizes are the same in all programs."""
+
+    op: Op
+    layouts: tuple[Any, ...]
+    attrs: tuple[Any, ...]
+    operands: list[tuple[int, Any]]
+    launches: tuple[Any, ...]
+    fixed: bool
+    stage: int
+    doc: str
+
+
+class Template:
+    """A planned graph whose sizes are symbols.
+
+    The last `constants` scalars of the graph are no run-time numbers, but given when a program is made.
+    """
+
+    def __init__(self, graph: Graph, trail: Trail, constants: int) -> None:
+        begin = time.perf_counter()
+        self._externals = len(graph.inputs) + len(graph.outputs)
+        self._inputs = len(graph.inputs)
+        self._scalars = len(graph.scalars) - constants
+        self._kinds = graph.scalars[self._scalars :]
+        simplified, self._report = run_passes(graph)
+        simplified = turn_products(simplified)
+        plan = make_plan(simplified, _plan_present)
+        self._stages = plan.stages
+        self._wanted = _Wanted()
+        self._arena = [(self._wanted(b.nbytes), b.first, b.last) for b in plan.arena]
+        self._place_of = {b: k for k, b in enumerate(plan.arena)}
+        self._items: list[_Generated | _Call] = []
+        self._collect(plan)
+        self._groups = describe(simplified, plan)
+        self._outputs = [(self._wanted(o.shape), o.dtype.np) for o in graph.outputs]
+        self._build_ways(trail)
+        self._evaluate: Callable[[Sequence[int]], list[Any] | None] = trail.function(self._wanted.values)
+        self.seconds = time.perf_counter() - begin
+        """What planning took."""
+
+    # --- planning -----------------------------------------------------------------------------------------------------
+
+    def _collect(self, plan: Plan) -> None:
+        texts: list[tuple[int, KernelText]] = []
+        for group in plan.groups:
+            stage = plan.stage[group]
+            if group.kind == CALL:
+                self._items.append(self._call(group.members[0], plan, stage))
+                continue
+            for step, together in enumerate(generate(group, plan)):
+                texts += [(stage + step, kernel) for kernel in together if kernel.units]
+        for kernel, (stage, t) in zip(build_many([(t.text, t.name) for _, t in texts]), texts, strict=True):
+            slots = [self._slot(s) for s in t.slots]
+            changing = [(k, s.index) for k, s in enumerate(slots) if type(s) is _At]
+            units, cost = self._wanted(t.units), self._wanted(t.unit_cost)
+            self._items.append(_Generated(kernel, slots, changing, units, cost, stage, t.doc))
+
+    def _slot(self, slot: Any) -> Any:
+        if isinstance(slot, Place):
+            return self._address(slot.buffer, slot.offset)
+        return slot if isinstance(slot, Scalar) else self._wanted(slot)
+
+    def _address(self, buffer: Buffer | None, offset: Any) -> Any:
+        """Number of the program's buffer (inputs, outputs, arena) and the offset in it."""
+        if buffer is None:
+            return (self._externals + len(self._arena), 0)
+        if buffer.kind == "arena":
+            return (self._externals + self._place_of[buffer], self._wanted(offset))
+        return (buffer.index if buffer.kind == "input" else self._inputs + buffer.index, self._wanted(offset))
+
+    def _call(self, call: Value, plan: Plan, stage: int) -> _Call:
+        assert call.op is not None
+        reads = [*call.reads, *map(whole, call.results)]
+        layouts = tuple((r.source.dtype.name, self._wanted(r.shape), self._wanted(r.strides)) for r in reads)
+        attrs = self._wanted(call.attrs)
+        operands = []
+        for r in reads:
+            buffer = plan.storage[r.source] if r.source.numel else None
+            operands.append(self._address(buffer, r.offset * r.source.dtype.itemsize if buffer else 0))
+        fixed = not _has_open((layouts, attrs))
+        return _Call(call.op, layouts, attrs, operands, call.launches, fixed, stage, f"Library: {call.op.name}.")
+
+    def _build_ways(self, trail: Trail) -> None:
+        """Build the kernels that library operations take at other sizes, so that none is missing later."""
+        evaluate = trail.function(self._wanted.values, unconditional=True)
+        ways: dict[Any, None] = {}
+        for probe in _PROBES:
+            try:
+                found = evaluate([probe] * trail.symbols)
+                assert found is not None
+                for item in self._items:
+                    if isinstance(item, _Call) and not item.fixed:
+                        ways.update((launch.function, None) for launch in self._planned(item, found) or ())
+            except (ArithmeticError, ValueError, TypeError, IndexError):
+                # The sizes of a probe need not belong together.
+                continue
+        self.kernels = [k.symbol for k in build_many(list(ways))]
+
+    # --- programs -----------------------------------------------------------------------------------------------------
+
+    def instantiate(
+        self, values: Sequence[int], constants: Sequence[Any], arena: Arena
+    ) -> tuple[Compiled, list[Any]] | None:
+        """The program for these values of the symbols, shape and type of its outputs; None if it needs another plan."""
+        begin = time.perf_counter()
+        try:
+            found = self._evaluate(values)
+        except ZeroDivisionError:
+            return None
+        if found is None:
+            return None
+        calls: list[tuple[Any, ...]] = []
+        for item in self._items:
+            if type(item) is _Call and not item.fixed:
+                launches = self._planned(item, found)
+                if launches is None:
+                    return None
+                calls.append(launches)
+        builder = ProgramBuilder()
+        for _ in range(self._externals):
+            builder.external()
+        scalars: list[Slot] = [builder.scalar() for _ in range(self._scalars)]
+        scalars += [
+            float(c) if kind == "f" else _signed(int(c)) for c, kind in zip(constants, self._kinds, strict=True)
+        ]
+        buffers = [Buffer("arena", 0, _fill(n, found), first, last) for n, first, last in self._arena]
+        nbytes = place(buffers)
+        for buffer in buffers:
+            builder.arena(buffer.offset, buffer.nbytes)
+        builder.arena(0, ALIGNMENT)
+        used: dict[str, tuple[Kernel, str, int]] = {}
+        launched = 0
+
+        def note(kernel: Kernel, doc: str) -> None:
+            _, first, times = used.get(kernel.symbol, (kernel, doc, 0))
+            used[kernel.symbol] = (kernel, first, times + 1)
+
+        again = iter(calls)
+        for item in self._items:
+            if type(item) is _Generated:
+                slots = item.slots.copy()
+                for k, at in item.open:
+                    slots[k] = found[at]
+                for k, slot in enumerate(slots):
+                    if type(slot) is tuple:
+                        slots[k] = Address(slot[0], _fill(slot[1], found))
+                    elif type(slot) is Scalar:
+                        slots[k] = scalars[slot.index]
+                units = _fill(item.units, found)
+                cost = _fill(item.unit_cost, found)
+                builder.add_launch(item.kernel, slots, units=units, unit_cost=cost, stage=item.stage)
+                note(item.kernel, item.doc)
+                launched += 1
+                continue
+            assert isinstance(item, _Call)
+            launches = item.launches if item.fixed else next(again)
+            operands = [Address(buffer, _fill(offset, found)) for buffer, offset in item.operands]
+            for step, launch in enumerate(launches):
+                kernel = build(launch.function)
+                builder.add_launch(
+                    kernel,
+                    [operands[s.index] if isinstance(s, Ptr) else s for s in launch.slots],
+                    units=launch.units,
+                    unit_cost=launch.unit_cost,
+                    stage=item.stage + step,
+                    fails=launch.fails,
+                )
+                note(kernel, item.doc)
+                launched += 1
+        program = builder.build(arena)
+        infos = [KernelInfo(k.name, doc, k.text, k, times) for k, doc, times in used.values()]
+        seconds = {"layout": time.perf_counter() - begin}
+        compiled = Compiled(
+            program, infos, self._groups, launched, self._stages, nbytes, seconds, self._report, None
+        )
+        return compiled, [(_fill(shape, found), kind) for shape, kind in self._outputs]
+
+    @staticmethod
+    def _planned(call: _Call, found: list[Any]) -> tuple[Any, ...] | None:
+        """The launches for these sizes, if they take the place of those that were planned."""
+        try:
+            layouts = tuple([Layout(*_fill(layout, found)) for layout in call.layouts])
+            launches = plan_call(call.op, layouts, _fill(call.attrs, found))
+        except (ValueError, NotImplementedError):
+            return None
+        same = len(launches) == len(call.launches) and all(
+            a.fails == b.fails for a, b in zip(launches, call.launches, strict=True)
+        )
+        return launches if same else None
+
+
+def _has_open(x: Any) -> bool:
+    return type(x) is _At or (type(x) is tuple and any(map(_has_open, x)))
+
+
+def _signed(value: int) -> int:
+    return int(np.uint64(value & 0xFFFFFFFFFFFFFFFF).astype(np.int64))
