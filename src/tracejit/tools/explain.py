@@ -123,7 +123,7 @@ class Explanation:
         out = [f"{self.name}: {self.total} calls" + (f": {ways}" if ways else "")]
         out.append(
             f"  {len(self.programs)} program(s), {len(self.kernels)} kernels, {self.launches} launches, compiled in "
-            f"{self.compile_seconds:.2f} s ({self.compiles} compilations, {self._region.replans} layouts for other sizes)"
+            f"{self.compile_seconds:.2f} s ({self.compiles} compilations, {self._region.replans} other layouts)"
         )
         for i, p in enumerate(self.programs):
             ends = f"it ends because {p['ends']} ({short(p['line'])})"

@@ -261,8 +261,11 @@ def grow(
     # Within a branch for other sizes, such as a loop over more steps, anything may follow that is known to grow.
     if model is None and not (place.grown and (kind, function) in follower.region.known):
         return None
-    if not follower.region.may_grow():
+    region = follower.region
+    if not region.may_grow():
         return None
+    change = "" if place.grown else region.resizing(follower, (kind, function, key, tensors, numbers))
+    count = region.calls.resized
     try:
         if follower.growth is None:
             follower.growth = Growth(follower)
@@ -278,7 +281,9 @@ def grow(
         follower.growth = None
         if made in place.events:
             place.events.remove(made)
-            follower.region.recorded_events -= 1
+            region.recorded_events -= 1
+    elif region.calls.resized > count:
+        region.resized(change)
     return found
 
 

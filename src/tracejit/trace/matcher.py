@@ -18,7 +18,6 @@ from tracejit.tensor.state import state
 from tracejit.tensor.tape import OWED
 from tracejit.tensor.tensor import FIELDS, Tensor, pending
 from tracejit.trace.ranges import in_range
-from tracejit.trace.source import MATCHER
 from tracejit.trace.tree import Event, Leaf, Mapping, Number, Sequence, Static, same_value
 
 MISS = object()

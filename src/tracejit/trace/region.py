@@ -21,10 +21,9 @@ from tracejit.trace.matcher import MISS
 from tracejit.trace.recorder import Recorder
 from tracejit.trace.replay.prover import Prover
 from tracejit.trace.source import user_line
-from tracejit.trace.tree import Event, Number, Segment, Stop, path, register_tensor
-from tracejit.trace.verify import Mismatch, Verified, is_due
 from tracejit.trace.structure import Exceeded, Structures
 from tracejit.trace.tree import Event, Number, Place, Segment, Stop, path, register_tensor
+from tracejit.trace.verify import Mismatch, Verified, is_due
 
 register_tensor(Tensor)
 
@@ -214,6 +213,15 @@ class Region:
         """Whether the tree may get branches for other sizes."""
         return self.recorded_events <= EVENTS
 
+    def resizing(self, follower: Follower, call: tuple[Any, ...]) -> str:
+        """A call may begin a branch for other sizes; what it does that the tree does not know."""
+        return call_difference(follower, call) if self.calls.resized < NOTES else ""
+
+    def resized(self, change: str) -> None:
+        """A branch for other sizes began."""
+        if change:
+            self.note("resize", user_line(), f"other sizes or numbers; {change}")
+
     def enter(self, place: Place, event: Event) -> None:
         """A new event stands at a place: if it repeats another at other sizes, so does what comes behind it."""
         self.known.add((event.kind, event.function))
@@ -229,8 +237,6 @@ class Region:
             return
         # A branch begins here: behind it, events are beside those of the branch that it repeats.
         self.calls.resized += 1
-        if self.calls.resized <= NOTES:
-            self.note("resize", event.line, f"{event.name} has other sizes or numbers than before")
         if len(repeats) > SIZES:
             self._drop(place, next(e for e in reversed(repeats) if e.next is not root))
 
