@@ -19,6 +19,8 @@ SECTIONS = (
     ("eager", "runs eagerly"),
     ("promotion", "promotions"),
     ("side exit", "side exits"),
+    ("resize", "other sizes"),
+    ("replan", "layouts"),
     ("cut", "looks at memory"),
     ("compile", "compilations"),
 )

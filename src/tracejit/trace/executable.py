@@ -74,7 +74,7 @@ class Executable:
     @property
     def graph(self) -> Graph | None:
         """The graph that the program computes."""
-        if self.obstacle is not None:
+        if not self.events:
             return None
         return make_graph(self.events, self.ends, outline(self.events).free, self.name)
 

@@ -291,7 +291,7 @@ class Region:
     def side_exit(self, change: str) -> bool:
         """A call left the tree: whether it may extend it."""
         self.calls.side_exits += 1
-        if self.branches >= RECORDINGS or self.recorded_events > EVENTS:
+        if self.calls.recorded + self.branches >= RECORDINGS or self.recorded_events > EVENTS:
             self.settled = True
             self.account.enter_exit(
                 "eager",
