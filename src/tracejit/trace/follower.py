@@ -17,15 +17,14 @@ from typing import Any
 import numpy as np
 
 from tracejit.ops.record import Op
-from tracejit.tensor.autograd import detached, run_backward
+from tracejit.tensor.autograd import detached
 from tracejit.tensor.dispatch import attach, compute, wrap
 from tracejit.tensor.inplace import write
 from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import OWED, TapeNode
 from tracejit.tensor.tensor import Tensor, pending
-from tracejit.trace.backward import follow_backward, match_backward, take_views
-from tracejit.trace.crossing import explore, put_back, put_numbers
+from tracejit.trace.backward import follow_backward, match_backward
 from tracejit.trace.deferred import restore
 from tracejit.trace.eager import EAGER
 from tracejit.trace.executable import STRANGERS, Executable
@@ -33,7 +32,8 @@ from tracejit.trace.growth import Growth, grow, grow_cut, grow_end, sketched, sk
 from tracejit.trace.matcher import MISS, matcher
 from tracejit.trace.ranges import in_range
 from tracejit.trace.recorder import Recorder
-from tracejit.trace.tree import Event, External, Opaque, Place, Stop, flatten, path, rebuild
+from tracejit.trace.repeat import repeat as repeat_event
+from tracejit.trace.tree import Event, External, Opaque, Place, Stop, flatten, path
 
 MATCHERS = 4
 """How often an event may get a new matcher before the general way is taken for what it does not admit."""
@@ -518,7 +518,7 @@ class Follower:
             for event in events:
                 state.grad_enabled = event.grad
                 try:
-                    self._replay(event, recorder, owed)
+                    repeat_event(self, event, recorder, owed)
                 except Exception as e:
                     e.add_note(f"raised by {event.name}, called at {event.line} in a compiled region")
                     self._undo_gradients(events[events.index(event) :])
@@ -542,87 +542,3 @@ class Follower:
         for event in reversed(events):
             for leaf, before, _ in event.leaves:
                 values[leaf]._grad = None if before is None else values[before]
-
-    def _replay(self, event: Event, recorder: Recorder, owed: dict[int, Any]) -> None:
-        """Run one event for real; what it makes goes into the tensors that Python holds."""
-        values = self.values
-        tensors = [values[slot] for slot in event.operands]
-        numbers = [Scalar(self.numbers[n.index], n) for n in event.numbers]
-        if event.draws:
-            generator, seed, offset, _ = event.draws[0]
-            generator.seed_, generator.offset = self.numbers[seed.index], self.numbers[offset.index]
-        for leaf, before, _ in event.leaves:
-            values[leaf]._grad = None if before is None else values[before]
-        out: Any
-        made: list[Any] = []
-        unit = recorder.open(event, tensors)
-        if event.kind == "op":
-            left, right = iter(tensors), iter(numbers)
-            args = [
-                next(left) if k is Tensor else next(right) if k in ("f", "i") and type(k) is str else k
-                for k in event.key[1]
-            ]
-            out = recorder.step(unit, event.function, tuple(args), event.key[0])
-            made = list(out) if type(out) is tuple else [out]
-        elif event.kind == "detach":
-            made = [recorder.detach(tensors[0])]
-        elif event.kind == "assign":
-            recorder.assign(tensors[0], tensors[1])
-        elif event.kind == "composite":
-            out = event.function.function(
-                *rebuild(event.layout[0], tensors, numbers), **rebuild(event.layout[1], tensors, numbers)
-            )
-            _collect(out, made)
-        else:
-            keep, create_graph, accumulate, roots, given, inputs = event.key
-            rest = iter(tensors)
-            starts = [next(rest) for _ in range(roots)]
-            cotangents = [next(rest) if g else None for g in given]
-            targets = None if inputs is None else [next(rest) for _ in range(inputs)]
-            stand_ins: list[Any] = []
-            if event.crossing is not None:
-                found = explore(self.crossed[event], targets, create_graph)
-                take_views(recorder, found, unit)
-                stand_ins = put_numbers(found, numbers)
-            try:
-                _collect(run_backward(starts, cotangents, keep, create_graph, targets, accumulate), made)
-            finally:
-                put_back(stand_ins)
-                recorder.stands = {}
-            made += [
-                values[leaf]._grad for leaf, before, after in event.leaves if after is not None and after != before
-            ]
-        recorder.close(event)
-        for result, t in zip(event.results, made, strict=True):
-            held = owed.get(result.slot)
-            if held is None or held is t:
-                continue
-            if held._array is None:
-                _transplant(t, held)
-            recorder.name(held, result.slot)
-        for leaf, before, after in event.leaves:
-            if after is not None and after != before:
-                values[leaf]._grad = values[after]
-
-
-def _collect(out: Any, made: list[Any]) -> None:
-    if isinstance(out, Tensor):
-        made.append(out)
-    elif isinstance(out, (list, tuple)):
-        for o in out:
-            _collect(o, made)
-
-
-def _transplant(source: Tensor, target: Tensor) -> None:
-    """Let the tensor that Python holds be the one that was computed."""
-    target._array = source._array
-    target._cell = source._share()
-    target._node = source._node
-    target._requires_grad = source._requires_grad
-    if source._node is not None:
-        target._index = source._index
-    target._base = source._base
-    if source._base is not None:
-        target._view, target._seen = source._view, source._seen
-
-

@@ -25,6 +25,7 @@ from tracejit.tensor.tape import enter
 from tracejit.tensor.tensor import Tensor, aval_of
 from tracejit.trace.backward import reach
 from tracejit.trace.recorder import Recorder
+from tracejit.trace.repeat import repeat
 from tracejit.trace.tree import Event, External, Place, Segment, Stop, path, rebuild
 
 
@@ -166,7 +167,7 @@ class Growth:
                     sketch.by_slot[slot] = self.ghost(external)
                     self.share(follower.values[slot])
                 state.grad_enabled = event.grad
-                proxy._replay(event, sketch, {})
+                repeat(proxy, event, sketch, {})
         finally:
             sketch.replaying = False
         self.done = len(events)

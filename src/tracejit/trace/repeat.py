@@ -1,0 +1,100 @@
+"""Running an event for real: what a follower does with what it has matched when its call leaves the tree.
+
+In: an event with the tensors and numbers of a call, and a recorder that stands before it. Out: values in the tensors
+that Python holds.
+Must not know: matching, programs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tracejit.tensor.autograd import run_backward
+from tracejit.tensor.scalar import Scalar
+from tracejit.tensor.tensor import Tensor
+from tracejit.trace.backward import take_views
+from tracejit.trace.crossing import explore, put_back, put_numbers
+from tracejit.trace.tree import Event, rebuild
+
+
+def repeat(follower: Any, event: Event, recorder: Any, owed: dict[int, Any]) -> None:
+    """Run one event for real; what it makes goes into the tensors that Python holds."""
+    values = follower.values
+    tensors = [values[slot] for slot in event.operands]
+    numbers = [Scalar(follower.numbers[n.index], n) for n in event.numbers]
+    if event.draws:
+        generator, seed, offset, _ = event.draws[0]
+        generator.seed_, generator.offset = follower.numbers[seed.index], follower.numbers[offset.index]
+    for leaf, before, _ in event.leaves:
+        values[leaf]._grad = None if before is None else values[before]
+    out: Any
+    made: list[Any] = []
+    unit = recorder.open(event, tensors)
+    if event.kind == "op":
+        left, right = iter(tensors), iter(numbers)
+        args = [
+            next(left) if k is Tensor else next(right) if k in ("f", "i") and type(k) is str else k
+            for k in event.key[1]
+        ]
+        out = recorder.step(unit, event.function, tuple(args), event.key[0])
+        made = list(out) if type(out) is tuple else [out]
+    elif event.kind == "detach":
+        made = [recorder.detach(tensors[0])]
+    elif event.kind == "assign":
+        recorder.assign(tensors[0], tensors[1])
+    elif event.kind == "composite":
+        out = event.function.function(
+            *rebuild(event.layout[0], tensors, numbers), **rebuild(event.layout[1], tensors, numbers)
+        )
+        _collect(out, made)
+    else:
+        keep, create_graph, accumulate, roots, given, inputs = event.key
+        rest = iter(tensors)
+        starts = [next(rest) for _ in range(roots)]
+        cotangents = [next(rest) if g else None for g in given]
+        targets = None if inputs is None else [next(rest) for _ in range(inputs)]
+        stand_ins: list[Any] = []
+        if event.crossing is not None:
+            found = explore(follower.crossed[event], targets, create_graph)
+            take_views(recorder, found, unit)
+            stand_ins = put_numbers(found, numbers)
+        try:
+            _collect(run_backward(starts, cotangents, keep, create_graph, targets, accumulate), made)
+        finally:
+            put_back(stand_ins)
+            recorder.stands = {}
+        made += [
+            values[leaf]._grad for leaf, before, after in event.leaves if after is not None and after != before
+        ]
+    recorder.close(event)
+    for result, t in zip(event.results, made, strict=True):
+        held = owed.get(result.slot)
+        if held is None or held is t:
+            continue
+        if held._array is None:
+            _transplant(t, held)
+        recorder.name(held, result.slot)
+    for leaf, before, after in event.leaves:
+        if after is not None and after != before:
+            values[leaf]._grad = values[after]
+
+
+def _collect(out: Any, made: list[Any]) -> None:
+    if isinstance(out, Tensor):
+        made.append(out)
+    elif isinstance(out, (list, tuple)):
+        for o in out:
+            _collect(o, made)
+
+
+def _transplant(source: Tensor, target: Tensor) -> None:
+    """Let the tensor that Python holds be the one that was computed."""
+    target._array = source._array
+    target._cell = source._share()
+    target._node = source._node
+    target._requires_grad = source._requires_grad
+    if source._node is not None:
+        target._index = source._index
+    target._base = source._base
+    if source._base is not None:
+        target._view, target._seen = source._view, source._seen
