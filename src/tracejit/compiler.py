@@ -74,6 +74,11 @@ class Compiled:
     report: Report
     graph: Graph | None = field(repr=False)
 
+    @property
+    def releases(self) -> bool:
+        """Whether other Python threads may run meanwhile."""
+        return self.program.releases
+
     def run(self, pointers: np.ndarray, scalars: np.ndarray) -> int:
         """Runs the program once."""
         return self.program.run(pointers, scalars)

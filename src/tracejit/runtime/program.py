@@ -355,7 +355,7 @@ class Program:
         control[RANGES] = ranges.ctypes.data
         control[TASKS] = table.ctypes.data
         control[PARALLEL] = any(any(shares[1:]) for shares in segments)
-        control[RELEASE] = sum(launch.cost for launch in self._launches) >= _RELEASE_NS
+        control[RELEASE] = self.releases
         return _Layout(segments, control, (table, ranges))
 
     def run(self, pointers: np.ndarray, scalars: np.ndarray) -> int:
@@ -382,6 +382,11 @@ class Program:
             if any(isinstance(slot, Address) and slot.buffer == buffer for slot in launch.slots):
                 return launch.kernel
         return None
+
+    @property
+    def releases(self) -> bool:
+        """Whether other Python threads may run while the program does."""
+        return bool(sum(launch.cost for launch in self._launches) >= _RELEASE_NS)
 
     def forget(self) -> None:
         """In a forked child, where a thread that was running this program does not exist."""

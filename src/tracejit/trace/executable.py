@@ -297,6 +297,7 @@ class _Nothing:
 
     kernels: tuple[Any, ...] = ()
     launches = stages = arena_bytes = 0
+    releases = False
 
     def run(self, pointers: Any, scalars: Any) -> int:
         """Do nothing."""

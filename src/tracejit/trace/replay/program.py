@@ -369,7 +369,8 @@ class Replay:
 
     def _handed(self) -> list[tuple[Any, int, Any]]:
         """The gradients that go to their tensors and nowhere else: (tensor, output, what it is)."""
-        if may_leave_range(self.events) or any(
+        # Another thread could take a gradient while it is written; a long program would gain nothing anyway.
+        if self.executable.compiled.releases or may_leave_range(self.events) or any(
             text.endswith("._grad") or self.listing.definition(text).endswith("._grad")
             for i, (text, _, _) in enumerate(self.found)
             if any(slot in self.input_of for slot in self.taken[i])
