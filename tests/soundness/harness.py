@@ -16,6 +16,7 @@ import numbers
 import random
 import struct
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,10 @@ import pytest
 
 import tracejit as tj
 from tracejit.trace.region import Region, region_of
+from tracejit.trace.replay.proof import FAILURE
 
 CALLS = 10
+DOCUMENT = (Path(__file__).parent.parent.parent / "docs" / "soundness.md").read_text(encoding="utf-8")
 REFUSAL = "cannot be replayed"
 KINDS = ("one program", "cut", "sizes", "branch", "eager")
 
@@ -263,4 +266,9 @@ def compare(program: Program, mode: str) -> None:
         for what in a:
             assert a[what] == b[what], f"{what} after call {call}"
     if program.known is None and mode != "replay":
-        assert kind_of(region_of(function)) == program.how
+        region = region_of(function)
+        assert region.prover is None or not any(FAILURE in reason for _, reason, _ in region.prover.obstacles)
+        assert kind_of(region) == program.how
+        if mode == "auto" and f"`{program.name}`" in DOCUMENT:
+            in_bold = f"**`{program.name}`**" in DOCUMENT
+            assert (region.calls.replayed > 0) is in_bold, "docs/soundness.md has replayed programs in bold"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tracejit.dtypes import dtype
+from tracejit.ops.record import Op
 from tracejit.tensor.autograd import enable_grad, inference_mode, no_grad, set_grad_enabled
 from tracejit.tensor.composite import Bound, Composite
 from tracejit.tensor.generator import Generator as RandomGenerator
@@ -28,7 +29,7 @@ _GRAD_MODES = (no_grad, enable_grad, inference_mode, set_grad_enabled)
 # Functions of the tensor package that change what other code sees, beside the session.
 _REFUSED = frozenset(["set_default_dtype", "set_printoptions", "set_num_threads"])
 _GIVEN = (
-    *(dtype, RandomGenerator, Size, type(None), type(...)),
+    *(dtype, Op, RandomGenerator, Size, type(None), type(...)),
     *(str, bytes, bool, int, float, complex, range, slice, type),
 )
 _READS_ONE = frozenset(("item", "__float__", "__int__"))

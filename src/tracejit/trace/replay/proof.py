@@ -18,6 +18,7 @@ from tracejit.trace.replay.symbols import Later, Listing, Sym, Unproven
 from tracejit.trace.replay.world import PLAIN, World
 from tracejit.trace.tree import Place, same_number
 
+FAILURE = "the prover itself failed"
 ROUNDS = 4
 """How often a run may find that more places change from call to call, and start again."""
 
@@ -189,6 +190,8 @@ def prove(
             return None, [*machine.obstacles, (getattr(e, "line", machine.line()), e)]
         except RecursionError:
             return None, [*machine.obstacles, (machine.line(), Unproven("the calls are nested too deeply"))]
+        except Exception as e:  # noqa: BLE001 - a proof that breaks must not break the call, which is followed then
+            return None, [(machine.line(), Unproven(f"{FAILURE}: {type(e).__name__}: {e}", "report this as a bug"))]
         finally:
             state.grad_enabled, state.session = grad, before
         obstacles = machine.obstacles
@@ -210,7 +213,7 @@ def prove(
             proof.storable(value)
         proof.rehearse(args, kwargs)
     except Unproven as e:
-        return None, [("?", e)]
+        return None, [((session.lines or ["?"])[0], e)]
     return proof, []
 
 

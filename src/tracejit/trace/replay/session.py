@@ -12,7 +12,7 @@ from tracejit.tensor.tensor import Tensor, pending
 from tracejit.trace.ranges import in_range
 from tracejit.trace.replay.symbols import Later, Source, Sym, Unproven
 from tracejit.trace.replay.world import World
-from tracejit.trace.tree import Event, Number, Opaque, Place, Stop, flatten, same_number
+from tracejit.trace.tree import Event, External, Number, Opaque, Place, Stop, flatten, same_number
 
 STRUCTURE = "the function does something here that it did not do in the calls before"
 
@@ -38,6 +38,7 @@ class Shadow:
         self.segments: list[Matched] = []
         self.drawn: dict[int, tuple[Any, int]] = {}
         self.reads: list[tuple[Any, int, Any]] = []
+        self.lines: list[str] = []
         self.begin(place)
 
     def begin(self, place: Place) -> None:
@@ -85,8 +86,7 @@ class Shadow:
             elif (
                 slot not in binds
                 or id(t) in at.externals
-                or t._array is None
-                or not binds[slot].admits(t)
+                or not self._suits(binds[slot], t)
                 or self.is_mutated(t)
                 or any(t is other for other in new.values())
             ):
@@ -97,7 +97,10 @@ class Shadow:
             if not _fits(number, value):
                 return False
         for slot, low, high in event.ranges:
-            if not in_range(new[slot] if slot in new else values[slot], low, high):
+            index = new[slot] if slot in new else values[slot]
+            if index._array is None:
+                raise Unproven("an index is computed before a look at memory", Later.fix)
+            if not in_range(index, low, high):
                 return False
         if new:
             values.extend([None] * (max(new) + 1 - count))
@@ -106,6 +109,13 @@ class Shadow:
                 values[slot] = t
                 at.externals[id(t)] = slot
         return True
+
+    def _suits(self, external: External, t: Tensor) -> bool:
+        """Whether a tensor from outside of the segment is like that; one of an earlier segment has no memory here."""
+        if t._array is not None:
+            return external.admits(t)
+        seen = (t._shape, t._dtype, t._requires_grad, t._node is None)
+        return seen == (external.shape, external.dtype, external.requires_grad, external.leaf)
 
     def is_mutated(self, t: Any) -> bool:
         """Whether the memory of a tensor from outside is also that of one which this segment changes."""
@@ -320,6 +330,7 @@ class Shadow:
             segment = next(s for s in reversed(self.segments) if any(v is t for v in s.values))
             slot = next(i for i, v in enumerate(segment.values) if v is t)
             self.reads.append((segment, slot, t))
+            self.lines.append(self.world.line())
             if segment is at:
                 stop = at.place.cut
                 if stop is None:
