@@ -10,7 +10,7 @@ from tracejit.eager import run_op
 from tracejit.ops.record import Op, install
 from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.state import state
-from tracejit.tensor.tape import enter
+from tracejit.tensor.tape import current, enter
 from tracejit.tensor.tensor import _BY_NUM, Tensor, aval_of
 
 ndarray = np.ndarray
@@ -49,6 +49,10 @@ def apply_pair(op: Op, x: Tensor, y: Tensor) -> Any:
         op.infer(aval_of(x), aval_of(y))
         raise
     out = wrap(found if found.flags.c_contiguous else np.ascontiguousarray(found))
+    if x._base is not None:
+        current(x)
+    if y._base is not None:
+        current(y)
     mask = x._requires_grad + 2 * y._requires_grad
     if mask and state.grad_enabled:
         enter(op, (x, y), (), (out,), mask)
@@ -65,6 +69,9 @@ def compute(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
             array = a._array
             # Without memory it is pending in another thread's region: `_data` says so.
             arrays.append(a._data() if array is None else array)
+            if a._base is not None:
+                # A change in place of what it shows may have given it a history.
+                current(a)
             if a._requires_grad:
                 mask |= bit
         else:

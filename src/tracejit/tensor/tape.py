@@ -7,6 +7,7 @@ from typing import Any
 
 from tracejit.ops.record import Op
 from tracejit.ops.view import sum_to
+from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor, aval_of
 
 _count = itertools.count()
@@ -106,8 +107,13 @@ def current(t: Tensor) -> Any:
     cell = t._cell
     if cell is not None and t._seen != cell[0] and t._base._node is not None:
         rebuilt = t._base
-        for op, attrs in t._view:
-            rebuilt = op(rebuilt, **dict(zip(op.attrs, attrs, strict=True)))
+        # It is the view that was taken already: nothing that a compiled region should see.
+        session, state.session = state.session, None
+        try:
+            for op, attrs in t._view:
+                rebuilt = op(rebuilt, **dict(zip(op.attrs, attrs, strict=True)))
+        finally:
+            state.session = session
         t._node, t._index, t._requires_grad = rebuilt._node, rebuilt._index, rebuilt._requires_grad
         t._seen = cell[0]
         return t._node

@@ -257,9 +257,12 @@ class Tensor:
             return
         self._requires_grad = bool(value)
 
-    requires_grad = property(
-        attrgetter("_requires_grad"), _switch_grad, doc="Whether operations on the tensor are recorded for gradients."
-    )
+    def _wants_grad(self) -> bool:
+        """Whether operations on the tensor are recorded for gradients."""
+        # A change in place of what a view shows may have given it a history.
+        return self._requires_grad if self._base is None else self._requires_grad or self.grad_fn is not None
+
+    requires_grad = property(_wants_grad, _switch_grad)
 
     def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Set `requires_grad` in place."""
@@ -269,7 +272,7 @@ class Tensor:
     @property
     def is_leaf(self) -> bool:
         """Whether no recorded operation made the tensor."""
-        return self._node is None
+        return self._node is None if self._base is None else self.grad_fn is None
 
     def _set_grad(self, value: Tensor | None) -> None:
         if value is not None:

@@ -28,6 +28,7 @@ class Executable:
     """
 
     __slots__ = (
+        "behind",
         "built",
         "bumps",
         "compiled",
@@ -63,6 +64,7 @@ class Executable:
         self.inputs: list[int] = []
         self.outputs: list[tuple[int, tuple[int, ...], Any]] = []
         self.numbers: list[tuple[int, str]] = []
+        self.behind: set[int] = set()
         self.views: list[tuple[int, int, Any, tuple[Any, ...]]] = []
         self.bumps: list[tuple[int, int]] = []
         self.tape: TapePlan | None = None
@@ -243,6 +245,7 @@ def build(
     for slot in sorted(needed):
         _want(slot, memory, wanted, exe)
     _translate(events, memory, wanted, exe, name, structures)
+    exe.behind = stop.behind & {view[0] for view in exe.views}
     exe.bumps = [(root, n) for root, n in memory.bumps.items() if root in memory.external or root in wanted]
     return exe
 

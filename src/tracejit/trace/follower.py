@@ -460,6 +460,8 @@ class Follower:
             cell[0] += times
         for slot, source, op, attrs in executable.views:
             self._view(slot, source, op, attrs)
+        for slot in executable.behind:
+            values[slot]._seen = -1
         if executable.tape is not None:
             restore(executable.tape, values, self.numbers, self.node_before)
 

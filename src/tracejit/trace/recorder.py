@@ -535,7 +535,12 @@ class Recorder:
                 tape[slot] = (reader.read(node), t._index)
             except Untraceable as e:
                 tape[slot] = str(e)
-        return Stop(self.last, self.slots, self.numbers, tape, reason, user_line(), cause=self.region.change)
+        behind = {
+            slot
+            for slot, t in self.by_slot.items()
+            if t._base is not None and t._cell is not None and t._seen != t._cell[0]
+        }
+        return Stop(self.last, self.slots, self.numbers, tape, reason, user_line(), behind, cause=self.region.change)
 
     def _tape_slot(self, t: Tensor) -> int | None:
         found = self.named.get(id(t))

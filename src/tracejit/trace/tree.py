@@ -19,6 +19,7 @@ from tracejit.aval import Aval
 from tracejit.dtypes import dtype, get_default_dtype
 from tracejit.ops.record import Op
 from tracejit.tensor.generator import Generator
+from tracejit.tensor.tape import current
 from tracejit.trace.account import Note
 
 
@@ -95,6 +96,9 @@ class External:
     def admits(self, t: Any) -> bool:
         """Whether a tensor is like that."""
         array = t._array
+        if t._base is not None and array is not None:
+            # A change in place of what it shows may have given it a history.
+            current(t)
         if array is None or array.shape != self.shape or t._dtype is not self.dtype:
             return False
         if t._requires_grad is not self.requires_grad or (t._node is None) is not self.leaf:
@@ -222,10 +226,12 @@ class Stop:
     """The end of a segment: where Python looked at memory, or left the region.
 
     `tape` are the steps of the gradient tape at that point, by slot: a plan and which of its results, or why there can
-    be none. `programs` holds what was compiled for each set of values that Python still had. `obstacle` says why the
-    segment cannot become a program, if it cannot. `silent` marks a cut that the tracer needs and Python did not ask
-    for. `eager` are the operations and units that run eagerly behind it. `cause` says what the call that first came
-    here did differently from those before it, `note` is what the account says about a cut.
+    be none. `behind` are the slots of views whose memory was changed since they were taken: their history is that of
+    the base, found when somebody asks. `programs` holds what was compiled for each set of values that Python still
+    had. `obstacle` says why the segment cannot become a program, if it cannot. `silent` marks a cut that the tracer
+    needs and Python did not ask for. `eager` are the operations and units that run eagerly behind it. `cause` says
+    what the call that first came here did differently from those before it, `note` is what the account says about a
+    cut.
     """
 
     last: Event | None
@@ -234,6 +240,7 @@ class Stop:
     tape: dict[int, Any]
     reason: str
     line: str
+    behind: set[int]
     obstacle: str | None = None
     silent: bool = False
     next: Segment | None = None

@@ -1,0 +1,48 @@
+"""Views of a tensor that gets a gradient history by a change in place, beside PyTorch."""
+
+from __future__ import annotations
+
+import pytest
+
+import tracejit as tj
+
+torch = pytest.importorskip("torch")
+
+
+def changed(m, how):
+    """A view, taken before its base was changed with something that requires gradients; and that something."""
+    base, w = m.zeros(2, 3), m.ones(2, 3, requires_grad=True)
+    view = [base.unsqueeze(0), base[1], base.reshape(-1)[2:], base.transpose(0, 1)][how]
+    base.copy_(w * 2) if how % 2 else base.add_(w)
+    return view, w
+
+
+@pytest.mark.parametrize("how", range(4))
+def test_the_view_has_the_history_of_its_base(how):
+    found = []
+    for m in (tj, torch):
+        view, w = changed(m, how)
+        flags = (view.requires_grad, view.is_leaf, view.grad_fn is not None)
+        view, w = changed(m, how)
+        product = view * (view + 1)
+        product.sum().backward()
+        found.append((flags, product.requires_grad, w.grad.tolist()))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("how", range(4))
+def test_compiled(how):
+    def run(x, w):
+        view = [x.unsqueeze(0), x[1], x.reshape(-1)[2:], x.transpose(0, 1)][how]
+        x.copy_(w * 2)
+        return view * 3, view.requires_grad, view.is_leaf
+
+    compiled = tj.compile(run)
+    for i in range(8):
+        outcomes = []
+        for f in (run, compiled):
+            w = tj.full((2, 3), float(i), requires_grad=True)
+            product, *flags = f(tj.zeros(2, 3), w)
+            product.sum().backward()
+            outcomes.append((product.tolist(), flags, w.grad.tolist()))
+        assert outcomes[0] == outcomes[1]
