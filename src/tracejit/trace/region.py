@@ -33,7 +33,7 @@ EVENTS = 50_000
 """Events of all branches together; beyond that the region runs eagerly where the tree ends."""
 NOTES = 64
 """Notes about new sizes: further ones are only counted."""
-SIZES = 32
+SIZES = 128
 """Branches that repeat another at other sizes, at one place: beyond that the one used longest ago is dropped."""
 
 
