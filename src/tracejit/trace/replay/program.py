@@ -20,13 +20,13 @@ from tracejit.trace.matcher import MISS
 from tracejit.trace.ranges import in_range, may_leave_range
 from tracejit.trace.replay.guards import ABSENT
 from tracejit.trace.replay.proof import Proof
+from tracejit.trace.replay.shortcuts import joined_counters, without_loads
 from tracejit.trace.replay.symbols import Later, Sym, Unproven
 from tracejit.trace.replay.watch import Watch
 from tracejit.trace.replay.words import NEVER, advance, count_up, hold, sole_words, table
 from tracejit.trace.source import REPLAY
 from tracejit.trace.tree import External, path, same_number
 
-_WORD = re.compile(r"\bv\d+\b")
 _ERRORS = "(ArithmeticError, LookupError, TypeError, ValueError, AttributeError)"
 
 
@@ -298,6 +298,7 @@ class Replay:
         # The type of a tensor that is found is looked at where it is not the former one.
         known = {f"if not (type({text}) is {listing.constant(type(t))}): return MISS" for text, t, _ in self.found}
         lines, of_grads = self._without_grads([line for line in listing.lines if line not in known])
+        lines = joined_counters(lines, self._named())
         out += ["    try:"]
         if self.handed:
             out.append("        kept = not hold(grad_tables[0])")
@@ -398,19 +399,21 @@ class Replay:
     def _without_grads(self, lines: list[str]) -> tuple[list[str], list[str]]:
         """Apart: what only looks at gradients that this replay gave itself, where they are still the ones it gave."""
         loads = {f"{self.listing.constant(leaf)}._grad" for leaf, _, _ in self.handed}
-        names = {line.partition(" = ")[0] for line in lines if line.partition(" = ")[2] in loads}
-        used: dict[str, int] = {}
-        for line in lines:
-            for name in _WORD.findall(line):
-                used[name] = used.get(name, 0) + 1
-        for text, _, _ in self.found:
-            used[text] = used.get(text, 0) + 9
-        # The load and one look at its type.
-        names = {name for name in names if used[name] == 2}
-        apart = [line for line in lines if any(name in names for name in _WORD.findall(line))]
-        if not names:
-            return lines, []
-        return [line for line in lines if line not in apart], apart
+        return without_loads(lines, loads, {text for text, _, _ in self.found})
+
+    def _named(self) -> set[str]:
+        """The names that stand outside of the listing: numbers, tensors that are found, what leaves."""
+        named = {text for text, _, _ in self.found} | {text for _, text in self.segment.numbers if text is not None}
+        todo = list(self._leaving())
+        while todo:
+            value = todo.pop()
+            if isinstance(value, (Sym, Later)):
+                named.update(re.findall(r"\bv\d+\b", value.text))
+            elif isinstance(value, (list, tuple)):
+                todo += value
+            elif isinstance(value, dict):
+                todo += value.values()
+        return named | set(self.world.found.values())
 
     def _count(self, value: Any, uses: dict[int, int]) -> None:
         if isinstance(value, Tensor):
