@@ -19,7 +19,7 @@ def uses(lines: list[str]) -> dict[str, int]:
 
 
 def without_loads(lines: list[str], loads: set[str], kept: set[str]) -> tuple[list[str], list[str]]:
-    """Lines apart from those that only look at what one of `loads` gives, and those; `kept` are names used elsewhere."""
+    """Lines but for those that only look at what one of `loads` gives, and those; `kept` are names used elsewhere."""
     names = {line.partition(" = ")[0] for line in lines if line.partition(" = ")[2] in loads}
     count = uses(lines)
     # The load and one look at its type.
