@@ -85,6 +85,27 @@ def arrays(*shapes: tuple[int, ...]) -> Callable[[], list[tuple[Array, ...]]]:
     return make
 
 
+def characters(batch: int, length: int, kinds: int) -> Callable[[], list[tuple[Array, ...]]]:
+    """Batches of texts, each with the characters that follow, in one row."""
+
+    def make() -> list[tuple[Array, ...]]:
+        rng = _rng(f"{batch} {length} {kinds}")
+        texts = [rng.integers(0, kinds, (batch, length + 1), np.int64) for _ in range(BATCHES)]
+        return [(np.ascontiguousarray(text[:, :-1]), text[:, 1:].reshape(-1)) for text in texts]
+
+    return make
+
+
+def tensors(count: int, *shape: int) -> Callable[[], list[tuple[Array, ...]]]:
+    """Two batches of equal arrays: parameters, and their gradients."""
+
+    def make() -> list[tuple[Array, ...]]:
+        rng = _rng(f"{count} {shape}")
+        return [tuple(rng.standard_normal(shape, np.float32) for _ in range(count)) for _ in range(2)]
+
+    return make
+
+
 def endless(batches: list[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
     """The batches, over and over."""
     return cycle(batches)
@@ -105,6 +126,13 @@ WORKLOADS: dict[str, Workload] = {
         ),
         Workload("cnn-28", "CNN conv16-conv32-fc128, 64x1x28x28, Adam step", classification(64, (1, 28, 28), 10)),
         Workload(
+            "resnet", "ResNet blocks 32 and 64, batch norm, 16x3x32x32, Adam step", classification(16, (3, 32, 32), 10)
+        ),
+        Workload("lstm", "LSTM as a loop, batch 32, 32 steps, width 128, Adam step", classification(32, (32, 128), 10)),
+        Workload("gpt", "GPT of 4 layers, width 128, batch 12, 64 characters, Adam step", characters(12, 64, 65)),
+        Workload("adam-100", "Adam over 100 tensors of 64x64", tensors(100, 64, 64)),
+        Workload("policy", "inference of an MLP 4-64-64-2 with softmax, batch 1", classification(1, (4,), 2)),
+        Workload(
             "add-8",
             "x + y on 8 elements that require gradients, recorded for backward",
             arrays((8,), (8,)),
@@ -114,7 +142,20 @@ WORKLOADS: dict[str, Workload] = {
         Workload(
             "chain-4m", "exp(tanh(x*y+1)*sigmoid(x) - y/2), 4M elements", arrays((1 << 22,), (1 << 22,)), tolerance=1e-5
         ),
+        Workload("gelu-4m", "GELU written by hand with tanh, 4M elements", arrays((1 << 22,)), tolerance=1e-5),
         Workload("softmax", "softmax of 4000x1000 over the last axis", arrays((4000, 1000)), tolerance=1e-5),
         Workload("layer-norm", "layer norm of 4000x1000 over the last axis", arrays((4000, 1000)), tolerance=1e-5),
+        Workload("sum-squares", "sum of squares, 4M elements", arrays((1 << 22,)), tolerance=1e-5),
+        Workload("column-sums", "sums of the columns of 2048x2048", arrays((2048, 2048)), tolerance=1e-4),
+        Workload("axpy", "1.5 x + y, 4M elements", arrays((1 << 22,), (1 << 22,)), tolerance=1e-6),
+        Workload("symmetrize", "(a + a.T) / 2, 2048x2048", arrays((2048, 2048)), tolerance=1e-6),
+        Workload("matmul-1024", "product of 1024x1024 matrices", arrays((1024, 1024), (1024, 1024)), tolerance=1e-4),
+        Workload(
+            "matmul-512-bias-relu",
+            "product of 512x512 matrices with bias and ReLU",
+            arrays((512, 512), (512, 512), (512,)),
+            tolerance=1e-4,
+        ),
+        Workload("matmul-32", "32x128 times 128x512", arrays((32, 128), (128, 512)), tolerance=1e-4),
     )
 }
