@@ -18,6 +18,7 @@ from tracejit.schedule.values import VIRTUAL
 def generate(group: Group, plan: Plan) -> list[list[KernelText]]:
     """The kernels of a group that is no library call: a list for each of its stages."""
     writer = Writer()
+    writer.interleave(cost.interleaving(group.members))
     write = {LOOP: _write_loop, ROW: write_row, BLOCKS: write_blocks, COLUMN: write_column}[group.kind]
     units, elements, extra = write(Elements(writer, group, plan))
     outside = {r.source for v in group.members for r in v.reads} - set(group.members)

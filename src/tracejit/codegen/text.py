@@ -66,6 +66,11 @@ class Writer:
         """Adds a line at the present depth."""
         self._body.append((self.depth, text))
 
+    def interleave(self, count: int) -> None:
+        """Asks for so many vectors side by side in the kernel's loops."""
+        if count > 1:
+            self._head.append(f"interleave({count})")
+
     def name(self, letter: str) -> str:
         """A new variable."""
         self._names += 1

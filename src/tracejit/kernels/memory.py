@@ -423,3 +423,34 @@ def pause(typingctx: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(), codegen
+
+
+@intrinsic
+def ticks(typingctx: Any) -> Any:
+    """The CPU's counter of cycles at a constant rate (0 on architectures without one that programs may read)."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(ir.IntType(64), [])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.readcyclecounter"), [])
+
+    return types.int64(), codegen
+
+
+INTERLEAVE = "tracejit.interleave"
+
+
+@intrinsic(prefer_literal=True)
+def interleave(typingctx: Any, count: Any) -> Any:
+    """Asks for `count` vectors side by side in the loops of the kernel: long chains of arithmetic then overlap.
+
+    `count` must be a literal. Which bits a loop computes does not depend on it.
+    """
+    if not isinstance(count, types.IntegerLiteral):
+        return None
+    number = count.literal_value
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.module.add_named_metadata(INTERLEAVE, [_I32(number)])
+        return context.get_dummy_value()
+
+    return types.void(count), codegen

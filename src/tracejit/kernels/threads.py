@@ -24,6 +24,7 @@ from tracejit.kernels.memory import (
     pause,
     store_i64,
     store_release,
+    ticks,
 )
 
 # Words of a team's block; each that several threads write has a cache line of its own.
@@ -61,7 +62,9 @@ RANGES = 8
 TASKS = 9
 PARALLEL = 10
 RELEASE = 11
-PROGRAM_WORDS = 12
+# Where the beginning and the end of each task are noted, in ticks; 0 if nobody wants to know.
+TIMES = 12
+PROGRAM_WORDS = 13
 
 TASK_WORDS = 5
 ERROR_SHIFT = 8
@@ -160,11 +163,15 @@ def _meet(team):  # type: ignore[no-untyped-def]
 
 
 @_part
-def _run_tasks(tasks, begin, end):  # type: ignore[no-untyped-def]
+def _run_tasks(tasks, begin, end, times):  # type: ignore[no-untyped-def]
     """Runs tasks until one fails; gives (launch << ERROR_SHIFT | code) of that one, or 0."""
     for task in range(begin, end):
         at = tasks + 8 * TASK_WORDS * task
+        if times != 0:
+            store_i64(times, 2 * task, ticks())
         code = call_kernel(load_i64(at, 0), load_i64(at, 1), load_i64(at, 2), load_i64(at, 3))
+        if times != 0:
+            store_i64(times, 2 * task + 1, ticks())
         if code != 0:
             return load_i64(at, 4) << ERROR_SHIFT | (code & 255)
     return 0
@@ -176,9 +183,10 @@ def _run_part(team, program, thread, epoch):  # type: ignore[no-untyped-def]
     threads = load_i64(team, TEAM_THREADS)
     tasks = load_i64(program, TASKS)
     ranges = load_i64(program, RANGES)
+    times = load_i64(program, TIMES)
     for segment in range(load_i64(program, SEGMENTS)):
         at = segment * threads + thread
-        error = _run_tasks(tasks, load_i64(ranges, at), load_i64(ranges, at + 1))
+        error = _run_tasks(tasks, load_i64(ranges, at), load_i64(ranges, at + 1), times)
         if error != 0:
             store_i64(team, ERRORS + LINE * thread, error)
             store_release(team + 8 * FAILED, (epoch << SEGMENT_BITS) + segment)
@@ -278,6 +286,12 @@ def spin(p, lo, hi):  # type: ignore[no-untyped-def]
     return 0
 
 
+def read_ticks(p, lo, hi):  # type: ignore[no-untyped-def]
+    """Reads the CPU's counter. Slots: where to."""
+    store_i64(load_arg(p, 0), 0, ticks())
+    return 0
+
+
 @_part
 def _patch(program, pointers, scalars):  # type: ignore[no-untyped-def]
     """Writes the call's pointers and scalars into the argument slots that hold them."""
@@ -323,6 +337,6 @@ def run_program(p, lo, hi):  # type: ignore[no-untyped-def]
     else:
         last = load_i64(load_i64(program, RANGES), load_i64(program, SEGMENTS) * threads)
         # Tasks lie in the order of segments, and of threads in a segment: all of them in that order is the program.
-        error = _run_tasks(load_i64(program, TASKS), 0, last)
+        error = _run_tasks(load_i64(program, TASKS), 0, last, load_i64(program, TIMES))
     _release(load_i64(program, MUTEX))
     return error

@@ -11,6 +11,7 @@ import bisect
 import itertools
 import os
 import struct
+import time
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -35,8 +36,10 @@ from tracejit.kernels.threads import (
     SEGMENTS,
     TASK_WORDS,
     TASKS,
+    TIMES,
+    read_ticks,
 )
-from tracejit.runtime.build import Kernel
+from tracejit.runtime.build import Kernel, build
 from tracejit.runtime.entry import ENTRY
 from tracejit.runtime.team import TEAM, aligned_words
 
@@ -272,6 +275,13 @@ class _Layout:
     segments: list[Segment]
     control: np.ndarray
     tables: tuple[np.ndarray, ...]
+    tasks: tuple[Task, ...]
+    times: np.ndarray
+
+    def measure(self, wanted: bool) -> None:
+        """Makes runs note when each task begins and ends, or not."""
+        self.times[:] = 0
+        self.control[TIMES] = self.times.ctypes.data if wanted else 0
 
 
 class Program:
@@ -301,6 +311,7 @@ class Program:
         self._lay_out_slots(buffers)
         # A layout is never changed, as a thread may be running it; a new number of threads makes another one.
         self._layouts: dict[int, _Layout] = {}
+        self._measured = False
         self._use_layout()
         _programs.add(self)
 
@@ -334,6 +345,7 @@ class Program:
         self.segments = layout.segments
         self._control = layout.control
         self._threads = threads
+        layout.measure(self._measured)
 
     def _lay_out_tasks(self, threads: int) -> _Layout:
         segments = segment(self._launches, threads, self._threshold)
@@ -356,7 +368,23 @@ class Program:
         control[TASKS] = table.ctypes.data
         control[PARALLEL] = any(any(shares[1:]) for shares in segments)
         control[RELEASE] = self.releases
-        return _Layout(segments, control, (table, ranges))
+        return _Layout(segments, control, (table, ranges), tuple(tasks), aligned_words(2 * len(tasks) + 1))
+
+    def measure(self, wanted: bool) -> None:
+        """Makes runs note when each task begins and ends, for `timeline`, or not."""
+        self._measured = wanted
+        self._layouts[self._threads].measure(wanted)
+
+    def timeline(self) -> list[tuple[int, int, int]]:
+        """The tasks of the last run since `measure`: launch, beginning and end in ticks. Empty if there was none."""
+        layout = self._layouts[self._threads]
+        times = layout.times.tolist()
+        ran = [(task.launch, times[2 * k], times[2 * k + 1]) for k, task in enumerate(layout.tasks)]
+        return ran if any(end for *_, end in ran) else []
+
+    def expected(self, launch: int) -> float:
+        """What the cost model expects of a launch, in seconds."""
+        return self._launches[launch].cost * 1e-9
 
     def run(self, pointers: np.ndarray, scalars: np.ndarray) -> int:
         """Runs the program; gives 0, or the error of the first launch that failed, which `failure` explains.
@@ -391,6 +419,19 @@ class Program:
     def forget(self) -> None:
         """In a forked child, where a thread that was running this program does not exist."""
         self._mutex[0] = 0
+
+
+def seconds_of_tick() -> float:
+    """How long a tick of the CPU's counter takes.
+
+    Cost: 20 ms.
+    """
+    kernel, found = build(read_ticks).address, np.zeros(1, np.int64)
+    ENTRY.launch(kernel, 1, 0.0, found)
+    first, begin = int(found[0]), time.perf_counter()
+    time.sleep(0.02)
+    ENTRY.launch(kernel, 1, 0.0, found)
+    return (time.perf_counter() - begin) / max(1, int(found[0]) - first)
 
 
 _programs: weakref.WeakSet[Program] = weakref.WeakSet()

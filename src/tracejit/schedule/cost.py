@@ -27,6 +27,10 @@ no other kernels, but for their rest."""
 RECOMPUTED = 0.1
 """Computing a value anew in a later pass over a row is as cheap as keeping it, up to this cost an element."""
 
+INTERLEAVED = 4
+"""Vectors that a loop with elementary functions works on side by side: one alone waits for the end of its polynomials
+(a chain of exp, tanh and sigmoid takes 1.4 times as long)."""
+
 EXACT, ELEMENTARY, RANDOM, MEMORY = 0.012, 0.35, 1.3, 0.035
 
 
@@ -37,6 +41,11 @@ def of_element(value: Value) -> float:
     if value.kind == REDUCTION or value.op is None or value.op.exact:
         return EXACT
     return ELEMENTARY if value.kind == ELEMENTWISE and "f" in value.op.kinds and value.op.kinds == "f" else EXACT
+
+
+def interleaving(members: list[Value]) -> int:
+    """How many vectors the loops of a group had better work on side by side; 1 leaves that to the compiler."""
+    return INTERLEAVED if any(of_element(v) >= ELEMENTARY for v in members) else 1
 
 
 def of_elements(members: list[Value], buffers: int) -> float:

@@ -87,13 +87,16 @@ def cosh(x: V) -> V:
 
 
 def tanh(x: V) -> V:
-    """(exp(x) - exp(-x)) / (exp(x) + exp(-x))."""
+    """expm1(2|x|) / (expm1(2|x|) + 2), with the sign of x."""
     magnitude = x.abs()
     limit = _TANH_ONE[x.width]
     r, n = reduce_by_log2(2.0 * (magnitude > limit).where(x.const(limit), magnitude))
-    exp_twice = (expm1_reduced(r) + 1.0) * power_of_two(n)
-    large = 1.0 - 2.0 / (exp_twice + 1.0)
-    return (magnitude < 0.625).where(_odd_small(magnitude, c.TANH[x.width]), large).copysign(x)
+    # n is not negative, so 2**n - 1 is exact and cancels little; near 0 it is 0 and expm1 is that of r
+    scale = power_of_two(n)
+    grown = expm1_reduced(r).fma(scale, scale - 1.0)
+    if x.width == 64:
+        return (grown / (grown + 2.0)).copysign(x)
+    return divide_by_sum(grown, 2.0, grown).copysign(x)
 
 
 def sigmoid(x: V) -> V:
@@ -102,11 +105,13 @@ def sigmoid(x: V) -> V:
     negative = -x.abs()
     r, n = reduce_by_log2((negative < lowest).where(x.const(lowest), negative))
     small = scale_by_power(expm1_reduced(r) + 1.0, n)
-    total, total_low = fast_two_sum(x.const(1.0), small)
     top = (x < 0.0).where(small, 1.0)
-    if x.width == 64:
-        return top / total
-    # top / total, corrected by the remainder: the sum's rounding error would cost half an ulp
+    return top / (small + 1.0) if x.width == 64 else divide_by_sum(top, 1.0, small)
+
+
+def divide_by_sum(top: V, large: float, small: V) -> V:
+    """top / (large + small), corrected by the remainder: the sum's rounding error would cost half an ulp and more."""
+    total, total_low = fast_two_sum(top.const(large), small)
     inverse = 1.0 / total
     quotient = top * inverse
     return (-quotient).fma(total_low, (-quotient).fma(total, top)).fma(inverse, quotient)

@@ -1,0 +1,43 @@
+"""Kernel text on its way to LLVM: what a kernel asks of its loops arrives there and changes no bit."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from tracejit.errors import KernelBuildError
+from tracejit.runtime.build import build
+from tracejit.runtime.team import launch
+
+TEXT = """
+def {name}(p, lo, hi):
+{hint}    a = load_arg(p, 0)
+    b = load_arg(p, 1)
+    for j in range(lo, hi):
+        store_f32_s(b, j, tanh_f32(load_f32_s(a, j, 0, 2)), 1, 2)
+    return 0
+"""
+
+
+def divisions(name: str, hint: str) -> tuple[int, np.ndarray]:
+    """Vector divisions in the kernel, of which each vector of a loop has one, and what it computes."""
+    kernel = build(TEXT.format(name=name, hint=hint), name)
+    x = np.linspace(-3, 3, 1003, dtype=np.float32)
+    y = np.zeros_like(x)
+    assert launch(kernel.address, x.size, 1.0, x, y) == 0
+    return len(re.findall(r"fdiv <\d+ x float>", kernel.llvm_text())), y
+
+
+def test_interleaved_loops_have_more_vectors_and_the_same_bits() -> None:
+    plain, expected = divisions("hintless", "")
+    wide, found = divisions("hinted", "    interleave(4)\n")
+    assert plain >= 1
+    assert wide >= 4 * plain
+    assert found.tobytes() == expected.tobytes()
+
+
+def test_the_number_of_vectors_is_a_literal() -> None:
+    with pytest.raises(KernelBuildError, match="interleave"):
+        build(TEXT.format(name="open_hint", hint="    interleave(hi)\n"), "open_hint")
