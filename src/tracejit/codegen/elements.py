@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from tracejit.codegen import expression
 from tracejit.codegen.text import Writer
+from tracejit.kernels.tiles import TILE_COLUMNS, TILE_ROWS, TILED
 from tracejit.schedule.groups import LOOP, Group
 from tracejit.schedule.plan import Plan
 from tracejit.schedule.values import ELEMENTWISE, REDUCTION, VIRTUAL, Number, Read, Value, split
@@ -20,11 +21,15 @@ from tracejit.schedule.values import ELEMENTWISE, REDUCTION, VIRTUAL, Number, Re
 
 @dataclass(slots=True)
 class Access:
-    """How a read goes through [rows, inner]: the text of its first element in row `u`, and its step in the row."""
+    """How a read goes through [rows, inner]: the text of its first element in row `u`, and its step in the row.
+
+    A read that goes along rows in memory is turned, a tile at a time, into the scratch memory `tile`.
+    """
 
     base: str
     step: int
     stride: str = ""
+    tile: tuple[str, int] | None = None
 
     def at(self, j: str) -> str:
         """The text of the index at place `j`."""
@@ -56,6 +61,8 @@ class Elements:
         self.rowwise: dict[Value, str] = {}
         self.placed: dict[Value, str] = {}
         self.n = "" if self.flat else writer.size(self.inner)
+        self._tiles: dict[tuple[object, ...], tuple[str, int]] = {}
+        self.tiled = group.kind == LOOP and any(self._runs_across(v, r) for v, r in self._reads())
         self._plan_counters()
 
     # --- rows ---------------------------------------------------------------------------------------------------------
@@ -93,6 +100,30 @@ class Elements:
             self._counters = [self.writer.name("i") for _ in self._row_cuts]
             self._limits = [self.writer.size(self._size(d)) for d in range(1, len(self._row_cuts))]
 
+    def _runs_across(self, value: Value, read: Read) -> bool:
+        """Whether what lies side by side in memory is one below the other in the rows."""
+        if read is value.into or read.source.kind == VIRTUAL or read.source.dtype.itemsize not in TILED:
+            return False
+        steps, inner = self._steps(value, read)
+        return inner not in (0, 1) and steps[-1] == 1
+
+    @property
+    def run(self) -> str:
+        """How many rows follow one another along the last of the row's dimensions."""
+        return self.writer.size(self._size(len(self._row_cuts) - 1))
+
+    def fill_tiles(self, first: str, rows: str, columns: str) -> None:
+        """Turns the tiles of `rows` rows from `u` on and of `columns` places from `first` on."""
+        for value, read in self._reads():
+            access = self.access(value, read)
+            if access.tile is None or access.tile in self._filled:
+                continue
+            self._filled.append(access.tile)
+            size = read.source.dtype.itemsize
+            pointer = self.writer.pointer(self.plan.storage[read.source], read.offset * size)
+            at = f"{pointer[0]} + {size} * ({access.at(first)})"
+            self.writer.line(f"turn_{TILED[size]}({at}, {access.stride}, {access.tile[0]}, {rows}, {columns})")
+
     def start_rows(self, first: str) -> None:
         """Sets the counters of the row's dimensions to those of row `first`."""
         if not self._counters:
@@ -119,6 +150,7 @@ class Elements:
     def begin_row(self) -> None:
         """Finds where the operands of row `u` lie."""
         self._row_texts.clear()
+        self._filled: list[tuple[str, int]] = []
         self.rowwise.clear()
         self.forget_places()
         if self.flat:
@@ -169,7 +201,16 @@ class Elements:
             writer.line(f"{base} = {' + '.join(terms)}")
         if read.source.kind == VIRTUAL and read.offset:
             base = " + ".join(part for part in (writer.size(read.offset), base) if part)
-        return Access(base, step, stride)
+        return Access(base, step, stride, self._tile(value, read) if self.tiled else None)
+
+    def _tile(self, value: Value, read: Read) -> tuple[str, int] | None:
+        if not self._runs_across(value, read):
+            return None
+        key = (read.source, read.offset, read.strides, read.shape, value.shape)
+        if key not in self._tiles:
+            nbytes = TILE_ROWS * TILE_COLUMNS * read.source.dtype.itemsize
+            self._tiles[key] = self.writer.scratch("i64", nbytes // 8)
+        return self._tiles[key]
 
     def _reads_whole(self, value: Value, read: Read, inner: int) -> bool:
         """Of one row, a contiguous operand is addressed as in many rows, so that the text is the same."""
@@ -193,6 +234,8 @@ class Elements:
     def fetch(self, value: Value, read: Read, j: str) -> str:
         """The variable that holds an operand from outside at place `j`."""
         access = self.access(value, read)
+        if access.tile is not None:
+            return self._fetch_turned(access.tile, read)
         key = (read.source, read.offset, access.base, access.step, access.stride)
         texts = self._row_texts if access.step == 0 else self._texts
         if key not in texts:
@@ -200,6 +243,13 @@ class Elements:
             self.writer.line(f"{name} = {self._load(read, access.at(j))}")
             texts[key] = name
         return texts[key]
+
+    def _fetch_turned(self, tile: tuple[str, int], read: Read) -> str:
+        if tile not in self._texts:
+            name = self._texts[tile] = self.writer.name("x")
+            place = f"(u - top) * {TILE_COLUMNS} + j - first"
+            self.writer.line(f"{name} = {self.writer.load(read.source.dtype.short, tile, place)}")
+        return self._texts[tile]
 
     def _load(self, read: Read, index: str) -> str:
         source = read.source

@@ -9,6 +9,7 @@ from __future__ import annotations
 from tracejit.codegen.elements import Elements
 from tracejit.codegen.folds import combine, write_blocks, write_column, write_row
 from tracejit.codegen.text import KernelText, Writer
+from tracejit.kernels.tiles import TILE_COLUMNS, TILE_ROWS
 from tracejit.schedule import cost
 from tracejit.schedule.groups import BLOCKS, COLUMN, LOOP, ROW, Group
 from tracejit.schedule.plan import Plan, launches_of
@@ -58,6 +59,8 @@ def _write_loop(elements: Elements) -> tuple[int, float, float]:
         writer.depth += 1
         _write_body(elements)
         return elements.inner, 1.0, 0.0
+    if elements.tiled:
+        return _write_tiles(elements)
     elements.start_rows("lo")
     writer.line("for u in range(lo, hi):")
     writer.depth += 1
@@ -68,6 +71,34 @@ def _write_loop(elements: Elements) -> tuple[int, float, float]:
     _write_body(elements)
     writer.depth -= 1
     elements.next_row()
+    return elements.rows, elements.inner, 3.0
+
+
+def _write_tiles(elements: Elements) -> tuple[int, float, float]:
+    """Writes a loop over tiles: what is read across its rows in memory is turned before, tile by tile."""
+    writer = elements.writer
+    run = elements.run
+    writer.line("top = lo")
+    writer.line("while top < hi:")
+    writer.depth += 1
+    writer.line(f"bottom = min(top + {TILE_ROWS}, hi, top + {run} - top % {run})")
+    writer.line(f"for first in range(0, {elements.n}, {TILE_COLUMNS}):")
+    writer.depth += 1
+    writer.line(f"stop = min(first + {TILE_COLUMNS}, {elements.n})")
+    writer.line("u = top")
+    elements.start_rows("u")
+    elements.begin_row()
+    elements.fill_tiles("first", "bottom - top", "stop - first")
+    writer.line("for u in range(top, bottom):")
+    writer.depth += 1
+    elements.start_rows("u")
+    elements.begin_row()
+    elements.hoist(elements.group.members)
+    writer.line("for j in range(first, stop):")
+    writer.depth += 1
+    _write_body(elements)
+    writer.depth -= 3
+    writer.line("top = bottom")
     return elements.rows, elements.inner, 3.0
 
 
