@@ -24,6 +24,12 @@ WINDOWS: list[tuple[tuple[int, ...], dict[str, Any]]] = [
     ((3, 1, 1, 1), {"kernel": (1, 1), "stride": (1, 1)}),
     ((1, 2, 4, 4), {"kernel": (2, 2), "stride": (3, 3), "padding": (1, 1), "ceil_mode": True}),
     ((0, 2, 4, 4), {"kernel": (2, 2), "stride": (2, 2)}),
+    ((2, 3, 14, 14), {"kernel": (2, 2), "stride": (2, 2)}),
+    ((1, 2, 28, 28), {"kernel": (2, 2), "stride": (2, 2)}),
+    ((2, 2, 5, 37), {"kernel": (3, 3), "stride": (2, 2)}),
+    ((2, 2, 6, 23), {"kernel": (3, 5), "stride": (1, 1)}),
+    ((1, 3, 9, 3), {"kernel": (2, 2), "stride": (3, 1)}),
+    ((1, 2, 6, 66), {"kernel": (5, 6), "stride": (1, 2)}),
 ]
 DILATED = [
     *WINDOWS,

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 from tracejit.dtypes import BY_NAME
+from tracejit.kernels.gemm_vectors import TARGET
 from tracejit.kernels.launch import Launch, Operand, Ptr
+from tracejit.kernels.pool_vectors import WIDEST_STRIDE, max_pool2d_inside_f32, max_pool2d_inside_f64
 from tracejit.kernels.template import (
     instantiate,
     launched,
@@ -88,40 +92,9 @@ def $name(p, lo, hi):
     return 0
 """
 
-# Where every window lies inside, the taps of an element are compared one after the other; with the window's size
-# written in, nothing is left but loads, comparisons and selections.
-_MAX_INSIDE = """
-def $name(p, lo, hi):
-    # A unit is one row of the output.
-    x = load_arg(p, 0)
-    values = load_arg(p, 1)
-    indices = load_arg(p, 2)
-    height = load_arg(p, 3)
-    width = load_arg(p, 4)
-    out_height = load_arg(p, 5)
-    out_width = load_arg(p, 6)
-    stride_h = load_arg(p, 9)
-    lowest = $lowest
-    for u in range(lo, hi):
-        plane = u // out_height
-        top = (u - plane * out_height) * stride_h * width
-        base = plane * height * width
-        for c in range(out_width):
-            best = lowest
-            place = top + c * $stride
-            for i in range($kernel_h):
-                for j in range($kernel_w):
-                    at = top + i * width + c * $stride + j
-                    v = load_$t(x, base + at)
-                    higher = (v > best) | (v != v)
-                    best = select(higher, v, best)
-                    place = select(higher, at, place)
-            store_$t(values, u * out_width + c, best)
-            store_i64(indices, u * out_width + c, place)
-    return 0
-"""
-_WRITTEN_OUT = 4
-"""The largest side of a window that is written into the kernel."""
+_INSIDE: dict[str, Callable[..., Any]] = {"f32": max_pool2d_inside_f32, "f64": max_pool2d_inside_f64}
+_MANY = 1 << 30
+"""Elements between the ends of a window from which on they are not counted in 32 bits."""
 
 _AVG = """
 def $name(p, lo, hi):
@@ -317,26 +290,20 @@ def plan_max_pool2d(
     )
     wide = _sums_in(short)["a"] if floating else "i64"
     inside = all(
-        p == 0 and d == 1 and (n - 1) * s + k <= size and k <= _WRITTEN_OUT
+        p == 0 and d == 1 and (n - 1) * s + k <= size
         for p, d, n, s, k, size in zip(padding, dilation, shape[-2:], stride, kernel, x.shape[-2:], strict=True)
     )
-    if inside and short in ("f32", "f64"):
-        function = instantiate(
-            _MAX_INSIDE,
-            f"max_pool2d_{kernel[0]}x{kernel[1]}_by_{stride[1]}_{short}",
-            t=short,
-            kernel_h=str(kernel[0]),
-            kernel_w=str(kernel[1]),
-            stride=str(stride[1]),
-            lowest=f"float{short[1:]}(arg_f64(p, 15))",
-        )
-    else:
-        function = instantiate(
-            _MAX, f"max_pool2d_{short}", t=short, a=wide, lowest="arg_f64(p, 15)" if floating else "load_arg(p, 15)"
-        )
-    slots = (Ptr(0), Ptr(1), Ptr(2), *x.shape[-2:], *shape[-2:], *kernel, *stride, *padding, *dilation, lowest)
-    cost = shape[-1] * (4.0 + 0.6 * kernel[0] * kernel[1])
-    return launched(Launch(function, slots, product(shape[:-1]), cost))
+    sizes = (*x.shape[-2:], *shape[-2:], *kernel, *stride)
+    units = product(shape[:-1])
+    if inside and short in _INSIDE and stride[1] <= WIDEST_STRIDE and (kernel[0] + 1) * x.shape[-1] < _MANY:
+        slots: tuple[Any, ...] = (Ptr(0), Ptr(1), Ptr(2), *sizes, product(x.shape))
+        vectors = -(-shape[-1] * BY_NAME[x.dtype].itemsize // TARGET.vector_bytes)
+        return launched(Launch(_INSIDE[short], slots, units, 3.0 + vectors * (2.0 + 1.5 * kernel[0] * kernel[1])))
+    function = instantiate(
+        _MAX, f"max_pool2d_{short}", t=short, a=wide, lowest="arg_f64(p, 15)" if floating else "load_arg(p, 15)"
+    )
+    slots = (Ptr(0), Ptr(1), Ptr(2), *sizes, *padding, *dilation, lowest)
+    return launched(Launch(function, slots, units, shape[-1] * (4.0 + 0.6 * kernel[0] * kernel[1])))
 
 
 def _avg_slots(

@@ -1,0 +1,149 @@
+"""The maximum of windows that lie inside their planes, whole vectors of results at a time.
+
+Rows of results are short (7, 14, 28) and so are windows: what loops over elements cost at their edges, vectors that
+overlap or spill over do not.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import llvmlite.ir as ir
+from numba.core import cgutils
+
+from tracejit.kernels.gemm_code import Code, Word, native_kernel
+from tracejit.kernels.gemm_vectors import F32, F64, I32, I64, TARGET, Lane, VectorBuilder, emit_loop
+
+(X, VALUES, PLACES, HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH, KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, SIZE) = range(12)
+"""Slots: addresses, sizes of planes and windows, strides (columns: 1 or 2), the number of elements of x."""
+
+WIDEST_STRIDE = 2
+
+
+def _strided(v: VectorBuilder, low: Any, high: Any, first: int) -> Any:
+    """Every second lane of two vectors, from `first` on."""
+    order = ir.Constant(ir.VectorType(I32, v.width), [2 * k + first for k in range(v.width)])
+    return v.ir.shuffle_vector(low, high, order)
+
+
+def _window(v: VectorBuilder, masked: bool, p: dict[str, Any], column: Any, row: Any) -> tuple[Any, Any]:
+    """Maxima and their places, relative to the window's row, for a vector of windows from `column` on.
+
+    `row` is the address of the first window row; `masked` reads nothing behind the rows.
+    """
+    b = v.ir
+    lanes = ir.VectorType(I32, v.width)
+
+    def spread(number: Any) -> Any:
+        return v.spread(b.trunc(number, I32))
+
+    double = b.icmp_signed("==", p["stride_w"], I64(2))
+    left = b.mul(column, p["stride_w"])
+    iota = ir.Constant(lanes, list(range(v.width)))
+    start = b.add(spread(left), b.mul(iota, spread(p["stride_w"])))
+    lowest = ir.Constant(v.lane.vector, [-math.inf] * v.width)
+
+    def load(address: Any, behind: Any) -> Any:
+        return v.load_masked(address, v.mask(behind)) if masked else v.load(address)
+
+    def tap(address: Any, j: Any) -> Any:
+        """The elements that the windows see at tap column j."""
+        odd = b.and_(j, I64(1))
+        first = b.add(left, b.select(double, b.sub(j, odd), j))
+        at, behind = b.add(address, v.bytes(first)), b.sub(p["width"], first)
+        low = load(at, behind)
+        single = b.block
+        more, done = b.append_basic_block("more"), b.append_basic_block("done")
+        b.cbranch(double, more, done)
+        b.position_at_end(more)
+        high = load(b.add(at, I64(TARGET.vector_bytes)), b.sub(behind, I64(v.width)))
+        is_odd = v.spread(b.icmp_signed("!=", odd, I64(0)))
+        picked = b.select(is_odd, _strided(v, low, high, 1), _strided(v, low, high, 0))
+        last = b.block
+        b.branch(done)
+        b.position_at_end(done)
+        seen = b.phi(v.lane.vector)
+        seen.add_incoming(low, single)
+        seen.add_incoming(picked, last)
+        return seen
+
+    def line(state: list[Any]) -> list[Any]:
+        address, offset, best, places = state
+
+        def step(inner: list[Any]) -> list[Any]:
+            j, best, places = inner
+            seen = tap(address, j)
+            # NaN is taken whenever it comes, and nothing is greater than it.
+            higher = b.or_(b.fcmp_ordered(">", seen, best), b.fcmp_unordered("uno", seen, seen))
+            here = b.add(start, spread(b.add(offset, j)))
+            return [b.add(j, I64(1)), b.select(higher, seen, best), b.select(higher, here, places)]
+
+        _, best, places = emit_loop(b, p["kernel_w"], [I64(0), best, places], step)
+        return [b.add(address, v.bytes(p["width"])), b.add(offset, p["width"]), best, places]
+
+    _, _, best, places = emit_loop(b, p["kernel_h"], [row, I64(0), lowest, start], line)
+    return best, places
+
+
+def _store_places(v: VectorBuilder, places: Any, address: Any, mask: Any) -> None:
+    """Stores the places (int64) in the lanes of the mask."""
+    arguments = [places, v.pointer(address, places.type), I32(8), mask]
+    kind = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
+    name = f"llvm.masked.store.v{v.width}i64.p0"
+    v.ir.call(cgutils.get_or_insert_function(v.ir.module, kind, name), arguments)
+
+
+def _maximum(lane: Lane, code: Code, block: Word, low: Word, high: Word) -> None:
+    """A unit is one row of the results. The last vector of a row overlaps the one before; that of a row shorter than a
+    vector spills into the rows behind, which are written later, unless they are another thread's.
+    """
+    v = VectorBuilder(code.builder, lane)
+    x, values, places, height, width = code.slots(block, X, VALUES, PLACES, HEIGHT, WIDTH)
+    out_height, out_width, kernel_h, kernel_w = code.slots(block, OUT_HEIGHT, OUT_WIDTH, KERNEL_H, KERNEL_W)
+    stride_h, stride_w, size = code.slots(block, STRIDE_H, STRIDE_W, SIZE)
+    p = {
+        "width": width.value,
+        "kernel_h": kernel_h.value,
+        "kernel_w": kernel_w.value,
+        "stride_w": stride_w.value,
+    }
+    wide = ir.VectorType(I64, lane.count)
+    with code.loop(low, high) as u:
+        plane = u.quotient(out_height)
+        top = (u - plane * out_height) * stride_h * width
+        row = plane * height * width + top
+        with code.loop(0, out_width, lane.count) as begin:
+            column = begin.least((out_width - lane.count).most(0))
+            reach = row + column * stride_w + (kernel_h - 1) * width + kernel_w + 2 * lane.count
+            at = u * out_width + column
+
+            def vector(masked: bool, row: Word = row, column: Word = column, at: Word = at, top: Word = top) -> None:
+                best, found = _window(v, masked, p, column.value, (x + row * lane.size).value)
+                found = v.ir.add(v.ir.sext(found, wide), v.spread(top.value))
+                value_at, place_at = (values + at * lane.size).value, (places + at * 8).value
+                if masked:
+                    mask = v.mask((out_width - column).value)
+                    v.store_masked(best, value_at, mask)
+                    _store_places(v, found, place_at, mask)
+                else:
+                    v.store(best, value_at)
+                    v.ir.store(found, v.pointer(place_at, wide), align=8)
+
+            roomy = (reach <= size) & (at + lane.count <= high * out_width)
+            code.either(roomy, partial(vector, False), partial(vector, True))
+
+
+maximum_f32 = native_kernel("maximum_f32", partial(_maximum, F32))
+maximum_f64 = native_kernel("maximum_f64", partial(_maximum, F64))
+
+
+def max_pool2d_inside_f32(p: Any, lo: int, hi: int) -> Any:
+    """Maxima of windows inside their planes, float32."""
+    return maximum_f32(p, lo, hi)
+
+
+def max_pool2d_inside_f64(p: Any, lo: int, hi: int) -> Any:
+    """Maxima of windows inside their planes, float64."""
+    return maximum_f64(p, lo, hi)
