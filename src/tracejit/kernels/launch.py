@@ -38,7 +38,8 @@ class Launch:
     """One kernel launch: `function(p, lo, hi)` over `units` of work with the argument block `slots`.
 
     `unit_cost` is a rough serial cost of one unit in nanoseconds; the scheduler splits [0, units) over
-    threads by it. `fails` says that the function may return an error code other than 0.
+    threads by it. `fails` says that the function may return an error code other than 0; `copies` that it only copies
+    slot 0 to slot 1, and does nothing where both are one buffer.
     """
 
     function: Callable[..., Any]
@@ -46,3 +47,4 @@ class Launch:
     units: int
     unit_cost: float
     fails: bool = False
+    copies: bool = False

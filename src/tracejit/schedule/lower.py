@@ -45,8 +45,16 @@ class PlannedLaunch(Protocol):
         """Serial nanoseconds of one."""
 
     @property
+    def slots(self) -> tuple[Any, ...]:
+        """The arguments; those with an `index` are addresses of operands, then of results."""
+
+    @property
     def fails(self) -> bool:
         """Whether the kernel may return an error code."""
+
+    @property
+    def copies(self) -> bool:
+        """Whether it only copies slot 0 to slot 1, and does nothing where both are one buffer."""
 
 
 class Planner(Protocol):

@@ -216,11 +216,14 @@ class _Planning:
                 needed = False
             if needed:
                 plan.storage[value] = self._buffer(value)
+        for group in self.groups:
+            if group.kind == CALL:
+                self._donate(group)
         for value, buffer in plan.storage.items():
             for group in [self.group_of[w] for w in writers(value)] + [g for g, _ in self.readers.get(value, [])]:
                 start = plan.stage[group]
                 buffer.live(start, max(start, start + launches_of(group) - 1))
-        arena = [b for b in plan.storage.values() if b.kind == "arena"]
+        arena = list(dict.fromkeys(b for b in plan.storage.values() if b.kind == "arena"))
         for group in plan.groups:
             if group.kind not in (BLOCKS, COLUMN) or launches_of(group) == 1:
                 continue
@@ -234,6 +237,27 @@ class _Planning:
                     arena.append(buffer)
         plan.arena = arena
         plan.arena_bytes = place(arena)
+
+    def _donate(self, group: Group) -> None:
+        """Lets a call that begins with a copy of an operand work on that operand's memory, if nobody else reads it."""
+        call, storage = group.members[0], self.plan.storage
+        for launch in call.launches:
+            if not launch.copies:
+                continue
+            at, to = launch.slots[0].index, launch.slots[1].index - len(call.reads)
+            read, result = call.reads[at], call.results[to]
+            source = read.source
+            again = any(r.source is source for k, r in enumerate(call.reads) if k != at)
+            own = source in storage and storage[source].kind == "arena" and source not in self.target
+            fresh = result in storage and (storage[result].kind == "arena" or self._is_new_output(result))
+            if own and fresh and not again and read.is_whole(source.numel) and self._read_by(source) == {group}:
+                storage[source] = storage[result]
+
+    def _is_new_output(self, value: Value) -> bool:
+        return value in self.target and self.target[value] not in self.graph.homes
+
+    def _read_by(self, value: Value) -> set[Group]:
+        return {group for group, _ in self.readers.get(value, [])}
 
     def _buffer(self, value: Value) -> Buffer:
         nbytes = value.numel * value.dtype.itemsize
