@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from tracejit.ir.graph import Graph, topological
@@ -20,19 +20,31 @@ def rewrite(graph: Graph, step: Callable[[Node], Node | None]) -> Graph:
 
     Raises: RuntimeError if a node never comes to rest.
     """
+
+    def settle(old: Node, new: Node) -> Node:
+        for _ in range(_LIMIT):
+            better = step(new)
+            if better is None:
+                return new
+            new = better
+        raise RuntimeError(f"rewriting {old!r} does not come to an end")
+
+    return _rebuild(graph, settle)
+
+
+def rewrite_at(graph: Graph, nodes: Collection[Node], step: Callable[[Node], Node]) -> Graph:
+    """The graph with `step` applied once to what has become of some of its nodes, whose operands may be new by then."""
+    return _rebuild(graph, lambda old, new: step(new) if old in nodes else new)
+
+
+def _rebuild(graph: Graph, replacement: Callable[[Node, Node], Node]) -> Graph:
+    """The graph with each node, given its new operands, replaced."""
     done: dict[Node, Node] = {}
     settled: set[Node] = set()
     lines: dict[Node, str] = {}
     labels: dict[Node, str] = {}
     for node in graph.nodes():
-        new = _with_args(node, tuple(done[a] for a in node.args))
-        for _ in range(_LIMIT):
-            better = step(new)
-            if better is None:
-                break
-            new = better
-        else:
-            raise RuntimeError(f"rewriting {node!r} does not come to an end")
+        new = replacement(node, _with_args(node, tuple(done[a] for a in node.args)))
         done[node] = new
         for beside, result in ((graph.lines, lines), (graph.labels, labels)):
             if node in beside:

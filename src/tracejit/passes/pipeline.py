@@ -13,6 +13,8 @@ from tracejit.ir.node import Node
 from tracejit.ir.pattern import EXACT, RuleSet
 from tracejit.ir.rewrite import rewrite
 from tracejit.passes import operands, simplify, views
+from tracejit.passes.products import join_products
+from tracejit.passes.slices import slice_operands
 
 Pass = Callable[[Graph, str], Graph]
 
@@ -39,7 +41,7 @@ def simplified(graph: Graph, soundness: str) -> Graph:
     return rewrite(graph, RuleSet(simplify.RULES, soundness))
 
 
-PASSES: tuple[Pass, ...] = (plain_operands, canonical_views, simplified)
+PASSES: tuple[Pass, ...] = (plain_operands, canonical_views, simplified, slice_operands, join_products)
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,7 @@ RULES: tuple[Rule, ...] = (
     Rule("x / 2**k", EXACT, "div(x, c)", _reciprocal, kinds="f", examples=({"c": 8}, {"c": -0.25}, {"c": 2.0**100})),
     Rule("x - 0", EXACT, "sub(x, 0)", "x", kinds="if"),
     Rule("x + -0.0", EXACT, "add(x, -0.0)", "x", kinds="f"),
+    Rule("x + 0 + 0", EXACT, "add(add(x, 0.0), 0.0)", "add(x, 0.0)", kinds="f"),
     Rule("x + 0 of integers", EXACT, "add(x, 0)", "x", kinds="bi"),
     Rule("0 - x of integers", EXACT, "sub(0, x)", "neg(x)", kinds="i"),
     Rule("-0.0 - x", EXACT, "sub(-0.0, x)", "neg(x)", kinds="f"),

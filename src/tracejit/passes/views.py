@@ -61,6 +61,28 @@ def _cat_of_few(xs: tuple[Node, ...], dim: int) -> Node | None:
     return apply(ops.cat, *parts, dim=dim) if len(parts) < len(xs) else None
 
 
+def _plus_zero(x: Node, dim: int) -> list[Node]:
+    """The parts along `dim` of x with 0 added to each element, which turns -0.0 into 0.0."""
+    if x.op is ops.cat and x.attrs[0] == dim:
+        return [grounded for part in x.args for grounded in _plus_zero(part, dim)]
+    return [apply(ops.add, x, 0.0 if x.dtype.is_floating_point else 0)]
+
+
+def _sum_of_neighbours(x: Node, y: Node, a: Ints, b: Ints, s: Ints, t: Ints, out: Node) -> Node | None:
+    """Two tensors that are put side by side into zeros and added up are joined first: the gradient of `split`."""
+    if any(k != 1 for k in (*s, *t)):
+        return None
+    apart = [d for d in range(len(a)) if a[d] != b[d] or x.shape[d] != y.shape[d]]
+    if len(apart) != 1:
+        return None
+    dim = apart[0]
+    first, second, start = (x, y, a) if a[dim] < b[dim] else (y, x, b)
+    if start[dim] + first.shape[dim] != max(a[dim], b[dim]):
+        return None
+    joined = apply(ops.cat, *_plus_zero(first, dim), *_plus_zero(second, dim), dim=dim)
+    return apply(ops.unslice, joined, shape=out.shape, start=start, step=s)
+
+
 def _slice_of_cat(xs: tuple[Node, ...], dim: int, start: Ints, step: Ints, out: Node) -> Node | None:
     """A slice that stays inside one of the joined tensors."""
     length = out.shape[dim]
@@ -83,6 +105,7 @@ _SLICE: dict[str, Any] = {"x": (7, 5), "a": (1, 0), "s": (2, 1), "_l": (3, 5), "
 _ONE: dict[str, Any] = {"v": 2.5, "_n": (1,), "d": dtypes.float32, "shape": (1,), "dims": (0,), "start": (0,)}
 _ONE |= {"length": (1,), "step": (1,)}
 _PLACED: dict[str, Any] = {"x": (2, 3), "a": (1, 0), "s": (1, 2), "_m": (4, 5), "n": (9, 5), "b": (1, 0), "t": (2, 1)}
+_STEPS: dict[str, Any] = {"s": (1, 1), "t": (1, 1)}
 
 RULES: tuple[Rule, ...] = (
     Rule(
@@ -171,6 +194,17 @@ RULES: tuple[Rule, ...] = (
         "cat(*xs, dim=dim)",
         _cat_of_few,
         examples=({"xs": ((2, 3),), "dim": 1}, {"xs": ((2, 0), (2, 3), (2, 1), (2, 0)), "dim": 1}),
+    ),
+    Rule(
+        "sum of neighbours among zeros",
+        EXACT,
+        "add(unslice(x, shape=_n, start=a, step=s), unslice(y, shape=_m, start=b, step=t))",
+        _sum_of_neighbours,
+        kinds="f",
+        examples=(
+            {"x": (2, 3), "y": (2, 2), "_n": (4, 9), "_m": (4, 9), "a": (1, 4), "b": (1, 2), **_STEPS},
+            {"x": (2, 3), "y": (1, 3), "_n": (4, 3), "_m": (4, 3), "a": (0, 0), "b": (2, 0), **_STEPS},
+        ),
     ),
     Rule(
         "slice of cat",

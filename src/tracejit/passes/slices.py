@@ -1,0 +1,68 @@
+"""Slices of elementwise results become results of slices, so that whoever reads a slice can compute it.
+
+In: a graph. Out: a graph with the same bits, in which no element is computed more often than before.
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+from tracejit.ir.graph import Graph
+from tracejit.ir.node import Node, apply, make
+from tracejit.ir.rewrite import rewrite_at
+from tracejit.ops.record import Op, ops
+
+
+def readers_of(graph: Graph) -> dict[Node, list[Node]]:
+    """The nodes that read each node, once for each place where they do."""
+    readers: dict[Node, list[Node]] = {}
+    for node in graph.nodes():
+        for arg in node.args:
+            readers.setdefault(arg, []).append(node)
+    return readers
+
+
+def _is_elementwise(node: Node) -> bool:
+    return isinstance(node.op, Op) and node.op.family == "elementwise"
+
+
+def slice_operands(graph: Graph, soundness: str) -> Graph:
+    """Takes slices of operands where elementwise results are read in slices alone, each by elementwise operations.
+
+    The gates of an LSTM, which are parts of one sum, so come into the kernel that goes on with them.
+    """
+    readers, outputs = readers_of(graph), set(graph.outputs)
+
+    def wanted(node: Node) -> bool:
+        users = readers.get(node, [])
+        if not _is_elementwise(node) or node in outputs or not users:
+            return False
+        if any(user.op is not ops.slice or user in outputs for user in users):
+            return False
+        if sum(prod(user.shape) for user in users) > prod(node.shape):
+            return False
+        return all(_is_elementwise(reader) for user in users for reader in readers.get(user, []))
+
+    through = {node for node in graph.nodes() if wanted(node)}
+    return rewrite_at(graph, {user for node in through for user in readers[node]}, _turned)
+
+
+def _turned(node: Node) -> Node:
+    inner, (start, length, step) = node.args[0], node.attrs
+    assert isinstance(inner.op, Op)
+    return make(inner.op, tuple(_part(a, start, length, step) for a in inner.args), inner.attrs)
+
+
+def _part(x: Node, start: tuple[int, ...], length: tuple[int, ...], step: tuple[int, ...]) -> Node:
+    """What a slice of a result needs of an operand that is broadcast to it."""
+    if x.is_number or not x.shape:
+        return x
+    lead = len(start) - len(x.shape)
+    whole = [size == 1 for size in x.shape]
+    return apply(
+        ops.slice,
+        x,
+        start=tuple(0 if one else start[lead + d] for d, one in enumerate(whole)),
+        length=tuple(1 if one else length[lead + d] for d, one in enumerate(whole)),
+        step=tuple(1 if one else step[lead + d] for d, one in enumerate(whole)),
+    )
