@@ -10,6 +10,22 @@ from tracejit.tools import table
 Result = Mapping[str, Any]
 NOISE = 0.05
 PEERS = ("torch", "torch-compile", "jax")
+HEADER = (
+    "vs best peer",
+    "target",
+    "of floor",
+    "MiB / torch",
+    "cold",
+    "warm",
+    "kernels",
+    "launches",
+    "break-even",
+)
+
+
+def _ours(frameworks: Result) -> Result:
+    found: Result = frameworks.get("compiled") or frameworks.get("eager") or {}
+    return found
 
 
 def ratio(frameworks: Result) -> float | None:
@@ -18,7 +34,7 @@ def ratio(frameworks: Result) -> float | None:
     >>> ratio({"compiled": {"median": 1.0}, "torch": {"median": 3.0}, "jax": {"median": 2.0}})
     2.0
     """
-    ours = frameworks.get("compiled") or frameworks.get("eager") or {}
+    ours = _ours(frameworks)
     peers = [frameworks[name]["median"] for name in PEERS if "median" in frameworks.get(name, {})]
     if "median" not in ours or not peers:
         return None
@@ -34,7 +50,27 @@ def _cell(found: Result | None) -> str:
     return f"{table.seconds(found['median'])} ±{spread:.0%}"
 
 
-def _row(name: str, frameworks: Result, columns: list[str]) -> list[str]:
+def _of_floor(workload: Result) -> str:
+    """How near the steps come to the floor: 100 % is what the machine can do."""
+    ours = _ours(workload["frameworks"]).get("median")
+    return f"{workload['floor'] / ours:.0%}" if ours and "floor" in workload else "-"
+
+
+def _target(workload: Result) -> str:
+    times, target = ratio(workload["frameworks"]), workload.get("target")
+    if target is None or times is None:
+        return "-"
+    return f"{target:g}x {'met' if times >= target else 'missed'}"
+
+
+def _memory(frameworks: Result) -> str:
+    """The memory of compiled steps beside PyTorch's."""
+    ours, theirs = (frameworks.get(name, {}).get("step_mib") for name in ("compiled", "torch"))
+    return "-" if ours is None or theirs is None else f"{ours:.0f} / {theirs:.0f}"
+
+
+def _row(name: str, workload: Result, columns: list[str]) -> list[str]:
+    frameworks = workload["frameworks"]
     times = ratio(frameworks)
     compiled = frameworks.get("compiled", {})
     even = compiled.get("break_even")
@@ -42,6 +78,9 @@ def _row(name: str, frameworks: Result, columns: list[str]) -> list[str]:
         name,
         *(_cell(frameworks.get(column)) for column in columns),
         "-" if times is None else f"{times:.2f}x",
+        _target(workload),
+        _of_floor(workload),
+        _memory(frameworks),
         *(table.seconds(compiled[key]) if key in compiled else "-" for key in ("cold", "warm")),
         *(str(compiled[key]) if key in compiled else "-" for key in ("kernels", "launches")),
         "-" if "break_even" not in compiled else "never" if even is None else str(even),
@@ -53,18 +92,26 @@ def text(result: Result) -> str:
     workloads = result["workloads"]
     columns = [f for f in ("eager", "compiled", *PEERS) if any(f in w["frameworks"] for w in workloads.values())]
     order = sorted(workloads, key=lambda name: ratio(workloads[name]["frameworks"]) or float("inf"))
-    header = ["workload", *columns, "vs best peer", "cold", "warm", "kernels", "launches", "break-even"]
-    rows = [_row(name, workloads[name]["frameworks"], columns) for name in order]
+    header = ["workload", *columns, *HEADER]
+    rows = [_row(name, workloads[name], columns) for name in order]
     losing = [name for name in order if (ratio(workloads[name]["frameworks"]) or 1) < 1]
     lines = [
         f"{result['machine']['processor']}, {result['threads']} threads, median of {result['rounds']} rounds "
         f"± half the interquartile range; {', '.join(f'{k} {v}' for k, v in result['versions'].items())}",
         f"slower than a peer: {', '.join(losing) or 'none'}",
+        *([_rates(result["rates"])] if "rates" in result else []),
         "",
         table.render(header, rows),
         *(["", *problems(result)] if problems(result) else []),
     ]
     return "\n".join(lines)
+
+
+def _rates(rates: Mapping[str, float]) -> str:
+    return (
+        f"the machine's best: {rates['gflops']:.0f} GFLOP/s; "
+        f"copy {rates['copy_4M']:.0f}, triad {rates['triad_4M']:.0f} GB/s of 16 MiB arrays, {rates['copy_32M']:.0f} and {rates['triad_32M']:.0f} GB/s of 128 MiB arrays"
+    )
 
 
 def problems(result: Result) -> list[str]:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from tracejit.tools import timing
+from tracejit.tools.bench import roofline
 from tracejit.tools.bench.equality import bit_difference, far_difference
 from tracejit.tools.bench.process import Process, WorkerError
 
@@ -74,17 +75,28 @@ def run(plan: Plan) -> dict[str, Any]:
     facts = machine()
     if facts["load"] > BUSY:
         plan.say(f"the machine is busy (load {facts['load']}): expect wrong figures, above all for spinning threads")
+    plan.say("measuring what the machine can do at best")
+    rates = roofline.in_process(plan.threads)
     for workload in plan.workloads:
         frameworks = [f for f in plan.frameworks if f in workload.frameworks and installed(f)]
         with tempfile.TemporaryDirectory(prefix="tracejit-bench-") as scratch:
             results[workload.name] = _Session(plan, workload, frameworks, Path(scratch), versions).run()
+        results[workload.name] |= _expectations(workload, rates)
     return {
         "machine": facts,
+        "rates": rates,
         "threads": plan.threads,
         "rounds": plan.rounds,
         "versions": {"python": platform.python_version(), **versions},
         "workloads": results,
     }
+
+
+def _expectations(workload: Any, rates: dict[str, float]) -> dict[str, float]:
+    """The floor of a workload on this machine, in seconds, and its target, where it has them."""
+    work, target = getattr(workload, "work", None), getattr(workload, "target", None)
+    found = {} if work is None else {"floor": roofline.floor(work.flops, work.nbytes, rates)}
+    return found if target is None else found | {"target": target}
 
 
 def machine() -> dict[str, Any]:

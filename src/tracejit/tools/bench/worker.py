@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import importlib
 import json
@@ -22,6 +23,7 @@ MODULES = {
     "torch-compile": "in_torch",
     "jax": "in_jax",
 }
+MEMORY_STEPS = 8
 COMPILING = ("compiled", "torch-compile", "jax")
 
 
@@ -36,6 +38,7 @@ class Worker:
         self.module = importlib.import_module(f"{folder.name}.{MODULES[framework]}")
         self.module.set_threads(threads)
         self.import_seconds = time.perf_counter() - start
+        self.base = _resident("VmRSS")
         self.calls = importlib.import_module(f"{folder.name}.workloads").WORKLOADS[workload].calls
         self.case: Any = None
 
@@ -76,9 +79,38 @@ class Worker:
         return {"median": float(np.median(spent)) / self.calls, "steps": len(spent)}
 
     def info(self) -> dict[str, Any]:
-        """Peak memory of the process, and how many kernels and launches a step has."""
+        """Peak memory of the process, and how many kernels and launches a step has.
+
+        `step_mib` is what steps need at their peak, and what building left behind, beyond the imported framework.
+        """
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        return {"peak_mib": round(peak, 1), **(self.case.counts() if self.compiled else {})}
+        return {
+            "peak_mib": round(peak, 1),
+            "step_mib": self._step_memory(),
+            **(self.case.counts() if self.compiled else {}),
+        }
+
+    def _step_memory(self) -> float | None:
+        gc.collect()
+        # What the compilers gave back to malloc is no memory of the step.
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            return None
+        for _ in range(MEMORY_STEPS):
+            self.case.step()
+        peak = _resident("VmHWM")
+        return None if peak is None or self.base is None else round(peak - self.base, 1)
+
+
+def _resident(field: str) -> float | None:
+    """The memory that is in RAM now (VmRSS) or was at most since the mark was set back (VmHWM), in MiB."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:")), None)
 
 
 def serve(worker: Worker, commands: TextIO, answers: TextIO) -> None:
