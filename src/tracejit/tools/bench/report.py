@@ -109,8 +109,9 @@ def text(result: Result) -> str:
 
 def _rates(rates: Mapping[str, float]) -> str:
     return (
-        f"the machine's best: {rates['gflops']:.0f} GFLOP/s; "
-        f"copy {rates['copy_4M']:.0f}, triad {rates['triad_4M']:.0f} GB/s of 16 MiB arrays, {rates['copy_32M']:.0f} and {rates['triad_32M']:.0f} GB/s of 128 MiB arrays"
+        f"the machine's best: {rates['gflops']:.0f} GFLOP/s; copy {rates['copy_4M']:.0f} and triad "
+        f"{rates['triad_4M']:.0f} GB/s (16 MiB arrays), {rates['copy_32M']:.0f} and {rates['triad_32M']:.0f} GB/s "
+        "(128 MiB arrays)"
     )
 
 
