@@ -435,3 +435,56 @@ def test_indices_out_of_range_raise_as_eager_does():
             f(tj.tensor([0, i % 4]))
     assert len(log) == 10
     assert region_of(f).calls.replayed >= 3
+
+
+def training_on(batches):
+    """A step of SGD on one batch after the other."""
+    model = net(4, 3, 2)
+    opt = tj.optim.SGD(model.parameters(), lr=0.1)
+
+    def step(x):
+        opt.zero_grad()
+        loss = (model(x) ** 2).mean()
+        loss.backward()
+        opt.step()
+        return loss
+
+    made = [batch(model) for batch in batches]
+    return step, lambda i: (made[i % len(made)],), lambda: list(model.state_dict().values())
+
+
+def test_another_batch_in_each_call_is_replayed():
+    def random(model):
+        return tj.randn(5, 4)
+
+    both(lambda: training_on([random] * 4), calls=16, least=10)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        lambda model: tj.randn(4, 5).T,
+        lambda model: tj.randn(10, 4)[::2],
+        lambda model: tj.randn(6, 4)[1:],
+        lambda model: tj.randn(5, 4).requires_grad_(),
+        lambda model: tj.randn(3, 4),
+        lambda model: tj.randn(5, 4, dtype=tj.float64).float(),
+    ],
+    ids=["transposed", "strided", "a view", "a leaf", "another size", "converted"],
+)
+def test_a_batch_that_is_not_like_the_others(odd):
+    def plain(model):
+        return tj.randn(5, 4)
+
+    both(lambda: training_on([plain, plain, odd]), calls=18)
+
+
+def test_a_batch_in_the_memory_of_a_parameter():
+    def shared(model):
+        # The step changes what it reads.
+        return model[0].weight.detach()[:2]
+
+    def plain(model):
+        return tj.randn(2, 4)
+
+    both(lambda: training_on([plain, plain, plain, shared]), calls=20)

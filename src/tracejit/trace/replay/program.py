@@ -18,6 +18,7 @@ from tracejit.trace.executable import Executable, signed
 from tracejit.trace.follower import Follower
 from tracejit.trace.matcher import MISS
 from tracejit.trace.ranges import in_range, may_leave_range
+from tracejit.trace.replay.arrivals import clear, short_look
 from tracejit.trace.replay.guards import ABSENT
 from tracejit.trace.replay.proof import Proof
 from tracejit.trace.replay.shortcuts import joined_counters, without_loads
@@ -87,6 +88,10 @@ class Replay:
             looks=self.watch.looks,
             F=self.last_found,
             A=self.last_arrays,
+            E=self.executable,
+            L=self.executable.last,
+            clear=clear,
+            constant_ids=frozenset(id(t) for t, _ in self.constants),
             pointers=self.executable.pointers,
             scalars=self.executable.scalars,
             P=self.executable.pointers.data,
@@ -314,7 +319,14 @@ class Replay:
                 f"or {text}._requires_grad is not {external.requires_grad}"
                 for i, (text, _, external) in enumerate(self.found)
             )
-            out.append(f"    if ({other}) and not me.admits({found.rstrip(', ')}): return MISS")
+            look = short_look(self.found, self.taken, self.input_of, exe, listing)
+            out.append(f"    if {other}:")
+            if look is None:
+                out.append(f"        if not me.admits({found.rstrip(', ')}): return MISS")
+            else:
+                setting, condition = look
+                out += [f"        if {condition}:", *(f"            {line}" for line in setting)]
+                out.append(f"        elif not me.admits({found.rstrip(', ')}): return MISS")
         for event in self.events:
             for slot, low, high in event.ranges:
                 text = self.world.text_of(self.segment.values[slot])
