@@ -12,8 +12,8 @@ VOCABULARY = 65
 LSTM_WIDTH = 128
 
 
-def define(torch: Any) -> dict[str, Callable[[float], Any]]:
-    """The models by the names of their workloads, each made with a dropout probability.
+def define(torch: Any) -> dict[str, Callable[[Any], Any]]:
+    """The models by the names of their workloads, each made with a dropout probability ("mlp" with its sizes).
 
     `torch` is PyTorch or tracejit, of which nothing else is used but their `nn` and their functions.
     """
@@ -183,6 +183,7 @@ def define(torch: Any) -> dict[str, Callable[[float], Any]]:
             return self.head(self.norm(h)).flatten(0, 1)
 
     return {
+        "mlp": lambda sizes: Mlp(*sizes),
         "mlp-tiny": lambda dropout: Mlp(4, 64, 64, 2),
         "mlp-small": lambda dropout: Mlp(64, 128, 128, 10),
         "mlp-wide": lambda dropout: Mlp(784, 512, 512, 10),

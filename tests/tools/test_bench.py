@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tracejit.tools.bench import report, runner
+from tracejit.tools.bench import page, report, roofline, runner
 from tracejit.tools.bench.equality import bit_difference, far_difference
 
 WORKLOADS = """
@@ -152,3 +152,28 @@ def test_the_suite_of_this_repository_is_found() -> None:
     folder = runner.find_folder(Path(__file__).parent)
     assert folder is not None
     assert {"mlp-tiny", "mlp-small", "transformer-demo"} <= set(runner.load_workloads(folder))
+
+
+def test_the_table_goes_between_the_marks_of_a_page(tmp_path: Path) -> None:
+    made = suite(wins=figures(eager=4e-3, compiled=1e-3, torch=2e-3) | {"target": 3.0, "floor": 5e-4})
+    made["rates"] = {"gflops": 100.0, "copy_4M": 20.0, "triad_4M": 21.0, "copy_32M": 10.0, "triad_32M": 11.0}
+    file = tmp_path / "page.md"
+    file.write_text(f"above\n{page.START}\nstale\n{page.END}\nbelow\n")
+    for _ in range(2):
+        page.write(made, file)
+    text = file.read_text()
+    assert text.startswith("above\n")
+    assert text.endswith("below\n")
+    assert "stale" not in text
+    assert "2.00x" in text
+    assert "3x missed" in text
+    assert "50%" in text
+    file.write_text("no marks")
+    with pytest.raises(ValueError, match="no place"):
+        page.write(made, file)
+
+
+def test_rates_of_the_machine_are_measured() -> None:
+    rates = roofline.in_process(1)
+    assert set(rates) == {"gflops", "copy_4M", "triad_4M", "copy_32M", "triad_32M"}
+    assert all(rate > 0.01 for rate in rates.values())

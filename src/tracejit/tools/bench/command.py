@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tracejit.config import SETTINGS, thread_budget
-from tracejit.tools.bench import report, runner
+from tracejit.tools.bench import page, report, runner
 
 
 class UsageError(Exception):
@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--frameworks", nargs="+", choices=runner.FRAMEWORKS, default=list(runner.FRAMEWORKS), help="default: all"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table into a Markdown page with its marks")
     parser.add_argument("--compare", type=Path, metavar="FILE", help="compare with an earlier --json FILE; 1 if slower")
     parser.add_argument("--threads", type=_positive, help="threads for every framework (default: all CPUs allowed)")
     parser.add_argument("--rounds", type=_positive, default=7, help="interleaved rounds (default: 7)")
@@ -88,6 +89,8 @@ def run(chosen: argparse.Namespace) -> int:
     )
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(result, indent=1) + "\n")
+    if chosen.write is not None:
+        page.write(result, chosen.write)
     print(report.text(result))
     slower = False
     if before is not None:

@@ -50,17 +50,18 @@ def _cell(found: Result | None) -> str:
     return f"{table.seconds(found['median'])} ±{spread:.0%}"
 
 
-def _of_floor(workload: Result) -> str:
+def of_floor(workload: Result) -> str:
     """How near the steps come to the floor: 100 % is what the machine can do."""
     ours = _ours(workload["frameworks"]).get("median")
     return f"{workload['floor'] / ours:.0%}" if ours and "floor" in workload else "-"
 
 
-def _target(workload: Result) -> str:
-    times, target = ratio(workload["frameworks"]), workload.get("target")
-    if target is None or times is None:
+def target(workload: Result) -> str:
+    """How many times faster than the best peer the workload is to be, and whether it is."""
+    times, wanted = ratio(workload["frameworks"]), workload.get("target")
+    if wanted is None or times is None:
         return "-"
-    return f"{target:g}x {'met' if times >= target else 'missed'}"
+    return f"{wanted:g}x {'met' if times >= wanted else 'missed'}"
 
 
 def _memory(frameworks: Result) -> str:
@@ -78,8 +79,8 @@ def _row(name: str, workload: Result, columns: list[str]) -> list[str]:
         name,
         *(_cell(frameworks.get(column)) for column in columns),
         "-" if times is None else f"{times:.2f}x",
-        _target(workload),
-        _of_floor(workload),
+        target(workload),
+        of_floor(workload),
         _memory(frameworks),
         *(table.seconds(compiled[key]) if key in compiled else "-" for key in ("cold", "warm")),
         *(str(compiled[key]) if key in compiled else "-" for key in ("kernels", "launches")),

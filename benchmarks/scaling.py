@@ -1,0 +1,143 @@
+"""How a training step grows: compiled MLPs against batch, width and depth, as figures and as plots.
+
+Run: PYTHONPATH=src python benchmarks/scaling.py [--json FILE] [--plot FILE] [--quick]
+Each point is a fresh MLP with Adam in this process, its kernels not in memory but possibly on disk; the median of
+settled steps, the multiply-adds of a step, the distinct kernels of its program, and the seconds of its compilation.
+A step that grows faster than its work would bend away from the dotted line, which is the work at the machine's peak.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import tracejit as tj
+from benchmarks.models import define
+from tracejit.tools import table
+from tracejit.tools.bench import roofline, runner
+
+STEPS, SECONDS = 7, 0.5
+AXES: dict[str, tuple[int, ...]] = {
+    "batch": tuple(4**k for k in range(7)),
+    "width": tuple(4**k for k in range(2, 7)),
+    "depth": (1, 2, 4, 8, 16, 32, 64),
+}
+"""Where the points lie; 4096 is the widest and the largest batch."""
+QUICK = {"batch": (1, 64), "width": (16, 64), "depth": (1, 4)}
+
+
+def layers(axis: str, size: int) -> tuple[int, tuple[int, ...]]:
+    """The batch and the sizes of the layers at a point of an axis."""
+    if axis == "batch":
+        return size, (64, 128, 128, 10)
+    if axis == "width":
+        return 64, (64, size, size, 10)
+    return 64, (64, *[64] * size, 10)
+
+
+def measure(axis: str, size: int) -> dict[str, Any]:
+    """One point."""
+    batch, sizes = layers(axis, size)
+    tj.manual_seed(0)
+    model = define(tj)["mlp"](sizes)
+    opt = tj.optim.Adam(model.parameters(), lr=1e-3)
+
+    @tj.compile
+    def step(x: tj.Tensor, y: tj.Tensor) -> tj.Tensor:
+        opt.zero_grad()
+        loss = tj.nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        opt.step()
+        return loss
+
+    x, y = tj.randn(batch, sizes[0]), tj.randint(0, 10, (batch,))
+    for _ in range(6):
+        step(x, y)
+    spent: list[float] = []
+    begin = time.perf_counter()
+    while len(spent) < STEPS or (time.perf_counter() - begin < SECONDS and len(spent) < 1000):
+        start = time.perf_counter()
+        step(x, y)
+        spent.append(time.perf_counter() - start)
+    account = tj.explain(step)
+    products = [2.0 * batch * a * b for a, b in pairwise(sizes)]
+    return {
+        "size": size,
+        "seconds": statistics.median(spent),
+        "flops": 3 * sum(products) - products[0],
+        "kernels": len(account.kernels),
+        "launches": account.launches,
+        "compile_seconds": account.compile_seconds,
+    }
+
+
+def rows(axis: str, points: Sequence[dict[str, Any]], peak: float) -> str:
+    """A table of the points of an axis."""
+    body = [
+        [
+            str(p["size"]),
+            table.seconds(p["seconds"]),
+            f"{p['flops'] / p['seconds'] / peak:.0%}",
+            str(p["kernels"]),
+            str(p["launches"]),
+            table.seconds(p["compile_seconds"]),
+        ]
+        for p in points
+    ]
+    return table.render([axis, "step", "of peak", "kernels", "launches", "compiling"], body)
+
+
+def plot(result: dict[str, Any], file: Path) -> None:
+    """Step times over the three axes beside the work at peak speed, and compile time over depth."""
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, 4, figsize=(15, 3.6), layout="constrained")
+    for panel, (axis, points) in zip(panels, result["points"].items(), strict=False):
+        sizes = [p["size"] for p in points]
+        panel.loglog(sizes, [p["seconds"] * 1e6 for p in points], "o-", label="step")
+        panel.loglog(sizes, [p["flops"] / result["gflops"] / 1e3 for p in points], ":", label="its work at peak speed")
+        panel.set(xlabel=axis, title=f"{axis}: {'-'.join(map(str, layers(axis, 64)[1][:4]))}...")
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("us")
+    panels[0].legend()
+    depth = result["points"]["depth"]
+    panels[3].plot([p["size"] for p in depth], [p["compile_seconds"] for p in depth], "o-", label="seconds")
+    panels[3].plot([p["size"] for p in depth], [p["kernels"] / 10 for p in depth], "s--", label="kernels / 10")
+    panels[3].set(xlabel="depth", title="compiling", ylim=(0, None))
+    panels[3].grid(alpha=0.3)
+    panels[3].legend()
+    figure.savefig(file)
+
+
+def main() -> None:
+    """Measure all points."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--quick", action="store_true", help="two points an axis")
+    chosen = parser.parse_args()
+    rates = roofline.in_process(tj.get_num_threads())
+    result: dict[str, Any] = {
+        "machine": runner.machine(),
+        "threads": tj.get_num_threads(),
+        "gflops": rates["gflops"],
+        "points": {},
+    }
+    print(f"{tj.get_num_threads()} threads, peak {rates['gflops']} GFLOP/s")
+    for axis, sizes in (QUICK if chosen.quick else AXES).items():
+        result["points"][axis] = [measure(axis, size) for size in sizes]
+        print("\n" + rows(axis, result["points"][axis], rates["gflops"] * 1e9), flush=True)
+    if chosen.json is not None:
+        chosen.json.write_text(json.dumps(result, indent=1) + "\n")
+    if chosen.plot is not None:
+        plot(result, chosen.plot)
+
+
+if __name__ == "__main__":
+    main()
