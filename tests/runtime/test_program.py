@@ -214,7 +214,7 @@ def test_segments_hold_every_unit_once_and_in_order(
 ) -> None:
     launches = [_Launch(kernel(FAIL), (), units, cost, stage) for units, cost, stage in sizes]
     segments = segment(launches, threads, threshold)
-    tasks = [task for shares in segments for share in shares for task in share]
+    tasks = [task for shares in segments for share in shares for chunk in share for task in chunk]
     order = sorted(range(len(launches)), key=lambda k: launches[k].stage)
     at = dict.fromkeys(order, 0)
     for task in tasks:
@@ -224,7 +224,8 @@ def test_segments_hold_every_unit_once_and_in_order(
     assert [t.launch for t in tasks] == sorted((t.launch for t in tasks), key=order.index)
     for shares in segments:
         assert len(shares) == threads
-        stages = {launches[task.launch].stage for share in shares for task in share}
+        assert all(chunk for share in shares for chunk in share)
+        stages = {launches[task.launch].stage for share in shares for chunk in share for task in chunk}
         # Only what the first thread does alone may join stages.
         assert len(stages) == 1 or not any(shares[1:])
     assert segments == segment(launches, threads, threshold)
@@ -233,6 +234,9 @@ def test_segments_hold_every_unit_once_and_in_order(
 def test_shares_are_even() -> None:
     launches = [_Launch(kernel(FAIL), (), units, cost, 0) for units, cost in [(1000, 50.0), (7, 9000.0), (100, 370.0)]]
     (shares,) = segment(launches, 3, 10_000.0)
-    costs = [sum((task.high - task.low) * launches[task.launch].unit_cost for task in share) for share in shares]
+    costs = [
+        sum((task.high - task.low) * launches[task.launch].unit_cost for chunk in share for task in chunk)
+        for share in shares
+    ]
     assert max(costs) - min(costs) <= 2 * 9000.0
     assert sum(costs) == sum(launch.cost for launch in launches)

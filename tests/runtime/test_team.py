@@ -13,6 +13,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from tracejit.kernels.threads import LAUNCH_CHUNKS
 from tracejit.runtime.build import build
 from tracejit.runtime.team import TEAM, address_of, get_num_threads, launch, set_num_threads
 
@@ -69,7 +70,7 @@ def test_the_parts_cover_the_range_once(threads: int, units: int) -> None:
         assert ends[at] > at
         at, parts = int(ends[at]), parts + 1
     assert at == units
-    assert parts == np.count_nonzero(ends >= 0) == min(threads, units)
+    assert parts == np.count_nonzero(ends >= 0) == min(threads * LAUNCH_CHUNKS, units)
 
 
 @pytest.mark.parametrize("unit_cost", [0.0, HEAVY])
@@ -178,7 +179,7 @@ def test_a_sleeping_team_costs_nothing_and_wakes() -> None:
         before = time.process_time()
         time.sleep(0.05)
         assert time.process_time() - before < 0.02
-    assert np.count_nonzero(ends >= 0) == 2
+    assert np.count_nonzero(ends >= 0) == 2 * LAUNCH_CHUNKS
 
 
 def run_python(script: str) -> str:
@@ -199,6 +200,7 @@ def run_python(script: str) -> str:
 PRELUDE = f"""
 import os, threading
 import numpy as np
+from tracejit.kernels.threads import LAUNCH_CHUNKS
 from tracejit.runtime.build import build
 from tracejit.runtime.team import TEAM, launch, set_num_threads
 set_num_threads(2)
@@ -212,13 +214,13 @@ def parts():
 
 def test_a_forked_child_makes_its_own_team() -> None:
     script = """
-assert parts() == 2 and TEAM.started
+assert parts() == 2 * LAUNCH_CHUNKS and TEAM.started
 for _ in range(5):
     child = os.fork()
     if child == 0:
         fresh = not TEAM.started
-        os._exit(0 if fresh and parts() == 2 and TEAM.started else 1)
-    assert parts() == 2
+        os._exit(0 if fresh and parts() == 2 * LAUNCH_CHUNKS and TEAM.started else 1)
+    assert parts() == 2 * LAUNCH_CHUNKS
     assert os.waitpid(child, 0)[1] == 0
 print("done")
 """
@@ -236,7 +238,7 @@ worker.start()
 for _ in range(20):
     child = os.fork()
     if child == 0:
-        os._exit(0 if parts() == 2 else 1)
+        os._exit(0 if parts() == 2 * LAUNCH_CHUNKS else 1)
     assert os.waitpid(child, 0)[1] == 0
 stop.set()
 worker.join()
@@ -267,3 +269,39 @@ def test_the_team_starts_when_first_needed() -> None:
     assert not TEAM.started
     launch(build(RANGE, "parts").address, 100, HEAVY, ends)
     assert TEAM.started
+
+
+# The chunk that begins in the middle waits for the three others, one of which lies in the same thread's share.
+HELPED = """
+def helped(p, lo, hi):
+    words = load_arg(p, 0)
+    if lo == load_arg(p, 1):
+        for i in range(load_arg(p, 2)):
+            if load_acquire(words) == 3:
+                return 0
+            yield_cpu()
+            pause()
+        return 1
+    fetch_add(words, 1)
+    return 0
+"""
+
+
+def test_a_thread_that_falls_behind_is_helped() -> None:
+    set_num_threads(2)
+    assert LAUNCH_CHUNKS == 2
+    for _ in range(50):
+        words = np.zeros(1, np.int64)
+        assert launch(build(HELPED, "helped").address, 8, HEAVY, words, 4, 50_000_000) == 0
+        assert words[0] == 3
+
+
+def test_the_first_error_in_the_order_of_work_comes_back() -> None:
+    text = "def fail_from(p, lo, hi):\n    return 1 + lo if hi > load_arg(p, 0) else 0\n"
+    for threads in (1, 2, 3):
+        set_num_threads(threads)
+        chunks = threads * LAUNCH_CHUNKS
+        for _ in range(50):
+            # Everything fails but the first chunk: the second one's error is it, whoever finishes first.
+            expected = 1 + 8 if threads > 1 else 1
+            assert launch(build(text, "fail_from").address, 8 * chunks, HEAVY, 8) == expected

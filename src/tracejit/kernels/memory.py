@@ -402,6 +402,17 @@ def exchange(typingctx: Any, address: Any, value: Any) -> Any:
     return types.int64(types.int64, types.int64), codegen
 
 
+@intrinsic
+def compare_exchange(typingctx: Any, address: Any, expected: Any, value: Any) -> Any:
+    """Sets the int64 at `address` to `value` if it is `expected` (sequentially consistent); 1 if it was, else 0."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pair = builder.cmpxchg(_word(builder, args[0]), args[1], args[2], "seq_cst", "seq_cst")
+        return builder.zext(builder.extract_value(pair, 1), _I64)
+
+    return types.int64(types.int64, types.int64, types.int64), codegen
+
+
 def _pause_instruction() -> tuple[str, tuple[Any, ...]] | None:
     if _ARCHITECTURE in _X86:
         return "llvm.x86.sse2.pause", ()

@@ -1,7 +1,16 @@
-"""The native side of the thread team and the program executor: barriers, the workers' loop, the task loop.
+"""The native side of the thread team and the program executor: pieces of work, the workers' loop, the task loop.
 
 In: blocks of int64 words that runtime/team.py and runtime/program.py lay out. Out: error codes.
 Every function here is a kernel by its signature or a part of one; none takes Python's lock.
+
+A job is a launch, or the segments of a program. What all threads share at a time, a launch or a segment, is a *piece*:
+each thread has a share of it, a few chunks, which it claims one by one; a thread that is through with its own claims
+what is left of the others'. So a thread that the system gives no CPU holds up the others only if it is in the middle of
+a chunk. Whoever does the last chunk of a piece *leads*: it does what comes next and is for one thread alone, makes the
+next piece known, or ends the job.
+
+Pieces have numbers that only grow, and a claim is an exchange of a word that holds the piece's number: a thread that
+wakes up late claims nothing, and looks at nothing that belongs to a job before it has claimed a chunk of it.
 """
 
 from __future__ import annotations
@@ -16,6 +25,7 @@ from numba.extending import intrinsic, register_jitable
 
 from tracejit.kernels.memory import (
     call_kernel,
+    compare_exchange,
     exchange,
     fetch_add,
     load_acquire,
@@ -28,22 +38,34 @@ from tracejit.kernels.memory import (
 )
 
 # Words of a team's block; each that several threads write has a cache line of its own.
-EPOCH = 0
-EPOCH_SLEEPERS = 8
-ARRIVED = 16
-PHASE = 24
-PHASE_SLEEPERS = 32
-LOCK = 40
+CURRENT = 0
+SLEEPERS = 8
+DONE = 16
+LOCK = 24
+FINISHED = 32
+MAIN_ASLEEP = 40
+FAILED = 41
 JOB = 48
 JOB_KERNEL = 49
 JOB_BLOCK = 50
 JOB_UNITS = 51
-TEAM_THREADS = 52
-SPINS = 53
-# Where the last failure was: the number of the job and, in the low SEGMENT_BITS, of its segment.
-FAILED = 56
-ERRORS = 64
+SEGMENT = 52
+TOTAL = 53
+TEAM_THREADS = 54
+SPINS = 55
+# For each thread a line with the claims of its share and, in the word after it, its first error.
+SHARES = 64
 LINE = 8
+
+# A share's word of claims: the piece's number, the next chunk, how many there are.
+NUMBER_SHIFT = 24
+NEXT_SHIFT = 12
+CHUNK_MASK = (1 << NEXT_SHIFT) - 1
+MAX_CHUNKS = CHUNK_MASK
+LAUNCH_CHUNKS = 2
+"""Chunks in each thread's share of a single launch."""
+ORDER_SHIFT = 32
+"""Errors are kept with the place of their chunk above this bit: the first in the order of work counts."""
 
 JOB_LAUNCH = 0
 JOB_PROGRAM = 1
@@ -64,11 +86,12 @@ PARALLEL = 10
 RELEASE = 11
 # Where the beginning and the end of each task are noted, in ticks; 0 if nobody wants to know.
 TIMES = 12
-PROGRAM_WORDS = 13
+# Where each chunk begins among the tasks; RANGES says where each share begins among the chunks.
+CHUNKS = 13
+PROGRAM_WORDS = 14
 
 TASK_WORDS = 5
 ERROR_SHIFT = 8
-SEGMENT_BITS = 24
 GRAIN = 64
 """Long ranges are cut at multiples of this, so that threads seldom write one cache line."""
 
@@ -152,17 +175,6 @@ def _advance(word, sleepers):  # type: ignore[no-untyped-def]
 
 
 @_part
-def _meet(team):  # type: ignore[no-untyped-def]
-    """The barrier: returns when all threads of the team have called it."""
-    phase = load_acquire(team + 8 * PHASE)
-    if fetch_add(team + 8 * ARRIVED, 1) == load_i64(team, TEAM_THREADS) - 1:
-        store_release(team + 8 * ARRIVED, 0)
-        _advance(team + 8 * PHASE, team + 8 * PHASE_SLEEPERS)
-    else:
-        _wait_for_change(team + 8 * PHASE, team + 8 * PHASE_SLEEPERS, phase, load_i64(team, SPINS))
-
-
-@_part
 def _run_tasks(tasks, begin, end, times):  # type: ignore[no-untyped-def]
     """Runs tasks until one fails; gives (launch << ERROR_SHIFT | code) of that one, or 0."""
     for task in range(begin, end):
@@ -178,73 +190,192 @@ def _run_tasks(tasks, begin, end, times):  # type: ignore[no-untyped-def]
 
 
 @_part
-def _run_part(team, program, thread, epoch):  # type: ignore[no-untyped-def]
-    """What one thread of the team does of a program: its tasks of each segment, then the barrier."""
-    threads = load_i64(team, TEAM_THREADS)
-    tasks = load_i64(program, TASKS)
-    ranges = load_i64(program, RANGES)
-    times = load_i64(program, TIMES)
-    for segment in range(load_i64(program, SEGMENTS)):
-        at = segment * threads + thread
-        error = _run_tasks(tasks, load_i64(ranges, at), load_i64(ranges, at + 1), times)
-        if error != 0:
-            store_i64(team, ERRORS + LINE * thread, error)
-            store_release(team + 8 * FAILED, (epoch << SEGMENT_BITS) + segment)
-        _meet(team)
-        # All threads of this job must come to the same decision here, but a slow one may look when the others are
-        # further: in the next segment, whose failure is none of its business yet, or, if this was the job's last
-        # barrier, in the next job. So the mark says where the failure was and is never taken back.
-        mark = load_acquire(team + 8 * FAILED)
-        if mark >> SEGMENT_BITS > epoch or (
-            mark >> SEGMENT_BITS == epoch and mark <= (epoch << SEGMENT_BITS) + segment
-        ):
-            break
+def _claim(share, number):  # type: ignore[no-untyped-def]
+    """The next chunk of a share of piece `number`; -1 if none is left, or the piece is no more."""
+    while True:
+        word = load_acquire(share)
+        chunk = (word >> NEXT_SHIFT) & CHUNK_MASK
+        if word >> NUMBER_SHIFT != number or chunk >= word & CHUNK_MASK:
+            return -1
+        if compare_exchange(share, word, word + (1 << NEXT_SHIFT)) != 0:
+            return chunk
 
 
 @_part
-def _launch_part(team, thread):  # type: ignore[no-untyped-def]
+def _note_error(team, thread, place, error):  # type: ignore[no-untyped-def]
+    at = SHARES + LINE * thread + 1
+    known = load_i64(team, at)
+    noted = place << ORDER_SHIFT | error
+    if known == 0 or noted < known:
+        store_i64(team, at, noted)
+    store_release(team + 8 * FAILED, 1)
+
+
+@_part
+def _run_chunks(team, program, thread, begin, end):  # type: ignore[no-untyped-def]
+    """The tasks of some chunks of a program, up to the first that fails."""
+    chunks = load_i64(program, CHUNKS)
+    first, last = load_i64(chunks, begin), load_i64(chunks, end)
+    error = _run_tasks(load_i64(program, TASKS), first, last, load_i64(program, TIMES))
+    if error != 0:
+        _note_error(team, thread, begin, error)
+    return error
+
+
+@_part
+def _run_claimed(team, thread, owner, chunk):  # type: ignore[no-untyped-def]
+    """A chunk of `owner`'s share of the current piece."""
     threads = load_i64(team, TEAM_THREADS)
+    block = load_i64(team, JOB_BLOCK)
+    if load_i64(team, JOB) == JOB_PROGRAM:
+        at = load_i64(load_i64(block, RANGES), load_i64(team, SEGMENT) * threads + owner) + chunk
+        _run_chunks(team, block, thread, at, at + 1)
+        return
     units = load_i64(team, JOB_UNITS)
-    low = units * thread // threads
-    high = units * (thread + 1) // threads
-    if units >= GRAIN * GRAIN * threads:
+    pieces = threads * LAUNCH_CHUNKS
+    place = owner * LAUNCH_CHUNKS + chunk
+    low = units * place // pieces
+    high = units * (place + 1) // pieces
+    if units >= GRAIN * GRAIN * pieces:
         low -= low % GRAIN
-        if thread + 1 < threads:
+        if place + 1 < pieces:
             high -= high % GRAIN
     if low < high:
-        error = call_kernel(load_i64(team, JOB_KERNEL), load_i64(team, JOB_BLOCK), low, high)
+        error = call_kernel(load_i64(team, JOB_KERNEL), block, low, high)
         if error != 0:
-            store_i64(team, ERRORS + LINE * thread, error)
-    _meet(team)
+            _note_error(team, thread, place, error)
 
 
 @_part
-def _first_error(team):  # type: ignore[no-untyped-def]
-    """The error of the first thread that has one, and forgets all: threads have their parts in the order of work."""
+def _make_known(team):  # type: ignore[no-untyped-def]
+    """Lets threads claim chunks of the piece whose shares have been set, with the number after the present one."""
+    store_i64(team, DONE, 0)
+    _advance(team + 8 * CURRENT, team + 8 * SLEEPERS)
+
+
+@_part
+def _share_segment(team, ranges, segment):  # type: ignore[no-untyped-def]
+    threads = load_i64(team, TEAM_THREADS)
+    number = load_i64(team, CURRENT) + 1
+    at = segment * threads
+    store_i64(team, SEGMENT, segment)
+    store_i64(team, TOTAL, load_i64(ranges, at + threads) - load_i64(ranges, at))
+    for thread in range(threads):
+        chunks = load_i64(ranges, at + thread + 1) - load_i64(ranges, at + thread)
+        store_release(team + 8 * (SHARES + LINE * thread), number << NUMBER_SHIFT | chunks)
+    _make_known(team)
+
+
+@_part
+def _share_launch(team):  # type: ignore[no-untyped-def]
+    threads = load_i64(team, TEAM_THREADS)
+    number = load_i64(team, CURRENT) + 1
+    store_i64(team, TOTAL, threads * LAUNCH_CHUNKS)
+    for thread in range(threads):
+        store_release(team + 8 * (SHARES + LINE * thread), number << NUMBER_SHIFT | LAUNCH_CHUNKS)
+    _make_known(team)
+
+
+@_part
+def _finish(team):  # type: ignore[no-untyped-def]
+    store_release(team + 8 * FINISHED, 1)
+    # A read-modify-write, as in `_advance`: either the main thread is seen asleep, or it sees that the job is finished.
+    if fetch_add(team + 8 * MAIN_ASLEEP, 0) > 0:
+        _advance(team + 8 * CURRENT, team + 8 * SLEEPERS)
+
+
+@_part
+def _lead(team, thread, segment):  # type: ignore[no-untyped-def]
+    """Goes on with a job from a segment on, up to the next piece for all threads or to the end."""
+    if load_i64(team, JOB) == JOB_PROGRAM:
+        threads = load_i64(team, TEAM_THREADS)
+        program = load_i64(team, JOB_BLOCK)
+        ranges = load_i64(program, RANGES)
+        segments = load_i64(program, SEGMENTS)
+        while segment < segments and load_acquire(team + 8 * FAILED) == 0:
+            first = load_i64(ranges, segment * threads)
+            last = load_i64(ranges, segment * threads + threads)
+            if load_i64(ranges, segment * threads + 1) != last:
+                _share_segment(team, ranges, segment)
+                return
+            _run_chunks(team, program, thread, first, last)
+            segment += 1
+    _finish(team)
+
+
+@_part
+def _take_part(team, thread, number):  # type: ignore[no-untyped-def]
+    """Does chunks of piece `number` as long as there are any: a thread's own first, then those of the others."""
+    threads = load_i64(team, TEAM_THREADS)
+    for turn in range(threads):
+        owner = (thread + turn) % threads
+        share = team + 8 * (SHARES + LINE * owner)
+        while True:
+            chunk = _claim(share, number)
+            if chunk < 0:
+                break
+            # The piece cannot end before this chunk is done, and once it has ended another one may be set up.
+            total = load_i64(team, TOTAL)
+            segment = load_i64(team, SEGMENT)
+            _run_claimed(team, thread, owner, chunk)
+            if fetch_add(team + 8 * DONE, 1) == total - 1:
+                _lead(team, thread, segment + 1)
+                return
+
+
+@_part
+def _wait_for_work(team, number):  # type: ignore[no-untyped-def]
+    """The main thread's wait: until there is another piece than `number`, or the job is finished."""
+    current, finished = team + 8 * CURRENT, team + 8 * FINISHED
+    for turn in range(load_i64(team, SPINS)):
+        if load_acquire(current) != number or load_acquire(finished) != 0:
+            return
+        if turn & _SPINS_A_YIELD == _SPINS_A_YIELD:
+            yield_cpu()
+        pause()
+    fetch_add(team + 8 * MAIN_ASLEEP, 1)
+    while load_acquire(current) == number and load_acquire(finished) == 0:
+        fetch_add(team + 8 * SLEEPERS, 1)
+        futex_wait(current, number)
+        fetch_add(team + 8 * SLEEPERS, -1)
+    fetch_add(team + 8 * MAIN_ASLEEP, -1)
+
+
+@_part
+def _see_through(team):  # type: ignore[no-untyped-def]
+    """The main thread's part of a job whose first piece is known, or which is finished; gives the first error."""
+    while load_acquire(team + 8 * FINISHED) == 0:
+        number = load_acquire(team + 8 * CURRENT)
+        _take_part(team, 0, number)
+        _wait_for_work(team, number)
     first = 0
     for thread in range(load_i64(team, TEAM_THREADS)):
-        error = load_i64(team, ERRORS + LINE * thread)
-        if error != 0:
-            store_i64(team, ERRORS + LINE * thread, 0)
-            if first == 0:
-                first = error
-    return first
+        noted = load_i64(team, SHARES + LINE * thread + 1)
+        if noted != 0:
+            store_i64(team, SHARES + LINE * thread + 1, 0)
+            if first == 0 or noted < first:
+                first = noted
+    return first & ((1 << ORDER_SHIFT) - 1)
+
+
+@_part
+def _begin_job(team, job):  # type: ignore[no-untyped-def]
+    store_i64(team, FINISHED, 0)
+    store_i64(team, FAILED, 0)
+    store_i64(team, SEGMENT, 0)
+    store_i64(team, JOB, job)
 
 
 def worker(p, lo, hi):  # type: ignore[no-untyped-def]
     """The life of a worker thread. Slots: this kernel's address, the team's block, the thread's number."""
     team = load_arg(p, 1)
     thread = load_arg(p, 2)
-    epoch = 0
+    number = 0
     while True:
-        epoch = _wait_for_change(team + 8 * EPOCH, team + 8 * EPOCH_SLEEPERS, epoch, load_i64(team, SPINS))
-        job = load_i64(team, JOB)
-        if job == JOB_STOP:
+        number = _wait_for_change(team + 8 * CURRENT, team + 8 * SLEEPERS, number, load_i64(team, SPINS))
+        if load_i64(team, JOB) == JOB_STOP:
             break
-        if job == JOB_PROGRAM:
-            _run_part(team, load_i64(team, JOB_BLOCK), thread, epoch)
-        else:
-            _launch_part(team, thread)
+        _take_part(team, thread, number)
     return 0
 
 
@@ -253,13 +384,12 @@ def launch_on_team(p, lo, hi):  # type: ignore[no-untyped-def]
     team = load_arg(p, 0)
     if team == 0 or exchange(team + 8 * LOCK, 1) != 0:
         return call_kernel(load_arg(p, 1), load_arg(p, 2), 0, load_arg(p, 3))
-    store_i64(team, JOB, JOB_LAUNCH)
+    _begin_job(team, JOB_LAUNCH)
     store_i64(team, JOB_KERNEL, load_arg(p, 1))
     store_i64(team, JOB_BLOCK, load_arg(p, 2))
     store_i64(team, JOB_UNITS, load_arg(p, 3))
-    _advance(team + 8 * EPOCH, team + 8 * EPOCH_SLEEPERS)
-    _launch_part(team, 0)
-    error = _first_error(team)
+    _share_launch(team)
+    error = _see_through(team)
     store_release(team + 8 * LOCK, 0)
     return error
 
@@ -270,7 +400,7 @@ def stop_team(p, lo, hi):  # type: ignore[no-untyped-def]
     while exchange(team + 8 * LOCK, 1) != 0:
         pause()
     store_i64(team, JOB, JOB_STOP)
-    _advance(team + 8 * EPOCH, team + 8 * EPOCH_SLEEPERS)
+    _advance(team + 8 * CURRENT, team + 8 * SLEEPERS)
     return 0
 
 
@@ -328,14 +458,14 @@ def run_program(p, lo, hi):  # type: ignore[no-untyped-def]
     threads = load_i64(program, PROGRAM_THREADS)
     wanted = load_i64(program, PARALLEL) != 0 and team != 0
     if wanted and load_i64(team, TEAM_THREADS) == threads and exchange(team + 8 * LOCK, 1) == 0:
-        store_i64(team, JOB, JOB_PROGRAM)
+        _begin_job(team, JOB_PROGRAM)
         store_i64(team, JOB_BLOCK, program)
-        _advance(team + 8 * EPOCH, team + 8 * EPOCH_SLEEPERS)
-        _run_part(team, program, 0, load_acquire(team + 8 * EPOCH))
-        error = _first_error(team)
+        _lead(team, 0, 0)
+        error = _see_through(team)
         store_release(team + 8 * LOCK, 0)
     else:
-        last = load_i64(load_i64(program, RANGES), load_i64(program, SEGMENTS) * threads)
+        chunks = load_i64(load_i64(program, RANGES), load_i64(program, SEGMENTS) * threads)
+        last = load_i64(load_i64(program, CHUNKS), chunks)
         # Tasks lie in the order of segments, and of threads in a segment: all of them in that order is the program.
         error = _run_tasks(load_i64(program, TASKS), 0, last, load_i64(program, TIMES))
     _release(load_i64(program, MUTEX))

@@ -21,6 +21,7 @@ import numpy as np
 from tracejit.config import SETTINGS
 from tracejit.kernels.threads import (
     BLOCK,
+    CHUNKS,
     ERROR_SHIFT,
     GRAIN,
     MUTEX,
@@ -46,6 +47,8 @@ from tracejit.runtime.team import TEAM, aligned_words
 _ALIGNMENT = 64
 _SNAP_NS = 500.0
 """A cut between threads moves to the edge of a launch that is nearer than this."""
+_CHUNK_NS, _CHUNKS = 40_000.0, 8
+"""The least that a chunk costs, and the most chunks in a share: each begins anew with what a kernel prepares."""
 _RELEASE_NS = 20_000.0
 """A program that takes longer lets other Python threads run meanwhile."""
 
@@ -98,8 +101,9 @@ class Task:
     high: int
 
 
-Segment = tuple[tuple[Task, ...], ...]
-"""For each thread, what it does between two barriers."""
+Chunk = tuple[Task, ...]
+Segment = tuple[tuple[Chunk, ...], ...]
+"""For each thread, its share of what lies between two points at which all work is done: chunks that one thread does."""
 
 
 def _float_bits(value: float) -> int:
@@ -221,29 +225,39 @@ def _cut(launch: _Launch, position: float) -> int:
     return unit - unit % GRAIN if launch.units >= GRAIN * GRAIN else unit
 
 
-def split(launches: Sequence[tuple[int, _Launch]], threads: int, threshold: float) -> Segment:
-    """What each thread does of one stage: equal shares of its cost, in order, or all on the first if it is light."""
-    total = sum(launch.cost for _, launch in launches)
-    takers = int(min(threads, 2 * total / threshold)) if threshold > 0 else threads
-    shares: list[list[Task]] = [[] for _ in range(threads)]
-    if total < threshold or takers <= 1:
-        shares[0] = [Task(index, 0, launch.units) for index, launch in launches if launch.units]
-        return tuple(map(tuple, shares))
+def _cut_up(launches: Sequence[tuple[int, _Launch]], pieces: int) -> list[Chunk]:
+    """The work of one stage in so many pieces of equal cost, in order; some may be empty."""
+    chunks: list[list[Task]] = [[] for _ in range(pieces)]
     ends = list(itertools.accumulate(launch.cost for _, launch in launches))
-    bounds = [total * k / takers for k in range(1, takers)]
+    bounds = [ends[-1] * k / pieces for k in range(1, pieces)]
     for (index, launch), end in zip(launches, ends, strict=True):
         begin = end - launch.cost
         low = 0
-        first = bisect.bisect_right(bounds, begin + _SNAP_NS)
-        for taker in range(first, takers):
-            last = taker == takers - 1
-            high = launch.units if last else max(low, _cut(launch, bounds[taker] - begin))
+        for piece in range(bisect.bisect_right(bounds, begin + _SNAP_NS), pieces):
+            last = piece == pieces - 1
+            high = launch.units if last else max(low, _cut(launch, bounds[piece] - begin))
             if high > low:
-                shares[taker].append(Task(index, low, high))
+                chunks[piece].append(Task(index, low, high))
             low = high
             if low == launch.units:
                 break
-    return tuple(map(tuple, shares))
+    return [tuple(chunk) for chunk in chunks]
+
+
+def split(launches: Sequence[tuple[int, _Launch]], threads: int, threshold: float) -> Segment:
+    """What each thread does of one stage: equal shares of its cost, in order, or all on the first if it is light.
+
+    A long share is several chunks, so that others can help a thread that falls behind.
+    """
+    total = sum(launch.cost for _, launch in launches)
+    takers = int(min(threads, 2 * total / threshold)) if threshold > 0 else threads
+    if total < threshold or takers <= 1:
+        alone = tuple(Task(index, 0, launch.units) for index, launch in launches if launch.units)
+        return ((alone,) if alone else (), *[()] * (threads - 1))
+    each = max(1, min(_CHUNKS, int(total / takers / _CHUNK_NS)))
+    chunks = _cut_up(launches, takers * each)
+    shares = [tuple(c for c in chunks[each * k : each * (k + 1)] if c) for k in range(takers)]
+    return (*shares, *[()] * (threads - takers))
 
 
 def segment(launches: Sequence[_Launch], threads: int, threshold: float) -> list[Segment]:
@@ -255,7 +269,8 @@ def segment(launches: Sequence[_Launch], threads: int, threshold: float) -> list
         if not any(shares):
             continue
         if segments and not any(shares[1:]) and not any(segments[-1][1:]):
-            segments[-1] = (segments[-1][0] + shares[0], *segments[-1][1:])
+            alone = sum((*segments[-1][0], *shares[0]), ())
+            segments[-1] = ((alone,), *segments[-1][1:])
         else:
             segments.append(shares)
     return segments
@@ -349,13 +364,15 @@ class Program:
 
     def _lay_out_tasks(self, threads: int) -> _Layout:
         segments = segment(self._launches, threads, self._threshold)
-        tasks = [task for shares in segments for share in shares for task in share]
-        lengths = (len(share) for shares in segments for share in shares)
+        chunks = [chunk for shares in segments for share in shares for chunk in share]
+        tasks = [task for chunk in chunks for task in chunk]
         table = _table(
             (self._launches[t.launch].kernel.address, self._block_of[t.launch], t.low, t.high, t.launch) for t in tasks
         )
         assert len(table) == len(tasks) * TASK_WORDS + 1
+        lengths = (len(share) for shares in segments for share in shares)
         ranges = _table([itertools.accumulate(lengths, initial=0)])
+        begins = _table([itertools.accumulate(map(len, chunks), initial=0)])
         control = aligned_words(PROGRAM_WORDS)
         control[MUTEX] = self._mutex.ctypes.data
         control[BLOCK] = self._block.ctypes.data
@@ -365,10 +382,11 @@ class Program:
         control[PROGRAM_THREADS] = threads
         control[SEGMENTS] = len(segments)
         control[RANGES] = ranges.ctypes.data
+        control[CHUNKS] = begins.ctypes.data
         control[TASKS] = table.ctypes.data
         control[PARALLEL] = any(any(shares[1:]) for shares in segments)
         control[RELEASE] = self.releases
-        return _Layout(segments, control, (table, ranges), tuple(tasks), aligned_words(2 * len(tasks) + 1))
+        return _Layout(segments, control, (table, ranges, begins), tuple(tasks), aligned_words(2 * len(tasks) + 1))
 
     def measure(self, wanted: bool) -> None:
         """Makes runs note when each task begins and ends, for `timeline`, or not."""

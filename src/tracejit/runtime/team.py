@@ -64,7 +64,7 @@ class Team:
             if self.started or self.threads <= 1:
                 return
             self._calibrate()
-            block = aligned_words(native_side.ERRORS + native_side.LINE * self.threads)
+            block = aligned_words(native_side.SHARES + native_side.LINE * self.threads)
             block[native_side.TEAM_THREADS] = self.threads
             block[native_side.SPINS] = self._spins
             worker = build(native_side.worker).address
