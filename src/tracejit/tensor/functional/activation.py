@@ -360,7 +360,9 @@ def softmax(input: Tensor, dim: int | None = None, dtype: dtype_ | None = None) 
 def _softmax(x: Tensor, dim: int) -> Any:
     w = wide(x)
     grown = apply(ops.exp, (apply(ops.sub, (w, amax(w.detach(), dim, True))),))
-    return to_dtype(apply(ops.div, (grown, sum(grown, dim, True))), x._dtype)
+    # One division a row: a sum of at least 1, so its reciprocal costs half an ulp and no range.
+    share = apply(ops.div, (1.0, sum(grown, dim, True)))
+    return to_dtype(apply(ops.mul, (grown, share)), x._dtype)
 
 
 @method()
