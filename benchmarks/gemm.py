@@ -25,7 +25,7 @@ import torch  # noqa: E402
 
 from tracejit.kernels.conv import plan_conv2d, plan_conv2d_input_grad, plan_conv2d_weight_grad  # noqa: E402
 from tracejit.kernels.gemm import plan_matmul  # noqa: E402
-from tracejit.kernels.launch import Launch, Operand, Ptr  # noqa: E402
+from tracejit.kernels.launch import Launch, Operand, Ptr, Scratch  # noqa: E402
 from tracejit.runtime.build import build  # noqa: E402
 from tracejit.runtime.program import Address, ProgramBuilder  # noqa: E402
 
@@ -68,8 +68,12 @@ def program(plan: tuple[Launch, ...], arrays: list[np.ndarray]) -> Callable[[], 
     """A native program of the launches."""
     builder = ProgramBuilder()
     buffers = [builder.external() for _ in arrays]
+    scratch = Address(builder.arena(0, max(launch.scratch for launch in plan)))
     for stage, launch in enumerate(plan):
-        slots = [Address(buffers[slot.index]) if isinstance(slot, Ptr) else slot for slot in launch.slots]
+        slots = [
+            Address(buffers[slot.index]) if isinstance(slot, Ptr) else scratch if isinstance(slot, Scratch) else slot
+            for slot in launch.slots
+        ]
         builder.add_launch(build(launch.function), slots, units=launch.units, unit_cost=launch.unit_cost, stage=stage)
     made = builder.build()
     pointers, scalars = np.array([array.ctypes.data for array in arrays]), np.zeros(0)

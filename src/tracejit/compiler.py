@@ -18,7 +18,7 @@ from tracejit.codegen.library import plan_call, planners
 from tracejit.codegen.text import KernelText
 from tracejit.config import logger
 from tracejit.ir.graph import Graph
-from tracejit.kernels.launch import Launch, Ptr
+from tracejit.kernels.launch import Launch, Ptr, Scratch
 from tracejit.ops import Op
 from tracejit.passes import Report, run_passes
 from tracejit.runtime.build import Kernel, build_many
@@ -162,9 +162,18 @@ class _Assembly:
             else:
                 # An operand without elements: any address will do.
                 operands.append(Address(self.builder.arena(0, ALIGNMENT)))
+        scratch = self.plan.scratch.get(call)
+        shared = Address(self.builder.arena(0, ALIGNMENT)) if scratch is None else self._address(scratch)
         for step, launch in enumerate(call.launches):
-            slots = [operands[s.index] if isinstance(s, Ptr) else s for s in launch.slots]
+            slots = library_slots(launch, operands, shared)
             self._wanted.append((stage + step, launch, slots, f"Library: {call.name}."))
+
+
+def library_slots(launch: Launch, operands: list[Address], scratch: Address) -> list[Slot]:
+    """The argument block of a library launch."""
+    return [
+        operands[s.index] if isinstance(s, Ptr) else scratch if isinstance(s, Scratch) else s for s in launch.slots
+    ]
 
 
 def describe(graph: Graph, plan: Plan) -> list[GroupInfo]:

@@ -19,9 +19,8 @@ import numpy as np
 from tracejit.codegen.generate import generate
 from tracejit.codegen.library import plan_call
 from tracejit.codegen.text import KernelText, Place, Scalar
-from tracejit.compiler import Compiled, KernelInfo, describe
+from tracejit.compiler import Compiled, KernelInfo, describe, library_slots
 from tracejit.ir.graph import Graph
-from tracejit.kernels.launch import Ptr
 from tracejit.ops import Op
 from tracejit.passes import run_passes
 from tracejit.runtime.build import Kernel, build, build_many
@@ -30,7 +29,7 @@ from tracejit.schedule.groups import CALL
 from tracejit.schedule.layout import turn_products
 from tracejit.schedule.lower import Layout
 from tracejit.schedule.memory import ALIGNMENT, Buffer, place
-from tracejit.schedule.plan import Plan, make_plan
+from tracejit.schedule.plan import Plan, make_plan, scratch_bytes
 from tracejit.schedule.values import Value, whole
 from tracejit.symbols import Cost, Size, Trail, present, text
 
@@ -92,7 +91,10 @@ class _Generated:
 
 @dataclass(slots=True)
 class _Call:
-    """A library operation: planned anew unless its sizes are the same in all programs."""
+    """A library operation: planned anew unless its sizes are the same in all programs.
+
+    `scratch` is the number of the arena's buffer that its launches share, -1 if they need none.
+    """
 
     op: Op
     layouts: tuple[Any, ...]
@@ -100,6 +102,7 @@ class _Call:
     operands: list[tuple[int, Any]]
     launches: tuple[Any, ...]
     fixed: bool
+    scratch: int
     stage: int
     doc: str
 
@@ -172,7 +175,9 @@ class Template:
             buffer = plan.storage[r.source] if r.source.numel else None
             operands.append(self._address(buffer, r.offset * r.source.dtype.itemsize if buffer else 0))
         fixed = not _has_open((layouts, attrs))
-        return _Call(call.op, layouts, attrs, operands, call.launches, fixed, stage, f"Library: {call.op.name}.")
+        scratch = self._place_of[plan.scratch[call]] if call in plan.scratch else -1
+        doc = f"Library: {call.op.name}."
+        return _Call(call.op, layouts, attrs, operands, call.launches, fixed, scratch, stage, doc)
 
     def _build_ways(self, trail: Trail) -> None:
         """Build the kernels that library operations take at other sizes, so that none is missing later."""
@@ -203,6 +208,7 @@ class Template:
             return None
         if found is None:
             return None
+        buffers = [Buffer("arena", 0, _fill(n, found), first, last) for n, first, last in self._arena]
         calls: list[tuple[Any, ...]] = []
         for item in self._items:
             if type(item) is _Call and not item.fixed:
@@ -210,6 +216,8 @@ class Template:
                 if launches is None:
                     return None
                 calls.append(launches)
+                if item.scratch >= 0:
+                    buffers[item.scratch].nbytes = scratch_bytes(launches)
         builder = ProgramBuilder()
         for _ in range(self._externals):
             builder.external()
@@ -217,7 +225,6 @@ class Template:
         scalars += [
             float(c) if kind == "f" else _signed(int(c)) for c, kind in zip(constants, self._kinds, strict=True)
         ]
-        buffers = [Buffer("arena", 0, _fill(n, found), first, last) for n, first, last in self._arena]
         nbytes = place(buffers)
         for buffer in buffers:
             builder.arena(buffer.offset, buffer.nbytes)
@@ -249,11 +256,12 @@ class Template:
             assert isinstance(item, _Call)
             launches = item.launches if item.fixed else next(again)
             operands = [Address(buffer, _fill(offset, found)) for buffer, offset in item.operands]
+            scratch = Address(self._externals + (item.scratch if item.scratch >= 0 else len(self._arena)))
             for step, launch in enumerate(launches):
                 kernel = build(launch.function)
                 builder.add_launch(
                     kernel,
-                    [operands[s.index] if isinstance(s, Ptr) else s for s in launch.slots],
+                    library_slots(launch, operands, scratch),
                     units=launch.units,
                     unit_cost=launch.unit_cost,
                     stage=item.stage + step,
@@ -280,6 +288,8 @@ class Template:
         same = len(launches) == len(call.launches) and all(
             a.fails == b.fails for a, b in zip(launches, call.launches, strict=True)
         )
+        if call.scratch < 0 and scratch_bytes(launches):
+            return None
         return launches if same else None
 
 

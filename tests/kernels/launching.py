@@ -12,7 +12,7 @@ import numba
 import numpy as np
 from numba.core import types
 
-from tracejit.kernels.launch import Launch, Operand, Ptr
+from tracejit.kernels.launch import Launch, Operand, Ptr, Scratch
 from tracejit.kernels.memory import call_kernel
 from tracejit.runtime.build import build
 
@@ -35,11 +35,15 @@ def operand(array: np.ndarray) -> Operand:
 
 def launch(plan: tuple[Launch, ...], arrays: list[np.ndarray], pieces: int = 1) -> int:
     """Runs the launches in order, each in `pieces` parts (the last part first); gives the first error code."""
+    shared = np.full(max((item.scratch for item in plan), default=0) // 8 + 16, np.nan)
+    scratch = -(-shared.ctypes.data // 64) * 64
     for item in plan:
         block = np.zeros(len(item.slots), np.int64)
         for k, slot in enumerate(item.slots):
             if isinstance(slot, Ptr):
                 block[k] = arrays[slot.index].ctypes.data
+            elif isinstance(slot, Scratch):
+                block[k] = scratch
             elif isinstance(slot, float):
                 block[k] = struct.unpack("<q", struct.pack("<d", slot))[0]
             else:

@@ -12,17 +12,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from tracejit.kernels import conv_kernels as kernels
-from tracejit.kernels.conv_patches import MAX_TAPS
-from tracejit.kernels.gemm_kernels import TILE_ROWS, TILE_VECTORS
+from tracejit.kernels.conv_split import split_image, split_weight
+from tracejit.kernels.conv_windows import MAX_TAPS
+from tracejit.kernels.gemm_kernels import TILE_VECTORS
 from tracejit.kernels.gemm_vectors import TARGET
-from tracejit.kernels.launch import Launch, Operand, Ptr
+from tracejit.kernels.launch import Launch, Operand, Ptr, Scratch
 
 Pair = tuple[int, int]
 
 _SIZES = {"float32": 4, "float64": 8}
+_PACK: dict[str, Callable[..., Any]] = {"float32": kernels.conv_pack_f32, "float64": kernels.conv_pack_f64}
 _IMAGE: dict[str, Callable[..., Any]] = {"float32": kernels.conv_image_f32, "float64": kernels.conv_image_f64}
 _WEIGHT: dict[str, Callable[..., Any]] = {"float32": kernels.conv_weight_f32, "float64": kernels.conv_weight_f64}
-_BYTES_PER_NANOSECOND = 2.0 * TARGET.vector_bytes
+_BYTES_PER_NANOSECOND = 4.0 * TARGET.vector_bytes
 """Bytes of products a core gets through in a nanosecond, roughly."""
 
 
@@ -46,16 +48,15 @@ class _Geometry:
     def lanes(self) -> int:
         return TARGET.vector_bytes // _SIZES[self.dtype]
 
-    @property
-    def cost(self) -> float:
-        """Nanoseconds of the whole, serially."""
+    def cost(self, lanes_of: int, others: int) -> float:
+        """Nanoseconds of the whole, serially: vectors hold `lanes_of` channels, there are `others` on the other side."""
         pixels = self.images * self.groups * self.result[0] * self.result[1]
-        work = pixels * self.c_in * self.c_out * self.taps[0] * self.taps[1]
-        return work * _SIZES[self.dtype] / _BYTES_PER_NANOSECOND
+        work = pixels * others * -(-lanes_of // self.lanes) * self.taps[0] * self.taps[1]
+        return work * TARGET.vector_bytes / _BYTES_PER_NANOSECOND
 
-    def meeting(self) -> tuple[int, ...]:
+    def meeting(self, backward: bool) -> tuple[int, ...]:
         """The slots that say how source and taps meet."""
-        return (*self.taps, *self.stride, *self.padding, *self.dilation, self.images)
+        return (*self.taps, *self.stride, *self.padding, *self.dilation, int(backward))
 
 
 def plan_conv2d(
@@ -72,12 +73,10 @@ def plan_conv2d(
     >>> x, w = Operand("float32", (1, 1, 5, 5), (25, 25, 5, 1)), Operand("float32", (1, 1, 3, 3), (9, 9, 3, 1))
     >>> y = Operand("float32", (1, 1, 3, 3), (9, 9, 3, 1))
     >>> [launch.function.__name__ for launch in plan_conv2d(x, w, y, (1, 1), (0, 0), (1, 1), 1)]
-    ['conv_image_f32']
+    ['conv_pack_f32', 'conv_image_f32']
     """
     g = _checked(x, w, y, stride, padding, dilation, groups)
-    taps = g.taps[0] * g.taps[1]
-    sizes = (g.groups, g.c_out, g.c_in, *g.image, *g.result)
-    return _image_launches(g, sizes, False, g.c_in * taps, taps, g.result, 1)
+    return _image_launches(g, False)
 
 
 def plan_conv2d_input_grad(
@@ -89,10 +88,7 @@ def plan_conv2d_input_grad(
     Edge: input pixels that no tap reaches get 0.
     """
     g = _checked(dx, w, ct, stride, padding, dilation, groups)
-    taps = g.taps[0] * g.taps[1]
-    sizes = (g.groups, g.c_in, g.c_out, *g.result, *g.image)
-    grid = (-(-g.image[0] // stride[0]), -(-g.image[1] // stride[1]))
-    return _image_launches(g, sizes, True, taps, g.c_in * taps, grid, stride[0] * stride[1])
+    return _image_launches(g, True)
 
 
 def plan_conv2d_weight_grad(
@@ -107,41 +103,36 @@ def plan_conv2d_weight_grad(
     taps = g.c_in * g.taps[0] * g.taps[1]
     if taps == 0 or g.c_out == 0:
         return ()
-    panels = -(-g.c_out // (TILE_VECTORS * g.lanes))
-    part = min(_part_of_taps(taps, g.groups * panels), kernels.MAX_PART)
-    parts = -(-taps // part)
-    sizes = (g.groups, g.c_out, g.c_in, *g.image, *g.result)
-    slots: tuple[int | Ptr, ...] = (Ptr(1), Ptr(0), Ptr(2), *sizes, *g.meeting(), parts, part)
-    units = g.groups * panels * parts
-    return (Launch(_WEIGHT[g.dtype], slots, units, g.cost / units),)
-
-
-def _part_of_taps(taps: int, others: int) -> int:
-    """Taps in a unit: about eight units in all, if there are tiles enough for that; whole tiles."""
-    parts = min(-(-8 // others), -(-taps // TILE_ROWS))
-    part = -(-taps // parts)
-    return part if part <= TILE_ROWS else -(-part // TILE_ROWS) * TILE_ROWS
-
-
-def _image_launches(
-    g: _Geometry, sizes: tuple[int, ...], backward: bool, w_out: int, w_channel: int, grid: Pair, grids: int
-) -> tuple[Launch, ...]:
-    chunks = -(-grid[0] * grid[1] // (kernels.CHUNK_PANELS * TILE_VECTORS * g.lanes))
-    units = g.images * g.groups * grids * chunks
-    if units == 0 or 0 in sizes[1:2]:
-        return ()
-    slots: tuple[int | Ptr, ...] = (
-        Ptr(0),
-        Ptr(1),
-        Ptr(2),
-        *sizes,
-        *g.meeting(),
-        int(backward),
-        w_out,
-        w_channel,
-        chunks,
+    split = split_weight(
+        _SIZES[g.dtype], g.groups, g.c_out, g.c_in, g.result, g.taps, g.stride, g.dilation, not any(g.padding)
     )
-    return (Launch(_IMAGE[g.dtype], slots, units, g.cost / units),)
+    sizes = (g.groups, g.c_out, g.c_in, *g.image, *g.result, *g.meeting(False))
+    slots = (Ptr(1), Ptr(0), Ptr(2), *sizes, *split.slots(g.images))
+    units = g.groups * split.parts * split.tap_parts
+    return (Launch(_WEIGHT[g.dtype], slots, units, g.cost(g.c_out, g.c_in) / units),)
+
+
+def _image_launches(g: _Geometry, backward: bool) -> tuple[Launch, ...]:
+    m_all, channels = (g.c_in, g.c_out) if backward else (g.c_out, g.c_in)
+    source, out = (g.result, g.image) if backward else (g.image, g.result)
+    if g.images == 0 or m_all == 0 or 0 in out:
+        return ()
+    split = split_image(
+        _SIZES[g.dtype], g.images * g.groups, m_all, channels, out, g.taps, g.stride, g.padding, g.dilation, backward
+    )
+    taps = g.taps[0] * g.taps[1]
+    panels = g.groups * -(-m_all // (TILE_VECTORS * g.lanes))
+    packed = Scratch(panels * channels * taps * kernels.ROW_BYTES)
+    sizes = (g.groups, m_all, channels, *source, *out, *g.meeting(backward))
+    if backward:
+        # Taps that meet different pixels lie apart if there is a stride.
+        runs = (taps, m_all * taps, channels, taps if g.stride == (1, 1) else 0)
+    else:
+        runs = (channels * taps, taps, 1, channels * taps)
+    pack = Launch(_PACK[g.dtype], (Ptr(1), 0, packed, *sizes, *runs), panels, channels * taps * 2.0 * g.lanes)
+    slots = (Ptr(0), packed, Ptr(2), *sizes, *split.slots())
+    units = g.images * g.groups * split.bands * split.parts
+    return pack, Launch(_IMAGE[g.dtype], slots, units, g.cost(m_all, channels) / units)
 
 
 def _checked(x: Operand, w: Operand, y: Operand, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> _Geometry:

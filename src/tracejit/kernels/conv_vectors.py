@@ -1,4 +1,4 @@
-"""LLVM vector functions that gather image patches: masks of what lies in the image, shifted pieces, runs, zeros.
+"""LLVM vector functions of convolutions: product tiles that look pixels up, padded copies, transposed results, zeros.
 
 Each builder adds one internal function to the module that is being compiled and returns it. All arguments are int64:
 addresses in bytes, sizes and steps in elements unless they say otherwise.
@@ -8,113 +8,140 @@ from __future__ import annotations
 
 from typing import Any
 
-import llvmlite.ir as ir
-
-from tracejit.kernels.gemm_vectors import I1, I32, I64, TARGET, Lane, VectorBuilder, emit_loop, internal_function
+from tracejit.kernels.gemm_vectors import I64, TARGET, Lane, VectorBuilder, emit_loop, internal_function
 
 
-def add_segments(module: Any, lane: Lane) -> Any:
-    """Copies `count` rows of `length` elements; one row lies rows_step or out_step elements after another.
+def add_lookup(module: Any, lane: Lane, rows: int, vectors: int) -> Any:
+    """sums[r] = or += the sum over k of window[places[r] + offsets[k]] * b[k], each element's chain held in a register.
 
-    Arguments: rows, rows_step, out, out_step, count, length.
+    Arguments: window, places, offsets, k, b, sums, begin. `places` and `offsets` are tables of int64, in bytes; the
+    rows of `b` and `sums` are `vectors` whole vectors, one after another. `begin` other than 0 starts the chains at 0,
+    else they go on from `sums`.
     """
 
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
-        rows, rows_step, out, out_step, count, length = arguments
+        window, places, offsets, k, b, sums, begin = arguments
         v = VectorBuilder(builder, lane)
-        source_step, target_step = v.bytes(rows_step), v.bytes(out_step)
+        at = [
+            builder.add(window, builder.load(v.pointer(places, I64, I64(8 * r)), align=8), name="row")
+            for r in range(rows)
+        ]
+        chains = start_chains(v, sums, begin, rows * vectors)
 
-        def chunk(state: list[Any]) -> list[Any]:
-            left, source, target = state
-            mask = v.mask(left)
+        def step(state: list[Any]) -> list[Any]:
+            offset_at, b_at, *chains = state
+            offset = builder.load(v.pointer(offset_at, I64), align=8)
+            panel = [v.load(b_at, I64(j * TARGET.vector_bytes)) for j in range(vectors)]
+            out = []
+            for r in range(rows):
+                value = v.splat(at[r], offset)
+                out += [v.fma(value, panel[j], chains[r * vectors + j]) for j in range(vectors)]
+            return [builder.add(offset_at, I64(8)), builder.add(b_at, I64(vectors * TARGET.vector_bytes)), *out]
 
-            def copy(places: list[Any]) -> list[Any]:
-                v.store_masked(v.load_masked(places[0], mask), places[1], mask)
-                return [builder.add(places[0], source_step), builder.add(places[1], target_step)]
+        for position, value in enumerate(emit_loop(builder, k, [offsets, b, *chains], step)[2:]):
+            v.store(value, sums, I64(position * TARGET.vector_bytes))
 
-            emit_loop(builder, count, [source, target], copy)
+    return internal_function(module, f"lookup_{lane.name}_{rows}x{vectors}", 7, body)
+
+
+def start_chains(v: VectorBuilder, sums: Any, begin: Any, count: int) -> list[Any]:
+    """`count` vectors: zeros if `begin` differs from 0, else those that lie at `sums`."""
+    builder = v.ir
+    start = builder.block
+    resume, ready = builder.append_basic_block("resume"), builder.append_basic_block("ready")
+    builder.cbranch(builder.icmp_signed("!=", begin, I64(0)), ready, resume)
+    builder.position_at_end(resume)
+    loaded = [v.load(sums, I64(position * TARGET.vector_bytes)) for position in range(count)]
+    builder.branch(ready)
+    builder.position_at_end(ready)
+    chains = []
+    for value in loaded:
+        chain = builder.phi(v.lane.vector)
+        chain.add_incoming(v.zeros, start)
+        chain.add_incoming(value, resume)
+        chains.append(chain)
+    return chains
+
+
+def add_padded(module: Any, lane: Lane) -> Any:
+    """Copies rows of planes into rows of whole vectors; elements before `first` or from `last` on are 0.
+
+    Arguments: source, row_step, plane_step, out, out_row_step, out_plane_step, rows, planes, first, last, vectors.
+    Only elements first..last of a row are read.
+    """
+
+    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
+        source, row_step, plane_step, out, out_row_step, out_plane_step, rows, planes, first, last, vectors = arguments
+        v = VectorBuilder(builder, lane)
+        row_step, plane_step, out_row_step, out_plane_step = (
+            v.bytes(step) for step in (row_step, plane_step, out_row_step, out_plane_step)
+        )
+
+        def column(state: list[Any]) -> list[Any]:
+            at, to, before, left = state
+            mask = builder.and_(v.mask(left), builder.not_(v.mask(before)))
+
+            def plane(places: list[Any]) -> list[Any]:
+                def row(inner: list[Any]) -> list[Any]:
+                    v.store(v.load_masked(inner[0], mask), inner[1])
+                    return [builder.add(inner[0], row_step), builder.add(inner[1], out_row_step)]
+
+                emit_loop(builder, rows, list(places), row)
+                return [builder.add(places[0], plane_step), builder.add(places[1], out_plane_step)]
+
+            emit_loop(builder, planes, [at, to], plane)
             step = I64(TARGET.vector_bytes)
-            return [builder.sub(left, I64(v.width)), builder.add(source, step), builder.add(target, step)]
+            done = I64(v.width)
+            return [builder.add(at, step), builder.add(to, step), builder.sub(before, done), builder.sub(left, done)]
 
-        chunks = builder.sdiv(builder.add(length, I64(v.width - 1)), I64(v.width))
-        emit_loop(builder, chunks, [length, rows, out], chunk)
+        emit_loop(builder, vectors, [source, out, first, last], column)
 
-    return internal_function(module, f"segments_{lane.name}", 6, body)
+    return internal_function(module, f"padded_{lane.name}", 11, body)
 
 
-def add_masks(module: Any, lane: Lane, vectors: int) -> Any:
-    """Finds which elements of groups of vectors `add_gather` may read for one tap.
+def add_turned(module: Any, lane: Lane, vectors: int) -> Any:
+    """out[c * step + n] = sums[n][c] for c below `columns` and n below `count`, which is at least a vector's width.
 
-    Arguments: positions, across, width, first, last, groups, masks, masks_step. Element n is read if
-    first <= n < last and 0 <= positions[n] + across < width, where positions are int32. A vector's mask is stored as
-    the bits of an int32, those of a group masks_step bytes after those of the group before.
+    Arguments: sums, out, step, columns, count. The rows of `sums` are `vectors` whole vectors.
     """
 
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
-        positions, across, width, first, last, groups, masks, masks_step = arguments
+        sums, out, step, columns, count = arguments
         v = VectorBuilder(builder, lane)
-        kind = ir.VectorType(I32, v.width)
-        shift, bound = v.spread(builder.trunc(across, I32)), v.spread(builder.trunc(width, I32))
+        row_bytes = vectors * TARGET.vector_bytes
+        step = v.bytes(step)
+        last = builder.sub(count, I64(v.width))
+        blocks = builder.sdiv(builder.add(count, I64(v.width - 1)), I64(v.width))
 
-        def group(state: list[Any]) -> list[Any]:
-            at, target, left, skipped = state
+        def turn(at: Any, to: Any, left: Any) -> None:
+            rows = [builder.add(at, I64(r * row_bytes)) for r in range(v.width)]
+            turned = v.load_transposed(rows, I64(0))
+            whole = builder.icmp_signed(">=", left, I64(v.width))
+            places = [to]
+            for _ in range(v.width - 1):
+                places.append(builder.add(places[-1], step))
+            with builder.if_else(whole) as (then, otherwise):
+                with then:
+                    for column, place in zip(turned, places, strict=True):
+                        v.store(column, place)
+                with otherwise:
+                    for c, (column, place) in enumerate(zip(turned, places, strict=True)):
+                        with builder.if_then(builder.icmp_signed("<", I64(c), left)):
+                            v.store(column, place)
+
+        def block(state: list[Any]) -> list[Any]:
+            n = v.minimum(state[0], last)  # the last block goes back over elements that are there already
             for j in range(vectors):
-                place = builder.load(v.pointer(at, kind, I64(4 * j * v.width)), align=4)
-                inside = builder.icmp_unsigned("<", builder.add(place, shift), bound)
-                there = v.mask(builder.sub(left, I64(j * v.width)))
-                before = v.mask(builder.sub(skipped, I64(j * v.width)))
-                inside = builder.and_(inside, builder.and_(there, builder.not_(before)))
-                bits = builder.zext(builder.bitcast(inside, ir.IntType(v.width)), I32)
-                builder.store(bits, v.pointer(target, I32, I64(4 * j)))
-            done = I64(vectors * v.width)
-            following = builder.add(at, I64(4 * vectors * v.width)), builder.add(target, masks_step)
-            return [*following, builder.sub(left, done), builder.sub(skipped, done)]
+                left = builder.sub(columns, I64(j * v.width))
+                at = builder.add(sums, builder.add(builder.mul(n, I64(row_bytes)), I64(j * TARGET.vector_bytes)))
+                to = builder.add(out, builder.add(v.bytes(n), builder.mul(step, I64(j * v.width))))
+                with builder.if_then(builder.icmp_signed(">", left, I64(0))):
+                    turn(at, to, left)
+            return [builder.add(state[0], I64(v.width))]
 
-        emit_loop(builder, groups, [positions, masks, last, first], group)
+        emit_loop(builder, blocks, [I64(0)], block)
 
-    return internal_function(module, f"masks_{lane.name}_{vectors}", 8, body)
-
-
-def add_gather(module: Any, lane: Lane, vectors: int) -> Any:
-    """Copies the rows low..high of (channel, tap) pairs, each a shifted piece of a channel; what a mask excludes is 0.
-
-    Arguments: image, plane, out, out_step, low, high, taps, offsets, masks, groups. `offsets` are the shifts of the
-    taps in bytes (int64), `masks` those that `add_masks` found, for each group and tap one for each vector.
-    """
-
-    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
-        image, plane, out, out_step, low, high, taps, offsets, masks, groups = arguments
-        v = VectorBuilder(builder, lane)
-        plane, out_step, group_bytes = v.bytes(plane), v.bytes(out_step), I64(vectors * TARGET.vector_bytes)
-        first_channel = builder.udiv(low, taps)
-        first_tap = builder.sub(low, builder.mul(first_channel, taps))
-        image = builder.add(image, builder.mul(first_channel, plane))
-
-        def group(state: list[Any]) -> list[Any]:
-            base, target, masks_at = state
-
-            def row(inner: list[Any]) -> list[Any]:
-                channel, to, tap = inner
-                offset = builder.load(v.pointer(offsets, I64, builder.mul(tap, I64(8))))
-                source = builder.add(channel, offset)
-                bits_at = builder.add(masks_at, builder.mul(tap, I64(4 * vectors)))
-                for j in range(vectors):
-                    bits = builder.load(v.pointer(bits_at, I32, I64(4 * j)))
-                    mask = builder.bitcast(builder.trunc(bits, ir.IntType(v.width)), ir.VectorType(I1, v.width))
-                    at = I64(j * TARGET.vector_bytes)
-                    v.store(v.load_masked(source, mask, at), to, at)
-                following = builder.add(tap, I64(1))
-                wraps = builder.icmp_signed("==", following, taps)
-                channel = builder.add(channel, builder.select(wraps, plane, I64(0)))
-                return [channel, builder.add(to, out_step), builder.select(wraps, I64(0), following)]
-
-            emit_loop(builder, builder.sub(high, low), [base, target, first_tap], row)
-            following = builder.add(masks_at, builder.mul(taps, I64(4 * vectors)))
-            return [builder.add(base, group_bytes), builder.add(target, group_bytes), following]
-
-        emit_loop(builder, groups, [image, out, masks], group)
-
-    return internal_function(module, f"gather_{lane.name}_{vectors}", 10, body)
+    return internal_function(module, f"turned_{lane.name}_{vectors}", 5, body)
 
 
 def add_zeros(module: Any, lane: Lane) -> Any:

@@ -34,6 +34,16 @@ class Ptr:
 
 
 @dataclass(frozen=True, slots=True)
+class Scratch:
+    """An argument slot that holds the address of memory, at least `nbytes`, which the launches of an operation share.
+
+    The first launch finds anything in it. The address is a multiple of 64 unless `nbytes` is 0.
+    """
+
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Launch:
     """One kernel launch: `function(p, lo, hi)` over `units` of work with the argument block `slots`.
 
@@ -43,8 +53,13 @@ class Launch:
     """
 
     function: Callable[..., Any]
-    slots: tuple[int | float | Ptr, ...]
+    slots: tuple[int | float | Ptr | Scratch, ...]
     units: int
     unit_cost: float
     fails: bool = False
     copies: bool = False
+
+    @property
+    def scratch(self) -> int:
+        """Bytes of scratch memory that the launch needs."""
+        return max((slot.nbytes for slot in self.slots if isinstance(slot, Scratch)), default=0)

@@ -56,6 +56,10 @@ class PlannedLaunch(Protocol):
     def copies(self) -> bool:
         """Whether it only copies slot 0 to slot 1, and does nothing where both are one buffer."""
 
+    @property
+    def scratch(self) -> int:
+        """Bytes of memory that it shares with the other launches of its operation."""
+
 
 class Planner(Protocol):
     """Plans a library operation over operands and results (contiguous).

@@ -6,6 +6,7 @@ Must not know: kernel text, addresses.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tracejit import dtypes
@@ -13,14 +14,15 @@ from tracejit.ir.graph import Graph
 from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
 from tracejit.schedule.groups import BLOCKS, CALL, COLUMN, LOOP, Cut, Group, Partition, writers
-from tracejit.schedule.lower import Lowered, Lowering, Planner
+from tracejit.schedule.lower import Lowered, Lowering, PlannedLaunch, Planner
 from tracejit.schedule.memory import Buffer, place
 from tracejit.schedule.values import Value, whole
 
 
 @dataclass(slots=True)
 class Plan:
-    """Groups in the order of their stages; `storage` is the memory of values, `partials` that of unfinished folds.
+    """Groups in the order of their stages; `storage` is the memory of values, `partials` that of unfinished folds,
+    `scratch` that which the launches of a library operation share.
 
     `homes` maps an output to the input whose memory it is written to.
     """
@@ -30,6 +32,7 @@ class Plan:
     stages: int = 0
     storage: dict[Value, Buffer] = field(default_factory=dict)
     partials: dict[Value, Buffer] = field(default_factory=dict)
+    scratch: dict[Value, Buffer] = field(default_factory=dict)
     cuts: list[Cut] = field(default_factory=list)
     homes: dict[int, int] = field(default_factory=dict)
     arena: list[Buffer] = field(default_factory=list)
@@ -53,6 +56,11 @@ def launches_of(group: Group) -> int:
     if group.kind in (BLOCKS, COLUMN) and any(folded_blocks(group, v) > 1 for v in group.reductions):
         return 2
     return 1
+
+
+def scratch_bytes(launches: Iterable[PlannedLaunch]) -> int:
+    """The memory that the launches of a library operation share."""
+    return max((launch.scratch for launch in launches), default=0)
 
 
 def fails(group: Group) -> bool:
@@ -225,6 +233,12 @@ class _Planning:
                 buffer.live(start, max(start, start + launches_of(group) - 1))
         arena = list(dict.fromkeys(b for b in plan.storage.values() if b.kind == "arena"))
         for group in plan.groups:
+            if group.kind == CALL:
+                call, start = group.members[0], plan.stage[group]
+                nbytes = scratch_bytes(call.launches)
+                if nbytes:
+                    plan.scratch[call] = Buffer("arena", 0, nbytes, start, start + launches_of(group) - 1)
+                    arena.append(plan.scratch[call])
             if group.kind not in (BLOCKS, COLUMN) or launches_of(group) == 1:
                 continue
             for value in group.reductions:

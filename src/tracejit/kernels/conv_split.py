@@ -1,0 +1,183 @@
+"""How a convolution's work is cut: bands of pixels whose windows fit a cache, blocks of channels, units for threads.
+
+All of it is about speed alone: the chain of an element is the same however its work is cut.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import gcd
+
+from tracejit.kernels.conv_kernels import ROW_BYTES, SPARE_ROWS, SUMS_BYTES
+from tracejit.kernels.conv_windows import DIRECT, GATHERED, MAX_PIXELS, MAX_RUN, PADDED, WINDOW_BYTES, window_bytes
+from tracejit.kernels.gemm_kernels import TILE_VECTORS
+from tracejit.kernels.gemm_vectors import TARGET
+
+Pair = tuple[int, int]
+
+_UNITS = 8
+"""Units that a convolution should have at least."""
+_BLOCK_BYTES = 20 << 10
+"""Bytes of a panel of weights in a block: most of them stay in the first cache."""
+_PIXELS, _FEW_PIXELS, _GATHERED_PIXELS = 256, 48, 128
+"""Pixels of a band; those of a small one; those of one whose pixels are gathered."""
+_TAPS_OF_UNIT = (36, 72)
+"""Taps of all channels in a unit of a weight's gradient: enough that its transposed cotangent is worth while."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bands:
+    """The kind of window, the sizes of a band and the channels, or gathered taps, that are in it at once."""
+
+    mode: int
+    rows: int
+    columns: int
+    block: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSplit:
+    """`bands` of pixels times `parts` of the panels of output channels are the units of an image."""
+
+    shape: Bands
+    bands: int
+    parts: int
+    part: int
+
+    def slots(self) -> tuple[int, ...]:
+        return (self.shape.mode, self.shape.rows, self.shape.columns, self.parts, self.part, self.shape.block)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightSplit:
+    """`parts` of the panels of `width` output channels times `tap_parts` of the taps are the units of a group."""
+
+    shape: Bands
+    parts: int
+    part: int
+    width: int
+    tap_parts: int
+    tap_part: int
+
+    def slots(self, images: int) -> tuple[int, ...]:
+        shape = (self.shape.mode, self.shape.rows, self.shape.columns)
+        return (*shape, self.parts, self.part, images, self.width, self.tap_parts, self.tap_part)
+
+
+def _ceil(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _even(whole: int, part: int) -> int:
+    """The size of equal parts, of which none is larger than `part`."""
+    return _ceil(whole, _ceil(whole, part))
+
+
+def _find_bands(
+    size: int, grid: Pair, step: Pair, span: Pair, taps: int, direct: bool, block: int, pixels: int
+) -> Bands:
+    """Bands of about `pixels` pixels, with at most `block` channels at once."""
+    columns = grid[1] if grid[1] <= 2 * _PIXELS else _even(grid[1], _PIXELS)
+    rows = _even(grid[0], max(1, pixels // grid[1])) if columns == grid[1] else 1
+    if taps > MAX_RUN:
+        return _gather(size, grid, block * taps)
+    if direct:
+        return Bands(DIRECT, rows, columns, block)
+
+    def window() -> int:
+        sides = ((rows - 1) * step[0] + span[0] + 1, (columns - 1) * step[1] + span[1] + 1)
+        return block * window_bytes(*sides, size)
+
+    while window() > WINDOW_BYTES:
+        if rows > 1 and (rows * columns > _FEW_PIXELS or block == 1):
+            rows = _ceil(rows, 2)
+        elif block > 1:
+            block = _ceil(block, 2)
+        elif columns > 1:
+            columns = _ceil(columns, 2)
+        else:
+            return _gather(size, grid, taps)
+    if columns < _GATHERED_PIXELS // 4 and columns < grid[1]:
+        return _gather(size, grid, taps)
+    return Bands(PADDED, rows, columns, block)
+
+
+def _gather(size: int, grid: Pair, taps: int) -> Bands:
+    columns = _even(grid[1], _GATHERED_PIXELS)
+    rows = _even(grid[0], max(1, _GATHERED_PIXELS // columns)) if columns == grid[1] else 1
+    block = min(taps, MAX_RUN, WINDOW_BYTES // (rows * columns * size))
+    return Bands(GATHERED, rows, columns, block)
+
+
+def split_image(
+    size: int,
+    images: int,
+    m_all: int,
+    channels: int,
+    out: Pair,
+    taps: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    backward: bool,
+) -> ImageSplit:
+    """The cut of a convolution (or of its gradient to the input) of `images` images times groups; nothing is empty."""
+    reach = (dilation[0] * (taps[0] - 1), dilation[1] * (taps[1] - 1))
+    if backward:
+        grid = (_ceil(out[0], stride[0]), _ceil(out[1], stride[1]))
+        step, span = (1, 1), (reach[0] // stride[0], reach[1] // stride[1])
+        met = [_ceil(t, s // gcd(s, d)) for t, s, d in zip(taps, stride, dilation, strict=True)]
+        run = met[0] * met[1]
+    else:
+        grid, step, span, run = out, stride, reach, taps[0] * taps[1]
+    direct = not any(padding) and (not backward or (reach == (0, 0) and stride == (1, 1)))
+    width = TILE_VECTORS * TARGET.vector_bytes // size
+    panels = _ceil(m_all, width)
+    block = min(max(channels, 1), max(1, _BLOCK_BYTES // ROW_BYTES // max(run, 1)))
+    block = _even(max(channels, 1), block)
+    pixels = _PIXELS
+    if block < channels:
+        pixels = max(_FEW_PIXELS, min(pixels, SUMS_BYTES // ROW_BYTES // panels - SPARE_ROWS))
+    while images * _ceil(grid[0] * grid[1], pixels) < _UNITS and pixels > _FEW_PIXELS:
+        pixels = _ceil(pixels, 2)
+    bands = _find_bands(size, grid, step, span, run, direct, block, pixels)
+    count = _ceil(grid[0], bands.rows) * _ceil(grid[1], bands.columns)
+    most = panels
+    if bands.mode == GATHERED or bands.block < channels:
+        most = min(panels, SUMS_BYTES // ((bands.rows * bands.columns + SPARE_ROWS) * ROW_BYTES))
+    part = min(most, _ceil(panels, _ceil(_UNITS, images * count)))
+    part = _even(panels, max(part, 1))
+    return ImageSplit(bands, count, _ceil(panels, part), part)
+
+
+def split_weight(
+    size: int,
+    groups: int,
+    m_all: int,
+    channels: int,
+    out: Pair,
+    taps: Pair,
+    stride: Pair,
+    dilation: Pair,
+    direct: bool,
+) -> WeightSplit:
+    """The cut of a weight's gradient; there are channels, taps and output channels."""
+    lanes = TARGET.vector_bytes // size
+    run = taps[0] * taps[1]
+    k_all = channels * run
+    least, most = _TAPS_OF_UNIT
+    block = _even(channels, _ceil(max(least, min(most, k_all // 4)), run))
+    width = TILE_VECTORS * lanes
+    if groups * _ceil(channels, block) * _ceil(m_all, width) == 1:
+        width = lanes
+    grid = (max(out[0], 1), max(out[1], 1))
+    span = (dilation[0] * (taps[0] - 1), dilation[1] * (taps[1] - 1))
+    bands = _find_bands(size, grid, stride, span, run, direct, block, _PIXELS)
+    tap_part = bands.block if bands.mode == GATHERED else bands.block * run
+    tap_parts = _ceil(k_all, tap_part)
+    panels = _ceil(m_all, width)
+    part = min(panels, _ceil(panels, _ceil(4, groups * tap_parts)))
+    part = min(part, max(1, SUMS_BYTES // ((tap_part + SPARE_ROWS) * ROW_BYTES)))
+    part = _even(panels, part)
+    assert bands.rows * bands.columns <= MAX_PIXELS
+    return WeightSplit(bands, _ceil(panels, part), part, width, tap_parts, tap_part)

@@ -1,0 +1,242 @@
+"""The part of an image that a band of result pixels looks at, laid out so that no tap of it needs a mask.
+
+What tap (channel, row, column) sees from a pixel lies at `place of the pixel + offset of the tap` in a window, whatever
+stride, padding and dilation are; both are looked up in tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tracejit.kernels.conv_vectors import add_padded, add_zeros
+from tracejit.kernels.gemm_code import Code, Word
+from tracejit.kernels.gemm_vectors import TARGET, Lane
+
+DIRECT, PADDED, GATHERED = range(3)
+"""What a window is: the image itself, where no tap leaves it; a copy with zeros round it; or, where the pixels that a
+tap sees lie too far apart for that, rows of pixels gathered one by one for each tap."""
+
+MAX_TAPS = 256
+"""The longest side of a kernel."""
+
+MAX_RUN, MAX_PIXELS = 1024, 1024
+"""The most taps (of all channels) and the most pixels that are looked up in a window."""
+
+WINDOW_BYTES = 160 << 10
+PLANE_GAP = 64
+"""Bytes of a window; bytes between its channels, without which those of many images would share cache sets."""
+
+_SPARE = 16
+
+
+class Axis:
+    """Along one axis: which taps meet a grid of pixels, where they look in the source, and a pixel's step there."""
+
+    def __init__(self, code: Code, backward: Word, taps: Word, stride: Word, pad: Word, dilation: Word) -> None:
+        self.taps, self.shifts = code.buffer(8 * MAX_TAPS), code.buffer(8 * MAX_TAPS)
+        self.step = backward.choose(1, stride)
+        self._count, self._low, self._high = code.cell(0), code.cell(0), code.cell(0)
+        self._geometry = backward, taps, stride, pad, dilation
+
+    @property
+    def count(self) -> Word:
+        return self._count.now
+
+    @property
+    def low(self) -> Word:
+        """The least shift."""
+        return self._low.now
+
+    @property
+    def span(self) -> Word:
+        """From the least shift to the greatest."""
+        return self._high.now - self._low.now
+
+    def find(self, code: Code, phase: Word) -> None:
+        """Looks for the taps that meet the grid at `phase`."""
+        backward, taps, stride, pad, dilation = self._geometry
+        self._count.set(code.word(0))
+        with code.loop(0, taps) as tap:
+            ahead = tap * dilation - pad
+            behind = phase - ahead
+            with code.when(backward.choose((behind % stride).equals(0).number(), 1).differs(0)):
+                shift = backward.choose(behind // stride, ahead)
+                first = self.count.equals(0)
+                self._low.set(first.choose(shift, self._low.now.least(shift)))
+                self._high.set(first.choose(shift, self._high.now.most(shift)))
+                code.store(self.taps, self.count, tap)
+                code.store(self.shifts, self.count, shift)
+                self._count.set(self.count + 1)
+
+
+class _Memo:
+    """Numbers that a table was made for."""
+
+    def __init__(self, code: Code, count: int) -> None:
+        self._cells = [code.cell(-1) for _ in range(count)]
+
+    @contextmanager
+    def renewed(self, code: Code, *words: Word) -> Iterator[None]:
+        """The block runs if a number differs from that of the last time."""
+        differs = code.word(0).differs(0)
+        for cell, word in zip(self._cells, words, strict=True):
+            differs = differs | cell.now.differs(word)
+        with code.when(differs):
+            for cell, word in zip(self._cells, words, strict=True):
+                cell.set(word)
+            yield
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Neighbouring pixels of a grid: rows from `y` and columns from `x` on; and the steps of their window."""
+
+    y: Word
+    x: Word
+    rows: Word
+    columns: Word
+    height: Word
+    row_step: Word
+    plane: Word
+
+    @property
+    def pixels(self) -> Word:
+        return self.rows * self.columns
+
+
+class Window:
+    """The windows of one thread, one after another in one place."""
+
+    def __init__(
+        self, code: Code, lane: Lane, mode: Word, vertical: Axis, horizontal: Axis, rows: Word, columns: Word
+    ) -> None:
+        self.lane, self.mode, self.vertical, self.horizontal = lane, mode, vertical, horizontal
+        self.rows, self.columns = rows, columns
+        self.offsets = code.buffer(8 * (MAX_RUN + _SPARE))
+        self.places = code.buffer(8 * (MAX_PIXELS + _SPARE))
+        self._buffer = code.buffer(WINDOW_BYTES)
+        self._known_offsets, self._known_places = _Memo(code, 5), _Memo(code, 4)
+
+    @property
+    def taps(self) -> Word:
+        """Taps of a channel."""
+        return self.vertical.count * self.horizontal.count
+
+    def band(self, y: Word, x: Word, rows: Word, columns: Word) -> Band:
+        """A band of pixels, whose taps the axes have found."""
+        direct, gathered = self.mode.equals(DIRECT), self.mode.equals(GATHERED)
+        height = (rows - 1) * self.vertical.step + self.vertical.span + 1
+        width = (columns - 1) * self.horizontal.step + self.horizontal.span + 1
+        row_step = width.ceil_div(self.lane.count) * self.lane.count
+        plane = height * row_step + PLANE_GAP // self.lane.size
+        row_step = direct.choose(self.columns, row_step)
+        plane = direct.choose(self.rows * self.columns, gathered.choose(rows * columns, plane))
+        return Band(y, x, rows, columns, height, row_step, plane)
+
+    def look_up(self, code: Code, band: Band, phase: Word, low: Word, high: Word) -> None:
+        """Fills the tables for taps low..high of all channels at the pixels of a band."""
+        gathered = self.mode.equals(GATHERED)
+        with self._known_offsets.renewed(code, phase, low, high, band.plane, band.row_step):
+            code.either(
+                gathered,
+                lambda: self._offsets_in_rows(code, band, low, high),
+                lambda: self._offsets_in_planes(code, band, low, high),
+            )
+            self._pad(code, self.offsets, high - low)
+        across = gathered.choose(1, self.horizontal.step)
+        down = gathered.choose(band.columns, self.vertical.step * band.row_step)
+        with self._known_places.renewed(code, band.rows, band.columns, across, down):
+            with code.loop(0, band.rows) as y, code.loop(0, band.columns) as x:
+                code.store(self.places, y * band.columns + x, (y * down + x * across) * self.lane.size)
+            self._pad(code, self.places, band.pixels)
+
+    @staticmethod
+    def _pad(code: Code, table: Word, count: Word) -> None:
+        """What tiles look up behind the end of a table must be in the window as well."""
+        with code.loop(count, count + _SPARE) as spare:
+            code.store(table, spare, code.word(0))
+
+    def _offsets_in_rows(self, code: Code, band: Band, low: Word, high: Word) -> None:
+        with code.loop(0, high - low) as k:
+            code.store(self.offsets, k, k * band.plane * self.lane.size)
+
+    def _offsets_in_planes(self, code: Code, band: Band, low: Word, high: Word) -> None:
+        # A grid may have no taps at all.
+        first = low.quotient(self.taps.most(1))
+        tap = low - first * self.taps
+        row = tap.quotient(self.horizontal.count.most(1))
+        base, i, j = code.cell(0), code.cell(row), code.cell(tap - row * self.horizontal.count)
+        with code.loop(0, high - low) as k:
+            down = code.load(self.vertical.shifts, i.now) - self.vertical.low
+            across = code.load(self.horizontal.shifts, j.now) - self.horizontal.low
+            code.store(self.offsets, k, (base.now + down * band.row_step + across) * self.lane.size)
+            j.set(j.now + 1)
+            with code.when(j.now.equals(self.horizontal.count)):
+                j.set(code.word(0))
+                i.set(i.now + 1)
+                with code.when(i.now.equals(self.vertical.count)):
+                    i.set(code.word(0))
+                    base.set(base.now + band.plane)
+
+    def fill(self, code: Code, band: Band, image: Word, low: Word, high: Word) -> Word:
+        """Puts what taps low..high see of the image at an address into the window; gives the window's address."""
+        direct = self.mode.equals(DIRECT)
+        top = band.y * self.vertical.step + self.vertical.low
+        left = band.x * self.horizontal.step + self.horizontal.low
+        first = low.quotient(self.taps.most(1))
+        start = image + ((first * self.rows + top) * self.columns + left) * self.lane.size
+        with code.when(self.mode.equals(PADDED) & (low < high)):
+            self._copy(code, band, start, top, left, high.ceil_div(self.taps.most(1)) - first)
+        with code.when(self.mode.equals(GATHERED)):
+            self._gather(code, band, image, low, high)
+        return direct.choose(start, self._buffer)
+
+    def _copy(self, code: Code, band: Band, start: Word, top: Word, left: Word, channels: Word) -> None:
+        size, zeros = self.lane.size, add_zeros(code.module, self.lane)
+        vectors = band.row_step.quotient(self.lane.count)
+        above = (-top).most(0).least(band.height)
+        below = (self.rows - top).most(above).least(band.height)
+        with code.when((above > 0) | (below < band.height)), code.loop(0, channels) as c:
+            plane = self._buffer + c * band.plane * size
+            code.call(zeros, plane, above * vectors)
+            code.call(zeros, plane + below * band.row_step * size, (band.height - below) * vectors)
+        code.call(
+            add_padded(code.module, self.lane),
+            start + above * self.columns * size,
+            self.columns,
+            self.rows * self.columns,
+            self._buffer + above * band.row_step * size,
+            band.row_step,
+            band.plane,
+            below - above,
+            channels,
+            -left,
+            self.columns - left,
+            vectors,
+        )
+
+    def _gather(self, code: Code, band: Band, image: Word, low: Word, high: Word) -> None:
+        with code.loop(low, high) as k:
+            channel = k.quotient(self.taps)
+            tap = k - channel * self.taps
+            i = tap.quotient(self.horizontal.count)
+            down = code.load(self.vertical.shifts, i)
+            across = code.load(self.horizontal.shifts, tap - i * self.horizontal.count)
+            out = self._buffer + (k - low) * band.plane * self.lane.size
+            with code.loop(0, band.rows) as y, code.loop(0, band.columns) as x:
+                row = (band.y + y) * self.vertical.step + down
+                column = (band.x + x) * self.horizontal.step + across
+                at = y * band.columns + x
+                inside = (row >= 0) & (row < self.rows) & (column >= 0) & (column < self.columns)
+                code.store(out, at, code.word(0, self.lane.kind))
+                with code.when(inside):
+                    place = (channel * self.rows + row) * self.columns + column
+                    code.store(out, at, code.load(image, place, self.lane.kind))
+
+
+def window_bytes(rows: int, columns: int, size: int) -> int:
+    """Bytes of one channel of a padded window."""
+    lanes = TARGET.vector_bytes // size
+    return rows * -(-columns // lanes) * lanes * size + PLANE_GAP
