@@ -171,9 +171,7 @@ class _Assembly:
 
 def library_slots(launch: Launch, operands: list[Address], scratch: Address) -> list[Slot]:
     """The argument block of a library launch."""
-    return [
-        operands[s.index] if isinstance(s, Ptr) else scratch if isinstance(s, Scratch) else s for s in launch.slots
-    ]
+    return [operands[s.index] if isinstance(s, Ptr) else scratch if isinstance(s, Scratch) else s for s in launch.slots]
 
 
 def describe(graph: Graph, plan: Plan) -> list[GroupInfo]:

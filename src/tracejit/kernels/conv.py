@@ -49,7 +49,7 @@ class _Geometry:
         return TARGET.vector_bytes // _SIZES[self.dtype]
 
     def cost(self, lanes_of: int, others: int) -> float:
-        """Nanoseconds of the whole, serially: vectors hold `lanes_of` channels, there are `others` on the other side."""
+        """Serial nanoseconds of the whole, if vectors hold `lanes_of` channels and meet `others` on the other side."""
         pixels = self.images * self.groups * self.result[0] * self.result[1]
         work = pixels * others * -(-lanes_of // self.lanes) * self.taps[0] * self.taps[1]
         return work * TARGET.vector_bytes / _BYTES_PER_NANOSECOND
@@ -107,7 +107,7 @@ def plan_conv2d_weight_grad(
         _SIZES[g.dtype], g.groups, g.c_out, g.c_in, g.result, g.taps, g.stride, g.dilation, not any(g.padding)
     )
     sizes = (g.groups, g.c_out, g.c_in, *g.image, *g.result, *g.meeting(False))
-    slots = (Ptr(1), Ptr(0), Ptr(2), *sizes, *split.slots(g.images))
+    slots: tuple[int | Ptr, ...] = (Ptr(1), Ptr(0), Ptr(2), *sizes, *split.slots(g.images))
     units = g.groups * split.parts * split.tap_parts
     return (Launch(_WEIGHT[g.dtype], slots, units, g.cost(g.c_out, g.c_in) / units),)
 
@@ -130,7 +130,7 @@ def _image_launches(g: _Geometry, backward: bool) -> tuple[Launch, ...]:
     else:
         runs = (channels * taps, taps, 1, channels * taps)
     pack = Launch(_PACK[g.dtype], (Ptr(1), 0, packed, *sizes, *runs), panels, channels * taps * 2.0 * g.lanes)
-    slots = (Ptr(0), packed, Ptr(2), *sizes, *split.slots())
+    slots: tuple[int | Ptr | Scratch, ...] = (Ptr(0), packed, Ptr(2), *sizes, *split.slots())
     units = g.images * g.groups * split.bands * split.parts
     return pack, Launch(_IMAGE[g.dtype], slots, units, g.cost(m_all, channels) / units)
 

@@ -83,9 +83,7 @@ def _add_tiles(
         code.either(rows - row > small, lambda: tile(row, large), lambda: tile(row, small))
 
 
-def _turn(
-    code: Code, lane: Lane, sums: Word, out: Word, step: Word, columns: Word, count: Word, vectors: int
-) -> None:
+def _turn(code: Code, lane: Lane, sums: Word, out: Word, step: Word, columns: Word, count: Word, vectors: int) -> None:
     """out[c * step + n] = sums[n][c] for n below `count` and c below `columns`."""
 
     def single() -> None:
@@ -289,9 +287,7 @@ class _Weight:
 
     def __init__(self, lane: Lane, code: Code, p: Word) -> None:
         self.lane, self.code = lane, code
-        self.groups, self.m_all, channels, rows, columns = code.slots(
-            p, GROUPS, OUT_CHANNELS, CHANNELS, ROWS, COLUMNS
-        )
+        self.groups, self.m_all, channels, rows, columns = code.slots(p, GROUPS, OUT_CHANNELS, CHANNELS, ROWS, COLUMNS)
         self.out_rows, self.out_columns, all_i, all_j = code.slots(p, OUT_ROWS, OUT_COLUMNS, TAP_ROWS, TAP_COLUMNS)
         self.source, self.cotangent, self.out, self.images = code.slots(p, SOURCE, WEIGHT, OUT, IMAGES)
         mode, self.band_rows, self.band_columns = code.slots(p, MODE, BAND_ROWS, BAND_COLUMNS)
@@ -329,7 +325,8 @@ class _Weight:
         ):
             y, x = down * self.band_rows, right * self.band_columns
             rows, columns = (self.out_rows - y).least(self.band_rows), (self.out_columns - x).least(self.band_columns)
-            self._add(self.window.band(y, x, rows, columns), n * self.groups + group, low, high, first, last, panel_sums)
+            band, image = self.window.band(y, x, rows, columns), n * self.groups + group
+            self._add(band, image, low, high, first, last, panel_sums)
         with code.loop(first, last) as panel:
             m = panel * self.width
             left = (self.m_all - m).least(self.width)
@@ -341,9 +338,7 @@ class _Weight:
                 partial(_turn, code, self.lane, sums, out, self.k_all, left, high - low),
             )
 
-    def _add(
-        self, band: Band, image: Word, low: Word, high: Word, first: Word, last: Word, panel_sums: Word
-    ) -> None:
+    def _add(self, band: Band, image: Word, low: Word, high: Word, first: Word, last: Word, panel_sums: Word) -> None:
         """Goes on with the chains of the unit at a band of pixels of one image."""
         code, lane, window = self.code, self.lane, self.window
         window.look_up(code, band, code.word(0), low, high)
