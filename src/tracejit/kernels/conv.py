@@ -13,6 +13,7 @@ from typing import Any
 
 from tracejit.kernels import conv_kernels as kernels
 from tracejit.kernels.conv_split import split_image, split_weight
+from tracejit.kernels.conv_tiles import ROW_BYTES
 from tracejit.kernels.conv_windows import MAX_TAPS
 from tracejit.kernels.gemm_kernels import TILE_VECTORS
 from tracejit.kernels.gemm_vectors import TARGET
@@ -22,7 +23,8 @@ Pair = tuple[int, int]
 
 _SIZES = {"float32": 4, "float64": 8}
 _PACK: dict[str, Callable[..., Any]] = {"float32": kernels.conv_pack_f32, "float64": kernels.conv_pack_f64}
-_IMAGE: dict[str, Callable[..., Any]] = {"float32": kernels.conv_image_f32, "float64": kernels.conv_image_f64}
+_CHANNELS: dict[str, Callable[..., Any]] = {"float32": kernels.conv_channels_f32, "float64": kernels.conv_channels_f64}
+_PIXELS: dict[str, Callable[..., Any]] = {"float32": kernels.conv_pixels_f32, "float64": kernels.conv_pixels_f64}
 _WEIGHT: dict[str, Callable[..., Any]] = {"float32": kernels.conv_weight_f32, "float64": kernels.conv_weight_f64}
 _BYTES_PER_NANOSECOND = 4.0 * TARGET.vector_bytes
 """Bytes of products a core gets through in a nanosecond, roughly."""
@@ -73,7 +75,7 @@ def plan_conv2d(
     >>> x, w = Operand("float32", (1, 1, 5, 5), (25, 25, 5, 1)), Operand("float32", (1, 1, 3, 3), (9, 9, 3, 1))
     >>> y = Operand("float32", (1, 1, 3, 3), (9, 9, 3, 1))
     >>> [launch.function.__name__ for launch in plan_conv2d(x, w, y, (1, 1), (0, 0), (1, 1), 1)]
-    ['conv_pack_f32', 'conv_image_f32']
+    ['conv_pack_f32', 'conv_channels_f32']
     """
     g = _checked(x, w, y, stride, padding, dilation, groups)
     return _image_launches(g, False)
@@ -118,11 +120,21 @@ def _image_launches(g: _Geometry, backward: bool) -> tuple[Launch, ...]:
     if g.images == 0 or m_all == 0 or 0 in out:
         return ()
     split = split_image(
-        _SIZES[g.dtype], g.images * g.groups, m_all, channels, out, g.taps, g.stride, g.padding, g.dilation, backward
+        _SIZES[g.dtype],
+        g.images * g.groups,
+        m_all,
+        channels,
+        source,
+        out,
+        g.taps,
+        g.stride,
+        g.padding,
+        g.dilation,
+        backward,
     )
     taps = g.taps[0] * g.taps[1]
     panels = g.groups * -(-m_all // (TILE_VECTORS * g.lanes))
-    packed = Scratch(panels * channels * taps * kernels.ROW_BYTES)
+    packed = Scratch(panels * channels * taps * ROW_BYTES)
     sizes = (g.groups, m_all, channels, *source, *out, *g.meeting(backward))
     if backward:
         # Taps that meet different pixels lie apart if there is a stride.
@@ -132,7 +144,8 @@ def _image_launches(g: _Geometry, backward: bool) -> tuple[Launch, ...]:
     pack = Launch(_PACK[g.dtype], (Ptr(1), 0, packed, *sizes, *runs), panels, channels * taps * 2.0 * g.lanes)
     slots: tuple[int | Ptr | Scratch, ...] = (Ptr(0), packed, Ptr(2), *sizes, *split.slots())
     units = g.images * g.groups * split.bands * split.parts
-    return pack, Launch(_IMAGE[g.dtype], slots, units, g.cost(m_all, channels) / units)
+    kernel = (_PIXELS if split.across else _CHANNELS)[g.dtype]
+    return pack, Launch(kernel, slots, units, g.cost(m_all, channels) / units)
 
 
 def _checked(x: Operand, w: Operand, y: Operand, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> _Geometry:

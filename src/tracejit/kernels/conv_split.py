@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import gcd
 
-from tracejit.kernels.conv_kernels import ROW_BYTES, SPARE_ROWS, SUMS_BYTES
+from tracejit.kernels.conv_tiles import ROW_BYTES, SPARE_ROWS, SUMS_BYTES
 from tracejit.kernels.conv_windows import DIRECT, GATHERED, MAX_PIXELS, MAX_RUN, PADDED, WINDOW_BYTES, window_bytes
 from tracejit.kernels.gemm_kernels import TILE_VECTORS
 from tracejit.kernels.gemm_vectors import TARGET
@@ -21,6 +21,8 @@ _BLOCK_BYTES = 20 << 10
 """Bytes of a panel of weights in a block: most of them stay in the first cache."""
 _PIXELS, _FEW_PIXELS, _GATHERED_PIXELS = 256, 48, 128
 """Pixels of a band; those of a small one; those of one whose pixels are gathered."""
+_MOST_INTERLEAVED = 16
+"""The most grids of a row whose results are put together before they are written."""
 _TAPS_OF_UNIT = (36, 72)
 """Taps of all channels in a unit of a weight's gradient: enough that its transposed cotangent is worth while."""
 
@@ -37,15 +39,21 @@ class Bands:
 
 @dataclass(frozen=True, slots=True)
 class ImageSplit:
-    """`bands` of pixels times `parts` of the panels of output channels are the units of an image."""
+    """`bands` of pixels times `parts` of the panels of output channels are the units of an image.
+
+    `across` says that vectors hold neighbouring pixels.
+    """
 
     shape: Bands
     bands: int
     parts: int
     part: int
+    interleave: int
+    across: bool
 
     def slots(self) -> tuple[int, ...]:
-        return (self.shape.mode, self.shape.rows, self.shape.columns, self.parts, self.part, self.shape.block)
+        shape = (self.shape.mode, self.shape.rows, self.shape.columns)
+        return (*shape, self.parts, self.part, self.shape.block, self.interleave)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +82,14 @@ def _even(whole: int, part: int) -> int:
 
 
 def _find_bands(
-    size: int, grid: Pair, step: Pair, span: Pair, taps: int, direct: bool, block: int, pixels: int
+    size: int, grid: Pair, step: Pair, span: Pair, taps: int, direct: bool, block: int, pixels: int, most: int
 ) -> Bands:
-    """Bands of about `pixels` pixels, with at most `block` channels at once."""
-    columns = grid[1] if grid[1] <= 2 * _PIXELS else _even(grid[1], _PIXELS)
+    """Bands of about `pixels` pixels, never more than `most`, with at most `block` channels at once."""
+    widest = min(2 * _PIXELS, most)
+    columns = grid[1] if grid[1] <= widest else _even(grid[1], min(_PIXELS, most))
     rows = _even(grid[0], max(1, pixels // grid[1])) if columns == grid[1] else 1
     if taps > MAX_RUN:
-        return _gather(size, grid, block * taps)
+        return _gather(size, grid, block * taps, most)
     if direct:
         return Bands(DIRECT, rows, columns, block)
 
@@ -96,15 +105,16 @@ def _find_bands(
         elif columns > 1:
             columns = _ceil(columns, 2)
         else:
-            return _gather(size, grid, taps)
+            return _gather(size, grid, taps, most)
     if columns < _GATHERED_PIXELS // 4 and columns < grid[1]:
-        return _gather(size, grid, taps)
+        return _gather(size, grid, taps, most)
     return Bands(PADDED, rows, columns, block)
 
 
-def _gather(size: int, grid: Pair, taps: int) -> Bands:
-    columns = _even(grid[1], _GATHERED_PIXELS)
-    rows = _even(grid[0], max(1, _GATHERED_PIXELS // columns)) if columns == grid[1] else 1
+def _gather(size: int, grid: Pair, taps: int, most: int) -> Bands:
+    pixels = min(_GATHERED_PIXELS, most)
+    columns = _even(grid[1], pixels)
+    rows = _even(grid[0], pixels // columns) if columns == grid[1] else 1
     block = min(taps, MAX_RUN, WINDOW_BYTES // (rows * columns * size))
     return Bands(GATHERED, rows, columns, block)
 
@@ -114,6 +124,7 @@ def split_image(
     images: int,
     m_all: int,
     channels: int,
+    source: Pair,
     out: Pair,
     taps: Pair,
     stride: Pair,
@@ -122,32 +133,39 @@ def split_image(
     backward: bool,
 ) -> ImageSplit:
     """The cut of a convolution (or of its gradient to the input) of `images` images times groups; nothing is empty."""
+    lanes = TARGET.vector_bytes // size
     reach = (dilation[0] * (taps[0] - 1), dilation[1] * (taps[1] - 1))
+    direct = not any(padding)
     if backward:
         grid = (_ceil(out[0], stride[0]), _ceil(out[1], stride[1]))
         step, span = (1, 1), (reach[0] // stride[0], reach[1] // stride[1])
         met = [_ceil(t, s // gcd(s, d)) for t, s, d in zip(taps, stride, dilation, strict=True)]
         run = met[0] * met[1]
+        # A grid that meets one tap, without a shift, and is no larger than the source.
+        direct = direct and span == (0, 0) and grid[0] <= source[0] and grid[1] <= source[1]
     else:
         grid, step, span, run = out, stride, reach, taps[0] * taps[1]
-    direct = not any(padding) and (not backward or (reach == (0, 0) and stride == (1, 1)))
-    width = TILE_VECTORS * TARGET.vector_bytes // size
-    panels = _ceil(m_all, width)
+    across = m_all <= lanes // 2 and step[1] == 1 and grid[1] >= lanes
+    panels = _ceil(m_all, TILE_VECTORS * lanes)
     block = min(max(channels, 1), max(1, _BLOCK_BYTES // ROW_BYTES // max(run, 1)))
     block = _even(max(channels, 1), block)
-    pixels = _PIXELS
-    if block < channels:
-        pixels = max(_FEW_PIXELS, min(pixels, SUMS_BYTES // ROW_BYTES // panels - SPARE_ROWS))
+    interleave = stride[1] if backward and stride[1] <= _MOST_INTERLEAVED else 1
+    limit = min(SUMS_BYTES // (interleave * ROW_BYTES) - SPARE_ROWS, MAX_PIXELS)
+    pixels = MAX_PIXELS if across else _PIXELS
+    if not across and (block < channels or interleave > 1):
+        fitting = SUMS_BYTES // (min(panels, 4) * interleave * ROW_BYTES) - SPARE_ROWS
+        pixels = max(_FEW_PIXELS, min(pixels, fitting))
     while images * _ceil(grid[0] * grid[1], pixels) < _UNITS and pixels > _FEW_PIXELS:
         pixels = _ceil(pixels, 2)
-    bands = _find_bands(size, grid, step, span, run, direct, block, pixels)
+    bands = _find_bands(size, grid, step, span, run, direct and not across, block, pixels, limit)
+    across = across and bands.mode == PADDED
     count = _ceil(grid[0], bands.rows) * _ceil(grid[1], bands.columns)
     most = panels
-    if bands.mode == GATHERED or bands.block < channels:
-        most = min(panels, SUMS_BYTES // ((bands.rows * bands.columns + SPARE_ROWS) * ROW_BYTES))
-    part = min(most, _ceil(panels, _ceil(_UNITS, images * count)))
+    if bands.mode == GATHERED or bands.block < channels or interleave > 1:
+        most = SUMS_BYTES // ((bands.rows * bands.columns + SPARE_ROWS) * interleave * ROW_BYTES)
+    part = min(panels, most, _ceil(panels, _ceil(_UNITS, images * count)))
     part = _even(panels, max(part, 1))
-    return ImageSplit(bands, count, _ceil(panels, part), part)
+    return ImageSplit(bands, count, _ceil(panels, part), part, interleave, across)
 
 
 def split_weight(
@@ -172,7 +190,7 @@ def split_weight(
         width = lanes
     grid = (max(out[0], 1), max(out[1], 1))
     span = (dilation[0] * (taps[0] - 1), dilation[1] * (taps[1] - 1))
-    bands = _find_bands(size, grid, stride, span, run, direct, block, _PIXELS)
+    bands = _find_bands(size, grid, stride, span, run, direct, block, _PIXELS, MAX_PIXELS)
     tap_part = bands.block if bands.mode == GATHERED else bands.block * run
     tap_parts = _ceil(k_all, tap_part)
     panels = _ceil(m_all, width)

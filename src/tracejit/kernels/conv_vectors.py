@@ -14,19 +14,16 @@ from tracejit.kernels.gemm_vectors import I64, TARGET, Lane, VectorBuilder, emit
 def add_lookup(module: Any, lane: Lane, rows: int, vectors: int) -> Any:
     """sums[r] = or += the sum over k of window[places[r] + offsets[k]] * b[k], each element's chain held in a register.
 
-    Arguments: window, places, offsets, k, b, sums, begin. `places` and `offsets` are tables of int64, in bytes; the
-    rows of `b` and `sums` are `vectors` whole vectors, one after another. `begin` other than 0 starts the chains at 0,
-    else they go on from `sums`.
+    Arguments: window, places, offsets, k, b, sums, sums_step, begin. `places` and `offsets` are tables of int64, in
+    bytes, as is `sums_step`; a row of `b` or `sums` is `vectors` whole vectors, and rows of `b` lie together. `begin`
+    other than 0 starts the chains at 0, else they go on from `sums`.
     """
 
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
-        window, places, offsets, k, b, sums, begin = arguments
+        window, places, offsets, k, b, sums, sums_step, begin = arguments
         v = VectorBuilder(builder, lane)
-        at = [
-            builder.add(window, builder.load(v.pointer(places, I64, I64(8 * r)), align=8), name="row")
-            for r in range(rows)
-        ]
-        chains = start_chains(v, sums, begin, rows * vectors)
+        at = _look_up(v, window, places, rows)
+        targets = _targets(v, sums, sums_step, rows, vectors)
 
         def step(state: list[Any]) -> list[Any]:
             offset_at, b_at, *chains = state
@@ -38,20 +35,62 @@ def add_lookup(module: Any, lane: Lane, rows: int, vectors: int) -> Any:
                 out += [v.fma(value, panel[j], chains[r * vectors + j]) for j in range(vectors)]
             return [builder.add(offset_at, I64(8)), builder.add(b_at, I64(vectors * TARGET.vector_bytes)), *out]
 
-        for position, value in enumerate(emit_loop(builder, k, [offsets, b, *chains], step)[2:]):
-            v.store(value, sums, I64(position * TARGET.vector_bytes))
+        chains = emit_loop(builder, k, [offsets, b, *_start_chains(v, targets, begin)], step)[2:]
+        for value, target in zip(chains, targets, strict=True):
+            v.store(value, target)
 
-    return internal_function(module, f"lookup_{lane.name}_{rows}x{vectors}", 7, body)
+    return internal_function(module, f"lookup_{lane.name}_{rows}x{vectors}", 8, body)
 
 
-def start_chains(v: VectorBuilder, sums: Any, begin: Any, count: int) -> list[Any]:
-    """`count` vectors: zeros if `begin` differs from 0, else those that lie at `sums`."""
+def add_lookup_across(module: Any, lane: Lane, rows: int, vectors: int) -> Any:
+    """sums[j][r] = or += the sum over k of b[k][r] * (the vector at window + places[j] + offsets[k]).
+
+    Arguments: as in `add_lookup`. A row of `b` is one vector, of which `rows` elements count; a row of `sums` is `rows`
+    vectors.
+    """
+
+    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
+        window, places, offsets, k, b, sums, sums_step, begin = arguments
+        v = VectorBuilder(builder, lane)
+        at = _look_up(v, window, places, vectors)
+        targets = _targets(v, sums, sums_step, vectors, rows)
+
+        def step(state: list[Any]) -> list[Any]:
+            offset_at, b_at, *chains = state
+            offset = builder.load(v.pointer(offset_at, I64), align=8)
+            factors = [v.splat(b_at, I64(r * lane.size)) for r in range(rows)]
+            out = []
+            for j in range(vectors):
+                pixels = v.load(at[j], offset)
+                out += [v.fma(factors[r], pixels, chains[j * rows + r]) for r in range(rows)]
+            return [builder.add(offset_at, I64(8)), builder.add(b_at, I64(TARGET.vector_bytes)), *out]
+
+        chains = emit_loop(builder, k, [offsets, b, *_start_chains(v, targets, begin)], step)[2:]
+        for value, target in zip(chains, targets, strict=True):
+            v.store(value, target)
+
+    return internal_function(module, f"across_{lane.name}_{rows}x{vectors}", 8, body)
+
+
+def _look_up(v: VectorBuilder, window: Any, places: Any, count: int) -> list[Any]:
+    """The addresses of the first places of a table."""
+    return [v.ir.add(window, v.ir.load(v.pointer(places, I64, I64(8 * i)), align=8)) for i in range(count)]
+
+
+def _targets(v: VectorBuilder, sums: Any, step: Any, rows: int, vectors: int) -> list[Any]:
+    """The addresses of the vectors of rows of sums."""
+    starts = [v.ir.add(sums, v.ir.mul(step, I64(row))) for row in range(rows)]
+    return [v.ir.add(start, I64(j * TARGET.vector_bytes)) for start in starts for j in range(vectors)]
+
+
+def _start_chains(v: VectorBuilder, sums: list[Any], begin: Any) -> list[Any]:
+    """A vector for each address: zeros if `begin` differs from 0, else what lies there."""
     builder = v.ir
     start = builder.block
     resume, ready = builder.append_basic_block("resume"), builder.append_basic_block("ready")
     builder.cbranch(builder.icmp_signed("!=", begin, I64(0)), ready, resume)
     builder.position_at_end(resume)
-    loaded = [v.load(sums, I64(position * TARGET.vector_bytes)) for position in range(count)]
+    loaded = [v.load(address) for address in sums]
     builder.branch(ready)
     builder.position_at_end(ready)
     chains = []
@@ -142,6 +181,33 @@ def add_turned(module: Any, lane: Lane, vectors: int) -> Any:
         emit_loop(builder, blocks, [I64(0)], block)
 
     return internal_function(module, f"turned_{lane.name}_{vectors}", 5, body)
+
+
+def add_rows(module: Any, lane: Lane) -> Any:
+    """Copies rows of `columns` elements, at least a vector's width, out of whole vectors.
+
+    Arguments: sums, sums_step (in bytes), out, out_step, rows, columns. The vectors of a row start at its elements 0,
+    W, 2 W, ..., the last one where the row ends with it.
+    """
+
+    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
+        sums, sums_step, out, out_step, rows, columns = arguments
+        v = VectorBuilder(builder, lane)
+        row_step, last = v.bytes(out_step), builder.sub(columns, I64(v.width))
+        vectors = builder.sdiv(builder.add(columns, I64(v.width - 1)), I64(v.width))
+
+        def row(state: list[Any]) -> list[Any]:
+            def vector(inner: list[Any]) -> list[Any]:
+                at, x = inner
+                v.store(v.load(at), builder.add(state[1], v.bytes(v.minimum(x, last))))
+                return [builder.add(at, sums_step), builder.add(x, I64(v.width))]
+
+            at = emit_loop(builder, vectors, [state[0], I64(0)], vector)[0]
+            return [at, builder.add(state[1], row_step)]
+
+        emit_loop(builder, rows, [sums, out], row)
+
+    return internal_function(module, f"rows_{lane.name}", 6, body)
 
 
 def add_zeros(module: Any, lane: Lane) -> Any:

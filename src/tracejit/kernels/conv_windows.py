@@ -116,8 +116,8 @@ class Window:
         self.rows, self.columns = rows, columns
         self.offsets = code.buffer(8 * (MAX_RUN + _SPARE))
         self.places = code.buffer(8 * (MAX_PIXELS + _SPARE))
-        self._buffer = code.buffer(WINDOW_BYTES)
-        self._known_offsets, self._known_places = _Memo(code, 5), _Memo(code, 4)
+        self._buffer = code.buffer(WINDOW_BYTES + TARGET.vector_bytes)
+        self._known_offsets, self._known_places = _Memo(code, 6), _Memo(code, 5)
 
     @property
     def taps(self) -> Word:
@@ -135,22 +135,33 @@ class Window:
         plane = direct.choose(self.rows * self.columns, gathered.choose(rows * columns, plane))
         return Band(y, x, rows, columns, height, row_step, plane)
 
-    def look_up(self, code: Code, band: Band, phase: Word, low: Word, high: Word) -> None:
-        """Fills the tables for taps low..high of all channels at the pixels of a band."""
+    def look_up_offsets(self, code: Code, band: Band, low: Word, high: Word) -> None:
+        """Fills the table of taps low..high of all channels."""
         gathered = self.mode.equals(GATHERED)
-        with self._known_offsets.renewed(code, phase, low, high, band.plane, band.row_step):
+        # Between the taps that meet a grid there are the same steps, wherever it starts.
+        counts = self.vertical.count, self.horizontal.count
+        with self._known_offsets.renewed(code, *counts, low, high, band.plane, band.row_step):
             code.either(
                 gathered,
                 lambda: self._offsets_in_rows(code, band, low, high),
                 lambda: self._offsets_in_planes(code, band, low, high),
             )
             self._pad(code, self.offsets, high - low)
+
+    def look_up_places(self, code: Code, band: Band, width: int = 1) -> None:
+        """Fills the table of the pixels of a band, or of groups of `width` pixels of a row.
+
+        The last group of a row ends with it, if the row is that wide.
+        """
+        gathered = self.mode.equals(GATHERED)
         across = gathered.choose(1, self.horizontal.step)
         down = gathered.choose(band.columns, self.vertical.step * band.row_step)
-        with self._known_places.renewed(code, band.rows, band.columns, across, down):
-            with code.loop(0, band.rows) as y, code.loop(0, band.columns) as x:
-                code.store(self.places, y * band.columns + x, (y * down + x * across) * self.lane.size)
-            self._pad(code, self.places, band.pixels)
+        groups, last = band.columns.ceil_div(width), (band.columns - width).most(0)
+        with self._known_places.renewed(code, band.rows, band.columns, across, down, band.plane):
+            with code.loop(0, band.rows) as y, code.loop(0, groups) as x:
+                place = (y * down + (x * width).least(last) * across) * self.lane.size
+                code.store(self.places, y * groups + x, place)
+            self._pad(code, self.places, band.rows * groups)
 
     @staticmethod
     def _pad(code: Code, table: Word, count: Word) -> None:
