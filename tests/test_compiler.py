@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from tests.programs import RandomGraph, check, graph_of, make, random_array, run_compiled, run_eagerly
 from tracejit import dtypes
 from tracejit.aval import Aval
+from tracejit.codegen.library import plan_call
 from tracejit.compiler import compile_graph, supports
 from tracejit.ir.node import Node
 from tracejit.ops import ops
+from tracejit.schedule.plan import make_plan
 
 RNG = np.random.default_rng(7)
 
@@ -308,6 +310,28 @@ def test_a_failing_program_changes_nothing() -> None:
     with pytest.raises(IndexError):
         run_compiled(compile_graph(graph), graph, [x, index])
     assert x.tobytes() == before.tobytes()
+
+
+def test_memory_that_launches_share_is_nobody_elses() -> None:
+    x, w, z = floats(2, 5, 9, 9), floats(20, 5, 3, 3), floats(300, 300)
+
+    def build(x: Node, w: Node, z: Node) -> tuple[Node, ...]:
+        meeting = {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
+        first = make("conv2d", make("exp", x), make("exp", w), **meeting)
+        other = make("matmul", make("exp", z), make("sin", z))
+        second = make("conv2d_input_grad", make("sin", first), make("exp", w), size=(9, 9), **meeting)
+        return first, other, make("conv2d", second, make("exp", w), **meeting)
+
+    graph = graph_of(build, x, w, z)
+    plan = make_plan(graph, plan_call)
+    assert [call.name for call in plan.scratch if "conv" in call.name] == ["conv2d", "conv2d_input_grad", "conv2d"]
+    for shared in plan.scratch.values():
+        assert shared.last > shared.first
+        for other in plan.arena:
+            apart = other.last < shared.first or shared.last < other.first
+            beside = other.offset + other.nbytes <= shared.offset or shared.offset + shared.nbytes <= other.offset
+            assert other is shared or apart or beside
+    check(graph, [x, w, z])
 
 
 def test_random_numbers_depend_on_their_place_alone() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import itertools
+import mmap
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -34,9 +36,21 @@ def operand(array: np.ndarray) -> Operand:
 
 
 def launch(plan: tuple[Launch, ...], arrays: list[np.ndarray], pieces: int = 1) -> int:
-    """Runs the launches in order, each in `pieces` parts (the last part first); gives the first error code."""
-    shared = np.full(max((item.scratch for item in plan), default=0) // 8 + 16, np.nan)
-    scratch = -(-shared.ctypes.data // 64) * 64
+    """Runs the launches in order, each in `pieces` parts (the last part first); gives the first error code.
+
+    Checks that nothing is written round the scratch memory, which holds NaNs at first.
+    """
+    needed = max((item.scratch for item in plan), default=0)
+    shared = np.full(needed // 4 + 64, np.nan, np.float32)
+    at = -(-(shared.ctypes.data + 64) // 64) * 64 - shared.ctypes.data
+    scratch = shared.ctypes.data + at
+    code = _launch(plan, arrays, pieces, scratch)
+    assert np.isnan(shared[: at // 4]).all()
+    assert np.isnan(shared[-(-(at + needed) // 4) :]).all()
+    return code
+
+
+def _launch(plan: tuple[Launch, ...], arrays: list[np.ndarray], pieces: int, scratch: int) -> int:
     for item in plan:
         block = np.zeros(len(item.slots), np.int64)
         for k, slot in enumerate(item.slots):
@@ -82,6 +96,21 @@ def run(
     for result in results[1:]:
         assert result.tobytes() == results[0].tobytes()
     return results[0]
+
+
+def fenced(array: np.ndarray, *, end: bool) -> np.ndarray:
+    """A copy of an array right before (or right behind) memory that kills a process which touches it."""
+    page = mmap.PAGESIZE
+    inner = -(-max(array.nbytes, 1) // page) * page
+    memory = mmap.mmap(-1, inner + 2 * page)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    protect = ctypes.CDLL(None, use_errno=True).mprotect
+    for fence in (address, address + page + inner):
+        assert protect(ctypes.c_void_p(fence), ctypes.c_size_t(page), 0) == 0
+    start = page + (inner - array.nbytes if end else 0)
+    copy = np.frombuffer(memory, array.dtype, array.size, start).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def sample(rng: np.random.Generator, dtype: str, *shape: int) -> np.ndarray:

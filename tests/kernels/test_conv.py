@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.kernels.chains import convolution, input_gradient, weight_gradient
-from tests.kernels.launching import operand, run, same, sample
+from tests.kernels.launching import fenced, launch, operand, run, same, sample
 from tracejit.kernels.conv import plan_conv2d, plan_conv2d_input_grad, plan_conv2d_weight_grad
 
 Pair = tuple[int, int]
@@ -53,6 +53,24 @@ def check(
         ((1, 2, 2, 1030), (3, 2, 3, 3), ONE, ONE, ONE, 1),
         ((1, 30, 9, 9), (9, 30, 4, 4), (1, 2), (2, 1), ONE, 1),
         ((1, 100, 6, 6), (70, 100, 3, 3), ONE, ONE, ONE, 1),
+        # Rows of pixels longer than a band, more channels or taps than a block, windows that are gathered, ...
+        ((1, 1, 5, 1500), (2, 1, 3, 3), ONE, ONE, ONE, 1),
+        ((2, 5, 5, 700), (7, 5, 3, 3), (1, 2), ONE, ONE, 1),
+        ((1, 2, 4, 900), (3, 2, 2, 250), ONE, (0, 7), (1, 3), 1),
+        ((1, 2, 3, 1300), (9, 2, 1, 3), (1, 2), (0, 1), (1, 300), 1),
+        ((1, 2, 400, 9), (3, 2, 2, 2), (150, 3), (0, 0), (200, 2), 1),
+        ((1, 1, 40, 40), (2, 1, 36, 36), (3, 2), (2, 5), ONE, 1),
+        ((1, 512, 7, 7), (40, 512, 3, 3), ONE, ONE, ONE, 1),
+        ((1, 3, 9, 9), (600, 3, 2, 3), (2, 2), ONE, ONE, 1),
+        ((1, 700, 3, 9), (700, 700, 1, 1), ONE, (0, 0), ONE, 1),
+        # ... grids of a stride that interleave or do not, with and without taps, and few channels over wide rows.
+        ((1, 3, 33, 40), (12, 3, 16, 16), (16, 16), (0, 0), ONE, 1),
+        ((1, 6, 9, 80), (12, 6, 2, 2), (1, 40), (0, 0), ONE, 1),
+        ((1, 3, 70, 80), (12, 3, 2, 2), (3, 4), (0, 0), ONE, 1),
+        ((1, 2, 3, 3), (3, 2, 1, 1), (5, 5), (0, 0), ONE, 1),
+        ((1, 16, 30, 530), (2, 16, 3, 3), ONE, ONE, ONE, 1),
+        ((1, 64, 20, 20), (64, 1, 3, 3), ONE, ONE, ONE, 64),
+        ((1, 64, 20, 20), (64, 1, 3, 3), (2, 2), ONE, ONE, 64),
     ],
 )
 def test_chosen_shapes(
@@ -91,6 +109,50 @@ def test_any_convolution(
         assume(image[axis] + 2 * padding[axis] > dilation[axis] * (taps[axis] - 1))
     x = (images, channels[0] * groups, *image)
     check(dtype, x, (channels[1] * groups, channels[0], *taps), stride, padding, dilation, groups)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    dtype=st.sampled_from(("float32", "float64")),
+    groups=st.integers(1, 2),
+    channels=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    image=st.tuples(st.integers(1, 12), st.integers(1, 30)),
+    taps=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    stride=pairs,
+    padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    end=st.booleans(),
+)
+def test_nothing_outside_of_the_operands_is_touched(
+    dtype: str, groups: int, channels: Pair, image: Pair, taps: Pair, stride: Pair, padding: Pair, end: bool
+) -> None:
+    for axis in (0, 1):
+        assume(image[axis] + 2 * padding[axis] >= taps[axis])
+    rng = np.random.default_rng(0)
+    x = sample(rng, dtype, 2, channels[0] * groups, *image)
+    w = sample(rng, dtype, channels[1] * groups, channels[0], *taps)
+    attrs = (stride, padding, ONE, groups)
+    y = convolution(x, w, *attrs)
+    expected = [
+        (plan_conv2d, x, w, y),
+        (plan_conv2d_input_grad, y, w, input_gradient(y, w, x.shape, *attrs)),
+        (plan_conv2d_weight_grad, y, x, weight_gradient(y, x, w.shape, *attrs)),
+    ]
+    for planner, first, second, result in expected:
+        arrays = [fenced(array, end=end) for array in (first, second, np.full_like(result, 77))]
+        launch(planner(*map(operand, arrays), *attrs), arrays)
+        same(arrays[2], result)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_chain_has_the_error_of_a_sum(dtype: str) -> None:
+    rng = np.random.default_rng(1)
+    x, w = sample(rng, dtype, 2, 24, 9, 9), sample(rng, dtype, 20, 24, 3, 3)
+    y = run(plan_conv2d, [x, w], np.empty((2, 20, 9, 9), dtype), stride=ONE, padding=ONE, dilation=ONE, groups=1)
+    wide = np.pad(x.astype(np.longdouble), ((0, 0), (0, 0), (1, 1), (1, 1)))
+    patches = np.lib.stride_tricks.sliding_window_view(wide, (3, 3), (2, 3))
+    exact = np.tensordot(patches, w.astype(np.longdouble), ((1, 4, 5), (1, 2, 3))).transpose(0, 3, 1, 2)
+    size = np.tensordot(abs(patches), abs(w).astype(np.longdouble), ((1, 4, 5), (1, 2, 3))).transpose(0, 3, 1, 2)
+    assert (abs(y - exact) <= 24 * 9 * np.finfo(dtype).eps * size).all()
 
 
 def test_empty_batch() -> None:

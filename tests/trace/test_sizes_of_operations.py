@@ -75,6 +75,15 @@ def convolved(x, y):
     return F.conv2d(F.pad(image, (1, 1, 1, 1)), kernel), F.max_pool2d(F.pad(image, (1, 1, 1, 1)), 2)
 
 
+def mixed(x, y):
+    n, m = x.shape
+    image = x.reshape(n, 1, m, 1).expand(n, 3, m, 9).permute(0, 2, 1, 3).contiguous().requires_grad_()
+    kernel = y.reshape(n, m, 1, 1).detach().requires_grad_()
+    out = F.conv2d(image, kernel, padding=1)
+    out.sum().backward()
+    return out.detach(), image.grad, kernel.grad
+
+
 def given(i, n, m):
     rng = np.random.default_rng(i)
     return [tj.from_numpy(rng.standard_normal((n, m)).astype(np.float32)) for _ in range(2)]
@@ -93,7 +102,7 @@ def outcome(function, args):
 
 @pytest.mark.parametrize(
     "function",
-    [rows, columns, views, joins, products, places, picks, normed, gradients, in_place, convolved],
+    [rows, columns, views, joins, products, places, picks, normed, gradients, in_place, convolved, mixed],
     ids=lambda f: f.__name__,
 )
 def test_every_size_has_the_bits_of_eager(function):
