@@ -98,7 +98,8 @@ def pack(lane: Lane, code: Code, p: Word, low_unit: Word, high_unit: Word) -> No
 class Grid:
     """One grid's pixels in a unit: where they are, the panels of output channels to compute, the way into memory.
 
-    `done` are the taps of the grids before, `out` is the place of the unit's first pixel in this row of grids.
+    `done` are the taps of the grids before, `out` is the place of the unit's first pixel in this row of grids; `ends`
+    is a flag: the sums of this grid, and of those that interleave with it, are written when they are complete.
     """
 
     band: Band
@@ -108,6 +109,7 @@ class Grid:
     first: Word
     last: Word
     out: Word
+    ends: Word
 
     def there(self, step: Word, columns: Word) -> Word:
         """How many of the band's columns are columns of an output with so many, `step` apart."""
@@ -184,14 +186,12 @@ class Image:
                     self.horizontal.find(code, phase_j)
                     self.found.set(phase)
                 pixels = self.window.band(y, x, rows, columns)
-                grid = Grid(pixels, image, phase_j, done.now, first, last, out)
+                grid = Grid(pixels, image, phase_j, done.now, first, last, out, self._ends(x, phase_j))
                 with code.when((rows > 0) & (x * self.grid_j + phase_j < self.out_columns)):
                     self.compute(grid)
-                    with code.when(self._ends_row(x, phase_j)):
-                        self.finish(grid)
                 done.set(done.now + self.channels * self.window.taps)
 
-    def _ends_row(self, x: Word, phase_j: Word) -> Word:
+    def _ends(self, x: Word, phase_j: Word) -> Word:
         """Whether a grid is the last one of those that interleave and have pixels."""
         last = phase_j.equals(self.grid_j - 1) | (x * self.grid_j + phase_j + 1 >= self.out_columns)
         return last | self.interleave.equals(1)
@@ -221,9 +221,6 @@ class Image:
         """Goes on with the chains of a panel of output channels, whose factors lie at an address."""
         raise NotImplementedError
 
-    def finish(self, grid: Grid) -> None:
-        """Writes what is left to write after the last of the grids that interleave in a row."""
-
 
 class Channels(Image):
     """Output channels in the lanes: a row of sums is a pixel."""
@@ -252,21 +249,14 @@ class Channels(Image):
             )
 
         either_width(code, left <= self.lane.count, run)
-        with code.when(self._kept().equals(0)):
+        with code.when(grid.ends & block.index.equals(block.count - 1)):
             self._write(grid, panel, sums)
 
-    def finish(self, grid: Grid) -> None:
-        code = self.code
-        with code.when(self._kept().differs(0)), code.loop(grid.first, grid.last) as panel:
-            self._write(grid, panel, self._sums(grid, panel))
-
-    def _kept(self) -> Word:
-        """1 if the sums of all panels are kept until the end, else 0."""
-        return ((self.interleave > 1) | (self.blocks()[2] > 1)).number()
-
     def _sums(self, grid: Grid, panel: Word) -> Word:
+        """Where the sums of a panel are: all panels have one place if each is written before the next begins."""
+        kept = ((self.interleave > 1) | (self.blocks()[2] > 1)).number()
         size = (grid.band.pixels + SPARE_ROWS) * self.interleave * ROW_BYTES
-        return self.sums + self._kept() * (panel - grid.first) * size
+        return self.sums + kept * (panel - grid.first) * size
 
     def _write(self, grid: Grid, panel: Word, sums: Word) -> None:
         code, band = self.code, grid.band
