@@ -321,13 +321,14 @@ def test_branches_for_sizes_are_bounded_and_forgotten(monkeypatch):
     gc.collect()
     tracemalloc.start()
     some(100)
-    gc.collect()
-    before = tracemalloc.get_traced_memory()[0]
-    some(400)
-    gc.collect()
-    grown = tracemalloc.get_traced_memory()[0] - before
+    held = []
+    for _ in range(3):
+        gc.collect()
+        held.append(tracemalloc.get_traced_memory()[0])
+        some(200)
     tracemalloc.stop()
-    assert grown < 100_000
+    # A table of the whole process may have become too small for what other tests left there, but not each time.
+    assert min(held[1] - held[0], held[2] - held[1]) < 50_000
     assert len(region.notes) < 300
 
 
