@@ -166,6 +166,8 @@ class _Session:
         process = self._start(framework)
         try:
             self.found[framework]["warm_calls"] = process.ask("cold", calls=COLD_CALLS, limit=COLD_LIMIT)["seconds"]
+            # The memory of steps, without what a compiler touched before.
+            self.found[framework]["step_mib"] = process.ask("info")["step_mib"]
         finally:
             process.close()
 
