@@ -30,6 +30,16 @@ _INTEGER_KERNELS: dict[str, Callable[..., Any]] = {
 _BYTES_PER_NANOSECOND = 3.0 * TARGET.vector_bytes
 """Bytes of products a core gets through in a nanosecond, roughly."""
 
+_UNITS = 16
+"""Units from which threads get about equal shares."""
+
+_IN_PLACE_BYTES = 1 << 20
+"""What may be read in place again and again: where an operand has long rows, few sets of the cache hold its columns."""
+
+_GROUP, _WIDE_GROUP, _HEIGHT = 4, 24, 96
+"""Panels of B that are packed at once; where A is packed, too, more of them, with how many rows of float32. A long run
+of k is better than many panels, unless A would be packed again too often."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Problem:
@@ -45,10 +55,10 @@ class _Problem:
     c: tuple[int, int, int]
     swapped: bool = False
 
-    def slots(self, mode: int = kernels.DIRECT, rows: int = 1) -> tuple[int | Ptr, ...]:
+    def slots(self, *ways: int) -> tuple[int | Ptr, ...]:
         left, right = (Ptr(1), Ptr(0)) if self.swapped else (Ptr(0), Ptr(1))
         sizes = (self.m, self.n, self.k)
-        return (left, right, Ptr(2), *sizes, *self.a, *self.b, self.c[0], self.c[1], mode, rows)
+        return (left, right, Ptr(2), *sizes, *self.a, *self.b, self.c[0], self.c[1], *ways)
 
     def cost(self, units: int, slowness: float = 1.0) -> float:
         """Nanoseconds of one of `units` equal parts, at a fraction of the full speed."""
@@ -124,23 +134,55 @@ def _plan_float(p: _Problem) -> Launch:
     if p.m <= DOT_ROWS and columns_of_b:
         units = p.batch * -(-p.n // width)
         return Launch(functions["dots"], p.slots(), units, p.cost(units, 4.0 if p.m == 1 else 2.0))
+    return _plan_panels(p, rows_of_b, columns_of_b)
+
+
+def _plan_panels(p: _Problem, rows_of_b: bool, columns_of_b: bool) -> Launch:
+    size = _SIZES[p.dtype]
+    columns = TILE_VECTORS * TARGET.vector_bytes // size
+    panels = -(-p.n // columns)
+    rows = _rows_of_unit(p, p.batch * panels)
     if rows_of_b:
-        mode = kernels.DIRECT if p.m <= 2 * TILE_ROWS or p.k <= 128 else kernels.COPY
+        b_mode = kernels.COPY if _worth_packing(p.k * p.b[1] * size, -(-rows // TILE_ROWS)) else kernels.DIRECT
     else:
-        mode = kernels.TRANSPOSE if columns_of_b else kernels.GATHER
-    panels = p.batch * -(-p.n // (TILE_VECTORS * width))
-    rows = _rows_of_unit(p, panels, mode)
-    units = panels * -(-p.m // rows)
-    slowness = 1.0 + max(0, width - p.n) / p.n + (4.0 if mode == kernels.GATHER else 0.0)
-    return Launch(functions["panel"], p.slots(mode, rows), units, p.cost(units, slowness))
+        b_mode = kernels.TRANSPOSE if columns_of_b else kernels.GATHER
+    columns_of_a = p.a[1] == 1 and p.k > 1
+    a_mode = kernels.COPY if columns_of_a and _worth_packing(p.k * p.a[2] * size, panels) else kernels.DIRECT
+    run, group, height = _block(p, a_mode != kernels.DIRECT, b_mode != kernels.DIRECT, columns, rows)
+    units = p.batch * panels * -(-p.m // rows)
+    slowness = 1.0 + max(0, columns // 2 - p.n) / p.n + (4.0 if b_mode == kernels.GATHER else 0.0)
+    slots = p.slots(a_mode, b_mode, rows, run, group, height)
+    return Launch(_FLOAT_KERNELS[p.dtype]["panel"], slots, units, p.cost(units, slowness))
 
 
-def _rows_of_unit(p: _Problem, panels: int, mode: int) -> int:
+def _worth_packing(span: int, times: int) -> bool:
+    """Whether an operand that takes up `span` bytes, with gaps, is packed to be read so many times."""
+    return abs(span) * (times - 1) > _IN_PLACE_BYTES
+
+
+def _block(p: _Problem, packs_a: bool, packs_b: bool, columns: int, rows: int) -> tuple[int, int, int]:
+    """Steps of k, panels of B and rows of A that are gone through together, so that what is packed fits."""
+    size = _SIZES[p.dtype]
+    panels = -(-p.n // columns)
+    height = min(_HEIGHT * 4 // size, _round_up(rows, kernels.strip_rows(size))) if packs_a else rows
+    group = _equal_parts(panels, _WIDE_GROUP if packs_a else _GROUP) if packs_b else panels
+    if not packs_a and not packs_b:
+        return max(p.k, 1), group, height
+    wide = (columns * group if packs_b else 0) + (height if packs_a else 0)
+    longest = (kernels.BLOCK_BYTES // size - (height if packs_a else 0)) // wide
+    return max(_equal_parts(p.k, longest), 1), group, height
+
+
+def _round_up(number: int, step: int) -> int:
+    return -(-number // step) * step
+
+
+def _equal_parts(whole: int, most: int) -> int:
+    """The size of the fewest equal parts, none larger than `most`."""
+    return -(-whole // max(1, -(-whole // most)))
+
+
+def _rows_of_unit(p: _Problem, panels: int) -> int:
     """Rows of C in a unit: enough units for an even split, whole tiles, and no needless packing again."""
-    if panels >= 16:
-        return p.m
-    parts = -(-16 // panels)
-    if mode != kernels.DIRECT and p.k > kernels.BLOCK_K:
-        parts = min(parts, 4)
-    rows = -(-p.m // parts)
-    return -(-rows // TILE_ROWS) * TILE_ROWS
+    parts = max(1, min(-(-_UNITS // panels), p.m // (8 * TILE_ROWS)))
+    return _round_up(-(-p.m // parts), TILE_ROWS)

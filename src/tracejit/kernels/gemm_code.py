@@ -178,10 +178,10 @@ class Code:
         return loaded
 
     @contextmanager
-    def loop(self, start: Word | int, stop: Word | int, step: int = 1) -> Iterator[Word]:
+    def loop(self, start: Word | int, stop: Word | int, step: Word | int = 1) -> Iterator[Word]:
         """The block runs for start, start + step, ... below stop."""
         builder = self.builder
-        first, last = (x.value if isinstance(x, Word) else ir.Constant(I64, x) for x in (start, stop))
+        first, last, stride = (x.value if isinstance(x, Word) else ir.Constant(I64, x) for x in (start, stop, step))
         before = builder.block
         head, body, done = (builder.append_basic_block(name) for name in ("head", "body", "done"))
         builder.branch(head)
@@ -191,7 +191,7 @@ class Code:
         builder.cbranch(builder.icmp_signed("<", index, last), body, done)
         builder.position_at_end(body)
         yield Word(builder, index)
-        following = builder.add(index, ir.Constant(I64, step))
+        following = builder.add(index, stride)
         index.add_incoming(following, builder.block)
         builder.branch(head)
         builder.position_at_end(done)

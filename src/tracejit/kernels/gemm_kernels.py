@@ -19,15 +19,21 @@ from tracejit.kernels.gemm_vectors import (
     Lane,
     add_copy,
     add_dots,
+    add_strips,
     add_tile,
     add_transpose,
 )
 
-(A, B, C, M, N, K, A_BATCH, A_M, A_K, B_BATCH, B_K, B_N, C_BATCH, C_M, MODE, ROWS) = range(16)
-"""The slots of the argument block: addresses, sizes, strides in elements, how B is read, rows of C in a unit."""
+(A, B, C, M, N, K, A_BATCH, A_M, A_K, B_BATCH, B_K, B_N, C_BATCH, C_M) = range(14)
+"""The slots of the argument block: addresses, sizes, strides in elements."""
+
+(A_MODE, B_MODE, ROWS, RUN, GROUP, HEIGHT) = range(14, 20)
+"""More of them for panels: how A and B are read, rows of C in a unit, steps of k in a pass, panels of B and rows of
+A that are packed at once."""
 
 DIRECT, COPY, TRANSPOSE, GATHER = range(4)
-"""How a panel of B is read: in place, or packed from contiguous rows, contiguous columns or neither."""
+"""How an operand is read: in place, or packed from contiguous rows (of B; columns of A), or for B alone from contiguous
+columns or neither."""
 
 TILE_ROWS = 8 if TARGET.registers == 32 else 6
 TILE_VECTORS = 2
@@ -35,9 +41,44 @@ THIN_VECTORS = 8 if TARGET.registers == 32 else 4
 DOT_ROWS = 4
 """Rows and vectors of the product tile, vectors of the one-row tile, rows of the tile that packs nothing."""
 
-BLOCK_K = 1024
-_PANEL_BYTES = (BLOCK_K + 16) * TILE_VECTORS * TARGET.vector_bytes
-"""The longest run of k that a packed panel holds, and its buffer."""
+BLOCK_BYTES = 256 * 1024
+"""Packed panels of B and rows of A, which stay in the second cache."""
+
+_CHUNK = 8
+"""Steps of k that are copied at once: rows whose addresses differ by a power of two share few places of a cache."""
+
+
+def strip_rows(size: int) -> int:
+    """Rows of A, whole tiles of elements of `size` bytes, that are packed together: a mask each has a register."""
+    return max(1, 8 // -(-TILE_ROWS * size // TARGET.vector_bytes)) * TILE_ROWS
+
+
+def _add_tile(
+    code: Code,
+    lane: Lane,
+    a: Word,
+    a_m: Word,
+    a_k: Word | int,
+    b: Word,
+    b_k: Word | int,
+    c: Word,
+    c_m: Word,
+    k: Word,
+    begin: Word | int,
+    rows: Word,
+    left: Word,
+) -> None:
+    """One tile, of which `rows` rows and `left` columns are there at most."""
+
+    def tile(height: int, vectors: int) -> None:
+        function = add_tile(code.module, lane, height, vectors)
+        code.call(function, a, a_m, a_k, b, b_k, c, c_m, k, begin, rows, left)
+
+    def strip(vectors: int) -> None:
+        many = rows > TILE_ROWS // 2
+        code.either(many, lambda: tile(TILE_ROWS, vectors), lambda: tile(TILE_ROWS // 2, vectors))
+
+    code.either(left <= lane.count, lambda: strip(1), lambda: strip(TILE_VECTORS))
 
 
 def add_tiles(
@@ -56,68 +97,84 @@ def add_tiles(
     left: Word,
 ) -> None:
     """All tiles of `rows` rows of C in one panel of columns, of which `left` are there."""
-
-    def place(i: Word) -> tuple[Word, Word]:
-        return a + i * a_m * lane.size, c + i * c_m * lane.size
-
-    def tile(i: Word, height: int, vectors: int) -> None:
-        a_at, c_at = place(i)
-        function = add_tile(code.module, lane, height, vectors)
-        code.call(function, a_at, a_m, a_k, b, b_k, c_at, c_m, k, begin, rows - i, left)
-
-    def strip(vectors: int) -> None:
-        with code.loop(0, rows, TILE_ROWS) as i:
-            many = rows - i > TILE_ROWS // 2
-            code.either(many, lambda: tile(i, TILE_ROWS, vectors), lambda: tile(i, TILE_ROWS // 2, vectors))
-
-    code.either(left <= lane.count, lambda: strip(1), lambda: strip(TILE_VECTORS))
+    with code.loop(0, rows, TILE_ROWS) as i:
+        a_at, c_at = a + i * a_m * lane.size, c + i * c_m * lane.size
+        _add_tile(code, lane, a_at, a_m, a_k, b, b_k, c_at, c_m, k, begin, rows - i, left)
 
 
-def _pack(
-    code: Code, lane: Lane, mode: Word, source: Word, b_k: Word, b_n: Word, panel: Word, k: Word, left: Word
+def _pack_panels(
+    code: Code, lane: Lane, mode: Word, b: Word, b_k: Word, b_n: Word, block: Word, k: Word, left: Word, panels: Word
 ) -> None:
-    """Packs k rows of at most TILE_VECTORS vectors of B."""
-    columns = TILE_VECTORS * lane.count
-    taken = left.least(columns)
-    with code.when(mode.equals(COPY)):
-        code.call(add_copy(code.module, lane, TILE_VECTORS), source, b_k, panel, k, left)
-    with code.when(mode.equals(TRANSPOSE)), code.loop(0, taken, lane.count) as j:
-        transpose = add_transpose(code.module, lane)
-        code.call(transpose, source + j * b_n * lane.size, b_n, panel + j * lane.size, columns, k, left - j)
-    with code.when(mode.equals(GATHER)), code.loop(0, k) as i, code.loop(0, taken) as j:
-        code.store(panel, i * columns + j, code.load(source, i * b_k + j * b_n, lane.kind))
+    """Packs k rows of panels of B, one panel after another, of which `left` columns are there."""
+    columns, size = TILE_VECTORS * lane.count, lane.size
+
+    with code.when(mode.equals(COPY)), code.loop(0, k, _CHUNK) as i, code.loop(0, panels) as panel:
+        source = b + (i * b_k + panel * columns) * size
+        copy, out = add_copy(code.module, lane, TILE_VECTORS), block + (panel * k + i) * columns * size
+        code.call(copy, source, b_k, out, (k - i).least(_CHUNK), left - panel * columns)
+
+    with code.when(mode > COPY), code.loop(0, panels) as panel:
+        source, out = b + panel * columns * b_n * size, block + panel * k * columns * size
+        there = (left - panel * columns).least(columns)
+        with code.when(mode.equals(TRANSPOSE)), code.loop(0, there, lane.count) as j:
+            transpose = add_transpose(code.module, lane)
+            code.call(transpose, source + j * b_n * size, b_n, out + j * size, columns, k, there - j)
+        with code.when(mode.equals(GATHER)), code.loop(0, k) as i, code.loop(0, there) as j:
+            code.store(out, i * columns + j, code.load(source, i * b_k + j * b_n, lane.kind))
+
+
+def _pack_strips(code: Code, lane: Lane, a: Word, a_k: Word, block: Word, k: Word, rows: Word) -> None:
+    """Packs k columns of A, the rows of a tile together; row i of the first column is `i * (k + 1)` elements on."""
+    together = strip_rows(lane.size)
+    strips = add_strips(code.module, lane, TILE_ROWS, together // TILE_ROWS)
+    with code.loop(0, k, _CHUNK) as start, code.loop(0, rows, together) as i:
+        source, out = a + (start * a_k + i) * lane.size, block + (i * (k + 1) + start * TILE_ROWS) * lane.size
+        code.call(strips, source, a_k, out, (k + 1) * TILE_ROWS, (k - start).least(_CHUNK), rows - i)
 
 
 def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
-    """Panels of columns of B, packed or in place; a packed panel serves all the units in a row that share it."""
+    """Panels of columns of B for a part of the rows of C; units that follow one another share what is packed."""
     a, b, c, m, n, k, a_m, a_k, b_k, b_n, c_m = code.slots(p, A, B, C, M, N, K, A_M, A_K, B_K, B_N, C_M)
-    a_batch, b_batch, c_batch, mode, rows = code.slots(p, A_BATCH, B_BATCH, C_BATCH, MODE, ROWS)
+    a_batch, b_batch, c_batch, a_mode, b_mode = code.slots(p, A_BATCH, B_BATCH, C_BATCH, A_MODE, B_MODE)
+    rows, run, group, tall = code.slots(p, ROWS, RUN, GROUP, HEIGHT)
     size, columns = lane.size, TILE_VECTORS * lane.count
     parts = (m + rows - 1).quotient(rows)
     panels = (n + columns - 1).quotient(columns)
-    blocks = (k + BLOCK_K - 1).quotient(BLOCK_K).most(1)
-    buffer = code.buffer(_PANEL_BYTES)
-    packed = code.cell(-1)
-    with code.loop(low, high) as unit:
-        panel = unit.quotient(parts)
-        batch = panel.quotient(panels)
-        i, j = (unit - panel * parts) * rows, (panel - batch * panels) * columns
-        count, left = rows.least(m - i), n - j
+    buffer = code.buffer(BLOCK_BYTES)
+    a_direct, b_direct = a_mode.equals(DIRECT), b_mode.equals(DIRECT)
+    strips = buffer + b_direct.choose(0, group * run * columns * size)
+
+    def sweep(a: Word, c: Word, start: Word, length: Word, first: Word, last: Word, right: Word, count: Word) -> None:
+        """All rows of some panels for one run of k."""
+        right_k, right_panel = b_direct.choose(b_k, columns), b_direct.choose(columns, length * columns)
+        with code.loop(0, count, tall) as top:
+            height = (count - top).least(tall)
+            source = a + (top * a_m + start * a_k) * size
+            with code.when(a_mode.differs(DIRECT)):
+                _pack_strips(code, lane, source, a_k, strips, length, height)
+            left, left_m = a_direct.choose(source, strips), a_direct.choose(a_m, 1)
+            left_k, left_tile = a_direct.choose(a_k, TILE_ROWS), a_direct.choose(a_m, length + 1)
+            with code.loop(0, height, TILE_ROWS) as i, code.loop(first, last) as panel:
+                a_at = left + i * left_tile * size
+                b_at = right + (panel - first) * right_panel * size
+                c_at = c + ((top + i) * c_m + panel * columns) * size
+                begin, there = start.equals(0).number(), n - panel * columns
+                _add_tile(code, lane, a_at, left_m, left_k, b_at, right_k, c_at, c_m, length, begin, height - i, there)
+
+    with code.loop(low.quotient(panels), (high + panels - 1).quotient(panels)) as block:
+        batch = block.quotient(parts)
+        i = (block - batch * parts) * rows
         a_at = a + (batch * a_batch + i * a_m) * size
-        b_at = b + (batch * b_batch + j * b_n) * size
-        c_at = c + (batch * c_batch + i * c_m + j) * size
-        direct = mode.equals(DIRECT)
-        with code.loop(0, direct.choose(1, blocks)) as block:
-            start = block * BLOCK_K
-            run = direct.choose(k, (k - start).least(BLOCK_K))
-            with code.when(mode.differs(DIRECT) & ((blocks > 1) | packed.now.differs(panel))):
-                _pack(code, lane, mode, b_at + start * b_k * size, b_k, b_n, buffer, run, left)
-                packed.set(panel)
-            right, right_step = direct.choose(b_at, buffer), direct.choose(b_k, columns)
-            begin = block.equals(0).number()
-            add_tiles(
-                code, lane, a_at + start * a_k * size, a_m, a_k, right, right_step, c_at, c_m, run, begin, count, left
-            )
+        c_at = c + (batch * c_batch + i * c_m) * size
+        end = (high - block * panels).least(panels)
+        with (
+            code.loop((low - block * panels).most(0), end, group) as first,
+            code.loop(0, k.most(1), run) as start,
+        ):
+            last, length = end.least(first + group), (k - start).least(run)
+            b_at = b + (batch * b_batch + start * b_k + first * columns * b_n) * size
+            _pack_panels(code, lane, b_mode, b_at, b_k, b_n, buffer, length, n - first * columns, last - first)
+            sweep(a_at, c_at, start, length, first, last, b_direct.choose(b_at, buffer), rows.least(m - i))
 
 
 def _thin(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:

@@ -106,6 +106,12 @@ class VectorBuilder:
     def store(self, value: Any, address: Any, offset: Any = None) -> None:
         self.ir.store(value, self.pointer(address, self.lane.vector, offset), align=self.lane.size)
 
+    def prefetch(self, address: Any) -> None:
+        """Asks for the cache line at an address, which will be written."""
+        kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
+        function = cgutils.get_or_insert_function(self.ir.module, kind, "llvm.prefetch.p0")
+        self.ir.call(function, [self.pointer(address, I8), I32(1), I32(3), I32(1)])
+
     def spread(self, number: Any) -> Any:
         """The number in every lane."""
         kind = ir.VectorType(number.type, self.width)
@@ -251,6 +257,8 @@ def add_tile(module: Any, lane: Lane, rows: int, vectors: int) -> Any:
         c_rows = _row_addresses(v, c, c_m, m_left, rows)
         columns = [I64(j * TARGET.vector_bytes) for j in range(vectors)]
         masks = [v.mask(builder.sub(n_left, I64(j * v.width))) for j in range(vectors)]
+        for row in c_rows:
+            v.prefetch(row)
         fresh = builder.icmp_signed("!=", begin, I64(0))
         start = builder.block
         resume = builder.append_basic_block("resume")
@@ -365,6 +373,34 @@ def add_copy(module: Any, lane: Lane, vectors: int) -> Any:
         emit_loop(builder, k, [rows, out], copy)
 
     return internal_function(module, f"copy_{lane.name}_{vectors}", 5, body)
+
+
+def add_strips(module: Any, lane: Lane, rows: int, strips: int) -> Any:
+    """Copies k columns of `m_left` contiguous elements (at most strips*rows) into strips of `rows` of them.
+
+    Arguments: columns, columns_k, out, out_strip, k, m_left. Whole vectors are written, at most one of them past the
+    last element of a strip.
+    """
+    pieces = range(0, rows, lane.count)
+
+    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
+        columns, columns_k, out, out_strip, k, m_left = arguments
+        v = VectorBuilder(builder, lane)
+        step = v.bytes(columns_k)
+        places = [(strip, row) for strip in range(strips) for row in pieces]
+        masks = [v.mask(builder.sub(m_left, I64(strip * rows + row))) for strip, row in places]
+        starts = [v.bytes(builder.mul(out_strip, I64(strip))) for strip in range(strips)]
+
+        def copy(state: list[Any]) -> list[Any]:
+            source, target = state
+            for (strip, row), mask in zip(places, masks, strict=True):
+                value = v.load_masked(source, mask, I64((strip * rows + row) * lane.size))
+                v.store(value, builder.add(target, starts[strip]), I64(row * lane.size))
+            return [builder.add(source, step), builder.add(target, I64(rows * lane.size))]
+
+        emit_loop(builder, k, [columns, out], copy)
+
+    return internal_function(module, f"strips_{lane.name}_{rows}x{strips}", 6, body)
 
 
 def add_dots(module: Any, lane: Lane, rows: int) -> Any:
