@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tracejit.kernels import gemm_kernels as kernels
-from tracejit.kernels.gemm_kernels import DOT_ROWS, THIN_VECTORS, TILE_ROWS, TILE_VECTORS
+from tracejit.kernels.gemm_kernels import DOT_ROWS, ROW_VECTORS, THIN_VECTORS, TILE_ROWS, TILE_VECTORS
 from tracejit.kernels.gemm_vectors import TARGET
 from tracejit.kernels.launch import Launch, Operand, Ptr
 
@@ -35,6 +35,9 @@ _UNITS = 16
 
 _IN_PLACE_BYTES = 1 << 20
 """What may be read in place again and again: where an operand has long rows, few sets of the cache hold its columns."""
+
+_PAGE_BYTES = 4096
+"""Columns that are a multiple of this apart compete for the same few places of the first cache."""
 
 _GROUP, _WIDE_GROUP, _HEIGHT = 4, 24, 96
 """Panels of B that are packed at once; where A is packed, too, more of them, with how many rows of float32. A long run
@@ -132,8 +135,12 @@ def _plan_float(p: _Problem) -> Launch:
         units = p.batch * -(-p.n // (THIN_VECTORS * width))
         return Launch(functions["thin"], p.slots(), units, p.cost(units, 3.0))
     if p.m <= DOT_ROWS and columns_of_b:
-        units = p.batch * -(-p.n // width)
-        return Launch(functions["dots"], p.slots(), units, p.cost(units, 4.0 if p.m == 1 else 2.0))
+        columns = width
+        if p.m == 1 and p.b[2] * _SIZES[p.dtype] % _PAGE_BYTES:
+            columns = width * ROW_VECTORS
+        units = p.batch * -(-p.n // columns)
+        slots = p.slots(kernels.DIRECT, kernels.DIRECT, p.m, p.k, columns)
+        return Launch(functions["dots"], slots, units, p.cost(units, 3.0 if p.m == 1 else 2.0))
     return _plan_panels(p, rows_of_b, columns_of_b)
 
 

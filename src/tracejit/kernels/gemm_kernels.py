@@ -28,8 +28,8 @@ from tracejit.kernels.gemm_vectors import (
 """The slots of the argument block: addresses, sizes, strides in elements."""
 
 (A_MODE, B_MODE, ROWS, RUN, GROUP, HEIGHT) = range(14, 20)
-"""More of them for panels: how A and B are read, rows of C in a unit, steps of k in a pass, panels of B and rows of
-A that are packed at once."""
+"""More of them for panels: how A and B are read, rows of C in a unit, steps of k in a pass, panels of B (columns, for
+few rows) and rows of A that are gone through at once."""
 
 DIRECT, COPY, TRANSPOSE, GATHER = range(4)
 """How an operand is read: in place, or packed from contiguous rows (of B; columns of A), or for B alone from contiguous
@@ -39,7 +39,9 @@ TILE_ROWS = 8 if TARGET.registers == 32 else 6
 TILE_VECTORS = 2
 THIN_VECTORS = 8 if TARGET.registers == 32 else 4
 DOT_ROWS = 4
-"""Rows and vectors of the product tile, vectors of the one-row tile, rows of the tile that packs nothing."""
+ROW_VECTORS = max(1, 64 // TARGET.vector_bytes)
+"""Rows and vectors of the product tile, vectors of the one-row tile, rows of the tile that packs nothing, its vectors
+if there is but one row: chains to hide what a step of one costs, of as many columns as the first cache can hold."""
 
 BLOCK_BYTES = 256 * 1024
 """Packed panels of B and rows of A, which stay in the second cache."""
@@ -197,20 +199,20 @@ def _thin(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
 def _dots(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
     """Few rows of A against contiguous columns of B: nothing is packed."""
     a, b, c, m, n, k, a_m, a_k, b_n, c_m = code.slots(p, A, B, C, M, N, K, A_M, A_K, B_N, C_M)
-    a_batch, b_batch, c_batch = code.slots(p, A_BATCH, B_BATCH, C_BATCH)
-    panels = (n + lane.count - 1).quotient(lane.count)
+    a_batch, b_batch, c_batch, width = code.slots(p, A_BATCH, B_BATCH, C_BATCH, GROUP)
+    panels = (n + width - 1).quotient(width)
     with code.loop(low, high) as unit:
         batch = unit.quotient(panels)
-        j = (unit - batch * panels) * lane.count
+        j = (unit - batch * panels) * width
         a_at = a + batch * a_batch * lane.size
         b_at = b + (batch * b_batch + j * b_n) * lane.size
         c_at = c + (batch * c_batch + j) * lane.size
 
-        def dots(rows: int) -> None:
-            function = add_dots(code.module, lane, rows)
+        def dots(rows: int, vectors: int) -> None:
+            function = add_dots(code.module, lane, rows, vectors)
             code.call(function, a_at, a_m, a_k, b_at, b_n, c_at, c_m, k, m, n - j)
 
-        code.either(m.equals(1), lambda: dots(1), lambda: dots(DOT_ROWS))
+        code.either(width > lane.count, lambda: dots(1, ROW_VECTORS), lambda: dots(DOT_ROWS, 1))
 
 
 def _integer(kind: Any, code: Code, p: Word, low: Word, high: Word) -> None:

@@ -42,6 +42,7 @@ def _detect_target() -> Target:
 
 
 TARGET = _detect_target()
+_LINE_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,48 +404,62 @@ def add_strips(module: Any, lane: Lane, rows: int, strips: int) -> Any:
     return internal_function(module, f"strips_{lane.name}_{rows}x{strips}", 6, body)
 
 
-def add_dots(module: Any, lane: Lane, rows: int) -> Any:
-    """C[rows, W] = A @ B where B[k, n] lies at b + n*b_n + k: B is transposed in registers, nothing is packed.
+def add_dots(module: Any, lane: Lane, rows: int, vectors: int) -> Any:
+    """C[rows, vectors*W] = A @ B where B[k, n] lies at b + n*b_n + k: B is transposed in registers, nothing is packed.
 
     Arguments: a, a_m, a_k, b, b_n, c, c_m, k, m_left, n_left. Rows past `m_left` repeat the last one, columns past
-    `n_left` are not touched. The whole of k is one pass.
+    `n_left` are not touched. The whole of k is one pass, in which each cache line of B is used up at once.
     """
     transpose = add_transpose(module, lane)
+    blocks = max(1, _LINE_BYTES // TARGET.vector_bytes)
 
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
         a, a_m, a_k, b, b_n, c, c_m, k, m_left, n_left = arguments
         v = VectorBuilder(builder, lane)
-        a_step = v.bytes(a_k)
+        a_step, row_bytes = v.bytes(a_k), vectors * TARGET.vector_bytes
         a_rows = _row_addresses(v, a, a_m, m_left, rows)
         c_rows = _row_addresses(v, c, c_m, m_left, rows)
-        b_rows = _row_addresses(v, b, b_n, n_left, v.width)
-        scratch = builder.alloca(ir.ArrayType(lane.kind, v.width * v.width))
+        b_rows = _row_addresses(v, b, b_n, n_left, v.width * vectors)
+        groups = [b_rows[j * v.width : (j + 1) * v.width] for j in range(vectors)]
+        columns = [I64(j * TARGET.vector_bytes) for j in range(vectors)]
+        scratch = builder.alloca(ir.ArrayType(I8, blocks * v.width * row_bytes))
         scratch.align = 64
+        base = builder.ptrtoint(scratch, I64)
 
         def add_column(at: Any, column: Any, chains: list[Any]) -> list[Any]:
             return [v.fma(v.splat(row, at), column, chain) for row, chain in zip(a_rows, chains, strict=True)]
 
-        def step(state: list[Any]) -> list[Any]:
-            a_at, b_at, *chains = state
-            for column in v.load_transposed(b_rows, b_at):
-                chains = add_column(a_at, column, chains)
-                a_at = builder.add(a_at, a_step)
-            return [a_at, builder.add(b_at, I64(TARGET.vector_bytes)), *chains]
-
-        blocks = builder.sdiv(k, I64(v.width))
-        a_at, b_at, *chains = emit_loop(builder, blocks, [I64(0), I64(0), *[v.zeros] * rows], step)
-        left = builder.sub(k, builder.mul(blocks, I64(v.width)))
-        base = builder.ptrtoint(scratch, I64)
-        builder.call(transpose, [builder.add(b, b_at), b_n, base, I64(v.width), left, n_left])
+        def line(state: list[Any]) -> list[Any]:
+            start, b_at, *chains = state
+            out = []
+            for j, group in enumerate(groups):
+                mine, a_at = chains[j * rows : (j + 1) * rows], start
+                for block in range(blocks):
+                    for column in v.load_transposed(group, builder.add(b_at, I64(block * TARGET.vector_bytes))):
+                        mine = add_column(a_at, column, mine)
+                        a_at = builder.add(a_at, a_step)
+                out += mine
+            return [a_at, builder.add(b_at, I64(blocks * TARGET.vector_bytes)), *out]
 
         def finish(state: list[Any]) -> list[Any]:
-            at, row, *chains = state
-            following = add_column(at, v.load(row), chains)
-            return [builder.add(at, a_step), builder.add(row, I64(TARGET.vector_bytes)), *following]
+            a_at, row, *chains = state
+            out = []
+            for j, at in enumerate(columns):
+                out += add_column(a_at, v.load(row, at), chains[j * rows : (j + 1) * rows])
+            return [builder.add(a_at, a_step), builder.add(row, I64(row_bytes)), *out]
 
+        lines = builder.sdiv(k, I64(blocks * v.width))
+        a_at, b_at, *chains = emit_loop(builder, lines, [I64(0), I64(0), *[v.zeros] * (rows * vectors)], line)
+        left = builder.sub(k, builder.mul(lines, I64(blocks * v.width)))
+        for j, (group, at) in enumerate(zip(groups, columns, strict=True)):
+            # A group without columns repeats the last one.
+            there = v.minimum(builder.sub(n_left, I64(j * v.width)), I64(v.width))
+            there = builder.select(builder.icmp_signed("<", there, I64(1)), I64(1), there)
+            out = builder.add(base, at)
+            builder.call(transpose, [builder.add(group[0], b_at), b_n, out, I64(vectors * v.width), left, there])
         chains = emit_loop(builder, left, [a_at, base, *chains], finish)[2:]
-        mask = v.mask(n_left)
-        for chain, row in zip(chains, c_rows, strict=True):
-            v.store_masked(chain, row, mask)
+        results = [chains[j * rows + i] for i in range(rows) for j in range(vectors)]
+        masks = [v.mask(builder.sub(n_left, I64(j * v.width))) for j in range(vectors)]
+        _store_tile(v, results, c_rows, columns, masks)
 
-    return internal_function(module, f"dots_{lane.name}_{rows}", 10, body)
+    return internal_function(module, f"dots_{lane.name}_{rows}x{vectors}", 10, body)
