@@ -39,7 +39,7 @@ _IN_PLACE_BYTES = 1 << 20
 _PAGE_BYTES = 4096
 """Columns that are a multiple of this apart compete for the same few places of the first cache."""
 
-_GROUP, _WIDE_GROUP, _HEIGHT = 4, 24, 96
+_GROUP, _WIDE_GROUP, _HEIGHT = 4, 32, 96
 """Panels of B that are packed at once; where A is packed, too, more of them, with how many rows of float32. A long run
 of k is better than many panels, unless A would be packed again too often."""
 

@@ -257,64 +257,56 @@ def add_tile(module: Any, lane: Lane, rows: int, vectors: int) -> Any:
         a_rows = _row_addresses(v, a, a_m, m_left, rows)
         c_rows = _row_addresses(v, c, c_m, m_left, rows)
         columns = [I64(j * TARGET.vector_bytes) for j in range(vectors)]
-        masks = [v.mask(builder.sub(n_left, I64(j * v.width))) for j in range(vectors)]
         for row in c_rows:
             v.prefetch(row)
         fresh = builder.icmp_signed("!=", begin, I64(0))
-        start = builder.block
-        resume = builder.append_basic_block("resume")
-        ready = builder.append_basic_block("ready")
-        builder.cbranch(fresh, ready, resume)
-        builder.position_at_end(resume)
-        loaded = [[v.load_masked(row, mask, at) for at, mask in zip(columns, masks, strict=True)] for row in c_rows]
-        builder.branch(ready)
-        builder.position_at_end(ready)
-        sums = []
-        for i in range(rows):
-            for j in range(vectors):
+
+        def tile(load: Callable[[Any, int], Any], store: Callable[[Any, Any, int], None]) -> None:
+            start = builder.block
+            resume, ready = builder.append_basic_block("resume"), builder.append_basic_block("ready")
+            builder.cbranch(fresh, ready, resume)
+            builder.position_at_end(resume)
+            loaded = [load(row, j) for row in c_rows for j in range(vectors)]
+            builder.branch(ready)
+            builder.position_at_end(ready)
+            sums = []
+            for value in loaded:
                 phi = builder.phi(lane.vector)
                 phi.add_incoming(v.zeros, start)
-                phi.add_incoming(loaded[i][j], resume)
+                phi.add_incoming(value, resume)
                 sums.append(phi)
 
-        def product(read: Callable[[Any, int], Any]) -> list[Any]:
             def step(state: list[Any]) -> list[Any]:
                 a_at, b_at, *sums = state
-                panel = [read(b_at, j) for j in range(vectors)]
+                panel = [load(b_at, j) for j in range(vectors)]
                 out = []
                 for i in range(rows):
                     value = v.splat(a_rows[i], a_at)
                     out += [v.fma(value, panel[j], sums[i * vectors + j]) for j in range(vectors)]
                 return [builder.add(a_at, a_step), builder.add(b_at, b_step), *out]
 
-            return emit_loop(builder, k, [I64(0), b, *sums], step)[2:]
+            results = emit_loop(builder, k, [I64(0), b, *sums], step)[2:]
+            for position, value in enumerate(results):
+                store(value, c_rows[position // vectors], position % vectors)
 
-        def masked(b_at: Any, j: int) -> Any:
-            return v.load_masked(b_at, masks[j], columns[j])
-
-        def whole(b_at: Any, j: int) -> Any:
-            return v.load(b_at, columns[j])
+        def masked() -> None:
+            masks = [v.mask(builder.sub(n_left, I64(j * v.width))) for j in range(vectors)]
+            tile(
+                lambda at, j: v.load_masked(at, masks[j], columns[j]),
+                lambda value, at, j: v.store_masked(value, at, masks[j], columns[j]),
+            )
 
         if TARGET.free_masks:
-            _store_tile(v, product(masked), c_rows, columns, masks)
+            masked()
             return
         full = builder.icmp_signed(">=", n_left, I64(vectors * v.width))
         with builder.if_else(full) as (then, otherwise):
             with then:
-                results = product(whole)
-                for position, value in enumerate(results):
-                    v.store(value, c_rows[position // vectors], columns[position % vectors])
+                tile(lambda at, j: v.load(at, columns[j]), lambda value, at, j: v.store(value, at, columns[j]))
             with otherwise:
-                _store_tile(v, product(masked), c_rows, columns, masks)
+                masked()
 
     return internal_function(module, f"tile_{lane.name}_{rows}x{vectors}", 11, body)
-
-
-def _store_tile(v: VectorBuilder, results: list[Any], c_rows: list[Any], columns: list[Any], masks: list[Any]) -> None:
-    vectors = len(columns)
-    for position, value in enumerate(results):
-        j = position % vectors
-        v.store_masked(value, c_rows[position // vectors], masks[j], columns[j])
 
 
 def add_transpose(module: Any, lane: Lane) -> Any:
@@ -458,8 +450,9 @@ def add_dots(module: Any, lane: Lane, rows: int, vectors: int) -> Any:
             out = builder.add(base, at)
             builder.call(transpose, [builder.add(group[0], b_at), b_n, out, I64(vectors * v.width), left, there])
         chains = emit_loop(builder, left, [a_at, base, *chains], finish)[2:]
-        results = [chains[j * rows + i] for i in range(rows) for j in range(vectors)]
-        masks = [v.mask(builder.sub(n_left, I64(j * v.width))) for j in range(vectors)]
-        _store_tile(v, results, c_rows, columns, masks)
+        for j, at in enumerate(columns):
+            mask = v.mask(builder.sub(n_left, I64(j * v.width)))
+            for chain, row in zip(chains[j * rows : (j + 1) * rows], c_rows, strict=True):
+                v.store_masked(chain, row, mask, at)
 
     return internal_function(module, f"dots_{lane.name}_{rows}x{vectors}", 10, body)
