@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.kernels.chains import reference
-from tests.kernels.launching import operand, run, same, sample
+from tests.kernels.launching import fenced, launch, operand, run, same, sample
 from tracejit.kernels import gemm_kernels
 from tracejit.kernels.gemm import plan_matmul
 from tracejit.kernels.launch import Launch, Operand
@@ -109,6 +109,24 @@ def test_large_product(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("layouts", list(itertools.product(("rows", "columns"), repeat=2)))
+def test_batches_that_are_packed(dtype: str, layouts: tuple[str, str]) -> None:
+    rng = np.random.default_rng(5)
+    a, b = sample(rng, dtype, 2, 151, 203), sample(rng, dtype, 2, 203, 173)
+    left, right = laid_out(a, layouts[0]), laid_out(b, layouts[1])
+    same(run(plan_matmul, [left, right], np.empty((2, 151, 173), dtype)), reference(a, b))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(("m", "n", "k"), [(1, 37, 530), (1, 9, 1024), (1, 40, 2048), (3, 21, 1029)])
+def test_few_rows_with_contiguous_columns(dtype: str, m: int, n: int, k: int) -> None:
+    rng = np.random.default_rng(6)
+    a, b = sample(rng, dtype, m, k), sample(rng, dtype, k, n)
+    for left in ("rows", "columns"):
+        same(run(plan_matmul, [laid_out(a, left), laid_out(b, "columns")], np.empty((m, n), dtype)), reference(a, b))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
 def test_result_rows_may_lie_apart_and_nothing_between_is_touched(dtype: str) -> None:
     rng = np.random.default_rng(2)
     a, b = sample(rng, dtype, 19, 23), sample(rng, dtype, 23, 21)
@@ -150,6 +168,21 @@ def test_empty_sizes(dtype: str) -> None:
     for batch, m, n in [(0, 2, 3), (2, 0, 3), (2, 3, 0)]:
         shapes = [(batch, m, 4), (batch, 4, n), (batch, m, n)]
         assert plan_matmul(*(operand(np.ones(shape, dtype)) for shape in shapes)) == ()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("end", [False, True])
+@pytest.mark.parametrize(("m", "n", "k"), [(1, 37, 61), (3, 21, 33), (11, 35, 9), (65, 77, 131), (300, 173, 203)])
+def test_nothing_outside_of_the_operands_is_touched(dtype: str, end: bool, m: int, n: int, k: int) -> None:
+    rng = np.random.default_rng(7)
+    a, b = sample(rng, dtype, m, k), sample(rng, dtype, k, n)
+    expected = reference(a, b)
+    for left, right in itertools.product((False, True), repeat=2):
+        first, second = fenced(a.T.copy() if left else a, end=end), fenced(b.T.copy() if right else b, end=end)
+        result = fenced(np.full_like(expected, 77), end=end)
+        arrays = [first.T if left else first, second.T if right else second, result]
+        launch(plan_matmul(*map(operand, arrays)), arrays)
+        same(result, expected)
 
 
 def test_each_kernel_is_chosen_for_what_it_is_for() -> None:

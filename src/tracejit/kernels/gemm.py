@@ -27,7 +27,7 @@ _INTEGER_KERNELS: dict[str, Callable[..., Any]] = {
     "int64": kernels.gemm_i64,
     "uint8": kernels.gemm_i8,
 }
-_BYTES_PER_NANOSECOND = 3.0 * TARGET.vector_bytes
+_BYTES_PER_NANOSECOND = 5.0 * TARGET.vector_bytes
 """Bytes of products a core gets through in a nanosecond, roughly."""
 
 _UNITS = 16
@@ -140,7 +140,7 @@ def _plan_float(p: _Problem) -> Launch:
             columns = width * ROW_VECTORS
         units = p.batch * -(-p.n // columns)
         slots = p.slots(kernels.DIRECT, kernels.DIRECT, p.m, p.k, columns)
-        return Launch(functions["dots"], slots, units, p.cost(units, 3.0 if p.m == 1 else 2.0))
+        return Launch(functions["dots"], slots, units, p.cost(units, 5.0 if p.m == 1 else 2.5))
     return _plan_panels(p, rows_of_b, columns_of_b)
 
 

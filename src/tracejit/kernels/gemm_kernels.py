@@ -83,27 +83,6 @@ def _add_tile(
     code.either(left <= lane.count, lambda: strip(1), lambda: strip(TILE_VECTORS))
 
 
-def add_tiles(
-    code: Code,
-    lane: Lane,
-    a: Word,
-    a_m: Word,
-    a_k: Word | int,
-    b: Word,
-    b_k: Word | int,
-    c: Word,
-    c_m: Word,
-    k: Word,
-    begin: Word | int,
-    rows: Word,
-    left: Word,
-) -> None:
-    """All tiles of `rows` rows of C in one panel of columns, of which `left` are there."""
-    with code.loop(0, rows, TILE_ROWS) as i:
-        a_at, c_at = a + i * a_m * lane.size, c + i * c_m * lane.size
-        _add_tile(code, lane, a_at, a_m, a_k, b, b_k, c_at, c_m, k, begin, rows - i, left)
-
-
 def _pack_panels(
     code: Code, lane: Lane, mode: Word, b: Word, b_k: Word, b_n: Word, block: Word, k: Word, left: Word, panels: Word
 ) -> None:
