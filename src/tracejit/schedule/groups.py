@@ -213,6 +213,15 @@ class Partition:
             group.cuts = self._all_cuts(group)
         return group
 
+    def refusal(self, group: Group, more: list[Value]) -> str | None:
+        """Why a group that comes later cannot compute these values for itself, or None."""
+        return self._refuse(group, more, set(more), [])
+
+    def renew(self, group: Group) -> None:
+        """Takes note that values came to a group or left it."""
+        group.cuts = self._all_cuts(group)
+        self.cuts = [c for c in self.cuts if self.group_of[c.producer] is not self.group_of[c.consumer]]
+
     def _all_cuts(self, group: Group) -> frozenset[int]:
         cuts = self._try_cuts(group.members, group.full, group.outer, group.unit)
         assert cuts is not None

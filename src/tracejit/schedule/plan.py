@@ -16,6 +16,7 @@ from tracejit.schedule import values as kinds
 from tracejit.schedule.groups import BLOCKS, CALL, COLUMN, LOOP, Cut, Group, Partition, writers
 from tracejit.schedule.lower import Lowered, Lowering, PlannedLaunch, Planner
 from tracejit.schedule.memory import Buffer, place
+from tracejit.schedule.sink import sink
 from tracejit.schedule.values import Value, whole
 
 
@@ -77,6 +78,7 @@ class _Planning:
         self._bind_outputs(lowering)
         self._drop_unused()
         partition = Partition(self.lowered.values)
+        sink(partition, self.target)
         self.group_of = partition.group_of
         self.groups = partition.groups
         # Numbers of merged groups stay in the sets of what lies behind a group, so none is given out again.

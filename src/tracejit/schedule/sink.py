@@ -1,0 +1,112 @@
+"""Cheap values go to the kernel that reads them, where it can compute them from what is in memory anyway.
+
+In: a partition, and the values that the caller wants. Out: the partition with less to store.
+Must not know: kernel text, memory.
+
+Values are grouped with their operands, so a derivative such as 1 - t * t is computed beside t, in the forward pass, and
+kept for the backward pass. Where t is kept as well, computing it again costs less than a store and a load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from tracejit.schedule import cost
+from tracejit.schedule import values as kinds
+from tracejit.schedule.groups import CALL, Group, Partition
+from tracejit.schedule.values import Read, Value
+
+
+def sink(partition: Partition, targets: Collection[Value]) -> None:
+    """Moves what can be computed by its only reader among the groups."""
+    readers: dict[Value, list[Value]] = {}
+    for group in partition.groups:
+        for value in group.members:
+            for read in value.reads:
+                readers.setdefault(read.source, []).append(value)
+    for group in list(partition.groups):
+        if group.kind != CALL:
+            _sink_members(partition, group, readers, targets)
+
+
+def _is_cheap(value: Value) -> bool:
+    return (
+        value.kind == kinds.ELEMENTWISE
+        and value.op is not None
+        and value.into is None
+        and not value.after
+        and cost.of_element(value) <= cost.RECOMPUTED
+    )
+
+
+def _sink_members(
+    partition: Partition, group: Group, readers: dict[Value, list[Value]], targets: Collection[Value]
+) -> None:
+    to: dict[Value, Group] = {}
+    for value in reversed(group.members):
+        if value in targets or value not in group.full or not _is_cheap(value):
+            continue
+        places = {id(g): g for r in readers.get(value, ()) for g in [to.get(r, partition.group_of[r])]}
+        if len(places) == 1:
+            (place,) = places.values()
+            if place is not group and place.kind != CALL and _reads_alike(value, place, readers[value]):
+                to[value] = place
+    stays = [v for v in group.members if v not in to]
+    stored = {v for v in stays if v in targets or any(partition.group_of[r] is not group for r in readers.get(v, ()))}
+    dropped = True
+    while dropped:
+        # What stays in the group only because something that was to move does not is another load, not one less.
+        dropped = False
+        for value, place in list(to.items()):
+            for read in value.reads:
+                moves_along = to.get(read.source) is place
+                if not moves_along and not (read.source in stored and read.is_whole(value.numel)):
+                    del to[value]
+                    dropped = True
+                    break
+            else:
+                # All readers must still be where the value goes.
+                if any(to.get(r, partition.group_of[r]) is not place for r in readers[value]):
+                    del to[value]
+                    dropped = True
+    for place in {id(g): g for g in to.values()}.values():
+        moved = [v for v in group.members if to.get(v) is place]
+        if _pays(group, place, moved, readers):
+            _move(partition, group, place, moved)
+
+
+def _reads_alike(value: Value, place: Group, readers: list[Value]) -> bool:
+    """Whether the readers want element k of the value for their element k."""
+    if value.numel != place.numel:
+        return False
+    return all(_reads_whole(r, value) for r in readers)
+
+
+def _reads_whole(reader: Value, value: Value) -> bool:
+    reads: list[Read] = [read for read in reader.reads if read.source is value]
+    if reader.kind == kinds.REDUCTION:
+        return all(read.is_whole(value.numel) for read in reads)
+    return reader.numel == value.numel and all(read.is_whole(value.numel) for read in reads)
+
+
+def _pays(group: Group, place: Group, moved: list[Value], readers: dict[Value, list[Value]]) -> bool:
+    """Whether no more is loaded than before."""
+    gone = set(moved)
+    already = {read.source for member in place.members for read in member.reads}
+    loads = {read.source for v in moved for read in v.reads} - gone - already
+    saved = {v for v in moved if any(r not in gone for r in readers[v])}
+    return len(loads) <= len(saved)
+
+
+def _move(partition: Partition, group: Group, place: Group, moved: list[Value]) -> None:
+    if partition.refusal(place, moved) is not None:
+        return
+    gone = set(moved)
+    group.members = [v for v in group.members if v not in gone]
+    group.full -= gone
+    place.members = sorted([*place.members, *moved], key=lambda v: v.index)
+    place.full |= gone
+    for value in moved:
+        partition.group_of[value] = place
+    for changed in (group, place):
+        partition.renew(changed)
