@@ -35,7 +35,7 @@ from numba.extending import _Intrinsic
 from tracejit import kernels
 from tracejit.config import SETTINGS, code_key, logger, thread_budget
 from tracejit.errors import KernelBuildError
-from tracejit.runtime import frontend, native
+from tracejit.runtime import frontend, lowering, native, scalars
 from tracejit.runtime.cache import STORE
 
 _log = logger("timing")
@@ -66,11 +66,11 @@ class Kernel:
     symbol: str
     seconds: float
     cached: bool
-    function: Callable[[], Callable[..., Any]] = field(repr=False)
+    function: Callable[[], FunctionType] = field(repr=False)
 
     def llvm_text(self) -> str:
         """The optimised LLVM text. Cost: compiles the kernel again."""
-        return _compile(self.function(), self.symbol)[1]
+        return _compile(self.function(), self.text, self.symbol)[1]
 
     def assembly(self) -> str:
         """The assembly text. Cost: compiles the kernel again."""
@@ -112,7 +112,7 @@ def _hash(parts: Iterable[str]) -> str:
 def environment() -> str:
     """Digest of everything but its text that a kernel's machine code depends on."""
     sources = sorted(Path(kernels.__path__[0]).rglob("*.py"))
-    sources += [Path(module.__file__) for module in (frontend, native) if module.__file__]
+    sources += [Path(module.__file__) for module in (frontend, lowering, native, scalars) if module.__file__]
     return _hash(
         [
             platform.python_version(),
@@ -163,7 +163,7 @@ def _symbol(name: str, digest: str) -> str:
     return f"{re.sub(r'[^0-9A-Za-z_]', '_', name)}_{digest[:16]}"
 
 
-def _function_of(text: str, name: str) -> Callable[..., Any]:
+def _function_of(text: str, name: str) -> FunctionType:
     file = f"<tracejit {name}>"
     scope = dict(namespace())
     # Registered like the lines of a file, so that errors and tracebacks show the text.
@@ -175,8 +175,8 @@ def _function_of(text: str, name: str) -> Callable[..., Any]:
     return function
 
 
-def _compile(function: Callable[..., Any], symbol: str) -> tuple[bytes, str]:
-    lowered = frontend.lower(function)
+def _compile(function: FunctionType, text: str, symbol: str) -> tuple[bytes, str]:
+    lowered = frontend.lower(function, text)
     module = native.parse(lowered.text)
     module.get_function(lowered.symbol).name = symbol
     return native.compile_module(module, (symbol,), lowered.linked)
@@ -189,7 +189,7 @@ class _Request:
     name: str
     text: str
     digest: str
-    function: Callable[[], Callable[..., Any]]
+    function: Callable[[], FunctionType]
 
     @property
     def symbol(self) -> str:
@@ -197,7 +197,7 @@ class _Request:
 
     def compile(self) -> bytes:
         """Compiles the kernel and leaves it in the disk cache."""
-        code = _compile(self.function(), self.symbol)[0]
+        code = _compile(self.function(), self.text, self.symbol)[0]
         STORE.put(self.digest, self.name, self.text, code)
         return code
 

@@ -1,8 +1,11 @@
-"""Python kernel functions to LLVM text, through numba's front half: bytecode, types, lowering.
+"""Python kernel functions to LLVM text: directly where `lowering` knows the language, else through numba.
 
-In: a function `kernel(p, lo, hi)` that uses the kernel library's intrinsics. Out: LLVM text, the name of its
-function, and the modules of jitted helpers that it calls.
+In: a function `kernel(p, lo, hi)` that uses the kernel library's intrinsics, and its text. Out: LLVM text, the name
+of its function, and the modules of jitted helpers that it calls.
 Must not know: machine code, caches, launches. All use of numba's private interfaces is in this file.
+
+numba's front half (bytecode, types, lowering) takes 20 to 300 ms for a kernel and 600 ms for the first; what is
+lowered directly does not start it at all.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 from numba import types
@@ -20,10 +24,15 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.compiler_machinery import PassManager
 from numba.core.errors import NumbaError
 from numba.core.registry import cpu_target
+from numba.extending import _Intrinsic
 
+from tracejit.config import logger
 from tracejit.errors import KernelBuildError
 from tracejit.kernels.memory import ARGS, INTERLEAVE
+from tracejit.runtime import lowering
+from tracejit.runtime.scalars import NOTHING, Unsupported, Value, cast, constant
 
+_log = logger("timing")
 _lock = threading.Lock()
 
 
@@ -127,7 +136,81 @@ _FIRST_LOOP = 1_000_000
 """The number of the first loop's metadata, beyond all that llvmlite gives out."""
 
 
-def lower(function: Callable[..., Any]) -> Lowered:
+class _Context:
+    """What the intrinsics of the kernel library ask of numba's target context, without starting numba's."""
+
+    class call_conv:  # numba's name
+        """numba's way of calling a kernel."""
+
+        @staticmethod
+        def get_function_type(result: Any, arguments: Any) -> Any:
+            return lowering.KERNEL_TYPE
+
+    @staticmethod
+    def get_dummy_value() -> None:
+        """The value of what gives nothing."""
+
+    @staticmethod
+    def get_constant(kind: Any, number: int) -> Any:
+        """A constant of a kernel's result."""
+        return constant(number).value
+
+
+def _call_intrinsic(builder: Any, callee: Any, arguments: list[Value]) -> Value | None:
+    """Has an intrinsic write its code, as numba would; None if `callee` is none."""
+    if not isinstance(callee, _Intrinsic):
+        return None
+    kinds = [argument.kind for argument in arguments]
+    ways = [kinds, [argument.argument_type for argument in arguments]]
+    found = None
+    for way in reversed(ways) if callee._prefer_literal else ways:
+        found = found or callee._defn(None, *way)
+    if found is None:
+        raise Unsupported(f"{callee} of {', '.join(map(str, kinds))}")
+    signature, codegen = found
+    if len(signature.args) != len(arguments):
+        raise Unsupported(f"{callee} with {len(arguments)} arguments")
+    values = [
+        argument.value if isinstance(kind, types.Literal) else cast(builder, argument, kind)
+        for argument, kind in zip(arguments, signature.args, strict=True)
+    ]
+    result = codegen(_Context, builder, signature, values)
+    return NOTHING if signature.return_type == types.none else Value(signature.return_type, result)
+
+
+_LOOP = re.compile(rf'^!(\d+) = !{{ !"{re.escape(INTERLEAVE)} \d+", (!\d+) }}$', re.MULTILINE)
+
+
+def name_loops(text: str) -> str:
+    """LLVM text whose loops have metadata that names itself, as it must, in place of a number.
+
+    llvmlite can write no such metadata, so that is done here, on text.
+    """
+    return _LOOP.sub(r"!\1 = distinct !{ !\1, \2 }", text) if INTERLEAVE in text else text
+
+
+def lower_directly(function: FunctionType, text: str) -> Lowered:
+    """LLVM text of a kernel in the language of `lowering`.
+
+    Raises: Unsupported if the kernel is written in more than that; NumbaError from an intrinsic that is misused.
+    """
+    module = lowering.lower(function, text, function.__name__, _call_intrinsic)
+    return Lowered(name_loops(str(module)), function.__name__, ())
+
+
+def lower(function: FunctionType, text: str) -> Lowered:
+    """LLVM text of `function(p, lo, hi) -> int64`, which `text` defines.
+
+    Raises: KernelBuildError if numba does not accept the function.
+    """
+    try:
+        return lower_directly(function, text)
+    except (Unsupported, NumbaError) as reason:
+        _log.debug("%s goes through numba: %s", function.__name__, reason)
+    return lower_by_numba(function)
+
+
+def lower_by_numba(function: Callable[..., Any]) -> Lowered:
     """LLVM text of `function(p, lo, hi) -> int64`.
 
     Raises: KernelBuildError if numba does not accept the function.

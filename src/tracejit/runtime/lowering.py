@@ -1,0 +1,464 @@
+"""Kernel text to LLVM in one walk over its syntax, for the small language in which kernels are written.
+
+In: a function `kernel(p, lo, hi)`, its text, and how an intrinsic is called. Out: an LLVM module that defines it.
+Must not know: numba's compiler, machine code, what a kernel computes.
+
+The language: assignments to names; `if`, `while`, `for` over `range`, `break`, `continue`, `return`, `pass`; numbers;
+arithmetic, comparisons of two operands, `and`, `or`, `not`, `a if c else b`; `min` and `max` of int64; casts such as
+`float32(x)`; calls of intrinsics, and of Python functions written in the same language, which are written out where
+they are called. A name has one type wherever it is assigned. Everything else is `Unsupported`, and so is what numba
+may type in another way.
+
+numba's front half accepts much more and takes ten to a hundred times as long; what both accept means the same.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import inspect
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import FunctionType
+from typing import Any
+
+import llvmlite.ir as ir
+from numba.core import types
+
+from tracejit.kernels.memory import ARGS, INTERLEAVE
+from tracejit.runtime import scalars
+from tracejit.runtime.scalars import I64, NOTHING, Unsupported, Value
+
+_I32 = ir.IntType(32)
+_I8P = ir.IntType(8).as_pointer()
+_ERROR = ir.LiteralStructType([_I8P, _I32, _I8P, _I8P, _I32]).as_pointer()
+KERNEL_TYPE = ir.FunctionType(_I32, [I64.as_pointer(), _ERROR.as_pointer(), I64.as_pointer(), I64, I64])
+"""The type of a kernel's native function, which is numba's: it gives a status, and its result through a pointer."""
+_DEEPEST_CALL = 16
+_ARITHMETIC = {
+    ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.FloorDiv: "//", ast.Mod: "%", ast.BitAnd: "&",
+    ast.BitOr: "|", ast.BitXor: "^", ast.LShift: "<<", ast.RShift: ">>",
+}  # fmt: skip
+_COMPARISONS = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="}
+_UNARY = {ast.USub: "-", ast.UAdd: "+", ast.Invert: "~", ast.Not: "not"}
+_EXTREMES = {min: "<", max: ">"}
+CallIntrinsic = Callable[[Any, Any, list[Value]], Value | None]
+"""Calls a callable of kernel text with a builder; None if it is no intrinsic."""
+
+
+@dataclass(slots=True)
+class _Variable:
+    kind: Any
+    place: Any
+
+
+@dataclass(slots=True)
+class _Loop:
+    following: Any
+    done: Any
+
+
+@dataclass(slots=True)
+class _Frame:
+    """A function while its text is walked: its names, the loops around the place, where its result goes."""
+
+    function: FunctionType
+    depth: int = 0
+    variables: dict[str, _Variable] = field(default_factory=dict)
+    loops: list[_Loop] = field(default_factory=list)
+    result: _Variable | None = None
+    gives_nothing: bool = False
+    done: Any = None
+    """Where a return goes; None in the kernel itself."""
+
+    def outside(self, name: str) -> Any:
+        """What a name stands for that the function does not assign."""
+        code, cells = self.function.__code__, self.function.__closure__ or ()
+        if name in code.co_freevars:
+            return cells[code.co_freevars.index(name)].cell_contents
+        if name in self.function.__globals__:
+            return self.function.__globals__[name]
+        if hasattr(builtins, name):
+            return getattr(builtins, name)
+        raise Unsupported(f"the name {name!r}")
+
+
+def _definition(text: str) -> ast.FunctionDef:
+    try:
+        body = ast.parse(textwrap.dedent(text)).body
+    except SyntaxError as error:
+        raise Unsupported(str(error)) from None
+    if len(body) != 1 or not isinstance(body[0], ast.FunctionDef):
+        raise Unsupported("text that is not one function")
+    return body[0]
+
+
+def _parameters(definition: ast.FunctionDef) -> list[str]:
+    arguments = definition.args
+    if arguments.vararg or arguments.kwarg or arguments.kwonlyargs or arguments.posonlyargs or arguments.defaults:
+        raise Unsupported("parameters other than plain names")
+    return [argument.arg for argument in arguments.args]
+
+
+def lower(function: FunctionType, text: str, symbol: str, call_intrinsic: CallIntrinsic) -> ir.Module:
+    """An LLVM module in which `symbol` is the kernel that `text` defines.
+
+    Raises: Unsupported if the text is outside of the language.
+    """
+    definition = _definition(text)
+    names = _parameters(definition)
+    if len(names) != len((ARGS, types.int64, types.int64)):
+        raise Unsupported("a kernel takes (p, lo, hi)")
+    module = ir.Module(symbol)
+    native = ir.Function(module, KERNEL_TYPE, symbol)
+    for pointer in native.args[:2]:
+        pointer.add_attribute("noalias")
+    entry, body = native.append_basic_block("entry"), native.append_basic_block("body")
+    ir.IRBuilder(entry).branch(body)
+    walk = _Walk(ir.IRBuilder(body), native, call_intrinsic, _Frame(function))
+    for name, kind, argument in zip(names, (ARGS, types.int64, types.int64), native.args[2:], strict=True):
+        walk.assign(name, Value(kind, argument))
+    walk.statements(definition.body)
+    if not walk.builder.block.is_terminated:
+        raise Unsupported("a kernel that may end without a return")
+    walk.mark_loops()
+    return module
+
+
+class _Walk:
+    """Writes the instructions of one kernel at its builder's place."""
+
+    def __init__(self, builder: Any, native: Any, call_intrinsic: CallIntrinsic, frame: _Frame) -> None:
+        self.builder = builder
+        self._native = native
+        self._call_intrinsic = call_intrinsic
+        self._frame = frame
+        self._back: list[Any] = []
+
+    def mark_loops(self) -> None:
+        """Passes the kernel's wish for vectors side by side on to its loops; see `frontend.name_loops`."""
+        module = self.builder.module
+        wish = module.namedmetadata.get(INTERLEAVE)
+        if wish is None:
+            return
+        count = module.add_metadata(["llvm.loop.interleave.count", wish.operands[0].operands[0]])
+        for number, jump in enumerate(self._back):
+            jump.set_metadata("llvm.loop", module.add_metadata([f"{INTERLEAVE} {number}", count]))
+
+    def _new_block(self, name: str) -> Any:
+        return self._native.append_basic_block(name)
+
+    def _new_place(self, kind: Any) -> Any:
+        with self.builder.goto_entry_block():
+            return self.builder.alloca(scalars.llvm_type(kind))
+
+    # --- statements ---------------------------------------------------------------------------------------------------
+
+    def statements(self, body: list[ast.stmt]) -> None:
+        """Writes statements, up to the first behind which nothing is reached."""
+        for statement in body:
+            if self.builder.block.is_terminated:
+                return
+            write = _STATEMENTS.get(type(statement))
+            if write is None:
+                raise Unsupported(f"the statement {ast.unparse(statement)!r}")
+            write(self, statement)
+
+    def assign(self, name: str, value: Value) -> None:
+        """Sets a name to a value, which must be of the type that the name has had."""
+        variables = self._frame.variables
+        variable = variables.get(name)
+        if variable is None:
+            variable = variables[name] = _Variable(value.kind, self._new_place(value.kind))
+        if variable.kind != value.kind:
+            raise Unsupported(f"{name} as {variable.kind} and as {value.kind}")
+        self.builder.store(value.value, variable.place)
+
+    def _assign(self, node: ast.Assign) -> None:
+        target = node.targets[0]
+        if len(node.targets) != 1 or not isinstance(target, ast.Name):
+            raise Unsupported("an assignment to other than one name")
+        self.assign(target.id, self._value(node.value))
+
+    def _augmented(self, node: ast.AugAssign) -> None:
+        if not isinstance(node.target, ast.Name):
+            raise Unsupported("an assignment to other than a name")
+        left = self._value(ast.Name(node.target.id, ast.Load()))
+        self.assign(node.target.id, self._arithmetic(node.op, left, self._value(node.value)))
+
+    def _expression_statement(self, node: ast.Expr) -> None:
+        if not (isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)):
+            self._evaluate(node.value)
+
+    def _pass(self, node: ast.Pass) -> None:
+        pass
+
+    def _return(self, node: ast.Return) -> None:
+        value = NOTHING if node.value is None else self._value(node.value)
+        frame = self._frame
+        if frame.done is not None:
+            self._set_result(value)
+            self.builder.branch(frame.done)
+            return
+        if value.kind != types.int64:
+            raise Unsupported(f"a kernel that returns {value.kind}")
+        self.builder.store(value.value, self._native.args[0])
+        self.builder.ret(_I32(0))
+
+    def _set_result(self, value: Value) -> None:
+        frame = self._frame
+        if value.kind == types.none:
+            frame.gives_nothing = True
+        else:
+            if frame.result is None:
+                frame.result = _Variable(value.kind, self._new_place(value.kind))
+            if frame.result.kind != value.kind:
+                raise Unsupported(f"results of type {frame.result.kind} and {value.kind}")
+            self.builder.store(value.value, frame.result.place)
+        if frame.gives_nothing and frame.result is not None:
+            raise Unsupported("a function that gives a value or nothing")
+
+    def _if(self, node: ast.If) -> None:
+        then, otherwise, done = self._new_block("then"), self._new_block("else"), self._new_block("endif")
+        self.builder.cbranch(self._truth(node.test), then, otherwise)
+        reached = False
+        for block, body in ((then, node.body), (otherwise, node.orelse)):
+            self.builder.position_at_end(block)
+            self.statements(body)
+            if not self.builder.block.is_terminated:
+                self.builder.branch(done)
+                reached = True
+        self.builder.position_at_end(done)
+        if not reached:
+            self.builder.unreachable()
+
+    def _loop(self, body: list[ast.stmt], following: Any, done: Any) -> None:
+        """Writes the body of a loop, at whose end `following` comes."""
+        self._frame.loops.append(_Loop(following, done))
+        self.statements(body)
+        self._frame.loops.pop()
+        if not self.builder.block.is_terminated:
+            self._jump(following)
+
+    def _jump(self, block: Any) -> None:
+        """A jump that may go back."""
+        self._back.append(self.builder.branch(block))
+
+    def _while(self, node: ast.While) -> None:
+        if node.orelse:
+            raise Unsupported("a loop with `else`")
+        head, body, done = self._new_block("head"), self._new_block("body"), self._new_block("done")
+        self.builder.branch(head)
+        self.builder.position_at_end(head)
+        self.builder.cbranch(self._truth(node.test), body, done)
+        self.builder.position_at_end(body)
+        self._loop(node.body, head, done)
+        self.builder.position_at_end(done)
+
+    def _for(self, node: ast.For) -> None:
+        if node.orelse or not isinstance(node.target, ast.Name):
+            raise Unsupported("a loop with `else` or over several names")
+        start, stop, step = self._range(node.iter)
+        head, body = self._new_block("head"), self._new_block("body")
+        following, done = self._new_block("next"), self._new_block("done")
+        counter = self._new_place(types.int64)
+        self.builder.store(start, counter)
+        self.builder.branch(head)
+        self.builder.position_at_end(head)
+        index = self.builder.load(counter)
+        self.builder.cbranch(self.builder.icmp_signed("<" if step > 0 else ">", index, stop), body, done)
+        self.builder.position_at_end(body)
+        self.assign(node.target.id, Value(types.int64, index))
+        self._frame.loops.append(_Loop(following, done))
+        self.statements(node.body)
+        self._frame.loops.pop()
+        if not self.builder.block.is_terminated:
+            self.builder.branch(following)
+        self.builder.position_at_end(following)
+        self.builder.store(self.builder.add(index, I64(step), flags=["nsw"]), counter)
+        self._jump(head)
+        self.builder.position_at_end(done)
+
+    def _range(self, node: ast.expr) -> tuple[Any, Any, int]:
+        """Start, stop and step of a call of `range`; it ends a step's length before the end of int64 or earlier."""
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords):
+            raise Unsupported("a loop over other than a range")
+        if node.func.id in self._frame.variables or self._frame.outside(node.func.id) is not range:
+            raise Unsupported("a loop over other than a range")
+        given = [self._value(argument) for argument in node.args]
+        if not 1 <= len(given) <= 3 or any(value.kind != types.int64 for value in given):
+            raise Unsupported("a range of other than int64")
+        start, stop = (given[0].value, given[1].value) if len(given) > 1 else (I64(0), given[0].value)
+        step = given[2].literal if len(given) > 2 else 1
+        if not step:
+            raise Unsupported("a range whose step is no number in the text")
+        return start, stop, step
+
+    def _break(self, node: ast.Break) -> None:
+        self.builder.branch(self._frame.loops[-1].done)
+
+    def _continue(self, node: ast.Continue) -> None:
+        self._jump(self._frame.loops[-1].following)
+
+    # --- expressions --------------------------------------------------------------------------------------------------
+
+    def _evaluate(self, node: ast.expr) -> Value:
+        write = _EXPRESSIONS.get(type(node))
+        if write is None:
+            raise Unsupported(f"the expression {ast.unparse(node)!r}")
+        value: Value = write(self, node)
+        return value
+
+    def _value(self, node: ast.expr) -> Value:
+        value = self._evaluate(node)
+        if value.kind == types.none:
+            raise Unsupported(f"the value of {ast.unparse(node)!r}")
+        return value
+
+    def _truth(self, node: ast.expr) -> Any:
+        return scalars.truth(self.builder, self._value(node))
+
+    def _constant(self, node: ast.Constant) -> Value:
+        return self._number(node.value)
+
+    def _number(self, number: Any) -> Value:
+        if type(number) not in (bool, int, float):
+            raise Unsupported(f"the constant {number!r}")
+        return scalars.constant(number)
+
+    def _name(self, node: ast.Name) -> Value:
+        variable = self._frame.variables.get(node.id)
+        if variable is not None:
+            return Value(variable.kind, self.builder.load(variable.place))
+        if node.id in self._frame.function.__code__.co_varnames:
+            raise Unsupported(f"{node.id} before it is assigned")
+        return self._number(self._frame.outside(node.id))
+
+    def _binary(self, node: ast.BinOp) -> Value:
+        return self._arithmetic(node.op, self._value(node.left), self._value(node.right))
+
+    def _arithmetic(self, operator: ast.operator, left: Value, right: Value) -> Value:
+        sign = _ARITHMETIC.get(type(operator))
+        if sign is None:
+            raise Unsupported(f"the operator {type(operator).__name__}")
+        return scalars.binary(self.builder, sign, left, right)
+
+    def _unary(self, node: ast.UnaryOp) -> Value:
+        operand, sign = node.operand, _UNARY[type(node.op)]
+        if sign == "-" and isinstance(operand, ast.Constant) and type(operand.value) in (int, float):
+            return self._number(-operand.value)
+        return scalars.unary(self.builder, sign, self._value(operand))
+
+    def _compare(self, node: ast.Compare) -> Value:
+        sign = _COMPARISONS.get(type(node.ops[0]))
+        if sign is None or len(node.ops) != 1:
+            raise Unsupported(f"the comparison {ast.unparse(node)!r}")
+        return scalars.compare(self.builder, sign, self._value(node.left), self._value(node.comparators[0]))
+
+    def _junction(self, node: ast.BoolOp) -> Value:
+        """`and` and `or` of bools: what comes later is looked at only if it matters."""
+        done, settled = self._new_block("settled"), isinstance(node.op, ast.Or)
+        ends = []
+        for position, operand in enumerate(node.values):
+            value = self._value(operand)
+            if value.kind != types.boolean:
+                raise Unsupported("`and` or `or` of other than bools")
+            ends.append((value.value, self.builder.block))
+            if position == len(node.values) - 1:
+                self.builder.branch(done)
+            else:
+                more = self._new_block("more")
+                targets = (done, more) if settled else (more, done)
+                self.builder.cbranch(value.value, *targets)
+                self.builder.position_at_end(more)
+        return self._meet(done, types.boolean, ends)
+
+    def _choice(self, node: ast.IfExp) -> Value:
+        then, otherwise, done = self._new_block("then"), self._new_block("else"), self._new_block("chosen")
+        self.builder.cbranch(self._truth(node.test), then, otherwise)
+        ends, kinds = [], []
+        for block, part in ((then, node.body), (otherwise, node.orelse)):
+            self.builder.position_at_end(block)
+            value = self._value(part)
+            ends.append((value.value, self.builder.block))
+            kinds.append(value.kind)
+            self.builder.branch(done)
+        if kinds[0] != kinds[1]:
+            raise Unsupported(f"a choice between {kinds[0]} and {kinds[1]}")
+        return self._meet(done, kinds[0], ends)
+
+    def _meet(self, block: Any, kind: Any, ends: list[tuple[Any, Any]]) -> Value:
+        self.builder.position_at_end(block)
+        phi = self.builder.phi(scalars.llvm_type(kind))
+        for value, source in ends:
+            phi.add_incoming(value, source)
+        return Value(kind, phi)
+
+    # --- calls --------------------------------------------------------------------------------------------------------
+
+    def _call(self, node: ast.Call) -> Value:
+        if node.keywords or not isinstance(node.func, ast.Name) or node.func.id in self._frame.variables:
+            raise Unsupported(f"the call {ast.unparse(node)!r}")
+        callee = self._frame.outside(node.func.id)
+        arguments = [self._value(argument) for argument in node.args]
+        if isinstance(callee, types.NumberClass | types.Number) and len(arguments) == 1:
+            kind = callee.dtype if isinstance(callee, types.NumberClass) else callee
+            return Value(kind, scalars.cast(self.builder, arguments[0], kind))
+        if isinstance(callee, FunctionType):
+            return self._write_out(callee, arguments)
+        if callee in _EXTREMES:
+            return scalars.extreme(self.builder, _EXTREMES[callee], arguments)
+        value = self._call_intrinsic(self.builder, callee, arguments)
+        if value is None:
+            raise Unsupported(f"the call {ast.unparse(node)!r}")
+        return value
+
+    def _write_out(self, function: FunctionType, arguments: list[Value]) -> Value:
+        """Writes the body of a function that is called."""
+        frame = _Frame(function, self._frame.depth + 1, done=self._new_block("returned"))
+        if frame.depth > _DEEPEST_CALL:
+            raise Unsupported(f"the depth of calls of {function.__name__}")
+        try:
+            definition = _definition(inspect.getsource(function))
+        except (OSError, TypeError):
+            raise Unsupported(f"{function.__name__} without its text") from None
+        names = _parameters(definition)
+        if len(names) != len(arguments):
+            raise Unsupported(f"{len(arguments)} arguments of {function.__name__}")
+        outer, self._frame = self._frame, frame
+        for name, argument in zip(names, arguments, strict=True):
+            self.assign(name, argument)
+        self.statements(definition.body)
+        if not self.builder.block.is_terminated:
+            self._set_result(NOTHING)
+            self.builder.branch(frame.done)
+        self._frame = outer
+        self.builder.position_at_end(frame.done)
+        if frame.result is None:
+            return NOTHING
+        return Value(frame.result.kind, self.builder.load(frame.result.place))
+
+
+_STATEMENTS: dict[type[ast.stmt], Callable[[_Walk, Any], None]] = {
+    ast.Assign: _Walk._assign,
+    ast.AugAssign: _Walk._augmented,
+    ast.Expr: _Walk._expression_statement,
+    ast.Pass: _Walk._pass,
+    ast.Return: _Walk._return,
+    ast.If: _Walk._if,
+    ast.While: _Walk._while,
+    ast.For: _Walk._for,
+    ast.Break: _Walk._break,
+    ast.Continue: _Walk._continue,
+}
+_EXPRESSIONS: dict[type[ast.expr], Callable[[_Walk, Any], Value]] = {
+    ast.Constant: _Walk._constant,
+    ast.Name: _Walk._name,
+    ast.BinOp: _Walk._binary,
+    ast.UnaryOp: _Walk._unary,
+    ast.Compare: _Walk._compare,
+    ast.BoolOp: _Walk._junction,
+    ast.IfExp: _Walk._choice,
+    ast.Call: _Walk._call,
+}
