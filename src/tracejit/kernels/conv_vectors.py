@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tracejit.kernels.gemm_vectors import I64, TARGET, Lane, VectorBuilder, emit_loop, internal_function
+from tracejit.kernels.gemm_vectors import I64, SHORT_LOOP, TARGET, Lane, VectorBuilder, emit_loop, internal_function
+
+_FEW_CHAINS = 8
+"""Chains of a tile up to which its loop is a short one."""
 
 
 def add_lookup(module: Any, lane: Lane, rows: int, vectors: int) -> Any:
@@ -35,7 +38,8 @@ def add_lookup(module: Any, lane: Lane, rows: int, vectors: int) -> Any:
                 out += [v.fma(value, panel[j], chains[r * vectors + j]) for j in range(vectors)]
             return [builder.add(offset_at, I64(8)), builder.add(b_at, I64(vectors * TARGET.vector_bytes)), *out]
 
-        chains = emit_loop(builder, k, [offsets, b, *_start_chains(v, targets, begin)], step)[2:]
+        together = SHORT_LOOP if rows * vectors <= _FEW_CHAINS else 1
+        chains = emit_loop(builder, k, [offsets, b, *_start_chains(v, targets, begin)], step, together=together)[2:]
         for value, target in zip(chains, targets, strict=True):
             v.store(value, target)
 
@@ -65,7 +69,8 @@ def add_lookup_across(module: Any, lane: Lane, rows: int, vectors: int) -> Any:
                 out += [v.fma(factors[r], pixels, chains[j * rows + r]) for r in range(rows)]
             return [builder.add(offset_at, I64(8)), builder.add(b_at, I64(TARGET.vector_bytes)), *out]
 
-        chains = emit_loop(builder, k, [offsets, b, *_start_chains(v, targets, begin)], step)[2:]
+        together = SHORT_LOOP if rows * vectors <= _FEW_CHAINS else 1
+        chains = emit_loop(builder, k, [offsets, b, *_start_chains(v, targets, begin)], step, together=together)[2:]
         for value, target in zip(chains, targets, strict=True):
             v.store(value, target)
 

@@ -14,7 +14,7 @@ import llvmlite.ir as ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from tracejit.kernels.memory import ARGS
+from tracejit.kernels.memory import ARGS, BY_HAND
 
 I32 = ir.IntType(32)
 I64 = ir.IntType(64)
@@ -214,8 +214,11 @@ class Code:
         self.builder.call(function, [x.value if isinstance(x, Word) else ir.Constant(I64, x) for x in words])
 
 
-def native_kernel(name: str, body: Callable[[Code, Word, Word, Word], None]) -> Any:
-    """The intrinsic (p, lo, hi) -> 0 that runs the code of `body(code, block, low, high)`."""
+def native_kernel(name: str, body: Callable[[Code, Word, Word, Word], None], *, by_hand: bool = True) -> Any:
+    """The intrinsic (p, lo, hi) -> 0 that runs the code of `body(code, block, low, high)`.
+
+    `by_hand` says that its loops are unrolled and made of vectors where that helps, and are to be left as they are.
+    """
 
     @intrinsic
     def kernel(typingctx, p, lo, hi):  # type: ignore[no-untyped-def]
@@ -227,6 +230,8 @@ def native_kernel(name: str, body: Callable[[Code, Word, Word, Word], None]) -> 
             block, low, high = (Word(inner, argument) for argument in function.args)
             body(Code(inner), block, low, high)
             inner.ret_void()
+            if by_hand:
+                builder.module.add_named_metadata(BY_HAND)
             builder.call(function, [builder.ptrtoint(args[0], I64), args[1], args[2]])
             return context.get_constant(types.int64, 0)
 

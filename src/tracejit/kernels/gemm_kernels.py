@@ -216,10 +216,10 @@ thin_f32 = native_kernel("thin_f32", partial(_thin, F32))
 thin_f64 = native_kernel("thin_f64", partial(_thin, F64))
 dots_f32 = native_kernel("dots_f32", partial(_dots, F32))
 dots_f64 = native_kernel("dots_f64", partial(_dots, F64))
-product_8 = native_kernel("product_8", partial(_integer, ir.IntType(8)))
-product_16 = native_kernel("product_16", partial(_integer, ir.IntType(16)))
-product_32 = native_kernel("product_32", partial(_integer, ir.IntType(32)))
-product_64 = native_kernel("product_64", partial(_integer, ir.IntType(64)))
+product_8 = native_kernel("product_8", partial(_integer, ir.IntType(8)), by_hand=False)
+product_16 = native_kernel("product_16", partial(_integer, ir.IntType(16)), by_hand=False)
+product_32 = native_kernel("product_32", partial(_integer, ir.IntType(32)), by_hand=False)
+product_64 = native_kernel("product_64", partial(_integer, ir.IntType(64)), by_hand=False)
 
 
 def gemm_panel_f32(p: Any, lo: int, hi: int) -> Any:

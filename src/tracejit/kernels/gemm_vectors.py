@@ -122,8 +122,27 @@ class VectorBuilder:
 
     def mask(self, count: Any) -> Any:
         """True in the first `count` lanes (none if it is negative, all if it is large)."""
-        lanes = ir.Constant(ir.VectorType(I64, self.width), list(range(self.width)))
-        return self.ir.icmp_signed("<", lanes, self.spread(count))
+        if TARGET.free_masks:
+            lanes = ir.Constant(ir.VectorType(I64, self.width), list(range(self.width)))
+            return self.ir.icmp_signed("<", lanes, self.spread(count))
+        # Sign bits out of a table stay in a register, where LLVM would compare anew in each turn of a loop.
+        clear = self.ir.icmp_signed("<", count, I64(0))
+        first = self.ir.sub(I64(self.width), self.ir.select(clear, I64(0), self.minimum(count, I64(self.width))))
+        signs = ir.VectorType(ir.IntType(8 * self.lane.size), self.width)
+        place = self.ir.gep(self._sign_table(), [I64(0), first])
+        found = self.ir.load(self.ir.bitcast(place, signs.as_pointer()), align=self.lane.size)
+        return self.ir.icmp_signed("<", found, ir.Constant(signs, [0] * self.width))
+
+    def _sign_table(self) -> Any:
+        """A vector's width of integers below 0, then as many of 0."""
+        name = f"signs_{self.lane.name}"
+        table = self.ir.module.globals.get(name)
+        if table is None:
+            kind = ir.ArrayType(ir.IntType(8 * self.lane.size), 2 * self.width)
+            table = ir.GlobalVariable(self.ir.module, kind, name)
+            table.initializer = ir.Constant(kind, [-1] * self.width + [0] * self.width)
+            table.linkage, table.global_constant = "internal", True
+        return table
 
     def load_masked(self, address: Any, mask: Any, offset: Any = None) -> Any:
         """Lanes outside the mask are 0 and are not read from memory."""
@@ -208,8 +227,27 @@ def internal_function(module: Any, name: str, arguments: int, body: Callable[[An
     return function
 
 
-def emit_loop(builder: Any, count: Any, carried: list[Any], body: Callable[[list[Any]], list[Any]]) -> list[Any]:
-    """Emits a loop that runs `body` `count` times on the carried values; gives their last state."""
+SHORT_LOOP = 4
+"""How many times a short body of a loop is best done in each of its turns."""
+
+
+def emit_loop(
+    builder: Any, count: Any, carried: list[Any], body: Callable[[list[Any]], list[Any]], *, together: int = 1
+) -> list[Any]:
+    """Emits a loop that runs `body` `count` times on the carried values; gives their last state.
+
+    `together`, a power of two, is how many times in each turn, which is good for short bodies.
+    """
+    if together > 1:
+        turns = builder.ashr(count, I64(together.bit_length() - 1))
+
+        def several(state: list[Any]) -> list[Any]:
+            for _ in range(together):
+                state = body(state)
+            return state
+
+        carried = emit_loop(builder, turns, carried, several)
+        count = builder.and_(count, I64(together - 1))
     before = builder.block
     head = builder.append_basic_block("head")
     inside = builder.append_basic_block("body")
@@ -363,7 +401,7 @@ def add_copy(module: Any, lane: Lane, vectors: int) -> Any:
                 v.store(v.load_masked(source, mask, at), target, at)
             return [builder.add(source, step), builder.add(target, I64(vectors * TARGET.vector_bytes))]
 
-        emit_loop(builder, k, [rows, out], copy)
+        emit_loop(builder, k, [rows, out], copy, together=SHORT_LOOP)
 
     return internal_function(module, f"copy_{lane.name}_{vectors}", 5, body)
 
@@ -391,7 +429,7 @@ def add_strips(module: Any, lane: Lane, rows: int, strips: int) -> Any:
                 v.store(value, builder.add(target, starts[strip]), I64(row * lane.size))
             return [builder.add(source, step), builder.add(target, I64(rows * lane.size))]
 
-        emit_loop(builder, k, [columns, out], copy)
+        emit_loop(builder, k, [columns, out], copy, together=SHORT_LOOP)
 
     return internal_function(module, f"strips_{lane.name}_{rows}x{strips}", 6, body)
 

@@ -448,6 +448,8 @@ def ticks(typingctx: Any) -> Any:
 
 
 INTERLEAVE = "tracejit.interleave"
+BY_HAND = "tracejit.by_hand"
+"""Metadata that a module has whose loops are as fast as they will be."""
 
 
 @intrinsic(prefer_literal=True)

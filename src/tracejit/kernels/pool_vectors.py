@@ -135,8 +135,8 @@ def _maximum(lane: Lane, code: Code, block: Word, low: Word, high: Word) -> None
             code.either(roomy, partial(vector, False), partial(vector, True))
 
 
-maximum_f32 = native_kernel("maximum_f32", partial(_maximum, F32))
-maximum_f64 = native_kernel("maximum_f64", partial(_maximum, F64))
+maximum_f32 = native_kernel("maximum_f32", partial(_maximum, F32), by_hand=False)
+maximum_f64 = native_kernel("maximum_f64", partial(_maximum, F64), by_hand=False)
 
 
 def max_pool2d_inside_f32(p: Any, lo: int, hi: int) -> Any:

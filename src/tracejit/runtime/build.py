@@ -70,7 +70,7 @@ class Kernel:
 
     def llvm_text(self) -> str:
         """The optimised LLVM text. Cost: compiles the kernel again."""
-        return _compile(self.function(), self.text, self.symbol)[1]
+        return str(_optimised(self.function(), self.text, self.symbol))
 
     def assembly(self) -> str:
         """The assembly text. Cost: compiles the kernel again."""
@@ -175,11 +175,13 @@ def _function_of(text: str, name: str) -> FunctionType:
     return function
 
 
-def _compile(function: FunctionType, text: str, symbol: str) -> tuple[bytes, str]:
+def _optimised(function: FunctionType, text: str, symbol: str) -> Any:
+    """The LLVM module of a kernel, ready for code generation."""
     lowered = frontend.lower(function, text)
     module = native.parse(lowered.text)
     module.get_function(lowered.symbol).name = symbol
-    return native.compile_module(module, (symbol,), lowered.linked)
+    native.optimise(module, (symbol,), lowered.linked, by_hand=lowered.by_hand)
+    return module
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +199,7 @@ class _Request:
 
     def compile(self) -> bytes:
         """Compiles the kernel and leaves it in the disk cache."""
-        code = _compile(self.function(), self.text, self.symbol)[0]
+        code = native.object_code(_optimised(self.function(), self.text, self.symbol))
         STORE.put(self.digest, self.name, self.text, code)
         return code
 

@@ -554,7 +554,9 @@ class Entry:
         code = STORE.get(digest)
         cached = code is not None
         if code is None:
-            code = native.compile_module(native.parse(text), symbols.values())[0]
+            module = native.parse(text)
+            native.optimise(module, symbols.values())
+            code = native.object_code(module)
             STORE.put(digest, "entry", text, code)
         native.load(code, symbols["launch"])
         STORE.count(cached, time.perf_counter() - begin)

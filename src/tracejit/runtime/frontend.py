@@ -28,7 +28,7 @@ from numba.extending import _Intrinsic
 
 from tracejit.config import logger
 from tracejit.errors import KernelBuildError
-from tracejit.kernels.memory import ARGS, INTERLEAVE
+from tracejit.kernels.memory import ARGS, BY_HAND, INTERLEAVE
 from tracejit.runtime import lowering
 from tracejit.runtime.scalars import NOTHING, Unsupported, Value, cast, constant
 
@@ -43,6 +43,11 @@ class Lowered:
     text: str
     symbol: str
     linked: tuple[Any, ...]
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether the kernel's loops are as fast as they will be."""
+        return f"!{BY_HAND} =" in self.text
 
 
 class _Collector(CodeLibrary):

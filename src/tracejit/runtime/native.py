@@ -66,12 +66,25 @@ def _engine() -> Any:
     return llvm.create_mcjit_compiler(empty, _target_machine())
 
 
-def _pass_manager() -> tuple[Any, Any]:
+def _pass_manager(by_hand: bool) -> tuple[Any, Any]:
+    """The passes over a module and their builder; code written by hand only needs to be tidied."""
     tuning = llvm.create_pipeline_tuning_options(speed_level=SETTINGS.opt_level)
     tuning.loop_vectorization = True
     tuning.slp_vectorization = True
     builder = llvm.create_pass_builder(_machine(), tuning)
-    return builder.getModulePassManager(), builder
+    if not by_hand:
+        return builder.getModulePassManager(), builder
+    passes = llvm.create_new_module_pass_manager()
+    # Functions are called with many constants; without the first of these they are computed with.
+    passes.add_ipsccp_pass()
+    passes.add_sroa_pass()
+    passes.add_instruction_combine_pass()
+    passes.add_simplify_cfg_pass()
+    passes.add_new_gvn_pass()
+    passes.add_instruction_combine_pass()
+    passes.add_simplify_cfg_pass()
+    passes.add_dead_code_elimination_pass()
+    return passes, builder
 
 
 def parse(text: str) -> Any:
@@ -104,19 +117,27 @@ def _check_symbols(module: Any) -> None:
             raise KernelBuildError(f"{module.name}: there is no native function {function.name!r} to call")
 
 
-def compile_module(module: Any, symbols: Iterable[str], linked: Sequence[Any] = ()) -> tuple[bytes, str]:
-    """Object code of a module and its optimised LLVM text, in which only `symbols` are visible from outside.
+def optimise(module: Any, symbols: Iterable[str], linked: Sequence[Any] = (), *, by_hand: bool = False) -> None:
+    """Makes a module ready for code generation, and only `symbols` visible from outside.
 
-    `linked` are modules with functions that the module calls; they are copied.
+    `linked` are modules with functions that the module calls; they are copied. `by_hand` says that loops are unrolled
+    and made of vectors already.
+
+    Raises: KernelBuildError if the module calls what there is not.
     """
     with _lock:
         for other in linked:
             module.link_in(other, preserve=True)
         _hide(module, frozenset(symbols))
-        passes, builder = _pass_manager()
+        passes, builder = _pass_manager(by_hand)
         passes.run(module, builder)
         _check_symbols(module)
-        return _machine().emit_object(module), str(module)
+
+
+def object_code(module: Any) -> bytes:
+    """The object code of an optimised module."""
+    with _lock:
+        return bytes(_machine().emit_object(module))
 
 
 def assembly(module_text: str) -> str:
