@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FunctionType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import llvmlite
 import numba
@@ -220,7 +220,7 @@ def _make(request: _Request) -> Kernel:
     )
 
 
-def _identity(function: Callable[..., Any]) -> Callable[..., Any]:
+def _identity(function: FunctionType) -> FunctionType:
     return function
 
 
@@ -232,7 +232,7 @@ def _request(source: Source) -> _Request:
     else:
         name, text = source.__name__, _source(source)
         parts = ["function", name, *_content(source)]
-        function = functools.partial(_identity, source)
+        function = functools.partial(_identity, cast(FunctionType, source))
     return _Request(name, text, _hash([environment(), *parts]), function)
 
 

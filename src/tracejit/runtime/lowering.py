@@ -346,8 +346,10 @@ class _Walk:
 
     def _unary(self, node: ast.UnaryOp) -> Value:
         operand, sign = node.operand, _UNARY[type(node.op)]
-        if sign == "-" and isinstance(operand, ast.Constant) and type(operand.value) in (int, float):
-            return self._number(-operand.value)
+        if sign == "-" and isinstance(operand, ast.Constant):
+            number: Any = operand.value
+            if type(number) in (int, float):
+                return self._number(-number)
         return scalars.unary(self.builder, sign, self._value(operand))
 
     def _compare(self, node: ast.Compare) -> Value:

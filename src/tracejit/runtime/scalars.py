@@ -42,7 +42,7 @@ class Value:
     @property
     def argument_type(self) -> Any:
         """The type with which numba would look for a function that takes literals."""
-        return self.kind if self.literal is None else types.literal(self.literal)
+        return self.kind if self.literal is None else types.IntegerLiteral(self.literal)
 
 
 NOTHING = Value(types.none, None)
@@ -62,7 +62,7 @@ def constant(number: bool | int | float) -> Value:
 
 def llvm_type(kind: Any) -> Any:
     """The LLVM type of values of a numba type."""
-    if isinstance(kind, types.Integer):
+    if is_integer(kind):
         return ir.IntType(kind.bitwidth)
     if kind == ARGS:
         return I64.as_pointer()
