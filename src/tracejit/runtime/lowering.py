@@ -3,11 +3,11 @@
 In: a function `kernel(p, lo, hi)`, its text, and how an intrinsic is called. Out: an LLVM module that defines it.
 Must not know: numba's compiler, machine code, what a kernel computes.
 
-The language: assignments to names; `if`, `while`, `for` over `range`, `break`, `continue`, `return`, `pass`; numbers;
-arithmetic, comparisons of two operands, `and`, `or`, `not`, `a if c else b`; `min` and `max` of int64; casts such as
-`float32(x)`; calls of intrinsics, and of Python functions written in the same language, which are written out where
-they are called. A name has one type wherever it is assigned. Everything else is `Unsupported`, and so is what numba
-may type in another way.
+The language: assignments to names, also `a, b = x, y`; `if`, `while`, `for` over `range`, `break`, `continue`,
+`return`, `pass`; numbers; arithmetic, comparisons of two operands, `and`, `or`, `not`, `a if c else b`; `min` and `max`
+of int64; casts such as `float32(x)`; calls of intrinsics, and of Python functions written in the same language, which
+are written out where they are called. A name has one type wherever it is assigned. Everything else is `Unsupported`,
+and so is what numba may type in another way.
 
 numba's front half accepts much more and takes ten to a hundred times as long; what both accept means the same.
 """
@@ -41,7 +41,7 @@ _ARITHMETIC = {
     ast.BitOr: "|", ast.BitXor: "^", ast.LShift: "<<", ast.RShift: ">>",
 }  # fmt: skip
 _COMPARISONS = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="}
-_UNARY = {ast.USub: "-", ast.UAdd: "+", ast.Invert: "~", ast.Not: "not"}
+_UNARY: dict[type[ast.unaryop], str] = {ast.USub: "-", ast.Invert: "~", ast.Not: "not"}
 _EXTREMES = {min: "<", max: ">"}
 CallIntrinsic = Callable[[Any, Any, list[Value]], Value | None]
 """Calls a callable of kernel text with a builder; None if it is no intrinsic."""
@@ -57,6 +57,8 @@ class _Variable:
 class _Loop:
     following: Any
     done: Any
+    left: bool = False
+    """Whether a `break` leads out of it."""
 
 
 @dataclass(slots=True)
@@ -176,10 +178,16 @@ class _Walk:
         self.builder.store(value.value, variable.place)
 
     def _assign(self, node: ast.Assign) -> None:
-        target = node.targets[0]
-        if len(node.targets) != 1 or not isinstance(target, ast.Name):
-            raise Unsupported("an assignment to other than one name")
-        self.assign(target.id, self._value(node.value))
+        target, value = node.targets[0], node.value
+        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple) and len(target.elts) == len(value.elts):
+            targets, parts = target.elts, value.elts
+        else:
+            targets, parts = [target], [value]
+        values = [self._value(part) for part in parts]
+        for name, found in zip(targets, values, strict=True):
+            if len(node.targets) != 1 or not isinstance(name, ast.Name):
+                raise Unsupported("an assignment to other than names")
+            self.assign(name.id, found)
 
     def _augmented(self, node: ast.AugAssign) -> None:
         if not isinstance(node.target, ast.Name):
@@ -233,13 +241,13 @@ class _Walk:
         if not reached:
             self.builder.unreachable()
 
-    def _loop(self, body: list[ast.stmt], following: Any, done: Any) -> None:
+    def _loop(self, body: list[ast.stmt], following: Any, done: Any) -> _Loop:
         """Writes the body of a loop, at whose end `following` comes."""
-        self._frame.loops.append(_Loop(following, done))
+        loop = _Loop(following, done)
+        self._frame.loops.append(loop)
         self.statements(body)
         self._frame.loops.pop()
-        if not self.builder.block.is_terminated:
-            self._jump(following)
+        return loop
 
     def _jump(self, block: Any) -> None:
         """A jump that may go back."""
@@ -253,8 +261,12 @@ class _Walk:
         self.builder.position_at_end(head)
         self.builder.cbranch(self._truth(node.test), body, done)
         self.builder.position_at_end(body)
-        self._loop(node.body, head, done)
+        loop = self._loop(node.body, head, done)
+        if not self.builder.block.is_terminated:
+            self._jump(head)
         self.builder.position_at_end(done)
+        if isinstance(node.test, ast.Constant) and node.test.value is True and not loop.left:
+            self.builder.unreachable()
 
     def _for(self, node: ast.For) -> None:
         if node.orelse or not isinstance(node.target, ast.Name):
@@ -270,9 +282,7 @@ class _Walk:
         self.builder.cbranch(self.builder.icmp_signed("<" if step > 0 else ">", index, stop), body, done)
         self.builder.position_at_end(body)
         self.assign(node.target.id, Value(types.int64, index))
-        self._frame.loops.append(_Loop(following, done))
-        self.statements(node.body)
-        self._frame.loops.pop()
+        self._loop(node.body, following, done)
         if not self.builder.block.is_terminated:
             self.builder.branch(following)
         self.builder.position_at_end(following)
@@ -296,7 +306,9 @@ class _Walk:
         return start, stop, step
 
     def _break(self, node: ast.Break) -> None:
-        self.builder.branch(self._frame.loops[-1].done)
+        loop = self._frame.loops[-1]
+        loop.left = True
+        self.builder.branch(loop.done)
 
     def _continue(self, node: ast.Continue) -> None:
         self._jump(self._frame.loops[-1].following)
@@ -345,7 +357,9 @@ class _Walk:
         return scalars.binary(self.builder, sign, left, right)
 
     def _unary(self, node: ast.UnaryOp) -> Value:
-        operand, sign = node.operand, _UNARY[type(node.op)]
+        operand, sign = node.operand, _UNARY.get(type(node.op))
+        if sign is None:
+            raise Unsupported(f"the expression {ast.unparse(node)!r}")
         if sign == "-" and isinstance(operand, ast.Constant):
             number: Any = operand.value
             if type(number) in (int, float):

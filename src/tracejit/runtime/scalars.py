@@ -124,6 +124,8 @@ def _float_kind(left: Any, right: Any) -> Any:
     for kind in (left, right):
         if kind == types.float64 or (is_integer(kind) and kind.bitwidth > _SHORT):
             return types.float64
+    if types.uint16 in (left, right):
+        raise Unsupported("a uint16 beside a float32")  # for numba it depends on which comes first
     return types.float32
 
 
@@ -224,7 +226,7 @@ def compare(builder: Any, sign: str, left: Value, right: Value) -> Value:
 
 
 def unary(builder: Any, sign: str, operand: Value) -> Value:
-    """`sign operand`, where `sign` is one of `-`, `+`, `~` and `not`."""
+    """`sign operand`, where `sign` is one of `-`, `~` and `not`."""
     _require_number(operand)
     if sign == "not":
         return Value(types.boolean, builder.not_(truth(builder, operand)))
