@@ -3,8 +3,9 @@
 In: a record, arrays and numbers, attributes. Out: new arrays.
 Must not know: tensors, autograd, traces.
 
-Operations that are exact, so that NumPy cannot differ from a kernel, run in NumPy. Elementary functions run as one
-flat loop; reductions, library operations and random numbers as programs of one operation, kept by operand layout.
+Operations that are exact, so that NumPy cannot differ from a kernel, run in NumPy: always if they are one loop of its,
+else at their first uses. Elementary functions run as one flat loop; reductions, library operations and random numbers
+as programs of one operation, kept by operand layout.
 """
 
 from __future__ import annotations
@@ -100,6 +101,15 @@ class _Flat:
 
 
 _flat_kernels: dict[Any, _Flat] = {}
+_NUMPY_USES = 16
+"""Uses of an exact operation from which a kernel, some 20 ms to build, is worth it."""
+_uses: dict[Any, int] = {}
+
+
+def _is_rare(key: Any) -> bool:
+    """Counts the uses of an exact operation; whether they are few so far."""
+    uses = _uses[key] = _uses.get(key, 0) + 1
+    return uses <= _NUMPY_USES
 
 
 def _number_kind(value: Any) -> str:
@@ -167,6 +177,9 @@ def _run_any(op: Op, args: tuple[Any, ...]) -> np.ndarray:
             key.append(type(a))
     flat = _flat_kernels.get(tuple(key))
     if flat is None:
+        if op.exact and _is_rare(tuple(key)):
+            # Contiguous, as a kernel's result is.
+            return np.asarray(_numpy(op, args, ()), order="C")
         flat = _flat_kernels[tuple(key)] = _Flat(op, args)
     given: list[Any] = list(args)
     if not alike or shape is None:

@@ -9,8 +9,10 @@ import pytest
 
 from tests.ops.cases import ALL_CASES, LAYOUTS, Case
 from tests.ops.test_records import supported
-from tracejit import dtypes
+from tracejit import dtypes, eager
 from tracejit.eager import run_op
+from tracejit.ops import ops
+from tracejit.runtime.build import build
 
 TOLERANCE = {"float16": 2e-2, "float32": 1e-5, "float64": 1e-12}
 
@@ -48,3 +50,19 @@ def test_layout_changes_no_bit_in_eager(case: Case) -> None:
         for layout in ("contiguous", "transposed")
     )
     assert [p.tobytes() for p in plain] == [np.ascontiguousarray(t).tobytes() for t in transposed]
+
+
+def test_exact_operations_build_a_kernel_only_when_they_are_used_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+    monkeypatch.setattr(eager, "_flat_kernels", {})
+    monkeypatch.setattr(eager, "_uses", {})
+    monkeypatch.setattr(eager, "build", lambda text, name: built.append(name) or build(text, name))
+    x = np.linspace(-2, 2, 24, dtype=np.float32).reshape(4, 6)
+    x[0, 0] = np.nan
+    for operand in (x, x.T):
+        arrays = [run_op(ops.where, (operand > 0, operand, 0.5), ()) for _ in range(eager._NUMPY_USES)]
+        assert {a.tobytes() for a in arrays} == {np.where(operand > 0, operand, np.float32(0.5)).tobytes()}
+        assert all(a.flags.c_contiguous and a.dtype == np.float32 for a in arrays)
+    assert len(built) == 1
+    assert run_op(ops.where, (x > 0, x, 0.5), ()).tobytes() == np.where(x > 0, x, np.float32(0.5)).tobytes()
+    assert len(built) == 1
