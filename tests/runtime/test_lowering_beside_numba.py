@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import hypothesis
@@ -11,27 +10,18 @@ import pytest
 from hypothesis import strategies as st
 
 import tracejit as tj
-from tracejit.runtime import frontend, native
-from tracejit.runtime.build import _function_of
+from tests.runtime.lowering_ways import directly, through_numba
+from tracejit.runtime import frontend
+from tracejit.runtime.build import _function_of, build
 from tracejit.runtime.scalars import Unsupported
 from tracejit.runtime.team import launch
 
 COUNT = 24
-_numbers = itertools.count()
 
 
-def address_of(text: str, name: str, direct: bool) -> int:
-    function = _function_of(text, name)
-    lowered = frontend.lower_directly(function, text) if direct else frontend.lower_by_numba(function)
-    module = native.parse(lowered.text)
-    symbol = f"{name}_{next(_numbers)}"
-    module.get_function(lowered.symbol).name = symbol
-    native.optimise(module, (symbol,), lowered.linked)
-    return native.load(native.object_code(module), symbol)
-
-
-def results(address: int) -> list[bytes]:
-    """What a kernel of the programs below writes: floats and integers."""
+def results(text: str) -> list[bytes]:
+    """What the kernel of one of the programs below writes: floats and integers."""
+    address = build(text, "kernel").address
     rng = np.random.default_rng(3)
     x = rng.choice(np.array([0.0, -0.0, 1.5, -2.25, 3e38, np.inf, np.nan, 1e-40], np.float32), COUNT)
     k = rng.choice(np.array([0, 1, -1, 7, -8, 63, 2**40, -(2**62)], np.int64), COUNT)
@@ -76,7 +66,6 @@ LOOPS = ["for i in range({bound}):", "for i in range({bound}, -1, -2):", "while 
 def program(f: str, n: str, test: str, loop: str) -> str:
     lines = [
         "def kernel(p, lo, hi):",
-        "    a, b = 0, 0",
         "    for j in range(lo, hi):",
         "        x = load_f32(load_arg(p, 0), j)",
         "        k = load_i64(load_arg(p, 1), j)",
@@ -96,14 +85,17 @@ def program(f: str, n: str, test: str, loop: str) -> str:
         "        store_i64(load_arg(p, 3), j, n)",
         "    return 0",
     ]
-    return "\n".join(line for line in lines if "a, b" not in line) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 @hypothesis.settings(max_examples=25, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
 @hypothesis.given(FLOATS, INTEGERS, TRUTHS, st.sampled_from(LOOPS))
 def test_random_kernels_do_the_same_either_way(f: str, n: str, test: str, loop: str) -> None:
     text = program(f, n, test, loop)
-    assert results(address_of(text, "kernel", True)) == results(address_of(text, "kernel", False))
+    with directly():
+        found = results(text)
+    with through_numba():
+        assert results(text) == found
 
 
 # --- kernels of programs ----------------------------------------------------------------------------------------------

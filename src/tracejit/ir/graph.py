@@ -52,6 +52,14 @@ class Graph:
         """All nodes that the outputs need, each after its operands."""
         return topological(self.outputs)
 
+    def readers(self) -> dict[Node, list[Node]]:
+        """The nodes that read each node, once for each place where they do."""
+        readers: dict[Node, list[Node]] = {}
+        for node in self.nodes():
+            for arg in node.args:
+                readers.setdefault(arg, []).append(node)
+        return readers
+
 
 def topological(roots: Iterable[Node]) -> list[Node]:
     """The nodes below `roots`, each once and after its operands, in an order that depends on the graph alone."""

@@ -61,7 +61,6 @@ LINE = 8
 NUMBER_SHIFT = 24
 NEXT_SHIFT = 12
 CHUNK_MASK = (1 << NEXT_SHIFT) - 1
-MAX_CHUNKS = CHUNK_MASK
 LAUNCH_CHUNKS = 2
 """Chunks in each thread's share of a single launch."""
 ORDER_SHIFT = 32

@@ -13,15 +13,6 @@ from tracejit.ir.rewrite import rewrite_at
 from tracejit.ops.record import Op, ops
 
 
-def readers_of(graph: Graph) -> dict[Node, list[Node]]:
-    """The nodes that read each node, once for each place where they do."""
-    readers: dict[Node, list[Node]] = {}
-    for node in graph.nodes():
-        for arg in node.args:
-            readers.setdefault(arg, []).append(node)
-    return readers
-
-
 def _is_elementwise(node: Node) -> bool:
     return isinstance(node.op, Op) and node.op.family == "elementwise"
 
@@ -31,7 +22,7 @@ def slice_operands(graph: Graph, soundness: str) -> Graph:
 
     The gates of an LSTM, which are parts of one sum, so come into the kernel that goes on with them.
     """
-    readers, outputs = readers_of(graph), set(graph.outputs)
+    readers, outputs = graph.readers(), set(graph.outputs)
 
     def wanted(node: Node) -> bool:
         users = readers.get(node, [])

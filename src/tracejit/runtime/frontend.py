@@ -107,40 +107,6 @@ def _flags() -> Any:
     return flags
 
 
-_LABEL = re.compile(r'^"?B(\d+)[\w.]*"?:')
-_JUMP = re.compile(r'^  br label %"?B(\d+)"?$')
-_WISH = re.compile(rf"^!{re.escape(INTERLEAVE)} = !{{ !(\d+) }}$", re.MULTILINE)
-
-
-def annotate_loops(text: str) -> str:
-    """LLVM text whose loops say how many vectors they want side by side, where the kernel asked for some.
-
-    numba calls blocks by the place of their bytecode, so a loop is what jumps back. This is done on text because
-    llvmlite can write no metadata that names itself, as that of loops must.
-    """
-    wish = _WISH.search(text)
-    if wish is None:
-        return text
-    lines, here, loops = [], -1, 0
-    for line in text.splitlines():
-        label, jump = _LABEL.match(line), _JUMP.match(line)
-        if label:
-            here = int(label[1])
-        if jump and int(jump[1]) <= here:
-            line += f", !llvm.loop !{_FIRST_LOOP + loops}"
-            loops += 1
-        lines.append(line)
-    count = re.search(rf"^!{wish[1]} = !{{ (i32 \d+) }}$", text, re.MULTILINE)
-    assert count is not None
-    lines.append(f'!{_FIRST_LOOP - 1} = !{{ !"llvm.loop.interleave.count", {count[1]} }}')
-    lines += [f"!{n} = distinct !{{ !{n}, !{_FIRST_LOOP - 1} }}" for n in range(_FIRST_LOOP, _FIRST_LOOP + loops)]
-    return "\n".join(lines)
-
-
-_FIRST_LOOP = 1_000_000
-"""The number of the first loop's metadata, beyond all that llvmlite gives out."""
-
-
 class _Context:
     """What the intrinsics of the kernel library ask of numba's target context, without starting numba's."""
 
@@ -216,7 +182,7 @@ def lower(function: FunctionType, text: str) -> Lowered:
 
 
 def lower_by_numba(function: Callable[..., Any]) -> Lowered:
-    """LLVM text of `function(p, lo, hi) -> int64`.
+    """LLVM text of `function(p, lo, hi) -> int64`, whose loops get no more vectors than LLVM thinks of.
 
     Raises: KernelBuildError if numba does not accept the function.
     """
@@ -239,4 +205,4 @@ def lower_by_numba(function: Callable[..., Any]) -> Lowered:
             raise KernelBuildError(f"kernel {function.__name__}: {error}") from error
         # numba hands out linkable modules of helpers through this method alone.
         linked = tuple(helper._get_module_for_linking() for helper in library.linked)
-        return Lowered(annotate_loops(library.get_llvm_str()), result.fndesc.llvm_func_name, linked)
+        return Lowered(library.get_llvm_str(), result.fndesc.llvm_func_name, linked)

@@ -27,13 +27,9 @@ def _swapped(node: Node) -> Node:
 def turn_products(graph: Graph) -> Graph:
     """Computes products transposed that are only read transposed."""
     while True:
-        readers: dict[Node, list[Node]] = {}
-        for node in graph.nodes():
-            for arg in node.args:
-                readers.setdefault(arg, []).append(node)
         turned = {
             node
-            for node, users in readers.items()
+            for node, users in graph.readers().items()
             if node.op is ops.matmul and node not in graph.outputs and all(map(_is_swap, users))
         }
         if not turned:

@@ -46,33 +46,38 @@ def _sink_members(
     for value in reversed(group.members):
         if value in targets or value not in group.full or not _is_cheap(value):
             continue
-        places = {id(g): g for r in readers.get(value, ()) for g in [to.get(r, partition.group_of[r])]}
+        places = {to.get(r, partition.group_of[r]) for r in readers.get(value, ())}
         if len(places) == 1:
-            (place,) = places.values()
+            (place,) = places
             if place is not group and place.kind != CALL and _reads_alike(value, place, readers[value]):
                 to[value] = place
     stays = [v for v in group.members if v not in to]
     stored = {v for v in stays if v in targets or any(partition.group_of[r] is not group for r in readers.get(v, ()))}
-    dropped = True
-    while dropped:
-        # What stays in the group only because something that was to move does not is another load, not one less.
-        dropped = False
-        for value, place in list(to.items()):
-            for read in value.reads:
-                moves_along = to.get(read.source) is place
-                if not moves_along and not (read.source in stored and read.is_whole(value.numel)):
-                    del to[value]
-                    dropped = True
-                    break
-            else:
-                # All readers must still be where the value goes.
-                if any(to.get(r, partition.group_of[r]) is not place for r in readers[value]):
-                    del to[value]
-                    dropped = True
-    for place in {id(g): g for g in to.values()}.values():
+    stuck: list[Value] = list(to)
+    while stuck:
+        # What would move beside one that does not would need another load, not one less.
+        stuck = [v for v, place in to.items() if not _can_move(partition, v, place, to, stored, readers[v])]
+        for value in stuck:
+            del to[value]
+    for place in dict.fromkeys(to.values()):
         moved = [v for v in group.members if to.get(v) is place]
         if _pays(group, place, moved, readers):
             _move(partition, group, place, moved)
+
+
+def _can_move(
+    partition: Partition,
+    value: Value,
+    place: Group,
+    to: dict[Value, Group],
+    stored: Collection[Value],
+    readers: list[Value],
+) -> bool:
+    """Whether the operands of a value move along or are in memory, and all its readers are where it goes."""
+    for read in value.reads:
+        if to.get(read.source) is not place and not (read.source in stored and read.is_whole(value.numel)):
+            return False
+    return all(to.get(r, partition.group_of[r]) is place for r in readers)
 
 
 def _reads_alike(value: Value, place: Group, readers: list[Value]) -> bool:

@@ -14,6 +14,8 @@ from tracejit.tools import table
 from tracejit.trace.region import Region, region_of
 
 CALLS = 20
+Shot = tuple[float, list[tuple[Program, list[tuple[int, int, int]]]]]
+"""A call: its seconds, and for each program that ran the launch, beginning and end of each task."""
 
 
 @dataclass(slots=True)
@@ -99,10 +101,6 @@ def profile(function: Callable[..., Any], *args: Any, calls: int = CALLS, **kwar
 
 def _programs(region: Region) -> list[Program]:
     return [e.compiled.program for _, e in region.executables() if e.obstacle is None]
-
-
-Shot = tuple[float, list[tuple[Program, list[tuple[int, int, int]]]]]
-"""A call: its seconds, and for each program that ran the launch, beginning and end of each task."""
 
 
 def _summary(name: str, shots: list[Shot], rate: float) -> Profile:

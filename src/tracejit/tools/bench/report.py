@@ -50,13 +50,13 @@ def _cell(found: Result | None) -> str:
     return f"{table.seconds(found['median'])} ±{spread:.0%}"
 
 
-def of_floor(workload: Result) -> str:
+def _of_floor(workload: Result) -> str:
     """How near the steps come to the floor: 100 % is what the machine can do."""
     ours = _ours(workload["frameworks"]).get("median")
     return f"{workload['floor'] / ours:.0%}" if ours and "floor" in workload else "-"
 
 
-def target(workload: Result) -> str:
+def _target(workload: Result) -> str:
     """How many times faster than the best peer the workload is to be, and whether it is."""
     times, wanted = ratio(workload["frameworks"]), workload.get("target")
     if wanted is None or times is None:
@@ -79,8 +79,8 @@ def _row(name: str, workload: Result, columns: list[str]) -> list[str]:
         name,
         *(_cell(frameworks.get(column)) for column in columns),
         "-" if times is None else f"{times:.2f}x",
-        target(workload),
-        of_floor(workload),
+        _target(workload),
+        _of_floor(workload),
         _memory(frameworks),
         *(table.seconds(compiled[key]) if key in compiled else "-" for key in ("cold", "warm")),
         *(str(compiled[key]) if key in compiled else "-" for key in ("kernels", "launches")),
@@ -88,24 +88,33 @@ def _row(name: str, workload: Result, columns: list[str]) -> list[str]:
     ]
 
 
-def text(result: Result) -> str:
-    """The table, sorted so that what tracejit loses stands on top, and below it what differs or failed."""
+def rows(result: Result) -> tuple[list[str], list[list[str]]]:
+    """The table's header and its rows, sorted so that what tracejit loses stands on top."""
     workloads = result["workloads"]
     columns = [f for f in ("eager", "compiled", *PEERS) if any(f in w["frameworks"] for w in workloads.values())]
-    order = sorted(workloads, key=lambda name: ratio(workloads[name]["frameworks"]) or float("inf"))
-    header = ["workload", *columns, *HEADER]
-    rows = [_row(name, workloads[name], columns) for name in order]
-    losing = [name for name in order if (ratio(workloads[name]["frameworks"]) or 1) < 1]
-    lines = [
+    return ["workload", *columns, *HEADER], [_row(name, workloads[name], columns) for name in _order(result)]
+
+
+def _order(result: Result) -> list[str]:
+    workloads = result["workloads"]
+    return sorted(workloads, key=lambda name: ratio(workloads[name]["frameworks"]) or float("inf"))
+
+
+def head(result: Result) -> list[str]:
+    """What the table's figures belong to: the machine, the versions, what it can do at best, and what is slower."""
+    losing = [name for name in _order(result) if (ratio(result["workloads"][name]["frameworks"]) or 1) < 1]
+    return [
         f"{result['machine']['processor']}, {result['threads']} threads, median of {result['rounds']} rounds "
         f"± half the interquartile range; {', '.join(f'{k} {v}' for k, v in result['versions'].items())}",
         f"slower than a peer: {', '.join(losing) or 'none'}",
         *([_rates(result["rates"])] if "rates" in result else []),
-        "",
-        table.render(header, rows),
-        *(["", *problems(result)] if problems(result) else []),
     ]
-    return "\n".join(lines)
+
+
+def text(result: Result) -> str:
+    """The table with what it belongs to, and below it what differs or failed."""
+    found = problems(result)
+    return "\n".join([*head(result), "", table.render(*rows(result)), *(["", *found] if found else [])])
 
 
 def _rates(rates: Mapping[str, float]) -> str:
