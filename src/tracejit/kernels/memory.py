@@ -467,3 +467,14 @@ def interleave(typingctx: Any, count: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(count), codegen
+
+
+@intrinsic
+def by_hand(typingctx: Any) -> Any:
+    """Says that the kernel is as its author wants it: LLVM tidies it, and spends no time on its loops."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.module.add_named_metadata(BY_HAND)
+        return context.get_dummy_value()
+
+    return types.void(), codegen

@@ -24,6 +24,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic, register_jitable
 
 from tracejit.kernels.memory import (
+    by_hand,
     call_kernel,
     compare_exchange,
     exchange,
@@ -367,6 +368,7 @@ def _begin_job(team, job):  # type: ignore[no-untyped-def]
 
 def worker(p, lo, hi):  # type: ignore[no-untyped-def]
     """The life of a worker thread. Slots: this kernel's address, the team's block, the thread's number."""
+    by_hand()
     team = load_arg(p, 1)
     thread = load_arg(p, 2)
     number = 0
@@ -380,6 +382,7 @@ def worker(p, lo, hi):  # type: ignore[no-untyped-def]
 
 def launch_on_team(p, lo, hi):  # type: ignore[no-untyped-def]
     """Runs one kernel on the team, or alone if the team is busy. Slots: team, kernel, its block, units."""
+    by_hand()
     team = load_arg(p, 0)
     if team == 0 or exchange(team + 8 * LOCK, 1) != 0:
         return call_kernel(load_arg(p, 1), load_arg(p, 2), 0, load_arg(p, 3))
@@ -450,6 +453,7 @@ def _release(word):  # type: ignore[no-untyped-def]
 
 def run_program(p, lo, hi):  # type: ignore[no-untyped-def]
     """Runs a program. Slots: team, the program's control block, the call's pointers, the call's scalars."""
+    by_hand()
     team = load_arg(p, 0)
     program = load_arg(p, 1)
     _acquire(load_i64(program, MUTEX))

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import functools
 import inspect
 import textwrap
 from collections.abc import Callable
@@ -94,6 +95,15 @@ def _definition(text: str) -> ast.FunctionDef:
     if len(body) != 1 or not isinstance(body[0], ast.FunctionDef):
         raise Unsupported("text that is not one function")
     return body[0]
+
+
+@functools.cache
+def _definition_of(function: FunctionType) -> ast.FunctionDef:
+    """The syntax of a function that kernels call."""
+    try:
+        return _definition(inspect.getsource(function))
+    except (OSError, TypeError):
+        raise Unsupported(f"{function.__name__} without its text") from None
 
 
 def _parameters(definition: ast.FunctionDef) -> list[str]:
@@ -435,10 +445,7 @@ class _Walk:
         frame = _Frame(function, self._frame.depth + 1, done=self._new_block("returned"))
         if frame.depth > _DEEPEST_CALL:
             raise Unsupported(f"the depth of calls of {function.__name__}")
-        try:
-            definition = _definition(inspect.getsource(function))
-        except (OSError, TypeError):
-            raise Unsupported(f"{function.__name__} without its text") from None
+        definition = _definition_of(function)
         names = _parameters(definition)
         if len(names) != len(arguments):
             raise Unsupported(f"{len(arguments)} arguments of {function.__name__}")
