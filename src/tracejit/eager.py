@@ -178,8 +178,9 @@ def _run_any(op: Op, args: tuple[Any, ...]) -> np.ndarray:
     flat = _flat_kernels.get(tuple(key))
     if flat is None:
         if op.exact and _is_rare(tuple(key)):
-            # Contiguous, as a kernel's result is.
-            return np.asarray(_numpy(op, args, ()), order="C")
+            # As a kernel does it: a number of NumPy's does not decide the type, and the result is contiguous.
+            numbers = tuple(a.item() if isinstance(a, np.generic) else a for a in args)
+            return np.asarray(_numpy(op, numbers, ()), order="C")
         flat = _flat_kernels[tuple(key)] = _Flat(op, args)
     given: list[Any] = list(args)
     if not alike or shape is None:

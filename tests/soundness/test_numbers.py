@@ -221,7 +221,7 @@ def float_arguments_of_composites():
     return Case(f, lambda i: (arr(i, 3, 4), 1e-5 * (1 + i), 0.1 * (i % 3)))
 
 
-@topic.program("eager")
+@topic.program("one program")
 def numpy_floats_in_composites():
     def f(x, slope):
         return tj.nn.functional.leaky_relu(x, slope), tj.nn.functional.elu(x, alpha=slope)

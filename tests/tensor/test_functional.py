@@ -320,3 +320,21 @@ def test_every_function_is_called_here() -> None:
     given = [n for n in dir(functional) if callable(getattr(functional, n))]
     same = {"dropout1d", "dropout3d", "feature_dropout", "pad"}
     assert not [n for n in given if n not in text and n not in same]
+
+
+NUMBERED = """F.leaky_relu(x, n)|F.elu(x, n)|F.celu(x, n)|F.softplus(x, n, n)|F.hardtanh(x, -n, n)|F.threshold(x, n, n)
+x * n|n * x|n + x|n - x|n / x|x / n|x ** n|n ** x|n < x"""
+
+
+@pytest.mark.parametrize("number", [np.float64(0.5), np.float32(0.5), np.int64(2)])
+@pytest.mark.parametrize("text", NUMBERED.replace("\n", "|").split("|"))
+def test_numpy_numbers_are_numbers(text: str, number: np.number) -> None:
+    """Their type does not decide that of the result, whichever side they stand on, however often they come."""
+    torch = pytest.importorskip("torch")
+    data = np.float32([1, -2, 3, -4])
+    expected = eval(text, {"F": torch.nn.functional, "x": torch.from_numpy(data), "n": number})
+    for _ in range(20):
+        found = eval(text, {"F": tj.nn.functional, "x": tj.from_numpy(data), "n": number})
+        assert isinstance(found, tj.Tensor)
+        assert str(found.dtype).split(".")[1] == str(expected.dtype).split(".")[1]
+        np.testing.assert_allclose(found.numpy(), expected.numpy(), rtol=1e-6)

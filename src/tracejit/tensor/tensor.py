@@ -82,6 +82,9 @@ class Tensor:
         "_view",
     )
 
+    # NumPy's numbers leave their operators with a tensor to the tensor.
+    __array_priority__ = 1000
+
     # _array: the memory, or None while the value is pending in a compiled region; _aval then says what it will be.
     # _node, _index: the step of the tape that made the tensor, and which of its results it is.
     # _cell: [version], shared by all tensors on the same memory; None means version 0 and not shared so far.

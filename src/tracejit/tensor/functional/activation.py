@@ -16,7 +16,7 @@ from tracejit.tensor.dispatch import apply
 from tracejit.tensor.inplace import in_place
 from tracejit.tensor.promote import floating, to_dtype
 from tracejit.tensor.reducing import amax, sum
-from tracejit.tensor.scalar import NUMBERS
+from tracejit.tensor.scalar import NUMBERS, Scalar, plain
 from tracejit.tensor.shaping import narrow
 from tracejit.tensor.tensor import Tensor, method
 
@@ -34,10 +34,10 @@ def floats(x: Any, name: str) -> None:
 
 
 def number(x: Any, name: str) -> Any:
-    """A number as it is. Raises: TypeError for anything else."""
+    """A number as it is, but NumPy's as Python's. Raises: TypeError for anything else."""
     if not isinstance(x, NUMBERS):
         raise TypeError(f"argument '{name}' must be a number, not {type(x).__name__}")
-    return x
+    return x if isinstance(x, Scalar) else plain(x)
 
 
 def wide(x: Tensor) -> Any:
