@@ -12,6 +12,7 @@ from __future__ import annotations
 from tracejit import dtypes
 from tracejit.codegen import expression
 from tracejit.codegen.elements import Elements
+from tracejit.codegen.scratch import Scratch
 from tracejit.codegen.text import KernelText, Writer
 from tracejit.dtypes import dtype
 from tracejit.schedule import cost
@@ -23,29 +24,6 @@ from tracejit.schedule.values import Value
 Costs = tuple[int, float, float]
 
 
-class _Scratch:
-    """Rows of stack memory for what a later visit or a fold needs, each element in the type that it is folded in."""
-
-    def __init__(self, writer: Writer, length: int) -> None:
-        self._writer = writer
-        self._length = length
-        self._rows: dict[Value, tuple[str, int]] = {}
-
-    def row(self, value: Value, kind: dtype) -> tuple[str, int]:
-        if value not in self._rows:
-            size = 4 if kind is dtypes.float16 else kind.itemsize
-            self._rows[value] = self._writer.scratch("i64", self._length * size // 8)
-        return self._rows[value]
-
-    def store(self, value: Value, kind: dtype, index: str, text: str) -> None:
-        packed = f"uint8({text})" if kind is dtypes.bool else text
-        self._writer.store(expression.folding(kind), self.row(value, kind), index, packed)
-
-    def load(self, value: Value, kind: dtype, index: str) -> str:
-        text = self._writer.load(expression.folding(kind), self.row(value, kind), index)
-        return f"{text} != 0" if kind is dtypes.bool else text
-
-
 def _unfolded(text: str, kind: dtype) -> str:
     """A fold's result as an element of its value."""
     if kind is dtypes.float16:
@@ -53,7 +31,7 @@ def _unfolded(text: str, kind: dtype) -> str:
     return f"{text} != 0" if kind is dtypes.bool else text
 
 
-def _visit(elements: Elements, scratch: _Scratch, rows: RowPlan, visit: Pass, places: str, at: str) -> None:
+def _visit(elements: Elements, scratch: Scratch, rows: RowPlan, visit: Pass, places: str, at: str) -> None:
     """One loop over places of a row; `at` is a place's index in a scratch row."""
     copied = [v for v in visit.fold if v in rows.copied]
     if not visit.compute and not copied:
@@ -85,7 +63,7 @@ def _visit(elements: Elements, scratch: _Scratch, rows: RowPlan, visit: Pass, pl
     elements.forget_places()
 
 
-def _fold(elements: Elements, scratch: _Scratch, rows: RowPlan, value: Value, first: str, count: str) -> str:
+def _fold(elements: Elements, scratch: Scratch, rows: RowPlan, value: Value, first: str, count: str) -> str:
     """The text of the fold of `count` places of a row from `first` on."""
     read = value.reads[0]
     source = read.source
@@ -106,7 +84,7 @@ def write_row(elements: Elements) -> Costs:
     """Row by row, in one visit or several."""
     writer, group = elements.writer, elements.group
     rows = plan_rows(group.members, group.full, elements.stored)
-    scratch = _Scratch(writer, cost.BLOCK)
+    scratch = Scratch(writer, cost.BLOCK)
     elements.start_rows("lo")
     writer.line("for u in range(lo, hi):")
     writer.depth += 1
@@ -138,7 +116,7 @@ def write_blocks(elements: Elements) -> Costs:
     """Blocks of long rows, each folded into a partial result."""
     writer, group, plan = elements.writer, elements.group, elements.plan
     rows = plan_rows(group.members, group.full, elements.stored)
-    scratch = _Scratch(writer, cost.BLOCK)
+    scratch = Scratch(writer, cost.BLOCK)
     blocks = writer.size(folded_blocks(group, group.reductions[0]))
     writer.line("for w in range(lo, hi):")
     writer.depth += 1
@@ -162,7 +140,7 @@ def write_column(elements: Elements) -> Costs:
     blocks = -(-size // cost.COLUMN_ROWS)
     strips = -(-inner // cost.COLUMN_WIDTH)
     many, several, tall = writer.size(strips), writer.size(blocks), writer.size(size)
-    sums = _Scratch(writer, cost.COLUMN_WIDTH)
+    sums = Scratch(writer, cost.COLUMN_WIDTH)
     places = "range(first, stop)"
     writer.line("for w in range(lo, hi):")
     writer.depth += 1
@@ -206,7 +184,7 @@ def write_column(elements: Elements) -> Costs:
     return outer * blocks * strips, rows * min(inner, cost.COLUMN_WIDTH) * 1.0, 20.0 + 3.0 * rows
 
 
-def _loop_over(writer: Writer, places: str, stores: list[tuple[_Scratch, Value, str]]) -> None:
+def _loop_over(writer: Writer, places: str, stores: list[tuple[Scratch, Value, str]]) -> None:
     writer.line(f"for j in {places}:")
     writer.depth += 1
     for sums, value, text in stores:

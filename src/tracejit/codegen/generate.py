@@ -6,14 +6,18 @@ Must not know: how they are compiled or run.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
+
 from tracejit.codegen.elements import Elements
 from tracejit.codegen.folds import combine, write_blocks, write_column, write_row
+from tracejit.codegen.scratch import Scratch
 from tracejit.codegen.text import KernelText, Writer
 from tracejit.kernels.tiles import TILE_COLUMNS, TILE_ROWS
 from tracejit.schedule import cost
 from tracejit.schedule.groups import BLOCKS, COLUMN, LOOP, ROW, Group
 from tracejit.schedule.plan import Plan, launches_of
-from tracejit.schedule.values import VIRTUAL
+from tracejit.schedule.values import VIRTUAL, Value
 
 
 def generate(group: Group, plan: Plan) -> list[list[KernelText]]:
@@ -55,9 +59,7 @@ def _write_loop(elements: Elements) -> tuple[int, float, float]:
     if elements.flat:
         elements.begin_row()
         elements.hoist(elements.group.members)
-        writer.line("for j in range(lo, hi):")
-        writer.depth += 1
-        _write_body(elements)
+        _write_places(elements, "lo", "hi")
         return elements.inner, 1.0, 0.0
     if elements.tiled:
         return _write_tiles(elements)
@@ -66,12 +68,67 @@ def _write_loop(elements: Elements) -> tuple[int, float, float]:
     writer.depth += 1
     elements.begin_row()
     elements.hoist(elements.group.members)
-    writer.line(f"for j in range({elements.n}):")
-    writer.depth += 1
-    _write_body(elements)
-    writer.depth -= 1
+    _write_places(elements, "0", elements.n)
     elements.next_row()
     return elements.rows, elements.inner, 3.0
+
+
+def _write_places(elements: Elements, begin: str, end: str) -> None:
+    """Writes the loop over the places of a row, or a loop for each elementary function over strips of it."""
+    writer = elements.writer
+    dear = cost.staged(elements.group.members, elements.inner)
+    if not dear:
+        _write_stage(elements, f"range({begin}, {end})", partial(_write_body, elements))
+        return
+    strip = cost.strip(len(dear))
+    scratch = Scratch(writer, strip)
+    writer.line(f"for first in range({begin}, {end}, {strip}):")
+    writer.depth += 1
+    writer.line(f"stop = min(first + {strip}, {end})")
+    for k, value in enumerate(dear[:-1]):
+        wanted = _needed([r.source for r in value.reads], dear[:k])
+        _write_stage(elements, "range(first, stop)", partial(_keep, elements, scratch, value), scratch, wanted)
+    wanted = _needed(elements.stored, dear[:-1])
+    _write_stage(elements, "range(first, stop)", partial(_write_body, elements), scratch, wanted)
+    writer.depth -= 1
+
+
+def _write_stage(
+    elements: Elements,
+    places: str,
+    write: Callable[[], None],
+    scratch: Scratch | None = None,
+    kept: Sequence[Value] = (),
+) -> None:
+    """Writes a loop over places, at each of which values that were kept are loaded first."""
+    writer = elements.writer
+    elements.forget_places()
+    writer.line(f"for j in {places}:")
+    writer.depth += 1
+    for value in kept:
+        assert scratch is not None
+        elements.placed[value] = writer.name("x")
+        writer.line(f"{elements.placed[value]} = {scratch.load(value, value.dtype, 'j - first')}  # {value.name}")
+    write()
+    writer.depth -= 1
+
+
+def _keep(elements: Elements, scratch: Scratch, value: Value) -> None:
+    scratch.store(value, value.dtype, "j - first", elements.compute(value, "j"))
+
+
+def _needed(values: Sequence[Value], kept: Sequence[Value]) -> list[Value]:
+    """Which of the values that were kept some others are computed from."""
+    found: set[Value] = set()
+    todo = list(values)
+    while todo:
+        value = todo.pop()
+        if value in found:
+            continue
+        found.add(value)
+        if value not in kept:
+            todo += [r.source for r in value.reads]
+    return [v for v in kept if v in found]
 
 
 def _write_tiles(elements: Elements) -> tuple[int, float, float]:

@@ -31,6 +31,10 @@ INTERLEAVED = 4
 """Vectors that a loop with elementary functions works on side by side: one alone waits for the end of its polynomials
 (a chain of exp, tanh and sigmoid takes 1.4 times as long)."""
 
+STRIP, STRIP_BYTES, SHORT_LOOP = 512, 16 << 10, 64
+"""Places of a row, and bytes of memory beside it, that loops with one elementary function each go through in turn; not
+worth it for rows shorter than SHORT_LOOP. Several such functions in one loop want more registers than there are."""
+
 EXACT, ELEMENTARY, RANDOM, MEMORY = 0.012, 0.35, 1.3, 0.035
 
 
@@ -46,6 +50,17 @@ def of_element(value: Value) -> float:
 def interleaving(members: list[Value]) -> int:
     """How many vectors the loops of a group had better work on side by side; 1 leaves that to the compiler."""
     return INTERLEAVED if any(of_element(v) >= ELEMENTARY for v in members) else 1
+
+
+def staged(members: list[Value], inner: int) -> list[Value]:
+    """The members that had better have a loop of their own, in order; none if one loop for all is as good."""
+    dear = [v for v in members if of_element(v) >= ELEMENTARY]
+    return dear if len(dear) > 1 and inner >= SHORT_LOOP else []
+
+
+def strip(count: int) -> int:
+    """The places that loops go through in turn if they keep `count` values at each."""
+    return min(STRIP, STRIP_BYTES // 8 // count)
 
 
 def of_elements(members: list[Value], buffers: int) -> float:

@@ -13,6 +13,7 @@ from tracejit.kernels.vmath.expression import (
     polynomial,
     power_of_two,
     scale_by_power,
+    shrink_by_power,
 )
 
 # Beyond these exp, sinh and cosh have overflowed or underflowed to zero for good.
@@ -40,10 +41,15 @@ def expm1_reduced(r: V) -> V:
     return polynomial(r, c.EXP[r.width]).fma(r * r, r)
 
 
+def exp_reduced(r: V) -> V:
+    """exp(r) for |r| <= log(2) / 2."""
+    return polynomial(r, (1.0, 1.0, *c.EXP[r.width]))
+
+
 def exp(x: V, shift: int = 0) -> V:
     """exp(x) * 2**shift."""
     r, n = reduce_by_log2(clamp(x, _LOWEST[x.width], _HIGHEST[x.width]))
-    return scale_by_power(expm1_reduced(r) + 1.0, n + shift)
+    return scale_by_power(exp_reduced(r), n + shift)
 
 
 def exp2(x: V) -> V:
@@ -104,7 +110,7 @@ def sigmoid(x: V) -> V:
     lowest = _LOWEST[x.width]
     negative = -x.abs()
     r, n = reduce_by_log2((negative < lowest).where(x.const(lowest), negative))
-    small = scale_by_power(expm1_reduced(r) + 1.0, n)
+    small = shrink_by_power(exp_reduced(r), n)
     top = (x < 0.0).where(small, 1.0)
     return top / (small + 1.0) if x.width == 64 else divide_by_sum(top, 1.0, small)
 

@@ -241,11 +241,12 @@ def two_product(a: V, b: Number) -> tuple[V, V]:
 class Format:
     """The numbers that describe a binary float format."""
 
-    __slots__ = ("bias", "inf", "magic", "magic_bits", "mantissa", "nan", "one_bits", "tiny")
+    __slots__ = ("bias", "halfway", "inf", "magic", "magic_bits", "mantissa", "nan", "one_bits", "tiny")
 
     def __init__(self, mantissa: int, bias: int, magic_bits: int) -> None:
         self.mantissa = mantissa
         self.bias = bias
+        self.halfway = (bias + 1) // 2
         self.one_bits = bias << mantissa
         self.tiny = 2.0 ** (1 - bias)
         # 1.5 * 2**mantissa: adding it rounds to an integer, which then stands in the low bits
@@ -268,15 +269,22 @@ def nearest_integer(x: V, scale: float) -> tuple[V, V]:
 def power_of_two(n: V) -> V:
     """2**n from the integer n, for exponents of normal numbers."""
     form = FORMATS[n.width]
-    return ((n + form.bias) << form.mantissa).from_bits()
+    return ((n << form.mantissa) + form.one_bits).from_bits()
 
 
 def scale_by_power(x: V, n: V) -> V:
     """x * 2**n with one rounding for n down to twice the smallest exponent: results may be subnormal or overflow."""
     form = FORMATS[x.width]
-    # halved without an arithmetic shift, which AVX2 lacks for 64-bit lanes
-    half = ((n + 4 * form.bias) >> 1) - 2 * form.bias
+    # Halved without an arithmetic shift, which AVX2 lacks for 64-bit lanes; the magic number's low bits are 0, so what
+    # is added here and taken away in `nearest_integer` costs nothing.
+    half = ((n + form.magic_bits) >> 1) - (form.magic_bits >> 1)
     return x * power_of_two(half) * power_of_two(n - half)
+
+
+def shrink_by_power(x: V, n: V) -> V:
+    """`scale_by_power` for n that are not above 0: the first step goes to a number that is surely normal."""
+    form = FORMATS[x.width]
+    return x * power_of_two(n + form.halfway) * 2.0**-form.halfway
 
 
 def integer_to_float(n: V) -> V:
