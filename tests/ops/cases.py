@@ -136,6 +136,12 @@ _BY_NAME: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
         ([Values((2, 3, 4)), Values((2, 4, 1))], {}),
         ([Values((2, 0)), Values((0, 3))], {}),
     ],
+    "matmul_add": [
+        ([Values((3, 4)), Values((4, 5)), Values((3, 5))], {}),
+        ([Values((20, 9)), Values((9, 40)), Values((20, 40))], {}),
+        ([Values((2, 0)), Values((0, 3)), Values((2, 3))], {}),
+        ([Values((0, 2)), Values((2, 3)), Values((0, 3))], {}),
+    ],
     "take": [
         ([Values((4, 3)), Places([2, 0, 2])], {"dim": 0}),
         ([Values((2, 4, 3)), Places([3, 1])], {"dim": 1}),

@@ -1,12 +1,15 @@
-"""Products computed the way round in which they are read."""
+"""Products computed the way round in which they are read, and added up where they are computed."""
 
 from __future__ import annotations
+
+import functools
 
 import numpy as np
 
 from tests.programs import check, graph_of, make
 from tracejit.ir.node import Node
-from tracejit.schedule.layout import turn_products
+from tracejit.ops.contraction import LONGEST_ADDED
+from tracejit.schedule.layout import accumulate_products, turn_products
 
 A, B = np.ones((3, 4), np.float32), np.ones((4, 5), np.float32)
 
@@ -36,3 +39,43 @@ def test_turning_keeps_the_bits() -> None:
     arrays = [rng.standard_normal((33, 65)).astype(np.float32), rng.standard_normal((65, 17)).astype(np.float32)]
     compiled = check(graph_of(lambda a, b: swapped(make("matmul", a, b)), *arrays), arrays)
     assert [g.kind for g in compiled.groups] == ["call"]
+
+
+def steps(count: int, rows: int = 5) -> list[np.ndarray]:
+    rng = np.random.default_rng(count)
+    return [rng.standard_normal((rows, 30 + 10 * (k % 2))).astype(np.float32) for k in range(2 * count)]
+
+
+def total(*arrays: Node) -> Node:
+    products = [make("matmul", swapped(a), b) for a, b in zip(arrays[::2], arrays[1::2], strict=True)]
+    return functools.reduce(lambda left, right: make("add", left, right), products)
+
+
+def test_products_that_are_added_up_need_no_memory_but_their_sum() -> None:
+    arrays = steps(4)
+    graph = accumulate_products(graph_of(total, *arrays))
+    assert [n.name for n in graph.nodes()].count("matmul_add") == 3
+    compiled = check(graph_of(total, *arrays), arrays)
+    assert [g.kind for g in compiled.groups] == ["call"] * 4
+    # The sums before the last lie in one place.
+    assert compiled.arena_bytes == -(-30 * 40 * 4 // 64) * 64
+
+
+def test_a_product_that_is_read_elsewhere_or_long_is_added_apart() -> None:
+    def read(*arrays: Node) -> tuple[Node, ...]:
+        product = make("matmul", swapped(arrays[0]), arrays[1])
+        other = make("matmul", swapped(arrays[2]), arrays[3])
+        return make("add", product, other), make("exp", other)
+
+    for build, arrays in ((read, steps(2)), (total, steps(2, rows=LONGEST_ADDED + 1))):
+        graph = graph_of(build, *arrays)
+        assert accumulate_products(graph) is graph
+        check(graph, arrays)
+
+
+def test_a_sum_that_goes_on_in_the_memory_of_a_result_keeps_it() -> None:
+    def both(*arrays: Node) -> tuple[Node, ...]:
+        first = total(*arrays[:4])
+        return first, make("add", first, make("matmul", swapped(arrays[4]), arrays[5]))
+
+    check(graph_of(both, *steps(3)), steps(3))

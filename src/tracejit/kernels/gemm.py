@@ -14,12 +14,14 @@ from tracejit.kernels import gemm_kernels as kernels
 from tracejit.kernels.gemm_kernels import DOT_ROWS, ROW_VECTORS, THIN_VECTORS, TILE_ROWS, TILE_VECTORS
 from tracejit.kernels.gemm_vectors import TARGET
 from tracejit.kernels.launch import Launch, Operand, Ptr
+from tracejit.ops.contraction import LONGEST_ADDED
 
 _SIZES = {"float32": 4, "float64": 8}
 _FLOAT_KERNELS: dict[str, dict[str, Callable[..., Any]]] = {
     "float32": {"panel": kernels.gemm_panel_f32, "thin": kernels.gemm_thin_f32, "dots": kernels.gemm_dots_f32},
     "float64": {"panel": kernels.gemm_panel_f64, "thin": kernels.gemm_thin_f64, "dots": kernels.gemm_dots_f64},
 }
+_ADDING_KERNELS = {"float32": kernels.gemm_panel_add_f32, "float64": kernels.gemm_panel_add_f64}
 _INTEGER_KERNELS: dict[str, Callable[..., Any]] = {
     "int8": kernels.gemm_i8,
     "int16": kernels.gemm_i16,
@@ -94,6 +96,27 @@ def plan_matmul(a: Operand, b: Operand, c: Operand) -> tuple[Launch, ...]:
     return (_plan_float(_simplified(problem)),)
 
 
+def plan_matmul_add(a: Operand, b: Operand, c: Operand, out: Operand) -> tuple[Launch, ...]:
+    """The launch of OUT = C + A @ B, where C may be OUT; Ptr 0 to 3 are A, B, C, OUT.
+
+    Shape: a (m, k), b (k, n), c and out (m, n). Any strides on a and b; c and out are contiguous.
+    DType: float32, float64; the same for all.
+    Edge: k is at most `LONGEST_ADDED`; sizes may be 0.
+    Raises: ValueError for shapes that do not fit or a c that is not contiguous, NotImplementedError for other dtypes.
+    Cost: m * n * k fused multiply-adds, m * n additions.
+    """
+    problem = _checked(a, b, out)
+    if not c.contiguous or c.shape != out.shape or c.dtype != out.dtype:
+        raise ValueError(f"matmul_add: what is added must be contiguous and like the result, got {c}")
+    if problem.dtype not in _ADDING_KERNELS or len(a.shape) != 2 or problem.k > LONGEST_ADDED:
+        raise NotImplementedError(f"matmul_add: there is no kernel for {a} @ {b}")
+    if problem.m == 0 or problem.n == 0:
+        return ()
+    panels = _plan_panels(problem, *_ways_of_b(problem))
+    slots = (*panels.slots[: kernels.C], Ptr(3), *panels.slots[kernels.C + 1 :], Ptr(2))
+    return (replace(panels, function=_ADDING_KERNELS[problem.dtype], slots=slots, in_place=(kernels.D, kernels.C)),)
+
+
 def _checked(a: Operand, b: Operand, c: Operand) -> _Problem:
     if not a.dtype == b.dtype == c.dtype:
         raise ValueError(f"matmul: the dtypes differ: {a.dtype} @ {b.dtype} -> {c.dtype}")
@@ -129,8 +152,7 @@ def _simplified(problem: _Problem) -> _Problem:
 def _plan_float(p: _Problem) -> Launch:
     functions = _FLOAT_KERNELS[p.dtype]
     width = TARGET.vector_bytes // _SIZES[p.dtype]
-    rows_of_b = p.b[2] == 1 or p.n == 1
-    columns_of_b = p.b[1] == 1 or p.k <= 1
+    rows_of_b, columns_of_b = _ways_of_b(p)
     if p.m == 1 and rows_of_b:
         units = p.batch * -(-p.n // (THIN_VECTORS * width))
         return Launch(functions["thin"], p.slots(), units, p.cost(units, 3.0))
@@ -142,6 +164,11 @@ def _plan_float(p: _Problem) -> Launch:
         slots = p.slots(kernels.DIRECT, kernels.DIRECT, p.m, p.k, columns)
         return Launch(functions["dots"], slots, units, p.cost(units, 5.0 if p.m == 1 else 2.5))
     return _plan_panels(p, rows_of_b, columns_of_b)
+
+
+def _ways_of_b(p: _Problem) -> tuple[bool, bool]:
+    """Whether the rows of B are contiguous, and whether its columns are."""
+    return p.b[2] == 1 or p.n == 1, p.b[1] == 1 or p.k <= 1
 
 
 def _plan_panels(p: _Problem, rows_of_b: bool, columns_of_b: bool) -> Launch:
@@ -172,7 +199,12 @@ def _block(p: _Problem, packs_a: bool, packs_b: bool, columns: int, rows: int) -
     size = _SIZES[p.dtype]
     panels = -(-p.n // columns)
     height = min(_HEIGHT * 4 // size, _round_up(rows, kernels.strip_rows(size))) if packs_a else rows
-    group = _equal_parts(panels, _WIDE_GROUP if packs_a else _GROUP) if packs_b else panels
+    if packs_b:
+        # So many steps are one run, whatever is packed.
+        room = (kernels.BLOCK_BYTES // size // LONGEST_ADDED - (height if packs_a else 0)) // columns
+        group = _equal_parts(panels, min(room, _WIDE_GROUP if packs_a else _GROUP))
+    else:
+        group = panels
     if not packs_a and not packs_b:
         return max(p.k, 1), group, height
     wide = (columns * group if packs_b else 0) + (height if packs_a else 0)

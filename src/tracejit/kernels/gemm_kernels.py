@@ -31,6 +31,9 @@ from tracejit.kernels.gemm_vectors import (
 """More of them for panels: how A and B are read, rows of C in a unit, steps of k in a pass, panels of B (columns, for
 few rows) and rows of A that are gone through at once."""
 
+D = 20
+"""One more where D is added, which lies in memory like C: its address."""
+
 DIRECT, COPY, TRANSPOSE, GATHER = range(4)
 """How an operand is read: in place, or packed from contiguous rows (of B; columns of A), or for B alone from contiguous
 columns or neither."""
@@ -69,12 +72,13 @@ def _add_tile(
     begin: Word | int,
     rows: Word,
     left: Word,
+    *addend: Word,
 ) -> None:
     """One tile, of which `rows` rows and `left` columns are there at most."""
 
     def tile(height: int, vectors: int) -> None:
-        function = add_tile(code.module, lane, height, vectors)
-        code.call(function, a, a_m, a_k, b, b_k, c, c_m, k, begin, rows, left)
+        function = add_tile(code.module, lane, height, vectors, adds=bool(addend))
+        code.call(function, a, a_m, a_k, b, b_k, c, c_m, k, begin, rows, left, *addend)
 
     def strip(vectors: int) -> None:
         many = rows > TILE_ROWS // 2
@@ -113,11 +117,15 @@ def _pack_strips(code: Code, lane: Lane, a: Word, a_k: Word, block: Word, k: Wor
         code.call(strips, source, a_k, out, (k + 1) * TILE_ROWS, (k - start).least(_CHUNK), rows - i)
 
 
-def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
-    """Panels of columns of B for a part of the rows of C; units that follow one another share what is packed."""
+def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word, *, adds: bool = False) -> None:
+    """Panels of columns of B for a part of the rows of C; units that follow one another share what is packed.
+
+    With `adds` C is D + A @ B, and all of k is one run.
+    """
     a, b, c, m, n, k, a_m, a_k, b_k, b_n, c_m = code.slots(p, A, B, C, M, N, K, A_M, A_K, B_K, B_N, C_M)
     a_batch, b_batch, c_batch, a_mode, b_mode = code.slots(p, A_BATCH, B_BATCH, C_BATCH, A_MODE, B_MODE)
     rows, run, group, tall = code.slots(p, ROWS, RUN, GROUP, HEIGHT)
+    addend = [address - c for address in code.slots(p, D)] if adds else []
     size, columns = lane.size, TILE_VECTORS * lane.count
     parts = (m + rows - 1).quotient(rows)
     panels = (n + columns - 1).quotient(columns)
@@ -125,7 +133,9 @@ def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
     a_direct, b_direct = a_mode.equals(DIRECT), b_mode.equals(DIRECT)
     strips = buffer + b_direct.choose(0, group * run * columns * size)
 
-    def sweep(a: Word, c: Word, start: Word, length: Word, first: Word, last: Word, right: Word, count: Word) -> None:
+    def sweep(
+        a: Word, c_first: Word, start: Word, length: Word, first: Word, last: Word, right: Word, count: Word
+    ) -> None:
         """All rows of some panels for one run of k."""
         right_k, right_panel = b_direct.choose(b_k, columns), b_direct.choose(columns, length * columns)
         with code.loop(0, count, tall) as top:
@@ -138,9 +148,11 @@ def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
             with code.loop(0, height, TILE_ROWS) as i, code.loop(first, last) as panel:
                 a_at = left + i * left_tile * size
                 b_at = right + (panel - first) * right_panel * size
-                c_at = c + ((top + i) * c_m + panel * columns) * size
+                c_at = c_first + ((top + i) * c_m + panel * columns) * size
                 begin, there = start.equals(0).number(), n - panel * columns
-                _add_tile(code, lane, a_at, left_m, left_k, b_at, right_k, c_at, c_m, length, begin, height - i, there)
+                operands = a_at, left_m, left_k, b_at, right_k, c_at, c_m
+                added = [place for far in addend for place in (c_at + far, c_m)]
+                _add_tile(code, lane, *operands, length, begin, height - i, there, *added)
 
     with code.loop(low.quotient(panels), (high + panels - 1).quotient(panels)) as block:
         batch = block.quotient(parts)
@@ -212,6 +224,8 @@ def _integer(kind: Any, code: Code, p: Word, low: Word, high: Word) -> None:
 
 panel_f32 = native_kernel("panel_f32", partial(_panel, F32))
 panel_f64 = native_kernel("panel_f64", partial(_panel, F64))
+panel_add_f32 = native_kernel("panel_add_f32", partial(_panel, F32, adds=True))
+panel_add_f64 = native_kernel("panel_add_f64", partial(_panel, F64, adds=True))
 thin_f32 = native_kernel("thin_f32", partial(_thin, F32))
 thin_f64 = native_kernel("thin_f64", partial(_thin, F64))
 dots_f32 = native_kernel("dots_f32", partial(_dots, F32))
@@ -230,6 +244,16 @@ def gemm_panel_f32(p: Any, lo: int, hi: int) -> Any:
 def gemm_panel_f64(p: Any, lo: int, hi: int) -> Any:
     """Panels of B in place or packed, float64."""
     return panel_f64(p, lo, hi)
+
+
+def gemm_panel_add_f32(p: Any, lo: int, hi: int) -> Any:
+    """Panels of B in place or packed, a matrix added, float32."""
+    return panel_add_f32(p, lo, hi)
+
+
+def gemm_panel_add_f64(p: Any, lo: int, hi: int) -> Any:
+    """Panels of B in place or packed, a matrix added, float64."""
+    return panel_add_f64(p, lo, hi)
 
 
 def gemm_thin_f32(p: Any, lo: int, hi: int) -> Any:

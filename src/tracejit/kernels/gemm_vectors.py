@@ -281,25 +281,29 @@ def _row_addresses(v: VectorBuilder, base: Any, stride: Any, left: Any, count: i
     return [v.ir.add(base, v.ir.mul(v.minimum(I64(i), last), step)) for i in range(count)]
 
 
-def add_tile(module: Any, lane: Lane, rows: int, vectors: int) -> Any:
+def add_tile(module: Any, lane: Lane, rows: int, vectors: int, *, adds: bool = False) -> Any:
     """C[rows, vectors*W] = or += A @ B, each element's chain held in a register.
 
     Arguments: a, a_m, a_k, b, b_k, c, c_m, k, begin, m_left, n_left. `begin` other than 0 starts the chains at 0,
     else they go on from C. Rows past `m_left` repeat the last one, columns past `n_left` are not touched.
+    With `adds` there are two more, d and d_m: all chains start at 0, and C = D + A @ B, where D may be C.
     """
 
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
-        a, a_m, a_k, b, b_k, c, c_m, k, begin, m_left, n_left = arguments
+        a, a_m, a_k, b, b_k, c, c_m, k, begin, m_left, n_left, *d = arguments
         v = VectorBuilder(builder, lane)
         a_step, b_step = v.bytes(a_k), v.bytes(b_k)
         a_rows = _row_addresses(v, a, a_m, m_left, rows)
         c_rows = _row_addresses(v, c, c_m, m_left, rows)
+        d_rows = _row_addresses(v, d[0], d[1], m_left, rows) if adds else []
         columns = [I64(j * TARGET.vector_bytes) for j in range(vectors)]
         for row in c_rows:
             v.prefetch(row)
         fresh = builder.icmp_signed("!=", begin, I64(0))
 
-        def tile(load: Callable[[Any, int], Any], store: Callable[[Any, Any, int], None]) -> None:
+        def starts(load: Callable[[Any, int], Any]) -> list[Any]:
+            if adds:
+                return [v.zeros] * (rows * vectors)
             start = builder.block
             resume, ready = builder.append_basic_block("resume"), builder.append_basic_block("ready")
             builder.cbranch(fresh, ready, resume)
@@ -313,7 +317,9 @@ def add_tile(module: Any, lane: Lane, rows: int, vectors: int) -> Any:
                 phi.add_incoming(v.zeros, start)
                 phi.add_incoming(value, resume)
                 sums.append(phi)
+            return sums
 
+        def tile(load: Callable[[Any, int], Any], store: Callable[[Any, Any, int], None]) -> None:
             def step(state: list[Any]) -> list[Any]:
                 a_at, b_at, *sums = state
                 panel = [load(b_at, j) for j in range(vectors)]
@@ -323,7 +329,11 @@ def add_tile(module: Any, lane: Lane, rows: int, vectors: int) -> Any:
                     out += [v.fma(value, panel[j], sums[i * vectors + j]) for j in range(vectors)]
                 return [builder.add(a_at, a_step), builder.add(b_at, b_step), *out]
 
-            results = emit_loop(builder, k, [I64(0), b, *sums], step)[2:]
+            results = emit_loop(builder, k, [I64(0), b, *starts(load)], step)[2:]
+            if adds:
+                # All of a row before its stores: rows past the last repeat it, and D may be C.
+                addends = [load(row, j) for row in d_rows for j in range(vectors)]
+                results = [builder.fadd(addend, value) for addend, value in zip(addends, results, strict=True)]
             for position, value in enumerate(results):
                 store(value, c_rows[position // vectors], position % vectors)
 
@@ -344,7 +354,8 @@ def add_tile(module: Any, lane: Lane, rows: int, vectors: int) -> Any:
             with otherwise:
                 masked()
 
-    return internal_function(module, f"tile_{lane.name}_{rows}x{vectors}", 11, body)
+    name = f"tile_{lane.name}_{rows}x{vectors}"
+    return internal_function(module, f"{name}_add", 13, body) if adds else internal_function(module, name, 11, body)
 
 
 def add_transpose(module: Any, lane: Lane) -> Any:

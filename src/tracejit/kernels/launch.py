@@ -48,8 +48,8 @@ class Launch:
     """One kernel launch: `function(p, lo, hi)` over `units` of work with the argument block `slots`.
 
     `unit_cost` is a rough serial cost of one unit in nanoseconds; the scheduler splits [0, units) over
-    threads by it. `fails` says that the function may return an error code other than 0; `copies` that it only copies
-    slot 0 to slot 1, and does nothing where both are one buffer.
+    threads by it. `fails` says that the function may return an error code other than 0. `in_place` are two slots, of an
+    operand and of a result, that may be one buffer: the operand must be contiguous, and is read only by this launch.
     """
 
     function: Callable[..., Any]
@@ -57,7 +57,7 @@ class Launch:
     units: int
     unit_cost: float
     fails: bool = False
-    copies: bool = False
+    in_place: tuple[int, int] | None = None
 
     @property
     def scratch(self) -> int:

@@ -10,6 +10,9 @@ import numpy as np
 from tracejit.aval import Aval
 from tracejit.ops.record import ops, record
 
+LONGEST_ADDED = 96
+"""The largest inner size of a product that `matmul_add` adds."""
+
 
 def _product(a: Aval, b: Aval) -> Aval:
     return Aval((*a.shape[:-1], b.shape[-1]), a.dtype)
@@ -38,4 +41,19 @@ def matmul(a, b):
     Edge: zeros if k is 0.
     Cost: 2 * b * n * k * m floating point operations.
     Source: each element is one chain of fused multiply-adds along the inner dimension, in ascending order.
+    """
+
+
+@record(
+    family="library",
+    infer=lambda a, b, c: c,
+    numpy=lambda a, b, c: c + np.matmul(a, b),
+    kinds="f",
+    nograd="the compiler makes it of gradients that are added up",
+)
+def matmul_add(a, b, c):
+    """c + a @ b, the product rounded before it is added.
+
+    Shape: (n, k), (k, m) and (n, m) give (n, m); k is at most `LONGEST_ADDED`.
+    Cost: 2 * n * k * m floating point operations, and no memory for the product.
     """

@@ -1,4 +1,4 @@
-"""Layout: products are computed the way round in which they are read.
+"""Layout: products are computed the way round in which they are read, and added up where they are computed.
 
 In: a graph. Out: a graph with the same bits. Each element of a product is one chain of multiply-adds along the inner
 dimension, so B'A' has the bits of (AB)' - and the gradient of a linear layer's weight is such a transposed product.
@@ -6,10 +6,12 @@ dimension, so B'A' has the bits of (AB)' - and the gradient of a linear layer's 
 
 from __future__ import annotations
 
+from tracejit import dtypes
 from tracejit.ir.graph import Graph
 from tracejit.ir.node import Node, make
-from tracejit.ir.rewrite import rewrite
+from tracejit.ir.rewrite import rewrite, rewrite_at
 from tracejit.ops import ops
+from tracejit.ops.contraction import LONGEST_ADDED
 
 
 def _is_swap(node: Node) -> bool:
@@ -45,3 +47,30 @@ def _turn(node: Node, turned: set[Node]) -> Node | None:
         return None
     a, b = node.args[0].args
     return make(ops.matmul, (_swapped(b), _swapped(a)))
+
+
+def accumulate_products(graph: Graph) -> Graph:
+    """Sums of products that nobody else reads, such as a weight's gradient over the steps of a loop, take no memory
+    but their own: each product is added to those before as it is computed.
+    """
+    readers, outputs = graph.readers(), set(graph.outputs)
+    sums: set[Node] = set()
+    for node in graph.nodes():
+        if node.op is not ops.add or any(a.is_number or a.aval != node.aval for a in node.args):
+            continue
+        first, second = node.args
+        alone = all(len(readers[a]) == 1 and a not in outputs for a in node.args)
+        if alone and _is_short_product(second) and (first.op is ops.matmul or first in sums):
+            sums.add(node)
+    return rewrite_at(graph, sums, _accumulated) if sums else graph
+
+
+def _is_short_product(node: Node) -> bool:
+    if node.op is not ops.matmul or len(node.shape) != 2 or node.dtype not in (dtypes.float32, dtypes.float64):
+        return False
+    return min(node.shape) > 1 and 0 < node.args[0].shape[1] <= LONGEST_ADDED
+
+
+def _accumulated(node: Node) -> Node:
+    total, product = node.args
+    return make(ops.matmul_add, (*product.args, total))

@@ -53,8 +53,8 @@ class PlannedLaunch(Protocol):
         """Whether the kernel may return an error code."""
 
     @property
-    def copies(self) -> bool:
-        """Whether it only copies slot 0 to slot 1, and does nothing where both are one buffer."""
+    def in_place(self) -> tuple[int, int] | None:
+        """Two slots, of an operand that only this launch reads and of a result, that may be one buffer."""
 
     @property
     def scratch(self) -> int:

@@ -226,7 +226,8 @@ class _Planning:
                 needed = False
             if needed:
                 plan.storage[value] = self._buffer(value)
-        for group in self.groups:
+        # The last first: where one call's result is the next one's operand, all of them work on the last one's memory.
+        for group in reversed(plan.groups):
             if group.kind == CALL:
                 self._donate(group)
         for value, buffer in plan.storage.items():
@@ -255,12 +256,13 @@ class _Planning:
         plan.arena_bytes = place(arena)
 
     def _donate(self, group: Group) -> None:
-        """Lets a call that begins with a copy of an operand work on that operand's memory, if nobody else reads it."""
+        """Lets a call that turns an operand into a result work on that operand's memory, if nobody else reads it."""
         call, storage = group.members[0], self.plan.storage
         for launch in call.launches:
-            if not launch.copies:
+            if launch.in_place is None:
                 continue
-            at, to = launch.slots[0].index, launch.slots[1].index - len(call.reads)
+            at, to = (launch.slots[slot].index for slot in launch.in_place)
+            to -= len(call.reads)
             read, result = call.reads[at], call.results[to]
             source = read.source
             again = any(r.source is source for k, r in enumerate(call.reads) if k != at)
