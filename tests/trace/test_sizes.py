@@ -368,3 +368,23 @@ def test_max_compiles_counts_compilations_and_no_layouts():
     compiled(tj.ones(2))
     with pytest.raises(RuntimeError, match="max_compiles=1"):
         compiled(tj.ones(2))
+
+
+def test_numbers_in_the_text_are_constants_until_they_change():
+    def f(x, k=3):
+        return 2 * x / 4 - x / k
+
+    compiled = tj.compile(f)
+    for i in range(5):
+        compiled(arr(i, 4))
+    ((_, executable),) = region_of(compiled).executables()
+    # Only `k` is a run-time number, and a quarter is multiplied with.
+    assert executable.compiled.graph.scalars == ("i",)
+    assert [n.name for n in executable.compiled.graph.nodes()].count("div") == 1
+
+    def g(x, flag):
+        return x / (flag or 2)
+
+    compiled = tj.compile(g)
+    for i, flag in enumerate([0, 2, 2, 3, 0, 5]):
+        assert compiled(arr(i, 4), flag).numpy().tobytes() == g(arr(i, 4), flag).numpy().tobytes()

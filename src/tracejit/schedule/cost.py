@@ -11,8 +11,9 @@ BLOCK = 4096
 """Elements of a row that are folded at once; part of the numerics contract, and the length of a scratch row."""
 COLUMN_ROWS = 256
 """Rows that a column reduction adds up one after another; part of the numerics contract."""
-COLUMN_WIDTH = 512
-"""Columns that one unit of a column reduction takes."""
+COLUMN_WIDTH, COLUMN_STRIPS = 128, 16
+"""Columns that one unit of a column reduction takes, and how many units side by side are done together: wide strips
+read memory in order, many units can be shared."""
 MAX_MEMBERS = 96
 """Values in a group: kernels with more take long to compile."""
 MAX_BUFFERS = 28
@@ -55,7 +56,9 @@ def interleaving(members: list[Value]) -> int:
 def staged(members: list[Value], inner: int) -> list[Value]:
     """The members that had better have a loop of their own, in order; none if one loop for all is as good."""
     dear = [v for v in members if of_element(v) >= ELEMENTARY]
-    return dear if len(dear) > 1 and inner >= SHORT_LOOP else []
+    # A size that is open is no reason to plan anew.
+    is_short = isinstance(inner, int) and inner < SHORT_LOOP
+    return dear if len(dear) > 1 and not is_short else []
 
 
 def strip(count: int) -> int:

@@ -21,7 +21,7 @@ from tracejit.tensor.tensor import Tensor, aval_of
 from tracejit.trace.backward import record_backward
 from tracejit.trace.eager import EAGER
 from tracejit.trace.ranges import bound_numbers, index_ranges
-from tracejit.trace.source import user_constants, user_line
+from tracejit.trace.source import user_line, user_literal
 from tracejit.trace.tape import NodePlan, TapeReader, Untraceable
 from tracejit.trace.tree import (
     Event,
@@ -156,14 +156,6 @@ class Recorder:
         first = self.slots
         self.slots += count
         return range(first, self.slots)
-
-    def given_number(self, value: float | int) -> Number:
-        """Enter a number that the user's code gave: a run-time one from the start, so that a change costs no program.
-
-        One that stands in the text there is taken for a constant until it changes.
-        """
-        written = any(same_number(value, constant) for constant in user_constants())
-        return self.number(value, varies=not written)
 
     def number(self, value: float | int, varies: bool = False) -> Number:
         """Enter a number of this segment."""
@@ -306,7 +298,9 @@ class Recorder:
                 shape.append(a)
             else:
                 drawn = type(a) is Scalar
-                number = a.source if drawn else self.given_number(a)
+                # A run-time number from the start, unless it is written in the text: one that changes later costs no
+                # other program.
+                number = a.source if drawn else self.number(a, varies=not same_number(a, user_literal()))
                 numbers.append(number)
                 wrapped.append(a if drawn else Scalar(a, number))
                 shape.append(number.kind)
@@ -403,7 +397,7 @@ class Recorder:
         except Opaque:
             return composite.function(*args, **kwargs)
         operands, binds = self.take(tensors)
-        numbers = tuple(self.given_number(f) for f in floats)
+        numbers = tuple(self.number(f, varies=True) for f in floats)
         scalars = [Scalar(f, n) for f, n in zip(floats, numbers, strict=True)]
         unit = Unit(composite.function.__name__)
         with self.inside(unit):
