@@ -24,7 +24,7 @@ from tracejit.passes import Report, run_passes
 from tracejit.runtime.build import Kernel, build_many
 from tracejit.runtime.program import Address, Arena, Program, ProgramBuilder, Slot
 from tracejit.schedule.groups import CALL
-from tracejit.schedule.layout import accumulate_products, turn_products
+from tracejit.schedule.layout import arrange_products
 from tracejit.schedule.lower import missing
 from tracejit.schedule.memory import ALIGNMENT, Buffer
 from tracejit.schedule.plan import Plan, make_plan
@@ -204,7 +204,7 @@ def compile_graph(graph: Graph, arena: Arena | None = None) -> Compiled:
     clock = _Clock()
     simplified, report = run_passes(graph)
     clock.lap("passes")
-    simplified = accumulate_products(turn_products(simplified))
+    simplified = arrange_products(simplified)
     plan = make_plan(simplified, plan_call)
     clock.lap("schedule")
     assembly = _Assembly(simplified, plan)

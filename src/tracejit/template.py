@@ -26,7 +26,7 @@ from tracejit.passes import run_passes
 from tracejit.runtime.build import Kernel, build, build_many
 from tracejit.runtime.program import Address, Arena, ProgramBuilder, Slot
 from tracejit.schedule.groups import CALL
-from tracejit.schedule.layout import accumulate_products, turn_products
+from tracejit.schedule.layout import arrange_products
 from tracejit.schedule.lower import Layout
 from tracejit.schedule.memory import ALIGNMENT, Buffer, place
 from tracejit.schedule.plan import Plan, make_plan, scratch_bytes
@@ -120,7 +120,7 @@ class Template:
         self._scalars = len(graph.scalars) - constants
         self._kinds = graph.scalars[self._scalars :]
         simplified, self._report = run_passes(graph)
-        simplified = accumulate_products(turn_products(simplified))
+        simplified = arrange_products(simplified)
         plan = make_plan(simplified, _plan_present)
         self._stages = plan.stages
         self._wanted = _Wanted()

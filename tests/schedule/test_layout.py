@@ -79,3 +79,17 @@ def test_a_sum_that_goes_on_in_the_memory_of_a_result_keeps_it() -> None:
         return first, make("add", first, make("matmul", swapped(arrays[4]), arrays[5]))
 
     check(graph_of(both, *steps(3)), steps(3))
+
+
+def test_a_product_along_one_element_becomes_part_of_what_reads_it() -> None:
+    def step(x: Node, ct: Node, w: Node) -> tuple[Node, ...]:
+        grad = swapped(make("matmul", swapped(x), ct))
+        return grad, make("sub", w, make("mul", grad, 0.1))
+
+    rng = np.random.default_rng(4)
+    arrays = [rng.standard_normal(shape).astype(np.float32) for shape in ((1, 30), (1, 7), (7, 30))]
+    arrays[0][0, :3], arrays[1][0, :3] = 0.0, -0.0
+    compiled = check(graph_of(step, *arrays), arrays)
+    assert [g.kind for g in compiled.groups] == ["loop"]
+    stacks = [rng.standard_normal(shape) for shape in ((3, 5, 1), (3, 1, 4))]
+    check(graph_of(lambda a, b: make("matmul", a, b), *stacks), stacks)

@@ -34,8 +34,8 @@ def adam_update(
 ) -> None:
     """One step of Adam.
 
-    ``share1`` and ``share2`` are 1 - beta1 and 1 - beta2, ``correction`` the root of 1 - beta2 ** step, ``step_size``
-    the learning rate over 1 - beta1 ** step, ``keep`` what decoupled weight decay leaves of a parameter.
+    ``share1`` and ``share2`` are 1 - beta1 and 1 - beta2, ``correction`` is 1 over the root of 1 - beta2 ** step,
+    ``step_size`` the learning rate over 1 - beta1 ** step, ``keep`` what decoupled weight decay leaves of a parameter.
     """
     for i, (param, grad) in enumerate(zip(params, negated(grads, maximize), strict=True)):
         if decays:
@@ -49,9 +49,9 @@ def adam_update(
         if amsgrad:
             largest = max_exp_avg_sqs[i]
             largest.copy_(maximum(largest, exp_avg_sq))
-            denominator = sqrt(largest) / correction + eps
+            denominator = sqrt(largest) * correction + eps
         else:
-            denominator = sqrt(exp_avg_sq) / correction + eps
+            denominator = sqrt(exp_avg_sq) * correction + eps
         param.sub_(exp_avg / denominator * step_size)
 
 
@@ -129,7 +129,7 @@ class Adam(Optimizer):
                 [state["exp_avg_sq"] for state in states],
                 [state["max_exp_avg_sq"] for state in states] if amsgrad else [],
                 step_size=lr / (1.0 - beta1**step),
-                correction=math.sqrt(1.0 - beta2**step),
+                correction=1.0 / math.sqrt(1.0 - beta2**step),
                 share1=1.0 - beta1,
                 beta2=float(beta2),
                 share2=1.0 - beta2,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tracejit import dtypes
 from tracejit.ir.graph import Graph
-from tracejit.ir.node import Node, make
+from tracejit.ir.node import Node, apply, make
 from tracejit.ir.rewrite import rewrite, rewrite_at
 from tracejit.ops import ops
 from tracejit.ops.contraction import LONGEST_ADDED
@@ -47,6 +47,25 @@ def _turn(node: Node, turned: set[Node]) -> Node | None:
         return None
     a, b = node.args[0].args
     return make(ops.matmul, (_swapped(b), _swapped(a)))
+
+
+def write_out_products(graph: Graph) -> Graph:
+    """Writes products along one element, such as a weight's gradient for a batch of one, as multiplications, which
+    become part of what reads them.
+    """
+
+    def step(node: Node) -> Node | None:
+        if node.op is not ops.matmul or not node.dtype.is_floating_point or node.args[0].shape[-1] != 1:
+            return None
+        # The one multiply-add starts from 0.0, which -0.0 does not survive.
+        return apply(ops.add, apply(ops.mul, *node.args), 0.0)
+
+    return rewrite(graph, step)
+
+
+def arrange_products(graph: Graph) -> Graph:
+    """All of the above and below, in the order in which one opens the way for another."""
+    return accumulate_products(write_out_products(turn_products(graph)))
 
 
 def accumulate_products(graph: Graph) -> Graph:
