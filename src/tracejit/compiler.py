@@ -18,6 +18,7 @@ from tracejit.codegen.library import plan_call, planners
 from tracejit.codegen.text import KernelText
 from tracejit.config import logger
 from tracejit.ir.graph import Graph
+from tracejit.kernels.gemm import panel_columns
 from tracejit.kernels.launch import Launch, Ptr, Scratch
 from tracejit.ops import Op
 from tracejit.passes import Report, run_passes
@@ -204,7 +205,7 @@ def compile_graph(graph: Graph, arena: Arena | None = None) -> Compiled:
     clock = _Clock()
     simplified, report = run_passes(graph)
     clock.lap("passes")
-    simplified = arrange_products(simplified)
+    simplified = arrange_products(simplified, panel_columns)
     plan = make_plan(simplified, plan_call)
     clock.lap("schedule")
     assembly = _Assembly(simplified, plan)

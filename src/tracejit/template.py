@@ -21,6 +21,7 @@ from tracejit.codegen.library import plan_call
 from tracejit.codegen.text import KernelText, Place, Scalar
 from tracejit.compiler import Compiled, KernelInfo, describe, library_slots
 from tracejit.ir.graph import Graph
+from tracejit.kernels.gemm import panel_columns
 from tracejit.ops import Op
 from tracejit.passes import run_passes
 from tracejit.runtime.build import Kernel, build, build_many
@@ -120,7 +121,7 @@ class Template:
         self._scalars = len(graph.scalars) - constants
         self._kinds = graph.scalars[self._scalars :]
         simplified, self._report = run_passes(graph)
-        simplified = arrange_products(simplified)
+        simplified = arrange_products(simplified, panel_columns)
         plan = make_plan(simplified, _plan_present)
         self._stages = plan.stages
         self._wanted = _Wanted()

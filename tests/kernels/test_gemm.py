@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import numpy as np
@@ -12,7 +13,13 @@ from hypothesis import strategies as st
 from tests.kernels.chains import reference
 from tests.kernels.launching import fenced, launch, operand, run, same, sample
 from tracejit.kernels import gemm_kernels
-from tracejit.kernels.gemm import plan_matmul, plan_matmul_add
+from tracejit.kernels.gemm import (
+    panel_columns,
+    plan_matmul,
+    plan_matmul_add,
+    plan_matmul_panels,
+    plan_pack_panels,
+)
 from tracejit.kernels.launch import Launch, Operand
 from tracejit.ops.contraction import LONGEST_ADDED
 
@@ -117,6 +124,38 @@ def test_large_products_are_added(dtype: str) -> None:
     expected = c + reference(a, b)
     for left, right in itertools.product(("rows", "columns"), ("rows", "columns", "gaps")):
         same(run(plan_matmul_add, [laid_out(a, left), laid_out(b, right), c], np.empty((900, 1300), dtype)), expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    dtype=st.sampled_from(FLOATS),
+    sizes=st.tuples(st.integers(1, 150), st.integers(1, 80), st.integers(0, 300)),
+    layouts=st.tuples(*[st.sampled_from(("rows", "columns", "gaps", "reversed"))] * 2),
+    seed=st.integers(0, 99),
+)
+def test_a_product_with_panels(
+    dtype: str, sizes: tuple[int, int, int], layouts: tuple[str, str], seed: int
+) -> None:
+    m, n, k = sizes
+    rng = np.random.default_rng(seed)
+    a, b = sample(rng, dtype, m, k), sample(rng, dtype, k, n)
+    columns = panel_columns(dtype)
+    packed = np.pad(b, ((0, 0), (0, -n % columns))).reshape(k, -(-n // columns), columns).swapaxes(0, 1)
+    plan = functools.partial(plan_pack_panels, columns=columns)
+    panels = run(plan, [laid_out(b, layouts[1])], np.empty(packed.shape, dtype))
+    assert np.array_equal(panels, packed)
+    same(run(plan_matmul_panels, [laid_out(a, layouts[0]), panels], np.empty((m, n), dtype)), reference(a, b))
+
+
+def test_panels_must_be_those_of_this_machine() -> None:
+    a, b = Operand("float32", (4, 4), (4, 1)), Operand("float32", (2, 4, 3), (12, 3, 1))
+    with pytest.raises(NotImplementedError, match="3 columns"):
+        plan_matmul_panels(a, b, a)
+    with pytest.raises(NotImplementedError, match="3 columns"):
+        plan_pack_panels(a, b, 3)
+    columns = panel_columns("float32")
+    with pytest.raises(ValueError, match="do not fit"):
+        plan_matmul_panels(a, Operand("float32", (1, 5, columns), (5 * columns, columns, 1)), a)
 
 
 def test_what_is_added_must_fit() -> None:

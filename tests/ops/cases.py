@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tracejit import dtypes
+from tracejit.kernels.gemm import panel_columns
 from tracejit.ops.record import Op, ops
 
 
@@ -30,6 +31,13 @@ class Given:
     """An operand of the type under test with given values."""
 
     values: Any
+
+
+@dataclass(frozen=True)
+class Singles:
+    """An operand of random float32 whatever the type under test."""
+
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,8 @@ class Case:
             return np.array(operand.values, dtype.np)
         if isinstance(operand, Flags):
             return lay_out(np.asarray(rng.integers(0, 2, operand.shape), bool), layout)
+        if isinstance(operand, Singles):
+            return lay_out(random_array(rng, operand.shape, dtypes.float32, self.op.sample), layout)
         if isinstance(operand, Values):
             return lay_out(random_array(rng, operand.shape, dtype, self.op.sample), layout)
         return operand
@@ -123,6 +133,8 @@ _CONV_2 = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2), "groups": 2}
 _POOL = {"kernel": (2, 3), "stride": (2, 1), "padding": (1, 1)}
 _AVG = {**_POOL, "ceil_mode": False, "count_include_pad": True, "divisor": 0}
 
+_PANEL = panel_columns("float32")
+
 _BY_NAME: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
     "full": [([2], {"shape": (2, 3), "dtype": dtypes.float32}), ([0.5], {"shape": (), "dtype": dtypes.float64})],
     "iota": [([], {"size": 5}), ([], {"size": 0})],
@@ -135,6 +147,16 @@ _BY_NAME: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
         ([Values((3, 4)), Values((4, 5))], {}),
         ([Values((2, 3, 4)), Values((2, 4, 1))], {}),
         ([Values((2, 0)), Values((0, 3))], {}),
+    ],
+    "pack_panels": [
+        ([Singles((4, 5))], {"columns": _PANEL}),
+        ([Singles((9, 40))], {"columns": _PANEL}),
+        ([Singles((0, 3))], {"columns": _PANEL}),
+    ],
+    "matmul_panels": [
+        ([Singles((3, 4)), Singles((1, 4, _PANEL))], {"size": 5}),
+        ([Singles((20, 9)), Singles((2, 9, _PANEL))], {"size": _PANEL + 3}),
+        ([Singles((0, 2)), Singles((1, 2, _PANEL))], {"size": 3}),
     ],
     "matmul_add": [
         ([Values((3, 4)), Values((4, 5)), Values((3, 5))], {}),

@@ -39,7 +39,7 @@ def test_eager_agrees_with_the_oracle(case: Case) -> None:
                 if case.op.exact:
                     np.testing.assert_array_equal(f, e)
                 else:
-                    tolerance = TOLERANCE.get(dtype.name, 0)
+                    tolerance = TOLERANCE.get(e.dtype.name, 0)
                     np.testing.assert_allclose(f, e, rtol=tolerance, atol=tolerance, err_msg=f"{dtype} {layout}")
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
+import pytest
 
 from tests.programs import check, graph_of, make
 from tracejit.ir.node import Node
+from tracejit.kernels.gemm import panel_columns
 from tracejit.ops.contraction import LONGEST_ADDED
-from tracejit.schedule.layout import accumulate_products, turn_products
+from tracejit.schedule import cost
+from tracejit.schedule.layout import accumulate_products, arrange_products, turn_products
 
 A, B = np.ones((3, 4), np.float32), np.ones((4, 5), np.float32)
 
@@ -93,3 +97,32 @@ def test_a_product_along_one_element_becomes_part_of_what_reads_it() -> None:
     assert [g.kind for g in compiled.groups] == ["loop"]
     stacks = [rng.standard_normal(shape) for shape in ((3, 5, 1), (3, 1, 4))]
     check(graph_of(lambda a, b: make("matmul", a, b), *stacks), stacks)
+
+
+def cell(count: int) -> Callable[..., Node]:
+    def build(h: Node, w: Node, *xs: Node) -> Node:
+        for x in xs[:count]:
+            h = make("tanh", make("add", make("matmul", h, swapped(w)), x))
+        return h
+
+    return build
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_a_matrix_that_many_products_are_with_is_packed_once(kind: type) -> None:
+    rng = np.random.default_rng(5)
+    rows, size = 20, 70
+    shapes = [(rows, size), (size, size), *[(rows, size)] * cost.SHARED]
+    arrays = [rng.standard_normal(shape).astype(kind) for shape in shapes]
+    graph = arrange_products(graph_of(cell(cost.SHARED), *arrays), panel_columns)
+    names = [n.name for n in graph.nodes()]
+    assert (names.count("pack_panels"), names.count("matmul_panels"), names.count("matmul")) == (1, cost.SHARED, 0)
+    check(graph_of(cell(cost.SHARED), *arrays), arrays)
+
+
+def test_few_products_and_small_ones_pack_for_themselves() -> None:
+    for rows, size, count in ((20, 70, cost.SHARED - 1), (4, 70, cost.SHARED), (20, 10, cost.SHARED)):
+        arrays = [np.ones((rows, size), np.float32), np.ones((size, size), np.float32)]
+        arrays += [np.ones((rows, size), np.float32)] * count
+        graph = graph_of(cell(count), *arrays)
+        assert arrange_products(graph, panel_columns) is graph

@@ -21,6 +21,7 @@ _FLOAT_KERNELS: dict[str, dict[str, Callable[..., Any]]] = {
     "float32": {"panel": kernels.gemm_panel_f32, "thin": kernels.gemm_thin_f32, "dots": kernels.gemm_dots_f32},
     "float64": {"panel": kernels.gemm_panel_f64, "thin": kernels.gemm_thin_f64, "dots": kernels.gemm_dots_f64},
 }
+_PACKING_KERNELS = {"float32": kernels.gemm_pack_f32, "float64": kernels.gemm_pack_f64}
 _ADDING_KERNELS = {"float32": kernels.gemm_panel_add_f32, "float64": kernels.gemm_panel_add_f64}
 _INTEGER_KERNELS: dict[str, Callable[..., Any]] = {
     "int8": kernels.gemm_i8,
@@ -117,6 +118,52 @@ def plan_matmul_add(a: Operand, b: Operand, c: Operand, out: Operand) -> tuple[L
     return (replace(panels, function=_ADDING_KERNELS[problem.dtype], slots=slots, in_place=(kernels.D, kernels.C)),)
 
 
+def panel_columns(dtype: str) -> int:
+    """The columns of a panel that products of an element type are read in, on this machine."""
+    return TILE_VECTORS * TARGET.vector_bytes // _SIZES[dtype]
+
+
+def plan_pack_panels(b: Operand, panels: Operand, columns: int) -> tuple[Launch, ...]:
+    """The launch that copies B into panels; Ptr 0 and 1 are B and the panels.
+
+    Shape: b (k, n), panels (ceil(n / columns), k, columns). Any strides on b; the panels are contiguous.
+    DType: float32, float64; the same for both.
+    Raises: NotImplementedError for other dtypes, or columns that no product here reads.
+    Cost: reads and writes each element once.
+    """
+    if b.dtype not in _PACKING_KERNELS or columns != panel_columns(b.dtype):
+        raise NotImplementedError(f"pack_panels: there is no kernel for {columns} columns of {b.dtype}")
+    k, n = b.shape
+    if k == 0 or n == 0:
+        return ()
+    one = Operand(b.dtype, (1, k), (k, 1))
+    problem = _Problem(b.dtype, 1, 1, n, k, _strides(one), _strides(b), (0, 0, 1))
+    rows_of_b, columns_of_b = _ways_of_b(problem)
+    mode = kernels.COPY if rows_of_b else kernels.TRANSPOSE if columns_of_b else kernels.GATHER
+    slots = (Ptr(0), Ptr(0), Ptr(1), *problem.slots(kernels.DIRECT, mode)[3:])
+    return (Launch(_PACKING_KERNELS[b.dtype], slots, -(-n // columns), 0.3 * k * columns),)
+
+
+def plan_matmul_panels(a: Operand, panels: Operand, c: Operand) -> tuple[Launch, ...]:
+    """The launch of C = A @ B with B as panels; Ptr 0, 1, 2 are A, the panels, C.
+
+    Shape: a (m, k), panels (ceil(n / columns), k, columns), c (m, n). Any strides on a; panels and c are contiguous.
+    DType: float32, float64; the same for all.
+    Raises: ValueError for shapes that do not fit, NotImplementedError for other dtypes or columns.
+    Cost: m * n * k fused multiply-adds.
+    """
+    (m, k), n, columns = a.shape, c.shape[1], panels.shape[2]
+    if a.dtype not in _PACKING_KERNELS or columns != panel_columns(a.dtype):
+        raise NotImplementedError(f"matmul_panels: there is no kernel for {columns} columns of {a.dtype}")
+    if c.shape[0] != m or panels.shape[:2] != (-(-n // columns), k) or not (panels.contiguous and c.contiguous):
+        raise ValueError(f"matmul_panels: the operands do not fit: {a} @ {panels} -> {c}")
+    if m == 0 or n == 0:
+        return ()
+    # A panel after the other in memory: a column further is k elements on, at the first column of a panel.
+    problem = _Problem(a.dtype, 1, m, n, k, _strides(a), (0, columns, k), _strides(c))
+    return (_plan_panels(problem, False, False, in_panels=True),)
+
+
 def _checked(a: Operand, b: Operand, c: Operand) -> _Problem:
     if not a.dtype == b.dtype == c.dtype:
         raise ValueError(f"matmul: the dtypes differ: {a.dtype} @ {b.dtype} -> {c.dtype}")
@@ -171,12 +218,14 @@ def _ways_of_b(p: _Problem) -> tuple[bool, bool]:
     return p.b[2] == 1 or p.n == 1, p.b[1] == 1 or p.k <= 1
 
 
-def _plan_panels(p: _Problem, rows_of_b: bool, columns_of_b: bool) -> Launch:
+def _plan_panels(p: _Problem, rows_of_b: bool, columns_of_b: bool, *, in_panels: bool = False) -> Launch:
     size = _SIZES[p.dtype]
-    columns = TILE_VECTORS * TARGET.vector_bytes // size
+    columns = panel_columns(p.dtype)
     panels = -(-p.n // columns)
     rows = _rows_of_unit(p, p.batch * panels)
-    if rows_of_b:
+    if in_panels:
+        b_mode = kernels.DIRECT
+    elif rows_of_b:
         b_mode = kernels.COPY if _worth_packing(p.k * p.b[1] * size, -(-rows // TILE_ROWS)) else kernels.DIRECT
     else:
         b_mode = kernels.TRANSPOSE if columns_of_b else kernels.GATHER

@@ -137,7 +137,7 @@ def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word, *, adds: bool
         a: Word, c_first: Word, start: Word, length: Word, first: Word, last: Word, right: Word, count: Word
     ) -> None:
         """All rows of some panels for one run of k."""
-        right_k, right_panel = b_direct.choose(b_k, columns), b_direct.choose(columns, length * columns)
+        right_k, right_panel = b_direct.choose(b_k, columns), b_direct.choose(b_n, length) * columns
         with code.loop(0, count, tall) as top:
             height = (count - top).least(tall)
             source = a + (top * a_m + start * a_k) * size
@@ -168,6 +168,19 @@ def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word, *, adds: bool
             b_at = b + (batch * b_batch + start * b_k + first * columns * b_n) * size
             _pack_panels(code, lane, b_mode, b_at, b_k, b_n, buffer, length, n - first * columns, last - first)
             sweep(a_at, c_at, start, length, first, last, b_direct.choose(b_at, buffer), rows.least(m - i))
+
+
+def _pack(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
+    """Panels of B into memory, one after another, the last one filled up with zeros."""
+    b, c, n, k, b_k, b_n, mode = code.slots(p, B, C, N, K, B_K, B_N, B_MODE)
+    columns, size = TILE_VECTORS * lane.count, lane.size
+    with code.loop(low, high) as panel:
+        out, left = c + panel * k * columns * size, n - panel * columns
+        source = b + panel * columns * b_n * size
+        _pack_panels(code, lane, mode, source, b_k, b_n, out, k, left, code.word(1))
+        # What packs columns writes whole vectors.
+        with code.when(left < columns), code.loop(0, k) as row, code.loop(left, columns) as column:
+            code.store(out, row * columns + column, Word(code.builder, ir.Constant(lane.kind, 0.0)))
 
 
 def _thin(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
@@ -226,6 +239,8 @@ panel_f32 = native_kernel("panel_f32", partial(_panel, F32))
 panel_f64 = native_kernel("panel_f64", partial(_panel, F64))
 panel_add_f32 = native_kernel("panel_add_f32", partial(_panel, F32, adds=True))
 panel_add_f64 = native_kernel("panel_add_f64", partial(_panel, F64, adds=True))
+pack_f32 = native_kernel("pack_f32", partial(_pack, F32))
+pack_f64 = native_kernel("pack_f64", partial(_pack, F64))
 thin_f32 = native_kernel("thin_f32", partial(_thin, F32))
 thin_f64 = native_kernel("thin_f64", partial(_thin, F64))
 dots_f32 = native_kernel("dots_f32", partial(_dots, F32))
@@ -254,6 +269,16 @@ def gemm_panel_add_f32(p: Any, lo: int, hi: int) -> Any:
 def gemm_panel_add_f64(p: Any, lo: int, hi: int) -> Any:
     """Panels of B in place or packed, a matrix added, float64."""
     return panel_add_f64(p, lo, hi)
+
+
+def gemm_pack_f32(p: Any, lo: int, hi: int) -> Any:
+    """A matrix into panels, float32."""
+    return pack_f32(p, lo, hi)
+
+
+def gemm_pack_f64(p: Any, lo: int, hi: int) -> Any:
+    """A matrix into panels, float64."""
+    return pack_f64(p, lo, hi)
 
 
 def gemm_thin_f32(p: Any, lo: int, hi: int) -> Any:

@@ -18,6 +18,8 @@ class Operand:
     @property
     def contiguous(self) -> bool:
         """Whether the elements lie in row-major order without gaps."""
+        if 0 in self.shape:
+            return True
         expected = 1
         for size, stride in zip(reversed(self.shape), reversed(self.strides), strict=True):
             if size != 1 and stride != expected:

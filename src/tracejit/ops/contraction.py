@@ -44,6 +44,44 @@ def matmul(a, b):
     """
 
 
+def _packed(b: Aval, columns: int) -> Aval:
+    return Aval((-(-b.shape[1] // columns), b.shape[0], columns), b.dtype)
+
+
+def _pack(b: Any, columns: int) -> Any:
+    k, size = b.shape
+    padded = np.pad(b, ((0, 0), (0, -size % columns)))
+    return np.ascontiguousarray(padded.reshape(k, -(-size // columns), columns).swapaxes(0, 1))
+
+
+@record(family="library", infer=_packed, numpy=_pack, kinds="f", nograd="the compiler makes it")
+def pack_panels(b, *, columns):
+    """A matrix as panels of so many columns, which products read fastest; the last one is filled up with zeros.
+
+    Shape: (k, m) gives (ceil(m / columns), k, columns).
+    """
+
+
+def _unpack(panels: Any, size: int) -> Any:
+    count, k, columns = panels.shape
+    return panels.swapaxes(0, 1).reshape(k, count * columns)[:, :size]
+
+
+@record(
+    family="library",
+    infer=lambda a, panels, size: Aval((a.shape[0], size), a.dtype),
+    numpy=lambda a, panels, size: np.matmul(a, _unpack(panels, size)),
+    kinds="f",
+    nograd="the compiler makes it of several products with one matrix",
+)
+def matmul_panels(a, panels, *, size):
+    """a @ b, where `panels` are what `pack_panels` made of a b with `size` columns.
+
+    Shape: (n, k) and (p, k, c) give (n, size).
+    Cost: 2 * n * k * size floating point operations.
+    """
+
+
 @record(
     family="library",
     infer=lambda a, b, c: c,

@@ -32,6 +32,10 @@ INTERLEAVED = 4
 """Vectors that a loop with elementary functions works on side by side: one alone waits for the end of its polynomials
 (a chain of exp, tanh and sigmoid takes 1.4 times as long)."""
 
+SHARED, SHARED_ROWS, SHARED_SIZE = 4, (8, 96), 1 << 12
+"""Products with one matrix, of so many rows and with so many elements of the matrix, from which it is packed once: each
+of them would spend a fifth of its time on it."""
+
 STRIP, STRIP_BYTES, SHORT_LOOP = 512, 16 << 10, 64
 """Places of a row, and bytes of memory beside it, that loops with one elementary function each go through in turn; not
 worth it for rows shorter than SHORT_LOOP. Several such functions in one loop want more registers than there are."""
@@ -46,6 +50,14 @@ def of_element(value: Value) -> float:
     if value.kind == REDUCTION or value.op is None or value.op.exact:
         return EXACT
     return ELEMENTARY if value.kind == ELEMENTWISE and "f" in value.op.kinds and value.op.kinds == "f" else EXACT
+
+
+def shares(rows: int, inner: int, columns: int) -> bool:
+    """Whether a product had better read its matrix as panels, if others do. A size that is open is no obstacle."""
+    low, high = SHARED_ROWS
+    fits = not isinstance(rows, int) or low <= rows <= high
+    known = isinstance(inner, int) and isinstance(columns, int)
+    return fits and (not known or inner * columns >= SHARED_SIZE)
 
 
 def interleaving(members: list[Value]) -> int:

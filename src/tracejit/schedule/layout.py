@@ -6,12 +6,17 @@ dimension, so B'A' has the bits of (AB)' - and the gradient of a linear layer's 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tracejit import dtypes
 from tracejit.ir.graph import Graph
 from tracejit.ir.node import Node, apply, make
 from tracejit.ir.rewrite import rewrite, rewrite_at
 from tracejit.ops import ops
 from tracejit.ops.contraction import LONGEST_ADDED
+from tracejit.schedule import cost
+
+_KINDS = (dtypes.float32, dtypes.float64)
 
 
 def _is_swap(node: Node) -> bool:
@@ -63,9 +68,27 @@ def write_out_products(graph: Graph) -> Graph:
     return rewrite(graph, step)
 
 
-def arrange_products(graph: Graph) -> Graph:
-    """All of the above and below, in the order in which one opens the way for another."""
-    return accumulate_products(write_out_products(turn_products(graph)))
+def share_panels(graph: Graph, panel_columns: Callable[[str], int]) -> Graph:
+    """Packs a matrix that several small products are with, such as a recurrent cell's, once for all of them.
+
+    `panel_columns` are the columns of a panel, by the name of the element type.
+    """
+    found: dict[Node, set[Node]] = {}
+    for node in graph.nodes():
+        if node.op is ops.matmul and len(node.shape) == 2 and node.dtype in _KINDS:
+            rows, inner = node.args[0].shape
+            if cost.shares(rows, inner, node.shape[1]):
+                found.setdefault(node.args[1], set()).add(node)
+    shared = {node for nodes in found.values() if len(nodes) >= cost.SHARED for node in nodes}
+    if not shared:
+        return graph
+
+    def through_panels(node: Node) -> Node:
+        a, b = node.args
+        panels = apply(ops.pack_panels, b, columns=panel_columns(b.dtype.name))
+        return apply(ops.matmul_panels, a, panels, size=node.shape[1])
+
+    return rewrite_at(graph, shared, through_panels)
 
 
 def accumulate_products(graph: Graph) -> Graph:
@@ -85,7 +108,7 @@ def accumulate_products(graph: Graph) -> Graph:
 
 
 def _is_short_product(node: Node) -> bool:
-    if node.op is not ops.matmul or len(node.shape) != 2 or node.dtype not in (dtypes.float32, dtypes.float64):
+    if node.op is not ops.matmul or len(node.shape) != 2 or node.dtype not in _KINDS:
         return False
     return min(node.shape) > 1 and 0 < node.args[0].shape[1] <= LONGEST_ADDED
 
@@ -93,3 +116,9 @@ def _is_short_product(node: Node) -> bool:
 def _accumulated(node: Node) -> Node:
     total, product = node.args
     return make(ops.matmul_add, (*product.args, total))
+
+
+def arrange_products(graph: Graph, panel_columns: Callable[[str], int]) -> Graph:
+    """All of these, in the order in which one opens the way for another."""
+    graph = accumulate_products(write_out_products(turn_products(graph)))
+    return share_panels(graph, panel_columns)
