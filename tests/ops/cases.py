@@ -134,6 +134,11 @@ _POOL = {"kernel": (2, 3), "stride": (2, 1), "padding": (1, 1)}
 _AVG = {**_POOL, "ceil_mode": False, "count_include_pad": True, "divisor": 0}
 
 _PANEL = panel_columns("float32")
+_HEADS = [Values((2, 3, 4, 5)), Values((2, 3, 6, 5)), Values((2, 3, 6, 2))]
+_ALONE = [Values((1, 1, 3, 2)), Values((1, 1, 1, 2)), Values((1, 1, 1, 3))]
+_BACK = [Values((1, 2, 2, 3)), Values((1, 2, 2, 5)), Values((1, 2, 4, 5)), Values((1, 2, 4, 3))]
+# A row's maximum, about, and its sum.
+_STATS = Given([[[[1, 3], [0.5, 2]], [[0, 4], [1, 1.5]]]])
 
 _BY_NAME: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
     "full": [([2], {"shape": (2, 3), "dtype": dtypes.float32}), ([0.5], {"shape": (), "dtype": dtypes.float64})],
@@ -163,6 +168,24 @@ _BY_NAME: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
         ([Values((20, 9)), Values((9, 40)), Values((20, 40))], {}),
         ([Values((2, 0)), Values((0, 3)), Values((2, 3))], {}),
         ([Values((0, 2)), Values((2, 3)), Values((0, 3))], {}),
+    ],
+    "attention": [
+        (_HEADS, {"scale": 0.5, "causal": False}),
+        (_HEADS, {"scale": -0.3, "causal": True}),
+        (_ALONE, {"scale": 1.0, "causal": False}),
+        ([Values((2, 0, 3, 2))] * 3, {"scale": 1.0, "causal": True}),
+    ],
+    "attention_grad": [
+        ([*_BACK, _STATS], {"scale": 0.2, "causal": False}),
+        ([*_BACK, _STATS], {"scale": 0.1, "causal": True}),
+    ],
+    "masked_attention": [
+        ([*_HEADS, Flags((2, 3, 4, 6))], {"scale": 0.5}),
+        ([*_ALONE, Flags((1, 1, 3, 1))], {"scale": 1.0}),
+    ],
+    "masked_attention_grad": [
+        ([*_BACK, Flags((1, 2, 2, 4)), _STATS], {"scale": 0.2}),
+        ([*_BACK, Values((1, 2, 2, 4)), _STATS], {"scale": 0.1}),
     ],
     "take": [
         ([Values((4, 3)), Places([2, 0, 2])], {"dim": 0}),

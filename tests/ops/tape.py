@@ -47,20 +47,22 @@ class Tape:
         self.entries.append((op, args, attrs, results))
         return results if len(results) > 1 else results[0]
 
-    def gradients(self, out: Variable, cotangent: Variable, wanted: Sequence[Variable]) -> list[Variable]:
+    def gradients(
+        self, out: Variable, cotangent: Variable, wanted: Sequence[Variable], create_graph: bool = False
+    ) -> list[Variable]:
         """The gradients of <out, cotangent>, computed by records that are on the tape themselves."""
         found: dict[Variable, Variable] = {out: cotangent}
         for op, args, attrs, results in reversed(tuple(self.entries)):
             if results[0] not in found:
                 continue
             ct = found[results[0]]
-            for name, rule in op.rules.items():
+            for name, rule in list(op.rules.items())[: 1 if op.joint else None]:
                 position = op.params.index(name)
-                targets = args[position:] if op.variadic else (args[position],)
+                targets = args if op.joint else (args[position],)
                 if not any(isinstance(t, Variable) and t.value.dtype.kind == "f" for t in targets):
                     continue
-                contribution = rule.function(*needed(rule, op, ct, args, attrs, results))
-                for target, part in zip(targets, contribution if op.variadic else (contribution,), strict=True):
+                contribution = rule.function(*needed(rule, op, ct, args, attrs, results, create_graph))
+                for target, part in zip(targets, contribution if op.joint else (contribution,), strict=True):
                     if isinstance(target, Variable) and part is not None:
                         if op.family == "elementwise":
                             part = sum_to(part, part.shape, target.shape)
@@ -70,8 +72,9 @@ class Tape:
 
 
 def needed(
-    rule: GradientRule, op: Op, ct: Any, args: tuple[Any, ...], attrs: tuple[Any, ...], results: tuple[Any, ...]
-) -> Iterator[Any]:
+    rule: GradientRule, op: Op, ct: Any, args: tuple[Any, ...], attrs: tuple[Any, ...], results: tuple[Any, ...],
+    create_graph: bool,
+) -> Iterator[Any]:  # fmt: skip
     """What a gradient rule asks for, in its order."""
     for kind, i in rule.needs:
         if kind == "ct":
@@ -82,6 +85,8 @@ def needed(
             yield args[i:] if op.variadic else args[i]
         elif kind == "aval":
             yield tuple(a.aval for a in args[i:]) if op.variadic else args[i].aval
+        elif kind == "create_graph":
+            yield create_graph
         else:
             yield attrs[i]
 

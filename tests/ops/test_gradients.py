@@ -88,7 +88,7 @@ def test_gradient_of_the_gradient_is_its_slope(case: Case) -> None:
         variables = [Variable(a) if isinstance(a, np.ndarray) else a for a in args]
         wanted = [v for v in variables if isinstance(v, Variable) and is_variable(v.value)]
         out, ct_variable = first_result(case, variables), Variable(ct)
-        first = tape.gradients(out, ct_variable, wanted)
+        first = tape.gradients(out, ct_variable, wanted, create_graph=True)
         total = weighted_sum(first, weights)
         second = tape.gradients(total, Variable(1.0), [*wanted, ct_variable])
     moves = [*[d for d in along if d is not None], ct_along]

@@ -58,11 +58,11 @@ def strip_rows(size: int) -> int:
     return max(1, 8 // -(-TILE_ROWS * size // TARGET.vector_bytes)) * TILE_ROWS
 
 
-def _add_tile(
+def call_tile(
     code: Code,
     lane: Lane,
     a: Word,
-    a_m: Word,
+    a_m: Word | int,
     a_k: Word | int,
     b: Word,
     b_k: Word | int,
@@ -74,7 +74,7 @@ def _add_tile(
     left: Word,
     *addend: Word,
 ) -> None:
-    """One tile, of which `rows` rows and `left` columns are there at most."""
+    """Calls for one tile (see `add_tile`), of which `rows` rows and `left` columns are there at most."""
 
     def tile(height: int, vectors: int) -> None:
         function = add_tile(code.module, lane, height, vectors, adds=bool(addend))
@@ -152,7 +152,7 @@ def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word, *, adds: bool
                 begin, there = start.equals(0).number(), n - panel * columns
                 operands = a_at, left_m, left_k, b_at, right_k, c_at, c_m
                 added = [place for far in addend for place in (c_at + far, c_m)]
-                _add_tile(code, lane, *operands, length, begin, height - i, there, *added)
+                call_tile(code, lane, *operands, length, begin, height - i, there, *added)
 
     with code.loop(low.quotient(panels), (high + panels - 1).quotient(panels)) as block:
         batch = block.quotient(parts)

@@ -6,11 +6,12 @@ differentiates and is tested. Fronts (broadcast numbers, promote types, default 
 Must not know: tensors, graphs, kernels, devices.
 """
 
-from tracejit.ops import contraction, create, elementary, elementwise, index, random, reduction, view, window
+from tracejit.ops import attention, contraction, create, elementary, elementwise, index, random, reduction, view, window
 from tracejit.ops.record import Op, install, ops
 
 __all__ = [
     "Op",
+    "attention",
     "contraction",
     "create",
     "elementary",

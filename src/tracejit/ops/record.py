@@ -32,7 +32,8 @@ class Op:
     for itself among the avals. `numpy(*arrays, *attrs)` is the oracle of the tests and, if `exact`,
     what eager runs. `vjp` maps a parameter to its gradient rule, whose own parameter names say what
     it needs: `ct`, a result's name (`out`), a parameter (its value is saved), `<parameter>_aval`, an
-    attribute; `nograd` says why there is none. `expr` is the scalar text of an elementwise operation. `kinds` are
+    attribute, `create_graph` (whether the gradient is to be differentiated again); `nograd` says why there is none. A
+    `joint` rule gives the gradients of all operands at once, None for one that has none. `expr` is the scalar text of an elementwise operation. `kinds` are
     the types that the operation is for: b(ool), i(nteger), f(loat). Tests draw operands from `sample`; `smooth` is
     whether the value has a slope everywhere in it.
     """
@@ -45,6 +46,7 @@ class Op:
         "expr",
         "family",
         "infer",
+        "joint",
         "kinds",
         "name",
         "nograd",
@@ -72,6 +74,7 @@ class Op:
         sample: tuple[float, float] = (-3.0, 3.0),
         smooth: bool = True,
         nograd: str = "",
+        joint: bool = False,
     ) -> None:
         parameters = inspect.signature(signature).parameters.values()
         self.name = signature.__name__
@@ -79,6 +82,7 @@ class Op:
         self.family = family
         self.params = tuple(p.name for p in parameters if p.kind is not p.KEYWORD_ONLY)
         self.variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        self.joint = joint or self.variadic
         keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
         self.attrs = tuple(p.name for p in keywords)
         self.defaults = {p.name: p.default for p in keywords if p.default is not p.empty}
@@ -128,7 +132,7 @@ class GradientRule:
     """The gradient of one operand, with what it needs read off its parameter names.
 
     `needs` lists, in the order of the function's parameters, pairs of a kind (`ct`, `result`, `param`,
-    `aval`, `attr`) and an index.
+    `aval`, `attr`, `create_graph`) and an index.
     """
 
     __slots__ = ("function", "needs", "saves_params", "saves_results")
@@ -137,8 +141,8 @@ class GradientRule:
         self.function = function
         needs: list[tuple[str, int]] = []
         for name in inspect.signature(function).parameters:
-            if name == "ct":
-                needs.append(("ct", 0))
+            if name in ("ct", "create_graph"):
+                needs.append((name, 0))
             elif name in op.results:
                 needs.append(("result", op.results.index(name)))
             elif name in op.params:

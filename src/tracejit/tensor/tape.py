@@ -211,7 +211,7 @@ def pull(node: TapeNode, cts: list[Tensor | None], create_graph: bool) -> list[T
             grads.append(None)
             continue
         rule = op.rules[op.params[0 if op.variadic else i]]
-        if op.variadic and whole is not None:
+        if op.joint and whole is not None:
             grads.append(whole[i])
             continue
         given: list[Any] = []
@@ -224,10 +224,12 @@ def pull(node: TapeNode, cts: list[Tensor | None], create_graph: bool) -> list[T
                 given.append(_result(node, k, rule, create_graph))
             elif kind == "attr":
                 given.append(node.attrs[k])
+            elif kind == "create_graph":
+                given.append(create_graph)
             else:
                 given.append(node.avals if op.variadic else node.avals[k])
         g = rule.function(*given)
-        if op.variadic:
+        if op.joint:
             whole = g
             g = whole[i]
         elif op.family == "elementwise" and node.avals and g._shape != node.avals[i].shape:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from math import prod
 from typing import Any
 
 from tracejit import dtypes
@@ -16,6 +17,7 @@ from tracejit.tensor.products import matmul
 from tracejit.tensor.promote import to_dtype
 from tracejit.tensor.reducing import amax, sum
 from tracejit.tensor.shaping import repeat_interleave, transpose
+from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor
 
 
@@ -64,11 +66,51 @@ def scaled_dot_product_attention(
         key, value = (repeat_interleave(x, heads // x._shape[-3], -3) for x in (key, value))
     factor = 1.0 / math.sqrt(query._shape[-1]) if scale is None and query._shape[-1] else (scale or 0.0)
     if not dropout_p:
+        found = _fused(query, key, value, attn_mask, is_causal, float(factor))
+        if found is not None:
+            return found
         return _attention(query, key, value, attn_mask, None, is_causal, scale=factor)
     lead = broadcast(query._shape[:-2], key._shape[:-2])
     u = noise((*lead, query._shape[-2], key._shape[-2]), query._dtype)
     keep, rise = rates(dropout_p)
     return _attention(query, key, value, attn_mask, u, is_causal, scale=factor, keep=keep, rise=rise)
+
+
+_MOST_KEYS = {4: 32_736, 8: 16_352}
+"""Keys up to which two rows of scores fit what a kernel has on its stack, by the bytes of an element."""
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, is_causal: bool, scale: float) -> Any:
+    """Attention as one operation, which has no matrix of weights; None where it does not apply."""
+    length, width = query._shape[-2:]
+    source, depth = value._shape[-2:]
+    if key._shape[-2:] != (source, width) or source > _MOST_KEYS[max(query._dtype.itemsize, 4)]:
+        return None
+    lead = query._shape[:-2]
+    if not lead == key._shape[:-2] == value._shape[:-2]:
+        lead = broadcast(broadcast(lead, key._shape[:-2]), value._shape[:-2])
+    heads = (1, *lead) if len(lead) < 2 else (prod(lead[:-1]), lead[-1])
+    if len(lead) == 1:
+        heads = (lead[0], 1)
+    elif not lead:
+        heads = (1, 1)
+
+    def shaped(x: Tensor, rows: int, columns: int) -> Any:
+        if x._shape != (*lead, rows, columns):
+            x = apply(ops.expand, (x,), ((*lead, rows, columns),))
+        return x if len(lead) == 2 else apply(ops.reshape, (x,), ((*heads, rows, columns),))
+
+    operands = (shaped(query, length, width), shaped(key, source, width), shaped(value, source, depth))
+    if mask is None:
+        out, _ = apply(ops.attention, operands, (scale, is_causal))
+    else:
+        if (mask._requires_grad and state.grad_enabled) or mask._shape[-1:] != (source,):
+            return None
+        if broadcast(mask._shape, (*lead, length, source)) != (*lead, length, source):
+            return None
+        out, _ = apply(ops.masked_attention, (*operands, shaped(mask, length, source)), (scale,))
+    out = apply(ops.permute, (out,), ((0, 2, 1, 3),))
+    return out if len(lead) == 2 else apply(ops.reshape, (out,), ((*lead, length, depth),))
 
 
 @composite
@@ -101,7 +143,8 @@ def _attention(
     if mask is not None:
         # Where nothing is seen all are 0, and stay so divided by 1.
         total = apply(ops.where, (apply(ops.eq, (total, 0)), 1, total))
-    weights = apply(ops.div, (grown, total))
+    # One division a row, as in `softmax`: a sum of at least 1, so its reciprocal costs half an ulp and no range.
+    weights = apply(ops.mul, (grown, apply(ops.div, (1.0, total))))
     if u is not None:
         weights = apply(ops.where, (apply(ops.lt, (u, keep)), apply(ops.mul, (weights, rise)), 0))
     return matmul(to_dtype(weights, value._dtype), value)

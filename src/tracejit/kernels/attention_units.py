@@ -1,0 +1,211 @@
+"""What one unit of attention does: a head's block of query rows, all rows of a head for the gradients, or packing.
+
+A block of rows of scores, all keys wide, is on the stack: products with the keys, then each row's weights
+(`attention_rows`), then products with the values. The gradients compute the weights again from each row's maximum and
+sum. Every product is one chain of fused multiply-adds in ascending order, so that a block's height changes no bit; if
+`causal`, keys behind a block's last row are left out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tracejit.kernels.attention_rows import ADDED, FLAGS, NO_MASK, add_steps, add_weights
+from tracejit.kernels.gemm_code import Code, Word
+from tracejit.kernels.gemm_kernels import BLOCK_BYTES, TILE_ROWS, TILE_VECTORS, call_tile
+from tracejit.kernels.gemm_vectors import Lane, add_copy, add_transpose
+
+PACK = ("operand", "scratch", "heads", "batch_step", "head_step", "row_step", "rows", "width", "chunk", "space",
+        "turned", "straight")  # fmt: skip
+"""The slots of packing: `heads` of a batch, strides of the operand, its rows and columns, rows of a unit, elements of
+scratch memory of each head, and where in it the panels of the transposed operand and of the operand itself begin, -1
+if there are none."""
+
+_SHARED = ("q", "stats", "mask", "scratch", "kind", "heads", "length", "source", "width", "depth", "causal", "scale",
+           "q_batch", "q_head", "q_row", "mask_batch", "mask_head", "mask_row", "height", "pitch", "run", "space",
+           "k_turned")  # fmt: skip
+FORWARD = (*_SHARED, "out", "v_straight")
+"""The slots of attention: addresses; the kind of mask; `width` of queries and keys, `depth` of values; strides; a block
+of scores has `height` rows that lie `pitch` elements apart; `run` keys are gone through at once; each head has `space`
+elements of scratch memory, in which the panels of packed operands begin at the places named like them."""
+
+BACKWARD = (*_SHARED, "ct", "dq", "dk", "dv", "ct_batch", "ct_head", "ct_row", "v_turned", "k_straight", "q_straight",
+            "ct_straight")  # fmt: skip
+"""The slots of its gradients."""
+
+
+class _Slots:
+    """The slots of an argument block by name."""
+
+    def __init__(self, code: Code, block: Word, names: tuple[str, ...]) -> None:
+        self.__dict__.update(zip(names, code.slots(block, *range(len(names))), strict=True))
+
+    def __getattr__(self, name: str) -> Word:
+        raise AttributeError(name)
+
+
+def pack(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
+    """Some rows of a head: panels of whole vectors, so that products go through memory in order."""
+    s = _Slots(code, p, PACK)
+    size, columns = lane.size, TILE_VECTORS * lane.count
+    chunks = s.rows.ceil_div(s.chunk)
+    with code.loop(low, high) as unit:
+        head = unit.quotient(chunks)
+        batch = head.quotient(s.heads)
+        first = (unit - head * chunks) * s.chunk
+        last = s.rows.least(first + s.chunk)
+        source = s.operand + (batch * s.batch_step + (head - batch * s.heads) * s.head_step) * size
+        target = s.scratch + head * s.space * size
+        with code.when(s.turned >= 0), code.loop(first, last, columns) as row:
+            panel = target + (s.turned + row * s.width) * size
+            there = (last - row).least(columns)
+            with code.loop(0, there, lane.count) as j:
+                transpose = add_transpose(code.module, lane)
+                at = source + (row + j) * s.row_step * size
+                code.call(transpose, at, s.row_step, panel + j * size, columns, s.width, there - j)
+        with code.when(s.straight >= 0), code.loop(0, s.width, columns) as column:
+            copy = add_copy(code.module, lane, TILE_VECTORS)
+            panel = target + (s.straight + column * s.rows + first * columns) * size
+            at = source + (first * s.row_step + column) * size
+            code.call(copy, at, s.row_step, panel, last - first, s.width - column)
+
+
+class _Heads:
+    """What forward and backward share: the head, a block of its rows, and products with panels."""
+
+    def __init__(self, lane: Lane, code: Code, p: Word, names: tuple[str, ...], masked: bool) -> None:
+        self.lane = lane
+        self.code = code
+        self.slots: Any = _Slots(code, p, names)
+        self.masked = masked
+        self.columns = TILE_VECTORS * lane.count
+
+    def enter(self, head: Word) -> None:
+        """Finds the operands of a head."""
+        s, size = self.slots, self.lane.size
+        self.head = head
+        self.batch = head.quotient(s.heads)
+        self.inner = head - self.batch * s.heads
+        self.q = s.q + (self.batch * s.q_batch + self.inner * s.q_head) * size
+        self.stats = s.stats + head * s.length * (2 * size)
+        self.packed = s.scratch + head * s.space * size
+        self.each_flag = s.kind.equals(ADDED).choose(size, 1)
+        self.mask = s.mask + (self.batch * s.mask_batch + self.inner * s.mask_head) * self.each_flag
+
+    def result(self, base: Word, rows: Word, width: Word) -> tuple[Word, Word]:
+        """The head's first row in a result (batch, row, head, element), and the distance of its rows."""
+        step = self.slots.heads * width
+        return base + (self.batch * rows * step + self.inner * width) * self.lane.size, step
+
+    def panels(self, place: Word) -> Word:
+        """The address of a packed operand of the head."""
+        return self.packed + place * self.lane.size
+
+    def against(self, left: Word, step: Word, panels: Word, width: Word, out: Word, rows: Word, seen: Word) -> None:
+        """`rows` rows of length `width` against `seen` transposed rows: a block of scores."""
+        code, lane, size, pitch = self.code, self.lane, self.lane.size, self.slots.pitch
+        with code.loop(0, seen, self.columns) as j, code.loop(0, rows, TILE_ROWS) as i:
+            # Whole vectors, since the block has room for them.
+            there = (seen - j).ceil_div(lane.count) * lane.count
+            at, to = left + i * step * size, out + (i * pitch + j) * size
+            panel = panels + j * width * size
+            call_tile(code, lane, at, step, 1, panel, self.columns, to, pitch, width, 1, rows - i, there)
+
+    def along(
+        self, block: Word, panels: Word, count: Word, width: Word, out: Word, step: Word, rows: Word, seen: Word
+    ) -> None:
+        """A block of weights times the first `seen` of `count` rows of length `width`, in panels."""
+        code, lane, size, pitch, run = self.code, self.lane, self.lane.size, self.slots.pitch, self.slots.run
+        with (
+            code.loop(0, seen.most(1), run) as start,
+            code.loop(0, width, self.columns) as j,
+            code.loop(0, rows, TILE_ROWS) as i,
+        ):
+            at, to = block + (i * pitch + start) * size, out + (i * step + j) * size
+            panel = panels + (j * count + start * self.columns) * size
+            length, begin = run.least(seen - start), start.equals(0).number()
+            call_tile(code, lane, at, pitch, 1, panel, self.columns, to, step, length, begin, rows - i, width - j)
+
+    def across(
+        self, block: Word, panels: Word, first: Word, width: Word, out: Word, step: Word, rows: Word, seen: Word
+    ) -> None:
+        """Adds the transposed block times rows of length `width` from `first` on, in panels, to `seen` rows."""
+        code, lane, size, pitch = self.code, self.lane, self.lane.size, self.slots.pitch
+        with code.loop(0, seen, TILE_ROWS) as i, code.loop(0, width, self.columns) as j:
+            at, to = block + i * size, out + (i * step + j) * size
+            panel = panels + (j * self.slots.length + first * self.columns) * size
+            call_tile(code, lane, at, 1, pitch, panel, self.columns, to, step, rows, 0, seen - i, width - j)
+
+    def clear(self, out: Word, step: Word, rows: Word, width: Word) -> None:
+        """Rows of zeros."""
+        code, lane, size = self.code, self.lane, self.lane.size
+        with code.loop(0, rows, TILE_ROWS) as i, code.loop(0, width, self.columns) as j:
+            to = out + (i * step + j) * size
+            call_tile(code, lane, to, 0, 0, to, 0, to, step, code.word(0), 1, rows - i, width - j)
+
+    def each_row(self, first: Word, rows: Word, seen: Word, function: Any, *blocks: Word) -> None:
+        """Calls the function of the mask's kind for each row of a block."""
+        code, s, size = self.code, self.slots, self.lane.size
+        with code.loop(0, rows) as i:
+            row = first + i
+            own = s.causal.differs(0).choose(seen.least(row + 1), seen)
+            places = [block + i * s.pitch * size for block in blocks]
+            mask = self.mask + row * s.mask_row * self.each_flag
+            arguments = (*places, own, seen, s.scale, mask, self.stats + row * (2 * size))
+
+            def call(kind: int, arguments: tuple[Word, ...] = arguments) -> None:
+                code.call(function(code.module, self.lane, kind), *arguments)
+
+            if self.masked:
+                code.either(s.kind.equals(FLAGS), lambda: call(FLAGS), lambda: call(ADDED))
+            else:
+                call(NO_MASK)
+
+    def seen(self, first: Word, rows: Word) -> Word:
+        """How many keys the rows from `first` on see."""
+        s = self.slots
+        return s.causal.differs(0).choose(s.source.least(first + rows), s.source)
+
+
+def forward(lane: Lane, masked: bool, code: Code, p: Word, low: Word, high: Word) -> None:
+    """A unit is a block of rows of a head."""
+    h = _Heads(lane, code, p, FORWARD, masked)
+    s = h.slots
+    block = code.buffer(BLOCK_BYTES)
+    blocks = s.length.ceil_div(s.height)
+    with code.loop(low, high) as unit:
+        h.enter(unit.quotient(blocks))
+        first = (unit - h.head * blocks) * s.height
+        rows = s.height.least(s.length - first)
+        seen = h.seen(first, rows)
+        h.against(h.q + first * s.q_row * lane.size, s.q_row, h.panels(s.k_turned), s.width, block, rows, seen)
+        h.each_row(first, rows, seen, add_weights, block)
+        out, step = h.result(s.out, s.length, s.depth)
+        at = out + first * step * lane.size
+        h.along(block, h.panels(s.v_straight), s.source, s.depth, at, step, rows, seen)
+
+
+def backward(lane: Lane, masked: bool, code: Code, p: Word, low: Word, high: Word) -> None:
+    """A unit is a head: the gradients of keys and values are chains along all of its rows."""
+    h = _Heads(lane, code, p, BACKWARD, masked)
+    s, size = h.slots, lane.size
+    weights = code.buffer(BLOCK_BYTES)
+    steps = weights + s.height * s.pitch * size
+    with code.loop(low, high) as head:
+        h.enter(head)
+        ct = s.ct + (h.batch * s.ct_batch + h.inner * s.ct_head) * size
+        dq, dq_step = h.result(s.dq, s.length, s.width)
+        dk, dk_step = h.result(s.dk, s.source, s.width)
+        dv, dv_step = h.result(s.dv, s.source, s.depth)
+        h.clear(dk, dk_step, s.source, s.width)
+        h.clear(dv, dv_step, s.source, s.depth)
+        with code.loop(0, s.length, s.height) as first:
+            rows = s.height.least(s.length - first)
+            seen = h.seen(first, rows)
+            h.against(h.q + first * s.q_row * size, s.q_row, h.panels(s.k_turned), s.width, weights, rows, seen)
+            h.against(ct + first * s.ct_row * size, s.ct_row, h.panels(s.v_turned), s.depth, steps, rows, seen)
+            h.each_row(first, rows, seen, add_steps, weights, steps)
+            at = dq + first * dq_step * size
+            h.along(steps, h.panels(s.k_straight), s.source, s.width, at, dq_step, rows, seen)
+            h.across(weights, h.panels(s.ct_straight), first, s.depth, dv, dv_step, rows, seen)
+            h.across(steps, h.panels(s.q_straight), first, s.width, dk, dk_step, rows, seen)
