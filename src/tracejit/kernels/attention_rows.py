@@ -38,28 +38,70 @@ _LOWEST = float("-inf")
 
 
 class _Row:
-    """What the passes over a row share."""
+    """What the passes over a row share. Places are bytes from its beginning."""
 
     def __init__(self, builder: Any, lane: Lane, mask: int) -> None:
         self.builder = builder
         self.lane = lane
         self.mask = mask
         self.v = VectorBuilder(builder, lane)
-        self.lowest = self._filled(_LOWEST)
+        self.vectors = LANES // lane.count
 
-    def _filled(self, number: float) -> Any:
+    def filled(self, number: float) -> Any:
         return ir.Constant(self.lane.vector, [number] * self.lane.count)
 
-    def each(self, start: Any, stop: Any, carried: list[Any], body: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
-        """`body(place, carried)` for each vector from `start` to `stop`, both bytes and whole vectors."""
-        builder, step = self.builder, I64(TARGET.vector_bytes)
-        turns = builder.sdiv(builder.sub(stop, start), step)
+    def one(self, number: float) -> Any:
+        return ir.Constant(self.lane.kind, number)
 
-        def turn(state: list[Any]) -> list[Any]:
+    def end(self, count: Any) -> Any:
+        """The place behind `count` elements, rounded up to LANES."""
+        return self.v.bytes(self.builder.and_(self.builder.add(count, I64(LANES - 1)), I64(-LANES)))
+
+    def groups(
+        self, start: Any, stop: Any, carried: list[Any], body: Callable[[Any, int, list[Any]], list[Any]]
+    ) -> list[Any]:
+        """`body(place, k, its)` for vector k of each group of LANES elements gives what it carries on.
+
+        `carried` has as many values for each vector of a group, one vector's behind another's.
+        """
+        builder, size = self.builder, LANES * self.lane.size
+        turns = builder.ashr(builder.sub(stop, start), I64(size.bit_length() - 1))
+        each = len(carried) // self.vectors
+
+        def group(state: list[Any]) -> list[Any]:
             at, *rest = state
-            return [builder.add(at, step), *body(at, rest)]
+            out = [builder.add(at, I64(size))]
+            for k in range(self.vectors):
+                place = builder.add(at, I64(k * TARGET.vector_bytes))
+                out += body(place, k, rest[k * each : (k + 1) * each])
+            return out
 
-        return emit_loop(builder, turns, [start, *carried], turn, together=SHORT_LOOP)[1:]
+        return emit_loop(builder, turns, [start, *carried], group)[1:]
+
+    def seen_and_hidden(
+        self, seen: Any, end: Any, carried: list[Any], body: Callable[[Any, Any, list[Any]], list[Any]]
+    ) -> list[Any]:
+        """`groups` of a body that gets, in place of k, the lanes of elements before `seen`, None where all are."""
+        builder, bits = self.builder, 8 * self.lane.size
+        number = ir.IntType(bits)
+        lanes = [
+            ir.Constant(ir.VectorType(number, self.lane.count), list(range(first, first + self.lane.count)))
+            for first in range(0, LANES, self.lane.count)
+        ]
+
+        def hiding(place: Any, k: int, its: list[Any]) -> list[Any]:
+            first = builder.sub(place, I64(k * TARGET.vector_bytes))
+            left = builder.sub(seen, builder.ashr(first, I64(self.lane.size.bit_length() - 1)))
+            left = builder.trunc(left, number) if bits < 64 else left
+            return body(place, builder.icmp_signed("<", lanes[k], self.v.spread(left)), its)
+
+        whole = self.v.bytes(builder.and_(seen, I64(-LANES)))
+        carried = self.groups(I64(0), whole, carried, lambda place, _, its: body(place, None, its))
+        return self.groups(whole, end, carried, hiding)
+
+    def either(self, there: Any, value: Any, other: Any) -> Any:
+        """`other` in lanes that are not there."""
+        return value if there is None else self.builder.select(there, value, other)
 
     def number(self, address: Any, index: int) -> Any:
         """An element of memory."""
@@ -74,7 +116,7 @@ class _Row:
         return self.v.spread(number if self.lane.size == 8 else self.builder.fptrunc(number, self.lane.kind))
 
     def fold(self, vectors: list[Any], step: Callable[[Any, Any], Any]) -> Any:
-        """The lanes of some vectors, which follow one another, folded as a tree: each with that half of them on."""
+        """The lanes of a group's vectors folded as a tree: each with that half of them on."""
         while len(vectors) > 1:
             half = len(vectors) // 2
             vectors = [step(vectors[k], vectors[k + half]) for k in range(half)]
@@ -82,15 +124,20 @@ class _Row:
         width = self.lane.count
         while width > 1:
             width //= 2
-            undefined = ir.Constant(value.type, ir.Undefined)
+            order = ir.VectorType(I32, width)
             low, high = (
                 self.builder.shuffle_vector(
-                    value, undefined, ir.Constant(ir.VectorType(I32, width), list(range(first, first + width)))
+                    value, ir.Constant(value.type, ir.Undefined), ir.Constant(order, list(range(at, at + width)))
                 )
-                for first in (0, width)
+                for at in (0, width)
             )
             value = step(low, high)
         return self.builder.extract_element(value, I32(0))
+
+    def larger(self, x: Any, y: Any) -> Any:
+        return self.builder.select(self.builder.fcmp_ordered(">", y, x), y, x)
+
+    # --- masks ------------------------------------------------------------------------------------------------------
 
     def _taken(self, address: Any) -> Any:
         """Which lanes the flags at an address take in."""
@@ -98,100 +145,89 @@ class _Row:
         flags = self.builder.load(self.v.pointer(address, kind), align=1)
         return self.builder.icmp_unsigned("!=", flags, ir.Constant(kind, [0] * self.lane.count))
 
-    def _rest_of_flags(self, address: Any, count: Any) -> Any:
-        """The address of a copy of the last flags, followed by others, so that a whole vector may be read."""
-        builder = self.builder
+    def _last_flags(self, address: Any, count: Any) -> Any:
+        """The address of a copy of the last flags, with others behind them, so that a whole vector may be read."""
+        builder, kind = self.builder, ir.VectorType(I8, self.lane.count)
         with builder.goto_entry_block():
-            pad = builder.alloca(ir.VectorType(I8, self.lane.count))
-        builder.store(ir.Constant(ir.VectorType(I8, self.lane.count), [0] * self.lane.count), pad)
-        place = builder.ptrtoint(pad, I64)
+            copied = builder.alloca(kind)
+        builder.store(ir.Constant(kind, [0] * self.lane.count), copied)
+        copied = builder.ptrtoint(copied, I64)
 
         def copy(state: list[Any]) -> list[Any]:
             source, target = state
             builder.store(builder.load(self.v.pointer(source, I8)), self.v.pointer(target, I8))
             return [builder.add(source, I64(1)), builder.add(target, I64(1))]
 
-        emit_loop(builder, count, [address, place], copy)
-        return place
+        emit_loop(builder, count, [address, copied], copy)
+        return copied
 
-    def scores(self, row: Any, seen: Any, end: Any, scale: Any, mask: Any) -> Any:
-        """Scales the scores and lets the mask act, up to `end` (bytes) those behind `seen` are hidden; the largest.
+    def _masked(self, row: Any, seen: Any, factor: Any, mask: Any) -> None:
+        """Scales the first `seen` scores and lets the mask act on them."""
+        builder, v = self.builder, self.v
+        rest = builder.and_(seen, I64(self.lane.count - 1))
+        bytes_each = self.lane.size if self.mask == ADDED else 1
+
+        def act(at: Any, mask_at: Any, last: bool) -> None:
+            value = builder.fmul(v.load(row, at), factor)
+            if self.mask == FLAGS:
+                flags = self._last_flags(mask_at, rest) if last else mask_at
+                value = builder.select(self._taken(flags), value, self.filled(_LOWEST))
+            else:
+                value = builder.fadd(value, v.load_masked(mask_at, v.mask(rest)) if last else v.load(mask_at))
+            v.store(value, row, at)
+
+        def turn(state: list[Any]) -> list[Any]:
+            act(*state, False)
+            return [
+                builder.add(state[0], I64(TARGET.vector_bytes)),
+                builder.add(state[1], I64(self.lane.count * bytes_each)),
+            ]
+
+        whole = builder.sdiv(seen, I64(self.lane.count))
+        at, mask_at = emit_loop(builder, whole, [I64(0), mask], turn, together=SHORT_LOOP)
+        with builder.if_then(builder.icmp_signed(">", rest, I64(0))):
+            act(at, mask_at, True)
+
+    # --- passes -----------------------------------------------------------------------------------------------------
+
+    def scores(self, row: Any, grads: Any, seen: Any, end: Any, scale: Any, mask: Any) -> Any:
+        """Products become scores, hidden from `seen` on, where gradients, if there are some, become 0; the largest.
 
         A NaN is not the largest: it makes the sum one.
         """
         builder, v = self.builder, self.v
-        bytes_each = self.lane.size
-        rest = builder.and_(seen, I64(self.lane.count - 1))
-        whole = v.bytes(builder.sub(seen, rest))
-        factor = self.scale(scale)
+        factor, lowest = self.scale(scale), self.filled(_LOWEST)
+        if self.mask != NO_MASK:
+            self._masked(row, seen, factor, mask)
 
-        def scored(at: Any) -> Any:
-            return builder.fmul(v.load(row, at), factor)
+        def turn(at: Any, there: Any, state: list[Any]) -> list[Any]:
+            value = v.load(row, at)
+            if self.mask == NO_MASK:
+                value = builder.fmul(value, factor)
+            value = self.either(there, value, lowest)
+            if self.mask == NO_MASK or there is not None:
+                v.store(value, row, at)
+            if grads is not None and there is not None:
+                v.store(builder.select(there, v.load(grads, at), v.zeros), grads, at)
+            return [self.larger(state[0], value)]
 
-        def place(at: Any) -> Any:
-            return builder.add(mask, at if self.mask == ADDED else builder.sdiv(at, I64(bytes_each)))
-
-        def full(at: Any, state: list[Any]) -> list[Any]:
-            value = scored(at)
-            if self.mask == FLAGS:
-                value = builder.select(self._taken(place(at)), value, self.lowest)
-            elif self.mask == ADDED:
-                value = builder.fadd(value, v.load(place(at)))
-            v.store(value, row, at)
-            return [builder.select(builder.fcmp_ordered(">", value, state[0]), value, state[0])]
-
-        (most,) = self.each(I64(0), whole, [self.lowest], full)
-        before = builder.block
-        with builder.if_then(builder.icmp_signed(">", rest, I64(0))):
-            value = scored(whole)
-            there = v.mask(rest)
-            if self.mask == FLAGS:
-                value = builder.select(self._taken(self._rest_of_flags(place(whole), rest)), value, self.lowest)
-            elif self.mask == ADDED:
-                value = builder.fadd(value, v.load_masked(place(whole), there))
-            value = builder.select(there, value, self.lowest)
-            v.store(value, row, whole)
-            more = builder.select(builder.fcmp_ordered(">", value, most), value, most)
-            inside = builder.block
-        joined = builder.phi(self.lane.vector)
-        joined.add_incoming(most, before)
-        joined.add_incoming(more, inside)
-        self.fill(row, self.lowest, builder.add(seen, I64(self.lane.count - 1)), end)
-        return self.fold([joined], lambda x, y: builder.select(builder.fcmp_ordered(">", y, x), y, x))
-
-    def fill(self, row: Any, value: Any, first: Any, end: Any) -> None:
-        """Stores a vector from the whole vector of element `first` on."""
-        start = self.v.bytes(self.builder.and_(first, I64(-self.lane.count)))
-
-        def turn(at: Any, state: list[Any]) -> list[Any]:
-            self.v.store(value, row, at)
-            return []
-
-        self.each(start, end, [], turn)
+        return self.fold(self.seen_and_hidden(seen, end, [lowest] * self.vectors, turn), self.larger)
 
     def summed(self, end: Any, term: Callable[[Any], Any]) -> Any:
-        """The sum of `term(place)` over a row up to `end`."""
+        """The sum of `term(place)` over a row."""
         builder, v = self.builder, self.v
-        vectors = LANES // self.lane.count
-        zero = self._filled(-0.0)
-        block, group = I64(BLOCK * self.lane.size), I64(LANES * self.lane.size)
+        block = I64(BLOCK * self.lane.size)
         blocks = builder.sdiv(builder.add(end, builder.sub(block, I64(1))), block)
 
         def fold_block(state: list[Any]) -> list[Any]:
             start, total = state
-            length = v.minimum(builder.sub(end, start), block)
+            stop = v.minimum(builder.add(start, block), end)
+            sums = self.groups(
+                start, stop, [self.filled(-0.0)] * self.vectors, lambda at, _, its: [builder.fadd(its[0], term(at))]
+            )
+            return [stop, builder.fadd(total, self.fold(sums, builder.fadd))]
 
-            def turn(sums: list[Any]) -> list[Any]:
-                at, *sums = sums
-                terms = [term(builder.add(at, I64(k * TARGET.vector_bytes))) for k in range(vectors)]
-                added = [builder.fadd(s, t) for s, t in zip(sums, terms, strict=True)]
-                return [builder.add(at, group), *added]
-
-            sums = emit_loop(builder, builder.sdiv(length, group), [start, *[zero] * vectors], turn)[1:]
-            return [builder.add(start, block), builder.fadd(total, self.fold(sums, builder.fadd))]
-
-        first = ir.Constant(self.lane.kind, -0.0)
-        return emit_loop(builder, blocks, [I64(0), first], fold_block)[1]
+        return emit_loop(builder, blocks, [I64(0), self.one(-0.0)], fold_block)[1]
 
     def grown(self, row: Any, at: Any, top: Any) -> Any:
         """The exponential of a score above the row's maximum, which takes its place."""
@@ -199,21 +235,14 @@ class _Row:
         self.v.store(value, row, at)
         return value
 
+    def is_empty(self, total: Any) -> Any:
+        """Whether a mask left nothing of a row: all are 0, and stay so divided by 1."""
+        return self.builder.fcmp_ordered("==", total, self.one(0.0))
+
     def divisor(self, total: Any) -> Any:
-        """What a row is divided by: where a mask leaves nothing all are 0, and stay so divided by 1."""
         if self.mask == NO_MASK:
             return total
-        empty = self.builder.fcmp_ordered("==", total, ir.Constant(self.lane.kind, 0.0))
-        return self.builder.select(empty, ir.Constant(self.lane.kind, 1.0), total)
-
-    def share(self, total: Any) -> Any:
-        return self.builder.fdiv(ir.Constant(self.lane.kind, 1.0), self.divisor(total))
-
-
-def _lanes_end(builder: Any, lane: Lane, count: Any) -> Any:
-    """`count` elements, rounded up to LANES, in bytes."""
-    rounded = builder.and_(builder.add(count, I64(LANES - 1)), I64(-LANES))
-    return builder.mul(rounded, I64(lane.size))
+        return self.builder.select(self.is_empty(total), self.one(1.0), total)
 
 
 def add_weights(module: Any, lane: Lane, mask: int) -> Any:
@@ -226,22 +255,22 @@ def add_weights(module: Any, lane: Lane, mask: int) -> Any:
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
         row, seen, count, scale, mask_at, stats = arguments
         r = _Row(builder, lane, mask)
-        end = _lanes_end(builder, lane, count)
-        top = r.scores(row, seen, end, scale, mask_at)
+        end = r.end(count)
+        top = r.scores(row, None, seen, end, scale, mask_at)
         if mask != NO_MASK:
-            hidden = builder.fcmp_ordered("==", top, ir.Constant(lane.kind, _LOWEST))
-            top = builder.select(hidden, ir.Constant(lane.kind, 0.0), top)
-        r.put(top, stats, 0)
+            hidden = builder.fcmp_ordered("==", top, r.one(_LOWEST))
+            top = builder.select(hidden, r.one(0.0), top)
         tops = r.v.spread(top)
         total = r.summed(end, lambda at: r.grown(row, at, tops))
+        r.put(top, stats, 0)
         r.put(total, stats, 1)
-        share = r.v.spread(r.share(total))
+        share = r.v.spread(builder.fdiv(r.one(1.0), r.divisor(total)))
 
-        def turn(at: Any, state: list[Any]) -> list[Any]:
+        def turn(at: Any, _: int, its: list[Any]) -> list[Any]:
             r.v.store(builder.fmul(r.v.load(row, at), share), row, at)
             return []
 
-        r.each(I64(0), end, [], turn)
+        r.groups(I64(0), end, [], turn)
 
     return internal_function(module, f"weights_{lane.name}_{mask}", 6, body)
 
@@ -256,40 +285,27 @@ def add_steps(module: Any, lane: Lane, mask: int) -> Any:
         row, grads, seen, count, scale, mask_at, stats = arguments
         r = _Row(builder, lane, mask)
         v = r.v
-        end = _lanes_end(builder, lane, count)
-        r.scores(row, seen, end, scale, mask_at)
-        rest = builder.and_(seen, I64(lane.count - 1))
-        whole = v.bytes(builder.sub(seen, rest))
-        there = v.mask(rest)
-        some = builder.icmp_signed(">", rest, I64(0))
-        with builder.if_then(some):
-            v.store(builder.select(there, v.load(grads, whole), v.zeros), grads, whole)
-        r.fill(grads, v.zeros, builder.add(seen, I64(lane.count - 1)), end)
+        end = r.end(count)
+        r.scores(row, grads, seen, end, scale, mask_at)
         tops = v.spread(r.number(stats, 0))
         total = r.number(stats, 1)
         mean = r.summed(end, lambda at: builder.fmul(v.load(grads, at), r.grown(row, at, tops)))
-        share = r.share(total)
+        divisor = r.divisor(total)
+        share = builder.fdiv(r.one(1.0), divisor)
         # The gradient of 1 / total, as the operations one by one give it.
-        back = builder.fneg(builder.fdiv(builder.fmul(mean, share), r.divisor(total)))
+        back = builder.fneg(builder.fdiv(builder.fmul(mean, share), divisor))
         if mask != NO_MASK:
-            empty = builder.fcmp_ordered("==", total, ir.Constant(lane.kind, 0.0))
-            back = builder.select(empty, ir.Constant(lane.kind, 0.0), back)
+            back = builder.select(r.is_empty(total), r.one(0.0), back)
         shares, backs, factor = v.spread(share), v.spread(back), r.scale(scale)
 
-        def step(at: Any) -> Any:
+        def turn(at: Any, there: Any, its: list[Any]) -> list[Any]:
             grown = v.load(row, at)
             v.store(builder.fmul(grown, shares), row, at)
             rising = builder.fadd(builder.fmul(v.load(grads, at), shares), backs)
-            return builder.fmul(rising, grown)
-
-        def turn(at: Any, state: list[Any]) -> list[Any]:
-            v.store(builder.fmul(step(at), factor), grads, at)
+            step = r.either(there, builder.fmul(rising, grown), v.zeros)
+            v.store(builder.fmul(step, factor), grads, at)
             return []
 
-        r.each(I64(0), whole, [], turn)
-        with builder.if_then(some):
-            value = builder.select(there, step(whole), v.zeros)
-            v.store(builder.fmul(value, factor), grads, whole)
-        # Behind `seen` the row is 0 already, unless it is NaN throughout, and its gradients are.
+        r.seen_and_hidden(seen, end, [], turn)
 
     return internal_function(module, f"steps_{lane.name}_{mask}", 7, body)
