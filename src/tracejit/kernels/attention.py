@@ -39,6 +39,8 @@ _CHUNK = 256
 """Rows of an operand that one unit packs."""
 _RUN_BYTES = 512
 """Bytes of a row of weights that are gone through at once, so that those of a block stay in the first cache."""
+_PASS_BYTES = 16 << 10
+"""Bytes of the rows that a pass goes over before the next one does: enough to hide what a row waits for at its end."""
 _BYTES_PER_NANOSECOND = 4.0 * TARGET.vector_bytes
 """Bytes of products a core gets through in a nanosecond, roughly."""
 _WEIGHT_COST = 0.8
@@ -243,6 +245,7 @@ def _words(p: _Problem, q: Operand, mask: Operand | None, mask_index: int, block
         "height": p.height(blocks),
         "pitch": p.pitch,
         "run": _RUN_BYTES // p.size,
+        "together": max(1, _PASS_BYTES // (blocks * p.pitch * p.size)),
     }
 
 

@@ -9,7 +9,7 @@ CPU; what is hidden adds zeros.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import llvmlite.ir as ir
 
@@ -35,6 +35,19 @@ NO_MASK, FLAGS, ADDED = range(3)
 """Kinds of masks: none, a bool that says who takes part, a number that is added to the score."""
 
 _LOWEST = float("-inf")
+
+
+class _Arguments(NamedTuple):
+    """What a pass gets; `end` is the place behind the row, whole groups of LANES."""
+
+    row: Any
+    grads: Any
+    seen: Any
+    end: Any
+    scale: Any
+    mask: Any
+    stats: Any
+    note: Any
 
 
 class _Row:
@@ -231,8 +244,13 @@ class _Row:
 
     def grown(self, row: Any, at: Any, top: Any) -> Any:
         """The exponential of a score above the row's maximum, which takes its place."""
-        value = exp(V(self.builder, self.builder.fsub(self.v.load(row, at), top))).value
-        self.v.store(value, row, at)
+        builder, v = self.builder, self.v
+        score = v.load(row, at)
+        # What is hidden becomes 0 without the multiplications that underflow, which many CPUs take long for.
+        hidden = builder.fcmp_ordered("==", score, self.filled(_LOWEST))
+        above = builder.select(hidden, v.zeros, builder.fsub(score, top))
+        value = builder.select(hidden, v.zeros, exp(V(builder, above)).value)
+        v.store(value, row, at)
         return value
 
     def is_empty(self, total: Any) -> Any:
@@ -245,67 +263,85 @@ class _Row:
         return self.builder.select(self.is_empty(total), self.one(1.0), total)
 
 
-def add_weights(module: Any, lane: Lane, mask: int) -> Any:
-    """Turns a row of products into a row of weights.
-
-    Arguments: row, seen, count, scale (the bits of a float64), mask, stats. Products from `seen` up to `count` are
-    hidden; the row has room for a multiple of LANES. Its maximum and its sum are left at `stats`.
-    """
-
-    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
-        row, seen, count, scale, mask_at, stats = arguments
+def _add(module: Any, lane: Lane, mask: int, name: str, body: Callable[[_Row, _Arguments], None]) -> Any:
+    def emit(builder: Any, arguments: tuple[Any, ...]) -> None:
         r = _Row(builder, lane, mask)
-        end = r.end(count)
-        top = r.scores(row, None, seen, end, scale, mask_at)
-        if mask != NO_MASK:
-            hidden = builder.fcmp_ordered("==", top, r.one(_LOWEST))
-            top = builder.select(hidden, r.one(0.0), top)
-        tops = r.v.spread(top)
-        total = r.summed(end, lambda at: r.grown(row, at, tops))
-        r.put(top, stats, 0)
-        r.put(total, stats, 1)
-        share = r.v.spread(builder.fdiv(r.one(1.0), r.divisor(total)))
+        row, grads, seen, count, *rest = arguments
+        body(r, _Arguments(row, grads, seen, r.end(count), *rest))
 
-        def turn(at: Any, _: int, its: list[Any]) -> list[Any]:
-            r.v.store(builder.fmul(r.v.load(row, at), share), row, at)
-            return []
-
-        r.groups(I64(0), end, [], turn)
-
-    return internal_function(module, f"weights_{lane.name}_{mask}", 6, body)
+    return internal_function(module, f"{name}_{lane.name}_{mask}", len(_Arguments._fields), emit)
 
 
-def add_steps(module: Any, lane: Lane, mask: int) -> Any:
-    """Turns a row of products into weights, and a row of their gradients into those of the products.
+def _score(r: _Row, x: _Arguments) -> None:
+    top = r.scores(x.row, None, x.seen, x.end, x.scale, x.mask)
+    if r.mask != NO_MASK:
+        hidden = r.builder.fcmp_ordered("==", top, r.one(_LOWEST))
+        top = r.builder.select(hidden, r.one(0.0), top)
+    r.put(top, x.stats, 0)
 
-    Arguments: row, grads, seen, count, scale, mask, stats; as in `add_weights`, whose stats are read.
+
+def _grow(r: _Row, x: _Arguments) -> None:
+    top = r.v.spread(r.number(x.stats, 0))
+    r.put(r.summed(x.end, lambda at: r.grown(x.row, at, top)), x.stats, 1)
+
+
+def _share(r: _Row, x: _Arguments) -> None:
+    share = r.v.spread(r.builder.fdiv(r.one(1.0), r.divisor(r.number(x.stats, 1))))
+
+    def turn(at: Any, _: int, its: list[Any]) -> list[Any]:
+        r.v.store(r.builder.fmul(r.v.load(x.row, at), share), x.row, at)
+        return []
+
+    r.groups(I64(0), x.end, [], turn)
+
+
+def _score_again(r: _Row, x: _Arguments) -> None:
+    r.scores(x.row, x.grads, x.seen, x.end, x.scale, x.mask)
+
+
+def _grow_again(r: _Row, x: _Arguments) -> None:
+    top = r.v.spread(r.number(x.stats, 0))
+    mean = r.summed(x.end, lambda at: r.builder.fmul(r.v.load(x.grads, at), r.grown(x.row, at, top)))
+    r.put(mean, x.note, 0)
+
+
+def _step(r: _Row, x: _Arguments) -> None:
+    builder, v = r.builder, r.v
+    total = r.number(x.stats, 1)
+    divisor = r.divisor(total)
+    share = builder.fdiv(r.one(1.0), divisor)
+    # The gradient of 1 / total, as the operations one by one give it.
+    back = builder.fneg(builder.fdiv(builder.fmul(r.number(x.note, 0), share), divisor))
+    if r.mask != NO_MASK:
+        back = builder.select(r.is_empty(total), r.one(0.0), back)
+    shares, backs, factor = v.spread(share), v.spread(back), r.scale(x.scale)
+
+    def turn(at: Any, there: Any, its: list[Any]) -> list[Any]:
+        grown = v.load(x.row, at)
+        v.store(builder.fmul(grown, shares), x.row, at)
+        rising = builder.fadd(builder.fmul(v.load(x.grads, at), shares), backs)
+        step = r.either(there, builder.fmul(rising, grown), v.zeros)
+        v.store(builder.fmul(step, factor), x.grads, at)
+        return []
+
+    r.seen_and_hidden(x.seen, x.end, [], turn)
+
+
+def add_weights(module: Any, lane: Lane, mask: int) -> tuple[Any, ...]:
+    """The passes that turn a row of products into a row of weights, one after another.
+
+    Arguments: row, grads, seen, count, scale (the bits of a float64), mask, stats, note. Products from `seen` up to
+    `count` are hidden; the row has room for a multiple of LANES. Its maximum and its sum are left at `stats`; `grads`
+    and `note` are not used.
     """
+    passes = (("score", _score), ("grow", _grow), ("share", _share))
+    return tuple(_add(module, lane, mask, name, body) for name, body in passes)
 
-    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
-        row, grads, seen, count, scale, mask_at, stats = arguments
-        r = _Row(builder, lane, mask)
-        v = r.v
-        end = r.end(count)
-        r.scores(row, grads, seen, end, scale, mask_at)
-        tops = v.spread(r.number(stats, 0))
-        total = r.number(stats, 1)
-        mean = r.summed(end, lambda at: builder.fmul(v.load(grads, at), r.grown(row, at, tops)))
-        divisor = r.divisor(total)
-        share = builder.fdiv(r.one(1.0), divisor)
-        # The gradient of 1 / total, as the operations one by one give it.
-        back = builder.fneg(builder.fdiv(builder.fmul(mean, share), divisor))
-        if mask != NO_MASK:
-            back = builder.select(r.is_empty(total), r.one(0.0), back)
-        shares, backs, factor = v.spread(share), v.spread(back), r.scale(scale)
 
-        def turn(at: Any, there: Any, its: list[Any]) -> list[Any]:
-            grown = v.load(row, at)
-            v.store(builder.fmul(grown, shares), row, at)
-            rising = builder.fadd(builder.fmul(v.load(grads, at), shares), backs)
-            step = r.either(there, builder.fmul(rising, grown), v.zeros)
-            v.store(builder.fmul(step, factor), grads, at)
-            return []
+def add_steps(module: Any, lane: Lane, mask: int) -> tuple[Any, ...]:
+    """The passes that turn a row of products into weights, and a row of their gradients into those of the products.
 
-        r.seen_and_hidden(seen, end, [], turn)
-
-    return internal_function(module, f"steps_{lane.name}_{mask}", 7, body)
+    Arguments: as in `add_weights`, whose stats are read; `note` is room for an element from one pass to the next.
+    """
+    passes = (("score_again", _score_again), ("grow_again", _grow_again), ("step", _step))
+    return tuple(_add(module, lane, mask, name, body) for name, body in passes)

@@ -22,11 +22,11 @@ scratch memory of each head, and where in it the panels of the transposed operan
 if there are none."""
 
 _SHARED = ("q", "stats", "mask", "scratch", "kind", "heads", "length", "source", "width", "depth", "causal", "scale",
-           "q_batch", "q_head", "q_row", "mask_batch", "mask_head", "mask_row", "height", "pitch", "run", "space",
-           "k_turned")  # fmt: skip
+           "q_batch", "q_head", "q_row", "mask_batch", "mask_head", "mask_row", "height", "pitch", "run", "together",
+           "space", "k_turned")  # fmt: skip
 FORWARD = (*_SHARED, "out", "v_straight")
 """The slots of attention: addresses; the kind of mask; `width` of queries and keys, `depth` of values; strides; a block
-of scores has `height` rows that lie `pitch` elements apart; `run` keys are gone through at once; each head has `space`
+of scores has `height` rows that lie `pitch` elements apart, `together` of them in a pass; `run` keys are gone through at once; each head has `space`
 elements of scratch memory, in which the panels of packed operands begin at the places named like them."""
 
 BACKWARD = (*_SHARED, "ct", "dq", "dk", "dv", "ct_batch", "ct_head", "ct_row", "v_turned", "k_straight", "q_straight",
@@ -143,23 +143,29 @@ class _Heads:
             to = out + (i * step + j) * size
             call_tile(code, lane, to, 0, 0, to, 0, to, step, code.word(0), 1, rows - i, width - j)
 
-    def each_row(self, first: Word, rows: Word, seen: Word, function: Any, *blocks: Word) -> None:
-        """Calls the function of the mask's kind for each row of a block."""
+    def each_row(self, first: Word, rows: Word, seen: Word, passes: Any, weights: Word, steps: Word) -> None:
+        """Lets the passes of the mask's kind go over a block: over some rows, which stay in the first cache, each."""
         code, s, size = self.code, self.slots, self.lane.size
-        with code.loop(0, rows) as i:
-            row = first + i
-            own = s.causal.differs(0).choose(seen.least(row + 1), seen)
-            places = [block + i * s.pitch * size for block in blocks]
-            mask = self.mask + row * s.mask_row * self.each_flag
-            arguments = (*places, own, seen, s.scale, mask, self.stats + row * (2 * size))
 
-            def call(kind: int, arguments: tuple[Word, ...] = arguments) -> None:
-                code.call(function(code.module, self.lane, kind), *arguments)
+        def go(function: Any, start: Word, stop: Word) -> None:
+            with code.loop(start, stop) as i:
+                row, at = first + i, i * s.pitch * size
+                own = s.causal.differs(0).choose(seen.least(row + 1), seen)
+                mask = self.mask + row * s.mask_row * self.each_flag
+                stats, note = self.stats + row * (2 * size), steps + at + (s.pitch - 1) * size
+                code.call(function, weights + at, steps + at, own, seen, s.scale, mask, stats, note)
 
+        def all_passes(kind: int, start: Word, stop: Word) -> None:
+            for function in passes(code.module, self.lane, kind):
+                go(function, start, stop)
+
+        with code.loop(0, rows, s.together) as start:
+            stop = rows.least(start + s.together)
             if self.masked:
-                code.either(s.kind.equals(FLAGS), lambda: call(FLAGS), lambda: call(ADDED))
+                flags = s.kind.equals(FLAGS)
+                code.either(flags, lambda: all_passes(FLAGS, start, stop), lambda: all_passes(ADDED, start, stop))
             else:
-                call(NO_MASK)
+                all_passes(NO_MASK, start, stop)
 
     def seen(self, first: Word, rows: Word) -> Word:
         """How many keys the rows from `first` on see."""
@@ -179,7 +185,7 @@ def forward(lane: Lane, masked: bool, code: Code, p: Word, low: Word, high: Word
         rows = s.height.least(s.length - first)
         seen = h.seen(first, rows)
         h.against(h.q + first * s.q_row * lane.size, s.q_row, h.panels(s.k_turned), s.width, block, rows, seen)
-        h.each_row(first, rows, seen, add_weights, block)
+        h.each_row(first, rows, seen, add_weights, block, block)
         out, step = h.result(s.out, s.length, s.depth)
         at = out + first * step * lane.size
         h.along(block, h.panels(s.v_straight), s.source, s.depth, at, step, rows, seen)
