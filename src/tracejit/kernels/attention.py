@@ -34,6 +34,8 @@ _BACKWARD: dict[tuple[str, bool], Callable[..., Any]] = {
 }
 _HEIGHTS = (48, 36, 24, 12, 6, 4, 3, 2, 1)
 """Rows of scores that are there at once: as many as fit, most of them whole tiles on every CPU."""
+_CAUSAL_HEIGHT = 24
+"""The most of them if what is hidden from a whole block is left out."""
 _LINE_BYTES = 64
 _CHUNK = 256
 """Rows of an operand that one unit packs."""
@@ -78,7 +80,7 @@ class _Problem:
         """
         fitting = BLOCK_BYTES // (blocks * self.pitch * self.size)
         for height in _HEIGHTS:
-            if height <= fitting:
+            if height <= min(fitting, _CAUSAL_HEIGHT if self.causal else fitting):
                 return height
         raise NotImplementedError(f"attention: there is no kernel for {self.source} keys")
 

@@ -26,8 +26,8 @@ _SHARED = ("q", "stats", "mask", "scratch", "kind", "heads", "length", "source",
            "space", "k_turned")  # fmt: skip
 FORWARD = (*_SHARED, "out", "v_straight")
 """The slots of attention: addresses; the kind of mask; `width` of queries and keys, `depth` of values; strides; a block
-of scores has `height` rows that lie `pitch` elements apart, `together` of them in a pass; `run` keys are gone through at once; each head has `space`
-elements of scratch memory, in which the panels of packed operands begin at the places named like them."""
+of scores has `height` rows that lie `pitch` elements apart, `together` of them in a pass; `run` keys are gone through at once; each head has `space` elements of
+scratch memory, in which the panels of packed operands begin at the places named like them."""
 
 BACKWARD = (*_SHARED, "ct", "dq", "dk", "dv", "ct_batch", "ct_head", "ct_row", "v_turned", "k_straight", "q_straight",
             "ct_straight")  # fmt: skip
@@ -101,15 +101,24 @@ class _Heads:
         """The address of a packed operand of the head."""
         return self.packed + place * self.lane.size
 
-    def against(self, left: Word, step: Word, panels: Word, width: Word, out: Word, rows: Word, seen: Word) -> None:
-        """`rows` rows of length `width` against `seen` transposed rows: a block of scores."""
+    def against(
+        self, base: Word, step: Word, panels: Word, width: Word, out: Word, first: Word, rows: Word, seen: Word
+    ) -> None:
+        """`rows` rows of length `width` from `first` on against `seen` transposed rows: a block of scores.
+
+        If causal, tiles that their rows do not see are left out.
+        """
         code, lane, size, pitch = self.code, self.lane, self.lane.size, self.slots.pitch
-        with code.loop(0, seen, self.columns) as j, code.loop(0, rows, TILE_ROWS) as i:
+        left = base + first * step * size
+        with code.loop(0, seen, self.columns) as j:
+            top = (j - first).most(0).quotient(TILE_ROWS) * TILE_ROWS
+            top = self.slots.causal.differs(0).choose(top, 0)
+            panel = panels + j * width * size
             # Whole vectors, since the block has room for them.
             there = (seen - j).ceil_div(lane.count) * lane.count
-            at, to = left + i * step * size, out + (i * pitch + j) * size
-            panel = panels + j * width * size
-            call_tile(code, lane, at, step, 1, panel, self.columns, to, pitch, width, 1, rows - i, there)
+            with code.loop(top, rows, TILE_ROWS) as i:
+                at, to = left + i * step * size, out + (i * pitch + j) * size
+                call_tile(code, lane, at, step, 1, panel, self.columns, to, pitch, width, 1, rows - i, there)
 
     def along(
         self, block: Word, panels: Word, count: Word, width: Word, out: Word, step: Word, rows: Word, seen: Word
@@ -184,7 +193,7 @@ def forward(lane: Lane, masked: bool, code: Code, p: Word, low: Word, high: Word
         first = (unit - h.head * blocks) * s.height
         rows = s.height.least(s.length - first)
         seen = h.seen(first, rows)
-        h.against(h.q + first * s.q_row * lane.size, s.q_row, h.panels(s.k_turned), s.width, block, rows, seen)
+        h.against(h.q, s.q_row, h.panels(s.k_turned), s.width, block, first, rows, seen)
         h.each_row(first, rows, seen, add_weights, block, block)
         out, step = h.result(s.out, s.length, s.depth)
         at = out + first * step * lane.size
@@ -208,8 +217,8 @@ def backward(lane: Lane, masked: bool, code: Code, p: Word, low: Word, high: Wor
         with code.loop(0, s.length, s.height) as first:
             rows = s.height.least(s.length - first)
             seen = h.seen(first, rows)
-            h.against(h.q + first * s.q_row * size, s.q_row, h.panels(s.k_turned), s.width, weights, rows, seen)
-            h.against(ct + first * s.ct_row * size, s.ct_row, h.panels(s.v_turned), s.depth, steps, rows, seen)
+            h.against(h.q, s.q_row, h.panels(s.k_turned), s.width, weights, first, rows, seen)
+            h.against(ct, s.ct_row, h.panels(s.v_turned), s.depth, steps, first, rows, seen)
             h.each_row(first, rows, seen, add_steps, weights, steps)
             at = dq + first * dq_step * size
             h.along(steps, h.panels(s.k_straight), s.source, s.width, at, dq_step, rows, seen)
