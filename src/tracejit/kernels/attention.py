@@ -33,7 +33,7 @@ _BACKWARD: dict[tuple[str, bool], Callable[..., Any]] = {
     ("float64", True): kernels.attention_grad_masked_f64,
 }
 _HEIGHTS = (48, 36, 24, 12, 6, 4, 3, 2, 1)
-"""Rows of scores that are there at once: as many as fit, most of them whole tiles on every CPU."""
+"""Rows of scores that may be there at once: most of them are whole tiles on every CPU."""
 _CAUSAL_HEIGHT = 24
 """The most of them if what is hidden from a whole block is left out."""
 _LINE_BYTES = 64
@@ -78,9 +78,11 @@ class _Problem:
 
         Raises: NotImplementedError if there are too many keys for one row.
         """
-        fitting = BLOCK_BYTES // (blocks * self.pitch * self.size)
+        most = BLOCK_BYTES // (blocks * self.pitch * self.size)
+        if self.causal:
+            most = min(most, _CAUSAL_HEIGHT)
         for height in _HEIGHTS:
-            if height <= min(fitting, _CAUSAL_HEIGHT if self.causal else fitting):
+            if height <= most:
                 return height
         raise NotImplementedError(f"attention: there is no kernel for {self.source} keys")
 
@@ -103,11 +105,12 @@ class _Packing:
         """Packs operand `index`, whose heads, rows and elements are in `dims` of its last three dimensions."""
         rows, width = x.shape[1 + dims[1]], x.shape[1 + dims[2]]
         columns = TILE_VECTORS * TARGET.vector_bytes // self.problem.size
-        starts = []
-        for wanted, several, each in ((turned, rows, width), (straight, width, rows)):
-            starts.append(self.space if wanted else -1)
-            self.space += -(-several // columns) * columns * each if wanted else 0
-        self._wanted.append((index, x, dims, *starts))
+        starts = [-1, -1]
+        for form, wanted, several, each in ((0, turned, rows, width), (1, straight, width, rows)):
+            if wanted:
+                starts[form] = self.space
+                self.space += -(-several // columns) * columns * each
+        self._wanted.append((index, x, dims, starts[0], starts[1]))
         return [start for start in starts if start >= 0]
 
     @property
@@ -120,7 +123,7 @@ class _Packing:
         made = []
         for index, x, dims, turned, straight in self._wanted:
             rows, width = x.shape[1 + dims[1]], x.shape[1 + dims[2]]
-            words = {
+            words: dict[str, Any] = {
                 "operand": Ptr(index),
                 "scratch": self.scratch,
                 "heads": p.heads,

@@ -190,10 +190,11 @@ class _Row:
             v.store(value, row, at)
 
         def turn(state: list[Any]) -> list[Any]:
-            act(*state, False)
+            at, mask_at = state
+            act(at, mask_at, False)
             return [
-                builder.add(state[0], I64(TARGET.vector_bytes)),
-                builder.add(state[1], I64(self.lane.count * bytes_each)),
+                builder.add(at, I64(TARGET.vector_bytes)),
+                builder.add(mask_at, I64(self.lane.count * bytes_each)),
             ]
 
         whole = builder.sdiv(seen, I64(self.lane.count))

@@ -26,8 +26,9 @@ _SHARED = ("q", "stats", "mask", "scratch", "kind", "heads", "length", "source",
            "space", "k_turned")  # fmt: skip
 FORWARD = (*_SHARED, "out", "v_straight")
 """The slots of attention: addresses; the kind of mask; `width` of queries and keys, `depth` of values; strides; a block
-of scores has `height` rows that lie `pitch` elements apart, `together` of them in a pass; `run` keys are gone through at once; each head has `space` elements of
-scratch memory, in which the panels of packed operands begin at the places named like them."""
+of scores has `height` rows that lie `pitch` elements apart, `together` of them in a pass; `run` keys are gone through
+at once; each head has `space` elements of scratch memory, in which the panels of packed operands begin at the places
+named like them."""
 
 BACKWARD = (*_SHARED, "ct", "dq", "dk", "dv", "ct_batch", "ct_head", "ct_row", "v_turned", "k_straight", "q_straight",
             "ct_straight")  # fmt: skip

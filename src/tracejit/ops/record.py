@@ -32,10 +32,10 @@ class Op:
     for itself among the avals. `numpy(*arrays, *attrs)` is the oracle of the tests and, if `exact`,
     what eager runs. `vjp` maps a parameter to its gradient rule, whose own parameter names say what
     it needs: `ct`, a result's name (`out`), a parameter (its value is saved), `<parameter>_aval`, an
-    attribute, `create_graph` (whether the gradient is to be differentiated again); `nograd` says why there is none. A
-    `joint` rule gives the gradients of all operands at once, None for one that has none. `expr` is the scalar text of an elementwise operation. `kinds` are
-    the types that the operation is for: b(ool), i(nteger), f(loat). Tests draw operands from `sample`; `smooth` is
-    whether the value has a slope everywhere in it.
+    attribute, `create_graph` (whether the gradient will be differentiated again); `nograd` says why there is none.
+    A rule that is `joint` gives the gradients of all operands at once, None where one has none. `expr` is the scalar
+    text of an elementwise operation. `kinds` are the types that the operation is for: b(ool), i(nteger), f(loat).
+    Tests draw operands from `sample`; `smooth` is whether the value has a slope everywhere in it.
     """
 
     __slots__ = (

@@ -8,7 +8,7 @@ from typing import Any
 
 from tracejit import dtypes
 from tracejit.ops.record import ops
-from tracejit.shapes import broadcast
+from tracejit.shapes import broadcast, broadcast_all
 from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply
 from tracejit.tensor.functional.activation import floats, wide
@@ -37,6 +37,7 @@ def scaled_dot_product_attention(
     Shape: (*, L, E), (*, S, E), (*, S, V) to (*, L, V). `attn_mask` is bool (True: takes part) or is added; with
     `is_causal` position i sees positions up to i. `scale` is 1 / sqrt(E) if none is given.
     Edge: where a mask leaves nothing the result is 0.
+    Cost: memory like the operands, unless the weights are small, or there is dropout or a mask with a gradient.
     Raises: RuntimeError for a mask together with `is_causal`, or sizes and types that do not fit.
     Source: Vaswani et al., Attention is all you need (2017).
     """
@@ -66,7 +67,7 @@ def scaled_dot_product_attention(
         key, value = (repeat_interleave(x, heads // x._shape[-3], -3) for x in (key, value))
     factor = 1.0 / math.sqrt(query._shape[-1]) if scale is None and query._shape[-1] else (scale or 0.0)
     if not dropout_p:
-        found = _fused(query, key, value, attn_mask, is_causal, float(factor))
+        found = _fused(query, key, value, attn_mask, bool(is_causal), float(factor))
         if found is not None:
             return found
         return _attention(query, key, value, attn_mask, None, is_causal, scale=factor)
@@ -78,39 +79,52 @@ def scaled_dot_product_attention(
 
 _MOST_KEYS = {4: 32_736, 8: 16_352}
 """Keys up to which two rows of scores fit what a kernel has on its stack, by the bytes of an element."""
+_SMALL_BYTES, _SHORT = 4 << 20, 32
+"""Weights of so many bytes in all stay in the caches: to keep them is cheaper than to compute them again, unless half
+of them, of this many rows and more, need not be computed at all."""
 
 
-def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, is_causal: bool, scale: float) -> Any:
-    """Attention as one operation, which has no matrix of weights; None where it does not apply."""
+def _is_small(lead: tuple[int, ...], length: int, source: int, size: int, is_causal: bool) -> bool:
+    """Whether the operations one by one, which give the same bits, are faster."""
+    return 0 < prod(lead) * length * source * size <= _SMALL_BYTES and not (is_causal and length >= _SHORT)
+
+
+def _fused(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, is_causal: bool, scale: float, small: bool = False
+) -> Any:
+    """Attention as one operation, which has no matrix of weights; None where it does not apply.
+
+    It takes any mask that no gradient is asked for; small weights only if told to.
+    """
     length, width = query._shape[-2:]
     source, depth = value._shape[-2:]
-    if key._shape[-2:] != (source, width) or source > _MOST_KEYS[max(query._dtype.itemsize, 4)]:
+    size = max(query._dtype.itemsize, 4)
+    if key._shape[-2:] != (source, width) or source > _MOST_KEYS[size]:
         return None
-    lead = query._shape[:-2]
-    if not lead == key._shape[:-2] == value._shape[:-2]:
-        lead = broadcast(broadcast(lead, key._shape[:-2]), value._shape[:-2])
-    heads = (1, *lead) if len(lead) < 2 else (prod(lead[:-1]), lead[-1])
-    if len(lead) == 1:
-        heads = (lead[0], 1)
-    elif not lead:
-        heads = (1, 1)
+    lead = broadcast_all([x._shape[:-2] for x in (query, key, value)])
+    if not small and _is_small(lead, length, source, size, is_causal):
+        return None
+    if mask is not None:
+        weights = (*lead, length, source)
+        if mask._shape[-1:] != (source,) or broadcast(mask._shape, weights) != weights:
+            return None
+        if mask._requires_grad and state.grad_enabled:
+            return None
+    # The record takes (batch, head, row, element).
+    heads = (prod(lead[:-1]), lead[-1]) if len(lead) > 1 else (*lead, 1) if lead else (1, 1)
 
     def shaped(x: Tensor, rows: int, columns: int) -> Any:
         if x._shape != (*lead, rows, columns):
             x = apply(ops.expand, (x,), ((*lead, rows, columns),))
-        return x if len(lead) == 2 else apply(ops.reshape, (x,), ((*heads, rows, columns),))
+        return x if heads == lead else apply(ops.reshape, (x,), ((*heads, rows, columns),))
 
     operands = (shaped(query, length, width), shaped(key, source, width), shaped(value, source, depth))
     if mask is None:
         out, _ = apply(ops.attention, operands, (scale, is_causal))
     else:
-        if (mask._requires_grad and state.grad_enabled) or mask._shape[-1:] != (source,):
-            return None
-        if broadcast(mask._shape, (*lead, length, source)) != (*lead, length, source):
-            return None
         out, _ = apply(ops.masked_attention, (*operands, shaped(mask, length, source)), (scale,))
     out = apply(ops.permute, (out,), ((0, 2, 1, 3),))
-    return out if len(lead) == 2 else apply(ops.reshape, (out,), ((*lead, length, depth),))
+    return out if heads == lead else apply(ops.reshape, (out,), ((*lead, length, depth),))
 
 
 @composite
