@@ -228,7 +228,7 @@ def _checked(q: Operand, k: Operand, v: Operand, mask: Operand | None, scale: fl
 
 
 def _check_rows(x: Operand) -> None:
-    if x.shape[-1] > 1 and x.strides[-1] != 1:
+    if x.shape[-1] > 1 and x.strides[-1] != 1 and 0 not in x.shape:
         raise ValueError(f"attention: the rows of an operand must be contiguous, its strides are {x.strides}")
 
 
