@@ -39,7 +39,7 @@ _CAUSAL_HEIGHT = 24
 _LINE_BYTES = 64
 _CHUNK = 256
 """Rows of an operand that one unit packs."""
-_RUN_BYTES = 512
+_RUN_BYTES = 1024
 """Bytes of a row of weights that are gone through at once, so that those of a block stay in the first cache."""
 _PASS_BYTES = 16 << 10
 """Bytes of the rows that a pass goes over before the next one does: enough to hide what a row waits for at its end."""
