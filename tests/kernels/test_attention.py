@@ -77,9 +77,7 @@ def attend(operands: list[np.ndarray], attrs: dict[str, Any], pieces: int = 1) -
 def oracle(operands: list[np.ndarray], attrs: dict[str, Any]) -> list[np.ndarray]:
     *inputs, ct = operands
     record, back = (
-        (ops.attention, ops.attention_grad)
-        if len(inputs) == 3
-        else (ops.masked_attention, ops.masked_attention_grad)
+        (ops.attention, ops.attention_grad) if len(inputs) == 3 else (ops.masked_attention, ops.masked_attention_grad)
     )
     out, stats = record.numpy(*inputs, *record.pack(attrs))
     return [out, stats, *back.numpy(ct, *inputs, stats, *back.pack(attrs))]

@@ -1,4 +1,4 @@
-"""Attention as one operation: the bits of the operations one by one, where it applies, its memory, second derivatives."""
+"""Attention as one operation: the bits of the operations one by one, where it applies, memory, second derivatives."""
 
 from __future__ import annotations
 
@@ -115,7 +115,8 @@ def test_modules_use_it() -> None:
 
 SHAPES = [
     [(2, 3, 40, 4), (2, 3, 37, 4), (2, 3, 37, 7)], [(40, 4), (40, 4), (40, 5)], [(3, 40, 4), (3, 40, 4), (3, 40, 4)],
-    [(2, 1, 40, 4), (1, 3, 33, 4), (1, 3, 33, 7)], [(2, 2, 3, 33, 4)] * 3, [(2, 3, 40, 4), (2, 3, 37, 5), (2, 3, 37, 4)],
+    [(2, 1, 40, 4), (1, 3, 33, 4), (1, 3, 33, 7)], [(2, 2, 3, 33, 4)] * 3,
+    [(2, 3, 40, 4), (2, 3, 37, 5), (2, 3, 37, 4)],
     [(1, 33, 4), (2, 2, 33, 4), (2, 33, 4)], [(2, 33, 4), (3, 33, 4), (3, 33, 4)], [(0, 2, 33, 4)] * 3,
     [(1, 2, 33, 4), (1, 2, 0, 4), (1, 2, 0, 3)], [(1, 2, 33, 0), (1, 2, 4, 0), (1, 2, 4, 3)],
 ]  # fmt: skip
