@@ -84,12 +84,12 @@ def is_fused(t: Any) -> bool:
 
 
 def test_where_it_applies() -> None:
-    q = tj.randn(1, 2, 40, 8, requires_grad=True)
+    q = tj.randn(1, 2, 140, 8, requires_grad=True)
     large = tj.randn(1, 8, 512, 8, requires_grad=True)
     mask = tj.ones(512, 512, dtype=tj.bool)
     assert is_fused(F.scaled_dot_product_attention(q, q, q, is_causal=True))
     assert not is_fused(F.scaled_dot_product_attention(q, q, q))
-    assert not is_fused(F.scaled_dot_product_attention(q[:, :, :31], q, q, is_causal=True))
+    assert not is_fused(F.scaled_dot_product_attention(q[:, :, :127], q, q, is_causal=True))
     assert is_fused(F.scaled_dot_product_attention(large, large, large))
     assert is_fused(F.scaled_dot_product_attention(large, large, large, mask))
     assert is_fused(F.scaled_dot_product_attention(large, large, large, mask.float()[None]))
@@ -98,9 +98,18 @@ def test_where_it_applies() -> None:
     assert not is_fused(F.scaled_dot_product_attention(large, large, large, dropout_p=0.1))
 
 
+@pytest.mark.parametrize(("length", "kernel"), [(32, "attention"), (31, "matmul")])
+def test_without_gradients_it_applies_to_shorter_rows(length: int, kernel: str) -> None:
+    region = tj.compile(lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True))
+    for _ in range(3):
+        region(tj.randn(1, 2, length, 8))
+    (program,) = tj.explain(region).programs
+    assert kernel in {name for g in program["groups"] for name in g["ops"]}
+
+
 def test_modules_use_it() -> None:
-    x = tj.randn(2, 40, 16, requires_grad=True)
-    hidden = tj.nn.Parameter(tj.zeros(40, 40)).detach().bool()
+    x = tj.randn(2, 140, 16, requires_grad=True)
+    hidden = tj.zeros(140, 140, dtype=tj.bool)
     layer = tj.nn.MultiheadAttention(16, 2, batch_first=True)
     out, _ = layer(x, x, x, need_weights=False, attn_mask=hidden, is_causal=True)
     assert "AttentionBackward0" in steps(out)
@@ -114,11 +123,11 @@ def test_modules_use_it() -> None:
 
 
 SHAPES = [
-    [(2, 3, 40, 4), (2, 3, 37, 4), (2, 3, 37, 7)], [(40, 4), (40, 4), (40, 5)], [(3, 40, 4), (3, 40, 4), (3, 40, 4)],
-    [(2, 1, 40, 4), (1, 3, 33, 4), (1, 3, 33, 7)], [(2, 2, 3, 33, 4)] * 3,
-    [(2, 3, 40, 4), (2, 3, 37, 5), (2, 3, 37, 4)],
-    [(1, 33, 4), (2, 2, 33, 4), (2, 33, 4)], [(2, 33, 4), (3, 33, 4), (3, 33, 4)], [(0, 2, 33, 4)] * 3,
-    [(1, 2, 33, 4), (1, 2, 0, 4), (1, 2, 0, 3)], [(1, 2, 33, 0), (1, 2, 4, 0), (1, 2, 4, 3)],
+    [(2, 3, 130, 4), (2, 3, 137, 4), (2, 3, 137, 7)], [(130, 4), (40, 4), (40, 5)], [(3, 130, 4)] * 3,
+    [(2, 1, 130, 4), (1, 3, 33, 4), (1, 3, 33, 7)], [(2, 2, 3, 128, 4)] * 3,
+    [(2, 3, 130, 4), (2, 3, 137, 5), (2, 3, 137, 4)], [(1, 133, 4), (2, 2, 33, 4), (2, 33, 4)],
+    [(2, 133, 4), (3, 33, 4), (3, 33, 4)], [(0, 2, 133, 4)] * 3, [(1, 2, 33, 4), (1, 2, 0, 4), (1, 2, 0, 3)],
+    [(1, 2, 133, 0), (1, 2, 4, 0), (1, 2, 4, 3)],
 ]  # fmt: skip
 
 
@@ -218,7 +227,7 @@ def test_lengths_that_change() -> None:
         return out, *tj.autograd.grad(out, x, out.detach())
 
     region = tj.compile(step)
-    for length in (40, 40, 40, 50, 64, 33, 100, 40, 90):
+    for length in (140, 140, 140, 150, 164, 133, 200, 140, 190):
         x = tj.tensor(draw((2, 2, length, 8), seed=length) * np.float32(0.3)).requires_grad_()
         for ours, eager in zip(region(x), step(x), strict=True):
             assert ours.detach().numpy().tobytes() == eager.detach().numpy().tobytes()

@@ -79,14 +79,18 @@ def scaled_dot_product_attention(
 
 _MOST_KEYS = {4: 32_736, 8: 16_352}
 """Keys up to which two rows of scores fit what a kernel has on its stack, by the bytes of an element."""
-_SMALL_BYTES, _SHORT = 4 << 20, 32
-"""Weights of so many bytes in all stay in the caches: to keep them is cheaper than to compute them again, unless half
-of them, of this many rows and more, need not be computed at all."""
+_SMALL_BYTES = 4 << 20
+"""Weights of so many bytes in all stay in the caches: to keep them is cheaper than to compute them again."""
+_SHORT, _SHORT_WITH_GRADIENTS = 32, 128
+"""Rows from which it is not if half of the weights need not be computed at all."""
 
 
-def _is_small(lead: tuple[int, ...], length: int, source: int, size: int, is_causal: bool) -> bool:
-    """Whether the operations one by one, which give the same bits, are faster."""
-    return 0 < prod(lead) * length * source * size <= _SMALL_BYTES and not (is_causal and length >= _SHORT)
+def _is_small(operands: tuple[Tensor, ...], weights: tuple[int, ...], size: int, is_causal: bool) -> bool:
+    """Whether the operations one by one, which give the same bits, are faster; `size` is that of an element."""
+    short = _SHORT
+    if state.grad_enabled and any(x._requires_grad for x in operands):
+        short = _SHORT_WITH_GRADIENTS
+    return 0 < prod(weights) * size <= _SMALL_BYTES and not (is_causal and weights[-2] >= short)
 
 
 def _fused(
@@ -102,10 +106,10 @@ def _fused(
     if key._shape[-2:] != (source, width) or source > _MOST_KEYS[size]:
         return None
     lead = broadcast_all([x._shape[:-2] for x in (query, key, value)])
-    if not small and _is_small(lead, length, source, size, is_causal):
+    weights = (*lead, length, source)
+    if not small and _is_small((query, key, value), weights, size, is_causal):
         return None
     if mask is not None:
-        weights = (*lead, length, source)
         if mask._shape[-1:] != (source,) or broadcast(mask._shape, weights) != weights:
             return None
         if mask._requires_grad and state.grad_enabled:
