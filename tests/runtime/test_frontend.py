@@ -41,3 +41,27 @@ def test_interleaved_loops_have_more_vectors_and_the_same_bits() -> None:
 def test_the_number_of_vectors_is_a_literal() -> None:
     with pytest.raises(KernelBuildError, match="interleave"):
         build(TEXT.format(name="open_hint", hint="    interleave(hi)\n"), "open_hint")
+
+
+TWO_LOOPS = """
+def {name}(p, lo, hi):
+    x, y = load_arg(p, 0), load_arg(p, 1)
+    for i in range(lo, hi):
+{first}        store_f32_s(y, i, tanh_f32(load_f32_s(x, i, 0, 2)), 1, 2)
+    for i in range(lo, hi):
+{second}        store_f64_s(y, i, tanh_f64(load_f64_s(x, i, 0, 2)), 1, 2)
+    return 0
+"""
+
+
+def test_a_wish_for_vectors_counts_in_its_own_loop_only() -> None:
+    found = {}
+    for name, first, second in (("neither", "", ""), ("first", "interleave(4)", ""), ("second", "", "interleave(4)")):
+        lines = {key: f"        {line}\n" if line else "" for key, line in (("first", first), ("second", second))}
+        text = build(TWO_LOOPS.format(name=name, **lines), name).llvm_text()
+        found[name] = [len(re.findall(rf"fdiv <\d+ x {kind}>", text)) for kind in ("float", "double")]
+    floats, doubles = found["neither"]
+    assert found["first"][0] >= 4 * floats
+    assert found["first"][1] == doubles
+    assert found["second"][0] == floats
+    assert found["second"][1] >= 4 * doubles

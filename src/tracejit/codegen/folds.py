@@ -42,6 +42,7 @@ def _visit(elements: Elements, scratch: Scratch, rows: RowPlan, visit: Pass, pla
     elements.hoist([*visit.compute, *copied])
     writer.line(f"for j in {places}:")
     writer.depth += 1
+    writer.interleave(cost.interleaving(visit.compute))
     for value in visit.load:
         if value in kept:
             text = scratch.load(value, value.dtype, at)
@@ -162,6 +163,7 @@ def write_column(elements: Elements) -> Costs:
     elements.hoist(group.members)
     writer.line(f"for j in {places}:")
     writer.depth += 1
+    writer.interleave(cost.interleaving(group.members))
     texts = [(v, elements.compute(v, "j")) for v in elements.stored if v in group.full]
     for value in group.reductions:
         text = elements.operand(value, value.reads[0], "j")

@@ -23,7 +23,6 @@ from tracejit.schedule.values import VIRTUAL, Value
 def generate(group: Group, plan: Plan) -> list[list[KernelText]]:
     """The kernels of a group that is no library call: a list for each of its stages."""
     writer = Writer()
-    writer.interleave(cost.interleaving(group.members))
     write = {LOOP: _write_loop, ROW: write_row, BLOCKS: write_blocks, COLUMN: write_column}[group.kind]
     units, elements, extra = write(Elements(writer, group, plan))
     outside = {r.source for v in group.members for r in v.reads} - set(group.members)
@@ -161,6 +160,7 @@ def _write_tiles(elements: Elements) -> tuple[int, float, float]:
 
 def _write_body(elements: Elements) -> None:
     """Computes and stores at a place; the stores come last, so that in-place updates read the old values."""
+    elements.writer.interleave(cost.interleaving(elements.group.members))
     texts = [(v, elements.compute(v, "j")) for v in elements.stored]
     for value, text in texts:
         elements.store(value, "j", text)

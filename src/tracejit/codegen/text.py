@@ -67,9 +67,9 @@ class Writer:
         self._body.append((self.depth, text))
 
     def interleave(self, count: int) -> None:
-        """Asks for so many vectors side by side in the kernel's loops."""
+        """Asks for so many vectors side by side in the loop around."""
         if count > 1:
-            self._head.append(f"interleave({count})")
+            self.line(f"interleave({count})")
 
     def name(self, letter: str) -> str:
         """A new variable."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tracejit.kernels.gemm_vectors import I64, SHORT_LOOP, TARGET, Lane, VectorBuilder, emit_loop, internal_function
+from tracejit.kernels.emit import I64, SHORT_LOOP, emit_loop, internal_function
+from tracejit.kernels.gemm_vectors import TARGET, Lane, VectorBuilder
 
 _FEW_CHAINS = 8
 """Chains of a tile up to which its loop is a short one."""

@@ -10,9 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
+
+from tracejit.kernels.emit import emit_loop, internal_function
 
 LANES = 32
 _I32 = ir.IntType(32)
@@ -98,28 +101,32 @@ def _tail_mask(builder: Any, count: Any) -> Any:
     return builder.icmp_signed("<", ir.Constant(wide, list(range(LANES))), counts)
 
 
-def _emit_fold(context: Any, builder: Any, kind: _Kind, step: Any, identity: Any, address: Any, count: Any) -> Any:
+def _write_fold(builder: Any, kind: _Kind, step: Any, identity: Any, address: Any, count: Any) -> Any:
     vector = ir.VectorType(kind.llvm, LANES)
     start = ir.Constant(vector, [identity] * LANES)
-    lanes = cgutils.alloca_once(builder, vector)
-    builder.store(start, lanes)
-    base = builder.inttoptr(address, kind.llvm.as_pointer())
+
+    def turn(state: list[Any]) -> list[Any]:
+        at, lanes = state
+        part = builder.load(at, align=kind.size)
+        return [builder.gep(at, [_I32(1)]), step(builder, kind, lanes, part)]
+
+    first = builder.inttoptr(address, vector.as_pointer())
     whole = builder.ashr(count, _I64(LANES.bit_length() - 1))
-    with cgutils.for_range(builder, whole) as loop:
-        at = builder.gep(base, [builder.mul(loop.index, _I64(LANES))])
-        part = builder.load(builder.bitcast(at, vector.as_pointer()), align=kind.size)
-        builder.store(step(builder, kind, builder.load(lanes), part), lanes)
-    done = builder.mul(whole, _I64(LANES))
-    rest = builder.sub(count, done)
+    # Each lane is a chain: more of its steps in a turn of the loop would only be more code.
+    at, lanes = emit_loop(builder, whole, [first, start], turn, rolled=True)
+    before = builder.block
+    rest = builder.and_(count, _I64(LANES - 1))
     with builder.if_then(builder.icmp_signed(">", rest, _I64(0))):
-        at = builder.bitcast(builder.gep(base, [done]), vector.as_pointer())
         mask = _tail_mask(builder, rest)
         arguments = [at, _I32(kind.size), mask, start]
         function_type = ir.FunctionType(vector, [a.type for a in arguments])
         name = f"llvm.masked.load.v{LANES}{kind.suffix}.p0"
         part = builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), arguments)
-        builder.store(step(builder, kind, builder.load(lanes), part), lanes)
-    value = builder.load(lanes)
+        tail = step(builder, kind, lanes, part)
+        inside = builder.block
+    value = builder.phi(vector)
+    value.add_incoming(lanes, before)
+    value.add_incoming(tail, inside)
     width = LANES
     while width > 1:
         width //= 2
@@ -134,9 +141,15 @@ def _emit_fold(context: Any, builder: Any, kind: _Kind, step: Any, identity: Any
 def _define_fold(what: str, kind: _Kind) -> Any:
     step, identity = _FOLDS[what]
 
+    def write(builder: Any, arguments: tuple[Any, ...]) -> Any:
+        return _write_fold(builder, kind, step, identity(kind), *arguments)
+
     def fold(typingctx: Any, address: Any, count: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return _emit_fold(context, builder, kind, step, identity(kind), *args)
+            # A function, as its code is long and kernels fold several runs.
+            name = f"lanes_{what}_{kind.name}"
+            function = internal_function(builder.module, name, 2, write, kind.llvm)
+            return builder.call(function, args)
 
         return kind.numba(types.int64, types.int64), codegen
 
@@ -209,6 +222,39 @@ start_amax_f32, start_amax_f64, start_amax_i8, start_amax_i16, start_amax_i32, s
 start_amin_f32, start_amin_f64, start_amin_i8, start_amin_i16, start_amin_i32, start_amin_i64, start_amin_u8 = (
     _define_identity("amin", kind) for kind in _KINDS
 )
+
+
+def _extreme_in_numpy(relation: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    return lambda x, y: np.where(relation(y, x) | (y != y), y, x)
+
+
+STEPS_IN_NUMPY: dict[str, Callable[[Any, Any], Any]] = {
+    "sum": np.add,
+    "prod": np.multiply,
+    "amax": _extreme_in_numpy(np.greater),
+    "amin": _extreme_in_numpy(np.less),
+}
+"""One step of each fold of floats: what is there, and the next element."""
+
+
+def fold_in_numpy(what: str, rows: Any) -> Any:
+    """The folds of the rows of a float32 or float64 array, step by step as the kernels do them, with the same bits.
+
+    Cost: a loop of NumPy's for each 32 elements of a row.
+    """
+    step = STEPS_IN_NUMPY[what]
+    count, size = rows.shape
+    turns = -(-size // LANES)
+    kind = _KINDS[0] if rows.dtype == np.float32 else _KINDS[1]
+    padded = np.full((count, turns * LANES), _FOLDS[what][1](kind), rows.dtype)
+    padded[:, :size] = rows
+    lanes = padded[:, :LANES]
+    for turn in range(1, turns):
+        lanes = step(lanes, padded[:, turn * LANES : (turn + 1) * LANES])
+    while lanes.shape[1] > 1:
+        half = lanes.shape[1] // 2
+        lanes = step(lanes[:, :half], lanes[:, half:])
+    return lanes[:, 0]
 
 
 @intrinsic

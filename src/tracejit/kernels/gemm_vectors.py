@@ -16,11 +16,11 @@ import llvmlite.ir as ir
 from numba.core import cgutils
 
 from tracejit.config import SETTINGS
+from tracejit.kernels.emit import I64, SHORT_LOOP, emit_loop, internal_function
 
 I1 = ir.IntType(1)
 I8 = ir.IntType(8)
 I32 = ir.IntType(32)
-I64 = ir.IntType(64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,68 +210,6 @@ class VectorBuilder:
                 joined.append(self._join([self.ir.load(place, align=self.lane.size) for place in places]))
             columns += self._transpose_inside(joined)
         return columns
-
-
-def internal_function(module: Any, name: str, arguments: int, body: Callable[[Any, tuple[Any, ...]], None]) -> Any:
-    """The function `name` of `arguments` int64s in this module, made by `body` when it is asked for first."""
-    existing = module.globals.get(name)
-    if existing is not None:
-        return existing
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * arguments), name)
-    function.linkage = "internal"
-    function.attributes.add("noinline")
-    function.attributes.add("nounwind")
-    builder = ir.IRBuilder(function.append_basic_block("entry"))
-    body(builder, function.args)
-    builder.ret_void()
-    return function
-
-
-SHORT_LOOP = 4
-"""How many times a short body of a loop is best done in each of its turns."""
-
-
-def emit_loop(
-    builder: Any, count: Any, carried: list[Any], body: Callable[[list[Any]], list[Any]], *, together: int = 1
-) -> list[Any]:
-    """Emits a loop that runs `body` `count` times on the carried values; gives their last state.
-
-    `together`, a power of two, is how many times in each turn, which is good for short bodies.
-    """
-    if together > 1:
-        turns = builder.ashr(count, I64(together.bit_length() - 1))
-
-        def several(state: list[Any]) -> list[Any]:
-            for _ in range(together):
-                state = body(state)
-            return state
-
-        carried = emit_loop(builder, turns, carried, several)
-        count = builder.and_(count, I64(together - 1))
-    before = builder.block
-    head = builder.append_basic_block("head")
-    inside = builder.append_basic_block("body")
-    done = builder.append_basic_block("done")
-    builder.branch(head)
-    builder.position_at_end(head)
-    index = builder.phi(I64)
-    index.add_incoming(count, before)
-    phis = []
-    for value in carried:
-        phi = builder.phi(value.type)
-        phi.add_incoming(value, before)
-        phis.append(phi)
-    builder.cbranch(builder.icmp_signed(">", index, I64(0)), inside, done)
-    builder.position_at_end(inside)
-    results = body(phis)
-    following = builder.sub(index, I64(1))
-    last = builder.block
-    builder.branch(head)
-    index.add_incoming(following, last)
-    for phi, value in zip(phis, results, strict=True):
-        phi.add_incoming(value, last)
-    builder.position_at_end(done)
-    return phis
 
 
 def _row_addresses(v: VectorBuilder, base: Any, stride: Any, left: Any, count: int) -> list[Any]:

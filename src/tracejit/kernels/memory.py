@@ -448,13 +448,15 @@ def ticks(typingctx: Any) -> Any:
 
 
 INTERLEAVE = "tracejit.interleave"
+LOOP = "tracejit.loop"
+"""How the metadata of a loop begins, until it names itself."""
 BY_HAND = "tracejit.by_hand"
 """Metadata that a module has whose loops are as fast as they will be."""
 
 
 @intrinsic(prefer_literal=True)
 def interleave(typingctx: Any, count: Any) -> Any:
-    """Asks for `count` vectors side by side in the loops of the kernel: long chains of arithmetic then overlap.
+    """Asks for `count` vectors side by side in the loop around it, or in all loops: long chains of arithmetic overlap.
 
     `count` must be a literal. Which bits a loop computes does not depend on it.
     """

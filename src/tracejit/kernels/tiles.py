@@ -9,8 +9,9 @@ from typing import Any
 from numba.core import types
 from numba.extending import intrinsic
 
+from tracejit.kernels.emit import internal_function
 from tracejit.kernels.gemm_code import Code, Word
-from tracejit.kernels.gemm_vectors import F32, F64, Lane, add_transpose, internal_function
+from tracejit.kernels.gemm_vectors import F32, F64, Lane, add_transpose
 
 TILE_ROWS, TILE_COLUMNS = 64, 32
 """Rows and columns of a tile; a row of it takes TILE_COLUMNS elements."""

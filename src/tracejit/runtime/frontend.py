@@ -28,7 +28,7 @@ from numba.extending import _Intrinsic
 
 from tracejit.config import logger
 from tracejit.errors import KernelBuildError
-from tracejit.kernels.memory import ARGS, BY_HAND, INTERLEAVE
+from tracejit.kernels.memory import ARGS, BY_HAND, LOOP
 from tracejit.runtime import lowering
 from tracejit.runtime.scalars import NOTHING, Unsupported, Value, cast, constant
 
@@ -149,7 +149,7 @@ def _call_intrinsic(builder: Any, callee: Any, arguments: list[Value]) -> Value 
     return NOTHING if signature.return_type == types.none else Value(signature.return_type, result)
 
 
-_LOOP = re.compile(rf'^!(\d+) = !{{ !"{re.escape(INTERLEAVE)} \d+", (!\d+) }}$', re.MULTILINE)
+_LOOP = re.compile(rf'^!(\d+) = !{{ !"{re.escape(LOOP)} \d+", ', re.MULTILINE)
 
 
 def name_loops(text: str) -> str:
@@ -157,7 +157,7 @@ def name_loops(text: str) -> str:
 
     llvmlite can write no such metadata, so that is done here, on text.
     """
-    return _LOOP.sub(r"!\1 = distinct !{ !\1, \2 }", text) if INTERLEAVE in text else text
+    return _LOOP.sub(r"!\1 = distinct !{ !\1, ", text) if LOOP in text else text
 
 
 def lower_directly(function: FunctionType, text: str) -> Lowered:
@@ -205,4 +205,4 @@ def lower_by_numba(function: Callable[..., Any]) -> Lowered:
             raise KernelBuildError(f"kernel {function.__name__}: {error}") from error
         # numba hands out linkable modules of helpers through this method alone.
         linked = tuple(helper._get_module_for_linking() for helper in library.linked)
-        return Lowered(library.get_llvm_str(), result.fndesc.llvm_func_name, linked)
+        return Lowered(name_loops(library.get_llvm_str()), result.fndesc.llvm_func_name, linked)

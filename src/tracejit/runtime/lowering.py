@@ -27,6 +27,7 @@ from typing import Any
 import llvmlite.ir as ir
 from numba.core import types
 
+from tracejit.kernels.emit import name_loop
 from tracejit.kernels.memory import ARGS, INTERLEAVE
 from tracejit.runtime import scalars
 from tracejit.runtime.scalars import I64, NOTHING, Unsupported, Value
@@ -60,6 +61,8 @@ class _Loop:
     done: Any
     left: bool = False
     """Whether a `break` leads out of it."""
+    wish: Any = None
+    """How many vectors side by side the text asks for in it."""
 
 
 @dataclass(slots=True)
@@ -146,17 +149,26 @@ class _Walk:
         self._native = native
         self._call_intrinsic = call_intrinsic
         self._frame = frame
-        self._back: list[Any] = []
+        self._back: list[tuple[Any, _Loop]] = []
+        self._wish: Any = None
+        self._wishes = 0
 
     def mark_loops(self) -> None:
-        """Passes the kernel's wish for vectors side by side on to its loops; see `frontend.name_loops`."""
-        module = self.builder.module
-        wish = module.namedmetadata.get(INTERLEAVE)
-        if wish is None:
+        """Passes the wishes for vectors side by side on to the loops that they stand in, or to all loops."""
+        for jump, loop in self._back:
+            wish = self._wish if loop.wish is None else loop.wish
+            if wish is not None:
+                name_loop(jump, ["llvm.loop.interleave.count", wish])
+
+    def _note_wish(self) -> None:
+        found = self.builder.module.namedmetadata.get(INTERLEAVE)
+        if found is None or len(found.operands) == self._wishes:
             return
-        count = module.add_metadata(["llvm.loop.interleave.count", wish.operands[0].operands[0]])
-        for number, jump in enumerate(self._back):
-            jump.set_metadata("llvm.loop", module.add_metadata([f"{INTERLEAVE} {number}", count]))
+        self._wishes, wish = len(found.operands), found.operands[-1].operands[0]
+        if self._frame.loops:
+            self._frame.loops[-1].wish = wish
+        else:
+            self._wish = wish
 
     def _new_block(self, name: str) -> Any:
         return self._native.append_basic_block(name)
@@ -259,9 +271,9 @@ class _Walk:
         self._frame.loops.pop()
         return loop
 
-    def _jump(self, block: Any) -> None:
+    def _jump(self, block: Any, loop: _Loop) -> None:
         """A jump that may go back."""
-        self._back.append(self.builder.branch(block))
+        self._back.append((self.builder.branch(block), loop))
 
     def _while(self, node: ast.While) -> None:
         if node.orelse:
@@ -273,7 +285,7 @@ class _Walk:
         self.builder.position_at_end(body)
         loop = self._loop(node.body, head, done)
         if not self.builder.block.is_terminated:
-            self._jump(head)
+            self._jump(head, loop)
         self.builder.position_at_end(done)
         if isinstance(node.test, ast.Constant) and node.test.value is True and not loop.left:
             self.builder.unreachable()
@@ -292,12 +304,12 @@ class _Walk:
         self.builder.cbranch(self.builder.icmp_signed("<" if step > 0 else ">", index, stop), body, done)
         self.builder.position_at_end(body)
         self.assign(node.target.id, Value(types.int64, index))
-        self._loop(node.body, following, done)
+        loop = self._loop(node.body, following, done)
         if not self.builder.block.is_terminated:
             self.builder.branch(following)
         self.builder.position_at_end(following)
         self.builder.store(self.builder.add(index, I64(step), flags=["nsw"]), counter)
-        self._jump(head)
+        self._jump(head, loop)
         self.builder.position_at_end(done)
 
     def _range(self, node: ast.expr) -> tuple[Any, Any, int]:
@@ -321,7 +333,8 @@ class _Walk:
         self.builder.branch(loop.done)
 
     def _continue(self, node: ast.Continue) -> None:
-        self._jump(self._frame.loops[-1].following)
+        loop = self._frame.loops[-1]
+        self._jump(loop.following, loop)
 
     # --- expressions --------------------------------------------------------------------------------------------------
 
@@ -438,6 +451,7 @@ class _Walk:
         value = self._call_intrinsic(self.builder, callee, arguments)
         if value is None:
             raise Unsupported(f"the call {ast.unparse(node)!r}")
+        self._note_wish()
         return value
 
     def _write_out(self, function: FunctionType, arguments: list[Value]) -> Value:

@@ -1,0 +1,104 @@
+"""Functions and loops in LLVM code, for intrinsics that are more than a few instructions.
+
+In: an LLVM builder, and what writes a body. Out: functions that the module's kernels share, loops over values.
+Must not know: what is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.ir as ir
+
+from tracejit.kernels.memory import LOOP
+
+I64 = ir.IntType(64)
+SHORT_LOOP = 4
+"""How many times a short body of a loop is best done in each of its turns."""
+
+
+def internal_function(
+    module: Any, name: str, arguments: int, body: Callable[[Any, tuple[Any, ...]], Any], result: Any = None
+) -> Any:
+    """The function `name` of `arguments` int64s in this module, made by `body` when it is asked for first.
+
+    `result` is the type of what it gives, which is what `body` gives, and LLVM then chooses where to call it and where
+    to copy it; without one it gives nothing, and is called.
+    """
+    existing = module.globals.get(name)
+    if existing is not None:
+        return existing
+    kind = ir.FunctionType(ir.VoidType() if result is None else result, [I64] * arguments)
+    function = ir.Function(module, kind, name)
+    function.linkage = "internal"
+    function.attributes.add("nounwind")
+    if result is None:
+        function.attributes.add("noinline")
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    value = body(builder, function.args)
+    if result is None:
+        builder.ret_void()
+    else:
+        builder.ret(value)
+    return function
+
+
+def emit_loop(
+    builder: Any,
+    count: Any,
+    carried: list[Any],
+    body: Callable[[list[Any]], list[Any]],
+    *,
+    together: int = 1,
+    rolled: bool = False,
+) -> list[Any]:
+    """Emits a loop that runs `body` `count` times on the carried values; gives their last state.
+
+    `together`, a power of two, is how many times in each turn, which is good for short bodies; `rolled` says that LLVM
+    shall not do more of them in a turn.
+    """
+    if together > 1:
+        turns = builder.ashr(count, I64(together.bit_length() - 1))
+
+        def several(state: list[Any]) -> list[Any]:
+            for _ in range(together):
+                state = body(state)
+            return state
+
+        carried = emit_loop(builder, turns, carried, several, rolled=rolled)
+        count = builder.and_(count, I64(together - 1))
+    before = builder.block
+    head = builder.append_basic_block("head")
+    inside = builder.append_basic_block("body")
+    done = builder.append_basic_block("done")
+    builder.branch(head)
+    builder.position_at_end(head)
+    index = builder.phi(I64)
+    index.add_incoming(count, before)
+    phis = []
+    for value in carried:
+        phi = builder.phi(value.type)
+        phi.add_incoming(value, before)
+        phis.append(phi)
+    builder.cbranch(builder.icmp_signed(">", index, I64(0)), inside, done)
+    builder.position_at_end(inside)
+    results = body(phis)
+    following = builder.sub(index, I64(1))
+    last = builder.block
+    back = builder.branch(head)
+    if rolled:
+        name_loop(back, ["llvm.loop.unroll.disable"])
+    index.add_incoming(following, last)
+    for phi, value in zip(phis, results, strict=True):
+        phi.add_incoming(value, last)
+    builder.position_at_end(done)
+    return phis
+
+
+def name_loop(back: Any, *wishes: list[Any]) -> None:
+    """Says what LLVM shall do with a loop, which is known by the jump back to its head."""
+    module = back.module
+    number = len(module.metadata)
+    nodes = [module.add_metadata(wish) for wish in wishes]
+    back.set_metadata("llvm.loop", module.add_metadata([f"{LOOP} {number}", *nodes]))
