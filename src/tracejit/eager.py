@@ -4,12 +4,13 @@ In: a record, arrays and numbers, attributes. Out: new arrays.
 Must not know: tensors, autograd, traces.
 
 Operations that are exact, so that NumPy cannot differ from a kernel, run in NumPy: always if they are one loop of its,
-else at their first uses. Elementary functions run as one flat loop; reductions, library operations and random numbers
-as programs of one operation, kept by operand layout.
+else at their first uses; so do short reductions, step by step in the order of the kernels. Elementary functions run as
+one flat loop; reductions, library operations and random numbers as programs of one operation, kept by operand layout.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -24,9 +25,12 @@ from tracejit.dtypes import FROM_NUMPY
 from tracejit.ir import node as nodes
 from tracejit.ir.graph import Graph
 from tracejit.ir.node import Node
+from tracejit.kernels.fold import STEPS_IN_NUMPY, fold_in_numpy
+from tracejit.kernels.template import lanes
 from tracejit.ops import Op, ops
 from tracejit.runtime.build import build
 from tracejit.runtime.team import address_of, launch
+from tracejit.schedule.cost import BLOCK, COLUMN_ROWS
 from tracejit.schedule.plan import make_plan
 from tracejit.shapes import broadcast_all
 
@@ -103,6 +107,8 @@ class _Flat:
 _flat_kernels: dict[Any, _Flat] = {}
 _NUMPY_USES = 16
 """Uses of an exact operation from which a kernel, some 20 ms to build, is worth it."""
+_NUMPY_ELEMENTS = 1 << 18
+"""Elements of operands up to which NumPy takes less time at these uses than building a kernel."""
 _uses: dict[Any, int] = {}
 
 
@@ -260,6 +266,10 @@ def _run_program(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
             key.append(_number_kind(a))
     found = _programs.get(tuple(key))
     if found is None:
+        if sum(a.size for a in arrays) <= _NUMPY_ELEMENTS and _is_rare(tuple(key)):
+            result = _run_in_numpy(op, args, attrs)
+            if result is not None:
+                return result
         if len(_programs) >= _MAX_PROGRAMS:
             _programs.clear()
         found = _programs[tuple(key)] = _Single(op, args, attrs)
@@ -271,6 +281,29 @@ def _run_program(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
         _numpy(op, args, attrs)
         raise IndexError(f"{op.name}: index out of range")
     return outs[0] if len(outs) == 1 else tuple(outs)
+
+
+def _run_in_numpy(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
+    """What the operation's program would give, bit for bit, without one; None if NumPy cannot give it."""
+    if op.family == "reduction":
+        return _reduce_in_numpy(op, args[0], attrs[0])
+    # A fresh, contiguous array, as programs give it.
+    return np.array(_numpy(op, args, attrs), order="C") if op.exact else None
+
+
+def _reduce_in_numpy(op: Op, x: np.ndarray, dim: int) -> np.ndarray | None:
+    if x.dtype.kind != "f":
+        return np.array(_numpy(op, (x,), (dim,)), order="C")
+    outer, size, inner = lanes("reduce", x.shape, dim)
+    if size > (BLOCK if inner == 1 else COLUMN_ROWS):
+        return None
+    folded = x.reshape(outer, size, inner).astype(np.float32 if x.dtype == np.float16 else x.dtype)
+    with np.errstate(all="ignore"):
+        if inner == 1:
+            result = fold_in_numpy(op.name, folded[:, :, 0])
+        else:
+            result = functools.reduce(STEPS_IN_NUMPY[op.name], (folded[:, k] for k in range(size)))
+        return np.array(result.reshape(x.shape[:dim] + x.shape[dim + 1 :]), x.dtype, order="C")
 
 
 def _word(number: Any) -> int:

@@ -27,7 +27,8 @@ def layouts(dtype: dtypes.dtype) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("case", ALL_CASES, ids=str)
-def test_eager_agrees_with_the_oracle(case: Case) -> None:
+def test_eager_agrees_with_the_oracle(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eager, "_NUMPY_USES", 0)
     for dtype in supported(case):
         for layout in layouts(dtype):
             operands = case.build(dtype, layout)
@@ -41,6 +42,42 @@ def test_eager_agrees_with_the_oracle(case: Case) -> None:
                 else:
                     tolerance = TOLERANCE.get(e.dtype.name, 0)
                     np.testing.assert_allclose(f, e, rtol=tolerance, atol=tolerance, err_msg=f"{dtype} {layout}")
+
+
+@pytest.mark.parametrize("case", [c for c in ALL_CASES if c.op.family in ("library", "reduction")], ids=str)
+def test_the_first_uses_have_the_bits_of_later_ones(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    for dtype in supported(case):
+        for layout in layouts(dtype):
+            operands = tuple(case.build(dtype, layout))
+            monkeypatch.setattr(eager, "_NUMPY_USES", 0)
+            later = results(run_op(case.op, operands, case.attr_values))
+            monkeypatch.setattr(eager, "_NUMPY_USES", 1)
+            monkeypatch.setattr(eager, "_uses", {})
+            monkeypatch.setattr(eager, "_programs", {})
+            first = results(run_op(case.op, operands, case.attr_values))
+            for f, e in zip(first, later, strict=True):
+                assert f.flags.c_contiguous
+                assert (f.dtype, f.shape, f.tobytes()) == (e.dtype, e.shape, e.tobytes())
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("name", ["sum", "prod", "amax", "amin"])
+def test_reductions_in_numpy_keep_the_order_of_kernels(name: str, kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    for shape, dim in (((3, 1), 1), ((5, 31), 1), ((5, 97), 1), ((2, 4096), 1), ((200, 7), 0), ((2, 256, 3), 1)):
+        x = (1 + 0.1 * rng.standard_normal(shape)).astype(kind)
+        x.ravel()[:3] = (np.nan, -0.0, 0.0)[: x.size]
+        x.ravel()[-3:] = (0.0, -0.0, np.inf)
+        found = []
+        for uses in (0, 1):
+            monkeypatch.setattr(eager, "_NUMPY_USES", uses)
+            monkeypatch.setattr(eager, "_uses", {})
+            monkeypatch.setattr(eager, "_programs", {})
+            found.append(run_op(getattr(ops, name), (x,), (dim,)))
+            assert bool(eager._programs) == (uses == 0)
+        later, first = found
+        np.testing.assert_array_equal(np.isnan(first), np.isnan(later))
+        assert np.nan_to_num(first, nan=1.0).tobytes() == np.nan_to_num(later, nan=1.0).tobytes()
 
 
 @pytest.mark.parametrize("case", [c for c in ALL_CASES if "f" in c.op.kinds and "f" in c.types], ids=str)
@@ -66,3 +103,14 @@ def test_exact_operations_build_a_kernel_only_when_they_are_used_often(monkeypat
     assert len(built) == 1
     assert run_op(ops.where, (x > 0, x, 0.5), ()).tobytes() == np.where(x > 0, x, np.float32(0.5)).tobytes()
     assert len(built) == 1
+
+
+def test_the_last_of_several_values_for_one_place_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, index = np.zeros((4, 3), np.float32), np.array([[1, 0, 1], [1, 0, 3], [1, 2, 3]])
+    src = np.arange(9, dtype=np.float32).reshape(3, 3)
+    expected = np.array([[0, 4, 0], [6, 0, 2], [0, 7, 0], [0, 0, 8]], np.float32)
+    for uses in (0, 1):
+        monkeypatch.setattr(eager, "_NUMPY_USES", uses)
+        monkeypatch.setattr(eager, "_uses", {})
+        monkeypatch.setattr(eager, "_programs", {})
+        np.testing.assert_array_equal(run_op(ops.scatter, (x, index, src), (0,)), expected)

@@ -255,6 +255,7 @@ def _share(ct: Any, x: Any, y: Any, loses: Any) -> Any:
 
 @elementwise(
     numpy=lambda x: np.where(x <= 0, x.dtype.type(0), x),
+    exact=True,
     kinds="if",
     expr="select({x} <= 0, {t}(0), {x})",
     vjp={"x": lambda ct, out: ops.where(ops.le(out, 0), 0, ct)},

@@ -147,8 +147,11 @@ def _scatter(function: Callable[[Any, Any, Any], None]) -> Callable[..., Any]:
 
 
 def _put(out: Any, places: Any, values: Any) -> None:
-    for at in np.ndindex(values.shape):
-        out[tuple(np.broadcast_to(p, values.shape)[at] for p in places)] = values[at]
+    flat = np.ravel_multi_index([np.broadcast_to(p, values.shape) for p in places], out.shape).ravel()
+    # Of several values for one place, NumPy does not promise to keep the last.
+    _, last = np.unique(flat[::-1], return_index=True)
+    kept = flat.size - 1 - last
+    out.flat[flat[kept]] = values.ravel()[kept]
 
 
 def _blank(ct: Any, index: Any, src_aval: Aval, dim: int) -> Any:

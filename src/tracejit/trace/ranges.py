@@ -33,6 +33,8 @@ def index_ranges(steps: list[Step], last: Event | None, binds: dict[int, Any], s
 
     `shapes(slot)` gives the shape of a slot's tensor. Rearranged and int32 indices are traced back to what they are of.
     """
+    if not any(step.op in _INDEXED for step in steps):
+        return ()
     outside, made = _origins(path(last))
     outside.update(binds)
     for step in steps:
@@ -83,13 +85,22 @@ def may_leave_range(events: list[Event]) -> bool:
 
 
 _addresses: dict[str, int] = {}
+_NUMPY_USES = 16
+"""Looks at indices from which a kernel, some 20 ms to build, is worth it."""
+_uses = dict.fromkeys(("int64", "int32"), 0)
+
+
+def _is_rare(kind: str) -> bool:
+    """Counts the looks at indices of a type; whether they are few so far."""
+    _uses[kind] += 1
+    return _uses[kind] <= _NUMPY_USES
 
 
 def in_range(t: Any, low: int, high: int) -> bool:
     """Whether all elements of a concrete tensor lie in [low, high)."""
     array = t._array
     kind = array.dtype.name
-    if array.flags.c_contiguous and kind in ("int64", "int32"):
+    if array.flags.c_contiguous and kind in _uses and not _is_rare(kind):
         address = _addresses.get(kind)
         if address is None:
             one = Operand(kind, (1,), (1,))
