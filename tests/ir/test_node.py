@@ -103,3 +103,19 @@ def test_rewriting_that_never_rests_is_an_error() -> None:
 def test_rewriting_nothing_gives_the_graph_itself() -> None:
     graph = Graph((X,), (), (apply(ops.exp, X),))
     assert rewrite(graph, lambda node: None) is graph
+
+
+def test_nodes_at_rest_are_not_looked_at_again() -> None:
+    y = apply(ops.neg, apply(ops.exp, X))
+    graph, seen, rest = Graph((X,), (), (y,)), [], set()
+
+    def look(node: nodes.Node) -> nodes.Node | None:
+        seen.append(node)
+        return apply(ops.tanh, X) if node.op is ops.exp else None
+
+    after = rewrite(graph, look, rest)
+    assert [n.name for n in after.nodes()] == ["input", "tanh", "neg"]
+    assert set(after.nodes()) <= rest
+    seen.clear()
+    assert rewrite(after, look, rest) is after
+    assert not seen

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import sys
+
 import numpy as np
 import pytest
 
@@ -9,6 +12,8 @@ import tracejit as tj
 from tests.trace.values import arr, bits
 from tracejit.nn import functional as F
 from tracejit.trace.region import compile, region_of
+
+region_module = sys.modules[region_of.__module__]
 
 
 def compare(make, calls=8, **options):
@@ -334,6 +339,33 @@ def test_computed_index_out_of_range_changes_nothing():
     with pytest.raises(IndexError, match=r"out of bounds|out of range"):
         step(tj.tensor([0.5, 9.0]))
     assert step(tj.tensor([0.0, 1.5])).tolist() == [1.0, 1.0]
+
+
+def test_an_index_from_outside_is_checked_at_its_first_uses_and_later():
+    for call in (0, 40):
+        step = tj.compile(lambda w, index: w.index_select(0, index) * 2)
+        for _ in range(call + 4):
+            assert step(tj.arange(5.0), tj.tensor([0, 4])).tolist() == [0.0, 8.0]
+        for index in ([0, 5], [-1, 2]):
+            with pytest.raises(IndexError, match=r"out of bounds|out of range"):
+                step(tj.arange(5.0), tj.tensor(index))
+
+
+def test_no_cycles_are_searched_while_a_program_is_made(monkeypatch):
+    found = []
+    made = region_module.build
+
+    def build(*args):
+        found.append(gc.isenabled())
+        return made(*args)
+
+    monkeypatch.setattr(region_module, "build", build)
+    step = tj.compile(lambda x: x * 2 + 1)
+    for _ in range(4):
+        step(tj.ones(3))
+    assert found
+    assert not any(found)
+    assert gc.isenabled()
 
 
 def test_a_function_that_never_settles_runs_eagerly():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tracejit.aval import Aval
 from tracejit.errors import TracejitError
@@ -103,7 +103,7 @@ def _where(graph: Graph, node: Node) -> str:
     return f"{line}: {node.name}: " if line else f"graph {graph.name}: {node.name}: "
 
 
-def _around(nodes: list[Node], at: int, names: dict[Node, str]) -> str:
+def _around(nodes: Sequence[Node], at: int, names: dict[Node, str]) -> str:
     out = []
     for i in range(max(at - 3, 0), min(at + 2, len(nodes))):
         node = nodes[i]

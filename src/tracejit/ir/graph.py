@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 from tracejit.aval import Aval
 from tracejit.ir.node import INPUT, SCALAR, Node
@@ -16,7 +18,8 @@ class Graph:
     `inputs[k]` is the input node of index k (also those nothing uses). `scalars` are the kinds ("f"/"i") of the
     run-time numbers by index. `homes` says that output `o` is written into the memory of input `homes[o]` (same shape
     and type, contiguous), in place, when everything that reads the old value is done. `lines` and `labels` are
-    beside the graph: a node's line in the user's source, and the name of the composite it came from.
+    beside the graph: a node's line in the user's source, and the name of the composite it came from. `rest` is what
+    passes note down for the graphs that are made of this one: the nodes that a rewriting step leaves as they are.
     """
 
     inputs: tuple[Node, ...]
@@ -26,6 +29,7 @@ class Graph:
     name: str = "graph"
     lines: dict[Node, str] = field(default_factory=dict, repr=False)
     labels: dict[Node, str] = field(default_factory=dict, repr=False)
+    rest: dict[Any, set[Node]] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for k, node in enumerate(self.inputs):
@@ -48,9 +52,13 @@ class Graph:
         """The outputs that are what their home holds already: nothing is to be written for them."""
         return {o for o, k in self.homes.items() if self.outputs[o] is self.inputs[k]}
 
-    def nodes(self) -> list[Node]:
+    @cached_property
+    def _nodes(self) -> tuple[Node, ...]:
+        return tuple(topological(self.outputs))
+
+    def nodes(self) -> tuple[Node, ...]:
         """All nodes that the outputs need, each after its operands."""
-        return topological(self.outputs)
+        return self._nodes
 
     def readers(self) -> dict[Node, list[Node]]:
         """The nodes that read each node, once for each place where they do."""
@@ -65,15 +73,17 @@ def topological(roots: Iterable[Node]) -> list[Node]:
     """The nodes below `roots`, each once and after its operands, in an order that depends on the graph alone."""
     order: list[Node] = []
     done: set[Node] = set()
-    stack: list[tuple[Node, bool]] = [(r, False) for r in reversed(list(roots))]
+    stack = list(roots)
+    stack.reverse()
     while stack:
-        node, expanded = stack.pop()
-        if node in done:
-            continue
-        if expanded:
+        node = stack[-1]
+        if node not in done:
+            missing = [a for a in node.args if a not in done]
+            if missing:
+                missing.reverse()
+                stack += missing
+                continue
             done.add(node)
             order.append(node)
-        else:
-            stack.append((node, True))
-            stack.extend((a, False) for a in reversed(node.args) if a not in done)
+        stack.pop()
     return order

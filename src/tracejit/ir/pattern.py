@@ -26,6 +26,7 @@ Matcher = Callable[[Node, Bindings], bool]
 # right in real arithmetic only.
 EXACT, FINITE, FAST = "exact", "finite", "fast"
 LEVELS = (EXACT, FINITE, FAST)
+_ALL_KINDS = "bif"
 
 
 def same_number(a: Any, b: Any) -> bool:
@@ -71,9 +72,12 @@ def _call_matcher(tree: ast.Call, op: Op) -> Matcher:
         raise ValueError(f"{op.name} takes {len(op.params)} operands: {ast.unparse(tree)}")
 
     def match(node: Node, found: Bindings) -> bool:
-        if node.op is not op or not all(part(a, found) for part, a in zip(parts, node.args, strict=True)):
+        if node.op is not op:
             return False
-        return all(found.setdefault(name, node.attrs[i]) == node.attrs[i] for i, name in names)
+        for part, operand in zip(parts, node.args, strict=True):
+            if not part(operand, found):
+                return False
+        return not names or all(found.setdefault(name, node.attrs[i]) == node.attrs[i] for i, name in names)
 
     return match
 
@@ -132,7 +136,7 @@ class Rule:
     soundness: str
     pattern: str
     replacement: str | Callable[..., Any]
-    kinds: str = "bif"
+    kinds: str = _ALL_KINDS
     examples: tuple[Mapping[str, Any], ...] = ({},)
     matchers: tuple[tuple[Op, Matcher], ...] = field(init=False, repr=False)
     build: Callable[[Bindings], Any] = field(init=False, repr=False)
@@ -158,11 +162,13 @@ class Rule:
 
         Raises: TypeError if the rule gives another type: the rule is wrong.
         """
-        if kind_of(node) not in self.kinds:
+        if self.kinds != _ALL_KINDS and kind_of(node) not in self.kinds:
             return None
         for op, match in self.matchers:
+            if node.op is not op:
+                continue
             found: Bindings = {"out": node}
-            if node.op is op and match(node, found):
+            if match(node, found):
                 new = self.build(found)
                 return None if new is None or new is node else _like(node, new, self)
         return None
@@ -170,9 +176,8 @@ class Rule:
 
 def kind_of(node: Node) -> str:
     """The kind of the first tensor operand's type, or of the node's own: b, i or f."""
-    avals = [a.aval for a in node.args if isinstance(a.aval, Aval)]
-    aval = avals[0] if avals else node.tensor
-    return "bif"[aval.dtype.category]
+    aval = next((a.aval for a in node.args if isinstance(a.aval, Aval)), None)
+    return _ALL_KINDS[(node.tensor if aval is None else aval).dtype.category]
 
 
 def _like(node: Node, new: Node, rule: Rule) -> Node:

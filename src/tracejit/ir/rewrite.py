@@ -13,18 +13,23 @@ from tracejit.ops.record import Op
 _LIMIT = 100
 
 
-def rewrite(graph: Graph, step: Callable[[Node], Node | None]) -> Graph:
+def rewrite(graph: Graph, step: Callable[[Node], Node | None], rest: set[Node] | None = None) -> Graph:
     """The graph with `step` applied to each node, operands first, again and again until it gives None.
 
-    Source lines and labels go over to what replaces a node.
+    Source lines and labels go over to what replaces a node. `rest` holds nodes for which `step` gives None, and those
+    that are found are entered.
 
     Raises: RuntimeError if a node never comes to rest.
     """
+    known: set[Node] = set() if rest is None else rest
 
     def settle(old: Node, new: Node) -> Node:
         for _ in range(_LIMIT):
+            if new in known:
+                return new
             better = step(new)
             if better is None:
+                known.add(new)
                 return new
             new = better
         raise RuntimeError(f"rewriting {old!r} does not come to an end")
@@ -34,36 +39,38 @@ def rewrite(graph: Graph, step: Callable[[Node], Node | None]) -> Graph:
 
 def rewrite_at(graph: Graph, nodes: Collection[Node], step: Callable[[Node], Node]) -> Graph:
     """The graph with `step` applied once to what has become of some of its nodes, whose operands may be new by then."""
-    return _rebuild(graph, lambda old, new: step(new) if old in nodes else new)
+    return _rebuild(graph, lambda old, new: step(new) if old in nodes else new) if nodes else graph
 
 
 def _rebuild(graph: Graph, replacement: Callable[[Node, Node], Node]) -> Graph:
     """The graph with each node, given its new operands, replaced."""
-    done: dict[Node, Node] = {}
-    settled: set[Node] = set()
-    lines: dict[Node, str] = {}
-    labels: dict[Node, str] = {}
+    moved: dict[Node, Node] = {}
     for node in graph.nodes():
-        new = replacement(node, _with_args(node, tuple(done[a] for a in node.args)))
-        done[node] = new
-        for beside, result in ((graph.lines, lines), (graph.labels, labels)):
-            if node in beside:
-                _mark(new, beside[node], result, settled)
-        settled.add(new)
-    outputs = tuple(done[o] for o in graph.outputs)
+        kept = node
+        if moved and not moved.keys().isdisjoint(node.args):
+            kept = _with_args(node, tuple(moved.get(a, a) for a in node.args))
+        new = replacement(node, kept)
+        if new is not node:
+            moved[node] = new
+    outputs = tuple(moved.get(o, o) for o in graph.outputs)
     if outputs == graph.outputs:
         return graph
-    kept = {*topological(outputs), *graph.inputs}
-    for k in graph.inputs:
-        for beside, result in ((graph.lines, lines), (graph.labels, labels)):
-            if k in beside:
-                result[k] = beside[k]
-    return replace(
-        graph,
-        outputs=outputs,
-        lines={n: text for n, text in lines.items() if n in kept},
-        labels={n: text for n, text in labels.items() if n in kept},
-    )
+    left = {*topological(outputs), *graph.inputs}
+    lines, labels = (_carried(graph, moved, beside, left) for beside in (graph.lines, graph.labels))
+    return replace(graph, outputs=outputs, lines=lines, labels=labels)
+
+
+def _carried(graph: Graph, moved: dict[Node, Node], beside: dict[Node, str], left: set[Node]) -> dict[Node, str]:
+    """What is beside the graph, for the nodes that are left when some were replaced."""
+    marks: dict[Node, str] = {}
+    settled: set[Node] = set()
+    for node in graph.nodes():
+        new = moved.get(node, node)
+        if node in beside:
+            _mark(new, beside[node], marks, settled)
+        settled.add(new)
+    marks |= {k: beside[k] for k in graph.inputs if k in beside}
+    return {node: text for node, text in marks.items() if node in left}
 
 
 def _with_args(node: Node, args: tuple[Node, ...]) -> Node:

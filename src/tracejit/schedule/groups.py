@@ -21,7 +21,7 @@ from tracejit.ops import ops
 from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
 from tracejit.schedule.rows import plan_rows
-from tracejit.schedule.values import Read, Value, cuts_of, nests
+from tracejit.schedule.values import Read, Value, nests
 from tracejit.symbols import present
 
 LOOP, ROW, BLOCKS, COLUMN, CALL = "loop", "row", "blocks", "column", "call"
@@ -78,19 +78,19 @@ def relation(read: Read, value: Value, group: Group) -> str | None:
 
 def _outer_cuts(value: Value, is_full: bool, unit: int, inside: set[Value]) -> frozenset[int] | None:
     """Cuts of a member's outside reads in units, and of where it is put; None if one is inside a unit."""
-    cuts: set[int] = set()
-    shape = value.args[0].shape if value.kind == kinds.REDUCTION and isinstance(value.args[0], Read) else value.shape
-    for read in (*value.reads, *([value.into] if value.into else [])):
-        if read.source in inside:
+    found: set[int] = set()
+    for source, cuts in value.cuts:
+        if not cuts or source in inside:
             continue
-        for cut in cuts_of(read.over(shape)):
-            if not is_full:
-                cuts.add(cut)
-            elif cut % unit:
+        if not is_full:
+            found |= cuts
+            continue
+        for cut in cuts:
+            if cut % unit:
                 return None
-            elif cut > unit:
-                cuts.add(cut // unit)
-    return frozenset(cuts)
+            if cut > unit:
+                found.add(cut // unit)
+    return frozenset(found)
 
 
 class Partition:
@@ -275,9 +275,9 @@ class Partition:
         members = sorted([*group.members, *more], key=lambda v: v.index)
         inside = set(members)
         for member in members:
-            if not inside.isdisjoint(member.after):
+            if member.after and not inside.isdisjoint(member.after):
                 return "what it covers must be written by an earlier kernel"
-            if any(r.source.kind == kinds.JOINED and not inside.isdisjoint(r.source.parts) for r in member.reads):
+            if member.joined and any(not inside.isdisjoint(joined.parts) for joined in member.joined):
                 return "a joined value must be complete before it is read"
         if len(members) > cost.MAX_MEMBERS:
             return f"the group has {cost.MAX_MEMBERS} values already"

@@ -47,7 +47,8 @@ class Value:
     """One value. `op` is None for a copy. `layout` is (outer, size, inner) of a reduction's operand.
 
     `into` says that the value is written into a part of a joined value; `parts` are the copies that make a
-    joined value, `results` the results of a call, `call` the call of a result.
+    joined value, `results` the results of a call, `call` the call of a result. `reads` are the operands that are not
+    numbers, `joined` the joined values among them.
     """
 
     kind: str
@@ -65,15 +66,25 @@ class Value:
     call: Value | None = None
     launches: Any = ()
     index: int = 0
+    numel: int = field(init=False)
+    reads: list[Read] = field(init=False)
+    joined: tuple[Value, ...] = field(init=False)
+    _cuts: list[tuple[Value, frozenset[int]]] | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.numel = prod(self.shape)
+        self.reads = [a for a in self.args if isinstance(a, Read)]
+        self.joined = tuple(r.source for r in self.reads if r.source.kind == JOINED)
 
     @property
-    def numel(self) -> int:
-        return prod(self.shape)
-
-    @property
-    def reads(self) -> list[Read]:
-        """The operands that are not numbers."""
-        return [a for a in self.args if isinstance(a, Read)]
+    def cuts(self) -> list[tuple[Value, frozenset[int]]]:
+        """What is read, or written into, and the numbers of trailing elements at which that changes its step."""
+        if self._cuts is None:
+            first = self.args[0] if self.kind == REDUCTION else None
+            shape = first.shape if isinstance(first, Read) else self.shape
+            places = [*self.reads, *([self.into] if self.into else [])]
+            self._cuts = [(read.source, cuts_of(read.over(shape))) for read in places]
+        return self._cuts
 
     @property
     def name(self) -> str:
