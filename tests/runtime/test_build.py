@@ -19,7 +19,7 @@ from numba.extending import intrinsic
 from tracejit.errors import KernelBuildError
 from tracejit.kernels.memory import load_arg, store_i64
 from tracejit.runtime import cache
-from tracejit.runtime.build import build, build_many
+from tracejit.runtime.build import _request, build, build_many
 from tracejit.runtime.team import launch
 
 MULTIPLY_ADD = """
@@ -133,6 +133,13 @@ def test_build_many_gives_the_kernels_in_order(monkeypatch: pytest.MonkeyPatch, 
         assert launch(kernel.address, 1, 0.0, out) == 0
         assert out[0] == number
     assert len(cache.entries()) == 16
+
+
+def test_processes_begin_with_the_kernels_that_take_longest() -> None:
+    short, long = (MULTIPLY_ADD, "multiply_add"), (MULTIPLY_ADD + "    # and more\n", "multiply_add")
+    requests = [_request(source) for source in (short, constant(3), long)]
+    ordered = sorted(requests, key=lambda request: request.length, reverse=True)
+    assert ordered == [requests[1], requests[2], requests[0]]
 
 
 def test_build_many_reports_a_text_that_is_no_kernel() -> None:

@@ -104,6 +104,7 @@ def _write_stage(
     elements.forget_places()
     writer.line(f"for j in {places}:")
     writer.depth += 1
+    writer.interleave(cost.interleaving(elements.group.members))
     for value in kept:
         assert scratch is not None
         elements.placed[value] = writer.name("x")
@@ -152,6 +153,7 @@ def _write_tiles(elements: Elements) -> tuple[int, float, float]:
     elements.hoist(elements.group.members)
     writer.line("for j in range(first, stop):")
     writer.depth += 1
+    writer.interleave(cost.interleaving(elements.group.members))
     _write_body(elements)
     writer.depth -= 3
     writer.line("top = bottom")
@@ -160,7 +162,6 @@ def _write_tiles(elements: Elements) -> tuple[int, float, float]:
 
 def _write_body(elements: Elements) -> None:
     """Computes and stores at a place; the stores come last, so that in-place updates read the old values."""
-    elements.writer.interleave(cost.interleaving(elements.group.members))
     texts = [(v, elements.compute(v, "j")) for v in elements.stored]
     for value, text in texts:
         elements.store(value, "j", text)

@@ -191,11 +191,16 @@ class _Request:
     name: str
     text: str
     digest: str
-    function: Callable[[], FunctionType]
+    function: functools.partial[FunctionType]
 
     @property
     def symbol(self) -> str:
         return _symbol(self.name, self.digest)
+
+    @property
+    def length(self) -> tuple[bool, int]:
+        """How long it takes to compile, to compare: the library's kernels, whose text says little, take longest."""
+        return self.function.func is _identity, len(self.text)
 
     def compile(self) -> bytes:
         """Compiles the kernel and leaves it in the disk cache."""
@@ -279,9 +284,12 @@ def build_many(sources: Sequence[Source]) -> list[Kernel]:
     workers = min(SETTINGS.build_workers or thread_budget(SETTINGS, os.environ), len(missing) // _KERNELS_A_WORKER)
     # A forked child may wait for ever for a lock that another Python thread held, so only without such threads.
     if workers > 1 and STORE.usable and threading.active_count() == 1:
-        # What every compilation needs is made before the processes part.
-        missing[0].compile()
-        _compile_together(missing[1:], workers)
+        # Long ones first, so that no process begins with one when the others are through.
+        missing.sort(key=lambda request: request.length, reverse=True)
+        if not STORE.stats.misses:
+            # What every compilation needs is made before the processes part.
+            missing.pop().compile()
+        _compile_together(missing, workers)
     return [_build(source) for source in sources]
 
 
