@@ -113,7 +113,9 @@ _uses: dict[Any, int] = {}
 
 
 def _is_rare(key: Any) -> bool:
-    """Counts the uses of an exact operation; whether they are few so far."""
+    """Counts the uses of an operation; whether they are few so far."""
+    if len(_uses) >= _MAX_PROGRAMS:
+        _uses.clear()
     uses = _uses[key] = _uses.get(key, 0) + 1
     return uses <= _NUMPY_USES
 
@@ -266,7 +268,8 @@ def _run_program(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
             key.append(_number_kind(a))
     found = _programs.get(tuple(key))
     if found is None:
-        if sum(a.size for a in arrays) <= _NUMPY_ELEMENTS and _is_rare(tuple(key)):
+        alike = op.exact or op.family == "reduction"
+        if alike and sum(a.size for a in arrays) <= _NUMPY_ELEMENTS and _is_rare(tuple(key)):
             result = _run_in_numpy(op, args, attrs)
             if result is not None:
                 return result
@@ -288,7 +291,7 @@ def _run_in_numpy(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     if op.family == "reduction":
         return _reduce_in_numpy(op, args[0], attrs[0])
     # A fresh, contiguous array, as programs give it.
-    return np.array(_numpy(op, args, attrs), order="C") if op.exact else None
+    return np.array(_numpy(op, args, attrs), order="C")
 
 
 def _reduce_in_numpy(op: Op, x: np.ndarray, dim: int) -> np.ndarray | None:

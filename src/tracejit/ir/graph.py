@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 from tracejit.aval import Aval
 from tracejit.ir.node import INPUT, SCALAR, Node
@@ -29,7 +28,7 @@ class Graph:
     name: str = "graph"
     lines: dict[Node, str] = field(default_factory=dict, repr=False)
     labels: dict[Node, str] = field(default_factory=dict, repr=False)
-    rest: dict[Any, set[Node]] = field(default_factory=dict, repr=False, compare=False)
+    rest: dict[tuple[str, ...], set[Node]] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for k, node in enumerate(self.inputs):

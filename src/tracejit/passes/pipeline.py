@@ -10,7 +10,7 @@ from tracejit import config
 from tracejit.ir.check import check as check_graph
 from tracejit.ir.graph import Graph
 from tracejit.ir.node import Node
-from tracejit.ir.pattern import EXACT, LEVELS, RuleSet
+from tracejit.ir.pattern import EXACT, RuleSet
 from tracejit.ir.rewrite import rewrite
 from tracejit.passes import operands, simplify, views
 from tracejit.passes.products import join_products
@@ -26,28 +26,24 @@ def _plainer(node: Node) -> Node | None:
     return next((new for rewrite_operands in operands.STEPS if (new := rewrite_operands(node)) is not None), None)
 
 
-_VIEWS = {level: RuleSet(views.RULES, level) for level in LEVELS}
-_ALGEBRA = {level: RuleSet(simplify.RULES, level) for level in LEVELS}
-
-
-def _settled(graph: Graph, step: Callable[[Node], Node | None]) -> Graph:
+def _settled(graph: Graph, key: tuple[str, ...], step: Callable[[Node], Node | None]) -> Graph:
     """The graph in which `step` changes nothing any more; nodes that came to rest before are not looked at again."""
-    return rewrite(graph, step, graph.rest.setdefault(step, set()))
+    return rewrite(graph, step, graph.rest.setdefault(key, set()))
 
 
 def plain_operands(graph: Graph, soundness: str) -> Graph:
     """Operands in their plainest form; numbers alone are computed."""
-    return _settled(graph, _plainer)
+    return _settled(graph, ("operands",), _plainer)
 
 
 def canonical_views(graph: Graph, soundness: str) -> Graph:
     """Chains of views become one view, views that move nothing go."""
-    return _settled(graph, _VIEWS[soundness])
+    return _settled(graph, ("views", soundness), RuleSet(views.RULES, soundness))
 
 
 def simplified(graph: Graph, soundness: str) -> Graph:
     """Algebra, as far as `soundness` allows."""
-    return _settled(graph, _ALGEBRA[soundness])
+    return _settled(graph, ("algebra", soundness), RuleSet(simplify.RULES, soundness))
 
 
 PASSES: tuple[Pass, ...] = (plain_operands, canonical_views, simplified, slice_operands, join_products)
