@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any
 
 from tracejit.dtypes import get_default_dtype
@@ -45,6 +45,23 @@ class _Writer:
         self.slots = before.slots if before is not None else 0
         self.numbers = before.count if before is not None else 0
         self.locals: dict[int, str] = {}
+        self.places: dict[tuple[str, int], str] = {}
+
+    def place(self, array: str, index: int) -> str:
+        """The text of an index into the values `v` or numbers `n`: a stand-in, so that equal events have one text."""
+        return self.places.setdefault((array, index), str(_STAND_IN + len(self.places)))
+
+    def value(self, slot: int) -> str:
+        """The text of the value in a slot."""
+        return f"v[{self.place('v', slot)}]"
+
+    def given(self, number: Number) -> str:
+        """The text of a number's value."""
+        return f"n[{self.place('n', number.index)}]"
+
+    def known(self, slot: int) -> str:
+        """The text of what stands in a slot, by its local name if it has one."""
+        return self.locals.get(slot) or self.value(slot)
 
     def constant(self, value: Any) -> str:
         """A name for a value."""
@@ -63,12 +80,12 @@ class _Writer:
     def operand(self, expression: str, slot: int) -> None:
         """Check a tensor that must stand in a slot."""
         if slot < self.slots:
-            self.check(f"{expression} is not v[{slot}]")
+            self.check(f"{expression} is not {self.value(slot)}")
             return
         if slot in self.locals:
             self.check(f"{expression} is not {self.locals[slot]}")
             return
-        name = f"t{slot}"
+        name = f"t{len(self.locals)}"
         self.locals[slot] = name
         external = self.event.binds[slot]
         # No tensor is `MISS`, while an argument may be None.
@@ -83,7 +100,7 @@ class _Writer:
         self.checks.append(f"        if not f.first({self.constant(external)}, {name}, {cell}): return MISS")
         self.check(f"f.mutators and f.is_mutated({name})")
         self.checks.append(f"    f.externals.append({name})")
-        self.effects.append(f"    v[{slot}] = {name}")
+        self.effects.append(f"    {self.value(slot)} = {name}")
 
     def number(self, expression: str, number: Number) -> None:
         """Check a number."""
@@ -95,7 +112,7 @@ class _Writer:
                 self.check(f"{expression} != {self.constant(number.value)}")
         elif number.kind == "i":
             self.check(f"not {number.low} <= {expression} <= {number.high}")
-        self.effects.append(f"    n[{number.index}] = {expression}")
+        self.effects.append(f"    {self.given(number)} = {expression}")
 
     def layout(self, expression: str, layout: Any) -> None:
         """Check an argument against its layout."""
@@ -156,32 +173,33 @@ class _Writer:
         self.effects[:0] = head
         for generator, seed, offset, count in event.draws:
             self.effects.append(
-                f"    n[{seed.index}], n[{offset.index}] = {self.constant(generator)}.advance({count})"
+                f"    {self.given(seed)}, {self.given(offset)} = {self.constant(generator)}.advance({count})"
             )
         for result in event.results:
             slot = result.slot
             if slot < self.slots or slot in event.binds:
                 continue
-            p = f"p{slot}"
+            p = f"p{len(self.effects)}"
             template = pending(
                 result.aval, result.requires_grad, result.strides, OWED if result.requires_grad else None
             )
-            made = copy_call(template, FIELDS, self.scope, f"made{slot}")
-            self.effects += [f"    {p} = v[{slot}] = {made}", f"    f.owed.append({slot})"]
+            made = copy_call(template, FIELDS, self.scope, f"made{len(self.effects)}")
+            owed = f"    f.owed.append({self.place('v', slot)})"
+            self.effects += [f"    {p} = {self.value(slot)} = {made}", owed]
             if result.source is not None:
-                self.effects.append(f"    {p}._base = f.base_of({result.source})")
+                self.effects.append(f"    {p}._base = f.base_of({self.place('v', result.source)})")
         for target, new, history in event.assigned:
-            self.effects.append(f"    a = v[{new}] = v[{target}]")
+            self.effects.append(f"    a = {self.value(new)} = {self.value(target)}")
             if history is not None:
                 self.effects.append(f"    if a is not None: f.rebase(a, {history})")
         if event.assigned:
             self.effects.append("    f.mutators.append(EVENT)")
         for leaf, before, after in event.leaves:
             if after is not None and after != before:
-                self.effects.append(f"    v[{leaf}]._grad = v[{after}]")
+                self.effects.append(f"    {self.value(leaf)}._grad = {self.value(after)}")
         self.effects += ["    f.last = EVENT", "    f.place = NEXT"]
         if event.kind in ("op", "detach"):
-            values = [f"v[{r.slot}]" for r in event.results]
+            values = [self.value(r.slot) for r in event.results]
             return values[0] if len(values) == 1 else f"({', '.join(values)},)"
         if event.kind == "assign":
             return "None"
@@ -191,7 +209,7 @@ class _Writer:
         """The expression of what a unit returned."""
         kind = layout[0]
         if kind == "result":
-            return f"v[{self.event.results[layout[1]].slot}]"
+            return self.value(self.event.results[layout[1]].slot)
         if kind == "value":
             return self.constant(layout[1])
         items = ", ".join(self.output(item) for item in layout[2])
@@ -202,7 +220,7 @@ class _Writer:
     def function(self, parameters: str) -> Callable[..., Any]:
         """The matcher."""
         for slot, low, high in self.event.ranges:
-            self.check(f"not in_range({self.locals.get(slot, f'v[{slot}]')}, {low}, {high})")
+            self.check(f"not in_range({self.known(slot)}, {low}, {high})")
         value = self.finish()
         text = "\n".join(
             [
@@ -214,14 +232,24 @@ class _Writer:
                 f"    return {value}",
             ]
         )
-        exec(_compiled(text, self.event.name), self.scope)
-        return self.scope["match"]  # type: ignore[no-any-return]
+        code = _compiled(text, self.event.name)
+        indices = [index for _, index in self.places]
+        stand_ins = range(_STAND_IN, _STAND_IN + len(indices))
+        constants = tuple(
+            [indices[c - _STAND_IN] if type(c) is int and c in stand_ins else c for c in code.co_consts]
+        )
+        return FunctionType(code.replace(co_consts=constants), self.scope, "match")
+
+
+_STAND_IN = 1 << 100
+"""From here on numbers in a text stand for indices: no other number in it is as large."""
 
 
 @functools.lru_cache(maxsize=1024)
 def _compiled(text: str, name: str) -> CodeType:
-    """The code of a matcher: events that differ in sizes have the same text."""
-    return compile(text, f"<matcher of {name}>", "exec")
+    """The code of a matcher: events that differ in sizes and places have the same text."""
+    constants = compile(text, f"<matcher of {name}>", "exec").co_consts
+    return next(c for c in constants if isinstance(c, CodeType))
 
 
 def matcher(event: Event) -> Callable[..., Any]:
@@ -273,7 +301,7 @@ def matcher(event: Event) -> Callable[..., Any]:
     for i, name in enumerate(names):
         w.tensor(name, i)
     for leaf, before, _ in event.leaves:
-        name = w.locals.get(leaf, f"v[{leaf}]")
+        name = w.known(leaf)
         w.check(f"{name}._hooks is not None")
         if before is None:
             w.check(f"{name}._grad is not None")
@@ -281,5 +309,5 @@ def matcher(event: Event) -> Callable[..., Any]:
             w.check(f"{name}._grad is None")
             w.operand(f"{name}._grad", before)
     for leaf in event.watched:
-        w.check(f"{w.locals.get(leaf, f'v[{leaf}]')}._hooks is not None")
+        w.check(f"{w.known(leaf)}._hooks is not None")
     return w.function("tensors, key")
