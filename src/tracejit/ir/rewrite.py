@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
-from tracejit.ir.graph import Graph, topological
+from tracejit.ir.graph import Graph
 from tracejit.ir.node import ITEM, Node, item, make
 from tracejit.ops.record import Op
 
@@ -55,22 +55,24 @@ def _rebuild(graph: Graph, replacement: Callable[[Node, Node], Node]) -> Graph:
     outputs = tuple(moved.get(o, o) for o in graph.outputs)
     if outputs == graph.outputs:
         return graph
-    left = {*topological(outputs), *graph.inputs}
-    lines, labels = (_carried(graph, moved, beside, left) for beside in (graph.lines, graph.labels))
-    return replace(graph, outputs=outputs, lines=lines, labels=labels)
+    better = replace(graph, outputs=outputs, lines={}, labels={})
+    left = {*better.nodes(), *graph.inputs}
+    standing = {node for node in graph.nodes() if node not in moved}
+    for beside, carried in ((graph.lines, better.lines), (graph.labels, better.labels)):
+        marks = _carried(beside, moved, standing)
+        carried.update({node: text for node, text in marks.items() if node in left})
+    return better
 
 
-def _carried(graph: Graph, moved: dict[Node, Node], beside: dict[Node, str], left: set[Node]) -> dict[Node, str]:
-    """What is beside the graph, for the nodes that are left when some were replaced."""
-    marks: dict[Node, str] = {}
-    settled: set[Node] = set()
-    for node in graph.nodes():
-        new = moved.get(node, node)
+def _carried(beside: dict[Node, str], moved: dict[Node, Node], standing: set[Node]) -> dict[Node, str]:
+    """What is beside a graph when some of its nodes were replaced and the others are `standing`."""
+    marks = {node: text for node, text in beside.items() if node not in moved}
+    settled = set(standing)
+    for node, new in moved.items():
         if node in beside:
             _mark(new, beside[node], marks, settled)
         settled.add(new)
-    marks |= {k: beside[k] for k in graph.inputs if k in beside}
-    return {node: text for node, text in marks.items() if node in left}
+    return marks
 
 
 def _with_args(node: Node, args: tuple[Node, ...]) -> Node:
