@@ -145,7 +145,11 @@ def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word, *, adds: bool
                 _pack_strips(code, lane, source, a_k, strips, length, height)
             left, left_m = a_direct.choose(source, strips), a_direct.choose(a_m, 1)
             left_k, left_tile = a_direct.choose(a_k, TILE_ROWS), a_direct.choose(a_m, length + 1)
-            with code.loop(0, height, TILE_ROWS) as i, code.loop(first, last) as panel:
+            tiles, wide = (height + TILE_ROWS - 1).quotient(TILE_ROWS), last - first
+            # Packed rows of A are read from the second cache for a panel in the first, others stay there themselves.
+            outer, inner = a_direct.choose(tiles, wide), a_direct.choose(wide, tiles)
+            with code.loop(0, outer) as slow, code.loop(0, inner) as fast:
+                i, panel = a_direct.choose(slow, fast) * TILE_ROWS, first + a_direct.choose(fast, slow)
                 a_at = left + i * left_tile * size
                 b_at = right + (panel - first) * right_panel * size
                 c_at = c_first + ((top + i) * c_m + panel * columns) * size
