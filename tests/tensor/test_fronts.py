@@ -240,3 +240,21 @@ def test_whole_powers_wrap_as_pytorchs(dtype: str, exponent: int) -> None:
 
 def test_a_huge_whole_power_returns() -> None:
     assert (tj.tensor([3], dtype=tj.uint8) ** 2**40).tolist() == [pow(3, 2**40, 256)]
+
+
+def test_precision_of_products_is_a_permission() -> None:
+    x, y = tj.randn(33, 40), tj.randn(40, 50)
+    expected = (x @ y).numpy().tobytes()
+    assert tj.get_float32_matmul_precision() == "highest"
+    try:
+        for precision in ("medium", "high", "highest"):
+            tj.set_float32_matmul_precision(precision)
+            assert tj.get_float32_matmul_precision() == precision
+            assert (x @ y).numpy().tobytes() == expected
+        with pytest.raises(ValueError, match="'fast' is not one of"):
+            tj.set_float32_matmul_precision("fast")
+        with pytest.raises(TypeError, match="expects a str"):
+            tj.set_float32_matmul_precision(2)  # type: ignore[arg-type]
+        assert tj.get_float32_matmul_precision() == "highest"
+    finally:
+        tj.set_float32_matmul_precision("highest")

@@ -12,6 +12,33 @@ from tracejit.tensor.reducing import sum
 from tracejit.tensor.shaping import permute, reshape, unsqueeze
 from tracejit.tensor.tensor import Tensor, method
 
+_PRECISIONS = ("highest", "high", "medium")
+_precision = _PRECISIONS[0]
+
+
+def set_float32_matmul_precision(precision: str) -> None:
+    """Say how exact products of float32 must be at least: "highest", "high" or "medium".
+
+    Edge: the two lower ones are permissions for hardware that multiplies shorter numbers faster. Kernels here use none:
+    products of float32 are float32 to the last bit whatever is set, as PyTorch's are on most CPUs.
+    Raises: TypeError or ValueError for anything else.
+
+    >>> import tracejit as tj
+    >>> tj.get_float32_matmul_precision()
+    'highest'
+    """
+    global _precision  # noqa: PLW0603 - a setting of the process, as in PyTorch
+    if not isinstance(precision, str):
+        raise TypeError(f"set_float32_matmul_precision expects a str, but got {type(precision).__name__}")
+    if precision not in _PRECISIONS:
+        raise ValueError(f"{precision!r} is not one of 'highest', 'high' or 'medium'")
+    _precision = precision
+
+
+def get_float32_matmul_precision() -> str:
+    """What `set_float32_matmul_precision` was given last, "highest" at first."""
+    return _precision
+
 
 def _same_type(a: Tensor, b: Tensor, what: str) -> None:
     for x in (a, b):

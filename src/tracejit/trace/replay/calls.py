@@ -27,7 +27,9 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__fil
 _NATIVE = tuple(_PACKAGE + part for part in ("tensor" + os.sep, "dtypes.py", "shapes.py", "aval.py", "ops" + os.sep))
 _GRAD_MODES = (no_grad, enable_grad, inference_mode, set_grad_enabled)
 # Functions of the tensor package that change what other code sees, beside the session.
-_REFUSED = frozenset(["set_default_dtype", "set_printoptions", "set_num_threads"])
+_REFUSED = frozenset(
+    ["set_default_dtype", "set_float32_matmul_precision", "set_printoptions", "set_num_threads"]
+)
 _GIVEN = (
     *(dtype, Op, RandomGenerator, Size, type(None), type(...)),
     *(str, bytes, bool, int, float, complex, range, slice, type),
