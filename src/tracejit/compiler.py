@@ -14,11 +14,10 @@ import numpy as np
 from tracejit.aval import Aval
 from tracejit.codegen import text
 from tracejit.codegen.generate import generate
-from tracejit.codegen.library import plan_call, planners
+from tracejit.codegen.library import panel_columns, plan_call, planners
 from tracejit.codegen.text import KernelText
 from tracejit.config import logger
 from tracejit.ir.graph import Graph
-from tracejit.kernels.gemm import panel_columns
 from tracejit.kernels.launch import Launch, Ptr, Scratch
 from tracejit.ops import Op
 from tracejit.passes import Report, run_passes

@@ -112,8 +112,8 @@ _NUMPY_ELEMENTS = 1 << 18
 _uses: dict[Any, int] = {}
 
 
-def _is_rare(key: Any) -> bool:
-    """Counts the uses of an operation; whether they are few so far."""
+def is_rare(key: Any) -> bool:
+    """Counts the uses of what `key` names; whether they are few so far, so that NumPy does it."""
     if len(_uses) >= _MAX_PROGRAMS:
         _uses.clear()
     uses = _uses[key] = _uses.get(key, 0) + 1
@@ -185,7 +185,7 @@ def _run_any(op: Op, args: tuple[Any, ...]) -> np.ndarray:
             key.append(type(a))
     flat = _flat_kernels.get(tuple(key))
     if flat is None:
-        if op.exact and _is_rare(tuple(key)):
+        if op.exact and is_rare(tuple(key)):
             # As a kernel does it: a number of NumPy's does not decide the type, and the result is contiguous.
             numbers = tuple(a.item() if isinstance(a, np.generic) else a for a in args)
             return np.asarray(_numpy(op, numbers, ()), order="C")
@@ -269,7 +269,7 @@ def _run_program(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     found = _programs.get(tuple(key))
     if found is None:
         alike = op.exact or op.family == "reduction"
-        if alike and sum(a.size for a in arrays) <= _NUMPY_ELEMENTS and _is_rare(tuple(key)):
+        if alike and sum(a.size for a in arrays) <= _NUMPY_ELEMENTS and is_rare(tuple(key)):
             result = _run_in_numpy(op, args, attrs)
             if result is not None:
                 return result

@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 
 from tracejit.codegen.generate import generate
-from tracejit.codegen.library import plan_call
+from tracejit.codegen.library import panel_columns, plan_call
 from tracejit.codegen.text import KernelText, Place, Scalar
 from tracejit.compiler import Compiled, KernelInfo, describe, library_slots
 from tracejit.ir.graph import Graph
-from tracejit.kernels.gemm import panel_columns
 from tracejit.ops import Op
 from tracejit.passes import run_passes
 from tracejit.runtime.build import Kernel, build, build_many

@@ -55,3 +55,12 @@ def plan_call(op: Op, layouts: tuple[Layout, ...], attrs: tuple[Any, ...]) -> tu
         raise NotImplementedError(f"cannot compile '{op.name}': the kernel library has no {_PREFIX}{op.name}")
     chosen = {op.attrs[i]: attrs[i] for i in _accepted(op)}
     return planner(*(Operand(*layout) for layout in layouts), **chosen)
+
+
+def panel_columns(dtype: str) -> int:
+    """The columns of a panel that products of an element type are read in; see `kernels.gemm.panel_columns`.
+
+    The kernels are loaded when this is asked for first, as by `planners`: an import of tracejit does not need them.
+    """
+    columns: int = importlib.import_module(f"{kernels.__name__}.gemm").panel_columns(dtype)
+    return columns

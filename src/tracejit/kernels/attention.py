@@ -14,7 +14,8 @@ from tracejit.kernels import attention_kernels as kernels
 from tracejit.kernels.attention_rows import ADDED, FLAGS, NO_MASK
 from tracejit.kernels.attention_units import BACKWARD, FORWARD, PACK
 from tracejit.kernels.fold import LANES
-from tracejit.kernels.gemm_kernels import BLOCK_BYTES, TILE_VECTORS
+from tracejit.kernels.gemm import panel_columns
+from tracejit.kernels.gemm_kernels import BLOCK_BYTES
 from tracejit.kernels.gemm_vectors import TARGET
 from tracejit.kernels.launch import Launch, Operand, Ptr, Scratch
 
@@ -104,7 +105,7 @@ class _Packing:
     def add(self, index: int, x: Operand, dims: tuple[int, int, int], *, turned: bool, straight: bool) -> list[int]:
         """Packs operand `index`, whose heads, rows and elements are in `dims` of its last three dimensions."""
         rows, width = x.shape[1 + dims[1]], x.shape[1 + dims[2]]
-        columns = TILE_VECTORS * TARGET.vector_bytes // self.problem.size
+        columns = panel_columns(self.problem.dtype)
         starts = [-1, -1]
         for form, wanted, several, each in ((0, turned, rows, width), (1, straight, width, rows)):
             if wanted:

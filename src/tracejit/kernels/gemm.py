@@ -113,7 +113,7 @@ def plan_matmul_add(a: Operand, b: Operand, c: Operand, out: Operand) -> tuple[L
         raise NotImplementedError(f"matmul_add: there is no kernel for {a} @ {b}")
     if problem.m == 0 or problem.n == 0:
         return ()
-    panels = _plan_panels(problem, *_ways_of_b(problem))
+    panels = _plan_panels(problem)
     slots = (*panels.slots[: kernels.C], Ptr(3), *panels.slots[kernels.C + 1 :], Ptr(2))
     return (replace(panels, function=_ADDING_KERNELS[problem.dtype], slots=slots, in_place=(kernels.D, kernels.C)),)
 
@@ -136,11 +136,8 @@ def plan_pack_panels(b: Operand, panels: Operand, columns: int) -> tuple[Launch,
     k, n = b.shape
     if k == 0 or n == 0:
         return ()
-    one = Operand(b.dtype, (1, k), (k, 1))
-    problem = _Problem(b.dtype, 1, 1, n, k, _strides(one), _strides(b), (0, 0, 1))
-    rows_of_b, columns_of_b = _ways_of_b(problem)
-    mode = kernels.COPY if rows_of_b else kernels.TRANSPOSE if columns_of_b else kernels.GATHER
-    slots = (Ptr(0), Ptr(0), Ptr(1), *problem.slots(kernels.DIRECT, mode)[3:])
+    problem = _Problem(b.dtype, 1, 1, n, k, (0, 0, 0), _strides(b), (0, 0, 0))
+    slots = (Ptr(0), Ptr(0), Ptr(1), *problem.slots(kernels.DIRECT, _packing_of_b(problem))[3:])
     return (Launch(_PACKING_KERNELS[b.dtype], slots, -(-n // columns), 0.3 * k * columns),)
 
 
@@ -161,7 +158,7 @@ def plan_matmul_panels(a: Operand, panels: Operand, c: Operand) -> tuple[Launch,
         return ()
     # A panel after the other in memory: a column further is k elements on, at the first column of a panel.
     problem = _Problem(a.dtype, 1, m, n, k, _strides(a), (0, columns, k), _strides(c))
-    return (_plan_panels(problem, False, False, in_panels=True),)
+    return (_plan_panels(problem, in_panels=True),)
 
 
 def _checked(a: Operand, b: Operand, c: Operand) -> _Problem:
@@ -210,7 +207,7 @@ def _plan_float(p: _Problem) -> Launch:
         units = p.batch * -(-p.n // columns)
         slots = p.slots(kernels.DIRECT, kernels.DIRECT, p.m, p.k, columns)
         return Launch(functions["dots"], slots, units, p.cost(units, 5.0 if p.m == 1 else 2.5))
-    return _plan_panels(p, rows_of_b, columns_of_b)
+    return _plan_panels(p)
 
 
 def _ways_of_b(p: _Problem) -> tuple[bool, bool]:
@@ -218,17 +215,20 @@ def _ways_of_b(p: _Problem) -> tuple[bool, bool]:
     return p.b[2] == 1 or p.n == 1, p.b[1] == 1 or p.k <= 1
 
 
-def _plan_panels(p: _Problem, rows_of_b: bool, columns_of_b: bool, *, in_panels: bool = False) -> Launch:
+def _packing_of_b(p: _Problem) -> int:
+    """How B is packed if it is."""
+    rows_of_b, columns_of_b = _ways_of_b(p)
+    return kernels.COPY if rows_of_b else kernels.TRANSPOSE if columns_of_b else kernels.GATHER
+
+
+def _plan_panels(p: _Problem, *, in_panels: bool = False) -> Launch:
     size = _SIZES[p.dtype]
     columns = panel_columns(p.dtype)
     panels = -(-p.n // columns)
     rows = _rows_of_unit(p, p.batch * panels)
-    if in_panels:
+    b_mode = kernels.DIRECT if in_panels else _packing_of_b(p)
+    if b_mode == kernels.COPY and not _worth_packing(p.k * p.b[1] * size, -(-rows // TILE_ROWS)):
         b_mode = kernels.DIRECT
-    elif rows_of_b:
-        b_mode = kernels.COPY if _worth_packing(p.k * p.b[1] * size, -(-rows // TILE_ROWS)) else kernels.DIRECT
-    else:
-        b_mode = kernels.TRANSPOSE if columns_of_b else kernels.GATHER
     columns_of_a = p.a[1] == 1 and p.k > 1
     a_mode = kernels.COPY if columns_of_a and _worth_packing(p.k * p.a[2] * size, panels) else kernels.DIRECT
     run, group, height = _block(p, a_mode != kernels.DIRECT, b_mode != kernels.DIRECT, columns, rows)

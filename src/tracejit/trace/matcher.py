@@ -22,6 +22,8 @@ from tracejit.trace.tree import Event, Leaf, Mapping, Number, Sequence, Static, 
 
 MISS = object()
 """What a matcher gives for a call that is not its event."""
+_STAND_IN = 1 << 100
+"""From here on numbers in a text stand for indices: no other number in it is as large."""
 
 
 class _Writer:
@@ -239,10 +241,6 @@ class _Writer:
             [indices[c - _STAND_IN] if type(c) is int and c in stand_ins else c for c in code.co_consts]
         )
         return FunctionType(code.replace(co_consts=constants), self.scope, "match")
-
-
-_STAND_IN = 1 << 100
-"""From here on numbers in a text stand for indices: no other number in it is as large."""
 
 
 @functools.lru_cache(maxsize=1024)

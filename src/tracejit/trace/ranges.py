@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tracejit.eager import is_rare
 from tracejit.kernels.index import check_launch
 from tracejit.kernels.launch import Operand, Ptr
 from tracejit.ops.record import ops
@@ -85,22 +86,12 @@ def may_leave_range(events: list[Event]) -> bool:
 
 
 _addresses: dict[str, int] = {}
-_NUMPY_USES = 16
-"""Looks at indices from which a kernel, some 20 ms to build, is worth it."""
-_uses = dict.fromkeys(("int64", "int32"), 0)
-
-
-def _is_rare(kind: str) -> bool:
-    """Counts the looks at indices of a type; whether they are few so far."""
-    _uses[kind] += 1
-    return _uses[kind] <= _NUMPY_USES
-
 
 def in_range(t: Any, low: int, high: int) -> bool:
     """Whether all elements of a concrete tensor lie in [low, high)."""
     array = t._array
     kind = array.dtype.name
-    if array.flags.c_contiguous and kind in _uses and not _is_rare(kind):
+    if array.flags.c_contiguous and kind in ("int64", "int32") and not is_rare(("range", kind)):
         address = _addresses.get(kind)
         if address is None:
             one = Operand(kind, (1,), (1,))
