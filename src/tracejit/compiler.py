@@ -6,8 +6,13 @@ Must not know: tensors, autograd, traces.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import time
+from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,21 +21,26 @@ from tracejit.codegen import text
 from tracejit.codegen.generate import generate
 from tracejit.codegen.library import panel_columns, plan_call, planners
 from tracejit.codegen.text import KernelText
-from tracejit.config import logger
+from tracejit.config import SETTINGS, logger
 from tracejit.ir.graph import Graph
+from tracejit.ir.text import print_graph
 from tracejit.kernels.launch import Launch, Ptr, Scratch
-from tracejit.ops import Op
+from tracejit.ops import Op, ops
 from tracejit.passes import Report, run_passes
-from tracejit.runtime.build import Kernel, build_many
-from tracejit.runtime.program import Address, Arena, Program, ProgramBuilder, Slot
+from tracejit.runtime.build import Kernel, build_many, environment, recall
+from tracejit.runtime.cache import RECIPE, STORE
+from tracejit.runtime.program import Address, Arena, Program, ScalarRef, Slot
+from tracejit.runtime.recipe import Origin, Part, Recipe, Step, unpack
 from tracejit.schedule.groups import CALL
 from tracejit.schedule.layout import arrange_products
-from tracejit.schedule.lower import missing
+from tracejit.schedule.lower import Layout, missing
 from tracejit.schedule.memory import ALIGNMENT, Buffer
 from tracejit.schedule.plan import Plan, make_plan
 from tracejit.schedule.values import Value, whole
 
 _log = logger("fusion")
+_PLANNING = ("aval", "codegen", "compiler", "dtypes", "ir", "ops", "passes", "schedule", "shapes", "symbols")
+"""Modules and packages that decide what a program consists of, beside the kernel library."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,24 +65,53 @@ class GroupInfo:
     cuts: tuple[str, ...]
 
 
+class Notes(NamedTuple):
+    """What planning decided: the graph that passes left, what they did, and the groups."""
+
+    graph: Graph
+    report: Report
+    groups: list[GroupInfo]
+
+
 @dataclass(slots=True)
 class Compiled:
     """A compiled graph.
 
     `run(pointers, scalars)` takes the addresses of the inputs, then of the outputs (int64; a homed output's is its
     input's), and the scalars (float64, or int64 bits); it gives 0 or an error code that `program.failure` explains.
-    Outputs are contiguous. `seconds` is the time by phase, `report` what the passes did.
+    Outputs are contiguous. `seconds` is the time by phase, `source` the graph that was compiled.
     """
 
     program: Program
     kernels: list[KernelInfo]
-    groups: list[GroupInfo]
     launches: int
     stages: int
     arena_bytes: int
     seconds: dict[str, float]
-    report: Report
-    graph: Graph | None = field(repr=False)
+    source: Graph = field(repr=False)
+    _notes: Notes | None = field(repr=False)
+
+    @property
+    def notes(self) -> Notes:
+        """What planning decided. Cost: of a program that was kept on disk, planning it."""
+        if self._notes is None:
+            self._notes = _plan(self.source, _Clock())[1]
+        return self._notes
+
+    @property
+    def graph(self) -> Graph:
+        """The graph that passes left."""
+        return self.notes.graph
+
+    @property
+    def report(self) -> Report:
+        """What the passes did."""
+        return self.notes.report
+
+    @property
+    def groups(self) -> list[GroupInfo]:
+        """The groups in the order of their stages."""
+        return self.notes.groups
 
     @property
     def releases(self) -> bool:
@@ -92,25 +131,16 @@ def supports(op: Op, avals: tuple[Aval | None, ...]) -> bool:
 
 
 class _Assembly:
-    """Builds the kernels of a plan and puts their launches into a program."""
+    """Puts the launches of a plan down as a recipe."""
 
     def __init__(self, graph: Graph, plan: Plan) -> None:
         self.plan = plan
-        self.builder = ProgramBuilder()
-        self._external: dict[tuple[str, int], int] = {}
-        for k in range(len(graph.inputs)):
-            self._external["input", k] = self.builder.external()
-        for k in range(len(graph.outputs)):
-            self._external["output", k] = self.builder.external()
-        self._scalars = [self.builder.scalar() for _ in graph.scalars]
-        self._arena: dict[Buffer, int] = {}
-        self._wanted: list[tuple[int, KernelText | Launch, list[Slot], str]] = []
-        self._infos: dict[str, KernelInfo] = {}
-        self.launches = 0
-
-    @property
-    def kernels(self) -> list[KernelInfo]:
-        return list(self._infos.values())
+        self._scalars = [ScalarRef(k) for k in range(len(graph.scalars))]
+        self._inputs = len(graph.inputs)
+        self._externals = self._inputs + len(graph.outputs)
+        self._arena: list[tuple[int, int]] = []
+        self._place_of: dict[Buffer, int] = {}
+        self._wanted: list[tuple[int, KernelText | Launch, tuple[Slot, ...], str, Origin | None]] = []
 
     def generate(self) -> None:
         """Writes the kernels' texts and finds the library's kernels."""
@@ -122,25 +152,33 @@ class _Assembly:
             for step, together in enumerate(generate(group, self.plan)):
                 for kernel in together:
                     if kernel.units:
-                        slots = [self._slot(s) for s in kernel.slots]
-                        self._wanted.append((stage + step, kernel, slots, kernel.doc))
+                        slots = tuple([self._slot(s) for s in kernel.slots])
+                        self._wanted.append((stage + step, kernel, slots, kernel.doc, None))
 
-    def build(self) -> None:
-        """Builds all kernels and adds their launches to the program."""
-        sources = [(w.text, w.name) if isinstance(w, KernelText) else w.function for _, w, _, _ in self._wanted]
-        for kernel, (stage, wanted, slots, doc) in zip(build_many(sources), self._wanted, strict=True):
-            self.builder.add_launch(
-                kernel,
-                slots,
-                units=wanted.units,
-                unit_cost=wanted.unit_cost,
-                stage=stage,
-                fails=isinstance(wanted, Launch) and wanted.fails,
-            )
-            known = self._infos.get(kernel.symbol)
-            times = 1 if known is None else known.launches + 1
-            self._infos[kernel.symbol] = KernelInfo(kernel.name, doc, kernel.text, kernel, times)
-            self.launches += 1
+    def build(self) -> tuple[Recipe, list[Kernel]]:
+        """Builds all kernels; gives the recipe, and the kernels of its parts."""
+        sources = [(w.text, w.name) if isinstance(w, KernelText) else w.function for _, w, *_ in self._wanted]
+        kernels: dict[Kernel, int] = {}
+        parts: list[Part] = []
+        steps: list[Step] = []
+        for kernel, (stage, wanted, slots, doc, origin) in zip(build_many(sources), self._wanted, strict=True):
+            part = kernels.setdefault(kernel, len(kernels))
+            if part == len(parts):
+                parts.append(Part(kernel.digest, doc, origin))
+            fails = isinstance(wanted, Launch) and wanted.fails
+            steps.append(Step(part, slots, int(wanted.units), float(wanted.unit_cost), stage, fails))
+        plan = self.plan
+        recipe = Recipe(
+            tuple(parts),
+            tuple(steps),
+            self._externals,
+            len(self._scalars),
+            tuple(self._arena),
+            plan.arena_bytes,
+            plan.stages,
+            len(plan.groups),
+        )
+        return recipe, list(kernels)
 
     def _slot(self, slot: text.Slot) -> Slot:
         if isinstance(slot, text.Place):
@@ -149,24 +187,33 @@ class _Assembly:
 
     def _address(self, buffer: Buffer, offset: int = 0) -> Address:
         if buffer.kind != "arena":
-            return Address(self._external[buffer.kind, buffer.index], offset)
-        if buffer not in self._arena:
-            self._arena[buffer] = self.builder.arena(buffer.offset, buffer.nbytes)
-        return Address(self._arena[buffer], offset)
+            return Address(buffer.index if buffer.kind == "input" else self._inputs + buffer.index, offset)
+        if buffer not in self._place_of:
+            self._place_of[buffer] = self._room(buffer.offset, buffer.nbytes)
+        return Address(self._place_of[buffer], offset)
+
+    def _room(self, offset: int, nbytes: int) -> int:
+        """A buffer of the arena."""
+        self._arena.append((offset, nbytes))
+        return self._externals + len(self._arena) - 1
 
     def _want_call(self, call: Value, stage: int) -> None:
+        assert call.op is not None
         operands = []
-        for read in (*call.reads, *map(whole, call.results)):
+        reads = [*call.reads, *map(whole, call.results)]
+        for read in reads:
             if read.source.numel:
                 operands.append(self._address(self.plan.storage[read.source], read.offset * read.source.dtype.itemsize))
             else:
                 # An operand without elements: any address will do.
-                operands.append(Address(self.builder.arena(0, ALIGNMENT)))
+                operands.append(Address(self._room(0, ALIGNMENT)))
         scratch = self.plan.scratch.get(call)
-        shared = Address(self.builder.arena(0, ALIGNMENT)) if scratch is None else self._address(scratch)
+        shared = Address(self._room(0, ALIGNMENT)) if scratch is None else self._address(scratch)
+        layouts = tuple([(r.source.dtype.name, r.shape, r.strides) for r in reads])
         for step, launch in enumerate(call.launches):
-            slots = library_slots(launch, operands, shared)
-            self._wanted.append((stage + step, launch, slots, f"Library: {call.name}."))
+            origin = (call.op.name, layouts, call.attrs, step)
+            slots = tuple(library_slots(launch, operands, shared))
+            self._wanted.append((stage + step, launch, slots, f"Library: {call.name}.", origin))
 
 
 def library_slots(launch: Launch, operands: list[Address], scratch: Address) -> list[Slot]:
@@ -199,34 +246,91 @@ def compile_graph(graph: Graph, arena: Arena | None = None) -> Compiled:
     """Compiles a graph into one native program, whose intermediate values may share an arena with other programs'.
 
     Raises: NotImplementedError naming an operation that has no kernel (see `supports`).
-    Cost: about 30 ms for each kernel that is not in the cache.
+    Cost: about 30 ms for each kernel that is not in the cache; a graph that was compiled before, in any process,
+        is not planned again: some 0.3 ms and 30 us for each kernel.
     """
     clock = _Clock()
+    notes = None
+    # Who wants graphs checked after each pass wants passes to run.
+    key = None if SETTINGS.check else _key(graph)
+    found = None if key is None else _recall(key)
+    clock.lap("recall")
+    if found is None:
+        plan, notes = _plan(graph, clock)
+        assembly = _Assembly(graph, plan)
+        assembly.generate()
+        clock.lap("codegen")
+        found = assembly.build()
+        if key is not None:
+            STORE.put(key, graph.name, "", found[0].pack(), RECIPE)
+        clock.lap("build")
+    recipe, kernels = found
+    program = recipe.program(kernels, arena)
+    clock.lap("program")
+    launches = Counter(step.part for step in recipe.steps)
+    infos = [
+        KernelInfo(kernel.name, part.doc, kernel.text, kernel, launches[k])
+        for k, (kernel, part) in enumerate(zip(kernels, recipe.parts, strict=True))
+    ]
+    _log.debug("%s: %d groups, %d launches, %d stages", graph.name, recipe.groups, len(recipe.steps), recipe.stages)
+    return Compiled(
+        program, infos, len(recipe.steps), recipe.stages, recipe.arena_bytes, clock.seconds, graph, notes
+    )
+
+
+def _plan(graph: Graph, clock: _Clock) -> tuple[Plan, Notes]:
     simplified, report = run_passes(graph)
     clock.lap("passes")
     simplified = arrange_products(simplified, panel_columns)
     plan = make_plan(simplified, plan_call)
+    notes = Notes(simplified, report, describe(simplified, plan))
     clock.lap("schedule")
-    assembly = _Assembly(simplified, plan)
-    assembly.generate()
-    clock.lap("codegen")
-    assembly.build()
-    clock.lap("build")
-    program = assembly.builder.build(arena)
-    groups = describe(simplified, plan)
-    clock.lap("program")
-    _log.debug("%s: %d groups, %d launches, %d stages", graph.name, len(groups), assembly.launches, plan.stages)
-    return Compiled(
-        program,
-        assembly.kernels,
-        groups,
-        assembly.launches,
-        plan.stages,
-        plan.arena_bytes,
-        clock.seconds,
-        report,
-        simplified,
-    )
+    return plan, notes
+
+
+# --- recipes on disk --------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _environment() -> str:
+    """Digest of everything but the graph that a recipe depends on."""
+    digest = hashlib.sha256(environment().encode())
+    root = Path(__file__).parent
+    for name in _PLANNING:
+        for path in sorted(root.glob(f"{name}/*.py")) or [root / f"{name}.py"]:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _key(graph: Graph) -> str | None:
+    """The digest of a graph, whatever its name and its lines; None if it holds what has no text."""
+    try:
+        content = print_graph(graph, lines=False)
+    except TypeError:
+        return None
+    return hashlib.sha256(f"{_environment()}\n{content}".encode()).hexdigest()
+
+
+def _recall(key: str) -> tuple[Recipe, list[Kernel]] | None:
+    """A recipe that was kept and the kernels of its parts, if all of it is still there."""
+    data = STORE.get(key, RECIPE)
+    if data is None:
+        return None
+    recipe = unpack(data)
+    kernels = []
+    for part in recipe.parts:
+        kernel = recall(part.digest, None if part.origin is None else functools.partial(_library_kernel, part.origin))
+        if kernel is None:
+            return None
+        kernels.append(kernel)
+    return recipe, kernels
+
+
+def _library_kernel(origin: Origin) -> Any:
+    """The function of a kernel of the library, by the call that it was planned for."""
+    name, layouts, attrs, step = origin
+    (op,) = (op for op in ops if op.name == name)
+    return plan_call(op, tuple([Layout(*layout) for layout in layouts]), attrs)[step].function
 
 
 class _Clock:

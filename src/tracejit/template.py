@@ -19,7 +19,7 @@ import numpy as np
 from tracejit.codegen.generate import generate
 from tracejit.codegen.library import panel_columns, plan_call
 from tracejit.codegen.text import KernelText, Place, Scalar
-from tracejit.compiler import Compiled, KernelInfo, describe, library_slots
+from tracejit.compiler import Compiled, KernelInfo, Notes, describe, library_slots
 from tracejit.ir.graph import Graph
 from tracejit.ops import Op
 from tracejit.passes import run_passes
@@ -119,7 +119,8 @@ class Template:
         self._inputs = len(graph.inputs)
         self._scalars = len(graph.scalars) - constants
         self._kinds = graph.scalars[self._scalars :]
-        simplified, self._report = run_passes(graph)
+        self._graph = graph
+        simplified, report = run_passes(graph)
         simplified = arrange_products(simplified, panel_columns)
         plan = make_plan(simplified, _plan_present)
         self._stages = plan.stages
@@ -128,7 +129,7 @@ class Template:
         self._place_of = {b: k for k, b in enumerate(plan.arena)}
         self._items: list[_Generated | _Call] = []
         self._collect(plan)
-        self._groups = describe(simplified, plan)
+        self._notes = Notes(simplified, report, describe(simplified, plan))
         self._outputs = [(self._wanted(o.shape), o.dtype.np) for o in graph.outputs]
         self._build_ways(trail)
         self._evaluate: Callable[[Sequence[int]], list[Any] | None] = trail.function(self._wanted.values)
@@ -272,9 +273,7 @@ class Template:
         program = builder.build(arena)
         infos = [KernelInfo(k.name, doc, k.text, k, times) for k, doc, times in used.values()]
         seconds = {"layout": time.perf_counter() - begin}
-        compiled = Compiled(
-            program, infos, self._groups, launched, self._stages, nbytes, seconds, self._report, None
-        )
+        compiled = Compiled(program, infos, launched, self._stages, nbytes, seconds, self._graph, self._notes)
         return compiled, [(_fill(shape, found), kind) for shape, kind in self._outputs]
 
     @staticmethod

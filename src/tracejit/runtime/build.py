@@ -191,7 +191,8 @@ class _Request:
     name: str
     text: str
     digest: str
-    function: functools.partial[FunctionType]
+    function: Callable[[], FunctionType]
+    is_text: bool
 
     @property
     def symbol(self) -> str:
@@ -200,7 +201,7 @@ class _Request:
     @property
     def length(self) -> tuple[bool, int]:
         """How long it takes to compile, to compare: the library's kernels, whose text says little, take longest."""
-        return self.function.func is _identity, len(self.text)
+        return not self.is_text, len(self.text)
 
     def compile(self) -> bytes:
         """Compiles the kernel and leaves it in the disk cache."""
@@ -216,13 +217,18 @@ def _make(request: _Request) -> Kernel:
     cached = address is not None
     if address is None:
         address = native.load(request.compile(), request.symbol)
-    seconds = time.perf_counter() - begin
+    return _noted(request, address, cached, time.perf_counter() - begin)
+
+
+def _noted(request: _Request, address: int, cached: bool, seconds: float) -> Kernel:
     STORE.count(cached, seconds)
     _log.debug("%s %s in %.1f ms", "loaded" if cached else "compiled", request.symbol, seconds * 1e3)
     _source_log.debug("%s\n%s", request.symbol, request.text)
-    return Kernel(
+    kernel = Kernel(
         request.name, request.text, address, request.digest, request.symbol, seconds, cached, request.function
     )
+    _built[request.digest] = kernel
+    return kernel
 
 
 def _identity(function: FunctionType) -> FunctionType:
@@ -233,12 +239,32 @@ def _request(source: Source) -> _Request:
     if isinstance(source, tuple):
         text, name = source
         parts = ["text", name, text]
-        function = functools.partial(_function_of, text, name)
+        function: Callable[[], FunctionType] = functools.partial(_function_of, text, name)
     else:
         name, text = source.__name__, _source(source)
         parts = ["function", name, *_content(source)]
         function = functools.partial(_identity, cast(FunctionType, source))
-    return _Request(name, text, _hash([environment(), *parts]), function)
+    return _Request(name, text, _hash([environment(), *parts]), function, isinstance(source, tuple))
+
+
+def recall(digest: str, function: Callable[[], FunctionType] | None) -> Kernel | None:
+    """The kernel of this content if this process or the disk has it.
+
+    `function` makes the function of a kernel of the library; that of a text is made of the text.
+    """
+    with _lock:
+        kernel = _built.get(digest)
+        if kernel is not None:
+            return kernel
+        begin = time.perf_counter()
+        found = STORE.find(digest)
+        if found is None:
+            return None
+        name, text, code = found
+        make = function or functools.partial(_function_of, text, name)
+        request = _Request(name, text, digest, make, function is None)
+        address = native.load(code, request.symbol)
+        return _noted(request, address, True, time.perf_counter() - begin)
 
 
 def _build(source: Source) -> Kernel:
@@ -249,7 +275,7 @@ def _build(source: Source) -> Kernel:
         request = _request(source)
         kernel = _built.get(request.digest)
         if kernel is None:
-            kernel = _built[request.digest] = _make(request)
+            kernel = _make(request)
         _by_source[source] = kernel
         return kernel
 

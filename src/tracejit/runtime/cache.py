@@ -1,7 +1,7 @@
-"""Object code of kernels on disk, by content: safe for many processes, bounded, and never in the way.
+"""Kernels and recipes of programs on disk, by content: safe for many processes, bounded, and never in the way.
 
-In: a digest and object code. Out: the object code that was put there under that digest, or nothing.
-Must not know: how code is made or loaded. Whatever goes wrong with the disk, the caller goes on without a cache.
+In: a digest and bytes. Out: the bytes that were put there under that digest, or nothing.
+Must not know: how they are made or used. Whatever goes wrong with the disk, the caller goes on without a cache.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from pathlib import Path
 from tracejit.config import SETTINGS, logger
 
 _log = logger("cache")
+KERNEL, RECIPE = "kernel", "recipe"
+"""What is kept: object code, or a program's launches (`runtime/recipe.py`)."""
+_SUFFIXES = (f".{KERNEL}", f".{RECIPE}")
 _MAGIC = b"tracejit kernel 1\n"
 _CHECKSUM_BYTES = 32
 _TOUCH_SECONDS = 3600.0
@@ -29,7 +32,7 @@ _ABANDONED_SECONDS = 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One kernel in the cache: its name, digest, Python text, size of its file in bytes and time of last use."""
+    """One file of the cache: name and Python text of a kernel, digest, size of the file in bytes, time of last use."""
 
     name: str
     digest: str
@@ -51,7 +54,7 @@ class Stats:
 
 
 class Store:
-    """A directory of kernels; `limit` is its size in bytes from which the least recently used are removed.
+    """A directory of kernels and recipes; `limit` is its size in bytes from which the least recently used are removed.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as directory:
@@ -69,14 +72,19 @@ class Store:
         self._writable = enabled
         self._stores = 0
 
-    def _path(self, digest: str) -> Path:
-        return self.directory / digest[:2] / f"{digest}.kernel"
+    def _path(self, digest: str, kind: str) -> Path:
+        return self.directory / digest[:2] / f"{digest}.{kind}"
 
-    def get(self, digest: str) -> bytes | None:
-        """The object code under a digest; None if there is none that is whole."""
+    def get(self, digest: str, kind: str = KERNEL) -> bytes | None:
+        """The object code or recipe under a digest; None if there is none that is whole."""
+        found = self.find(digest, kind)
+        return None if found is None else found[2]
+
+    def find(self, digest: str, kind: str = KERNEL) -> tuple[str, str, bytes] | None:
+        """Name, text and content of what is under a digest; None if there is nothing that is whole."""
         if not self._enabled:
             return None
-        path = self._path(digest)
+        path = self._path(digest, kind)
         try:
             data = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError):
@@ -88,10 +96,10 @@ class Store:
         parsed = _unpack(data)
         if parsed is None:
             self.stats.corrupt += 1
-            _log.warning("kernel cache entry %s is damaged and will be compiled again", path)
+            _log.warning("kernel cache entry %s is damaged and will be made again", path)
             return None
         self._touch(path)
-        return parsed[2]
+        return parsed
 
     @property
     def usable(self) -> bool:
@@ -99,8 +107,8 @@ class Store:
         return self._writable
 
     def has(self, digest: str) -> bool:
-        """Whether there is an entry under a digest, whole or not."""
-        return self._enabled and os.path.exists(self._path(digest))
+        """Whether there is a kernel under a digest, whole or not."""
+        return self._enabled and os.path.exists(self._path(digest, KERNEL))
 
     def _touch(self, path: Path) -> None:
         try:
@@ -110,11 +118,11 @@ class Store:
             # A read-only cache, or another process removed the entry: the code is in memory either way.
             _log.debug("time of use of %s not written: %s", path, error)
 
-    def put(self, digest: str, name: str, text: str, code: bytes) -> None:
-        """Keeps object code under a digest; without a writable directory, says so once and does nothing."""
+    def put(self, digest: str, name: str, text: str, code: bytes, kind: str = KERNEL) -> None:
+        """Keeps object code or a recipe under a digest; without a writable directory, says so once and does nothing."""
         if not self._writable:
             return
-        path = self._path(digest)
+        path = self._path(digest, kind)
         temporary = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -174,11 +182,11 @@ class Store:
             return False
         return True
 
-    def entries(self) -> list[Entry]:
-        """Every whole entry, the most recently used first."""
+    def entries(self, kind: str = KERNEL) -> list[Entry]:
+        """Every whole entry of a kind, the most recently used first."""
         found = []
         for path, size, used in self._files():
-            if path.suffix != ".kernel":
+            if path.suffix != f".{kind}":
                 continue
             try:
                 parsed = _unpack(path.read_bytes())
@@ -191,8 +199,9 @@ class Store:
         return sorted(found, key=lambda entry: -entry.used)
 
     def clear(self) -> int:
-        """Removes every entry; gives how many."""
-        return sum(self._remove(path) for path, _, _ in list(self._files()) if path.suffix in (".kernel", ".tmp"))
+        """Removes everything; gives how many kernels there were."""
+        mine = [path for path, _, _ in self._files() if path.suffix in (*_SUFFIXES, ".tmp")]
+        return sum([self._remove(path) and path.suffix == f".{KERNEL}" for path in mine])
 
 
 def _pack(name: str, text: str, code: bytes) -> bytes:
@@ -215,13 +224,13 @@ def _unpack(data: bytes) -> tuple[str, str, bytes] | None:
 STORE = Store(Path(SETTINGS.cache_dir), limit=SETTINGS.cache_limit_mb << 20, enabled=SETTINGS.cache)
 
 
-def entries() -> list[Entry]:
-    """Every kernel in the cache, the most recently used first."""
-    return STORE.entries()
+def entries(kind: str = KERNEL) -> list[Entry]:
+    """Every kernel in the cache, or every recipe, the most recently used first."""
+    return STORE.entries(kind)
 
 
 def clear() -> int:
-    """Removes every kernel from the cache; gives how many."""
+    """Empties the cache; gives how many kernels there were."""
     return STORE.clear()
 
 

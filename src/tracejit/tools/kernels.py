@@ -17,7 +17,9 @@ def listing() -> str:
         [entry.name, entry.digest[:16], f"{entry.size / 1024:.1f}", f"{(now - entry.used) / 86400:.1f}"]
         for entry in found
     ]
-    total = f"{len(found)} kernels, {sum(entry.size for entry in found) / 2**20:.1f} MiB in {SETTINGS.cache_dir}"
+    recipes = cache.entries(cache.RECIPE)
+    size = sum(entry.size for entry in (*found, *recipes)) / 2**20
+    total = f"{len(found)} kernels, {len(recipes)} recipes of programs, {size:.1f} MiB in {SETTINGS.cache_dir}"
     return f"{table.render(['kernel', 'digest', 'KiB', 'days unused'], rows, left=2)}\n{total}" if rows else total
 
 
