@@ -30,6 +30,8 @@ class Process:
             "TORCHINDUCTOR_CACHE_DIR": str(cache / "inductor"),
             "JAX_PLATFORMS": "cpu",
         }
+        # Installed packages have their bytecode beside them; so shall this one, also where it runs from its sources.
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
         command = [sys.executable, "-m", "tracejit.tools.bench.worker", "--folder", str(folder)]
         command += ["--framework", framework, "--workload", workload, "--threads", str(threads)]
         self.errors = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - closed by close()
