@@ -1,4 +1,4 @@
-"""Kernels and recipes of programs on disk, by content: safe for many processes, bounded, and never in the way.
+"""Kernels, recipes of programs and code on disk, by content: safe for many processes, bounded, and never in the way.
 
 In: a digest and bytes. Out: the bytes that were put there under that digest, or nothing.
 Must not know: how they are made or used. Whatever goes wrong with the disk, the caller goes on without a cache.
@@ -18,9 +18,9 @@ from pathlib import Path
 from tracejit.config import SETTINGS, logger
 
 _log = logger("cache")
-KERNEL, RECIPE = "kernel", "recipe"
-"""What is kept: object code, or a program's launches (`runtime/recipe.py`)."""
-_SUFFIXES = (f".{KERNEL}", f".{RECIPE}")
+KERNEL, RECIPE, CODE = "kernel", "recipe", "code"
+"""What is kept: object code, a program's launches (`runtime/recipe.py`), Python's code (`runtime/bytecode.py`)."""
+_SUFFIXES = (f".{KERNEL}", f".{RECIPE}", f".{CODE}")
 _MAGIC = b"tracejit kernel 1\n"
 _CHECKSUM_BYTES = 32
 _TOUCH_SECONDS = 3600.0
@@ -54,7 +54,7 @@ class Stats:
 
 
 class Store:
-    """A directory of kernels and recipes; `limit` is its size in bytes from which the least recently used are removed.
+    """A directory of what was made once; `limit` is its size in bytes from which the least recently used are removed.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as directory:
@@ -76,7 +76,7 @@ class Store:
         return self.directory / digest[:2] / f"{digest}.{kind}"
 
     def get(self, digest: str, kind: str = KERNEL) -> bytes | None:
-        """The object code or recipe under a digest; None if there is none that is whole."""
+        """The content under a digest; None if there is none that is whole."""
         found = self.find(digest, kind)
         return None if found is None else found[2]
 
@@ -119,7 +119,7 @@ class Store:
             _log.debug("time of use of %s not written: %s", path, error)
 
     def put(self, digest: str, name: str, text: str, code: bytes, kind: str = KERNEL) -> None:
-        """Keeps object code or a recipe under a digest; without a writable directory, says so once and does nothing."""
+        """Keeps content under a digest; without a writable directory, says so once and does nothing."""
         if not self._writable:
             return
         path = self._path(digest, kind)

@@ -90,23 +90,15 @@ class Follower:
 
     def unbind(self) -> None:
         """Forget what a matcher that missed half way has noted as bound."""
-        del self.externals[self._externals_before() :]
+        del self.externals[0 if self.last is None else self.last.outside :]
         self.bound = set(map(id, self.externals))
+
     def first_in_line(self, event: Event) -> None:
         """Let the event be looked at first from here on: it is the one that was used last."""
         events = self.place.events
         if events[0] is not event:
             events.remove(event)
             events.insert(0, event)
-
-    def _externals_before(self) -> int:
-        """How many tensors from outside the events up to here have bound."""
-        count = 0
-        event = self.last
-        while event is not None:
-            count += len(event.binds)
-            event = event.before
-        return count
 
     def admit(self, event: Event, tensors: list[Any], numbers: list[Any]) -> bool:
         """Whether operands and numbers fit; binds tensors from outside."""

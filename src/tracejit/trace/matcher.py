@@ -13,6 +13,7 @@ from types import CodeType, FunctionType
 from typing import Any
 
 from tracejit.dtypes import get_default_dtype
+from tracejit.runtime.bytecode import compile_text
 from tracejit.runtime.objects import copy_call
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import OWED
@@ -246,7 +247,7 @@ class _Writer:
 @functools.lru_cache(maxsize=1024)
 def _compiled(text: str, name: str) -> CodeType:
     """The code of a matcher: events that differ in sizes and places have the same text."""
-    constants = compile(text, f"<matcher of {name}>", "exec").co_consts
+    constants = compile_text(text, f"<matcher of {name}>").co_consts
     return next(c for c in constants if isinstance(c, CodeType))
 
 

@@ -219,6 +219,11 @@ class Event:
     crossing: Any = None
     watched: tuple[int, ...] = ()
     cells: list[list[Any]] = field(default_factory=list)
+    outside: int = field(init=False)
+    """How many tensors from outside the segment has bound up to and with this event."""
+
+    def __post_init__(self) -> None:
+        self.outside = len(self.binds) + (0 if self.before is None else self.before.outside)
 
 
 @dataclass(eq=False, slots=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tracejit.runtime.bytecode import compile_text
 from tracejit.runtime.entry import ENTRY
 from tracejit.runtime.objects import copy_call, slot_offset
 from tracejit.tensor.state import state
@@ -106,7 +107,7 @@ class Replay:
             grad_tables=self.grad_tables,
             advance=advance,
         )
-        exec(compile(self.text, REPLAY, "exec"), scope)
+        exec(compile_text(self.text, REPLAY), scope)
         self.run = scope["replay"]
 
     def _own(self, executable: Executable) -> Executable:

@@ -6,6 +6,7 @@ import types
 from typing import Any
 
 from tracejit import dtypes
+from tracejit.runtime.bytecode import compile_text
 from tracejit.tensor.composite import Composite
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor
@@ -75,7 +76,7 @@ class Proof:
         lines = [*listing.lines, f"return [{', '.join(names)}]"]
         text = "\n".join(["def rehearse(args, kwargs):", *(f"    {line}" for line in lines)])
         scope = {**listing.scope, "MISS": MISS, "same_number": same_number, "Tensor": Tensor}
-        exec(compile(text, "<rehearsal of a replay>", "exec"), scope)
+        exec(compile_text(text, "<rehearsal of a replay>"), scope)
         found = scope["rehearse"](args, kwargs)
         if found is MISS or not all(
             same_number(value, then) for value, (_, then) in zip(found, listing.symbols, strict=True)

@@ -76,6 +76,7 @@ class Shadow:
         values, binds = at.values, event.binds
         count = len(values)
         new: dict[int, Any] = {}
+        ids: set[int] = set()
         for slot, t in zip(event.operands, tensors, strict=True):
             if slot < count:
                 if values[slot] is not t:
@@ -88,11 +89,12 @@ class Shadow:
                 or id(t) in at.externals
                 or not self._suits(binds[slot], t)
                 or self.is_mutated(t)
-                or any(t is other for other in new.values())
+                or id(t) in ids
             ):
                 return False
             else:
                 new[slot] = t
+                ids.add(id(t))
         for number, value in zip(event.numbers, numbers, strict=True):
             if not _fits(number, value):
                 return False
