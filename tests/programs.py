@@ -90,15 +90,20 @@ def same_bits(result: np.ndarray, expected: np.ndarray) -> bool:
 
 
 def check(graph: Graph, arrays: list[np.ndarray], scalars: tuple[float, ...] = ()) -> Compiled:
-    """Asserts that the compiled graph gives the bits of the operations run one by one, at 1 and 2 threads."""
+    """Asserts that the compiled graph gives the bits of the operations run one by one, at 1 and 2 threads.
+
+    With two threads the program is the one that is put together from the recipe of the first.
+    """
     compiled = compile_graph(graph)
+    again = compile_graph(graph)
+    assert "passes" not in again.seconds, "the recipe of the program was not kept"
     expected = run_eagerly(graph, [_copied(a) for a in arrays], scalars)
     before = get_num_threads()
     try:
         for threads in (1, 2):
             set_num_threads(threads)
             given = [_copied(a) for a in arrays]
-            results = run_compiled(compiled, graph, given, scalars)
+            results = run_compiled(compiled if threads == 1 else again, graph, given, scalars)
             for k, (result, wanted) in enumerate(zip(results, expected, strict=True)):
                 if not same_bits(result, wanted):
                     where = np.argwhere(result != wanted)[:3].tolist()

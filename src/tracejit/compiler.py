@@ -39,7 +39,19 @@ from tracejit.schedule.plan import Plan, make_plan
 from tracejit.schedule.values import Value, whole
 
 _log = logger("fusion")
-_PLANNING = ("aval", "codegen", "compiler", "dtypes", "ir", "ops", "passes", "schedule", "shapes", "symbols")
+_PLANNING = (
+    "aval",
+    "codegen",
+    "compiler",
+    "dtypes",
+    "ir",
+    "ops",
+    "passes",
+    "runtime",
+    "schedule",
+    "shapes",
+    "symbols",
+)
 """Modules and packages that decide what a program consists of, beside the kernel library."""
 
 
@@ -272,9 +284,7 @@ def compile_graph(graph: Graph, arena: Arena | None = None) -> Compiled:
         for k, (kernel, part) in enumerate(zip(kernels, recipe.parts, strict=True))
     ]
     _log.debug("%s: %d groups, %d launches, %d stages", graph.name, recipe.groups, len(recipe.steps), recipe.stages)
-    return Compiled(
-        program, infos, len(recipe.steps), recipe.stages, recipe.arena_bytes, clock.seconds, graph, notes
-    )
+    return Compiled(program, infos, len(recipe.steps), recipe.stages, recipe.arena_bytes, clock.seconds, graph, notes)
 
 
 def _plan(graph: Graph, clock: _Clock) -> tuple[Plan, Notes]:
