@@ -154,7 +154,6 @@ FITS = (
     Fit("LOG_S_TAIL", series(log_series_tail), mpf(0), z_log, {64: 7}),
     Fit("LOG_S_SHORT", series(log_series), mpf(0), z_log, {64: 5}),
     Fit("EXP_SHORT", series(lambda r: (mpmath.expm1(r) - r) / r**2), -ln2 / 2, ln2 / 2, {64: 6}),
-    Fit("TANH", odd_tail(mpmath.tanh), mpf(0), mpf("0.41"), {32: 6, 64: 12}),
     Fit("SINH", odd_tail(mpmath.sinh), mpf(0), mpf(1), {32: 4, 64: 7}),
     Fit("SIN", odd_tail(mpmath.sin), mpf(0), quarter_turn, {32: 4, 64: 6}),
     Fit("COS", series(lambda z: (mpmath.cos(mpmath.sqrt(z)) - 1 + z / 2) / z**2), mpf(0), quarter_turn, {32: 3, 64: 6}),
