@@ -146,8 +146,20 @@ def minus_log_erfc(x: mpf) -> mpf:
     return -mpmath.log(mpmath.erfc(x))
 
 
+def share_of_expm1(r: mpf) -> mpf:
+    """What an error of (expm1(r) - r) / r**2 is of expm1(r), not quite 0 at 0."""
+    return max(abs(r), mpf("0.01"))
+
+
 FITS = (
-    Fit("EXP", series(lambda r: (mpmath.expm1(r) - r) / r**2), -ln2 / 2, ln2 / 2, {32: 5, 64: 10}),
+    Fit(
+        "EXP",
+        series(lambda r: (mpmath.expm1(r) - r) / r**2),
+        -ln2 / 2,
+        ln2 / 2,
+        {32: 5, 64: 10},
+        share_of_expm1,
+    ),
     Fit("EXP2", series(lambda r: mpmath.expm1(r * ln2) / r), mpf(-1) / 2, mpf(1) / 2, {32: 6, 64: 11}),
     Fit("LOG", series(log_tail), 1 / root2 - 1, root2 - 1, {32: 9}),
     Fit("LOG_S", series(log_series), mpf(0), z_log, {64: 7}),
