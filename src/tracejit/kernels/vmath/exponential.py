@@ -8,7 +8,6 @@ from __future__ import annotations
 from tracejit.kernels.vmath import coefficients as c
 from tracejit.kernels.vmath.expression import (
     V,
-    fast_two_sum,
     nearest_integer,
     polynomial,
     power_of_two,
@@ -93,16 +92,23 @@ def cosh(x: V) -> V:
 
 
 def tanh(x: V) -> V:
-    """expm1(2|x|) / (expm1(2|x|) + 2), with the sign of x."""
+    """h / (1 + h) with the sign of x, where h = expm1(2|x|) / 2.
+
+    Below 1/2 it is h - h (h / (1 + h)), which a rounding of the sum hardly moves.
+    """
     magnitude = x.abs()
     limit = _TANH_ONE[x.width]
-    r, n = reduce_by_log2(2.0 * (magnitude > limit).where(x.const(limit), magnitude))
-    # n is not negative, so 2**n - 1 is exact and cancels little; near 0 it is 0 and expm1 is that of r
-    scale = power_of_two(n)
-    grown = expm1_reduced(r).fma(scale, scale - 1.0)
-    if x.width == 64:
-        return (grown / (grown + 2.0)).copysign(x)
-    return divide_by_sum(grown, 2.0, grown).copysign(x)
+    magnitude = (magnitude > limit).where(x.const(limit), magnitude)
+    # s = r / 2 with 2|x| = r + n log 2: halves and doubles are exact
+    high, low = c.LN2[x.width]
+    whole, n = nearest_integer(magnitude, 2.0 * c.LOG2_E[x.width][0])
+    s = whole.fma(-low / 2.0, whole.fma(-high / 2.0, magnitude))
+    doubled = [k * 2.0 ** (i + 2) for i, k in enumerate(c.EXP[x.width])]
+    scale = power_of_two(n - 1)
+    # n is not negative, so 2**(n - 1) - 1/2 is exact and cancels little; near 0 it is 0
+    half = polynomial(s, doubled).fma(s * s, s + s).fma(scale, scale - 0.5)
+    quotient = half / (half + 1.0)
+    return (half < 0.5).where((-half).fma(quotient, half), quotient).copysign(x)
 
 
 def sigmoid(x: V) -> V:
@@ -111,13 +117,7 @@ def sigmoid(x: V) -> V:
     negative = -x.abs()
     r, n = reduce_by_log2((negative < lowest).where(x.const(lowest), negative))
     small = shrink_by_power(exp_reduced(r), n)
-    top = (x < 0.0).where(small, 1.0)
-    return top / (small + 1.0) if x.width == 64 else divide_by_sum(top, 1.0, small)
-
-
-def divide_by_sum(top: V, large: float, small: V) -> V:
-    """top / (large + small), corrected by the remainder: the sum's rounding error would cost half an ulp and more."""
-    total, total_low = fast_two_sum(top.const(large), small)
-    inverse = 1.0 / total
-    quotient = top * inverse
-    return (-quotient).fma(total_low, (-quotient).fma(total, top)).fma(inverse, quotient)
+    total = small + 1.0
+    quotient = (x < 0.0).where(small, 1.0) / total
+    # What the sum lost would cost most where `small` is, and the sum is near 1.
+    return (-quotient).fma(small - (total - 1.0), quotient)
