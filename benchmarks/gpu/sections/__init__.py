@@ -1,0 +1,1 @@
+"""The sections of the probe; each module has `run(session)`."""
