@@ -52,46 +52,50 @@ def copy(k: Kernel, x: V, y: V) -> V:
     return x
 
 
-# 1 / x in float32 for x whose reciprocal is normal: the chip's approximation and one Newton step, which give the
-# correctly rounded value (the probe compares all significands), without the branch to the slow path of `rcp.rn`.
+# x / y in float32 where 1 / y is normal and the quotient's remainder does not underflow: the chip's approximate
+# reciprocal, a Newton step that rounds it correctly (the probe compares all significands), then Markstein's correction
+# of the quotient. It spares the branch to the slow path that `div.rn` has for the other cases.
 _QUICK = """
-declare float @llvm.fma.f32(float, float, float)
-
-define internal float @reciprocal_1(float %x) alwaysinline {
-  %r = call float asm "rcp.approx.ftz.f32 $0, $1;", "=f,f"(float %x)
-  %n = fneg float %x
-  %e = call float @llvm.fma.f32(float %n, float %r, float 1.0)
-  %q = call float @llvm.fma.f32(float %e, float %r, float %r)
-  ret float %q
+define internal float @divide_1(float %x, float %y) alwaysinline {
+  %near = call float asm "rcp.approx.ftz.f32 $0, $1;", "=f,f"(float %y)
+  %minus = fneg float %y
+  %error = call float @llvm.fma.f32(float %minus, float %near, float 1.0)
+  %inverse = call float @llvm.fma.f32(float %error, float %near, float %near)
+  %quotient = fmul float %x, %inverse
+  %rest = call float @llvm.fma.f32(float %minus, float %quotient, float %x)
+  %result = call float @llvm.fma.f32(float %rest, float %inverse, float %quotient)
+  ret float %result
 }
 """
-_ONE = "0x3ff0000000000000"
+_FMA = "declare float @llvm.fma.f32(float, float, float)\n"
+_DIVISION = re.compile(r"= fdiv (float|<(\d+) x float>) (<[^>]*>|\S+), (%\S+)")
 
 
-def quick_reciprocals(text: str) -> str:
-    """An LLVM text with every reciprocal of a float32, or of a vector of them, by `_QUICK`."""
+def quick_divisions(text: str) -> str:
+    """An LLVM text with every float32 division by a variable done as in `_QUICK`, in the same bits where that holds."""
     widths = set()
 
     def replace(found: re.Match[str]) -> str:
-        width = int(found[2]) if found[2] else 1
+        ty, width = found[1], int(found[2] or 1)
         widths.add(width)
-        return f"= call {found[1]} @reciprocal_{width}({found[1]} {found[3]})"
+        return f"= call {ty} @divide_{width}({ty} {found[3]}, {ty} {found[4]})"
 
-    pattern = rf"= fdiv (float|<(\d+) x float>) (?:{_ONE}|<float {_ONE}(?:, float {_ONE})*>), (\S+)"
-    text = re.sub(pattern, replace, text)
-    functions = [_QUICK if 'declare float @"llvm.fma.f32"' not in text else _QUICK.split("\n", 2)[2]]
+    text = _DIVISION.sub(replace, text)
+    functions = [_QUICK]
     for width in sorted(widths - {1}):
         ty = f"<{width} x float>"
-        lines = [f"define internal {ty} @reciprocal_{width}({ty} %x) alwaysinline {{"]
+        lines = [f"define internal {ty} @divide_{width}({ty} %x, {ty} %y) alwaysinline {{"]
         for k in range(width):
             before = "undef" if k == 0 else f"%v{k - 1}"
             lines += [
                 f"  %x{k} = extractelement {ty} %x, i32 {k}",
-                f"  %q{k} = call float @reciprocal_1(float %x{k})",
+                f"  %y{k} = extractelement {ty} %y, i32 {k}",
+                f"  %q{k} = call float @divide_1(float %x{k}, float %y{k})",
                 f"  %v{k} = insertelement {ty} {before}, float %q{k}, i32 {k}",
             ]
         functions.append("\n".join([*lines, f"  ret {ty} %v{width - 1}", "}", ""]))
-    return text + "\n".join(functions)
+    declared = '@"llvm.fma.f32"' in text
+    return "".join([text, "" if declared else _FMA, *functions])
 
 
 def elementwise(

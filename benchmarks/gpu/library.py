@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.gpu import kernels, numerics, rows
 from benchmarks.gpu.emit import BF16, F16, F32, Kernel, ptx_of
-from benchmarks.gpu.kernels import quick_reciprocals
+from benchmarks.gpu.kernels import quick_divisions
 from benchmarks.gpu.text_kernel import text_kernel_ptx
 
 CAPABILITIES = (75, 80, 90)
@@ -55,6 +55,8 @@ def _others() -> dict[str, Maker]:
         "small_early": lambda: kernels.elementwise("small_early", kernels.triad, lanes=1, threads=32, early=True),
         "reciprocal_exact": lambda: numerics.pointwise("reciprocal_exact", lambda x, y: 1.0 / x, F32),
         "reciprocal_quick": lambda: numerics.pointwise("reciprocal_quick", lambda x, y: 1.0 / x, F32),
+        "quotient_exact": lambda: numerics.pointwise("quotient_exact", lambda x, y: x / (x + 1.0), F32),
+        "quotient_quick": lambda: numerics.pointwise("quotient_quick", lambda x, y: x / (x + 1.0), F32),
         "column_parts": lambda: kernels.column_parts("column_parts", COLUMN_ROWS),
         "column_combine": lambda: kernels.column_combine("column_combine", COLUMN_PARTS),
         "sum_parts": lambda: kernels.sum_parts("sum_parts"),
@@ -87,7 +89,7 @@ def ptx(name: str, capability: int) -> str:
     if name == TEXT_KERNEL:
         return text_kernel_ptx(capability, name)
     text = KERNELS[name]().text()
-    return ptx_of(quick_reciprocals(text) if "quick" in name else text, capability)
+    return ptx_of(quick_divisions(text) if "quick" in name else text, capability)
 
 
 def write_all(folder: Path) -> dict[str, int]:

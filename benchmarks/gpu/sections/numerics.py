@@ -80,20 +80,23 @@ def expected_of_formulas() -> dict[str, str]:
     return found
 
 
-def _reciprocals(session: Session) -> None:
-    """Whether the quick reciprocal is the rounded one for every significand, in many binades."""
+def _divisions(session: Session) -> None:
+    """Whether quick divisions are the rounded ones: 1 / x for every significand, x / (x + 1) for every x < 2**30."""
     count = 1 << 23
-    differ = {}
-    for exponent in (-125, -100, -60, -20, -2, -1, 0, 1, 2, 3, 10, 29, 60, 100, 125):
-        bits = torch.arange(count, dtype=torch.int32, device="cuda") + ((exponent + 127) << 23)
-        x = bits.view(torch.float32)
-        results = []
-        for name in ("reciprocal_exact", "reciprocal_quick"):
-            out = torch.zeros(count, device="cuda")
-            session.launch(name, count // THREADS, [x, x, out, count])(here())
-            results.append(out.view(torch.int32))
-        differ[str(exponent)] = int((results[0] != results[1]).sum())
-    session.note("quick reciprocals that differ, of 8388608 in each binade", differ)
+    cases = {"reciprocal": (-125, -100, -60, -20, *range(-2, 4), 10, 29, 60, 100, 125), "quotient": range(-127, 30)}
+    for name, exponents in cases.items():
+        differ = {}
+        for exponent in exponents:
+            bits = torch.arange(count, dtype=torch.int32, device="cuda") + ((exponent + 127) << 23)
+            x = bits.view(torch.float32)
+            results = []
+            for way in ("exact", "quick"):
+                out = torch.zeros(count, device="cuda")
+                session.launch(f"{name}_{way}", count // THREADS, [x, x, out, count])(here())
+                results.append(out.view(torch.int32))
+            differ[exponent] = int((results[0] != results[1]).sum())
+        wrong = {exponent: number for exponent, number in differ.items() if number}
+        session.note(f"quick {name}s that differ", {"binades": len(differ), "with differences": wrong})
 
 
 def run(session: Session, expected: Path | None = None) -> None:
@@ -130,7 +133,7 @@ def run(session: Session, expected: Path | None = None) -> None:
         session.note(f"a CPU kernel's text, the chain, f32 {kind}", {"all bits equal": same})
         if not same:
             np.save(session.folder / f"differs-text-{kind.replace(' ', '-')}.npy", result)
-    _reciprocals(session)
+    _divisions(session)
     words = torch.zeros(COUNT, dtype=torch.int32, device="cuda")
     session.launch("philox", blocks, [words, SEED, OFFSET, COUNT])(here())
     torch.cuda.synchronize()

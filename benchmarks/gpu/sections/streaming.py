@@ -31,7 +31,7 @@ def _elementwise(session: Session, kind: str, label: str, inputs: Any, out: torc
 
 
 def _quick(session: Session, label: str, inputs: Any, out: torch.Tensor) -> dict[str, list[Launch]]:
-    """The exact chain whose reciprocals avoid the slow path."""
+    """The exact chain whose divisions avoid the slow path."""
     lanes = 4 if label == "f32" else 8
     return {
         f"quick vector_1_{threads}": [
