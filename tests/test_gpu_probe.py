@@ -13,13 +13,14 @@ import pytest
 from benchmarks.gpu import driver, library
 from benchmarks.gpu.kernels import quick_divisions
 from benchmarks.gpu.numerics import FORMULAS
+from benchmarks.gpu.probe import CAPABILITIES
 from benchmarks.gpu.sections import reference
 from tracejit.kernels import memory, philox, vmath
 
 NAMES = (*library.KERNELS, library.TEXT_KERNEL)
 
 
-@pytest.mark.parametrize("capability", library.CAPABILITIES)
+@pytest.mark.parametrize("capability", CAPABILITIES)
 def test_every_trial_kernel_has_ptx(capability: int) -> None:
     for name in NAMES:
         if name in library.FROM_90 and capability < 90:
@@ -32,7 +33,7 @@ def test_every_trial_kernel_has_ptx(capability: int) -> None:
         assert ".extern" not in text, name
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith(("exact", "point", "softmax_4096", "text"))])
+@pytest.mark.parametrize("name", [n for n in NAMES if n.startswith(("exact", "point", "softmax_4096", "text"))])
 def test_arithmetic_is_rounded_and_not_fused(name: str) -> None:
     text = library.ptx(name, 90)
     assert not re.search(r"\.approx|\.ftz|div\.full", text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.gpu import kernels, numerics, rows
@@ -10,7 +10,6 @@ from benchmarks.gpu.emit import BF16, F16, F32, Kernel, ptx_of
 from benchmarks.gpu.kernels import quick_divisions
 from benchmarks.gpu.text_kernel import text_kernel_ptx
 
-CAPABILITIES = (75, 80, 90)
 TEXT_KERNEL = "text_kernel"
 # Kernels with instructions that older chips lack.
 FROM_90 = ("small_early",)
@@ -92,10 +91,10 @@ def ptx(name: str, capability: int) -> str:
     return ptx_of(quick_divisions(text) if "quick" in name else text, capability)
 
 
-def write_all(folder: Path) -> dict[str, int]:
+def write_all(folder: Path, capabilities: Sequence[int]) -> dict[str, int]:
     """Writes `<capability>/<kernel>.ptx` for every kernel; gives bytes written by capability."""
     written = {}
-    for capability in CAPABILITIES:
+    for capability in capabilities:
         place = folder / str(capability)
         place.mkdir(parents=True, exist_ok=True)
         total = 0

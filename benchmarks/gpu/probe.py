@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+CAPABILITIES = (75, 80, 90)
 # Name and seconds; the first two run while PyTorch's compiler fills its cache in another process.
 SECTIONS = {
     "numerics": 25, "compiling": 45, "ceilings": 35, "launching": 25, "graphs": 25, "streaming": 60, "optimizers": 35,
@@ -34,7 +35,7 @@ COMPILED = ("peers", "sections.training", "sections.optimizers")
 
 def build(folder: Path) -> None:
     """Writes what a machine without this project's packages needs."""
-    print(_module("library").write_all(folder))
+    print(_module("library").write_all(folder, CAPABILITIES))
     expected = _module("sections.numerics").expected_of_formulas()
     (folder / "expected.json").write_text(json.dumps(expected, indent=1), encoding="utf-8")
 
@@ -44,17 +45,24 @@ def _module(name: str) -> Any:
     return importlib.import_module(f"benchmarks.gpu.{name}")
 
 
-def _source_of_ptx(built: Path | None) -> Callable[[str], str]:
+def _capability() -> int:
+    """The newest that the trial kernels are compiled for and the device has."""
+    major, minor = importlib.import_module("torch").cuda.get_device_capability()
+    return max(capability for capability in CAPABILITIES if capability <= 10 * major + minor)
+
+
+def _source_of_ptx(built: Path | None, capability: int) -> Callable[[str], str]:
     if built is not None:
-        return lambda name: (built / "90" / f"{name}.ptx").read_text(encoding="ascii")
+        return lambda name: (built / str(capability) / f"{name}.ptx").read_text(encoding="ascii")
     library = _module("library")
-    return lambda name: str(library.ptx(name, library.CAPABILITIES[-1]))
+    return lambda name: str(library.ptx(name, capability))
 
 
 def run_section(name: str, out: Path, built: Path | None) -> None:
     """Runs one section in this process."""
     module = _module(f"sections.{name}")
-    session = _module("session").Session(name, out, _source_of_ptx(built))
+    capability = _capability()
+    session = _module("session").Session(name, out, capability, _source_of_ptx(built, capability))
     start = time.perf_counter()
     if name == "numerics" and built is not None:
         module.run(session, built / "expected.json")

@@ -22,9 +22,11 @@ ROUNDS = 7
 class Session:
     """A section while it runs. `note` keeps a figure at once, so that what a time limit cuts off is not lost."""
 
-    def __init__(self, section: str, folder: Path, ptx: Callable[[str], str]) -> None:
+    def __init__(self, section: str, folder: Path, capability: int, ptx: Callable[[str], str]) -> None:
         self.section = section
         self.folder = folder
+        self.capability = capability
+        """What the trial kernels are compiled for, such as 90."""
         self.ptx = ptx
         """Gives the PTX of a trial kernel."""
         self._file = folder / f"{section}.jsonl"

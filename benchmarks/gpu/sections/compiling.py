@@ -82,10 +82,13 @@ def _intrinsics(session: Session) -> None:
 def _llvm(session: Session) -> None:
     took, library = seconds(lambda: importlib.import_module("benchmarks.gpu.library"))
     session.note("llvmlite: import of kernels and formulas ms", took * 1e3)
-    session.note("llvmlite: first kernel, PTX ms", seconds(lambda: library.ptx("small", 90))[0] * 1e3)
+    session.note("llvmlite: first kernel, PTX ms", seconds(lambda: library.ptx("small", session.capability))[0] * 1e3)
     for label, name in CASES:
-        session.note(f"llvmlite: {label}, PTX ms", median_ms(lambda n=name: library.ptx(n, 90)))  # type: ignore[misc]
-        session.note(f"llvmlite: {label}, the carried PTX is the same", library.ptx(name, 90) == session.ptx(name))
+        session.note(f"llvmlite: {label}, PTX ms", median_ms(lambda n=name: library.ptx(n, session.capability)))  # type: ignore[misc]
+        session.note(
+            f"llvmlite: {label}, the carried PTX is the same",
+            library.ptx(name, session.capability) == session.ptx(name),
+        )
 
 
 def _loading(session: Session) -> None:
@@ -106,7 +109,7 @@ def _nvjitlink(session: Session) -> None:
         text = session.ptx(name).encode()
 
         def link(text: bytes = text, name: str = name) -> bytes:
-            handle = nvjitlink.create(1, ["-arch=sm_90"])
+            handle = nvjitlink.create(1, [f"-arch=sm_{session.capability}"])
             nvjitlink.add_data(handle, nvjitlink.InputType.PTX, text, len(text), name)
             nvjitlink.complete(handle)
             code = bytearray(nvjitlink.get_linked_cubin_size(handle))
@@ -124,7 +127,7 @@ def _ptxas(session: Session) -> None:
     for label, name in CASES:
         source, target = session.folder / "case.ptx", session.folder / "case.cubin"
         source.write_text(session.ptx(name), encoding="ascii")
-        command = [assembler, "-arch=sm_90", str(source), "-o", str(target)]
+        command = [assembler, f"-arch=sm_{session.capability}", str(source), "-o", str(target)]
         took = median_ms(lambda c=command: subprocess.run(c, check=True, timeout=20), 3)  # type: ignore[misc]
         session.note(f"ptxas: {label}, a process ms", took)
         session.driver.load(target.read_bytes(), name)
