@@ -305,6 +305,20 @@ class Elements:
             return self.compute(source, j)
         return self.fetch(value, read, j)
 
+    def streams(self) -> list[tuple[str, int, bool]]:
+        """What the rows go through in memory in order: pointer, bytes of an element, whether it is written."""
+        found: dict[str, tuple[int, bool]] = {}
+        for value, read in self._reads():
+            access = self.access(value, read)
+            if self._is_full(value) and access.base == self._base and access.step == 1 and read.source.kind != VIRTUAL:
+                size = read.source.dtype.itemsize
+                pointer = self.writer.pointer(self.plan.storage[read.source], read.offset * size)
+                found.setdefault(pointer[0], (size, False))
+        for value in self.stored:
+            if value in self.group.full and value.into is None:
+                found[self.writer.pointer(self.plan.storage[value])[0]] = (value.dtype.itemsize, True)
+        return [(pointer, size, written) for pointer, (size, written) in found.items()]
+
     def store(self, value: Value, j: str, text: str) -> None:
         """Stores a member that has memory."""
         if value.into is not None:
@@ -314,6 +328,11 @@ class Elements:
             return
         pointer = self.writer.pointer(self.plan.storage[value])
         self.writer.store(value.dtype.short, pointer, self.own(value, j), text)
+
+    @property
+    def own_row(self) -> str:
+        """Where row `u` begins in a member's own memory."""
+        return self._base
 
     def own(self, value: Value, j: str) -> str:
         """The index of a member in its own memory."""

@@ -64,6 +64,30 @@ def _visit(elements: Elements, scratch: Scratch, rows: RowPlan, visit: Pass, pla
     elements.forget_places()
 
 
+def _visit_and_ask(elements: Elements, scratch: Scratch, rows: RowPlan, visit: Pass) -> None:
+    """A visit in pieces; after each the same piece of the next row is asked for, unless all rows are in a cache."""
+    writer, n, streams = elements.writer, elements.n, elements.streams()
+    if not streams:
+        _visit(elements, scratch, rows, visit, f"range({n})", "j")
+        return
+    near = cost.AHEAD_BYTES // sum(size for _, size, _ in streams)
+    reach = writer.given(f"min({n}, max(0, {writer.size(elements.rows)} * {n} - {near}))")
+    elements.hoist([*visit.compute, *(v for v in visit.fold if v in rows.copied)])
+    writer.line(f"for first in range(0, {n}, {cost.AHEAD}):")
+    writer.depth += 1
+    writer.line(f"stop = min(first + {cost.AHEAD}, {n})")
+    for size in sorted({size for _, size, _ in streams}):
+        writer.line(f"for k in range(first, min(stop, {reach}), {cost.LINE // size}):")
+        writer.depth += 1
+        for pointer, bytes_each, written in streams:
+            if bytes_each == size:
+                purpose = "write" if written else "read"
+                writer.line(f"prefetch_to_{purpose}({pointer} + {size} * ({elements.own_row} + {n} + k))")
+        writer.depth -= 1
+    _visit(elements, scratch, rows, visit, "range(first, stop)", "j")
+    writer.depth -= 1
+
+
 def _fold(elements: Elements, scratch: Scratch, rows: RowPlan, value: Value, first: str, count: str) -> str:
     """The text of the fold of `count` places of a row from `first` on."""
     read = value.reads[0]
@@ -91,8 +115,12 @@ def write_row(elements: Elements) -> Costs:
     writer.depth += 1
     elements.begin_row()
     _write_row_values(elements, rows.before)
+    dearest = max(rows.passes, key=lambda visit: cost.of_visit(visit.compute))
     for visit in rows.passes:
-        _visit(elements, scratch, rows, visit, f"range({elements.n})", "j")
+        if visit is dearest and visit.compute:
+            _visit_and_ask(elements, scratch, rows, visit)
+        else:
+            _visit(elements, scratch, rows, visit, f"range({elements.n})", "j")
         for value in visit.fold:
             name = writer.name("r")
             text = _fold(elements, scratch, rows, value, "", elements.n)

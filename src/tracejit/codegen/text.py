@@ -86,6 +86,12 @@ class Writer:
         self._head.append(f"{name} = load_arg(p, {self._slot(number)})")
         return name
 
+    def given(self, text: str) -> str:
+        """A variable that follows from sizes, for all units."""
+        name = self.name("n")
+        self._head.append(f"{name} = {text}")
+        return name
+
     def pointer(self, buffer: Buffer, offset: int = 0) -> tuple[str, int]:
         """A variable that holds an address, and its alias scope: one for each buffer."""
         key = (id(buffer), offset)

@@ -251,6 +251,27 @@ store_u64_s = _make_scoped_store(_BY_NAME["u64"])
 store_b1_s = _make_scoped_store(_BY_NAME["b1"])
 
 
+def _make_prefetch(name: str, writes: bool) -> Any:
+    def ask(typingctx: Any, address: Any) -> Any:
+        _require_integers(name, address)
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer = builder.inttoptr(args[0], _I8.as_pointer())
+            kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
+            function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+            builder.call(function, [pointer, _I32(int(writes)), _I32(3), _I32(1)])
+            return context.get_dummy_value()
+
+        return types.void(types.int64), codegen
+
+    what = "written" if writes else "read"
+    return _named(ask, name, f"Asks for the cache line of an address that will be {what}; it need not be memory.")
+
+
+prefetch_to_read = _make_prefetch("prefetch_to_read", writes=False)
+prefetch_to_write = _make_prefetch("prefetch_to_write", writes=True)
+
+
 def _make_stack(element: _Element) -> Any:
     name = f"stack_{element.name}"
 
