@@ -17,6 +17,7 @@ from tracejit.kernels.gemm_vectors import (
     F64,
     TARGET,
     Lane,
+    add_column,
     add_copy,
     add_dots,
     add_strips,
@@ -39,11 +40,12 @@ DIRECT, COPY, TRANSPOSE, GATHER = range(4)
 columns or neither."""
 
 TILE_ROWS = 8 if TARGET.registers == 32 else 6
+SHORT_ROWS = 4
 TILE_VECTORS = 2
 THIN_VECTORS = 8 if TARGET.registers == 32 else 4
 DOT_ROWS = 4
 ROW_VECTORS = max(1, 64 // TARGET.vector_bytes)
-"""Rows and vectors of the product tile, vectors of the one-row tile, rows of the tile that packs nothing, its vectors
+"""Rows and vectors of the product tile, rows of the one for what is left, vectors of the one-row tile, rows of the tile that packs nothing, its vectors
 if there is but one row: chains to hide what a step of one costs, of as many columns as the first cache can hold."""
 
 BLOCK_BYTES = 256 * 1024
@@ -72,17 +74,17 @@ def call_tile(
     begin: Word | int,
     rows: Word,
     left: Word,
-    *addend: Word,
+    *far: Word,
 ) -> None:
     """Calls for one tile (see `add_tile`), of which `rows` rows and `left` columns are there at most."""
 
     def tile(height: int, vectors: int) -> None:
-        function = add_tile(code.module, lane, height, vectors, adds=bool(addend))
-        code.call(function, a, a_m, a_k, b, b_k, c, c_m, k, begin, rows, left, *addend)
+        function = add_tile(code.module, lane, height, vectors, adds=bool(far))
+        code.call(function, a, a_m, a_k, b, b_k, c, c_m, k, begin, rows, left, *far)
 
     def strip(vectors: int) -> None:
-        many = rows > TILE_ROWS // 2
-        code.either(many, lambda: tile(TILE_ROWS, vectors), lambda: tile(TILE_ROWS // 2, vectors))
+        many = rows > SHORT_ROWS
+        code.either(many, lambda: tile(TILE_ROWS, vectors), lambda: tile(SHORT_ROWS, vectors))
 
     code.either(left <= lane.count, lambda: strip(1), lambda: strip(TILE_VECTORS))
 
@@ -125,7 +127,7 @@ def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word, *, adds: bool
     a, b, c, m, n, k, a_m, a_k, b_k, b_n, c_m = code.slots(p, A, B, C, M, N, K, A_M, A_K, B_K, B_N, C_M)
     a_batch, b_batch, c_batch, a_mode, b_mode = code.slots(p, A_BATCH, B_BATCH, C_BATCH, A_MODE, B_MODE)
     rows, run, group, tall = code.slots(p, ROWS, RUN, GROUP, HEIGHT)
-    addend = [address - c for address in code.slots(p, D)] if adds else []
+    far = [address - c for address in code.slots(p, D)] if adds else []
     size, columns = lane.size, TILE_VECTORS * lane.count
     parts = (m + rows - 1).quotient(rows)
     panels = (n + columns - 1).quotient(columns)
@@ -144,19 +146,34 @@ def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word, *, adds: bool
             with code.when(a_mode.differs(DIRECT)):
                 _pack_strips(code, lane, source, a_k, strips, length, height)
             left, left_m = a_direct.choose(source, strips), a_direct.choose(a_m, 1)
-            left_k, left_tile = a_direct.choose(a_k, TILE_ROWS), a_direct.choose(a_m, length + 1)
-            tiles, wide = (height + TILE_ROWS - 1).quotient(TILE_ROWS), last - first
-            # Packed rows of A are read from the second cache for a panel in the first, others stay there themselves.
-            outer, inner = a_direct.choose(tiles, wide), a_direct.choose(wide, tiles)
-            with code.loop(0, outer) as slow, code.loop(0, inner) as fast:
-                i, panel = a_direct.choose(slow, fast) * TILE_ROWS, first + a_direct.choose(fast, slow)
-                a_at = left + i * left_tile * size
-                b_at = right + (panel - first) * right_panel * size
-                c_at = c_first + ((top + i) * c_m + panel * columns) * size
-                begin, there = start.equals(0).number(), n - panel * columns
-                operands = a_at, left_m, left_k, b_at, right_k, c_at, c_m
-                added = [place for far in addend for place in (c_at + far, c_m)]
-                call_tile(code, lane, *operands, length, begin, height - i, there, *added)
+            left_k, left_tile = a_direct.choose(a_k, TILE_ROWS), a_direct.choose(a_m * TILE_ROWS, (length + 1) * TILE_ROWS)
+            whole = height.quotient(TILE_ROWS)
+            rest = height - whole * TILE_ROWS
+            # Where one or two rows are left, these and the tile above are two short tiles; packed rows stay together.
+            split = a_direct & (rest > 0) & (rest <= 2 * SHORT_ROWS - TILE_ROWS) & (whole > 0)
+            whole = whole - split.number()
+            step = (rest > SHORT_ROWS).choose(TILE_ROWS, SHORT_ROWS)
+            with code.loop(first, last) as panel:
+                b_at, there = right + (panel - first) * right_panel * size, n - panel * columns
+                c_at, begin = c_first + (top * c_m + panel * columns) * size, start.equals(0).number()
+
+                def tile(i: Word, rows: Word | int, a_at: Word) -> None:
+                    operands = a_at, left_m, left_k, b_at, right_k, c_at + i * c_m * size, c_m
+                    call_tile(code, lane, *operands, length, begin, rows, there, *far)
+
+                def column() -> None:
+                    function = add_column(code.module, lane, TILE_ROWS, TILE_VECTORS, adds=adds)
+                    operands = left, left_m, left_k, left_tile, b_at, right_k, c_at, c_m
+                    code.call(function, *operands, length, begin, whole, *far)
+
+                def tiles() -> None:
+                    with code.loop(0, whole) as i:
+                        tile(i * TILE_ROWS, code.word(TILE_ROWS), left + i * left_tile * size)
+
+                code.either(there >= columns, column, tiles)
+                with code.loop(whole * TILE_ROWS, height, step) as i:
+                    a_at = left + a_direct.choose(i * a_m, whole * left_tile) * size
+                    tile(i, (height - i).least(step), a_at)
 
     with code.loop(low.quotient(panels), (high + panels - 1).quotient(panels)) as block:
         batch = block.quotient(parts)

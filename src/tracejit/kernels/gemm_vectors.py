@@ -219,58 +219,70 @@ def _row_addresses(v: VectorBuilder, base: Any, stride: Any, left: Any, count: i
     return [v.ir.add(base, v.ir.mul(v.minimum(I64(i), last), step)) for i in range(count)]
 
 
+Load = Callable[[Any, int], Any]
+"""Vector `j` of the row at an address."""
+
+
+def _starts(v: VectorBuilder, begin: Any, rows: list[Any], vectors: int, load: Load) -> list[Any]:
+    """Zeros if `begin` is not 0, else what the rows of C hold."""
+    start = v.ir.block
+    resume, ready = v.ir.append_basic_block("resume"), v.ir.append_basic_block("ready")
+    v.ir.cbranch(v.ir.icmp_signed("!=", begin, I64(0)), ready, resume)
+    v.ir.position_at_end(resume)
+    loaded = [load(row, j) for row in rows for j in range(vectors)]
+    v.ir.branch(ready)
+    v.ir.position_at_end(ready)
+    sums = []
+    for value in loaded:
+        phi = v.ir.phi(v.lane.vector)
+        phi.add_incoming(v.zeros, start)
+        phi.add_incoming(value, resume)
+        sums.append(phi)
+    return sums
+
+
+def _chains(
+    v: VectorBuilder, k: Any, rows: list[Any], a_step: Any, b: Any, b_step: Any, sums: list[Any], load: Load
+) -> list[Any]:
+    """The sums, row by row, after `k` steps along the rows of A and the vectors at `b`."""
+    vectors = len(sums) // len(rows)
+
+    def step(state: list[Any]) -> list[Any]:
+        a_at, b_at, *sums = state
+        panel = [load(b_at, j) for j in range(vectors)]
+        out = []
+        for i, row in enumerate(rows):
+            value = v.splat(row, a_at)
+            out += [v.fma(value, panel[j], sums[i * vectors + j]) for j in range(vectors)]
+        return [v.ir.add(a_at, a_step), v.ir.add(b_at, b_step), *out]
+
+    return emit_loop(v.ir, k, [I64(0), b, *sums], step)[2:]
+
+
 def add_tile(module: Any, lane: Lane, rows: int, vectors: int, *, adds: bool = False) -> Any:
     """C[rows, vectors*W] = or += A @ B, each element's chain held in a register.
 
     Arguments: a, a_m, a_k, b, b_k, c, c_m, k, begin, m_left, n_left. `begin` other than 0 starts the chains at 0,
     else they go on from C. Rows past `m_left` repeat the last one, columns past `n_left` are not touched.
-    With `adds` there are two more, d and d_m: all chains start at 0, and C = D + A @ B, where D may be C.
+    With `adds` there is one more, how far from C lies a D: all chains start at 0, and C = D + A @ B, where D may be C.
     """
 
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
-        a, a_m, a_k, b, b_k, c, c_m, k, begin, m_left, n_left, *d = arguments
+        a, a_m, a_k, b, b_k, c, c_m, k, begin, m_left, n_left, *far = arguments
         v = VectorBuilder(builder, lane)
         a_step, b_step = v.bytes(a_k), v.bytes(b_k)
         a_rows = _row_addresses(v, a, a_m, m_left, rows)
         c_rows = _row_addresses(v, c, c_m, m_left, rows)
-        d_rows = _row_addresses(v, d[0], d[1], m_left, rows) if adds else []
         columns = [I64(j * TARGET.vector_bytes) for j in range(vectors)]
         for row in c_rows:
             v.prefetch(row)
-        fresh = builder.icmp_signed("!=", begin, I64(0))
 
-        def starts(load: Callable[[Any, int], Any]) -> list[Any]:
-            if adds:
-                return [v.zeros] * (rows * vectors)
-            start = builder.block
-            resume, ready = builder.append_basic_block("resume"), builder.append_basic_block("ready")
-            builder.cbranch(fresh, ready, resume)
-            builder.position_at_end(resume)
-            loaded = [load(row, j) for row in c_rows for j in range(vectors)]
-            builder.branch(ready)
-            builder.position_at_end(ready)
-            sums = []
-            for value in loaded:
-                phi = builder.phi(lane.vector)
-                phi.add_incoming(v.zeros, start)
-                phi.add_incoming(value, resume)
-                sums.append(phi)
-            return sums
-
-        def tile(load: Callable[[Any, int], Any], store: Callable[[Any, Any, int], None]) -> None:
-            def step(state: list[Any]) -> list[Any]:
-                a_at, b_at, *sums = state
-                panel = [load(b_at, j) for j in range(vectors)]
-                out = []
-                for i in range(rows):
-                    value = v.splat(a_rows[i], a_at)
-                    out += [v.fma(value, panel[j], sums[i * vectors + j]) for j in range(vectors)]
-                return [builder.add(a_at, a_step), builder.add(b_at, b_step), *out]
-
-            results = emit_loop(builder, k, [I64(0), b, *starts(load)], step)[2:]
+        def tile(load: Load, store: Callable[[Any, Any, int], None]) -> None:
+            starts = [v.zeros] * (rows * vectors) if adds else _starts(v, begin, c_rows, vectors, load)
+            results = _chains(v, k, a_rows, a_step, b, b_step, starts, load)
             if adds:
                 # All of a row before its stores: rows past the last repeat it, and D may be C.
-                addends = [load(row, j) for row in d_rows for j in range(vectors)]
+                addends = [load(builder.add(row, far[0]), j) for row in c_rows for j in range(vectors)]
                 results = [builder.fadd(addend, value) for addend, value in zip(addends, results, strict=True)]
             for position, value in enumerate(results):
                 store(value, c_rows[position // vectors], position % vectors)
@@ -293,7 +305,47 @@ def add_tile(module: Any, lane: Lane, rows: int, vectors: int, *, adds: bool = F
                 masked()
 
     name = f"tile_{lane.name}_{rows}x{vectors}"
-    return internal_function(module, f"{name}_add", 13, body) if adds else internal_function(module, name, 11, body)
+    return internal_function(module, f"{name}_add", 12, body) if adds else internal_function(module, name, 11, body)
+
+
+def add_column(module: Any, lane: Lane, rows: int, vectors: int, *, adds: bool = False) -> Any:
+    """Whole tiles one below the other, as `add_tile` computes each: what is between two of them is a few additions.
+
+    Arguments: a, a_m, a_k, a_tile, b, b_k, c, c_m, k, begin, tiles; `a_tile` is how far a tile's rows of A lie from
+    those of the one above. With `adds` there is one more, how far from C lies a D.
+    """
+
+    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
+        a, a_m, a_k, a_tile, b, b_k, c, c_m, k, begin, tiles, *far = arguments
+        v = VectorBuilder(builder, lane)
+        a_step, b_step, a_down, c_down = v.bytes(a_k), v.bytes(b_k), v.bytes(a_tile), v.bytes(c_m)
+        a_rows = [builder.mul(v.bytes(a_m), I64(i)) for i in range(rows)]
+        columns = [I64(j * TARGET.vector_bytes) for j in range(vectors)]
+
+        def load(at: Any, j: int) -> Any:
+            return v.load(at, columns[j])
+
+        def tile(state: list[Any]) -> list[Any]:
+            a_at, c_at = state
+            c_rows = [c_at]
+            for _ in range(rows):
+                c_rows.append(builder.add(c_rows[-1], c_down))
+            below = c_rows.pop()
+            for row in c_rows:
+                v.prefetch(row)
+            starts = [v.zeros] * (rows * vectors) if adds else _starts(v, begin, c_rows, vectors, load)
+            results = _chains(v, k, [builder.add(a_at, row) for row in a_rows], a_step, b, b_step, starts, load)
+            for position, value in enumerate(results):
+                row, j = c_rows[position // vectors], position % vectors
+                if adds:
+                    value = builder.fadd(load(builder.add(row, far[0]), j), value)
+                v.store(value, row, columns[j])
+            return [builder.add(a_at, a_down), below]
+
+        emit_loop(builder, tiles, [a, c], tile)
+
+    name = f"column_{lane.name}_{rows}x{vectors}"
+    return internal_function(module, f"{name}_add", 12, body) if adds else internal_function(module, name, 11, body)
 
 
 def add_transpose(module: Any, lane: Lane) -> Any:
