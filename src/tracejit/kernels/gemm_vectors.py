@@ -43,6 +43,8 @@ def _detect_target() -> Target:
 
 TARGET = _detect_target()
 _LINE_BYTES = 64
+_AHEAD = 8
+"""How many rows ahead of what is packed are asked for: where rows lie far apart, nobody else does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +109,11 @@ class VectorBuilder:
     def store(self, value: Any, address: Any, offset: Any = None) -> None:
         self.ir.store(value, self.pointer(address, self.lane.vector, offset), align=self.lane.size)
 
-    def prefetch(self, address: Any) -> None:
-        """Asks for the cache line at an address, which will be written."""
+    def prefetch(self, address: Any, *, written: bool = True) -> None:
+        """Asks for the cache line at an address, which will be written, or only read."""
         kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
         function = cgutils.get_or_insert_function(self.ir.module, kind, "llvm.prefetch.p0")
-        self.ir.call(function, [self.pointer(address, I8), I32(1), I32(3), I32(1)])
+        self.ir.call(function, [self.pointer(address, I8), I32(int(written)), I32(3), I32(1)])
 
     def spread(self, number: Any) -> Any:
         """The number in every lane."""
@@ -396,8 +398,11 @@ def add_copy(module: Any, lane: Lane, vectors: int) -> Any:
         columns = [I64(j * TARGET.vector_bytes) for j in range(vectors)]
         masks = [v.mask(builder.sub(n_left, I64(j * v.width))) for j in range(vectors)]
 
+        ahead = builder.mul(step, I64(_AHEAD))
+
         def copy(state: list[Any]) -> list[Any]:
             source, target = state
+            v.prefetch(builder.add(source, ahead), written=False)
             for at, mask in zip(columns, masks, strict=True):
                 v.store(v.load_masked(source, mask, at), target, at)
             return [builder.add(source, step), builder.add(target, I64(vectors * TARGET.vector_bytes))]
@@ -423,8 +428,12 @@ def add_strips(module: Any, lane: Lane, rows: int, strips: int) -> Any:
         masks = [v.mask(builder.sub(m_left, I64(strip * rows + row))) for strip, row in places]
         starts = [v.bytes(builder.mul(out_strip, I64(strip))) for strip in range(strips)]
 
+        ahead = builder.mul(step, I64(_AHEAD))
+
         def copy(state: list[Any]) -> list[Any]:
             source, target = state
+            for line in range(0, strips * rows * lane.size, _LINE_BYTES):
+                v.prefetch(builder.add(builder.add(source, ahead), I64(line)), written=False)
             for (strip, row), mask in zip(places, masks, strict=True):
                 value = v.load_masked(source, mask, I64((strip * rows + row) * lane.size))
                 v.store(value, builder.add(target, starts[strip]), I64(row * lane.size))
