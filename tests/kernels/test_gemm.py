@@ -266,10 +266,13 @@ def test_nothing_outside_of_the_operands_is_touched(dtype: str, end: bool, m: in
 def test_each_kernel_is_chosen_for_what_it_is_for() -> None:
     def chosen(m: int, n: int, k: int, left: str, right: str) -> tuple[str, tuple[int | float | object, ...]]:
         a, b, c = (np.ones(shape, "float32") for shape in ((m, k), (k, n), (m, n)))
-        (launch,) = plan_matmul(operand(laid_out(a, left)), operand(laid_out(b, right)), operand(c))
-        return launch.function.__name__, launch.slots[gemm_kernels.A_MODE : gemm_kernels.B_MODE + 1]
+        *before, launch = plan_matmul(operand(laid_out(a, left)), operand(laid_out(b, right)), operand(c))
+        assert [item.function.__name__ for item in before] == ["gemm_strips_f32"] * len(before)
+        modes = launch.slots[gemm_kernels.A_MODE : gemm_kernels.B_MODE + 1]
+        assert (modes[:1] == (gemm_kernels.STRIPS,)) == bool(before)
+        return launch.function.__name__, modes
 
-    direct, copy, transpose, gather = range(4)
+    direct, copy, transpose, gather, strips = range(5)
     assert chosen(1, 64, 64, "rows", "columns")[0] == "gemm_dots_f32"
     assert chosen(1, 64, 64, "rows", "rows")[0] == "gemm_thin_f32"
     assert chosen(64, 1, 64, "rows", "rows")[0] == "gemm_dots_f32"
@@ -278,25 +281,31 @@ def test_each_kernel_is_chosen_for_what_it_is_for() -> None:
     assert chosen(64, 64, 64, "rows", "columns") == ("gemm_panel_f32", (direct, transpose))
     assert chosen(64, 64, 64, "rows", "gaps") == ("gemm_panel_f32", (direct, gather))
     assert chosen(512, 512, 512, "rows", "rows") == ("gemm_panel_f32", (direct, copy))
-    assert chosen(512, 512, 512, "columns", "rows") == ("gemm_panel_f32", (copy, copy))
+    assert chosen(512, 512, 512, "columns", "rows") == ("gemm_panel_f32", (strips, copy))
     assert chosen(512, 512, 512, "gaps", "rows") == ("gemm_panel_f32", (direct, copy))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("layouts", list(itertools.product(("rows", "columns"), ("rows", "columns", "gaps"))))
 @pytest.mark.parametrize("shape", [(7, 1900, 9), (1900, 7, 300), (300, 300, 300), (5000, 5000, 1), (13, 900, 5000)])
-def test_what_is_packed_fits_the_buffer(dtype: str, layouts: tuple[str, str], shape: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_what_is_packed_fits_the_buffer(
+    dtype: str, layouts: tuple[str, str], shape: tuple[int, int, int], batch: tuple[int, ...]
+) -> None:
     m, n, k = shape
-    a, b = (laid_out(np.empty(s, dtype), layout) for s, layout in zip(((m, k), (k, n)), layouts, strict=True))
-    (launch,) = plan_matmul(operand(a), operand(b), operand(np.empty((m, n), dtype)))
+    sizes = ((*batch, m, k), (*batch, k, n))
+    a, b = (laid_out(np.empty(s, dtype), layout) for s, layout in zip(sizes, layouts, strict=True))
+    launch = plan_matmul(operand(a), operand(b), operand(np.empty((*batch, m, n), dtype)))[-1]
     a_mode, b_mode, _, run, group, height = launch.slots[gemm_kernels.A_MODE :]
     size = np.dtype(dtype).itemsize
     panel = gemm_kernels.TILE_VECTORS * gemm_kernels.TARGET.vector_bytes
-    packed_a = height * (run + 1) * size if a_mode != gemm_kernels.DIRECT else 0
+    packed_a = height * (run + 1) * size if a_mode == gemm_kernels.COPY else 0
     packed_b = group * run * panel if b_mode != gemm_kernels.DIRECT else 0
     assert packed_a + packed_b <= gemm_kernels.BLOCK_BYTES
-    if a_mode != gemm_kernels.DIRECT:
+    if a_mode == gemm_kernels.COPY:
         assert height % gemm_kernels.strip_rows(size) == 0
+    elif a_mode == gemm_kernels.STRIPS and height < m:
+        assert height % gemm_kernels.TILE_ROWS == 0
 
 
 def test_errors() -> None:

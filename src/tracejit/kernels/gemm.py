@@ -13,7 +13,7 @@ from typing import Any
 from tracejit.kernels import gemm_kernels as kernels
 from tracejit.kernels.gemm_kernels import DOT_ROWS, ROW_VECTORS, THIN_VECTORS, TILE_ROWS, TILE_VECTORS
 from tracejit.kernels.gemm_vectors import TARGET
-from tracejit.kernels.launch import Launch, Operand, Ptr
+from tracejit.kernels.launch import Launch, Operand, Ptr, Scratch
 from tracejit.ops.contraction import LONGEST_ADDED
 
 _SIZES = {"float32": 4, "float64": 8}
@@ -22,6 +22,7 @@ _FLOAT_KERNELS: dict[str, dict[str, Callable[..., Any]]] = {
     "float64": {"panel": kernels.gemm_panel_f64, "thin": kernels.gemm_thin_f64, "dots": kernels.gemm_dots_f64},
 }
 _PACKING_KERNELS = {"float32": kernels.gemm_pack_f32, "float64": kernels.gemm_pack_f64}
+_STRIP_KERNELS = {"float32": kernels.gemm_strips_f32, "float64": kernels.gemm_strips_f64}
 _ADDING_KERNELS = {"float32": kernels.gemm_panel_add_f32, "float64": kernels.gemm_panel_add_f64}
 _INTEGER_KERNELS: dict[str, Callable[..., Any]] = {
     "int8": kernels.gemm_i8,
@@ -42,9 +43,16 @@ _IN_PLACE_BYTES = 1 << 20
 _PAGE_BYTES = 4096
 """Columns that are a multiple of this apart compete for the same few places of the first cache."""
 
-_GROUP, _WIDE_GROUP, _HEIGHT = 4, 32, 96
-"""Panels of B that are packed at once; where A is packed, too, more of them, with how many rows of float32. A long run
-of k is better than many panels, unless A would be packed again too often."""
+_GROUP, _GROUP_BYTES = 4, 128 * 1024
+"""Panels of B that are packed at once: at least so many, and more while they are no larger than this."""
+
+_WIDE_GROUP, _HEIGHT = 32, 96
+"""Where rows of A are packed beside them, at most so many panels, and how many rows of float32. A long run of k is
+better than many panels, unless A would be packed again too often."""
+
+_PANEL_BYTES, _HEIGHT_BYTES = 16 * 1024, 96 * 1024
+"""If panels are so small that one stays in the first cache, all of them are gone through for rows of A that stay in the
+second one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +102,7 @@ def plan_matmul(a: Operand, b: Operand, c: Operand) -> tuple[Launch, ...]:
         return (Launch(_INTEGER_KERNELS[problem.dtype], problem.slots(), units, problem.cost(units)),)
     if problem.dtype not in _FLOAT_KERNELS:
         raise NotImplementedError(f"matmul: there is no kernel for {problem.dtype}")
-    return (_plan_float(_simplified(problem)),)
+    return _plan_float(_simplified(problem))
 
 
 def plan_matmul_add(a: Operand, b: Operand, c: Operand, out: Operand) -> tuple[Launch, ...]:
@@ -193,21 +201,23 @@ def _simplified(problem: _Problem) -> _Problem:
     return p
 
 
-def _plan_float(p: _Problem) -> Launch:
+def _plan_float(p: _Problem) -> tuple[Launch, ...]:
     functions = _FLOAT_KERNELS[p.dtype]
     width = TARGET.vector_bytes // _SIZES[p.dtype]
     rows_of_b, columns_of_b = _ways_of_b(p)
     if p.m == 1 and rows_of_b:
         units = p.batch * -(-p.n // (THIN_VECTORS * width))
-        return Launch(functions["thin"], p.slots(), units, p.cost(units, 3.0))
+        return (Launch(functions["thin"], p.slots(), units, p.cost(units, 3.0)),)
     if p.m <= DOT_ROWS and columns_of_b:
         columns = width
         if p.m == 1 and p.b[2] * _SIZES[p.dtype] % _PAGE_BYTES:
             columns = width * ROW_VECTORS
         units = p.batch * -(-p.n // columns)
         slots = p.slots(kernels.DIRECT, kernels.DIRECT, p.m, p.k, columns)
-        return Launch(functions["dots"], slots, units, p.cost(units, 5.0 if p.m == 1 else 2.5))
-    return _plan_panels(p)
+        return (Launch(functions["dots"], slots, units, p.cost(units, 5.0 if p.m == 1 else 2.5)),)
+    if p.batch == 1 and _packing_of_a(p) == kernels.COPY:
+        return _plan_strips(p)
+    return (_plan_panels(p),)
 
 
 def _ways_of_b(p: _Problem) -> tuple[bool, bool]:
@@ -221,7 +231,28 @@ def _packing_of_b(p: _Problem) -> int:
     return kernels.COPY if rows_of_b else kernels.TRANSPOSE if columns_of_b else kernels.GATHER
 
 
-def _plan_panels(p: _Problem, *, in_panels: bool = False) -> Launch:
+def _packing_of_a(p: _Problem) -> int:
+    """How A is packed, if that is worth it: its columns, which are read again for each panel of B."""
+    panels = -(-p.n // panel_columns(p.dtype))
+    columns_of_a = p.a[1] == 1 and p.k > 1
+    return kernels.COPY if columns_of_a and _worth_packing(p.k * p.a[2] * _SIZES[p.dtype], panels) else kernels.DIRECT
+
+
+def _plan_strips(p: _Problem) -> tuple[Launch, Launch]:
+    """A is packed once for all units."""
+    size, together = _SIZES[p.dtype], kernels.strip_rows(_SIZES[p.dtype])
+    down, along = kernels.strip_strides(p.k)
+    units = -(-p.m // together)
+    # Strips that are packed together are all written, and of each the last vector.
+    room = Scratch(units * together * down * size + TARGET.vector_bytes)
+    left = p.slots()[: kernels.B]
+    pack = Launch(_STRIP_KERNELS[p.dtype], (*left, Ptr(1), room, *p.slots()[kernels.M :]), units, 0.3 * together * p.k)
+    panels = _plan_panels(replace(p, a=(0, down, along)), a_mode=kernels.STRIPS)
+    slots = (room, *panels.slots[kernels.B :])
+    return pack, replace(panels, slots=slots)
+
+
+def _plan_panels(p: _Problem, *, a_mode: int | None = None, in_panels: bool = False) -> Launch:
     size = _SIZES[p.dtype]
     columns = panel_columns(p.dtype)
     panels = -(-p.n // columns)
@@ -229,9 +260,9 @@ def _plan_panels(p: _Problem, *, in_panels: bool = False) -> Launch:
     b_mode = kernels.DIRECT if in_panels else _packing_of_b(p)
     if b_mode == kernels.COPY and not _worth_packing(p.k * p.b[1] * size, -(-rows // TILE_ROWS)):
         b_mode = kernels.DIRECT
-    columns_of_a = p.a[1] == 1 and p.k > 1
-    a_mode = kernels.COPY if columns_of_a and _worth_packing(p.k * p.a[2] * size, panels) else kernels.DIRECT
-    run, group, height = _block(p, a_mode != kernels.DIRECT, b_mode != kernels.DIRECT, columns, rows)
+    if a_mode is None:
+        a_mode = _packing_of_a(p)
+    run, group, height = _block(p, a_mode == kernels.COPY, b_mode != kernels.DIRECT, columns, rows)
     units = p.batch * panels * -(-p.m // rows)
     slowness = 1.0 + max(0, columns // 2 - p.n) / p.n + (4.0 if b_mode == kernels.GATHER else 0.0)
     slots = p.slots(a_mode, b_mode, rows, run, group, height)
@@ -247,18 +278,20 @@ def _block(p: _Problem, packs_a: bool, packs_b: bool, columns: int, rows: int) -
     """Steps of k, panels of B and rows of A that are gone through together, so that what is packed fits."""
     size = _SIZES[p.dtype]
     panels = -(-p.n // columns)
-    height = min(_HEIGHT * 4 // size, _round_up(rows, kernels.strip_rows(size))) if packs_a else rows
+    height = min(_HEIGHT * 4 // size, _round_up(rows, kernels.strip_rows(size))) if packs_a else 0
+    group = panels
     if packs_b:
         # So many steps are one run, whatever is packed.
-        room = (kernels.BLOCK_BYTES // size // LONGEST_ADDED - (height if packs_a else 0)) // columns
-        group = _equal_parts(panels, min(room, _WIDE_GROUP if packs_a else _GROUP))
-    else:
-        group = panels
-    if not packs_a and not packs_b:
-        return max(p.k, 1), group, height
-    wide = (columns * group if packs_b else 0) + (height if packs_a else 0)
-    longest = (kernels.BLOCK_BYTES // size - (height if packs_a else 0)) // wide
-    return max(_equal_parts(p.k, longest), 1), group, height
+        room = (kernels.BLOCK_BYTES // size // LONGEST_ADDED - height) // columns
+        most = _WIDE_GROUP if packs_a else max(_GROUP, _GROUP_BYTES // (max(p.k, 1) * columns * size))
+        group = _equal_parts(panels, min(room, most))
+    wide = (columns * group if packs_b else 0) + height
+    longest = (kernels.BLOCK_BYTES // size - height) // wide if wide else max(p.k, 1)
+    run = max(_equal_parts(p.k, longest), 1)
+    if not packs_a:
+        fitting = _HEIGHT_BYTES // (run * size) // TILE_ROWS * TILE_ROWS
+        height = min(rows, fitting) if run * columns * size <= _PANEL_BYTES else rows
+    return run, group, height
 
 
 def _round_up(number: int, step: int) -> int:

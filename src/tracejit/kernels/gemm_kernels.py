@@ -35,9 +35,9 @@ few rows) and rows of A that are gone through at once."""
 D = 20
 """One more where D is added, which lies in memory like C: its address."""
 
-DIRECT, COPY, TRANSPOSE, GATHER = range(4)
+DIRECT, COPY, TRANSPOSE, GATHER, STRIPS = range(5)
 """How an operand is read: in place, or packed from contiguous rows (of B; columns of A), or for B alone from contiguous
-columns or neither."""
+columns or neither. A may be strips that were packed before; its strides are then those of `strip_strides`."""
 
 TILE_ROWS = 8 if TARGET.registers == 32 else 6
 SHORT_ROWS = 4
@@ -45,8 +45,9 @@ TILE_VECTORS = 2
 THIN_VECTORS = 8 if TARGET.registers == 32 else 4
 DOT_ROWS = 4
 ROW_VECTORS = max(1, 64 // TARGET.vector_bytes)
-"""Rows and vectors of the product tile, rows of the one for what is left, vectors of the one-row tile, rows of the tile that packs nothing, its vectors
-if there is but one row: chains to hide what a step of one costs, of as many columns as the first cache can hold."""
+"""Rows of the product tile, of the one for what is left, their vectors; vectors of the one-row tile; rows of the tile
+that packs nothing, its vectors if there is but one row: chains to hide what a step of one costs, of as many columns as
+the first cache can hold."""
 
 BLOCK_BYTES = 256 * 1024
 """Packed panels of B and rows of A, which stay in the second cache."""
@@ -58,6 +59,11 @@ _CHUNK = 8
 def strip_rows(size: int) -> int:
     """Rows of A, whole tiles of elements of `size` bytes, that are packed together: a mask each has a register."""
     return max(1, 8 // -(-TILE_ROWS * size // TARGET.vector_bytes)) * TILE_ROWS
+
+
+def strip_strides(k: int) -> tuple[int, int]:
+    """From a strip's first row to the next strip's, in elements for each of its rows; from a column to the next."""
+    return k + 1, TILE_ROWS
 
 
 def call_tile(
@@ -132,7 +138,7 @@ def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word, *, adds: bool
     parts = (m + rows - 1).quotient(rows)
     panels = (n + columns - 1).quotient(columns)
     buffer = code.buffer(BLOCK_BYTES)
-    a_direct, b_direct = a_mode.equals(DIRECT), b_mode.equals(DIRECT)
+    a_direct, packs_a, b_direct = a_mode.equals(DIRECT), a_mode.equals(COPY), b_mode.equals(DIRECT)
     strips = buffer + b_direct.choose(0, group * run * columns * size)
 
     def sweep(
@@ -143,10 +149,10 @@ def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word, *, adds: bool
         with code.loop(0, count, tall) as top:
             height = (count - top).least(tall)
             source = a + (top * a_m + start * a_k) * size
-            with code.when(a_mode.differs(DIRECT)):
+            with code.when(packs_a):
                 _pack_strips(code, lane, source, a_k, strips, length, height)
-            left, left_m = a_direct.choose(source, strips), a_direct.choose(a_m, 1)
-            left_k, left_tile = a_direct.choose(a_k, TILE_ROWS), a_direct.choose(a_m * TILE_ROWS, (length + 1) * TILE_ROWS)
+            left, left_m = packs_a.choose(strips, source), a_direct.choose(a_m, 1)
+            left_k, left_tile = packs_a.choose(TILE_ROWS, a_k), packs_a.choose(length + 1, a_m) * TILE_ROWS
             whole = height.quotient(TILE_ROWS)
             rest = height - whole * TILE_ROWS
             # Where one or two rows are left, these and the tile above are two short tiles; packed rows stay together.
@@ -157,7 +163,7 @@ def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word, *, adds: bool
                 b_at, there = right + (panel - first) * right_panel * size, n - panel * columns
                 c_at, begin = c_first + (top * c_m + panel * columns) * size, start.equals(0).number()
 
-                def tile(i: Word, rows: Word | int, a_at: Word) -> None:
+                def tile(i: Word, rows: Word, a_at: Word) -> None:
                     operands = a_at, left_m, left_k, b_at, right_k, c_at + i * c_m * size, c_m
                     call_tile(code, lane, *operands, length, begin, rows, there, *far)
 
@@ -202,6 +208,15 @@ def _pack(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
         # What packs columns writes whole vectors.
         with code.when(left < columns), code.loop(0, k) as row, code.loop(left, columns) as column:
             code.store(out, row * columns + column, Word(code.builder, ir.Constant(lane.kind, 0.0)))
+
+
+def _strips(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
+    """All columns of A into strips of rows, as many rows a unit as are packed together."""
+    a, c, m, k, a_k = code.slots(p, A, C, M, K, A_K)
+    together = strip_rows(lane.size)
+    with code.loop(low * together, high * together, together) as i:
+        out = c + i * (k + 1) * lane.size
+        _pack_strips(code, lane, a + i * lane.size, a_k, out, k, (m - i).least(together))
 
 
 def _thin(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
@@ -262,6 +277,8 @@ panel_add_f32 = native_kernel("panel_add_f32", partial(_panel, F32, adds=True))
 panel_add_f64 = native_kernel("panel_add_f64", partial(_panel, F64, adds=True))
 pack_f32 = native_kernel("pack_f32", partial(_pack, F32))
 pack_f64 = native_kernel("pack_f64", partial(_pack, F64))
+strips_f32 = native_kernel("strips_f32", partial(_strips, F32))
+strips_f64 = native_kernel("strips_f64", partial(_strips, F64))
 thin_f32 = native_kernel("thin_f32", partial(_thin, F32))
 thin_f64 = native_kernel("thin_f64", partial(_thin, F64))
 dots_f32 = native_kernel("dots_f32", partial(_dots, F32))
@@ -300,6 +317,16 @@ def gemm_pack_f32(p: Any, lo: int, hi: int) -> Any:
 def gemm_pack_f64(p: Any, lo: int, hi: int) -> Any:
     """A matrix into panels, float64."""
     return pack_f64(p, lo, hi)
+
+
+def gemm_strips_f32(p: Any, lo: int, hi: int) -> Any:
+    """The transpose of a matrix into strips, float32."""
+    return strips_f32(p, lo, hi)
+
+
+def gemm_strips_f64(p: Any, lo: int, hi: int) -> Any:
+    """The transpose of a matrix into strips, float64."""
+    return strips_f64(p, lo, hi)
 
 
 def gemm_thin_f32(p: Any, lo: int, hi: int) -> Any:
