@@ -43,8 +43,9 @@ def _detect_target() -> Target:
 
 TARGET = _detect_target()
 _LINE_BYTES = 64
-_AHEAD = 8
-"""How many rows ahead of what is packed are asked for: where rows lie far apart, nobody else does."""
+_AHEAD, _FAR_BYTES = 8, 256
+"""How many rows (along a row how many bytes) ahead of what is packed are asked for, which the CPU itself does not do
+where rows lie far apart or are many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -364,6 +365,8 @@ def add_transpose(module: Any, lane: Lane) -> Any:
 
         def step(state: list[Any]) -> list[Any]:
             at, target = state
+            for source in sources:
+                v.prefetch(builder.add(builder.add(source, at), I64(_FAR_BYTES)), written=False)
             for column in v.load_transposed(sources, at):
                 v.store(column, target)
                 target = builder.add(target, out_step)
