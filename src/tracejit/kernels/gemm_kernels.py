@@ -81,11 +81,16 @@ def call_tile(
     rows: Word,
     left: Word,
     *far: Word,
+    ragged: bool = False,
 ) -> None:
-    """Calls for one tile (see `add_tile`), of which `rows` rows and `left` columns are there at most."""
+    """Calls for one tile (see `add_tile`), of which `rows` rows and `left` columns are there at most.
+
+    `ragged` says that tiles with all rows and columns are computed by others.
+    """
 
     def tile(height: int, vectors: int) -> None:
-        function = add_tile(code.module, lane, height, vectors, adds=bool(far))
+        cut = ragged and (height, vectors) == (TILE_ROWS, TILE_VECTORS)
+        function = add_tile(code.module, lane, height, vectors, adds=bool(far), ragged=cut)
         code.call(function, a, a_m, a_k, b, b_k, c, c_m, k, begin, rows, left, *far)
 
     def strip(vectors: int) -> None:
@@ -165,7 +170,7 @@ def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word, *, adds: bool
 
                 def tile(i: Word, rows: Word, a_at: Word) -> None:
                     operands = a_at, left_m, left_k, b_at, right_k, c_at + i * c_m * size, c_m
-                    call_tile(code, lane, *operands, length, begin, rows, there, *far)
+                    call_tile(code, lane, *operands, length, begin, rows, there, *far, ragged=True)
 
                 def column() -> None:
                     function = add_column(code.module, lane, TILE_ROWS, TILE_VECTORS, adds=adds)

@@ -262,12 +262,13 @@ def _chains(
     return emit_loop(v.ir, k, [I64(0), b, *sums], step)[2:]
 
 
-def add_tile(module: Any, lane: Lane, rows: int, vectors: int, *, adds: bool = False) -> Any:
+def add_tile(module: Any, lane: Lane, rows: int, vectors: int, *, adds: bool = False, ragged: bool = False) -> Any:
     """C[rows, vectors*W] = or += A @ B, each element's chain held in a register.
 
     Arguments: a, a_m, a_k, b, b_k, c, c_m, k, begin, m_left, n_left. `begin` other than 0 starts the chains at 0,
     else they go on from C. Rows past `m_left` repeat the last one, columns past `n_left` are not touched.
     With `adds` there is one more, how far from C lies a D: all chains start at 0, and C = D + A @ B, where D may be C.
+    `ragged` leaves out the way for whole vectors, which others than this function have.
     """
 
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
@@ -297,7 +298,7 @@ def add_tile(module: Any, lane: Lane, rows: int, vectors: int, *, adds: bool = F
                 lambda value, at, j: v.store_masked(value, at, masks[j], columns[j]),
             )
 
-        if TARGET.free_masks:
+        if TARGET.free_masks or ragged:
             masked()
             return
         full = builder.icmp_signed(">=", n_left, I64(vectors * v.width))
@@ -307,7 +308,7 @@ def add_tile(module: Any, lane: Lane, rows: int, vectors: int, *, adds: bool = F
             with otherwise:
                 masked()
 
-    name = f"tile_{lane.name}_{rows}x{vectors}"
+    name = f"tile_{lane.name}_{rows}x{vectors}{'_ragged' * ragged}"
     return internal_function(module, f"{name}_add", 12, body) if adds else internal_function(module, name, 11, body)
 
 
