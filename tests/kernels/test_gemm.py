@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.kernels.chains import reference
 from tests.kernels.launching import fenced, launch, operand, run, same, sample
-from tracejit.kernels import gemm_kernels
+from tracejit.kernels import gemm, gemm_kernels
 from tracejit.kernels.gemm import (
     panel_columns,
     plan_matmul,
@@ -184,6 +184,40 @@ def test_large_product(dtype: str) -> None:
     expected = reference(a, b)
     for left, right in itertools.product(("rows", "columns", "gaps"), repeat=2):
         same(run(plan_matmul, [laid_out(a, left), laid_out(b, right)], np.empty((300, 260), dtype)), expected)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("m", range(5, 20))
+def test_rows_that_fill_no_tile(dtype: str, m: int) -> None:
+    rng = np.random.default_rng(m)
+    n = 2 * panel_columns(dtype) + 3
+    a, b = sample(rng, dtype, m, 37), sample(rng, dtype, 37, n)
+    expected = reference(a, b)
+    for left, right in itertools.product(("rows", "columns"), repeat=2):
+        same(run(plan_matmul, [laid_out(a, left), laid_out(b, right)], np.empty((m, n), dtype)), expected)
+        added = run(plan_matmul_add, [laid_out(a, left), laid_out(b, right), expected], np.empty((m, n), dtype))
+        same(added, expected + expected)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_columns_of_a_are_packed_once_unless_they_are_many(dtype: str) -> None:
+    def launches(m: int, k: int) -> list[str]:
+        a, c = Operand(dtype, (m, k), (1, m)), Operand(dtype, (m, 512), (512, 1))
+        return [item.function.__name__[:-4] for item in plan_matmul(a, Operand(dtype, (k, 512), (512, 1)), c)]
+
+    assert launches(512, 768) == ["gemm_strips", "gemm_panel"]
+    assert launches(4096, 4096) == ["gemm_panel"]
+    assert launches(32, 16) == ["gemm_panel"]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_columns_that_each_unit_packs(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gemm, "_STRIP_BYTES", 0)
+    rng = np.random.default_rng(8)
+    a, b = sample(rng, dtype, 203, 301), sample(rng, dtype, 301, 270)
+    for right in ("rows", "columns"):
+        result = run(plan_matmul, [laid_out(a, "columns"), laid_out(b, right)], np.empty((203, 270), dtype))
+        same(result, reference(a, b))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

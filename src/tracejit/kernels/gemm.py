@@ -50,6 +50,9 @@ _WIDE_GROUP, _HEIGHT = 32, 96
 """Where rows of A are packed beside them, at most so many panels, and how many rows of float32. A long run of k is
 better than many panels, unless A would be packed again too often."""
 
+_STRIP_BYTES = 8 << 20
+"""The largest A that is packed into memory of its own for all units; each of them packs its part of a larger one."""
+
 _PANEL_BYTES, _HEIGHT_BYTES = 16 * 1024, 96 * 1024
 """If panels are so small that one stays in the first cache, all of them are gone through for rows of A that stay in the
 second one."""
@@ -88,7 +91,8 @@ def plan_matmul(a: Operand, b: Operand, c: Operand) -> tuple[Launch, ...]:
     DType: float32, float64, int8 to int64, uint8; the same for all three.
     Edge: sizes may be 0; k = 0 gives zeros; an empty c needs no launch.
     Raises: ValueError for shapes that do not fit, NotImplementedError for other dtypes.
-    Cost: batch * m * n * k fused multiply-adds; at most 256 KiB of stack.
+    Cost: batch * m * n * k fused multiply-adds; at most 256 KiB of stack, and scratch memory for a copy of an A of at
+        most 8 MiB whose columns are contiguous.
 
     >>> square = Operand("float32", (64, 64), (64, 1))
     >>> [launch.function.__name__ for launch in plan_matmul(square, square, square)]
@@ -215,7 +219,7 @@ def _plan_float(p: _Problem) -> tuple[Launch, ...]:
         units = p.batch * -(-p.n // columns)
         slots = p.slots(kernels.DIRECT, kernels.DIRECT, p.m, p.k, columns)
         return (Launch(functions["dots"], slots, units, p.cost(units, 5.0 if p.m == 1 else 2.5)),)
-    if p.batch == 1 and _packing_of_a(p) == kernels.COPY:
+    if p.batch == 1 and _packing_of_a(p) == kernels.COPY and p.m * p.k * _SIZES[p.dtype] <= _STRIP_BYTES:
         return _plan_strips(p)
     return (_plan_panels(p),)
 
