@@ -282,7 +282,8 @@ def _block(p: _Problem, packs_a: bool, packs_b: bool, columns: int, rows: int) -
     """Steps of k, panels of B and rows of A that are gone through together, so that what is packed fits."""
     size = _SIZES[p.dtype]
     panels = -(-p.n // columns)
-    height = min(_HEIGHT * 4 // size, _round_up(rows, kernels.strip_rows(size))) if packs_a else 0
+    # Strips that are packed together are all written.
+    height = _round_up(min(_HEIGHT * 4 // size, rows), kernels.strip_rows(size)) if packs_a else 0
     group = panels
     if packs_b:
         # So many steps are one run, whatever is packed.
