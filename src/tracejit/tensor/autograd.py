@@ -17,24 +17,23 @@ from tracejit.tensor.tensor import Tensor, method
 class _Mode:
     """A grad mode as a context manager and as a decorator."""
 
-    enabled = False
+    __slots__ = ("_before",)
 
-    def __init__(self, function: Callable[..., Any] | None = None) -> None:
-        self._before: list[bool] = []
+    enabled = False
+    # The modes before each entry that has not been left, the last one first: (rest, mode).
+    _before: Any
 
     def __new__(cls, function: Callable[..., Any] | None = None) -> Any:
-        made = super().__new__(cls)
-        if function is not None:
-            made.__init__()  # type: ignore[misc]
-            return made(function)
-        return made
+        made = object.__new__(cls)
+        made._before = None
+        return made if function is None else made(function)
 
     def __enter__(self) -> None:
-        self._before.append(state.grad_enabled)
+        self._before = (self._before, state.grad_enabled)
         state.grad_enabled = self.enabled
 
     def __exit__(self, *exc: object) -> None:
-        state.grad_enabled = self._before.pop()
+        self._before, state.grad_enabled = self._before
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Run a function in this mode."""
@@ -58,15 +57,21 @@ class no_grad(_Mode):
     False
     """
 
+    __slots__ = ()
+
 
 class enable_grad(_Mode):
     """Operations inside are recorded for gradients again; context manager or decorator."""
+
+    __slots__ = ()
 
     enabled = True
 
 
 class inference_mode(no_grad):
     """Like `no_grad`."""
+
+    __slots__ = ()
 
 
 class set_grad_enabled(_Mode):
@@ -77,7 +82,7 @@ class set_grad_enabled(_Mode):
 
     def __init__(self, mode: bool) -> None:
         self.enabled = bool(mode)
-        self._before = [state.grad_enabled]
+        self._before = (None, state.grad_enabled)
         state.grad_enabled = self.enabled
 
     def __enter__(self) -> None:
@@ -86,7 +91,7 @@ class set_grad_enabled(_Mode):
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Run a function in this mode."""
         enabled = self.enabled
-        state.grad_enabled = self._before[-1]
+        state.grad_enabled = self._before[1]
 
         @wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 from tracejit.ops.record import Op
@@ -12,10 +13,8 @@ from tracejit.tensor.tensor import Tensor, aval_of
 
 _count = itertools.count()
 
-
-def next_position() -> int:
-    """A position on the tape after all that were given before."""
-    return next(_count)
+next_position: Callable[[], int] = _count.__next__
+"""A position on the tape after all that were given before."""
 
 
 def next_positions(count: int) -> list[int]:
