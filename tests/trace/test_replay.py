@@ -12,9 +12,10 @@ import pytest
 
 import tracejit as tj
 from tests.trace.replaying import both, net
-from tests.trace.values import arr
+from tests.trace.values import arr, bits
 from tracejit import nn, optim
 from tracejit.nn import functional as F
+from tracejit.trace.matcher import MISS
 from tracejit.trace.region import region_of
 
 Pair = namedtuple("Pair", "first second")
@@ -211,6 +212,67 @@ def test_gradients_that_somebody_keeps_are_not_written_again():
         assert t.tolist() == then
 
 
+def test_gradients_are_there_where_a_program_refuses():
+    """A label out of range is only found by the program: what the parameters hold is then that of the call before."""
+    model = net(4, 8, 3)
+    opt = optim.Adam(model.parameters(), lr=0.01)
+
+    @tj.compile
+    def step(x, y):
+        loss = F.cross_entropy(model(x), y)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        return loss
+
+    state = lambda: bits([[p, p.grad] for p in model.parameters()])  # noqa: E731
+    for i in range(10):
+        step(arr(i, 2, 4), tj.tensor([1, i % 3]))
+    region = region_of(step)
+    assert region.calls.replayed >= 5
+    one = region.prover.replays[0]
+    before = state()
+    # What `step` does first; it then follows, and raises.
+    assert one.run((arr(0, 2, 4), tj.tensor([1, 3])), {}) is MISS
+    assert state() == before
+    with pytest.raises(IndexError):
+        step(arr(0, 2, 4), tj.tensor([1, 3]))
+    assert len(one.handed) == 4
+    program = one.executable.compiled.program
+    inputs = len(one.executable.inputs)
+    assert all(program.written_last(inputs + at) for _, at, _ in one.handed)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda g: setattr(g.numpy(), "shape", (6,)),
+        lambda g: g.numpy().setflags(write=False),
+        lambda g: setattr(g, "__class__", nn.Parameter),
+        lambda g: g.requires_grad_(),
+    ],
+    ids=["shape", "flags", "class", "leaf"],
+)
+@pytest.mark.filterwarnings("ignore:Setting the shape:DeprecationWarning")
+def test_gradients_that_somebody_changed_are_not_written_again(change):
+    w = tj.ones(2, 3, requires_grad=True)
+
+    @tj.compile
+    def step(x):
+        w.grad = None
+        (w * x).sum().backward()
+
+    for i in range(12):
+        x = arr(i, 2, 3)
+        step(x)
+        g = w.grad
+        assert (g.shape, type(g), g.requires_grad, g.numpy().flags.writeable) == ((2, 3), tj.Tensor, False, True)
+        assert g.tolist() == x.tolist()
+        if i % 2:
+            change(g)
+    assert region_of(step).calls.replayed >= 5
+
+
 def test_an_attribute_set_on_a_gradient_dies_with_it():
     w = tj.ones(3, requires_grad=True)
 
@@ -282,7 +344,8 @@ def test_shapes_types_strides_and_gradients_of_arguments_are_checked():
     for i in range(6):
         f(arr(i, 3, 2))
     assert region_of(f).calls.replayed > 0
-    for x in (arr(0, 4, 2), arr(0, 2, 3).T, arr(0, 3, 2).double(), tj.ones(3, 2, requires_grad=True)):
+    leaf = tj.ones(3, 2, requires_grad=True)
+    for x in (arr(0, 4, 2), arr(0, 2, 3).T, arr(0, 3, 2).double(), arr(0, 3, 2).int(), leaf, leaf * 2, arr(0, 6)):
         expected = (x * 2).sum(0)
         found = f(x)
         assert found.tolist() == expected.tolist()
@@ -460,6 +523,20 @@ def test_another_batch_in_each_call_is_replayed():
     both(lambda: training_on([random] * 4), calls=16, least=10)
 
 
+def hooked(t):
+    """A tensor with a hook."""
+    t.register_hook(lambda grad: None)
+    return t
+
+
+def readonly(shape):
+    """An array that must not be written."""
+    array = np.ones(shape, np.float32)
+    array.setflags(write=False)
+    return array
+
+
+@pytest.mark.filterwarnings("ignore:.*not writ.*")
 @pytest.mark.parametrize(
     "odd",
     [
@@ -469,8 +546,16 @@ def test_another_batch_in_each_call_is_replayed():
         lambda model: tj.randn(5, 4).requires_grad_(),
         lambda model: tj.randn(3, 4),
         lambda model: tj.randn(5, 4, dtype=tj.float64).float(),
+        lambda model: nn.Parameter(tj.randn(5, 4), requires_grad=False),
+        lambda model: hooked(tj.randn(5, 4).requires_grad_()),
+        lambda model: tj.from_numpy(readonly((5, 4))),
+        lambda model: tj.randn(1, 5, 4)[0],
+        lambda model: tj.randn(20).reshape(5, 4),
     ],
-    ids=["transposed", "strided", "a view", "a leaf", "another size", "converted"],
+    ids=[
+        *("transposed", "strided", "a view", "a leaf", "another size", "converted", "a parameter", "hooked"),
+        *("readonly", "indexed", "reshaped"),
+    ],
 )
 def test_a_batch_that_is_not_like_the_others(odd):
     def plain(model):
@@ -479,12 +564,52 @@ def test_a_batch_that_is_not_like_the_others(odd):
     both(lambda: training_on([plain, plain, odd]), calls=18)
 
 
-def test_a_batch_in_the_memory_of_a_parameter():
-    def shared(model):
-        # The step changes what it reads.
-        return model[0].weight.detach()[:2]
-
+@pytest.mark.parametrize(
+    "shared",
+    [
+        lambda model: model[0].weight.detach()[:2],
+        lambda model: tj.from_numpy(model[0].weight.detach().numpy()[1:]),
+        lambda model: tj.from_numpy(model[0].weight.detach().numpy()[:2]),
+    ],
+    ids=["a view", "the end", "the beginning"],
+)
+def test_a_batch_in_the_memory_of_a_parameter(shared):
+    # The step changes what it reads.
     def plain(model):
         return tj.randn(2, 4)
 
     both(lambda: training_on([plain, plain, plain, shared]), calls=20)
+
+
+def test_two_tensors_of_a_call_are_one_or_belong_to_the_model():
+    w = arr(3, 4)
+
+    @tj.compile
+    def f(x, y):
+        return x * 2 + y, w * x
+
+    one, two = arr(0, 4), arr(1, 4)
+    for i in range(24):
+        x, y = [(one, two), (two, one), (one, one), (w, two), (one, w)][i % 5 if i >= 8 else i % 2]
+        first, second = f(x, y)
+        assert first.tolist() == (x * 2 + y).tolist()
+        assert second.tolist() == (w * x).tolist()
+        assert len({id(t) for t in (first, second, x, y)}) == 4 - (x is y)
+    assert region_of(f).calls.replayed >= 8
+
+
+def test_the_number_of_threads_changes_between_replays():
+    def make(threads):
+        step, args, state = training_on([lambda model: tj.randn(5, 4)] * 3)
+
+        def args_on(i):
+            tj.set_num_threads(threads(i))
+            return args(i)
+
+        return step, args_on, state
+
+    before = tj.get_num_threads()
+    try:
+        both(lambda: make(lambda i: 1 + i % 3 if i > 6 else 1), calls=18, least=10)
+    finally:
+        tj.set_num_threads(before)

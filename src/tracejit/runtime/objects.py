@@ -35,6 +35,13 @@ def slot_offset(cls: Any, name: str) -> int | None:
     return offset if 0 < offset < cls.__basicsize__ else None
 
 
+def slot_place(cls: Any, name: str) -> int:
+    """Where instances of a class keep a slot that `slot_offset` can tell."""
+    offset = slot_offset(cls, name)
+    assert offset is not None
+    return offset
+
+
 def _slow_copier(template: Any, names: list[str]) -> Callable[[], Any]:
     cls: Any = type(template)
     values = [(name, getattr(template, name)) for name in names]
@@ -63,3 +70,31 @@ def copy_call(template: Any, names: tuple[str, ...], scope: dict[str, Any], key:
     scope[f"{key}_like"] = template
     scope[f"{key}_slots"] = np.array([len(offsets), *offsets], np.int64)
     return f"stamp({key}_like, {key}_slots)"
+
+
+def make_call(
+    template: Any,
+    names: tuple[str, ...],
+    slot: str,
+    array: tuple[tuple[int, ...], Any],
+    place: int,
+    scope: dict[str, Any],
+    key: str,
+) -> str | None:
+    """As `copy_call`, with a new array of this shape and type in one more slot; None if slots' places cannot be told.
+
+    The address of its elements goes to a place among what the text calls `pointers`.
+    """
+    cls: Any = type(template)
+    held = [name for name in names if hasattr(template, name) and name != slot]
+    offsets = [slot_offset(cls, name) for name in (*held, slot)]
+    shape, dtype = array
+    if None in offsets or not isinstance(dtype, np.dtype) or dtype.hasobject:
+        return None
+    scope["make"] = ENTRY.make
+    scope[f"{key}_like"] = template
+    # The table has the address of the type, which is kept here.
+    scope[f"{key}_type"] = dtype
+    words = [len(held), *offsets, place, id(dtype), len(shape), *shape]
+    scope[f"{key}_table"] = np.array(words, np.int64)
+    return f"make({key}_like, {key}_table, pointers)"

@@ -41,7 +41,7 @@ from tracejit.kernels.threads import (
     read_ticks,
 )
 from tracejit.runtime.build import Kernel, build
-from tracejit.runtime.entry import ENTRY
+from tracejit.runtime.entry import ENTRY, OTHER_THREADS
 from tracejit.runtime.team import TEAM, aligned_words
 
 _ALIGNMENT = 64
@@ -86,6 +86,7 @@ class _Launch:
     units: int
     unit_cost: float
     stage: int
+    fails: bool = False
 
     @property
     def cost(self) -> float:
@@ -194,8 +195,8 @@ class ProgramBuilder:
     ) -> int:
         """Adds a launch over `units` of `unit_cost` nanoseconds each; gives its index.
 
-        Launches of one stage must not depend on each other; stages run in ascending order. `fails` is a note
-        for readers: every launch's error code is looked at.
+        Launches of one stage must not depend on each other; stages run in ascending order. `fails` is for
+        `written_last` alone: every launch's error code is looked at.
 
         Raises: ValueError on an unknown buffer or scalar.
         """
@@ -206,7 +207,7 @@ class ProgramBuilder:
                 raise ValueError(f"the program has no scalar {slot.index}")
         if units < 0:
             raise ValueError(f"expected a number of units, got {units}")
-        self._launches.append(_Launch(kernel, tuple(slots), units, float(unit_cost), stage))
+        self._launches.append(_Launch(kernel, tuple(slots), units, float(unit_cost), stage, fails))
         return len(self._launches) - 1
 
     def build(self, arena: Arena | None = None) -> Program:
@@ -319,6 +320,7 @@ class Program:
         self.launches = tuple(launch.kernel.name for launch in launches)
         self.arena = arena
         self._launches = tuple(launches)
+        self._places = [buffer.place if buffer.kind == "external" else None for buffer in buffers]
         self._pinned = tuple(pinned)
         self._run = ENTRY.run
         self._threshold = SETTINGS.parallel_us * 1e3
@@ -413,9 +415,16 @@ class Program:
         Edge: after a failure, launches of later stages have not run.
         Cost: less than 1 us beyond the kernels.
         """
-        if self._threads != TEAM.threads:
+        code = self._run(self._control, pointers, scalars)
+        while code == OTHER_THREADS:
             self._use_layout()
-        return self._run(self._control, pointers, scalars)
+            code = self._run(self._control, pointers, scalars)
+        return code
+
+    @property
+    def control(self) -> np.ndarray:
+        """What `ENTRY.run` takes for this program at the number of threads it ran with last."""
+        return self._control
 
     def failure(self, result: int) -> tuple[int, str, int]:
         """Launch index, kernel name and error code that a result of `run` other than 0 stands for."""
@@ -428,6 +437,18 @@ class Program:
             if any(isinstance(slot, Address) and slot.buffer == buffer for slot in launch.slots):
                 return launch.kernel
         return None
+
+    def written_last(self, external: int) -> bool:
+        """Whether an external buffer is used only in stages behind every launch that may fail: where `run` gives an
+        error, nothing has been written there.
+        """
+        checked = max((launch.stage for launch in self._launches if launch.fails), default=-1)
+        return not any(
+            isinstance(slot, Address) and self._places[slot.buffer] == external
+            for launch in self._launches
+            if launch.stage <= checked
+            for slot in launch.slots
+        )
 
     @property
     def releases(self) -> bool:

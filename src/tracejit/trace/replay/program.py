@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import re
-import weakref
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from tracejit.runtime.bytecode import compile_text
 from tracejit.runtime.entry import ENTRY
-from tracejit.runtime.objects import copy_call, slot_offset
+from tracejit.runtime.objects import copy_call, make_call, slot_place
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import OWED, TapeNode, next_position
 from tracejit.tensor.tensor import FIELDS, Tensor, pending
@@ -19,34 +21,18 @@ from tracejit.trace.executable import Executable, signed
 from tracejit.trace.follower import Follower
 from tracejit.trace.matcher import MISS
 from tracejit.trace.ranges import in_range, may_leave_range
-from tracejit.trace.replay.arrivals import clear, short_look
+from tracejit.trace.replay.arrivals import clear, native_look, short_look
 from tracejit.trace.replay.guards import ABSENT
+from tracejit.trace.replay.landed import Landed, external_of, inner
 from tracejit.trace.replay.proof import Proof
 from tracejit.trace.replay.shortcuts import joined_counters, without_loads
-from tracejit.trace.replay.symbols import Later, Sym, Unproven
+from tracejit.trace.replay.symbols import Later, Sym
 from tracejit.trace.replay.watch import Watch
 from tracejit.trace.replay.words import NEVER, advance, count_up, hold, sole_words, table
 from tracejit.trace.source import REPLAY
 from tracejit.trace.tree import External, path, same_number
 
 _ERRORS = "(ArithmeticError, LookupError, TypeError, ValueError, AttributeError)"
-
-
-class Landed:
-    """What a followed segment did: its end, the program that ran, and the tensors that lived on, by slot."""
-
-    def __init__(self, stop: Any, last: Any, executable: Executable, values: list[Any], alive: tuple[int, ...]) -> None:
-        self.stop = stop
-        self.last = last
-        self.executable = executable
-        self.alive = {slot: weakref.ref(values[slot]) for slot in alive}
-
-
-def external_of(t: Tensor) -> External:
-    """What a tensor from outside is like now."""
-    array = t._array
-    strides = None if array.flags.c_contiguous else array.strides
-    return External(array.shape, t._dtype, t._requires_grad, t._node is None, strides, array.flags.writeable)
 
 
 class Replay:
@@ -75,6 +61,10 @@ class Replay:
         self.grad_tables: list[np.ndarray] = [NEVER]
         self.last_found: list[Any] = [None] * len(self.found)
         self.last_arrays: list[Any] = [None] * len(self.found)
+        constants = [id(t) for t, _ in self.constants]
+        self.look = native_look(self.found, self.taken, self.input_of, self.executable, constants)
+        program = getattr(self.executable.compiled, "program", None)
+        self.controls = [] if program is None else [program.control]
         self.text = self._write()
         scope = self.listing.scope
         scope.update(
@@ -92,13 +82,17 @@ class Replay:
             E=self.executable,
             L=self.executable.last,
             clear=clear,
-            constant_ids=frozenset(id(t) for t, _ in self.constants),
+            constant_ids=frozenset(constants),
+            look=ENTRY.look,
+            expected=None if self.look is None else self.look.table,
             pointers=self.executable.pointers,
             scalars=self.executable.scalars,
             P=self.executable.pointers.data,
             S=self.executable.scalars.data,
             W=self.executable.words.data,
             execute=self.executable.compiled.run,
+            run=ENTRY.run,
+            C=self.controls,
             signed=signed,
             address_of=ENTRY.address_of,
             empty=np.empty,
@@ -106,6 +100,8 @@ class Replay:
             next_position=next_position,
             grad_tables=self.grad_tables,
             advance=advance,
+            alike=ENTRY.alike,
+            enter=ENTRY.enter,
         )
         exec(compile_text(self.text, REPLAY), scope)
         self.run = scope["replay"]
@@ -158,26 +154,14 @@ class Replay:
             else:
                 self.fixed.append((slot, t))
         self.input_of = {slot: i for i, slot in enumerate(self.executable.inputs)}
-        known: set[int] = set()
-        for value in self._leaving():
-            self._tensors_in(value, known)
+        known = {slot for t in self._leaving(Tensor) for slot in self.slots.get(id(t), ())}
         # Alive at a look at memory, but not handed out: dead when the call is done, or the proof has missed something.
         self.passing = self.alive - known
 
-    def _leaving(self) -> list[Any]:
-        """All values that leave the call."""
+    def _leaving(self, *kinds: type) -> Iterator[Any]:
+        """What leaves the call, of some kinds, wherever it stands in a container."""
         changed = [value for _, _, _, value in self.proof.changes]
-        return [self.proof.result, *changed, *(value for _, value in self.world.appended)]
-
-    def _tensors_in(self, value: Any, known: set[int]) -> None:
-        if isinstance(value, Tensor):
-            known.update(self.slots.get(id(value), ()))
-        elif isinstance(value, (list, tuple)):
-            for e in value:
-                self._tensors_in(e, known)
-        elif isinstance(value, dict):
-            for e in value.values():
-                self._tensors_in(e, known)
+        return inner((self.proof.result, *changed, *(value for _, value in self.world.appended)), kinds)
 
     def escaped(self, landed: Landed) -> bool:
         """Whether a tensor that the text does not hand out is still alive after the call."""
@@ -197,7 +181,7 @@ class Replay:
                 exe.last[i] = t._array
                 exe.pointers[i] = ENTRY.address_of(t._array)
         # All of them may have moved: the next tensors that are found are compared with them.
-        self.last_found[:] = [None] * len(self.found)
+        self._forget_found()
         if self.found:
             return True
         return not self._overlap(list(range(len(exe.last))))
@@ -221,12 +205,32 @@ class Replay:
                     exe.last[i] = t._array
                     exe.pointers[i] = ENTRY.address_of(t._array)
                     moved.append(i)
-        if moved and self._overlap(moved):
-            self.last_found[:] = [None] * len(self.found)
+        overlap = bool(moved) and self._overlap(moved)
+        if overlap or self.look is not None:
+            self._forget_found()
+        if overlap:
             return False
-        self.last_found[:] = found
-        self.last_arrays[:] = [t._array for t in found]
+        if self.look is None:
+            self.last_found[:] = found
+            self.last_arrays[:] = [t._array for t in found]
+        else:
+            self.look.admit(exe)
         return True
+
+    def _forget_found(self) -> None:
+        """The next tensors are looked at as if none had been found before."""
+        self.last_found[:] = [None] * len(self.found)
+        if self.look is not None:
+            self.look.refuse()
+            for slot in (slot for slots in self.taken for slot in slots if slot in self.input_of):
+                self.executable.last[self.input_of[slot]] = None
+
+    def again(self) -> bool:
+        """Whether the program refuses, once more and by the long way: it may only be laid out for other threads."""
+        compiled = self.executable.compiled
+        refused = compiled.run(self.executable.pointers, self.executable.scalars)
+        self.controls[0] = compiled.program.control
+        return bool(refused)
 
     def _overlap(self, moved: list[int]) -> bool:
         exe = self.executable
@@ -259,10 +263,10 @@ class Replay:
         for (leaf, _, _), t, own in zip(self.handed, self.grads, self.grad_fields, strict=True):
             # Held by the list here, by the leaf, and by the variable of this loop at the moment.
             found = sole_words(t, own, 2)
-            at = hold(table([(id(leaf) + _grad_offset(type(leaf)), id(t))])) if found is not None else 1
+            at = hold(table([(id(leaf) + slot_place(type(leaf), "_grad"), id(t))])) if found is not None else 1
             if found is None or at:
                 return
-            words += [(id(leaf) + _grad_offset(type(leaf)), id(t)), *found]
+            words += [(id(leaf) + slot_place(type(leaf), "_grad"), id(t)), *found]
         self.grad_tables[0] = table(words)
 
     def land(self, found: tuple[Any, ...], numbers: list[Any], arrays: list[Any]) -> list[Any]:
@@ -304,7 +308,7 @@ class Replay:
         # The type of a tensor that is found is looked at where it is not the former one.
         known = {f"if not (type({text}) is {listing.constant(type(t))}): return MISS" for text, t, _ in self.found}
         lines, of_grads = self._without_grads([line for line in listing.lines if line not in known])
-        lines = joined_counters(lines, self._named())
+        lines = joined_counters(lines, self._named(), self._dicts)
         out += ["    try:"]
         if self.handed:
             out.append("        kept = not hold(grad_tables[0])")
@@ -313,7 +317,10 @@ class Replay:
         out += [*(f"        {line}" for line in lines), "        pass"]
         out += [f"    except {_ERRORS}:", "        return MISS"]
         found = "".join(f"{text}, " for text, _, _ in self.found)
-        if self.found:
+        if self.look is not None:
+            these = found.rstrip(", ")
+            out.append(f"    if look(expected, {these}) and not me.admits({these}): return MISS")
+        elif self.found:
             other = " or ".join(
                 f"{text} is not F[{i}] or {text}._array is not A[{i}] or {text}._hooks is not None "
                 f"or {text}._node is {'not ' if external.leaf else ''}None "
@@ -346,12 +353,26 @@ class Replay:
         if self.handed:
             out.append("    if not kept: me.new_grads()")
         given = {at for _, at, _ in self.handed}
-        for at, (_, shape, kind) in enumerate(exe.outputs):
-            if at not in given:
-                out += [f"    o{at} = empty({shape!r}, {listing.constant(np.dtype(kind))})"]
-                out += [f"    P[{len(exe.inputs) + at}] = address_of(o{at})"]
-        out.append("    if execute(pointers, scalars): return MISS")
-        out += self._land(simple, found, numbers, given)
+        whole: set[int] = set()
+        for at, (slot, shape, kind) in enumerate(exe.outputs):
+            if at in given:
+                continue
+            array, place = (shape, np.dtype(kind)), len(exe.inputs) + at
+            made = None
+            if simple:
+                like = self._like(slot)
+                made = make_call(like, FIELDS, "_array", array, place, listing.scope, f"made{slot}")
+            if made is not None:
+                whole.add(at)
+                out += [f"    t{slot} = {made}"]
+                continue
+            out += [f"    o{at} = empty({shape!r}, {listing.constant(array[1])})"]
+            out += [f"    P[{place}] = address_of(o{at})"]
+        if self.controls:
+            out.append("    if run(C[0], pointers, scalars) and me.again(): return MISS")
+        else:
+            out.append("    if execute(pointers, scalars): return MISS")
+        out += self._land(simple, found, numbers, given, whole)
         out += self._stores()
         lines = []
         result = self._build(proof.result, lines)
@@ -384,18 +405,17 @@ class Replay:
     def _handed(self) -> list[tuple[Any, int, Any]]:
         """The gradients that go to their tensors and nowhere else: (tensor, output, what it is)."""
         # Another thread could take a gradient while it is written; a long program would gain nothing anyway.
-        if self.executable.compiled.releases or may_leave_range(self.events) or any(
+        if self.executable.compiled.releases or any(
             text.endswith("._grad") or self.listing.definition(text).endswith("._grad")
             for i, (text, _, _) in enumerate(self.found)
             if any(slot in self.input_of for slot in self.taken[i])
         ):
             return []
-        uses: dict[int, int] = {}
-        for value in self._leaving():
-            self._count(value, uses)
+        uses = Counter(id(t) for t in self._leaving(Tensor))
         reads = {slot for _, slot, _ in self.proof.session.reads}
         out = []
         at = {slot: i for i, (slot, _, _) in enumerate(self.executable.outputs)}
+        refuses, first = may_leave_range(self.events), len(self.executable.inputs)
         for kind, container, key, value in self.proof.changes:
             if kind == "slot" and key == "_grad" and isinstance(value, Tensor) and self.world.is_fresh(value):
                 slot = self.slots[id(value)][0]
@@ -405,6 +425,8 @@ class Replay:
                     and len(self.slots[id(value)]) == 1
                     and not self._result(slot).requires_grad
                     and not self.world.is_found(container)
+                    # Where the program refuses, the gradients of the call before are still there.
+                    and not (refuses and not self.executable.compiled.program.written_last(first + at[slot]))
                 ):
                     out.append((container, at[slot], self.executable.outputs[at[slot]]))
         return out
@@ -417,29 +439,20 @@ class Replay:
     def _named(self) -> set[str]:
         """The names that stand outside of the listing: numbers, tensors that are found, what leaves."""
         named = {text for text, _, _ in self.found} | {text for _, text in self.segment.numbers if text is not None}
-        todo = list(self._leaving())
-        while todo:
-            value = todo.pop()
-            if isinstance(value, (Sym, Later)):
-                named.update(re.findall(r"\bv\d+\b", value.text))
-            elif isinstance(value, (list, tuple)):
-                todo += value
-            elif isinstance(value, dict):
-                todo += value.values()
+        for value in self._leaving(Sym, Later):
+            named.update(re.findall(r"\bv\d+\b", value.text))
         return named | set(self.world.found.values())
 
-    def _count(self, value: Any, uses: dict[int, int]) -> None:
-        if isinstance(value, Tensor):
-            uses[id(value)] = uses.get(id(value), 0) + 1
-        elif isinstance(value, (list, tuple)):
-            for e in value:
-                self._count(e, uses)
-        elif isinstance(value, dict):
-            for e in value.values():
-                self._count(e, uses)
+    def _like(self, slot: int) -> Tensor:
+        """What a tensor that the program makes is like, but for its memory and its step of the tape."""
+        roots = self.executable.tape.roots if self.executable.tape is not None else {}
+        made = pending(self._result(slot).aval, slot in roots, None, None)
+        if slot in roots:
+            made._index = roots[slot][1]
+        return made
 
-    def _land(self, simple: bool, found: str, numbers: list[str], given: set[int]) -> list[str]:
-        """The text that makes tensors of the program's outputs."""
+    def _land(self, simple: bool, found: str, numbers: list[str], given: set[int], whole: set[int]) -> list[str]:
+        """The text that makes tensors of the program's outputs; those of `whole` are there."""
         exe, listing = self.executable, self.listing
         arrays = "".join(f"o{at}, " for at in range(len(exe.outputs)))
         if not simple:
@@ -457,11 +470,9 @@ class Replay:
         for at, (slot, _, _) in enumerate(exe.outputs):
             if at in given:
                 continue
-            made = pending(self._result(slot).aval, slot in roots, None, None)
-            if slot in roots:
-                made._index = roots[slot][1]
-            out.append(f"    t{slot} = {copy_call(made, FIELDS, listing.scope, f'made{slot}')}")
-            out.append(f"    t{slot}._array = o{at}")
+            if at not in whole:
+                out.append(f"    t{slot} = {copy_call(self._like(slot), FIELDS, listing.scope, f'made{slot}')}")
+                out.append(f"    t{slot}._array = o{at}")
             if slot in roots:
                 out.append(f"    t{slot}._node = {named[roots[slot][0]]}")
         cells: list[tuple[list[int], int]] = []
@@ -493,20 +504,16 @@ class Replay:
             out.append("    if not kept:")
             out.append(f"        for t, (leaf, _, _) in zip(me.grads, {listing.constant(self.handed)}): leaf._grad = t")
             out.append("        del t, leaf")
-        for kind, container, key, value in self.proof.changes:
-            if kind == "slot" and key == "_grad" and id(container) in handed:
+        changes = [c for c in self.proof.changes if not (c[0] == "slot" and c[2] == "_grad" and id(c[1]) in handed)]
+        # What several dicts hold under one key is stored by one call: the counters of an optimizer.
+        for alike, group in itertools.groupby(changes, self._entry):
+            among = list(group)
+            dicts = self._dicts([self.world.text_of(c[1]) for c in among]) if alike and len(among) > 1 else None
+            if alike and dicts:
+                out.append(f"    enter({dicts}, {alike[0]!r}, {alike[1]})")
                 continue
-            name = self.world.text_of(container)
-            made = self._build(value, out)
-            if kind == "item":
-                place = f"{name}[{key!r}]" if type(key) is str else f"{name}[{listing.constant(key)}]"
-                out.append(f"    del {place}" if value is ABSENT else f"    {place} = {made}")
-            elif kind == "cell":
-                out.append(f"    {name}.cell_contents = {made}")
-            elif value is ABSENT:
-                out.append(f"    del {name}.{key}")
-            else:
-                out.append(f"    {name}.{key} = {made}")
+            for change in among:
+                self._store(*change, out)
         for x, value in self.world.appended:
             made = self._build(value, out)
             out.append(f"    {listing.constant(x)}.append({made})")
@@ -514,6 +521,30 @@ class Replay:
             name = listing.constant(generator)
             out.append(f"    {name}.offset += {count}")
         return out
+
+    def _store(self, kind: str, container: Any, key: Any, value: Any, out: list[str]) -> None:
+        name = self.world.text_of(container)
+        made = self._build(value, out)
+        if kind == "item":
+            place = f"{name}[{key!r}]" if type(key) is str else f"{name}[{self.listing.constant(key)}]"
+            out.append(f"    del {place}" if value is ABSENT else f"    {place} = {made}")
+        elif kind == "cell":
+            out.append(f"    {name}.cell_contents = {made}")
+        elif value is ABSENT:
+            out.append(f"    del {name}.{key}")
+        else:
+            out.append(f"    {name}.{key} = {made}")
+
+    @staticmethod
+    def _entry(change: tuple[str, Any, Any, Any]) -> tuple[str, str] | None:
+        """The key and the text of a number that is stored in a dict, None for other changes."""
+        kind, _, key, value = change
+        return (key, value.text) if kind == "item" and type(key) is str and type(value) is Sym else None
+
+    def _dicts(self, names: list[str]) -> str | None:
+        """A name for the plain dicts of some names as a tuple, None if one is no such dict."""
+        found = tuple([self.listing.scope.get(name) for name in names])
+        return self.listing.constant(self.world.keep(found)) if all(type(d) is dict for d in found) else None
 
     def _tensor_text(self, t: Any) -> str:
         if not self.world.is_fresh(t):
@@ -554,20 +585,3 @@ class Replay:
 
     def _key(self, key: Any) -> str:
         return repr(key) if type(key) in (str, int, bool) else self.listing.constant(key)
-
-
-def _grad_offset(cls: type) -> int:
-    offset = slot_offset(cls, "_grad")
-    assert offset is not None
-    return offset
-
-
-def check_result(proof: Proof, landed: list[Landed]) -> Landed:
-    """The one segment that ran, if it is the proof's.
-
-    Raises: Unproven if the call took another way.
-    """
-    segment = proof.segment()
-    if len(landed) != 1 or landed[0].stop is not segment.stop or landed[0].last is not segment.last:
-        raise Unproven("the call took another way than the bytecode says")
-    return landed[0]

@@ -9,7 +9,8 @@ from tracejit.trace.executable import Executable
 from tracejit.trace.follower import Follower
 from tracejit.trace.matcher import MISS
 from tracejit.trace.replay.guards import Guard
-from tracejit.trace.replay.program import Landed, Replay, check_result
+from tracejit.trace.replay.landed import Landed, check_result
+from tracejit.trace.replay.program import Replay
 from tracejit.trace.replay.proof import Proof, prove
 from tracejit.trace.replay.symbols import Unproven
 from tracejit.trace.tree import Stop

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 _WORD = re.compile(r"\bv\d+\b")
-_LOAD = re.compile(r"(v\d+) = (K\d+\.get\('\w+', MISS\))")
+_LOAD = re.compile(r"(v\d+) = ((K\d+)\.get\(('\w+'), MISS\))")
 _SUM = re.compile(r"(v\d+) = (v\d+) \+ (\d+)")
 
 
@@ -30,15 +31,30 @@ def without_loads(lines: list[str], loads: set[str], kept: set[str]) -> tuple[li
     return [line for line in lines if line not in apart], apart
 
 
-def joined_counters(lines: list[str], kept: set[str]) -> list[str]:
+def joined_counters(lines: list[str], kept: set[str], together: Callable[[list[str]], str | None]) -> list[str]:
     """The lines with counters that must advance alike compared by identity first.
 
     An optimizer counts the steps of each parameter, and all stand at one number: the replay stored one object in all of
-    them, so the second to last need no arithmetic as long as they hold the object of the first.
+    them, so the second to last need no arithmetic as long as they hold the object of the first. `together` gives a name
+    for some dicts as a tuple, None if they are no plain ones: then one call compares them all.
     """
     count = uses(lines)
     firsts: dict[tuple[str, str], tuple[str, str]] = {}
     out: list[str] = []
+    twins: list[str] = []
+    before = ("", "")
+    rest: list[str] = []
+
+    def close() -> None:
+        name = together(twins) if len(twins) > 1 else None
+        if name is None:
+            out.extend(rest)
+        else:
+            out.append(f"if not alike({name}, {before[0]}, {before[1]}):")
+            out.extend(f"    {line}" for line in rest)
+        twins.clear()
+        rest.clear()
+
     at = 0
     while at < len(lines):
         load = _LOAD.fullmatch(lines[at])
@@ -49,19 +65,26 @@ def joined_counters(lines: list[str], kept: set[str]) -> list[str]:
             or lines[at + 1] != f"if not (type({load[1]}) is int): return MISS"
             or total[2] != load[1]
         ):
+            close()
             out.append(lines[at])
             at += 1
             continue
-        value, expression = load.groups()
+        value, expression, container, key = load.groups()
         kind = (expression.partition(".")[2], total[3])
         first = firsts.setdefault(kind, (value, total[1]))
         same = f"if not (not ({total[1]} != {first[1]})): return MISS"
         twin = first[0] != value and at + 3 < len(lines) and lines[at + 3] == same
         if twin and count[value] == 3 and count[total[1]] == 2 and not {value, total[1]} & kept:
-            out.append(f"if {expression} is not {first[0]}:")
-            out += [f"    {line}" for line in lines[at : at + 4]]
+            if before != (key, first[0]):
+                close()
+            before = key, first[0]
+            twins.append(container)
+            rest.append(f"if {expression} is not {first[0]}:")
+            rest += [f"    {line}" for line in lines[at : at + 4]]
             at += 4
         else:
+            close()
             out += lines[at : at + 3]
             at += 3
+    close()
     return out

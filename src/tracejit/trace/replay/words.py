@@ -38,6 +38,8 @@ _CELL = 16
 _SIZE = 16
 _ITEMS = LIST_ITEMS
 _CLASS_VERSION = 384
+# Of an array: memory, rank, sizes, strides, base, element type, flags, weak references.
+_ARRAY, _ARRAY_END = 16, 80
 
 
 def table(words: list[Word]) -> np.ndarray:
@@ -257,11 +259,37 @@ def tensor_words(t: Tensor, hooks: bool) -> list[Word] | None:
     return words
 
 
+@cache
+def _arrays_tell() -> bool:
+    """Whether an array's rank, sizes and strides are where they are expected."""
+    sample = np.zeros((3, 4, 5))[::2, 1:]
+    if np.ndarray.__basicsize__ < _ARRAY_END or peek(id(sample) + _ARRAY) != sample.ctypes.data:
+        return False
+    _, rank, sizes, strides, base, kind, *_ = (peek(id(sample) + at) for at in range(_ARRAY, _ARRAY_END, _POINTER))
+    if rank & 0xFFFF_FFFF != 3 or base != id(sample.base) or kind != id(sample.dtype):
+        return False
+    found = [peek(at + _POINTER * k) for at in (sizes, strides) for k in range(3)]
+    return found == [*sample.shape, *sample.strides]
+
+
+def array_words(array: np.ndarray) -> list[Word] | None:
+    """The words that say that an array is as it was, whatever its elements are: also NumPy changes arrays in place."""
+    if type(array) is not np.ndarray or not _arrays_tell():
+        return None
+    head = [(id(array) + at, peek(id(array) + at)) for at in range(_ARRAY, _ARRAY_END, _POINTER)]
+    inner = [(at + _POINTER * k, peek(at + _POINTER * k)) for at in (head[2][1], head[3][1]) for k in range(array.ndim)]
+    return [*head, (id(array) + _TYPE, id(np.ndarray)), *inner]
+
+
 def sole_words(t: Tensor, own: dict[str, Any], references: int) -> list[Word] | None:
     """The words that say that nobody but its holders has a tensor: `own` is its `__dict__`, empty."""
     if not _counts_tell() or sys.implementation.name != "cpython":
         return None
-    words: list[Word] = [(id(t), references), (id(t._array), 2), (id(own) + _USED, 0)]
+    of_array = array_words(t._array)
+    if of_array is None:
+        return None
+    words: list[Word] = [(id(t), references), (id(t) + _TYPE, id(type(t))), (id(t._array), 2), (id(own) + _USED, 0)]
+    words += of_array
     for name in ("_array", "_cell", "_base", "_grad", "_node", "_hooks", "_requires_grad"):
         found = slot_words(t, name, getattr(t, name))
         if found is None:

@@ -1,0 +1,646 @@
+"""The text of the functions through which Python enters native code: LLVM's language, with places for numbers.
+
+In: nothing. Out: two pages of text, what runs kernels and what reads and makes objects; the second calls the first.
+Must not know: where objects keep what; `entry.py` fills that in.
+"""
+
+from __future__ import annotations
+
+KERNELS = """
+declare ptr @PyDict_GetItemWithError(ptr, ptr)
+declare i32 @PyDict_SetItem(ptr, ptr, ptr)
+declare ptr @PyErr_Occurred()
+declare void @PyErr_SetString(ptr, ptr)
+declare void @PyEval_RestoreThread(ptr)
+declare ptr @PyEval_SaveThread()
+declare double @PyFloat_AsDouble(ptr)
+declare i64 @PyLong_AsLongLong(ptr)
+declare ptr @PyLong_FromLongLong(i64)
+declare ptr @PyObject_CallNoArgs(ptr)
+declare void @Py_DecRef(ptr)
+declare void @Py_IncRef(ptr)
+declare ptr @PyType_GenericAlloc(ptr, i64)
+declare ptr @PyTuple_GetItem(ptr, i64)
+declare i64 @PyTuple_Size(ptr)
+declare i32 @PyType_IsSubtype(ptr, ptr)
+declare ptr @PyArray_NewFromDescr(ptr, ptr, i32, ptr, ptr, ptr, i32, ptr)
+
+@launch_usage = internal constant $launch_usage
+@run_usage = internal constant $run_usage
+@address_usage = internal constant $address_usage
+@hold_usage = internal constant $hold_usage
+@stamp_usage = internal constant $stamp_usage
+@new_usage = internal constant $new_usage
+@look_usage = internal constant $look_usage
+@entries_usage = internal constant $entries_usage
+
+; The address of an array's elements: the first field after the object's head.
+define internal i64 @data_of(ptr %array) alwaysinline {
+  %field = getelementptr i8, ptr %array, i64 $head
+  %data = load i64, ptr %field
+  ret i64 %data
+}
+
+define internal ptr @type_of(ptr %object) alwaysinline {
+  %field = getelementptr i8, ptr %object, i64 $type_field
+  %type = load ptr, ptr %field
+  ret ptr %type
+}
+
+define internal i64 @word(ptr %state, i64 %index) alwaysinline {
+  %at = getelementptr i64, ptr %state, i64 %index
+  %value = load i64, ptr %at
+  ret i64 %value
+}
+
+define internal i1 @is_array(ptr %object, ptr %state) {
+  %type = call ptr @type_of(ptr %object)
+  %array_word = call i64 @word(ptr %state, i64 $array_type)
+  %array = inttoptr i64 %array_word to ptr
+  %exact = icmp eq ptr %type, %array
+  br i1 %exact, label %yes, label %derived
+derived:
+  %subtype = call i32 @PyType_IsSubtype(ptr %type, ptr %array)
+  %is = icmp ne i32 %subtype, 0
+  ret i1 %is
+yes:
+  ret i1 true
+}
+
+; An argument slot of a Python value: an integer, the bits of a float, or the address of an array's elements.
+define internal i64 @slot_of(ptr %object, ptr %state) {
+  %type = call ptr @type_of(ptr %object)
+  %type_word = ptrtoint ptr %type to i64
+  %array_word = call i64 @word(ptr %state, i64 $array_type)
+  %is_array = icmp eq i64 %type_word, %array_word
+  br i1 %is_array, label %array, label %maybe_int
+array:
+  %data = call i64 @data_of(ptr %object)
+  ret i64 %data
+maybe_int:
+  %int_word = call i64 @word(ptr %state, i64 $int_type)
+  %is_int = icmp eq i64 %type_word, %int_word
+  br i1 %is_int, label %int, label %maybe_float
+int:
+  %integer = call i64 @PyLong_AsLongLong(ptr %object)
+  ret i64 %integer
+maybe_float:
+  %float_word = call i64 @word(ptr %state, i64 $float_type)
+  %float_type = inttoptr i64 %float_word to ptr
+  %subfloat = call i32 @PyType_IsSubtype(ptr %type, ptr %float_type)
+  %is_float = icmp ne i32 %subfloat, 0
+  br i1 %is_float, label %float, label %maybe_subarray
+float:
+  %number = call double @PyFloat_AsDouble(ptr %object)
+  %bits = bitcast double %number to i64
+  ret i64 %bits
+maybe_subarray:
+  %is_subarray = call i1 @is_array(ptr %object, ptr %state)
+  br i1 %is_subarray, label %array, label %int
+}
+
+; Starts the team if there is none and more than one thread may compute; false with an exception set.
+define internal i1 @ready(ptr %state) {
+  %team = call i64 @word(ptr %state, i64 $team)
+  %threads = call i64 @word(ptr %state, i64 $threads)
+  %none = icmp eq i64 %team, 0
+  %several = icmp sgt i64 %threads, 1
+  %start = and i1 %none, %several
+  br i1 %start, label %call, label %done
+call:
+  %starter_word = call i64 @word(ptr %state, i64 $starter)
+  %starter = inttoptr i64 %starter_word to ptr
+  %result = call ptr @PyObject_CallNoArgs(ptr %starter)
+  %failed = icmp eq ptr %result, null
+  br i1 %failed, label %error, label %drop
+drop:
+  call void @Py_DecRef(ptr %result)
+  br label %done
+error:
+  ret i1 false
+done:
+  ret i1 true
+}
+
+; A kernel's error code; -1 where its compiled code raised.
+define internal i64 @call_kernel(i64 %address, ptr %block, i64 %units) {
+  %result = alloca i64
+  %raised = alloca ptr
+  %kernel = inttoptr i64 %address to ptr
+  %status = call i32 %kernel(ptr %result, ptr %raised, ptr %block, i64 0, i64 %units)
+  %ok = icmp eq i32 %status, 0
+  %code = load i64, ptr %result
+  %error = select i1 %ok, i64 %code, i64 -1
+  ret i64 %error
+}
+
+define ptr @launch_$digest(ptr %self, ptr %args, i64 %count) {
+entry:
+  %block = alloca [$max_slots x i64], align 64
+  %job = alloca [4 x i64]
+  %state_word = call i64 @data_of(ptr %self)
+  %state = inttoptr i64 %state_word to ptr
+  %slots = sub i64 %count, 3
+  %wrong = icmp ugt i64 %slots, $max_slots
+  br i1 %wrong, label %usage, label %head
+usage:
+  %type_error = call i64 @word(ptr %state, i64 $type_error)
+  %exception = inttoptr i64 %type_error to ptr
+  call void @PyErr_SetString(ptr %exception, ptr @launch_usage)
+  ret ptr null
+head:
+  %kernel_object = load ptr, ptr %args
+  %kernel = call i64 @PyLong_AsLongLong(ptr %kernel_object)
+  %units_at = getelementptr ptr, ptr %args, i64 1
+  %units_object = load ptr, ptr %units_at
+  %units = call i64 @PyLong_AsLongLong(ptr %units_object)
+  %cost_at = getelementptr ptr, ptr %args, i64 2
+  %cost_object = load ptr, ptr %cost_at
+  %unit_cost = call double @PyFloat_AsDouble(ptr %cost_object)
+  %rest = getelementptr ptr, ptr %args, i64 3
+  br label %next
+next:
+  %k = phi i64 [ 0, %head ], [ %following, %fill ]
+  %more = icmp slt i64 %k, %slots
+  br i1 %more, label %fill, label %filled
+fill:
+  %object_at = getelementptr ptr, ptr %rest, i64 %k
+  %object = load ptr, ptr %object_at
+  %value = call i64 @slot_of(ptr %object, ptr %state)
+  %slot_at = getelementptr i64, ptr %block, i64 %k
+  store i64 %value, ptr %slot_at
+  %following = add i64 %k, 1
+  br label %next
+filled:
+  %error = call ptr @PyErr_Occurred()
+  %bad = icmp ne ptr %error, null
+  br i1 %bad, label %failed, label %check
+failed:
+  ret ptr null
+check:
+  %some = icmp sgt i64 %units, 0
+  br i1 %some, label %weigh, label %nothing
+nothing:
+  %zero = call ptr @PyLong_FromLongLong(i64 0)
+  ret ptr %zero
+weigh:
+  %units_float = sitofp i64 %units to double
+  %cost = fmul double %units_float, %unit_cost
+  %threshold_bits = call i64 @word(ptr %state, i64 $threshold)
+  %threshold = bitcast i64 %threshold_bits to double
+  %light = fcmp olt double %cost, %threshold
+  br i1 %light, label %direct, label %heavy
+direct:
+  %direct_code = call i64 @call_kernel(i64 %kernel, ptr %block, i64 %units)
+  %direct_object = call ptr @PyLong_FromLongLong(i64 %direct_code)
+  ret ptr %direct_object
+heavy:
+  %is_ready = call i1 @ready(ptr %state)
+  br i1 %is_ready, label %together, label %failed
+together:
+  %team = call i64 @word(ptr %state, i64 $team)
+  store i64 %team, ptr %job
+  %job_1 = getelementptr i64, ptr %job, i64 1
+  store i64 %kernel, ptr %job_1
+  %job_2 = getelementptr i64, ptr %job, i64 2
+  %block_word = ptrtoint ptr %block to i64
+  store i64 %block_word, ptr %job_2
+  %job_3 = getelementptr i64, ptr %job, i64 3
+  store i64 %units, ptr %job_3
+  %launcher = call i64 @word(ptr %state, i64 $launch_on_team)
+  %python = call ptr @PyEval_SaveThread()
+  %code = call i64 @call_kernel(i64 %launcher, ptr %job, i64 1)
+  call void @PyEval_RestoreThread(ptr %python)
+  %code_object = call ptr @PyLong_FromLongLong(i64 %code)
+  ret ptr %code_object
+}
+
+define ptr @run_$digest(ptr %self, ptr %args, i64 %count) {
+entry:
+  %job = alloca [4 x i64]
+  %state_word = call i64 @data_of(ptr %self)
+  %state = inttoptr i64 %state_word to ptr
+  %three = icmp eq i64 %count, 3
+  br i1 %three, label %look, label %usage
+usage:
+  %type_error = call i64 @word(ptr %state, i64 $type_error)
+  %exception = inttoptr i64 %type_error to ptr
+  call void @PyErr_SetString(ptr %exception, ptr @run_usage)
+  ret ptr null
+look:
+  %control_object = load ptr, ptr %args
+  %pointers_at = getelementptr ptr, ptr %args, i64 1
+  %pointers_object = load ptr, ptr %pointers_at
+  %scalars_at = getelementptr ptr, ptr %args, i64 2
+  %scalars_object = load ptr, ptr %scalars_at
+  %is_control = call i1 @is_array(ptr %control_object, ptr %state)
+  %is_pointers = call i1 @is_array(ptr %pointers_object, ptr %state)
+  %is_scalars = call i1 @is_array(ptr %scalars_object, ptr %state)
+  %two_arrays = and i1 %is_control, %is_pointers
+  %three_arrays = and i1 %two_arrays, %is_scalars
+  br i1 %three_arrays, label %go, label %usage
+go:
+  %control = call i64 @data_of(ptr %control_object)
+  %pointers = call i64 @data_of(ptr %pointers_object)
+  %scalars = call i64 @data_of(ptr %scalars_object)
+  %control_at = inttoptr i64 %control to ptr
+  %threads = call i64 @word(ptr %state, i64 $threads)
+  %planned = call i64 @word(ptr %control_at, i64 $program_threads)
+  %fits = icmp eq i64 %threads, %planned
+  br i1 %fits, label %weigh, label %other
+other:
+  %other_object = call ptr @PyLong_FromLongLong(i64 $other_threads)
+  ret ptr %other_object
+weigh:
+  %parallel = call i64 @word(ptr %control_at, i64 $parallel)
+  %is_serial = icmp eq i64 %parallel, 0
+  br i1 %is_serial, label %prepared, label %prepare
+prepare:
+  %is_ready = call i1 @ready(ptr %state)
+  br i1 %is_ready, label %prepared, label %failed
+failed:
+  ret ptr null
+prepared:
+  %team = call i64 @word(ptr %state, i64 $team)
+  store i64 %team, ptr %job
+  %job_1 = getelementptr i64, ptr %job, i64 1
+  store i64 %control, ptr %job_1
+  %job_2 = getelementptr i64, ptr %job, i64 2
+  store i64 %pointers, ptr %job_2
+  %job_3 = getelementptr i64, ptr %job, i64 3
+  store i64 %scalars, ptr %job_3
+  %runner = call i64 @word(ptr %state, i64 $run_program)
+  %release = call i64 @word(ptr %control_at, i64 $release)
+  %keep = icmp eq i64 %release, 0
+  br i1 %keep, label %locked, label %unlocked
+locked:
+  %short_code = call i64 @call_kernel(i64 %runner, ptr %job, i64 1)
+  br label %done
+unlocked:
+  %python = call ptr @PyEval_SaveThread()
+  %long_code = call i64 @call_kernel(i64 %runner, ptr %job, i64 1)
+  call void @PyEval_RestoreThread(ptr %python)
+  br label %done
+done:
+  %code = phi i64 [ %short_code, %locked ], [ %long_code, %unlocked ]
+  %object = call ptr @PyLong_FromLongLong(i64 %code)
+  ret ptr %object
+}
+
+define ptr @address_of_$digest(ptr %self, ptr %array) {
+  %state_word = call i64 @data_of(ptr %self)
+  %state = inttoptr i64 %state_word to ptr
+  %is = call i1 @is_array(ptr %array, ptr %state)
+  br i1 %is, label %yes, label %no
+yes:
+  %data = call i64 @data_of(ptr %array)
+  %object = call ptr @PyLong_FromLongLong(i64 %data)
+  ret ptr %object
+no:
+  %type_error = call i64 @word(ptr %state, i64 $type_error)
+  %exception = inttoptr i64 %type_error to ptr
+  call void @PyErr_SetString(ptr %exception, ptr @address_usage)
+  ret ptr null
+}
+
+; What a thread made by pthread_create runs: the kernel whose address is the first slot of its block.
+define ptr @thread_main_$digest(ptr %block) {
+  %kernel = load i64, ptr %block
+  %ignored = call i64 @call_kernel(i64 %kernel, ptr %block, i64 0)
+  ret ptr null
+}
+"""
+
+OBJECTS = """
+; The place of the first pair of words (address, expected value) that does not hold, from 1 on; 0 if all hold.
+; Pairs are looked at in order, so an address may depend on what a former pair holds.
+define ptr @hold_$digest(ptr %self, ptr %pairs) {
+entry:
+  %state_word = call i64 @data_of(ptr %self)
+  %state = inttoptr i64 %state_word to ptr
+  %is = call i1 @is_array(ptr %pairs, ptr %state)
+  br i1 %is, label %begin, label %no
+begin:
+  %data_word = call i64 @data_of(ptr %pairs)
+  %data = inttoptr i64 %data_word to ptr
+  %count = load i64, ptr %data
+  br label %head
+head:
+  %i = phi i64 [ 0, %begin ], [ %next, %same ]
+  %more = icmp ult i64 %i, %count
+  br i1 %more, label %look, label %all
+look:
+  %next = add i64 %i, 1
+  %twice = shl i64 %i, 1
+  %at = getelementptr i64, ptr %data, i64 %twice
+  %address_at = getelementptr i64, ptr %at, i64 1
+  %expected_at = getelementptr i64, ptr %at, i64 2
+  %address_word = load i64, ptr %address_at
+  %expected = load i64, ptr %expected_at
+  %address = inttoptr i64 %address_word to ptr
+  %now = load i64, ptr %address
+  %equal = icmp eq i64 %now, %expected
+  br i1 %equal, label %same, label %found
+same:
+  br label %head
+all:
+  br label %done
+found:
+  br label %done
+done:
+  %result = phi i64 [ 0, %all ], [ %next, %found ]
+  %object = call ptr @PyLong_FromLongLong(i64 %result)
+  ret ptr %object
+no:
+  %type_error = call i64 @word(ptr %state, i64 $type_error)
+  %exception = inttoptr i64 %type_error to ptr
+  call void @PyErr_SetString(ptr %exception, ptr @hold_usage)
+  ret ptr null
+}
+
+; Adds to the number that each of some lists holds first. Pairs: the address of a list, what is added.
+define ptr @advance_$digest(ptr %self, ptr %pairs) {
+entry:
+  %state_word = call i64 @data_of(ptr %self)
+  %state = inttoptr i64 %state_word to ptr
+  %is = call i1 @is_array(ptr %pairs, ptr %state)
+  br i1 %is, label %begin, label %no
+begin:
+  %data_word = call i64 @data_of(ptr %pairs)
+  %data = inttoptr i64 %data_word to ptr
+  %count = load i64, ptr %data
+  br label %head
+head:
+  %i = phi i64 [ 0, %begin ], [ %next, %add ]
+  %more = icmp ult i64 %i, %count
+  br i1 %more, label %add, label %done
+add:
+  %next = add i64 %i, 1
+  %twice = shl i64 %i, 1
+  %at = getelementptr i64, ptr %data, i64 %twice
+  %list_at = getelementptr i64, ptr %at, i64 1
+  %by_at = getelementptr i64, ptr %at, i64 2
+  %list_word = load i64, ptr %list_at
+  %by = load i64, ptr %by_at
+  %list = inttoptr i64 %list_word to ptr
+  %items_at = getelementptr i8, ptr %list, i64 $list_items
+  %items = load ptr, ptr %items_at
+  %old = load ptr, ptr %items
+  %number = call i64 @PyLong_AsLongLong(ptr %old)
+  %sum = add i64 %number, %by
+  %new = call ptr @PyLong_FromLongLong(i64 %sum)
+  store ptr %new, ptr %items
+  call void @Py_DecRef(ptr %old)
+  br label %head
+done:
+  %zero = call ptr @PyLong_FromLongLong(i64 0)
+  ret ptr %zero
+no:
+  %type_error = call i64 @word(ptr %state, i64 $type_error)
+  %exception = inttoptr i64 %type_error to ptr
+  call void @PyErr_SetString(ptr %exception, ptr @hold_usage)
+  ret ptr null
+}
+
+; A new object of the class of `template`, with what stands in its slots. The table: how many slots, where each is.
+define internal ptr @copy_of(ptr %template, ptr %data) {
+entry:
+  %slots = load i64, ptr %data
+  %type = call ptr @type_of(ptr %template)
+  %made = call ptr @PyType_GenericAlloc(ptr %type, i64 0)
+  %failed = icmp eq ptr %made, null
+  br i1 %failed, label %done, label %head
+head:
+  %i = phi i64 [ 0, %entry ], [ %next, %after ]
+  %more = icmp ult i64 %i, %slots
+  br i1 %more, label %copy, label %done
+copy:
+  %next = add i64 %i, 1
+  %offset_at = getelementptr i64, ptr %data, i64 %next
+  %offset = load i64, ptr %offset_at
+  %from = getelementptr i8, ptr %template, i64 %offset
+  %to = getelementptr i8, ptr %made, i64 %offset
+  %value = load ptr, ptr %from
+  %empty = icmp eq ptr %value, null
+  br i1 %empty, label %after, label %share
+share:
+  call void @Py_IncRef(ptr %value)
+  store ptr %value, ptr %to
+  br label %after
+after:
+  br label %head
+done:
+  ret ptr %made
+}
+
+define ptr @stamp_$digest(ptr %self, ptr %args, i64 %count) {
+entry:
+  %state_word = call i64 @data_of(ptr %self)
+  %state = inttoptr i64 %state_word to ptr
+  %two = icmp eq i64 %count, 2
+  br i1 %two, label %look, label %no
+look:
+  %table_at = getelementptr ptr, ptr %args, i64 1
+  %template = load ptr, ptr %args
+  %table = load ptr, ptr %table_at
+  %is = call i1 @is_array(ptr %table, ptr %state)
+  br i1 %is, label %begin, label %no
+begin:
+  %data_word = call i64 @data_of(ptr %table)
+  %data = inttoptr i64 %data_word to ptr
+  %made = call ptr @copy_of(ptr %template, ptr %data)
+  ret ptr %made
+no:
+  %type_error = call i64 @word(ptr %state, i64 $type_error)
+  %exception = inttoptr i64 %type_error to ptr
+  call void @PyErr_SetString(ptr %exception, ptr @stamp_usage)
+  ret ptr null
+}
+
+; As `stamp`, with a new array in one more slot and the address of its elements among pointers. Behind the slots, the
+; table has where the array goes, its place among the pointers, the address of its element type, and its shape.
+define ptr @make_$digest(ptr %self, ptr %args, i64 %count) {
+entry:
+  %state_word = call i64 @data_of(ptr %self)
+  %state = inttoptr i64 %state_word to ptr
+  %three = icmp eq i64 %count, 3
+  br i1 %three, label %look, label %no
+look:
+  %template = load ptr, ptr %args
+  %table_at = getelementptr ptr, ptr %args, i64 1
+  %table = load ptr, ptr %table_at
+  %pointers_at = getelementptr ptr, ptr %args, i64 2
+  %pointers_object = load ptr, ptr %pointers_at
+  %is_table = call i1 @is_array(ptr %table, ptr %state)
+  %is_pointers = call i1 @is_array(ptr %pointers_object, ptr %state)
+  %both = and i1 %is_table, %is_pointers
+  br i1 %both, label %begin, label %no
+begin:
+  %data_word = call i64 @data_of(ptr %table)
+  %data = inttoptr i64 %data_word to ptr
+  %made = call ptr @copy_of(ptr %template, ptr %data)
+  %failed = icmp eq ptr %made, null
+  br i1 %failed, label %nothing, label %array
+array:
+  %slots = load i64, ptr %data
+  %rest = getelementptr i64, ptr %data, i64 %slots
+  %slot_at = getelementptr i64, ptr %rest, i64 1
+  %slot = load i64, ptr %slot_at
+  %place_at = getelementptr i64, ptr %rest, i64 2
+  %place = load i64, ptr %place_at
+  %element_at = getelementptr i64, ptr %rest, i64 3
+  %element_word = load i64, ptr %element_at
+  %element = inttoptr i64 %element_word to ptr
+  %rank_at = getelementptr i64, ptr %rest, i64 4
+  %rank = load i64, ptr %rank_at
+  %rank_int = trunc i64 %rank to i32
+  %shape = getelementptr i64, ptr %rest, i64 5
+  %class_word = call i64 @word(ptr %state, i64 $array_type)
+  %class = inttoptr i64 %class_word to ptr
+  ; The function takes a reference of the element type's over.
+  call void @Py_IncRef(ptr %element)
+  %new = call ptr @PyArray_NewFromDescr(ptr %class, ptr %element, i32 %rank_int, ptr %shape, ptr null, ptr null,
+                                        i32 0, ptr null)
+  %none = icmp eq ptr %new, null
+  br i1 %none, label %drop, label %put
+drop:
+  call void @Py_DecRef(ptr %made)
+  br label %nothing
+nothing:
+  ret ptr null
+put:
+  %to = getelementptr i8, ptr %made, i64 %slot
+  store ptr %new, ptr %to
+  %address = call i64 @data_of(ptr %new)
+  %pointers_word = call i64 @data_of(ptr %pointers_object)
+  %pointers = inttoptr i64 %pointers_word to ptr
+  %pointer_at = getelementptr i64, ptr %pointers, i64 %place
+  store i64 %address, ptr %pointer_at
+  ret ptr %made
+no:
+  %type_error = call i64 @word(ptr %state, i64 $type_error)
+  %exception = inttoptr i64 %type_error to ptr
+  call void @PyErr_SetString(ptr %exception, ptr @new_usage)
+  ret ptr null
+}
+
+; Runs the kernel that a table names first over the table and objects, which only lends them; gives its code.
+define ptr @look_$digest(ptr %self, ptr %args, i64 %count) {
+entry:
+  %block = alloca [4 x i64]
+  %state_word = call i64 @data_of(ptr %self)
+  %state = inttoptr i64 %state_word to ptr
+  %some = icmp sgt i64 %count, 0
+  br i1 %some, label %first, label %no
+first:
+  %table = load ptr, ptr %args
+  %is = call i1 @is_array(ptr %table, ptr %state)
+  br i1 %is, label %go, label %no
+go:
+  %data_word = call i64 @data_of(ptr %table)
+  %data = inttoptr i64 %data_word to ptr
+  %kernel = load i64, ptr %data
+  store i64 %data_word, ptr %block
+  %block_1 = getelementptr i64, ptr %block, i64 1
+  %objects = getelementptr ptr, ptr %args, i64 1
+  %objects_word = ptrtoint ptr %objects to i64
+  store i64 %objects_word, ptr %block_1
+  %block_2 = getelementptr i64, ptr %block, i64 2
+  %objects_count = sub i64 %count, 1
+  store i64 %objects_count, ptr %block_2
+  %block_3 = getelementptr i64, ptr %block, i64 3
+  %none = call i64 @word(ptr %state, i64 $none)
+  store i64 %none, ptr %block_3
+  %code = call i64 @call_kernel(i64 %kernel, ptr %block, i64 1)
+  %object = call ptr @PyLong_FromLongLong(i64 %code)
+  ret ptr %object
+no:
+  %type_error = call i64 @word(ptr %state, i64 $type_error)
+  %exception = inttoptr i64 %type_error to ptr
+  call void @PyErr_SetString(ptr %exception, ptr @look_usage)
+  ret ptr null
+}
+
+; Whether each of some dicts holds one object under a key. Arguments: a tuple of dicts, the key, the object.
+define ptr @alike_$digest(ptr %self, ptr %args, i64 %count) {
+entry:
+  %three = icmp eq i64 %count, 3
+  br i1 %three, label %begin, label %no
+begin:
+  %dicts = load ptr, ptr %args
+  %key_at = getelementptr ptr, ptr %args, i64 1
+  %key = load ptr, ptr %key_at
+  %value_at = getelementptr ptr, ptr %args, i64 2
+  %value = load ptr, ptr %value_at
+  %many = call i64 @PyTuple_Size(ptr %dicts)
+  %bad = icmp slt i64 %many, 0
+  br i1 %bad, label %failed, label %head
+head:
+  %i = phi i64 [ 0, %begin ], [ %next, %look ]
+  %more = icmp slt i64 %i, %many
+  br i1 %more, label %look, label %yes
+look:
+  %next = add i64 %i, 1
+  %dict = call ptr @PyTuple_GetItem(ptr %dicts, i64 %i)
+  %found = call ptr @PyDict_GetItemWithError(ptr %dict, ptr %key)
+  %same = icmp eq ptr %found, %value
+  br i1 %same, label %head, label %other
+other:
+  %error = call ptr @PyErr_Occurred()
+  %raised = icmp ne ptr %error, null
+  br i1 %raised, label %failed, label %unlike
+unlike:
+  %zero = call ptr @PyLong_FromLongLong(i64 0)
+  ret ptr %zero
+yes:
+  %one = call ptr @PyLong_FromLongLong(i64 1)
+  ret ptr %one
+failed:
+  ret ptr null
+no:
+  %state_word = call i64 @data_of(ptr %self)
+  %state = inttoptr i64 %state_word to ptr
+  %type_error = call i64 @word(ptr %state, i64 $type_error)
+  %exception = inttoptr i64 %type_error to ptr
+  call void @PyErr_SetString(ptr %exception, ptr @entries_usage)
+  ret ptr null
+}
+
+; Lets each of some dicts hold one object under a key. Arguments as those of `alike`.
+define ptr @enter_$digest(ptr %self, ptr %args, i64 %count) {
+entry:
+  %three = icmp eq i64 %count, 3
+  br i1 %three, label %begin, label %no
+begin:
+  %dicts = load ptr, ptr %args
+  %key_at = getelementptr ptr, ptr %args, i64 1
+  %key = load ptr, ptr %key_at
+  %value_at = getelementptr ptr, ptr %args, i64 2
+  %value = load ptr, ptr %value_at
+  %many = call i64 @PyTuple_Size(ptr %dicts)
+  %bad = icmp slt i64 %many, 0
+  br i1 %bad, label %failed, label %head
+head:
+  %i = phi i64 [ 0, %begin ], [ %next, %set ]
+  %more = icmp slt i64 %i, %many
+  br i1 %more, label %set, label %done
+set:
+  %next = add i64 %i, 1
+  %dict = call ptr @PyTuple_GetItem(ptr %dicts, i64 %i)
+  %error = call i32 @PyDict_SetItem(ptr %dict, ptr %key, ptr %value)
+  %fine = icmp eq i32 %error, 0
+  br i1 %fine, label %head, label %failed
+done:
+  %zero = call ptr @PyLong_FromLongLong(i64 0)
+  ret ptr %zero
+failed:
+  ret ptr null
+no:
+  %state_word = call i64 @data_of(ptr %self)
+  %state = inttoptr i64 %state_word to ptr
+  %type_error = call i64 @word(ptr %state, i64 $type_error)
+  %exception = inttoptr i64 %type_error to ptr
+  call void @PyErr_SetString(ptr %exception, ptr @entries_usage)
+  ret ptr null
+}
+"""

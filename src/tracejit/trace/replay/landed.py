@@ -1,0 +1,54 @@
+"""What a followed call left behind, for a proof to be compared with and a replay to be made of.
+
+In: a segment that ran, values. Out: its end, its program, what lived on; what stands in containers.
+Must not know: text.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+from tracejit.tensor.tensor import Tensor
+from tracejit.trace.executable import Executable
+from tracejit.trace.replay.proof import Proof
+from tracejit.trace.replay.symbols import Unproven
+from tracejit.trace.tree import External
+
+
+def inner(value: Any, kinds: tuple[type, ...]) -> Iterator[Any]:
+    """What is of some kinds in a value, in lists, tuples and dicts too, as often as it stands there."""
+    if isinstance(value, kinds):
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for e in value.values() if isinstance(value, dict) else value:
+            yield from inner(e, kinds)
+
+
+class Landed:
+    """What a followed segment did: its end, the program that ran, and the tensors that lived on, by slot."""
+
+    def __init__(self, stop: Any, last: Any, executable: Executable, values: list[Any], alive: tuple[int, ...]) -> None:
+        self.stop = stop
+        self.last = last
+        self.executable = executable
+        self.alive = {slot: weakref.ref(values[slot]) for slot in alive}
+
+
+def external_of(t: Tensor) -> External:
+    """What a tensor from outside is like now."""
+    array = t._array
+    strides = None if array.flags.c_contiguous else array.strides
+    return External(array.shape, t._dtype, t._requires_grad, t._node is None, strides, array.flags.writeable)
+
+
+def check_result(proof: Proof, landed: list[Landed]) -> Landed:
+    """The one segment that ran, if it is the proof's.
+
+    Raises: Unproven if the call took another way.
+    """
+    segment = proof.segment()
+    if len(landed) != 1 or landed[0].stop is not segment.stop or landed[0].last is not segment.last:
+        raise Unproven("the call took another way than the bytecode says")
+    return landed[0]
