@@ -371,7 +371,10 @@ begin:
   %count = load i64, ptr %data
   br label %head
 head:
-  %i = phi i64 [ 0, %begin ], [ %next, %add ]
+  %i = phi i64 [ 0, %begin ], [ %next, %put ]
+  %before = phi ptr [ null, %begin ], [ %old, %put ]
+  %before_by = phi i64 [ 0, %begin ], [ %by, %put ]
+  %before_new = phi ptr [ null, %begin ], [ %new, %put ]
   %more = icmp ult i64 %i, %count
   br i1 %more, label %add, label %done
 add:
@@ -386,9 +389,22 @@ add:
   %items_at = getelementptr i8, ptr %list, i64 $list_items
   %items = load ptr, ptr %items_at
   %old = load ptr, ptr %items
+  ; Lists that held one number hold one number again. Nothing that was there before this call can lie where a number
+  ; was freed since, so equal addresses are one object.
+  %same_old = icmp eq ptr %old, %before
+  %same_by = icmp eq i64 %by, %before_by
+  %same = and i1 %same_old, %same_by
+  br i1 %same, label %share, label %make
+share:
+  call void @Py_IncRef(ptr %before_new)
+  br label %put
+make:
   %number = call i64 @PyLong_AsLongLong(ptr %old)
   %sum = add i64 %number, %by
-  %new = call ptr @PyLong_FromLongLong(i64 %sum)
+  %made = call ptr @PyLong_FromLongLong(i64 %sum)
+  br label %put
+put:
+  %new = phi ptr [ %before_new, %share ], [ %made, %make ]
   store ptr %new, ptr %items
   call void @Py_DecRef(ptr %old)
   br label %head

@@ -396,6 +396,7 @@ class CompiledFunction:
     ) -> None:
         self._options = mode, max_compiles, verify
         self._region = Region(function, *self._options)
+        self._acquire, self._release = self._region.lock.acquire, self._region.lock.release
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -403,16 +404,11 @@ class CompiledFunction:
         region = self._region
         replay = region.first_replay
         # The shortest way: what `Region.__call__` does, without another Python call.
-        if (
-            replay is not None
-            and region.verify is None
-            and state.session is None
-            and region.lock.acquire(False)
-        ):
+        if replay is not None and state.session is None and self._acquire(False):
             try:
                 out = replay(args, kwargs)
             finally:
-                region.lock.release()
+                self._release()
             if out is not MISS:
                 region.calls.replayed += 1
                 return out

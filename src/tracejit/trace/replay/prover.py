@@ -44,16 +44,21 @@ class Prover:
             if out is not MISS:
                 if k:
                     replays.insert(0, replays.pop(k))
-                    self.region.first_replay = replays[0].run
+                    self._put_first()
                 self.region.calls.replayed += 1
                 return out
         for replay in replays:
             failed, replay.watch.failed = replay.watch.failed, None
             if failed is not None and self._changes(failed):
                 replays.remove(replay)
-                self.region.first_replay = replays[0].run if replays else None
+                self._put_first()
                 break
         return MISS
+
+    def _put_first(self) -> None:
+        """Let calls try the first replay before anything else; with `verify=` the region looks first what is due."""
+        found = self.replays[0].run if self.replays and self.region.verify is None else None
+        self.region.first_replay = found
 
     def _changes(self, guard: Guard) -> bool:
         """Note a place whose number, tensor or list changed: the next proof loads it in each call."""
@@ -120,7 +125,7 @@ class Prover:
         self.obstacles = []
         self.replays.insert(0, replay)
         del self.replays[REPLAYS:]
-        self.region.first_replay = replay.run
+        self._put_first()
 
 
 class Trial:
