@@ -4,8 +4,8 @@
 address, `hold(pairs)` compares words of memory with what they were, `look(table, *objects)` lets a kernel read objects,
 `advance(pairs)` counts versions up, `stamp(template, table)` copies an object with its slots, and
 `make(template, table, pointers)` gives the copy an array, too. `alike(dicts, key, value)` looks at an entry of several
-dicts, `enter(dicts, key, value)` sets it. They are built-in functions (CPython's vectorcall convention) from LLVM text
-(`entry_text.py`), so that a call costs about 0.1 us.
+dicts, `enter(dicts, key, value)` sets it. They are built-in functions (CPython's vectorcall convention) from two pages
+of LLVM text (`entry_text.py`, `object_text.py`), so that a call costs about 0.1 us.
 In: Python integers, floats and arrays. Out: error codes, addresses, objects.
 Must not know: how a team works or what a program holds, beyond the few words that it reads.
 """
@@ -28,7 +28,8 @@ from tracejit.kernels.threads import PARALLEL, PROGRAM_THREADS, RELEASE
 from tracejit.runtime import native
 from tracejit.runtime.build import environment
 from tracejit.runtime.cache import STORE
-from tracejit.runtime.entry_text import KERNELS, OBJECTS
+from tracejit.runtime.entry_text import KERNELS
+from tracejit.runtime.object_text import OBJECTS
 
 MAX_SLOTS = 29
 

@@ -1,0 +1,357 @@
+"""The text of the functions of `entry.py` that read and make objects: LLVM's language, with places for numbers.
+
+In: nothing. Out: a page of text, to stand behind that of `entry_text.py`.
+Must not know: where objects keep what; `entry.py` fills that in.
+"""
+
+from __future__ import annotations
+
+OBJECTS = """
+; The place of the first pair of words (address, expected value) that does not hold, from 1 on; 0 if all hold.
+; Pairs are looked at in order, so an address may depend on what a former pair holds.
+define ptr @hold_$digest(ptr %self, ptr %pairs) {
+entry:
+  %state_word = call i64 @data_of(ptr %self)
+  %state = inttoptr i64 %state_word to ptr
+  %is = call i1 @is_array(ptr %pairs, ptr %state)
+  br i1 %is, label %begin, label %no
+begin:
+  %data_word = call i64 @data_of(ptr %pairs)
+  %data = inttoptr i64 %data_word to ptr
+  %count = load i64, ptr %data
+  br label %head
+head:
+  %i = phi i64 [ 0, %begin ], [ %next, %same ]
+  %more = icmp ult i64 %i, %count
+  br i1 %more, label %look, label %all
+look:
+  %next = add i64 %i, 1
+  %twice = shl i64 %i, 1
+  %at = getelementptr i64, ptr %data, i64 %twice
+  %address_at = getelementptr i64, ptr %at, i64 1
+  %expected_at = getelementptr i64, ptr %at, i64 2
+  %address_word = load i64, ptr %address_at
+  %expected = load i64, ptr %expected_at
+  %address = inttoptr i64 %address_word to ptr
+  %now = load i64, ptr %address
+  %equal = icmp eq i64 %now, %expected
+  br i1 %equal, label %same, label %found
+same:
+  br label %head
+all:
+  br label %done
+found:
+  br label %done
+done:
+  %result = phi i64 [ 0, %all ], [ %next, %found ]
+  %object = call ptr @PyLong_FromLongLong(i64 %result)
+  ret ptr %object
+no:
+  %type_error = call i64 @word(ptr %state, i64 $type_error)
+  %exception = inttoptr i64 %type_error to ptr
+  call void @PyErr_SetString(ptr %exception, ptr @hold_usage)
+  ret ptr null
+}
+
+; Adds to the number that each of some lists holds first. Pairs: the address of a list, what is added.
+define ptr @advance_$digest(ptr %self, ptr %pairs) {
+entry:
+  %state_word = call i64 @data_of(ptr %self)
+  %state = inttoptr i64 %state_word to ptr
+  %is = call i1 @is_array(ptr %pairs, ptr %state)
+  br i1 %is, label %begin, label %no
+begin:
+  %data_word = call i64 @data_of(ptr %pairs)
+  %data = inttoptr i64 %data_word to ptr
+  %count = load i64, ptr %data
+  br label %head
+head:
+  %i = phi i64 [ 0, %begin ], [ %next, %put ]
+  %before = phi ptr [ null, %begin ], [ %old, %put ]
+  %before_by = phi i64 [ 0, %begin ], [ %by, %put ]
+  %before_new = phi ptr [ null, %begin ], [ %new, %put ]
+  %more = icmp ult i64 %i, %count
+  br i1 %more, label %add, label %done
+add:
+  %next = add i64 %i, 1
+  %twice = shl i64 %i, 1
+  %at = getelementptr i64, ptr %data, i64 %twice
+  %list_at = getelementptr i64, ptr %at, i64 1
+  %by_at = getelementptr i64, ptr %at, i64 2
+  %list_word = load i64, ptr %list_at
+  %by = load i64, ptr %by_at
+  %list = inttoptr i64 %list_word to ptr
+  %items_at = getelementptr i8, ptr %list, i64 $list_items
+  %items = load ptr, ptr %items_at
+  %old = load ptr, ptr %items
+  ; Lists that held one number hold one number again. Nothing that was there before this call can lie where a number
+  ; was freed since, so equal addresses are one object.
+  %same_old = icmp eq ptr %old, %before
+  %same_by = icmp eq i64 %by, %before_by
+  %same = and i1 %same_old, %same_by
+  br i1 %same, label %share, label %make
+share:
+  call void @Py_IncRef(ptr %before_new)
+  br label %put
+make:
+  %number = call i64 @PyLong_AsLongLong(ptr %old)
+  %sum = add i64 %number, %by
+  %made = call ptr @PyLong_FromLongLong(i64 %sum)
+  br label %put
+put:
+  %new = phi ptr [ %before_new, %share ], [ %made, %make ]
+  store ptr %new, ptr %items
+  call void @Py_DecRef(ptr %old)
+  br label %head
+done:
+  %zero = call ptr @PyLong_FromLongLong(i64 0)
+  ret ptr %zero
+no:
+  %type_error = call i64 @word(ptr %state, i64 $type_error)
+  %exception = inttoptr i64 %type_error to ptr
+  call void @PyErr_SetString(ptr %exception, ptr @hold_usage)
+  ret ptr null
+}
+
+; A new object of the class of `template`, with what stands in its slots. The table: how many slots, where each is.
+define internal ptr @copy_of(ptr %template, ptr %data) {
+entry:
+  %slots = load i64, ptr %data
+  %type = call ptr @type_of(ptr %template)
+  %made = call ptr @PyType_GenericAlloc(ptr %type, i64 0)
+  %failed = icmp eq ptr %made, null
+  br i1 %failed, label %done, label %head
+head:
+  %i = phi i64 [ 0, %entry ], [ %next, %after ]
+  %more = icmp ult i64 %i, %slots
+  br i1 %more, label %copy, label %done
+copy:
+  %next = add i64 %i, 1
+  %offset_at = getelementptr i64, ptr %data, i64 %next
+  %offset = load i64, ptr %offset_at
+  %from = getelementptr i8, ptr %template, i64 %offset
+  %to = getelementptr i8, ptr %made, i64 %offset
+  %value = load ptr, ptr %from
+  %empty = icmp eq ptr %value, null
+  br i1 %empty, label %after, label %share
+share:
+  call void @Py_IncRef(ptr %value)
+  store ptr %value, ptr %to
+  br label %after
+after:
+  br label %head
+done:
+  ret ptr %made
+}
+
+define ptr @stamp_$digest(ptr %self, ptr %args, i64 %count) {
+entry:
+  %state_word = call i64 @data_of(ptr %self)
+  %state = inttoptr i64 %state_word to ptr
+  %two = icmp eq i64 %count, 2
+  br i1 %two, label %look, label %no
+look:
+  %table_at = getelementptr ptr, ptr %args, i64 1
+  %template = load ptr, ptr %args
+  %table = load ptr, ptr %table_at
+  %is = call i1 @is_array(ptr %table, ptr %state)
+  br i1 %is, label %begin, label %no
+begin:
+  %data_word = call i64 @data_of(ptr %table)
+  %data = inttoptr i64 %data_word to ptr
+  %made = call ptr @copy_of(ptr %template, ptr %data)
+  ret ptr %made
+no:
+  %type_error = call i64 @word(ptr %state, i64 $type_error)
+  %exception = inttoptr i64 %type_error to ptr
+  call void @PyErr_SetString(ptr %exception, ptr @stamp_usage)
+  ret ptr null
+}
+
+; As `stamp`, with a new array in one more slot and the address of its elements among pointers. Behind the slots, the
+; table has where the array goes, its place among the pointers, the address of its element type, and its shape.
+define ptr @make_$digest(ptr %self, ptr %args, i64 %count) {
+entry:
+  %state_word = call i64 @data_of(ptr %self)
+  %state = inttoptr i64 %state_word to ptr
+  %three = icmp eq i64 %count, 3
+  br i1 %three, label %look, label %no
+look:
+  %template = load ptr, ptr %args
+  %table_at = getelementptr ptr, ptr %args, i64 1
+  %table = load ptr, ptr %table_at
+  %pointers_at = getelementptr ptr, ptr %args, i64 2
+  %pointers_object = load ptr, ptr %pointers_at
+  %is_table = call i1 @is_array(ptr %table, ptr %state)
+  %is_pointers = call i1 @is_array(ptr %pointers_object, ptr %state)
+  %both = and i1 %is_table, %is_pointers
+  br i1 %both, label %begin, label %no
+begin:
+  %data_word = call i64 @data_of(ptr %table)
+  %data = inttoptr i64 %data_word to ptr
+  %made = call ptr @copy_of(ptr %template, ptr %data)
+  %failed = icmp eq ptr %made, null
+  br i1 %failed, label %nothing, label %array
+array:
+  %slots = load i64, ptr %data
+  %rest = getelementptr i64, ptr %data, i64 %slots
+  %slot_at = getelementptr i64, ptr %rest, i64 1
+  %slot = load i64, ptr %slot_at
+  %place_at = getelementptr i64, ptr %rest, i64 2
+  %place = load i64, ptr %place_at
+  %element_at = getelementptr i64, ptr %rest, i64 3
+  %element_word = load i64, ptr %element_at
+  %element = inttoptr i64 %element_word to ptr
+  %rank_at = getelementptr i64, ptr %rest, i64 4
+  %rank = load i64, ptr %rank_at
+  %rank_int = trunc i64 %rank to i32
+  %shape = getelementptr i64, ptr %rest, i64 5
+  %class_word = call i64 @word(ptr %state, i64 $array_type)
+  %class = inttoptr i64 %class_word to ptr
+  ; The function takes a reference of the element type's over.
+  call void @Py_IncRef(ptr %element)
+  %new = call ptr @PyArray_NewFromDescr(ptr %class, ptr %element, i32 %rank_int, ptr %shape, ptr null, ptr null,
+                                        i32 0, ptr null)
+  %none = icmp eq ptr %new, null
+  br i1 %none, label %drop, label %put
+drop:
+  call void @Py_DecRef(ptr %made)
+  br label %nothing
+nothing:
+  ret ptr null
+put:
+  %to = getelementptr i8, ptr %made, i64 %slot
+  store ptr %new, ptr %to
+  %address = call i64 @data_of(ptr %new)
+  %pointers_word = call i64 @data_of(ptr %pointers_object)
+  %pointers = inttoptr i64 %pointers_word to ptr
+  %pointer_at = getelementptr i64, ptr %pointers, i64 %place
+  store i64 %address, ptr %pointer_at
+  ret ptr %made
+no:
+  %type_error = call i64 @word(ptr %state, i64 $type_error)
+  %exception = inttoptr i64 %type_error to ptr
+  call void @PyErr_SetString(ptr %exception, ptr @new_usage)
+  ret ptr null
+}
+
+; Runs the kernel that a table names first over the table and objects, which only lends them; gives its code.
+define ptr @look_$digest(ptr %self, ptr %args, i64 %count) {
+entry:
+  %block = alloca [4 x i64]
+  %state_word = call i64 @data_of(ptr %self)
+  %state = inttoptr i64 %state_word to ptr
+  %some = icmp sgt i64 %count, 0
+  br i1 %some, label %first, label %no
+first:
+  %table = load ptr, ptr %args
+  %is = call i1 @is_array(ptr %table, ptr %state)
+  br i1 %is, label %go, label %no
+go:
+  %data_word = call i64 @data_of(ptr %table)
+  %data = inttoptr i64 %data_word to ptr
+  %kernel = load i64, ptr %data
+  store i64 %data_word, ptr %block
+  %block_1 = getelementptr i64, ptr %block, i64 1
+  %objects = getelementptr ptr, ptr %args, i64 1
+  %objects_word = ptrtoint ptr %objects to i64
+  store i64 %objects_word, ptr %block_1
+  %block_2 = getelementptr i64, ptr %block, i64 2
+  %objects_count = sub i64 %count, 1
+  store i64 %objects_count, ptr %block_2
+  %block_3 = getelementptr i64, ptr %block, i64 3
+  %none = call i64 @word(ptr %state, i64 $none)
+  store i64 %none, ptr %block_3
+  %code = call i64 @call_kernel(i64 %kernel, ptr %block, i64 1)
+  %object = call ptr @PyLong_FromLongLong(i64 %code)
+  ret ptr %object
+no:
+  %type_error = call i64 @word(ptr %state, i64 $type_error)
+  %exception = inttoptr i64 %type_error to ptr
+  call void @PyErr_SetString(ptr %exception, ptr @look_usage)
+  ret ptr null
+}
+
+; Whether each of some dicts holds one object under a key. Arguments: a tuple of dicts, the key, the object.
+define ptr @alike_$digest(ptr %self, ptr %args, i64 %count) {
+entry:
+  %three = icmp eq i64 %count, 3
+  br i1 %three, label %begin, label %no
+begin:
+  %dicts = load ptr, ptr %args
+  %key_at = getelementptr ptr, ptr %args, i64 1
+  %key = load ptr, ptr %key_at
+  %value_at = getelementptr ptr, ptr %args, i64 2
+  %value = load ptr, ptr %value_at
+  %many = call i64 @PyTuple_Size(ptr %dicts)
+  %bad = icmp slt i64 %many, 0
+  br i1 %bad, label %failed, label %head
+head:
+  %i = phi i64 [ 0, %begin ], [ %next, %look ]
+  %more = icmp slt i64 %i, %many
+  br i1 %more, label %look, label %yes
+look:
+  %next = add i64 %i, 1
+  %dict = call ptr @PyTuple_GetItem(ptr %dicts, i64 %i)
+  %found = call ptr @PyDict_GetItemWithError(ptr %dict, ptr %key)
+  %same = icmp eq ptr %found, %value
+  br i1 %same, label %head, label %other
+other:
+  %error = call ptr @PyErr_Occurred()
+  %raised = icmp ne ptr %error, null
+  br i1 %raised, label %failed, label %unlike
+unlike:
+  %zero = call ptr @PyLong_FromLongLong(i64 0)
+  ret ptr %zero
+yes:
+  %one = call ptr @PyLong_FromLongLong(i64 1)
+  ret ptr %one
+failed:
+  ret ptr null
+no:
+  %state_word = call i64 @data_of(ptr %self)
+  %state = inttoptr i64 %state_word to ptr
+  %type_error = call i64 @word(ptr %state, i64 $type_error)
+  %exception = inttoptr i64 %type_error to ptr
+  call void @PyErr_SetString(ptr %exception, ptr @entries_usage)
+  ret ptr null
+}
+
+; Lets each of some dicts hold one object under a key. Arguments as those of `alike`.
+define ptr @enter_$digest(ptr %self, ptr %args, i64 %count) {
+entry:
+  %three = icmp eq i64 %count, 3
+  br i1 %three, label %begin, label %no
+begin:
+  %dicts = load ptr, ptr %args
+  %key_at = getelementptr ptr, ptr %args, i64 1
+  %key = load ptr, ptr %key_at
+  %value_at = getelementptr ptr, ptr %args, i64 2
+  %value = load ptr, ptr %value_at
+  %many = call i64 @PyTuple_Size(ptr %dicts)
+  %bad = icmp slt i64 %many, 0
+  br i1 %bad, label %failed, label %head
+head:
+  %i = phi i64 [ 0, %begin ], [ %next, %set ]
+  %more = icmp slt i64 %i, %many
+  br i1 %more, label %set, label %done
+set:
+  %next = add i64 %i, 1
+  %dict = call ptr @PyTuple_GetItem(ptr %dicts, i64 %i)
+  %error = call i32 @PyDict_SetItem(ptr %dict, ptr %key, ptr %value)
+  %fine = icmp eq i32 %error, 0
+  br i1 %fine, label %head, label %failed
+done:
+  %zero = call ptr @PyLong_FromLongLong(i64 0)
+  ret ptr %zero
+failed:
+  ret ptr null
+no:
+  %state_word = call i64 @data_of(ptr %self)
+  %state = inttoptr i64 %state_word to ptr
+  %type_error = call i64 @word(ptr %state, i64 $type_error)
+  %exception = inttoptr i64 %type_error to ptr
+  call void @PyErr_SetString(ptr %exception, ptr @entries_usage)
+  ret ptr null
+}
+"""
