@@ -95,8 +95,12 @@ def test_a_product_along_one_element_becomes_part_of_what_reads_it() -> None:
     arrays[0][0, :3], arrays[1][0, :3] = 0.0, -0.0
     compiled = check(graph_of(step, *arrays), arrays)
     assert [g.kind for g in compiled.groups] == ["loop"]
-    stacks = [rng.standard_normal(shape) for shape in ((3, 5, 1), (3, 1, 4))]
+    stacks = [rng.standard_normal(shape) for shape in ((3, 5, 1), (3, 1, 40))]
     check(graph_of(lambda a, b: make("matmul", a, b), *stacks), stacks)
+    # Along rows of 4 elements a loop would be slow: these are a product, and what reads it goes along all of memory.
+    narrow = [rng.standard_normal(shape).astype(np.float32) for shape in ((1, 4), (1, 70), (70, 4))]
+    compiled = check(graph_of(step, *narrow), narrow)
+    assert [g.kind for g in compiled.groups] == ["call", "loop"]
 
 
 def cell(count: int) -> Callable[..., Node]:

@@ -454,7 +454,6 @@ def add_dots(module: Any, lane: Lane, rows: int, vectors: int) -> Any:
     Arguments: a, a_m, a_k, b, b_n, c, c_m, k, m_left, n_left. Rows past `m_left` repeat the last one, columns past
     `n_left` are not touched. The whole of k is one pass, in which each cache line of B is used up at once.
     """
-    transpose = add_transpose(module, lane)
     blocks = max(1, _LINE_BYTES // TARGET.vector_bytes)
 
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
@@ -469,6 +468,10 @@ def add_dots(module: Any, lane: Lane, rows: int, vectors: int) -> Any:
         scratch = builder.alloca(ir.ArrayType(I8, blocks * v.width * row_bytes))
         scratch.align = 64
         base = builder.ptrtoint(scratch, I64)
+        square = builder.alloca(ir.ArrayType(I8, v.width * TARGET.vector_bytes))
+        square.align = 64
+        first = builder.ptrtoint(square, I64)
+        squares = [builder.add(first, I64(row * TARGET.vector_bytes)) for row in range(v.width)]
 
         def add_column(at: Any, column: Any, chains: list[Any]) -> list[Any]:
             return [v.fma(v.splat(row, at), column, chain) for row, chain in zip(a_rows, chains, strict=True)]
@@ -492,15 +495,22 @@ def add_dots(module: Any, lane: Lane, rows: int, vectors: int) -> Any:
                 out += add_column(a_at, v.load(row, at), chains[j * rows : (j + 1) * rows])
             return [builder.add(a_at, a_step), builder.add(row, I64(row_bytes)), *out]
 
+        def turn(state: list[Any]) -> list[Any]:
+            """Up to W steps of what is left, whole vectors of each row at once, as columns in scratch memory."""
+            at, target, steps = state
+            mask = v.mask(steps)
+            for group, column in zip(groups, columns, strict=True):
+                for source, square in zip(group, squares, strict=True):
+                    v.store(v.load_masked(builder.add(source, at), mask), square)
+                for step, turned in enumerate(v.load_transposed(squares, I64(0))):
+                    v.store(turned, target, builder.add(column, I64(step * row_bytes)))
+            ends = [builder.add(at, I64(TARGET.vector_bytes)), builder.add(target, I64(v.width * row_bytes))]
+            return [*ends, builder.sub(steps, I64(v.width))]
+
         lines = builder.sdiv(k, I64(blocks * v.width))
         a_at, b_at, *chains = emit_loop(builder, lines, [I64(0), I64(0), *[v.zeros] * (rows * vectors)], line)
         left = builder.sub(k, builder.mul(lines, I64(blocks * v.width)))
-        for j, (group, at) in enumerate(zip(groups, columns, strict=True)):
-            # A group without columns repeats the last one.
-            there = v.minimum(builder.sub(n_left, I64(j * v.width)), I64(v.width))
-            there = builder.select(builder.icmp_signed("<", there, I64(1)), I64(1), there)
-            out = builder.add(base, at)
-            builder.call(transpose, [builder.add(group[0], b_at), b_n, out, I64(vectors * v.width), left, there])
+        emit_loop(builder, builder.sdiv(builder.add(left, I64(v.width - 1)), I64(v.width)), [b_at, base, left], turn)
         chains = emit_loop(builder, left, [a_at, base, *chains], finish)[2:]
         for j, at in enumerate(columns):
             mask = v.mask(builder.sub(n_left, I64(j * v.width)))

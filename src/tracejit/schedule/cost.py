@@ -36,6 +36,9 @@ SHARED, SHARED_ROWS, SHARED_SIZE = 4, (8, 96), 1 << 12
 """Products with one matrix, of so many rows and with so many elements of the matrix, from which it is packed once: each
 of them would spend a fifth of its time on it."""
 
+SHORT_ROW = 16
+"""Columns of a matrix below which its rows had better follow one another in one loop."""
+
 STRIP, STRIP_BYTES, SHORT_LOOP = 512, 16 << 10, 64
 """Places of a row, and bytes of memory beside it, that loops with one elementary function each go through in turn; not
 worth it for rows shorter than SHORT_LOOP. Several such functions in one loop want more registers than there are."""
@@ -63,6 +66,11 @@ def shares(rows: int, inner: int, columns: int) -> bool:
     fits = not isinstance(rows, int) or low <= rows <= high
     known = isinstance(inner, int) and isinstance(columns, int)
     return fits and (not known or inner * columns >= SHARED_SIZE)
+
+
+def is_short_row(columns: int) -> bool:
+    """Whether rows are so short that a loop over them hardly fills a vector. A size that is open is not."""
+    return isinstance(columns, int) and columns < SHORT_ROW
 
 
 def interleaving(members: list[Value]) -> int:

@@ -56,11 +56,13 @@ def _turn(node: Node, turned: set[Node]) -> Node | None:
 
 def write_out_products(graph: Graph) -> Graph:
     """Writes products along one element, such as a weight's gradient for a batch of one, as multiplications, which
-    become part of what reads them.
+    become part of what reads them; not so those of short rows, along which such a loop would have to go.
     """
 
     def step(node: Node) -> Node | None:
         if node.op is not ops.matmul or not node.dtype.is_floating_point or node.args[0].shape[-1] != 1:
+            return None
+        if cost.is_short_row(node.shape[-1]):
             return None
         # The one multiply-add starts from 0.0, which -0.0 does not survive.
         return apply(ops.add, apply(ops.mul, *node.args), 0.0)
