@@ -53,6 +53,14 @@ define internal i64 @word(ptr %state, i64 %index) alwaysinline {
   ret i64 %value
 }
 
+; Sets a TypeError that says how a function is to be called; gives null.
+define internal ptr @refuse(ptr %state, ptr %usage) {
+  %type_error = call i64 @word(ptr %state, i64 $type_error)
+  %exception = inttoptr i64 %type_error to ptr
+  call void @PyErr_SetString(ptr %exception, ptr %usage)
+  ret ptr null
+}
+
 define internal i1 @is_array(ptr %object, ptr %state) {
   %type = call ptr @type_of(ptr %object)
   %array_word = call i64 @word(ptr %state, i64 $array_type)
@@ -144,10 +152,8 @@ entry:
   %wrong = icmp ugt i64 %slots, $max_slots
   br i1 %wrong, label %usage, label %head
 usage:
-  %type_error = call i64 @word(ptr %state, i64 $type_error)
-  %exception = inttoptr i64 %type_error to ptr
-  call void @PyErr_SetString(ptr %exception, ptr @launch_usage)
-  ret ptr null
+  %refused = call ptr @refuse(ptr %state, ptr @launch_usage)
+  ret ptr %refused
 head:
   %kernel_object = load ptr, ptr %args
   %kernel = call i64 @PyLong_AsLongLong(ptr %kernel_object)
@@ -223,10 +229,8 @@ entry:
   %three = icmp eq i64 %count, 3
   br i1 %three, label %look, label %usage
 usage:
-  %type_error = call i64 @word(ptr %state, i64 $type_error)
-  %exception = inttoptr i64 %type_error to ptr
-  call void @PyErr_SetString(ptr %exception, ptr @run_usage)
-  ret ptr null
+  %refused = call ptr @refuse(ptr %state, ptr @run_usage)
+  ret ptr %refused
 look:
   %control_object = load ptr, ptr %args
   %pointers_at = getelementptr ptr, ptr %args, i64 1
@@ -297,10 +301,8 @@ yes:
   %object = call ptr @PyLong_FromLongLong(i64 %data)
   ret ptr %object
 no:
-  %type_error = call i64 @word(ptr %state, i64 $type_error)
-  %exception = inttoptr i64 %type_error to ptr
-  call void @PyErr_SetString(ptr %exception, ptr @address_usage)
-  ret ptr null
+  %refused = call ptr @refuse(ptr %state, ptr @address_usage)
+  ret ptr %refused
 }
 
 ; What a thread made by pthread_create runs: the kernel whose address is the first slot of its block.

@@ -47,10 +47,8 @@ done:
   %object = call ptr @PyLong_FromLongLong(i64 %result)
   ret ptr %object
 no:
-  %type_error = call i64 @word(ptr %state, i64 $type_error)
-  %exception = inttoptr i64 %type_error to ptr
-  call void @PyErr_SetString(ptr %exception, ptr @hold_usage)
-  ret ptr null
+  %refused = call ptr @refuse(ptr %state, ptr @hold_usage)
+  ret ptr %refused
 }
 
 ; Adds to the number that each of some lists holds first. Pairs: the address of a list, what is added.
@@ -107,10 +105,8 @@ done:
   %zero = call ptr @PyLong_FromLongLong(i64 0)
   ret ptr %zero
 no:
-  %type_error = call i64 @word(ptr %state, i64 $type_error)
-  %exception = inttoptr i64 %type_error to ptr
-  call void @PyErr_SetString(ptr %exception, ptr @hold_usage)
-  ret ptr null
+  %refused = call ptr @refuse(ptr %state, ptr @hold_usage)
+  ret ptr %refused
 }
 
 ; A new object of the class of `template`, with what stands in its slots. The table: how many slots, where each is.
@@ -162,10 +158,8 @@ begin:
   %made = call ptr @copy_of(ptr %template, ptr %data)
   ret ptr %made
 no:
-  %type_error = call i64 @word(ptr %state, i64 $type_error)
-  %exception = inttoptr i64 %type_error to ptr
-  call void @PyErr_SetString(ptr %exception, ptr @stamp_usage)
-  ret ptr null
+  %refused = call ptr @refuse(ptr %state, ptr @stamp_usage)
+  ret ptr %refused
 }
 
 ; As `stamp`, with a new array in one more slot and the address of its elements among pointers. Behind the slots, the
@@ -229,10 +223,8 @@ put:
   store i64 %address, ptr %pointer_at
   ret ptr %made
 no:
-  %type_error = call i64 @word(ptr %state, i64 $type_error)
-  %exception = inttoptr i64 %type_error to ptr
-  call void @PyErr_SetString(ptr %exception, ptr @new_usage)
-  ret ptr null
+  %refused = call ptr @refuse(ptr %state, ptr @new_usage)
+  ret ptr %refused
 }
 
 ; Runs the kernel that a table names first over the table and objects, which only lends them; gives its code.
@@ -266,10 +258,8 @@ go:
   %object = call ptr @PyLong_FromLongLong(i64 %code)
   ret ptr %object
 no:
-  %type_error = call i64 @word(ptr %state, i64 $type_error)
-  %exception = inttoptr i64 %type_error to ptr
-  call void @PyErr_SetString(ptr %exception, ptr @look_usage)
-  ret ptr null
+  %refused = call ptr @refuse(ptr %state, ptr @look_usage)
+  ret ptr %refused
 }
 
 ; Whether each of some dicts holds one object under a key. Arguments: a tuple of dicts, the key, the object.
@@ -311,10 +301,8 @@ failed:
 no:
   %state_word = call i64 @data_of(ptr %self)
   %state = inttoptr i64 %state_word to ptr
-  %type_error = call i64 @word(ptr %state, i64 $type_error)
-  %exception = inttoptr i64 %type_error to ptr
-  call void @PyErr_SetString(ptr %exception, ptr @entries_usage)
-  ret ptr null
+  %refused = call ptr @refuse(ptr %state, ptr @entries_usage)
+  ret ptr %refused
 }
 
 ; Lets each of some dicts hold one object under a key. Arguments as those of `alike`.
@@ -349,9 +337,7 @@ failed:
 no:
   %state_word = call i64 @data_of(ptr %self)
   %state = inttoptr i64 %state_word to ptr
-  %type_error = call i64 @word(ptr %state, i64 $type_error)
-  %exception = inttoptr i64 %type_error to ptr
-  call void @PyErr_SetString(ptr %exception, ptr @entries_usage)
-  ret ptr null
+  %refused = call ptr @refuse(ptr %state, ptr @entries_usage)
+  ret ptr %refused
 }
 """
