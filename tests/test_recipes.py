@@ -20,7 +20,7 @@ from tracejit.compiler import Compiled, compile_graph
 from tracejit.ir.graph import Graph
 from tracejit.ir.node import Node, apply, const, input, scalar
 from tracejit.ops import ops
-from tracejit.runtime import build
+from tracejit.runtime import build, bytecode
 from tracejit.runtime.cache import CODE, KERNEL, RECIPE, Store
 
 F32 = dtypes.float32
@@ -185,8 +185,6 @@ def test_a_new_process_loads_no_kernel_library_and_compiles_nothing(tmp_path: Pa
 
 
 def test_long_texts_are_compiled_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tracejit.runtime import bytecode
-
     monkeypatch.setattr(bytecode, "STORE", store)
     text = "def f(x):\n" + "".join(f"    x = x + {k}\n" for k in range(1000)) + "    return x\n"
     for _ in range(2):

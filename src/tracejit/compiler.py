@@ -33,7 +33,7 @@ from tracejit.runtime.program import Address, Arena, Program, ScalarRef, Slot
 from tracejit.runtime.recipe import Origin, Part, Recipe, Step, unpack
 from tracejit.schedule.groups import CALL
 from tracejit.schedule.layout import arrange_products
-from tracejit.schedule.lower import Layout, missing
+from tracejit.schedule.lower import Layout, Planner, missing
 from tracejit.schedule.memory import ALIGNMENT, Buffer
 from tracejit.schedule.plan import Plan, make_plan
 from tracejit.schedule.values import Value, whole
@@ -107,7 +107,7 @@ class Compiled:
     def notes(self) -> Notes:
         """What planning decided. Cost: of a program that was kept on disk, planning it."""
         if self._notes is None:
-            self._notes = _plan(self.source, _Clock())[1]
+            self._notes = plan_graph(self.source, plan_call)[1]
         return self._notes
 
     @property
@@ -187,7 +187,6 @@ class _Assembly:
             tuple(self._arena),
             plan.arena_bytes,
             plan.stages,
-            len(plan.groups),
         )
         return recipe, list(kernels)
 
@@ -260,14 +259,14 @@ def compile_graph(graph: Graph, arena: Arena | None = None) -> Compiled:
     Cost: about 30 ms for each kernel that is not in the cache; a graph that was compiled before, in any process,
         is not planned again: some 0.3 ms and 30 us for each kernel.
     """
-    clock = _Clock()
+    clock = Clock()
     notes = None
     # Who wants graphs checked after each pass wants passes to run.
     key = None if SETTINGS.check else _key(graph)
     found = None if key is None else _recall(key)
     clock.lap("recall")
     if found is None:
-        plan, notes = _plan(graph, clock)
+        plan, notes = plan_graph(graph, plan_call, clock)
         assembly = _Assembly(graph, plan)
         assembly.generate()
         clock.lap("codegen")
@@ -283,15 +282,17 @@ def compile_graph(graph: Graph, arena: Arena | None = None) -> Compiled:
         KernelInfo(kernel.name, part.doc, kernel.text, kernel, launches[k])
         for k, (kernel, part) in enumerate(zip(kernels, recipe.parts, strict=True))
     ]
-    _log.debug("%s: %d groups, %d launches, %d stages", graph.name, recipe.groups, len(recipe.steps), recipe.stages)
+    _log.debug("%s: %d launches, %d stages", graph.name, len(recipe.steps), recipe.stages)
     return Compiled(program, infos, len(recipe.steps), recipe.stages, recipe.arena_bytes, clock.seconds, graph, notes)
 
 
-def _plan(graph: Graph, clock: _Clock) -> tuple[Plan, Notes]:
+def plan_graph(graph: Graph, planner: Planner, clock: Clock | None = None) -> tuple[Plan, Notes]:
+    """The plan of a graph, and what was decided on the way."""
+    clock = Clock() if clock is None else clock
     simplified, report = run_passes(graph)
     clock.lap("passes")
     simplified = arrange_products(simplified, panel_columns)
-    plan = make_plan(simplified, plan_call)
+    plan = make_plan(simplified, planner)
     notes = Notes(simplified, report, describe(simplified, plan))
     clock.lap("schedule")
     return plan, notes
@@ -342,7 +343,7 @@ def _library_kernel(origin: Origin) -> Any:
     return plan_call(op, tuple([Layout(*layout) for layout in layouts]), attrs)[step].function
 
 
-class _Clock:
+class Clock:
     """Times phases."""
 
     def __init__(self) -> None:
@@ -350,6 +351,7 @@ class _Clock:
         self._begin = time.perf_counter()
 
     def lap(self, phase: str) -> None:
+        """Notes what has passed since the lap before."""
         now = time.perf_counter()
         self.seconds[phase] = now - self._begin
         self._begin = now

@@ -17,19 +17,17 @@ from typing import Any
 import numpy as np
 
 from tracejit.codegen.generate import generate
-from tracejit.codegen.library import panel_columns, plan_call
+from tracejit.codegen.library import plan_call
 from tracejit.codegen.text import KernelText, Place, Scalar
-from tracejit.compiler import Compiled, KernelInfo, Notes, describe, library_slots
+from tracejit.compiler import Compiled, KernelInfo, library_slots, plan_graph
 from tracejit.ir.graph import Graph
 from tracejit.ops import Op
-from tracejit.passes import run_passes
 from tracejit.runtime.build import Kernel, build, build_many
 from tracejit.runtime.program import Address, Arena, ProgramBuilder, Slot
 from tracejit.schedule.groups import CALL
-from tracejit.schedule.layout import arrange_products
 from tracejit.schedule.lower import Layout
 from tracejit.schedule.memory import ALIGNMENT, Buffer, place
-from tracejit.schedule.plan import Plan, make_plan, scratch_bytes
+from tracejit.schedule.plan import Plan, scratch_bytes
 from tracejit.schedule.values import Value, whole
 from tracejit.symbols import Cost, Size, Trail, present, text
 
@@ -120,16 +118,13 @@ class Template:
         self._scalars = len(graph.scalars) - constants
         self._kinds = graph.scalars[self._scalars :]
         self._graph = graph
-        simplified, report = run_passes(graph)
-        simplified = arrange_products(simplified, panel_columns)
-        plan = make_plan(simplified, _plan_present)
+        plan, self._notes = plan_graph(graph, _plan_present)
         self._stages = plan.stages
         self._wanted = _Wanted()
         self._arena = [(self._wanted(b.nbytes), b.first, b.last) for b in plan.arena]
         self._place_of = {b: k for k, b in enumerate(plan.arena)}
         self._items: list[_Generated | _Call] = []
         self._collect(plan)
-        self._notes = Notes(simplified, report, describe(simplified, plan))
         self._outputs = [(self._wanted(o.shape), o.dtype.np) for o in graph.outputs]
         self._build_ways(trail)
         self._evaluate: Callable[[Sequence[int]], list[Any] | None] = trail.function(self._wanted.values)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tracejit.runtime.cache import Store
+from tracejit.runtime.cache import CODE, KERNEL, RECIPE, Store
 
 WORK = """
 import sys
@@ -141,3 +141,14 @@ def test_a_disabled_store_keeps_nothing(tmp_path: Path, caplog: pytest.LogCaptur
         assert store.get("aa01") is None
     assert not (tmp_path / "kernels").exists()
     assert not caplog.records
+
+
+def test_usage_counts_every_kind(store: Store) -> None:
+    store.put("aa01", "kernel", "text", b"code")
+    store.put("aa01", "program", "", b"launches", RECIPE)
+    store.put("bb02", "matcher", "", b"", CODE)
+    sizes = {path.suffix[1:]: path.stat().st_size for path in store.directory.glob("*/*")}
+    assert store.usage() == {kind: (1, sizes[kind]) for kind in (KERNEL, RECIPE, CODE)}
+    assert [entry.name for entry in store.entries()] == ["kernel"]
+    assert store.clear() == 1
+    assert not list(store.directory.glob("*/*"))

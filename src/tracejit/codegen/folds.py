@@ -65,7 +65,7 @@ def _visit(elements: Elements, scratch: Scratch, rows: RowPlan, visit: Pass, pla
 
 
 def _visit_and_ask(elements: Elements, scratch: Scratch, rows: RowPlan, visit: Pass) -> None:
-    """A visit in pieces; after each the same piece of the next row is asked for, unless all rows are in a cache."""
+    """A visit in pieces; before each the same piece of the next row is asked for, unless a cache holds all rows."""
     writer, n, streams = elements.writer, elements.n, elements.streams()
     if not streams:
         _visit(elements, scratch, rows, visit, f"range({n})", "j")

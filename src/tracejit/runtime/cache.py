@@ -20,7 +20,7 @@ from tracejit.config import SETTINGS, logger
 _log = logger("cache")
 KERNEL, RECIPE, CODE = "kernel", "recipe", "code"
 """What is kept: object code, a program's launches (`runtime/recipe.py`), Python's code (`runtime/bytecode.py`)."""
-_SUFFIXES = (f".{KERNEL}", f".{RECIPE}", f".{CODE}")
+KINDS = (KERNEL, RECIPE, CODE)
 _MAGIC = b"tracejit kernel 1\n"
 _CHECKSUM_BYTES = 32
 _TOUCH_SECONDS = 3600.0
@@ -182,11 +182,11 @@ class Store:
             return False
         return True
 
-    def entries(self, kind: str = KERNEL) -> list[Entry]:
-        """Every whole entry of a kind, the most recently used first."""
+    def entries(self) -> list[Entry]:
+        """Every whole kernel, the most recently used first."""
         found = []
         for path, size, used in self._files():
-            if path.suffix != f".{kind}":
+            if path.suffix != f".{KERNEL}":
                 continue
             try:
                 parsed = _unpack(path.read_bytes())
@@ -198,9 +198,19 @@ class Store:
                 found.append(Entry(name, path.stem, text, size, used))
         return sorted(found, key=lambda entry: -entry.used)
 
+    def usage(self) -> dict[str, tuple[int, int]]:
+        """Of each kind how many files there are, and their bytes; nothing is read."""
+        found = dict.fromkeys(KINDS, (0, 0))
+        for path, size, _ in self._files():
+            kind = path.suffix[1:]
+            if kind in found:
+                count, nbytes = found[kind]
+                found[kind] = (count + 1, nbytes + size)
+        return found
+
     def clear(self) -> int:
         """Removes everything; gives how many kernels there were."""
-        mine = [path for path, _, _ in self._files() if path.suffix in (*_SUFFIXES, ".tmp")]
+        mine = [path for path, _, _ in self._files() if path.suffix[1:] in (*KINDS, "tmp")]
         return sum([self._remove(path) and path.suffix == f".{KERNEL}" for path in mine])
 
 
@@ -224,9 +234,16 @@ def _unpack(data: bytes) -> tuple[str, str, bytes] | None:
 STORE = Store(Path(SETTINGS.cache_dir), limit=SETTINGS.cache_limit_mb << 20, enabled=SETTINGS.cache)
 
 
-def entries(kind: str = KERNEL) -> list[Entry]:
-    """Every kernel in the cache, or every recipe, the most recently used first."""
-    return STORE.entries(kind)
+def entries() -> list[Entry]:
+    """Every kernel in the cache, the most recently used first."""
+    return STORE.entries()
+
+
+def summary() -> str:
+    """How much is in the cache."""
+    usage = STORE.usage()
+    size = sum(nbytes for _, nbytes in usage.values()) / 2**20
+    return f"{usage[KERNEL][0]} kernels, {usage[RECIPE][0]} programs, {size:.1f} MiB"
 
 
 def clear() -> int:

@@ -6,6 +6,52 @@ Must not know: where objects keep what; `entry.py` fills that in.
 
 from __future__ import annotations
 
+_FOR_EACH_DICT = """
+; ABOUT under a key. Arguments: a tuple of dicts, the key, the object.
+define ptr @NAME_$digest(ptr %self, ptr %args, i64 %count) {
+entry:
+  %three = icmp eq i64 %count, 3
+  br i1 %three, label %begin, label %no
+begin:
+  %dicts = load ptr, ptr %args
+  %key_at = getelementptr ptr, ptr %args, i64 1
+  %key = load ptr, ptr %key_at
+  %value_at = getelementptr ptr, ptr %args, i64 2
+  %value = load ptr, ptr %value_at
+  %many = call i64 @PyTuple_Size(ptr %dicts)
+  %bad = icmp slt i64 %many, 0
+  br i1 %bad, label %failed, label %head
+head:
+  %i = phi i64 [ 0, %begin ], [ %next, %each ]
+  %more = icmp slt i64 %i, %many
+  br i1 %more, label %each, label %done
+each:
+  %next = add i64 %i, 1
+  %dict = call ptr @PyTuple_GetItem(ptr %dicts, i64 %i)
+EACH
+done:
+  %result = call ptr @PyLong_FromLongLong(i64 RESULT)
+  ret ptr %result
+failed:
+  ret ptr null
+no:
+  %state_word = call i64 @data_of(ptr %self)
+  %state = inttoptr i64 %state_word to ptr
+  %refused = call ptr @refuse(ptr %state, ptr @entries_usage)
+  ret ptr %refused
+}
+"""
+
+
+def _for_each_dict(name: str, about: str, each: str, result: int) -> str:
+    """A function over dicts: `each` goes on to `head`, or ends."""
+    places = {"NAME": name, "ABOUT": about, "EACH": each.strip("\n"), "RESULT": str(result)}
+    text = _FOR_EACH_DICT
+    for place, written in places.items():
+        text = text.replace(place, written)
+    return text
+
+
 OBJECTS = """
 ; The place of the first pair of words (address, expected value) that does not hold, from 1 on; 0 if all hold.
 ; Pairs are looked at in order, so an address may depend on what a former pair holds.
@@ -261,28 +307,12 @@ no:
   %refused = call ptr @refuse(ptr %state, ptr @look_usage)
   ret ptr %refused
 }
+"""
 
-; Whether each of some dicts holds one object under a key. Arguments: a tuple of dicts, the key, the object.
-define ptr @alike_$digest(ptr %self, ptr %args, i64 %count) {
-entry:
-  %three = icmp eq i64 %count, 3
-  br i1 %three, label %begin, label %no
-begin:
-  %dicts = load ptr, ptr %args
-  %key_at = getelementptr ptr, ptr %args, i64 1
-  %key = load ptr, ptr %key_at
-  %value_at = getelementptr ptr, ptr %args, i64 2
-  %value = load ptr, ptr %value_at
-  %many = call i64 @PyTuple_Size(ptr %dicts)
-  %bad = icmp slt i64 %many, 0
-  br i1 %bad, label %failed, label %head
-head:
-  %i = phi i64 [ 0, %begin ], [ %next, %look ]
-  %more = icmp slt i64 %i, %many
-  br i1 %more, label %look, label %yes
-look:
-  %next = add i64 %i, 1
-  %dict = call ptr @PyTuple_GetItem(ptr %dicts, i64 %i)
+OBJECTS += _for_each_dict(
+    "alike",
+    "Whether each of some dicts holds one object",
+    """
   %found = call ptr @PyDict_GetItemWithError(ptr %dict, ptr %key)
   %same = icmp eq ptr %found, %value
   br i1 %same, label %head, label %other
@@ -293,51 +323,16 @@ other:
 unlike:
   %zero = call ptr @PyLong_FromLongLong(i64 0)
   ret ptr %zero
-yes:
-  %one = call ptr @PyLong_FromLongLong(i64 1)
-  ret ptr %one
-failed:
-  ret ptr null
-no:
-  %state_word = call i64 @data_of(ptr %self)
-  %state = inttoptr i64 %state_word to ptr
-  %refused = call ptr @refuse(ptr %state, ptr @entries_usage)
-  ret ptr %refused
-}
-
-; Lets each of some dicts hold one object under a key. Arguments as those of `alike`.
-define ptr @enter_$digest(ptr %self, ptr %args, i64 %count) {
-entry:
-  %three = icmp eq i64 %count, 3
-  br i1 %three, label %begin, label %no
-begin:
-  %dicts = load ptr, ptr %args
-  %key_at = getelementptr ptr, ptr %args, i64 1
-  %key = load ptr, ptr %key_at
-  %value_at = getelementptr ptr, ptr %args, i64 2
-  %value = load ptr, ptr %value_at
-  %many = call i64 @PyTuple_Size(ptr %dicts)
-  %bad = icmp slt i64 %many, 0
-  br i1 %bad, label %failed, label %head
-head:
-  %i = phi i64 [ 0, %begin ], [ %next, %set ]
-  %more = icmp slt i64 %i, %many
-  br i1 %more, label %set, label %done
-set:
-  %next = add i64 %i, 1
-  %dict = call ptr @PyTuple_GetItem(ptr %dicts, i64 %i)
+""",
+    1,
+)
+OBJECTS += _for_each_dict(
+    "enter",
+    "Lets each of some dicts hold one object",
+    """
   %error = call i32 @PyDict_SetItem(ptr %dict, ptr %key, ptr %value)
   %fine = icmp eq i32 %error, 0
   br i1 %fine, label %head, label %failed
-done:
-  %zero = call ptr @PyLong_FromLongLong(i64 0)
-  ret ptr %zero
-failed:
-  ret ptr null
-no:
-  %state_word = call i64 @data_of(ptr %self)
-  %state = inttoptr i64 %state_word to ptr
-  %refused = call ptr @refuse(ptr %state, ptr @entries_usage)
-  ret ptr %refused
-}
-"""
+""",
+    0,
+)

@@ -53,7 +53,6 @@ class Recipe:
     arena: tuple[tuple[int, int], ...]
     arena_bytes: int
     stages: int
-    groups: int
 
     def program(self, kernels: Sequence[Kernel], arena: Arena | None) -> Program:
         """The program, with the kernels of its parts."""
@@ -74,12 +73,12 @@ class Recipe:
         """The recipe as bytes.
 
         >>> step = Step(0, (Address(0), ScalarRef(0), 3, 0.5), 3, 1.0, 0, False)
-        >>> recipe = Recipe((Part("00ff", "twice", None),), (step,), 1, 1, (), 0, 1, 1)
+        >>> recipe = Recipe((Part("00ff", "twice", None),), (step,), 1, 1, (), 0, 1)
         >>> unpack(recipe.pack()) == recipe
         True
         """
         steps = [(s.part, [*map(_packed, s.slots)], s.units, s.unit_cost, s.stage, s.fails) for s in self.steps]
-        rest = (self.externals, self.scalars, self.arena, self.arena_bytes, self.stages, self.groups)
+        rest = (self.externals, self.scalars, self.arena, self.arena_bytes, self.stages)
         return marshal.dumps(([(p.digest, p.doc, _plain(p.origin)) for p in self.parts], steps, _plain(rest)))
 
 

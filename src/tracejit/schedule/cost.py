@@ -44,7 +44,7 @@ STRIP, STRIP_BYTES, SHORT_LOOP = 512, 16 << 10, 64
 worth it for rows shorter than SHORT_LOOP. Several such functions in one loop want more registers than there are."""
 
 AHEAD, AHEAD_BYTES, LINE = 128, 1 << 20, 64
-"""Places of a row in one go, after which as much of the next row is asked for, in lines of so many bytes, if the rows
+"""Places of a row in one go, before which as much of the next row is asked for, in lines of so many bytes, if the rows
 take more memory than AHEAD_BYTES: visits that compute leave memory idle (softmax over 16 MB takes 0.6 of the time,
 over a matrix that the second cache holds 1.1)."""
 
@@ -99,4 +99,4 @@ def strip(count: int) -> int:
 def of_elements(members: list[Value], buffers: int) -> float:
     """The cost of one element of a group: its arithmetic and its memory traffic."""
     virtual = {id(r.source): r.source for v in members for r in v.reads if r.source.kind == VIRTUAL}
-    return sum(map(of_element, members)) + sum(map(of_element, virtual.values())) + MEMORY * buffers
+    return of_visit(members) + sum(map(of_element, virtual.values())) + MEMORY * buffers

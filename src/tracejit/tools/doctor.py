@@ -62,11 +62,9 @@ def processor() -> Iterator[tuple[str, str]]:
 
 
 def storage() -> Iterator[tuple[str, str]]:
-    """Where kernels are kept and how many there are."""
-    found = cache.entries()
-    size = sum(entry.size for entry in found) / 2**20
+    """Where kernels and programs are kept and how many there are."""
     yield "cache", SETTINGS.cache_dir if SETTINGS.cache else "switched off"
-    yield "cached", f"{len(found)} kernels, {size:.1f} MiB of at most {SETTINGS.cache_limit_mb}"
+    yield "cached", f"{cache.summary()} of at most {SETTINGS.cache_limit_mb}"
 
 
 def gpu() -> str:

@@ -17,9 +17,7 @@ def listing() -> str:
         [entry.name, entry.digest[:16], f"{entry.size / 1024:.1f}", f"{(now - entry.used) / 86400:.1f}"]
         for entry in found
     ]
-    recipes = cache.entries(cache.RECIPE)
-    size = sum(entry.size for entry in (*found, *recipes)) / 2**20
-    total = f"{len(found)} kernels, {len(recipes)} recipes of programs, {size:.1f} MiB in {SETTINGS.cache_dir}"
+    total = f"{cache.summary()} in {SETTINGS.cache_dir}"
     return f"{table.render(['kernel', 'digest', 'KiB', 'days unused'], rows, left=2)}\n{total}" if rows else total
 
 
