@@ -12,7 +12,7 @@ import pytest
 from hypothesis import strategies as st
 
 from tracejit.runtime.build import Kernel, build
-from tracejit.runtime.program import Address, Program, ProgramBuilder, _Launch, segment
+from tracejit.runtime.program import Address, Program, ProgramBuilder, _Launch, segment, sharing_threshold
 from tracejit.runtime.team import get_num_threads, set_num_threads
 
 NOTHING = np.zeros(0, np.int64)
@@ -240,3 +240,22 @@ def test_shares_are_even() -> None:
     ]
     assert max(costs) - min(costs) <= 2 * 9000.0
     assert sum(costs) == sum(launch.cost for launch in launches)
+
+
+@pytest.mark.parametrize(
+    ("costs", "threshold"),
+    [
+        ([5_000.0] * 4, 4_000.0),  # threads that are awake share what a launch by itself would not wake them for
+        ([3_000.0] * 40, 10_000.0),
+        ([11_000.0, 3_000.0], 10_000.0),
+        ([25_000.0], 4_000.0),
+        ([], 10_000.0),
+    ],
+)
+def test_stages_are_shared_from_less_on_where_threads_are_awake(costs: list[float], threshold: float) -> None:
+    launches = [_Launch(kernel(FAIL), (), 10, each / 10, stage) for stage, each in enumerate(costs)]
+    assert sharing_threshold(launches, 10_000.0) == threshold
+
+
+def test_stages_are_always_shared_without_a_threshold() -> None:
+    assert sharing_threshold([_Launch(kernel(FAIL), (), 10, 1.0, 0)], 0.0) == 0.0

@@ -131,7 +131,7 @@ def write_row(elements: Elements) -> Costs:
         _write_row_values(elements, visit.row)
     elements.next_row()
     work = sum(len(v.compute) + len(v.fold) for v in rows.passes) / max(1, len(group.members))
-    return elements.rows, elements.inner * max(work, 1.0), 12.0 * len(rows.passes)
+    return elements.rows, elements.inner * max(work, 1.0), 12.0 * len(rows.passes) + 20.0 * len(group.reductions)
 
 
 def _write_row_values(elements: Elements, values: list[Value]) -> None:

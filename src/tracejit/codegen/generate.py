@@ -25,8 +25,8 @@ def generate(group: Group, plan: Plan) -> list[list[KernelText]]:
     writer = Writer()
     write = {LOOP: _write_loop, ROW: write_row, BLOCKS: write_blocks, COLUMN: write_column}[group.kind]
     units, elements, extra = write(Elements(writer, group, plan))
-    outside = {r.source for v in group.members for r in v.reads} - set(group.members)
-    each = cost.of_elements(group.members, len(outside) + len(plan.stored(group)))
+    outside = {r.source for v in group.members for r in v.reads if r.source.kind != VIRTUAL} - set(group.members)
+    each = cost.of_elements(group.members, [*outside, *plan.stored(group)])
     first = writer.finish(_stem(group), _doc(group), units, elements * each + extra)
     if launches_of(group) == 1:
         return [[first]]

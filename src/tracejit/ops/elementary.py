@@ -19,15 +19,15 @@ from tracejit.ops.elementwise import elementwise, zeros
 from tracejit.ops.record import Op, ops
 
 
-def _elementary(numpy: Callable[..., Any], rule: Callable[..., Any], **facets: Any) -> Any:
+def _elementary(work: float, numpy: Callable[..., Any], rule: Callable[..., Any], **facets: Any) -> Any:
     def enter(signature: Callable[..., Any]) -> Op:
         text = signature.__name__ + "_{t}({x})"
-        return elementwise(numpy=numpy, kinds="f", expr=text, vjp={"x": rule}, **facets)(signature)
+        return elementwise(numpy=numpy, kinds="f", expr=text, work=work, vjp={"x": rule}, **facets)(signature)
 
     return enter
 
 
-@_elementary(np.exp, lambda ct, out: ops.mul(ct, out))
+@_elementary(16, np.exp, lambda ct, out: ops.mul(ct, out))
 def exp(x):
     """e to the power of the element.
 
@@ -35,17 +35,17 @@ def exp(x):
     """
 
 
-@_elementary(np.exp2, lambda ct, out: ops.mul(ct, ops.mul(out, 0.6931471805599453)))
+@_elementary(16, np.exp2, lambda ct, out: ops.mul(ct, ops.mul(out, 0.6931471805599453)))
 def exp2(x):
     """2 to the power of the element."""
 
 
-@_elementary(np.expm1, lambda ct, out: ops.mul(ct, ops.add(out, 1)))
+@_elementary(20, np.expm1, lambda ct, out: ops.mul(ct, ops.add(out, 1)))
 def expm1(x):
     """exp(x) - 1, accurate near zero."""
 
 
-@_elementary(np.log, lambda ct, x: ops.div(ct, x), sample=(0.1, 5.0))
+@_elementary(30, np.log, lambda ct, x: ops.div(ct, x), sample=(0.1, 5.0))
 def log(x):
     """Natural logarithm.
 
@@ -53,7 +53,7 @@ def log(x):
     """
 
 
-@_elementary(np.log1p, lambda ct, x: ops.div(ct, ops.add(x, 1)), sample=(-0.5, 3.0))
+@_elementary(30, np.log1p, lambda ct, x: ops.div(ct, ops.add(x, 1)), sample=(-0.5, 3.0))
 def log1p(x):
     """log(1 + x), accurate near zero.
 
@@ -61,17 +61,17 @@ def log1p(x):
     """
 
 
-@_elementary(np.log2, lambda ct, x: ops.div(ct, ops.mul(x, 0.6931471805599453)), sample=(0.1, 5.0))
+@_elementary(36, np.log2, lambda ct, x: ops.div(ct, ops.mul(x, 0.6931471805599453)), sample=(0.1, 5.0))
 def log2(x):
     """Logarithm to base 2."""
 
 
-@_elementary(np.log10, lambda ct, x: ops.div(ct, ops.mul(x, 2.302585092994046)), sample=(0.1, 5.0))
+@_elementary(36, np.log10, lambda ct, x: ops.div(ct, ops.mul(x, 2.302585092994046)), sample=(0.1, 5.0))
 def log10(x):
     """Logarithm to base 10."""
 
 
-@_elementary(np.sin, lambda ct, x: ops.mul(ct, ops.cos(x)))
+@_elementary(120, np.sin, lambda ct, x: ops.mul(ct, ops.cos(x)))
 def sin(x):
     """Sine.
 
@@ -79,7 +79,7 @@ def sin(x):
     """
 
 
-@_elementary(np.cos, lambda ct, x: ops.neg(ops.mul(ct, ops.sin(x))))
+@_elementary(120, np.cos, lambda ct, x: ops.neg(ops.mul(ct, ops.sin(x))))
 def cos(x):
     """Cosine.
 
@@ -87,7 +87,7 @@ def cos(x):
     """
 
 
-@_elementary(np.tan, lambda ct, out: ops.mul(ct, ops.add(ops.mul(out, out), 1)), sample=(-1.2, 1.2))
+@_elementary(180, np.tan, lambda ct, out: ops.mul(ct, ops.add(ops.mul(out, out), 1)), sample=(-1.2, 1.2))
 def tan(x):
     """Tangent.
 
@@ -95,7 +95,7 @@ def tan(x):
     """
 
 
-@_elementary(np.tanh, lambda ct, out: ops.mul(ct, ops.sub(1, ops.mul(out, out))))
+@_elementary(25, np.tanh, lambda ct, out: ops.mul(ct, ops.sub(1, ops.mul(out, out))))
 def tanh(x):
     """Hyperbolic tangent.
 
@@ -103,7 +103,7 @@ def tanh(x):
     """
 
 
-@_elementary(lambda x: 1 / (1 + np.exp(-x)), lambda ct, out: ops.mul(ct, ops.mul(ops.sub(1, out), out)))
+@_elementary(23, lambda x: 1 / (1 + np.exp(-x)), lambda ct, out: ops.mul(ct, ops.mul(ops.sub(1, out), out)))
 def sigmoid(x):
     """1 / (1 + exp(-x))."""
 
@@ -115,32 +115,32 @@ def _erf(x: Any) -> Any:
     return _scalar_erf(np.asarray(x, np.float64)).astype(x.dtype)
 
 
-@_elementary(_erf, lambda ct, x: ops.mul(ct, ops.mul(ops.exp(ops.neg(ops.mul(x, x))), 1.1283791670955126)))
+@_elementary(48, _erf, lambda ct, x: ops.mul(ct, ops.mul(ops.exp(ops.neg(ops.mul(x, x))), 1.1283791670955126)))
 def erf(x):
     """The error function."""
 
 
-@_elementary(np.sinh, lambda ct, x: ops.mul(ct, ops.cosh(x)))
+@_elementary(36, np.sinh, lambda ct, x: ops.mul(ct, ops.cosh(x)))
 def sinh(x):
     """Hyperbolic sine."""
 
 
-@_elementary(np.cosh, lambda ct, x: ops.mul(ct, ops.sinh(x)))
+@_elementary(22, np.cosh, lambda ct, x: ops.mul(ct, ops.sinh(x)))
 def cosh(x):
     """Hyperbolic cosine."""
 
 
-@_elementary(np.arctan, lambda ct, x: ops.div(ct, ops.add(ops.mul(x, x), 1)))
+@_elementary(50, np.arctan, lambda ct, x: ops.div(ct, ops.add(ops.mul(x, x), 1)))
 def atan(x):
     """Inverse tangent."""
 
 
-@_elementary(np.arcsin, lambda ct, x: ops.div(ct, ops.sqrt(ops.sub(1, ops.mul(x, x)))), sample=(-0.9, 0.9))
+@_elementary(30, np.arcsin, lambda ct, x: ops.div(ct, ops.sqrt(ops.sub(1, ops.mul(x, x)))), sample=(-0.9, 0.9))
 def asin(x):
     """Inverse sine."""
 
 
-@_elementary(np.arccos, lambda ct, x: ops.neg(ops.div(ct, ops.sqrt(ops.sub(1, ops.mul(x, x))))), sample=(-0.9, 0.9))
+@_elementary(35, np.arccos, lambda ct, x: ops.neg(ops.div(ct, ops.sqrt(ops.sub(1, ops.mul(x, x))))), sample=(-0.9, 0.9))
 def acos(x):
     """Inverse cosine."""
 
@@ -171,6 +171,7 @@ def _pow_base(ct: Any, x: Any, y: Any, x_aval: Aval) -> Any:
     numpy=np.power,
     kinds="f",
     expr="pow_{t}({x}, {y})",
+    work=190,
     sample=(0.3, 2.5),
     vjp={"x": _pow_base, "y": _pow_exponent},
 )
@@ -192,6 +193,7 @@ def _over_norm(numerator: Any, x: Any, y: Any) -> Any:
     numpy=np.arctan2,
     kinds="f",
     expr="atan2_{t}({x}, {y})",
+    work=95,
     sample=(0.3, 2.5),
     vjp={
         "x": lambda ct, x, y: _over_norm(ops.mul(ct, y), x, y),

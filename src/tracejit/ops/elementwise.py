@@ -106,6 +106,7 @@ def mul(x, y):
     exact=True,
     kinds="f",
     expr="{x} / {y}",
+    work=9,
     vjp={
         "x": lambda ct, y: ops.div(ct, y),
         "y": lambda ct, x, y: ops.neg(ops.div(ops.mul(ct, ops.div(x, y)), y)),
@@ -165,6 +166,7 @@ def sign(x):
     exact=True,
     kinds="f",
     expr="sqrt_{t}({x})",
+    work=10,
     sample=(0.1, 4.0),
     vjp={"x": lambda ct, out: ops.div(ct, ops.mul(out, 2))},
 )

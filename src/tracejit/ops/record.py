@@ -34,7 +34,8 @@ class Op:
     it needs: `ct`, a result's name (`out`), a parameter (its value is saved), `<parameter>_aval`, an
     attribute, `create_graph` (whether the gradient will be differentiated again); `nograd` says why there is none.
     A rule that is `joint` gives the gradients of all operands at once, None where one has none. `expr` is the scalar
-    text of an elementwise operation. `kinds` are the types that the operation is for: b(ool), i(nteger), f(loat).
+    text of an elementwise operation, `work` what one element of float32 takes, in additions. `kinds` are the types that
+    the operation is for: b(ool), i(nteger), f(loat).
     Tests draw operands from `sample`; `smooth` is whether the value has a slope everywhere in it.
     """
 
@@ -57,6 +58,7 @@ class Op:
         "sample",
         "smooth",
         "variadic",
+        "work",
     )
 
     def __init__(
@@ -75,6 +77,7 @@ class Op:
         smooth: bool = True,
         nograd: str = "",
         joint: bool = False,
+        work: float = 1.0,
     ) -> None:
         parameters = inspect.signature(signature).parameters.values()
         self.name = signature.__name__
@@ -95,6 +98,7 @@ class Op:
         self.sample = sample
         self.smooth = smooth
         self.nograd = nograd
+        self.work = work
         self.rules = {name: GradientRule(self, name, rule) for name, rule in (vjp or {}).items()}
 
     def __call__(self, *args: Any, **attrs: Any) -> Any:

@@ -47,6 +47,9 @@ from tracejit.runtime.team import TEAM, aligned_words
 _ALIGNMENT = 64
 _SNAP_NS = 500.0
 """A cut between threads moves to the edge of a launch that is nearer than this."""
+_AWAKE, _WAKE_NS = 0.4, 20_000.0
+"""In a program that shares at least _WAKE_NS of work the threads are awake, so a stage is worth sharing from this part
+of `parallel_us` on. In others a stage is shared as a single launch is."""
 _CHUNK_NS, _CHUNKS = 40_000.0, 8
 """The least that a chunk costs, and the most chunks in a share: each begins anew with what a kernel prepares."""
 _RELEASE_NS = 20_000.0
@@ -261,6 +264,15 @@ def split(launches: Sequence[tuple[int, _Launch]], threads: int, threshold: floa
     return (*shares, *[()] * (threads - takers))
 
 
+def sharing_threshold(launches: Sequence[_Launch], single: float) -> float:
+    """What a stage of a program must cost to be shared, where a launch by itself is shared from `single` on."""
+    costs: dict[int, float] = {}
+    for launch in launches:
+        costs[launch.stage] = costs.get(launch.stage, 0.0) + launch.cost
+    threshold = single * _AWAKE
+    return threshold if sum(c for c in costs.values() if c >= threshold) >= min(_WAKE_NS, 2 * single) else single
+
+
 def segment(launches: Sequence[_Launch], threads: int, threshold: float) -> list[Segment]:
     """A program's segments: its stages, where neighbours that the first thread does alone are one segment."""
     segments: list[Segment] = []
@@ -323,7 +335,7 @@ class Program:
         self._places = [buffer.place if buffer.kind == "external" else None for buffer in buffers]
         self._pinned = tuple(pinned)
         self._run = ENTRY.run
-        self._threshold = SETTINGS.parallel_us * 1e3
+        self._threshold = sharing_threshold(launches, SETTINGS.parallel_us * 1e3)
         self._mutex = aligned_words(1)
         self._lay_out_slots(buffers)
         # A layout is never changed, as a thread may be running it; a new number of threads makes another one.

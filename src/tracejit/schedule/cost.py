@@ -1,11 +1,14 @@
-"""The cost model: what a value costs to compute, and the limits that fusion keeps to. All times are nanoseconds.
+"""The cost model: what a value costs to compute, and the limits that fusion keeps to. Costs are nanoseconds of one
+thread, work is counted in additions.
 
 In: values. Out: numbers. Nothing else in this package decides by figures of its own.
 """
 
 from __future__ import annotations
 
-from tracejit.schedule.values import ELEMENTWISE, REDUCTION, VIRTUAL, Value
+from collections.abc import Iterable
+
+from tracejit.schedule.values import ELEMENTWISE, VIRTUAL, Value
 
 BLOCK = 4096
 """Elements of a row that are folded at once; part of the numerics contract, and the length of a scratch row."""
@@ -25,9 +28,11 @@ SHORT_COLUMN, SMALL = 16, 1 << 14
 CHAIN = 8
 """Terms after which a long sum of whole values is cut, whatever its length: sums over other numbers of steps then need
 no other kernels, but for their rest."""
-RECOMPUTED = 0.1
-"""Computing a value anew in a later pass over a row is as cheap as keeping it, up to this cost an element."""
+RECOMPUTED = 10.0
+"""Computing a value anew in a later pass over a row is as cheap as keeping it, up to this work an element."""
 
+ELEMENTARY = 15.0
+"""The work of an element from which an operation is a long chain of arithmetic: that of an elementary function."""
 INTERLEAVED = 4
 """Vectors that a loop with elementary functions works on side by side: one alone waits for the end of its polynomials
 (a chain of exp, tanh and sigmoid takes 1.4 times as long)."""
@@ -48,16 +53,29 @@ AHEAD, AHEAD_BYTES, LINE = 128, 1 << 20, 64
 take more memory than AHEAD_BYTES: visits that compute leave memory idle (softmax over 16 MB takes 0.6 of the time,
 over a matrix that the second cache holds 1.1)."""
 
-EXACT, ELEMENTARY, RANDOM, MEMORY = 0.012, 0.35, 1.3, 0.035
+RANDOM = 70.0
+"""The work of a random number."""
+ADDITION, WORD = 0.02, 0.07
+"""What an addition of float32 takes, and four bytes that are read or written, as measured for arrays that the second
+cache holds (AVX2, 3.4 GHz): loops of such sizes are the ones for which it matters whether threads share them."""
+
+
+def work(value: Value) -> float:
+    """What computing one element takes, in additions."""
+    if value.kind == VIRTUAL:
+        return RANDOM if value.op is not None and value.op.family == "random" else 1.0
+    return value.op.work if value.kind == ELEMENTWISE and value.op is not None else 1.0
+
+
+def is_elementary(value: Value) -> bool:
+    """Whether a value is that of an elementary function."""
+    return value.kind == ELEMENTWISE and work(value) >= ELEMENTARY
 
 
 def of_element(value: Value) -> float:
-    """The cost of one element: of arithmetic, of an elementary function (a polynomial), or of a random number."""
-    if value.kind == VIRTUAL:
-        return RANDOM if value.op is not None and value.op.family == "random" else EXACT
-    if value.kind == REDUCTION or value.op is None or value.op.exact:
-        return EXACT
-    return ELEMENTARY if value.kind == ELEMENTWISE and "f" in value.op.kinds and value.op.kinds == "f" else EXACT
+    """The cost of computing one element. Wider numbers leave fewer to a vector, and want longer polynomials."""
+    words = max([value.dtype.itemsize, *(r.source.dtype.itemsize for r in value.reads)]) / 4
+    return ADDITION * work(value) * max(1.0, words * words if is_elementary(value) else words)
 
 
 def shares(rows: int, inner: int, columns: int) -> bool:
@@ -75,12 +93,12 @@ def is_short_row(columns: int) -> bool:
 
 def interleaving(members: list[Value]) -> int:
     """How many vectors the loops of a group had better work on side by side; 1 leaves that to the compiler."""
-    return INTERLEAVED if any(of_element(v) >= ELEMENTARY for v in members) else 1
+    return INTERLEAVED if any(map(is_elementary, members)) else 1
 
 
 def staged(members: list[Value], inner: int) -> list[Value]:
     """The members that had better have a loop of their own, in order; none if one loop for all is as good."""
-    dear = [v for v in members if of_element(v) >= ELEMENTARY]
+    dear = [v for v in members if is_elementary(v)]
     # A size that is open is no reason to plan anew.
     is_short = isinstance(inner, int) and inner < SHORT_LOOP
     return dear if len(dear) > 1 and not is_short else []
@@ -96,7 +114,8 @@ def strip(count: int) -> int:
     return min(STRIP, STRIP_BYTES // 8 // count)
 
 
-def of_elements(members: list[Value], buffers: int) -> float:
-    """The cost of one element of a group: its arithmetic and its memory traffic."""
+def of_elements(members: list[Value], memory: Iterable[Value]) -> float:
+    """The cost of one element of a group: its arithmetic, and its traffic with the values in memory."""
     virtual = {id(r.source): r.source for v in members for r in v.reads if r.source.kind == VIRTUAL}
-    return of_visit(members) + sum(map(of_element, virtual.values())) + MEMORY * buffers
+    nbytes = sum(v.dtype.itemsize for v in memory)
+    return of_visit([*members, *virtual.values()]) + WORD * nbytes / 4

@@ -110,6 +110,6 @@ def _cones(members: Collection[Value], full: Collection[Value]) -> dict[Value, f
     cones: dict[Value, float] = {}
     for value in members:
         if value in full:
-            cones[value] = cost.of_element(value) + sum(cones.get(r.source, 0.0) for r in value.reads)
-            cones[value] += sum(cost.of_element(r.source) for r in value.reads if r.source.kind == "virtual")
+            cones[value] = cost.work(value) + sum(cones.get(r.source, 0.0) for r in value.reads)
+            cones[value] += sum(cost.work(r.source) for r in value.reads if r.source.kind == "virtual")
     return cones

@@ -35,7 +35,7 @@ def _is_cheap(value: Value) -> bool:
         and value.op is not None
         and value.into is None
         and not value.after
-        and cost.of_element(value) <= cost.RECOMPUTED
+        and cost.work(value) <= cost.RECOMPUTED
     )
 
 
