@@ -22,6 +22,7 @@ from typing import IO, Any
 import numpy as np
 
 from tracejit import dtypes
+from tracejit.devices import require
 from tracejit.nn.parameter import Parameter
 from tracejit.tensor import Size, Tensor, from_numpy
 
@@ -85,10 +86,12 @@ def load(f: _File, map_location: Any = None, *, weights_only: bool = True) -> An
 
     Edge: nothing is returned unless all of the file could be read.
     Raises: RuntimeError for a file that is cut off, damaged or of another kind; pickle.UnpicklingError for content
-    that ``weights_only`` does not admit; NotImplementedError for a ``map_location`` other than the CPU.
+    that ``weights_only`` does not admit or a ``map_location`` other than the CPU; NotImplementedError for a function.
     """
-    if map_location is not None and str(map_location) != "cpu":
-        raise NotImplementedError(f"load: map_location={map_location!r} is not supported, only 'cpu'")
+    if callable(map_location):
+        raise NotImplementedError("load: a function as map_location is not supported; pass 'cpu' or a device")
+    for where in map_location.values() if isinstance(map_location, dict) else (map_location,):
+        require(where)
     try:
         with zipfile.ZipFile(f) as archive:
             if archive.read("format").decode() != _FORMAT:

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn, Self
 
+from tracejit.devices import require
 from tracejit.dtypes import float16, float32, float64
 from tracejit.nn.hooks import Hooks, RemovableHandle
 from tracejit.nn.parameter import Parameter
@@ -467,6 +468,14 @@ class Module:
     def cpu(self) -> Self:
         """Move to the CPU."""
         return self.to("cpu")
+
+    def cuda(self, device: Any = None) -> Self:
+        """Move to a GPU.
+
+        Raises: RuntimeError, as there is none to compute on.
+        """
+        require("cuda" if device is None else device)
+        return self.to("cuda" if device is None else device)
 
     # --- state
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tracejit import dtypes
+from tracejit.devices import require
 from tracejit.dtypes import dtype
 from tracejit.ops.record import ops
 from tracejit.tensor.dispatch import apply, wrap
@@ -66,7 +67,7 @@ def tensor(data: Any, *, dtype: dtype | None = None, device: Any = None, require
     tensor([[1, 2],
             [3, 4]])
     """
-    check_device(device)
+    require(device)
     t = wrap(_array_of(data, dtype))
     if requires_grad:
         t.requires_grad = True
@@ -120,18 +121,12 @@ def _plain(data: Any) -> Any:
 
 def as_tensor(data: Any, dtype: dtype | None = None, device: Any = None) -> Tensor:
     """The data as a tensor, sharing memory if it is an array or tensor of that type already."""
-    check_device(device)
+    require(device)
     if isinstance(data, Tensor):
         return to_dtype(data, dtype) if dtype else data  # type: ignore[no-any-return]
     if isinstance(data, np.ndarray) and (dtype is None or dtype.np == data.dtype):
         return from_numpy(data)
     return tensor(data, dtype=dtype)
-
-
-def check_device(device: Any) -> None:
-    """Raise RuntimeError for a device that does not exist here: everything is on the CPU."""
-    if device is not None and str(device).split(":")[0] != "cpu":
-        raise RuntimeError(f"device '{device}' is not available: tensors live on the CPU (device='cpu')")
 
 
 @method("__copy__")
@@ -242,7 +237,15 @@ def contiguous(self: Tensor, *, memory_format: Any = None) -> Any:
 
 
 @method()
-def to(self: Tensor, *args: Any, dtype: Any = None, device: Any = None, copy: bool = False, **rest: Any) -> Any:
+def to(
+    self: Tensor,
+    *args: Any,
+    dtype: Any = None,
+    device: Any = None,
+    non_blocking: bool = False,
+    copy: bool = False,
+    memory_format: Any = None,
+) -> Any:
     """The tensor in another type or on another device; itself if nothing changes and `copy` is not set.
 
     Raises: RuntimeError for a device other than the CPU.
@@ -254,7 +257,7 @@ def to(self: Tensor, *args: Any, dtype: Any = None, device: Any = None, copy: bo
             dtype = a._dtype
         elif not isinstance(a, bool):
             device = a
-    check_device(device)
+    require(device)
     if dtype is not None and dtype is not self._dtype:
         return to_dtype(self, dtype)
     return apply(ops.copy, (self,)) if copy else self
@@ -275,9 +278,40 @@ def type_as(self: Tensor, other: Tensor) -> Any:
 
 
 @method()
-def cpu(self: Tensor) -> Tensor:
+def cpu(self: Tensor, memory_format: Any = None) -> Tensor:
     """The tensor itself: it is on the CPU."""
     return self
+
+
+@method()
+def cuda(self: Tensor, device: Any = None, non_blocking: bool = False, memory_format: Any = None) -> Tensor:
+    """The tensor on a GPU.
+
+    Raises: RuntimeError, as there is none to compute on.
+    """
+    require("cuda" if device is None else device)
+    raise RuntimeError(f"cuda(): expected a GPU, got device '{device}'")
+
+
+@method()
+def pin_memory(self: Tensor, device: Any = None) -> Tensor:
+    """The tensor in memory that a GPU can copy from.
+
+    Raises: RuntimeError, as there is none to compute on.
+    """
+    raise RuntimeError("pin_memory(): there is no GPU to copy to; tracejit.cuda.is_available() says so")
+
+
+@method()
+def is_pinned(self: Tensor, device: Any = None) -> bool:
+    """Whether the memory is kept in place for copies to a GPU: no."""
+    return False
+
+
+@method()
+def get_device(self: Tensor) -> int:
+    """The number of the GPU that the tensor is on: -1, as it is on the CPU."""
+    return -1
 
 
 def _caster(name: str, d: dtype) -> Any:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from tracejit import dtypes
+from tracejit.devices import require
 from tracejit.dtypes import dtype as dtype_
 from tracejit.ops.record import ops
 from tracejit.tensor.arithmetic import add, binary, mul
-from tracejit.tensor.conversion import check_device
 from tracejit.tensor.dispatch import apply, wrap
 from tracejit.tensor.promote import to_dtype
 from tracejit.tensor.scalar import plain
@@ -41,7 +41,7 @@ def full(
     >>> full((2,), 7)
     tensor([7, 7])
     """
-    check_device(device)
+    require(device)
     d = dtype or dtypes.of_number(plain(fill_value))
     shape = sizes_of((size,) if isinstance(size, int) else (tuple(size),), "full")
     if isinstance(fill_value, Tensor):
@@ -131,7 +131,7 @@ def arange(
 
     DType: int64 if all are whole, else the default float type. Raises: RuntimeError for a step of the wrong sign.
     """
-    check_device(device)
+    require(device)
     if end is None:
         start, end = 0, start
     start, end, step = (x.item() if isinstance(x, Tensor) else x for x in (start, end, step))
@@ -155,7 +155,7 @@ def arange(
 
 def linspace(start: float, end: float, steps: int, *, dtype: dtype_ | None = None, device: Any = None) -> Tensor:
     """`steps` numbers from `start` to `end`, evenly spaced."""
-    check_device(device)
+    require(device)
     return wrap(np.linspace(start, end, steps, dtype=np.float64).astype((dtype or dtypes.get_default_dtype()).np))
 
 
@@ -163,13 +163,13 @@ def logspace(
     start: float, end: float, steps: int, base: float = 10.0, *, dtype: dtype_ | None = None, device: Any = None
 ) -> Tensor:
     """`steps` powers of `base`, with exponents from `start` to `end`."""
-    check_device(device)
+    require(device)
     return wrap(np.logspace(start, end, steps, base=base).astype((dtype or dtypes.get_default_dtype()).np))
 
 
 def eye(n: int, m: int | None = None, *, dtype: dtype_ | None = None, device: Any = None) -> Tensor:
     """The identity matrix."""
-    check_device(device)
+    require(device)
     return wrap(np.eye(n, m, dtype=(dtype or dtypes.get_default_dtype()).np))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tracejit.tensor.conversion import check_device
+from tracejit import devices
 from tracejit.tensor.dispatch import wrap
 from tracejit.tensor.host import host
 from tracejit.tensor.state import state
@@ -31,14 +31,14 @@ class Generator:
     __slots__ = ("__weakref__", "offset", "seed_")
 
     def __init__(self, device: Any = None) -> None:
-        check_device(device)
+        devices.require(device)
         self.seed_ = FIRST_SEED
         self.offset = 0
 
     @property
-    def device(self) -> str:
-        """Where the numbers are drawn: "cpu"."""
-        return "cpu"
+    def device(self) -> devices.device:
+        """Where the numbers are drawn: on the CPU."""
+        return devices.CPU
 
     def manual_seed(self, seed: int) -> Generator:
         """Start the stream of a seed.

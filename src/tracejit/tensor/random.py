@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from tracejit import dtypes
+from tracejit.devices import require
 from tracejit.dtypes import dtype as dtype_
 from tracejit.ops.random import philox
 from tracejit.ops.record import ops
 from tracejit.tensor.composite import composite
-from tracejit.tensor.conversion import check_device
 from tracejit.tensor.creation import sizes_of
 from tracejit.tensor.dispatch import apply, wrap
 from tracejit.tensor.generator import Generator, draw
@@ -72,7 +72,7 @@ def rand(
     >>> bool((x >= 0).all() & (x < 1).all())
     True
     """
-    check_device(device)
+    require(device)
     d = _float_type(dtype, "check_uniform_bounds")
     return _finish(uniform(sizes_of(size, "rand"), d, generator), requires_grad)
 
@@ -88,7 +88,7 @@ def randn(
 
     DType: the default float type if none is given. Edge: no float32 is beyond 5.8.
     """
-    check_device(device)
+    require(device)
     return _finish(bell(sizes_of(size, "randn"), _float_type(dtype, "normal_kernel_cpu"), generator), requires_grad)
 
 
@@ -118,7 +118,7 @@ def randint(
 
     DType: int64 if none is given. Raises: RuntimeError for an empty interval.
     """
-    check_device(device)
+    require(device)
     if size is None:
         if high is None:
             raise TypeError("randint() received an invalid combination of arguments: a size is needed")
@@ -288,7 +288,7 @@ def randperm(
     requires_grad: bool = False,
 ) -> Tensor:
     """A random order of 0, ..., n - 1."""
-    check_device(device)
+    require(device)
     if n < 0:
         raise RuntimeError(f"n must be non-negative, got {n}")
     order = np.argsort(_keys(n, generator), kind="stable")

@@ -14,6 +14,8 @@ import numpy as np
 
 from tracejit import dtypes
 from tracejit.aval import Aval
+from tracejit.devices import CPU
+from tracejit.devices import device as device_
 from tracejit.shapes import contiguous_strides
 from tracejit.tensor.state import state
 
@@ -235,14 +237,19 @@ class Tensor:
         return False
 
     @property
-    def device(self) -> str:
-        """Where the memory is: "cpu"."""
-        return "cpu"
+    def device(self) -> device_:
+        """Where the memory is: on the CPU."""
+        return CPU
 
     @property
     def is_cuda(self) -> bool:
         """Whether the memory is on a GPU."""
         return False
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether the memory is on the CPU."""
+        return True
 
     # --- gradient state -----------------------------------------------------------------------------------------------
 

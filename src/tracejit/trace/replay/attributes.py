@@ -14,6 +14,7 @@ from tracejit.trace.replay.symbols import Later, Sym, Unproven
 _TENSOR_PROPERTIES = frozenset(
     (
         *("_shape", "_dtype", "_requires_grad", "T", "mT", "H", "mH", "shape", "dtype", "ndim", "device", "is_cuda"),
+        *("is_cpu",),
         *("requires_grad", "is_leaf", "itemsize", "nbytes", "data", "layout", "real"),
     )
 )

@@ -10,6 +10,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+from tracejit.devices import device
 from tracejit.tensor.tensor import Tensor
 from tracejit.trace.replay.frames import Iteration
 from tracejit.trace.replay.guards import ABSENT, find_in_class
@@ -374,6 +375,16 @@ def _conversion(cls: type) -> None:
 
 for _cls in (int, float, bool):
     _conversion(_cls)
+
+
+@model(device)
+def _device(m: Any, *args: Any, **kwargs: Any) -> Any:
+    if not all(m.plain(a) for a in (*args, *kwargs.values())):
+        raise Unproven("a device is named by a value that changes", Later.fix)
+    try:
+        return device(*args, **kwargs)
+    except (RuntimeError, TypeError) as e:
+        raise Unproven(f"{type(e).__name__}: {e}") from None
 
 
 def text_of(m: Any, function: Any, args: tuple[Any, ...]) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tracejit.devices import device
 from tracejit.dtypes import dtype
 from tracejit.ops.record import Op
 from tracejit.tensor.autograd import enable_grad, inference_mode, no_grad, set_grad_enabled
@@ -24,14 +25,15 @@ from tracejit.trace.replay.symbols import Later, Sym, Unproven
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + os.sep
 # The tensor package's functions run as they are: all they do to the world goes through the session.
-_NATIVE = tuple(_PACKAGE + part for part in ("tensor" + os.sep, "dtypes.py", "shapes.py", "aval.py", "ops" + os.sep))
+_FOLDERS, _FILES = ("tensor", "ops"), ("devices.py", "dtypes.py", "shapes.py", "aval.py")
+_NATIVE = tuple([_PACKAGE + folder + os.sep for folder in _FOLDERS] + [_PACKAGE + file for file in _FILES])
 _GRAD_MODES = (no_grad, enable_grad, inference_mode, set_grad_enabled)
 # Functions of the tensor package that change what other code sees, beside the session.
 _REFUSED = frozenset(
     ["set_default_dtype", "set_float32_matmul_precision", "set_printoptions", "set_num_threads"]
 )
 _GIVEN = (
-    *(dtype, Op, RandomGenerator, Size, type(None), type(...)),
+    *(device, dtype, Op, RandomGenerator, Size, type(None), type(...)),
     *(str, bytes, bool, int, float, complex, range, slice, type),
 )
 _READS_ONE = frozenset(("item", "__float__", "__int__"))
