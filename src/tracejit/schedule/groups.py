@@ -102,6 +102,8 @@ class Partition:
         self.cuts: list[Cut] = []
         self.numbered = 0
         self._readers: dict[Value, list[Group]] = {}
+        # Groups that others come after: most that grow are not among them, and nobody else need hear of it.
+        self._followed: set[Group] = set()
         self._terms: dict[Value, int] = {}
         for value in values:
             self._count_terms(value)
@@ -141,6 +143,7 @@ class Partition:
         for source in self.sources(value):
             if source is not group:
                 more |= source.behind | 1 << source.number
+                self._followed.add(source)
         self._extend(group, more)
         for read in value.reads:
             readers = self._readers.setdefault(read.source, [])
@@ -152,10 +155,11 @@ class Partition:
         if behind == group.behind:
             return
         group.behind = behind
-        bit = 1 << group.number
-        for other in self.groups:
-            if other.behind & bit:
-                other.behind |= behind
+        if group in self._followed:
+            bit = 1 << group.number
+            for other in self.groups:
+                if other.behind & bit:
+                    other.behind |= behind
 
     def _place(self, value: Value) -> None:
         candidates = [g for g in self.sources(value) if g.kind != CALL]
@@ -303,15 +307,18 @@ class Partition:
         group.members = sorted([*group.members, *other.members], key=lambda v: v.index)
         for member in other.members:
             self.group_of[member] = group
-        for readers in self._readers.values():
+        for read in (read for member in other.members for read in member.reads):
+            readers = self._readers[read.source]
             if other in readers:
                 readers[:] = [g for g in readers if g is not other and g is not group] + [group]
         old, new = 1 << other.number, 1 << group.number
-        for g in self.groups:
-            if g.behind & old:
-                g.behind |= new
+        if other in self._followed:
+            self._followed.add(group)
+            for g in self.groups:
+                if g.behind & old:
+                    g.behind |= new
         self._extend(group, (group.behind | other.behind) & ~old & ~new)
-        for g in self.groups:
+        for g in self.groups if group in self._followed else ():
             if g is not group and g.behind & new:
                 g.behind |= group.behind
         group.cuts = self._all_cuts(group)
