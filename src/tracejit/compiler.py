@@ -10,7 +10,8 @@ import functools
 import hashlib
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from tracejit.codegen.library import panel_columns, plan_call
 from tracejit.codegen.text import KernelText
 from tracejit.config import SETTINGS, logger
 from tracejit.ir.graph import Graph
-from tracejit.ir.text import print_graph
+from tracejit.ir.text import parse_graph, print_graph
 from tracejit.kernels.launch import Launch, Ptr, Scratch
 from tracejit.ops import Op, ops
 from tracejit.passes import Report, run_passes
@@ -252,20 +253,26 @@ def describe(graph: Graph, plan: Plan) -> list[GroupInfo]:
     return infos
 
 
-def compile_graph(graph: Graph, arena: Arena | None = None) -> Compiled:
+def compile_graph(
+    graph: Graph, arena: Arena | None = None, elsewhere: Callable[[str | None, str], None] | None = None
+) -> Compiled:
     """Compiles a graph into one native program, whose intermediate values may share an arena with other programs'.
 
-    Raises: NotImplementedError naming an operation that has no kernel (see `supports`).
+    `elsewhere` is told digest and text of a graph that was not compiled before, and may raise, to have it compiled by
+    another process; the digest is None if programs are not kept.
+
+    Raises: NotImplementedError naming an operation that has no kernel (see `supports`); what `elsewhere` raises.
     Cost: about 30 ms for each kernel that is not in the cache; a graph that was compiled before, in any process,
         is not planned again: some 0.3 ms and 30 us for each kernel.
     """
     clock = Clock()
     notes = None
-    # Who wants graphs checked after each pass wants passes to run.
-    key = None if SETTINGS.check else _key(graph)
+    key, content = _identity(graph)
     found = None if key is None else _recall(key)
     clock.lap("recall")
     if found is None:
+        if elsewhere is not None:
+            elsewhere(key, content)
         plan, notes = plan_graph(graph, plan_call, clock)
         assembly = _Assembly(graph, plan)
         assembly.generate()
@@ -312,13 +319,33 @@ def _environment() -> str:
     return digest.hexdigest()
 
 
-def _key(graph: Graph) -> str | None:
-    """The digest of a graph, whatever its name and its lines; None if it holds what has no text."""
+def _identity(graph: Graph) -> tuple[str | None, str]:
+    """Digest and text of a graph, whatever its name and its lines; no digest if its program is planned each time."""
     try:
-        content = print_graph(graph, lines=False)
+        content = print_graph(replace(graph, name="graph"), lines=False)
     except TypeError:
-        return None
-    return hashlib.sha256(f"{_environment()}\n{content}".encode()).hexdigest()
+        # It holds what has no text.
+        return None, ""
+    if SETTINGS.check:
+        # Who wants graphs checked after each pass wants passes to run.
+        return None, content
+    return hashlib.sha256(f"{_environment()}\n{content}".encode()).hexdigest(), content
+
+
+def compile_text(key: str, content: str) -> None:
+    """Compiles the graph of a text for another process, which will find it on disk under this digest.
+
+    Raises: KeyError if the graph has another digest in this process; what `compile_graph` raises.
+    """
+    graph = parse_graph(content)
+    if _identity(graph)[0] != key:
+        raise KeyError("the process that compiles has another version of tracejit, numba or Python, or another CPU")
+    compile_graph(graph)
+
+
+def compile_kernels(texts: Sequence[tuple[str, str]], origins: Sequence[Origin]) -> None:
+    """Builds kernels for another process, which will find them on disk: texts with names, and those of the library."""
+    build_many([*texts, *map(_library_kernel, origins)])
 
 
 def _recall(key: str) -> tuple[Recipe, list[Kernel]] | None:

@@ -9,6 +9,7 @@ the arguments, the ways of library operations, the arena, and the shares of the 
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,8 +23,9 @@ from tracejit.codegen.text import KernelText, Place, Scalar
 from tracejit.compiler import Compiled, KernelInfo, library_slots, plan_graph
 from tracejit.ir.graph import Graph
 from tracejit.ops import Op
-from tracejit.runtime.build import Kernel, build, build_many
+from tracejit.runtime.build import Kernel, build, build_many, missing
 from tracejit.runtime.program import Address, Arena, ProgramBuilder, Slot
+from tracejit.runtime.recipe import Origin
 from tracejit.schedule.groups import CALL
 from tracejit.schedule.lower import Layout
 from tracejit.schedule.memory import ALIGNMENT, Buffer, place
@@ -76,9 +78,9 @@ def _fill(x: Any, found: list[Any]) -> Any:
 
 @dataclass(slots=True)
 class _Generated:
-    """Launches of a generated kernel: fixed slots, and those that depend on sizes."""
+    """Launches of a generated kernel, given by text and name: fixed slots, and those that depend on sizes."""
 
-    kernel: Kernel
+    source: tuple[str, str]
     slots: list[Any]
     open: list[tuple[int, int]]
     units: Any
@@ -91,7 +93,8 @@ class _Generated:
 class _Call:
     """A library operation: planned anew unless its sizes are the same in all programs.
 
-    `scratch` is the number of the arena's buffer that its launches share, -1 if they need none.
+    `present` are the layouts and attributes that `launches` are for. `scratch` is the number of the arena's buffer that
+    the launches share, -1 if they need none.
     """
 
     op: Op
@@ -99,6 +102,7 @@ class _Call:
     attrs: tuple[Any, ...]
     operands: list[tuple[int, Any]]
     launches: tuple[Any, ...]
+    present: tuple[tuple[Layout, ...], tuple[Any, ...]]
     fixed: bool
     scratch: int
     stage: int
@@ -108,7 +112,8 @@ class _Call:
 class Template:
     """A planned graph whose sizes are symbols.
 
-    The last `constants` scalars of the graph are no run-time numbers, but given when a program is made.
+    The last `constants` scalars of the graph are no run-time numbers, but given when a program is made. It has no
+    kernels until they are built.
     """
 
     def __init__(self, graph: Graph, trail: Trail, constants: int) -> None:
@@ -126,7 +131,7 @@ class Template:
         self._items: list[_Generated | _Call] = []
         self._collect(plan)
         self._outputs = [(self._wanted(o.shape), o.dtype.np) for o in graph.outputs]
-        self._build_ways(trail)
+        self._ways = self._find_ways(trail)
         self._evaluate: Callable[[Sequence[int]], list[Any] | None] = trail.function(self._wanted.values)
         self.seconds = time.perf_counter() - begin
         """What planning took."""
@@ -142,11 +147,13 @@ class Template:
                 continue
             for step, together in enumerate(generate(group, plan)):
                 texts += [(stage + step, kernel) for kernel in together if kernel.units]
-        for kernel, (stage, t) in zip(build_many([(t.text, t.name) for _, t in texts]), texts, strict=True):
-            slots = [self._slot(s) for s in t.slots]
-            changing = [(k, s.index) for k, s in enumerate(slots) if type(s) is _At]
-            units, cost = self._wanted(t.units), self._wanted(t.unit_cost)
-            self._items.append(_Generated(kernel, slots, changing, units, cost, stage, t.doc))
+        self._items += [self._generated(kernel, stage) for stage, kernel in texts]
+
+    def _generated(self, t: KernelText, stage: int) -> _Generated:
+        slots = [self._slot(s) for s in t.slots]
+        changing = [(k, s.index) for k, s in enumerate(slots) if type(s) is _At]
+        units, cost = self._wanted(t.units), self._wanted(t.unit_cost)
+        return _Generated((t.text, t.name), slots, changing, units, cost, stage, t.doc)
 
     def _slot(self, slot: Any) -> Any:
         if isinstance(slot, Place):
@@ -173,30 +180,57 @@ class Template:
         fixed = not _has_open((layouts, attrs))
         scratch = self._place_of[plan.scratch[call]] if call in plan.scratch else -1
         doc = f"Library: {call.op.name}."
-        return _Call(call.op, layouts, attrs, operands, call.launches, fixed, scratch, stage, doc)
+        now = tuple([Layout(r.source.dtype.name, present(r.shape), present(r.strides)) for r in reads])
+        given = now, present(call.attrs)
+        return _Call(call.op, layouts, attrs, operands, call.launches, given, fixed, scratch, stage, doc)
 
-    def _build_ways(self, trail: Trail) -> None:
-        """Build the kernels that library operations take at other sizes, so that none is missing later."""
+    def _find_ways(self, trail: Trail) -> dict[Any, Origin]:
+        """The kernels that library operations take at these sizes and at others, so that none is missing later."""
         evaluate = trail.function(self._wanted.values, unconditional=True)
-        ways: dict[Any, None] = {}
+        ways: dict[Any, Origin] = {}
+        calls = [item for item in self._items if isinstance(item, _Call)]
+        for call in calls:
+            ways.update(_origins(call.op, *call.present, call.launches))
         for probe in _PROBES:
             try:
                 found = evaluate([probe] * trail.symbols)
                 assert found is not None
-                for item in self._items:
-                    if isinstance(item, _Call) and not item.fixed:
-                        ways.update((launch.function, None) for launch in self._planned(item, found) or ())
+                for call in calls:
+                    if not call.fixed:
+                        ways.update(_origins(call.op, *_at(call, found), self._planned(call, found) or ()))
             except (ArithmeticError, ValueError, TypeError, IndexError):
                 # The sizes of a probe need not belong together.
                 continue
-        self.kernels = [k.symbol for k in build_many(list(ways))]
+        return ways
+
+    def build(self, elsewhere: Callable[[str, list[tuple[str, str]], list[Origin]], None] | None = None) -> None:
+        """Builds the kernels.
+
+        `elsewhere` is told those that are not on disk, texts with names and kernels of the library, and a digest of
+        them all; it may raise, to have them compiled by another process.
+
+        Raises: what `elsewhere` raises.
+        """
+        texts = [item.source for item in self._items if isinstance(item, _Generated)]
+        if elsewhere is not None:
+            new = missing([*texts, *self._ways])
+            if new:
+                digest = hashlib.sha256("".join(new.values()).encode()).hexdigest()
+                lacking = [self._ways[source] for source in new if not isinstance(source, tuple)]
+                elsewhere(digest, [source for source in new if isinstance(source, tuple)], lacking)
+        kernels = build_many([*texts, *self._ways])
+        self._kernels = dict(zip(texts, kernels, strict=False))
+        self.kernels = [kernel.symbol for kernel in kernels[len(texts) :]]
 
     # --- programs -----------------------------------------------------------------------------------------------------
 
     def instantiate(
         self, values: Sequence[int], constants: Sequence[Any], arena: Arena
     ) -> tuple[Compiled, list[Any]] | None:
-        """The program for these values of the symbols, shape and type of its outputs; None if it needs another plan."""
+        """The program for these values of the symbols, shape and type of its outputs; None if it needs another plan.
+
+        Edge: the kernels must have been built.
+        """
         begin = time.perf_counter()
         try:
             found = self._evaluate(values)
@@ -245,8 +279,9 @@ class Template:
                         slots[k] = scalars[slot.index]
                 units = _fill(item.units, found)
                 cost = _fill(item.unit_cost, found)
-                builder.add_launch(item.kernel, slots, units=units, unit_cost=cost, stage=item.stage)
-                note(item.kernel, item.doc)
+                kernel = self._kernels[item.source]
+                builder.add_launch(kernel, slots, units=units, unit_cost=cost, stage=item.stage)
+                note(kernel, item.doc)
                 launched += 1
                 continue
             assert isinstance(item, _Call)
@@ -275,8 +310,7 @@ class Template:
     def _planned(call: _Call, found: list[Any]) -> tuple[Any, ...] | None:
         """The launches for these sizes, if they take the place of those that were planned."""
         try:
-            layouts = tuple([Layout(*_fill(layout, found)) for layout in call.layouts])
-            launches = plan_call(call.op, layouts, _fill(call.attrs, found))
+            launches = plan_call(call.op, *_at(call, found))
         except (ValueError, NotImplementedError):
             return None
         same = len(launches) == len(call.launches) and all(
@@ -285,6 +319,17 @@ class Template:
         if call.scratch < 0 and scratch_bytes(launches):
             return None
         return launches if same else None
+
+
+def _at(call: _Call, found: list[Any]) -> tuple[tuple[Layout, ...], tuple[Any, ...]]:
+    """Layouts and attributes of a library operation for some sizes."""
+    return tuple([Layout(*_fill(layout, found)) for layout in call.layouts]), _fill(call.attrs, found)
+
+
+def _origins(op: Op, layouts: tuple[Layout, ...], attrs: tuple[Any, ...], launches: Sequence[Any]) -> dict[Any, Origin]:
+    """The functions of a library operation's launches, each with where it comes from."""
+    plain = tuple(map(tuple, layouts))
+    return {launch.function: (op.name, plain, attrs, step) for step, launch in enumerate(launches)}
 
 
 def _has_open(x: Any) -> bool:

@@ -6,10 +6,14 @@ import os
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 
 import tracejit as tj
 from programs import Machine, programs, quiet
+from tracejit import compiler
+from tracejit.trace import background, region
+from tracejit.trace.background import Worker
 
 COUNT = int(os.environ.get("TRACEJIT_RANDOM_PROGRAMS", "300"))
 CALLS = 8
@@ -30,15 +34,14 @@ def bits(x: Any) -> Any:
     return x
 
 
-@settings(max_examples=COUNT, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(programs)
-def test_compiled_equals_eager(program: Any) -> None:
+def compare(program: Any, **options: Any) -> None:
+    """Run a program eagerly and compiled, call by call."""
     if program[2] % 2:
         position = tj.get_rng_state()
         program = quiet(program)
         tj.set_rng_state(position)
     eager, traced = Machine(program), Machine(program)
-    compiled = tj.compile(traced.run)
+    compiled = tj.compile(traced.run, **options)
     position = tj.get_rng_state()
     for call in range(CALLS):
         given_eager, given_traced = eager.arguments(call), traced.arguments(call)
@@ -47,3 +50,49 @@ def test_compiled_equals_eager(program: Any) -> None:
         tj.set_rng_state(position)
         b = (bits(compiled(*given_traced)), bits(given_traced), bits(traced.state()))
         assert a == b, f"call {call}"
+
+
+@settings(max_examples=COUNT, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(programs)
+def test_compiled_equals_eager(program: Any) -> None:
+    compare(program)
+
+
+class Slow(Worker):
+    """Asked for every program, also for those on disk; it does its jobs in this process, at every third look."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__()
+        self.looks = self.jobs = 0
+        self.done: set[str] = set()
+        recall = compiler._recall
+        monkeypatch.setattr(compiler, "_recall", lambda key: recall(key) if key in self.done else None)
+        for module in (background, region):
+            monkeypatch.setattr(module, "WORKER", self)
+
+    def _look(self) -> None:
+        self.looks += 1
+        if self.looks % 3:
+            return
+        for job in self._queue:
+            if job.kind == background.GRAPH:
+                self.done.add(job.key)
+                compiler.compile_text(job.key, job.content)
+            else:
+                compiler.compile_kernels(*job.content)
+            job.end()
+            self.jobs += 1
+        self._queue = []
+
+
+def test_compiled_in_the_background_equals_eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Slow(monkeypatch)
+
+    @settings(max_examples=COUNT // 2, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @given(programs)
+    def run(program: Any) -> None:
+        slow.done.clear()
+        compare(program, background=True)
+
+    run()
+    assert slow.jobs > COUNT // 4

@@ -44,7 +44,7 @@ def broken_text(monkeypatch, old, new, count=-1):
 def plan_with(monkeypatch, generate):
     """Kernels' texts come from `generate`; programs are neither taken from the disk nor kept there."""
     monkeypatch.setattr(compiler, "generate", generate)
-    monkeypatch.setattr(compiler, "_key", lambda graph: None)
+    monkeypatch.setattr(compiler, "_identity", lambda graph: (None, ""))
 
 
 def warm(f, *args, calls=2):

@@ -47,6 +47,8 @@ Source = Callable[..., Any] | tuple[str, str]
 _by_source: dict[Source, Kernel] = {}
 _KERNELS_A_WORKER = 4
 """New kernels for which a process more pays: a fork costs about as much as one kernel."""
+_limits: list[int] = []
+"""Bounds of the number of processes that compile at once, beside the settings'."""
 _INDEX_BYTES = 4
 _CHILD_SECONDS = 60.0
 
@@ -306,17 +308,29 @@ def build_many(sources: Sequence[Source]) -> list[Kernel]:
     Cost: with two processes about 0.6 of one's time, from a dozen new kernels on.
     """
     wanted = {source: _request(source) for source in dict.fromkeys(sources) if source not in _by_source}
-    missing = [request for request in wanted.values() if not STORE.has(request.digest)]
-    workers = min(SETTINGS.build_workers or thread_budget(SETTINGS, os.environ), len(missing) // _KERNELS_A_WORKER)
+    lacking = [request for request in wanted.values() if not STORE.has(request.digest)]
+    most = SETTINGS.build_workers or thread_budget(SETTINGS, os.environ)
+    workers = min(most, len(lacking) // _KERNELS_A_WORKER, *_limits)
     # A forked child may wait for ever for a lock that another Python thread held, so only without such threads.
     if workers > 1 and STORE.usable and threading.active_count() == 1:
         # Long ones first, so that no process begins with one when the others are through.
-        missing.sort(key=lambda request: request.length, reverse=True)
+        lacking.sort(key=lambda request: request.length, reverse=True)
         if not STORE.stats.misses:
             # What every compilation needs is made before the processes part.
-            missing.pop().compile()
-        _compile_together(missing, workers)
+            lacking.pop().compile()
+        _compile_together(lacking, workers)
     return [_build(source) for source in sources]
+
+
+def limit_workers(count: int) -> None:
+    """From now on at most so many processes compile kernels at once for this one."""
+    _limits[:] = [count]
+
+
+def missing(sources: Iterable[Source]) -> dict[Source, str]:
+    """Those sources whose kernel neither this process nor the disk has, each with the digest of its content."""
+    wanted = {source: _request(source).digest for source in dict.fromkeys(sources) if source not in _by_source}
+    return {source: digest for source, digest in wanted.items() if digest not in _built and not STORE.has(digest)}
 
 
 def _compile_together(requests: Sequence[_Request], workers: int) -> None:

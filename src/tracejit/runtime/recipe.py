@@ -79,7 +79,7 @@ class Recipe:
         """
         steps = [(s.part, [*map(_packed, s.slots)], s.units, s.unit_cost, s.stage, s.fails) for s in self.steps]
         rest = (self.externals, self.scalars, self.arena, self.arena_bytes, self.stages)
-        return marshal.dumps(([(p.digest, p.doc, _plain(p.origin)) for p in self.parts], steps, _plain(rest)))
+        return marshal.dumps(([(p.digest, p.doc, plain(p.origin)) for p in self.parts], steps, plain(rest)))
 
 
 def unpack(data: bytes) -> Recipe:
@@ -95,16 +95,16 @@ def unpack(data: bytes) -> Recipe:
 def _packed(slot: Slot) -> Any:
     if isinstance(slot, Address):
         return (slot.buffer, slot.offset)
-    return (slot.index,) if isinstance(slot, ScalarRef) else _plain(slot)
+    return (slot.index,) if isinstance(slot, ScalarRef) else plain(slot)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Python's own numbers in place of NumPy's, which would not come back as numbers.
 
     Raises: TypeError if there is anything but numbers and text.
     """
     if isinstance(value, tuple):
-        return tuple(map(_plain, value))
+        return tuple(map(plain, value))
     if value is None or isinstance(value, (bool, str)):
         return value
     return float(value) if isinstance(value, (float, np.floating)) else operator.index(value)
@@ -113,5 +113,5 @@ def _plain(value: Any) -> Any:
 def _unpacked(slot: Any) -> Slot:
     if type(slot) is tuple:
         return Address(*slot) if len(slot) == 2 else ScalarRef(*slot)
-    plain: int | float = slot
-    return plain
+    number: int | float = slot
+    return number

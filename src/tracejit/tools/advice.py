@@ -96,6 +96,10 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ("compile", r"a number changed", "nothing: it is done once for each number that changes; see promotions"),
     ("compile", r"keeps other values", "keep the same results in each call, those stored in lists and attributes too"),
     ("compile", r"", "nothing: it is done once, and kernels stay in the cache on disk"),
+    ("background", r"the cache on disk, through", "switch it on: TRACEJIT_CACHE=1, TRACEJIT_CACHE_DIR with room in it"),
+    ("background", r"promises a replay", "take the mode 'auto' if no call may wait"),
+    ("background", r"call waited", "nothing: it is done once, and kernels stay in the cache on disk"),
+    ("background", r"", "nothing: a later call runs the program"),
     ("verification", r"bit for bit", "nothing: leave verify= out to save the time"),
     ("verification", r"", "report the error's text to tracejit; results are right, as this part runs eagerly"),
 )

@@ -23,6 +23,7 @@ SECTIONS = (
     ("replan", "layouts"),
     ("cut", "looks at memory"),
     ("compile", "compilations"),
+    ("background", "compiled in the background"),
 )
 """The kinds of events in the order in which they are told, with their titles."""
 SHOWN = 100
@@ -35,7 +36,8 @@ class Explanation:
     `calls` says how often it ran in which way, `programs` has an entry for each compiled segment. `notes` are the
     promotions, side exits, looks at memory, eager stretches, compilations and comparisons with eager: each with the
     user's line, the reason, how often, what it cost in seconds, and a fix. `obstacles` is what stands between the
-    function and running without Python.
+    function and running without Python. Calls "while compiling" are those of the others that computed a segment eagerly
+    while another process compiled it, which took `background_seconds` there.
     """
 
     def __init__(self, region: Region) -> None:
@@ -51,6 +53,7 @@ class Explanation:
             "eager": c.eager,
             "side exits": c.side_exits,
             "other sizes": c.resized,
+            "while compiling": c.waited,
         }
         self.total = c.total
         self.programs = [_program(stop, e, region) for stop, e in self._executables if e.obstacle is None]
@@ -61,6 +64,7 @@ class Explanation:
         ]
         self.compiles = region.compiles
         self.compile_seconds = region.compile_seconds
+        self.background_seconds = region.background_seconds
         self.runs = region.runs
 
     @property
@@ -112,6 +116,7 @@ class Explanation:
             "calls": self.calls,
             "compiles": self.compiles,
             "compile_seconds": self.compile_seconds,
+            "background_seconds": self.background_seconds,
             "programs": self.programs,
             "eager": self.eager,
             "notes": self.notes,
@@ -127,6 +132,11 @@ class Explanation:
             f"  {len(self.programs)} program(s), {len(self.kernels)} kernels, {self.launches} launches, compiled in "
             f"{self.compile_seconds:.2f} s ({self.compiles} compilations, {self._region.replans} other layouts)"
         )
+        if self.calls["while compiling"]:
+            out.append(
+                f"  in the background: {self.background_seconds:.2f} s of another process, while "
+                f"{self.calls['while compiling']} calls went on eagerly; {len(self._region.waiting)} segment(s) to come"
+            )
         for i, p in enumerate(self.programs):
             ends = f"it ends because {p['ends']} ({short(p['line'])})"
             out.append(f"program {i}: {p['events']} events from {p['units']}; {ends}")

@@ -46,7 +46,9 @@ class Note:
 
 @dataclass(slots=True)
 class Calls:
-    """How often the region ran in which way."""
+    """How often the region ran in which way; `waited` are those of the others that ran partly eagerly while another
+    process compiled.
+    """
 
     cold: int = 0
     recorded: int = 0
@@ -55,6 +57,7 @@ class Calls:
     eager: int = 0
     side_exits: int = 0
     resized: int = 0
+    waited: int = 0
 
     @property
     def total(self) -> int:

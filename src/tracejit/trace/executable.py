@@ -9,6 +9,7 @@ import numpy as np
 
 from tracejit.ir.graph import Graph
 from tracejit.runtime.entry import ENTRY
+from tracejit.trace.background import Elsewhere, Job
 from tracejit.trace.structure import Built, Ends, Structures, make_graph, outline, scalars_of
 from tracejit.trace.tape import NodePlan, TapePlan, needed_slots, plan_tape
 from tracejit.trace.tree import Event, External, Step, Stop, path
@@ -53,6 +54,9 @@ class Executable:
         "written",
     )
 
+    kind = "eager"
+    """What the account calls it when the segment runs eagerly."""
+
     def __init__(self, generation: int, obstacle: str | None = None) -> None:
         self.generation = generation
         self.obstacle = obstacle
@@ -73,6 +77,7 @@ class Executable:
     def refusal(self) -> str:
         """Why the program changed nothing, when `run` gave None."""
         return "its program refused: an index is out of range, or a tensor that it writes overlaps another in memory"
+
     @property
     def graph(self) -> Graph | None:
         """The graph that the program computes."""
@@ -163,6 +168,21 @@ def signed(value: int) -> int:
     return (value + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
+class Waiting(Executable):
+    """Stands for a program that another process compiles, until a call finds it done.
+
+    `asked` is the generation of numbers that it was asked for; its own is none, so that each call asks for the program.
+    """
+
+    __slots__ = ("asked", "job")
+    kind = "background"
+
+    def __init__(self, generation: int, job: Job) -> None:
+        super().__init__(-1, "computed eagerly while another process compiles its program")
+        self.asked = generation
+        self.job = job
+
+
 class _Memory:
     """Which slots stand for the same memory, and which of them holds its last value."""
 
@@ -210,12 +230,13 @@ def build(
     name: str,
     kind: type[Executable] = Executable,
     structures: Structures | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Executable:
     """The program of a segment that ends at `stop` with the values `alive` still in Python's hands.
 
-    `structures` are those that the region met so far.
+    `structures` are those that the region met so far; `elsewhere` may have another process compile it.
 
-    Raises: NotImplementedError if the compiler cannot make a program of it.
+    Raises: NotImplementedError if the compiler cannot make a program of it, Pending if another process is at it.
     """
     if stop.obstacle is not None:
         return Executable(generation, stop.obstacle)
@@ -244,7 +265,7 @@ def build(
     exe.tape = plan_tape(roots) if roots else None
     for slot in sorted(needed):
         _want(slot, memory, wanted, exe)
-    _translate(events, memory, wanted, exe, name, structures)
+    _translate(events, memory, wanted, exe, name, structures, elsewhere)
     exe.behind = stop.behind & {view[0] for view in exe.views}
     exe.bumps = [(root, n) for root, n in memory.bumps.items() if root in memory.external or root in wanted]
     return exe
@@ -277,6 +298,7 @@ def _translate(
     exe: Executable,
     name: str,
     structures: Structures | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> None:
     """Compile the program of a segment."""
     for event in events:
@@ -289,7 +311,7 @@ def _translate(
     if not ends.outputs and not homes:
         exe.load(_Nothing())
         return
-    exe.built = (Structures() if structures is None else structures).build(events, ends, name)
+    exe.built = (Structures() if structures is None else structures).build(events, ends, name, elsewhere)
     for (root, _), (shape, kind) in zip(ends.outputs, exe.built.results, strict=False):
         exe.outputs.append((root, shape, kind))
     exe.load(exe.built.compiled)

@@ -423,7 +423,8 @@ class Follower:
             stop.programs[alive] = executable
         if executable.obstacle is not None or not self._run(executable):
             self.region.eager_segments += 1
-            with self.region.account.timed("eager", stop.line, executable.obstacle or executable.refusal()):
+            reason = executable.obstacle or executable.refusal()
+            with self.region.account.timed(executable.kind, stop.line, reason):
                 self.materialise()
             return
         self.region.runs += 1

@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tracejit.config import SETTINGS
 from tracejit.errors import CompileLimitError, VerificationError
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor
 from tracejit.trace.account import Account, Note, Obstacle
+from tracejit.trace.background import WORKER, Elsewhere, Job, Pending
 from tracejit.trace.difference import call_difference, compile_difference
-from tracejit.trace.executable import Executable, build
+from tracejit.trace.eager import EAGER
+from tracejit.trace.executable import Executable, Waiting, build
 from tracejit.trace.follower import Follower
 from tracejit.trace.growth import alike
 from tracejit.trace.matcher import MISS
@@ -37,6 +40,10 @@ NOTES = 64
 """Notes about new sizes: further ones are only counted."""
 SIZES = 128
 """Branches that repeat another at other sizes, at one place: beyond that the one used longest ago is dropped."""
+
+
+WAITS = "the mode 'replay' promises a replay at the first settled call"
+"""Why the programs of a region are not compiled by another process."""
 
 
 @contextmanager
@@ -66,11 +73,16 @@ class Region:
         mode: str = "auto",
         max_compiles: int | None = None,
         verify: str | int | None = None,
+        background: bool | None = None,
     ) -> None:
         self.function = function
         self.mode = mode
         self.max_compiles = max_compiles
         self.verify = verify
+        self.background = SETTINGS.background if background is None else background
+        self.waiting: list[tuple[Stop, Waiting]] = []
+        self.waits = self.idle = False
+        self.background_seconds = 0.0
         self.failure: Mismatch | None = None
         self.account = Account()
         self.calls = self.account.calls
@@ -125,13 +137,19 @@ class Region:
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any], prover: Prover | None) -> Any:
         root = self.root.root
         fresh = not root.events and root.cut is None and root.end is None
-        session: Any = Recorder(self, root) if fresh else Follower(self, root)
-        trial = None if prover is None or fresh else prover.begin(session, args, kwargs)
+        trial = None
+        runs = self.runs
         if fresh:
+            session: Any = Recorder(self, root)
             self.calls.recorded += 1
+        elif self.waiting and self._only_waits():
+            return self._run_eagerly(args, kwargs)
         else:
+            session = Follower(self, root)
+            trial = None if prover is None else prover.begin(session, args, kwargs)
             self.calls.followed += 1
         self.change = ""
+        self.waits = False
         state.session = session
         try:
             out = self.function(*args, **kwargs)
@@ -150,11 +168,33 @@ class Region:
         finally:
             state.session = None
             self.account.end_call()
+            self.calls.waited += self.waits
+            self.idle = self.waits and self.runs == runs
         if self.failure is not None:
             raise self._failed()
         if trial is not None:
-            trial.end(out)
+            if self.waits:
+                trial.postpone()
+            else:
+                trial.end(out)
         return out
+
+    def _only_waits(self) -> bool:
+        """Whether a call has no program to run: the one before had none, and none is done since."""
+        WORKER.look()
+        return self.idle and not any(waiting.job.done for _, waiting in self.waiting)
+
+    def _run_eagerly(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call that need not follow the tree, as no program would come of it."""
+        stop, waiting = self.waiting[0]
+        self.calls.eager += 1
+        self.calls.waited += 1
+        state.session = EAGER
+        try:
+            with self.account.timed(waiting.kind, stop.line, str(waiting.obstacle)):
+                return self.function(*args, **kwargs)
+        finally:
+            state.session = None
 
     def _failed(self) -> VerificationError:
         """What verification found in this call; the next one begins anew."""
@@ -178,29 +218,63 @@ class Region:
     # --- compiling ----------------------------------------------------------------------------------------------------
 
     def compile(self, stop: Stop, alive: tuple[int, ...]) -> Executable:
-        """Make the program of a segment."""
+        """Make the program of a segment, or have another process make it while this call goes on eagerly."""
         begin = time.perf_counter()
-        self.structures.closed = self.max_compiles is not None and self.compiles >= self.max_compiles
-        kind = Executable if self.verify is None else Verified
-        try:
-            with _without_collections():
-                executable = build(stop, alive, self.generation, self.name, kind, self.structures)
-        except Exceeded:
-            raise CompileLimitError(
-                f"{self.name}: compile {self.compiles + 1} would exceed max_compiles={self.max_compiles}: "
-                + compile_difference(stop, alive, self.promotion)
-            ) from None
-        except NotImplementedError as e:
-            executable = Executable(self.generation, str(e))
-        if isinstance(executable, Verified):
-            executable.watch(self, stop)
+        asked = None
+        former = stop.programs.get(alive)
+        if isinstance(former, Waiting):
+            if former.asked == self.generation:
+                if not former.job.done:
+                    self.waits = True
+                    return former
+                asked = former.job
+            del stop.programs[alive]
+            self.waiting = [(s, w) for s, w in self.waiting if w is not former]
+        executable = self._build(stop, alive, asked)
         seconds = time.perf_counter() - begin
         # The note has the time that its segment takes to run; this is not part of it.
         stop.note.seconds -= seconds
+        if isinstance(executable, Waiting):
+            self.waits = True
+            self.waiting.append((stop, executable))
+            return executable
         if executable.obstacle is None:
             self._count(executable, stop, alive, seconds)
         self.stops = [(s, e) for s, e in self.stops if s is not stop or e.generation == self.generation]
         self.stops.append((stop, executable))
+        return executable
+
+    def _build(self, stop: Stop, alive: tuple[int, ...], asked: Job | None) -> Executable:
+        """The program of a segment, for which another process may have done a job before."""
+        structures = self.structures
+        structures.closed = self.max_compiles is not None and self.compiles + len(self.waiting) >= self.max_compiles
+        kind = Executable if self.verify is None else Verified
+        elsewhere = None
+        if self.background and not structures.closed:
+            elsewhere = Elsewhere(asked, WAITS if self.mode == "replay" else "")
+        begin = time.perf_counter()
+        try:
+            with _without_collections():
+                executable = build(stop, alive, self.generation, self.name, kind, structures, elsewhere)
+        except Exceeded:
+            count = self.compiles + len(self.waiting) + 1
+            raise CompileLimitError(
+                f"{self.name}: compile {count} would exceed max_compiles={self.max_compiles}: "
+                + compile_difference(stop, alive, self.promotion)
+            ) from None
+        except NotImplementedError as e:
+            executable = Executable(self.generation, str(e))
+        except Pending as e:
+            return Waiting(self.generation, e.job)
+        finally:
+            if asked is not None and asked.error is None:
+                self.background_seconds += asked.seconds
+                self.note("background", stop.line, "compiled by another process", asked.seconds)
+        if elsewhere is not None and elsewhere.reason:
+            reason = f"compiled while the call waited: {elsewhere.reason}"
+            self.note("background", stop.line, reason, time.perf_counter() - begin)
+        if isinstance(executable, Verified):
+            executable.watch(self, stop)
         return executable
 
     def _count(self, executable: Executable, stop: Stop, alive: tuple[int, ...], seconds: float) -> None:
@@ -277,6 +351,7 @@ class Region:
                         todo += stop.next.root.events
                         stops.update(id(s) for s in (stop.next.root.cut, stop.next.root.end) if s is not None)
         self.stops = [(s, x) for s, x in self.stops if id(s) not in stops]
+        self.waiting = [(s, x) for s, x in self.waiting if id(s) not in stops]
 
     # --- the account --------------------------------------------------------------------------------------------------
 
@@ -337,6 +412,7 @@ def compile(
     mode: str = "auto",
     max_compiles: int | None = None,
     verify: str | int | None = None,
+    background: bool | None = None,
 ) -> Any:
     """Make a function, method or module run as native programs; its values, effects and exceptions stay the same.
 
@@ -346,6 +422,11 @@ def compile(
 
     `verify="first"` computes the first run of each program eagerly as well, on copies, `verify=k` all programs of every
     k-th call, which is then followed, and compares every bit. `max_compiles` bounds the programs that are built.
+
+    With `background=True`, or TRACEJIT_BACKGROUND=1 for all functions, calls do not wait for the compiler: what has no
+    program yet is computed eagerly while another process compiles it, and a later call that finds it done runs it.
+    Programs come over the cache on disk; without one, in the mode "replay", and where the other process fails, calls
+    wait as they do otherwise, and `explain(f)` says why.
 
     Edge: generator and coroutine functions are not supported.
     Raises: TypeError for something that cannot be called, ValueError or TypeError for other values of the options; at a
@@ -361,22 +442,25 @@ def compile(
     [0.0, 2.0, 4.0, 6.0]
     """
     if function is None:
-        return functools.partial(compile, mode=mode, max_compiles=max_compiles, verify=verify)
+        return functools.partial(compile, mode=mode, max_compiles=max_compiles, verify=verify, background=background)
     if mode not in ("auto", "follow", "replay"):
         raise ValueError(f"mode must be 'auto', 'follow' or 'replay', got {mode!r}")
     _check_option("verify", verify, 1, ("first",))
     _check_option("max_compiles", max_compiles, 0, ())
+    if background is not None and not isinstance(background, bool):
+        raise TypeError(f"background must be True, False or None, got {background!r}")
+    options = mode, max_compiles, verify, background
     if not callable(function):
         raise TypeError(f"compile() needs something that can be called, got {type(function).__name__}")
     if hasattr(function, "_compile_in_place"):
-        return function._compile_in_place(lambda call: Region(call, mode, max_compiles, verify))
+        return function._compile_in_place(lambda call: Region(call, *options))
     if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function):
         raise NotImplementedError(
             "compile() does not support generator and coroutine functions; compile the functions that they call"
         )
     if inspect.ismethod(function):
-        return BoundRegion(Region(function, mode, max_compiles, verify))
-    return CompiledFunction(function, mode, max_compiles, verify)
+        return BoundRegion(Region(function, *options))
+    return CompiledFunction(function, options)
 
 
 def _check_option(name: str, value: Any, least: int, words: tuple[str, ...]) -> None:
@@ -391,10 +475,8 @@ def _check_option(name: str, value: Any, least: int, words: tuple[str, ...]) -> 
 class CompiledFunction:
     """A function with a region; as a method it has a region for each instance."""
 
-    def __init__(
-        self, function: Callable[..., Any], mode: str, max_compiles: int | None, verify: str | int | None
-    ) -> None:
-        self._options = mode, max_compiles, verify
+    def __init__(self, function: Callable[..., Any], options: tuple[Any, ...]) -> None:
+        self._options = options
         self._region = Region(function, *self._options)
         self._acquire, self._release = self._region.lock.acquire, self._region.lock.release
         functools.update_wrapper(self, function)

@@ -23,6 +23,7 @@ from tracejit.ir.graph import Graph
 from tracejit.runtime.program import Arena
 from tracejit.symbols import Trail
 from tracejit.template import Template
+from tracejit.trace.background import GRAPH, Elsewhere
 from tracejit.trace.tree import Event, Number, Static
 
 _SIZES = frozenset(("shape", "size", "start", "length"))
@@ -187,6 +188,8 @@ class _Family:
     seen: list[list[Any]] = field(default_factory=list)
     templates: list[tuple[Template, list[list[int]], list[int]]] = field(default_factory=list)
     """Each with the places of its symbols, then those of its open numbers; all other places must be as `seen[0]`."""
+    planned: tuple[Template, list[list[int]], list[int]] | None = None
+    """A template whose kernels another process compiles."""
 
 
 @dataclass(slots=True)
@@ -216,10 +219,11 @@ class Structures:
         self._arena = Arena()
         self.kernels: set[str] = set()
 
-    def build(self, events: list[Event], ends: Ends, name: str) -> Built:
-        """The program of a segment.
+    def build(self, events: list[Event], ends: Ends, name: str, elsewhere: Elsewhere | None = None) -> Built:
+        """The program of a segment, which another process compiles if `elsewhere` says so.
 
-        Raises: NotImplementedError if the compiler cannot make one, Exceeded if it would be one compilation too many.
+        Raises: NotImplementedError if the compiler cannot make one, Exceeded if it would be one compilation too many,
+        Pending if another process is at it.
         """
         shape = outline(events)
         key = (shape.key, tuple(ends.outputs), tuple(ends.homes))
@@ -231,10 +235,11 @@ class Structures:
         fresh = hash(key) not in self._met
         if fresh and self.closed:
             raise Exceeded
-        made, planned = self._from_template(family, shape, events, ends, name)
+        made, planned = self._from_template(family, shape, events, ends, name, elsewhere)
         if made is None:
             graph = make_graph(events, ends, shape.free, name)
-            made = compile_graph(graph, self._arena), [(o.shape, o.dtype.np) for o in graph.outputs]
+            compiled = compile_graph(graph, self._arena, None if elsewhere is None else elsewhere.graph)
+            made = compiled, [(o.shape, o.dtype.np) for o in graph.outputs]
         if not family.seen:
             family.seen.append(shape.free)
         compiled, results = made
@@ -246,25 +251,41 @@ class Structures:
         self._met.add(hash(key))
         return Built(compiled, results, fresh, new, planned)
 
-    def _from_template(self, family: _Family, shape: Outline, events: list[Event], ends: Ends, name: str) -> Any:
+    def _from_template(
+        self, family: _Family, shape: Outline, events: list[Event], ends: Ends, name: str, elsewhere: Elsewhere | None
+    ) -> Any:
         for template, symbols, numbers in family.templates:
             made = _instantiate(template, symbols, numbers, shape.free, family.seen[0], self._arena)
             if made is not None:
                 return made, False
-        if not family.seen or len(family.templates) >= _TEMPLATES:
+        if family.planned is None:
+            family.planned = self._plan(family, shape, events, ends, name, elsewhere)
+        if family.planned is None:
             return None, True
-        family.seen[1:] = [*family.seen[1:], shape.free][-_SIGHTINGS + 1 :]
-        trail = Trail()
-        values, symbols, numbers = _opened(family.seen, shape, trail, len(scalars_of(events)))
-        if not symbols and not numbers:
-            return None, True
-        graph = make_graph(events, ends, values, name)
-        template = Template(graph, trail, len(numbers))
+        template, symbols, numbers = family.planned
+        template.build(None if elsewhere is None else elsewhere.kernels)
+        family.planned = None
         made = _instantiate(template, symbols, numbers, shape.free, family.seen[0], self._arena)
         if made is not None:
             family.templates.insert(0, (template, symbols, numbers))
             self.kernels.update(template.kernels)
         return made, True
+
+    def _plan(
+        self, family: _Family, shape: Outline, events: list[Event], ends: Ends, name: str, elsewhere: Elsewhere | None
+    ) -> tuple[Template, list[list[int]], list[int]] | None:
+        """A template that serves what the family has seen, without its kernels; None if there is no need for one."""
+        if not family.seen or len(family.templates) >= _TEMPLATES:
+            return None
+        if elsewhere is not None and elsewhere.asked is not None and elsewhere.asked.kind == GRAPH:
+            # No template served this segment when its graph was handed to the other process.
+            return None
+        family.seen[1:] = [*family.seen[1:], shape.free][-_SIGHTINGS + 1 :]
+        trail = Trail()
+        values, symbols, numbers = _opened(family.seen, shape, trail, len(scalars_of(events)))
+        if not symbols and not numbers:
+            return None
+        return Template(make_graph(events, ends, values, name), trail, len(numbers)), symbols, numbers
 
 
 def _opened(seen: list[list[Any]], shape: Outline, trail: Trail, scalars: int) -> Any:

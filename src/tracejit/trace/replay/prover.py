@@ -144,6 +144,11 @@ class Trial:
         """A segment was run."""
         self.landed.append(Landed(stop, follower.last, executable, follower.values, alive))
 
+    def postpone(self) -> None:
+        """The call met a segment without a program: it shows nothing, and a later one is as good."""
+        self.prover.tries -= 1
+        self.prover.wait = 1
+
     def end(self, out: Any) -> None:
         """The call is done."""
         self.prover.enter(self.proof, self.landed, out, self.generators)

@@ -1,0 +1,432 @@
+"""Another process that compiles while eager goes on, and hands over what it made through the cache on disk.
+
+In: graphs and kernels that are not on disk. Out: `Job`s, which say when to look there, or why it is not worth it.
+Must not know: regions, trees.
+
+There is one such process at a time. It takes all that was asked for until it begins, answers after each job, and ends;
+what is asked for meanwhile is the next one's. No thread of this process waits for it: whoever needs a program looks.
+
+It is a fork where that is safe and cheap, which begins at once. Beside other Python threads, whose locks a fork would
+keep for ever, and where much memory would have to be copied because training goes on to write it, it is a new
+interpreter, which takes a second more to begin.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import fcntl
+import gc
+import json
+import logging
+import marshal
+import os
+import resource
+import signal
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NoReturn
+
+from tracejit.compiler import compile_kernels, compile_text
+from tracejit.config import SETTINGS, logger, thread_budget
+from tracejit.runtime.build import limit_workers
+from tracejit.runtime.cache import STORE
+from tracejit.runtime.recipe import Origin, plain
+
+_log = logger("timing")
+GRAPH, KERNELS = "graph", "kernels"
+"""What a job is about."""
+_JOB_SECONDS = 60.0
+"""How long one job may take."""
+_FORK_BYTES = 256 << 20
+"""A process that ever had more memory is not forked: training writes to most of it, so the next step would copy it."""
+_START = "import sys; sys.path[:] = {path!r}; from tracejit.trace.background import serve; serve()"
+_STANDARD = 3
+"""How many standard files there are."""
+_FILES = 4096
+"""How many files there may be if the system has no limit."""
+_Request = tuple[str, str, Any]
+"""Key, kind and content of a job."""
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """Something that another process is to compile, named by its content.
+
+    `done` says that there is nothing to wait for, `error` why it was not compiled, `seconds` how long it took there.
+    """
+
+    key: str
+    kind: str
+    content: Any
+    done: bool = False
+    error: str | None = None
+    seconds: float = 0.0
+
+    def end(self, error: str | None = None, seconds: float = 0.0) -> None:
+        """It is over."""
+        self.content, self.done, self.error, self.seconds = None, True, error, seconds
+
+    def fail(self, error: str) -> None:
+        """It could not be done."""
+        _log.warning("not compiled in the background, so a call will wait for it: %s", error)
+        self.end(error)
+
+
+class _Process:
+    """A child with a process group of its own, and the pipe from which its answers come."""
+
+    def __init__(self, start: Callable[[int], int]) -> None:
+        reader, writer = os.pipe()
+        try:
+            self.pid = start(writer)
+        except BaseException:
+            os.close(reader)
+            raise
+        finally:
+            os.close(writer)
+        os.set_blocking(reader, False)
+        self.answered = False
+        self.status: int | None = None
+        self._reader = reader
+        self._rest = b""
+
+    def has_ended(self) -> bool:
+        """Whether it is gone; it leaves no zombie then. Cost: a microsecond."""
+        return self._wait(os.WNOHANG)
+
+    def _wait(self, options: int) -> bool:
+        if self.status is None:
+            try:
+                pid, status = os.waitpid(self.pid, options)
+            except ChildProcessError:
+                # The program waits for any child, or ignores how they end.
+                pid, status = self.pid, 0
+            if pid:
+                self.status = os.waitstatus_to_exitcode(status)
+        return self.status is not None
+
+    def answers(self) -> list[bytes]:
+        """The lines that came since the last look."""
+        # Raised where there is nothing more for now.
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self._reader, 1 << 16):
+                self._rest += data
+        *lines, self._rest = self._rest.split(b"\n")
+        return lines
+
+    def kill(self) -> None:
+        """End it and what it started, at once."""
+        if not self.has_ended():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+            self._wait(0)
+
+    def close(self) -> None:
+        """Nothing more is wanted of it."""
+        os.close(self._reader)
+
+
+class Worker:
+    """The process that compiles, if there is one, and what is to be done."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._queue: list[Job] = []
+        self._given: list[Job] = []
+        self._process: _Process | None = None
+        self._deadline = 0.0
+        self._broken: str | None = None
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why nothing can be compiled by another process."""
+        if not STORE.usable:
+            return "the cache on disk, through which another process would hand it over, is off or cannot be written"
+        return self._broken
+
+    @property
+    def pid(self) -> int | None:
+        """The process that compiles now."""
+        return None if self._process is None else self._process.pid
+
+    def compile_graph(self, key: str, content: str) -> Job:
+        """Asks for the program of a graph's text, which is to be found on disk under a digest."""
+        return self._ask(Job(key, GRAPH, content))
+
+    def compile_kernels(self, key: str, texts: Sequence[tuple[str, str]], origins: Sequence[Origin]) -> Job:
+        """Asks for kernels: texts with their names, and kernels of the library with the calls they are for."""
+        return self._ask(Job(key, KERNELS, (list(texts), [plain(origin) for origin in origins])))
+
+    def _ask(self, job: Job) -> Job:
+        with self._lock:
+            for other in (*self._given, *self._queue):
+                if other.key == job.key:
+                    return other
+            self._queue.append(job)
+            self._look()
+        return job
+
+    def look(self) -> None:
+        """Takes note of what the process did meanwhile, and lets the next one begin. Cost: some microseconds."""
+        with self._lock:
+            self._look()
+
+    def _look(self) -> None:
+        process = self._process
+        if process is not None:
+            # Whether it ended is asked first: whatever it answered is then there to be read.
+            ended = process.has_ended()
+            self._read(process)
+            if not self._given:
+                # It is about to end, and leaves no zombie if it is waited for.
+                process.kill()
+                self._close(process)
+            elif ended:
+                self._end(process, f"the process that compiled it ended with status {process.status}")
+            elif time.monotonic() > self._deadline:
+                process.kill()
+                self._end(process, f"it took longer than {_JOB_SECONDS:.0f} s")
+        if self._process is None and self._queue:
+            self._start()
+
+    def _read(self, process: _Process) -> None:
+        for found in map(_answer, process.answers()):
+            for job in self._given:
+                if job.key == found.get("key"):
+                    if found["error"] is None:
+                        job.end(seconds=found["seconds"])
+                    else:
+                        job.fail(found["error"])
+                    process.answered = True
+                    self._deadline = time.monotonic() + _JOB_SECONDS
+        self._given = [job for job in self._given if not job.done]
+
+    def _end(self, process: _Process, error: str) -> None:
+        """The process is gone: the job that it had begun is lost, the others are another one's."""
+        self._close(process)
+        if process.status is not None and process.status > 0 and not process.answered:
+            # It did not even begin, and another one would not either.
+            self._broken = error
+        self._given.pop(0).fail(error)
+        self._queue[:0] = self._given
+        self._given = []
+
+    def _close(self, process: _Process) -> None:
+        process.close()
+        self._process = None
+
+    def _start(self) -> None:
+        self._given, self._queue = self._queue, []
+        requests = [(job.key, job.kind, job.content) for job in self._given]
+        start = _fork if _may_fork() else _spawn
+        try:
+            self._process = _Process(lambda answers: start(requests, answers))
+        except OSError as error:
+            self._broken = f"no process could be started: {error}"
+            for job in self._given:
+                job.fail(self._broken)
+            self._given = []
+        self._deadline = time.monotonic() + _JOB_SECONDS
+
+    def stop(self) -> None:
+        """Ends the process at once; what it made up to then is on disk."""
+        with self._lock:
+            if self._process is not None:
+                self._process.kill()
+            self._drop("the process that compiled it was ended")
+
+    def forget(self) -> None:
+        """In a forked child, to which the process does not answer."""
+        self._lock = threading.Lock()
+        self._drop("it was asked for before a fork")
+
+    def _drop(self, error: str) -> None:
+        if self._process is not None:
+            self._close(self._process)
+        for job in (*self._given, *self._queue):
+            job.end(error)
+        self._given, self._queue = [], []
+
+
+def _answer(line: bytes) -> dict[str, Any]:
+    """An answer of the process; nothing if the line is none, such as what the site's start-up code may print."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) and found.keys() == {"key", "error", "seconds"} else {}
+
+
+def _may_fork() -> bool:
+    # A child has the locks that other threads held, for ever; macOS's own libraries do not work in a forked child.
+    if threading.active_count() > 1 or sys.platform == "darwin":
+        return False
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10 <= _FORK_BYTES
+
+
+def _fork(requests: list[_Request], answers: int) -> int:
+    with warnings.catch_warnings():
+        # Python warns of a fork beside native threads; this child only compiles, and nothing relies on its success.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        _work_in_child(requests, answers)
+    with contextlib.suppress(OSError):
+        # The child does the same: whoever is first, it has its group before anything can happen to it.
+        os.setpgid(pid, pid)
+    return pid
+
+
+def _work_in_child(requests: list[_Request], answers: int) -> NoReturn:
+    """Leaves alone all that is the parent's: its files, its handlers, its objects, its way of ending."""
+    status = 1
+    try:
+        gc.disable()
+        sys.settrace(None)
+        sys.setprofile(None)
+        logging.disable()
+        os.setpgid(0, 0)
+        for number in signal.valid_signals():
+            if callable(signal.getsignal(number)):
+                signal.signal(number, signal.SIG_DFL)
+        _work(requests, _alone_with(answers))
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def _spawn(requests: list[_Request], answers: int) -> int:
+    # A file, as a pipe would have to be written bit by bit while the process reads it.
+    with tempfile.TemporaryFile() as given, contextlib.ExitStack() as files:
+        for request in requests:
+            marshal.dump(request, given)
+        given.seek(0)
+        actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)]
+        for target, file in enumerate((given.fileno(), answers)):
+            # Not itself one of the files that are set here.
+            source = fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, _STANDARD)
+            files.callback(os.close, source)
+            actions.append((os.POSIX_SPAWN_DUP2, source, target))
+        command = [sys.executable, "-c", _START.format(path=sys.path)]
+        return os.posix_spawn(sys.executable, command, _environment(), file_actions=actions, setpgroup=0)
+
+
+def _environment() -> dict[str, str]:
+    """The environment of a new interpreter: the same settings, even if the variables changed since they were read."""
+    values = {name: int(value) if isinstance(value, bool) else value for name, value in asdict(SETTINGS).items()}
+    values.update(cache_dir=STORE.directory, background=0, check=0, log="")
+    settings = {f"TRACEJIT_{name.upper()}": str(value) for name, value in values.items()}
+    return {**os.environ, **settings, "PYTHONWARNINGS": "ignore"}
+
+
+WORKER = Worker()
+"""The one process that compiles for all regions."""
+os.register_at_fork(after_in_child=WORKER.forget)
+atexit.register(WORKER.stop)
+
+
+class Pending(Exception):
+    """A job has to be done first."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__(job.key)
+        self.job = job
+
+
+@dataclass(slots=True)
+class Elsewhere:
+    """Has a program compiled by another process, if it can.
+
+    `asked` is a job that was done for it before, `reason` says why this process has to compile it.
+    """
+
+    asked: Job | None
+    reason: str = ""
+
+    def graph(self, key: str | None, content: str) -> None:
+        """The program of a graph is needed.
+
+        Raises: Pending if another process compiles it.
+        """
+        if key is None:
+            self.reason = self.reason or "its graph is not one that the cache on disk keeps"
+        elif self._may_ask(key):
+            self._wait(WORKER.compile_graph(key, content))
+
+    def kernels(self, key: str, texts: Sequence[tuple[str, str]], origins: Sequence[Origin]) -> None:
+        """Kernels are needed.
+
+        Raises: Pending if another process compiles them.
+        """
+        if self._may_ask(key):
+            self._wait(WORKER.compile_kernels(key, texts, origins))
+
+    def _may_ask(self, key: str) -> bool:
+        if self.reason:
+            return False
+        if WORKER.obstacle is not None:
+            self.reason = WORKER.obstacle
+        elif self.asked is not None and (self.asked.error is not None or self.asked.key == key):
+            self.reason = self.asked.error or "what another process made is not on disk any more"
+        return not self.reason
+
+    def _wait(self, job: Job) -> None:
+        if not job.done:
+            raise Pending(job)
+        self.reason = job.error or ""
+
+
+# --- in the other process ---------------------------------------------------------------------------------------------
+
+
+def serve() -> None:
+    """Does the jobs that standard input holds, and answers to standard output with a line for each."""
+    gc.disable()
+    requests = os.dup(0)
+    answers = _alone_with(os.dup(1), requests)
+    with open(requests, "rb") as file:
+        _work(_requests(file), answers)
+
+
+def _requests(file: Any) -> Iterable[_Request]:
+    while True:
+        try:
+            yield marshal.load(file)
+        except EOFError:
+            return
+
+
+def _alone_with(answers: int, *others: int) -> int:
+    """Closes all files but some, silences the standard ones, and gives the one for answers."""
+    kept = sorted((answers, *others))
+    for low, high in zip([_STANDARD - 1, *kept], [*kept, max(os.sysconf("SC_OPEN_MAX"), _FILES)], strict=True):
+        os.closerange(low + 1, high)
+    null = os.open(os.devnull, os.O_RDWR)
+    for standard in range(_STANDARD):
+        os.dup2(null, standard)
+    return answers
+
+
+def _work(requests: Iterable[_Request], answers: int) -> None:
+    # Half of the processors are left to what goes on in the process that asked.
+    limit_workers(max(1, thread_budget(SETTINGS, os.environ) // 2))
+    for key, kind, content in requests:
+        # Who asked may be gone: it ends those that take too long only while it is there.
+        signal.setitimer(signal.ITIMER_REAL, 2 * _JOB_SECONDS)
+        begin = time.perf_counter()
+        error = None
+        try:
+            if kind == GRAPH:
+                compile_text(key, content)
+            else:
+                compile_kernels(*content)
+        except Exception as e:  # noqa: BLE001 - whatever it is, who asked finds it too when it compiles
+            error = f"{type(e).__name__}: {e}"
+        answer = {"key": key, "error": error, "seconds": time.perf_counter() - begin}
+        os.write(answers, json.dumps(answer).encode() + b"\n")
