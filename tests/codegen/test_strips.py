@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 import tracejit as tj
+from tracejit.runtime.build import build
 from tracejit.schedule import cost
 from tracejit.trace.region import region_of
 
@@ -16,6 +18,8 @@ STRIP = cost.strip(2)
 CASES: dict[str, Callable[..., tj.Tensor]] = {
     "one after another": lambda x, y: tj.exp(tj.tanh(x) * y) + tj.sigmoid(y),
     "stored on the way": lambda x, y: tj.stack([tj.tanh(x), tj.exp(tj.tanh(x)), tj.sigmoid(x)]).sin().cos(),
+    "twice": lambda x, y: tj.sigmoid(x + y) * tj.tanh(y) + tj.sigmoid(x) * tj.tanh(tj.sigmoid(x * y) + x),
+    "twice and once": lambda x, y: tj.exp(x - y) * tj.log(tj.exp(y) + tj.exp(tj.sin(x))),
     "over rows": lambda x, y: tj.tanh(x[..., :-1]) * tj.sigmoid(y[..., 1:]) + tj.exp(x[..., 1:]),
     "broadcast": lambda x, y: tj.sigmoid(x) * tj.exp(y[..., :1]) * tj.tanh(x + y[..., :1]),
     "transposed": lambda x, y: tj.tanh(x.T).exp() * y.T.sigmoid(),
@@ -70,6 +74,16 @@ def test_each_of_several_elementary_functions_has_its_own_loop() -> None:
     assert loops(lambda x: tj.exp(tj.tanh(x) * tj.sigmoid(x)), x) == 3
     # Short rows are not worth it.
     assert loops(lambda x: tj.exp(x[:, 1:]) * tj.tanh(x[:, :-1]), tj.ones(50, 20)) == 1
+
+
+def test_an_elementary_function_that_is_needed_twice_is_written_once() -> None:
+    g = tj.compile(lambda x: tj.tanh(x * 2) * tj.tanh(x * 3) + tj.exp(x))
+    x = tj.ones(1000)
+    for _ in range(3):
+        g(x)
+    (info,) = region_of(g).executables()[0][1].compiled.kernels
+    functions = re.findall(r"^define internal .*@(\w+)\(", build(info.text, info.name).llvm_text(), re.MULTILINE)
+    assert functions == ["tanh_strip_f32"]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (300, 127), (300, 129), (1000, 2049), (5, 7000), (2, 300, 400)])

@@ -149,6 +149,26 @@ def test_a_vector_value_has_the_bits_of_a_scalar(name: str, dtype: Any) -> None:
     assert np.array_equal(bits(out), bits(run(name, x)))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", vmath.IN_PLACE)
+def test_a_strip_has_the_bits_of_scalars(name: str, dtype: Any) -> None:
+    strip = getattr(vmath, f"{name}_strip_{'f32' if dtype is np.float32 else 'f64'}")
+
+    @numba.njit
+    def replace(address: int, count: int) -> None:
+        strip(address, count)
+
+    x = np.concatenate([ulp.samples(name, dtype, 150, np.random.default_rng(8)), edge_values(dtype)])
+    expected = bits(run(name, x))
+    for count in (0, 1, 5, 31, 32, 33, 64, 65, 100, 180):
+        # Whole vectors are written, and nothing behind them.
+        written = -(-count * x.itemsize // 64) * 64 // x.itemsize
+        out = x.copy()
+        replace(out.ctypes.data, count)
+        assert np.array_equal(bits(out[:count]), expected[:count])
+        assert np.array_equal(bits(out[written:]), bits(x[written:]))
+
+
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="reads x86 assembly")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", NAMES)

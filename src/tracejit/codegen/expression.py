@@ -63,6 +63,11 @@ def cast(text: str, source: dtype, target: dtype) -> str:
     return f"{NUMBA[target.short]}({text})"
 
 
+def rounded(text: str, kind: dtype) -> str:
+    """What a floating-point type's computing type holds, rounded to it."""
+    return f"round_f16({text})" if kind is dtypes.float16 else text
+
+
 def apply(op: Op, operands: list[tuple[str, dtype]], result: dtype, attrs: tuple[Any, ...]) -> str:
     """One elementwise operation."""
     if op.expr == "cast":

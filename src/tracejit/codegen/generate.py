@@ -6,18 +6,25 @@ Must not know: how they are compiled or run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 
+from tracejit.codegen import expression
 from tracejit.codegen.elements import Elements
 from tracejit.codegen.folds import combine, write_blocks, write_column, write_row
 from tracejit.codegen.scratch import Scratch
 from tracejit.codegen.text import KernelText, Writer
 from tracejit.kernels.tiles import TILE_COLUMNS, TILE_ROWS
+from tracejit.kernels.vmath import IN_PLACE
 from tracejit.schedule import cost
 from tracejit.schedule.groups import BLOCKS, COLUMN, LOOP, ROW, Group
 from tracejit.schedule.plan import Plan, launches_of
 from tracejit.schedule.values import VIRTUAL, Value
+
+_STRIP_UNIT = 32
+"""What strips are multiples of: whole vectors of any machine and type."""
 
 
 def generate(group: Group, plan: Plan) -> list[list[KernelText]]:
@@ -73,51 +80,103 @@ def _write_loop(elements: Elements) -> tuple[int, float, float]:
 
 
 def _write_places(elements: Elements, begin: str, end: str) -> None:
-    """Writes the loop over the places of a row, or a loop for each elementary function over strips of it."""
+    """Writes the loop over the places of a row, or loops over strips of it, for one elementary function each.
+
+    A function that is needed several times is written once, and works on memory: a loop puts operands there, for as
+    many of its uses as there are before one needs another's results.
+    """
     writer = elements.writer
     dear = cost.staged(elements.group.members, elements.inner)
     if not dear:
-        _write_stage(elements, f"range({begin}, {end})", partial(_write_body, elements))
+        _write_stage(elements, f"range({begin}, {end})", partial(_write_body, elements), _interleaving(elements))
         return
-    strip = cost.strip(len(dear))
+    # Functions work on whole vectors.
+    strip = max(1, cost.strip(len(dear)) // _STRIP_UNIT) * _STRIP_UNIT
     scratch = Scratch(writer, strip)
     writer.line(f"for first in range({begin}, {end}, {strip}):")
     writer.depth += 1
     writer.line(f"stop = min(first + {strip}, {end})")
-    for k, value in enumerate(dear[:-1]):
-        wanted = _needed([r.source for r in value.reads], dear[:k])
-        _write_stage(elements, "range(first, stop)", partial(_keep, elements, scratch, value), scratch, wanted)
-    wanted = _needed(elements.stored, dear[:-1])
-    _write_stage(elements, "range(first, stop)", partial(_write_body, elements), scratch, wanted)
+    write = partial(_write_stage, elements, "range(first, stop)")
+    functions = _functions(dear)
+    # What depends on all others may be computed where the results are stored.
+    last = [v for v in dear[-1:] if v not in functions]
+    kept: dict[Value, str] = {}
+    for together in _in_turn(dear[: len(dear) - len(last)]):
+        ready = dict(kept)
+        shared = [v for v in together if v in functions]
+        if shared:
+            write(partial(_put, elements, scratch, shared), 1, ready, [r.source for v in shared for r in v.reads])
+        for value in shared:
+            writer.line(f"{functions[value]}({scratch.row(value, value.dtype)[0]}, stop - first)  # {value.name}")
+            kept[value] = expression.rounded(scratch.load(value, value.dtype, "j - first"), value.dtype)
+        for value in together:
+            if value not in functions:
+                sources = [r.source for r in value.reads]
+                write(partial(_keep, elements, scratch, value), _interleaving(elements), ready, sources)
+                kept[value] = scratch.load(value, value.dtype, "j - first")
+    write(partial(_write_body, elements), _interleaving(elements) if last else 1, kept, elements.stored)
     writer.depth -= 1
+
+
+def _interleaving(elements: Elements) -> int:
+    return cost.interleaving(elements.group.members)
+
+
+def _in_turn(dear: list[Value]) -> list[list[Value]]:
+    """Values in lists, those of each computed from those of the lists before it."""
+    turns: list[list[Value]] = []
+    turn_of: dict[Value, int] = {}
+    for k, value in enumerate(dear):
+        before = _needed([r.source for r in value.reads], dear[:k])
+        turn = turn_of[value] = max((turn_of[v] + 1 for v in before), default=0)
+        if turn == len(turns):
+            turns.append([])
+        turns[turn].append(value)
+    return turns
+
+
+def _functions(dear: list[Value]) -> dict[Value, str]:
+    """The functions over memory that compute values, for those of which there are several."""
+    found = {}
+    for value in dear:
+        if value.op is not None and value.op.name in IN_PLACE and value.reads[0].source.dtype is value.dtype:
+            found[value] = f"{value.op.name}_strip_{expression.computing(value.dtype)}"
+    uses = Counter(found.values())
+    return {value: name for value, name in found.items() if uses[name] > 1}
 
 
 def _write_stage(
     elements: Elements,
     places: str,
     write: Callable[[], None],
-    scratch: Scratch | None = None,
-    kept: Sequence[Value] = (),
+    side_by_side: int,
+    kept: Mapping[Value, str] = MappingProxyType({}),
+    sources: Sequence[Value] = (),
 ) -> None:
-    """Writes a loop over places, at each of which values that were kept are loaded first."""
+    """Writes a loop over places, at each of which what was kept and `sources` are computed from is loaded first."""
     writer = elements.writer
     elements.forget_places()
     writer.line(f"for j in {places}:")
     writer.depth += 1
-    writer.interleave(cost.interleaving(elements.group.members))
-    for value in kept:
-        assert scratch is not None
+    writer.interleave(side_by_side)
+    for value in _needed(sources, kept):
         elements.placed[value] = writer.name("x")
-        writer.line(f"{elements.placed[value]} = {scratch.load(value, value.dtype, 'j - first')}  # {value.name}")
+        writer.line(f"{elements.placed[value]} = {kept[value]}  # {value.name}")
     write()
     writer.depth -= 1
+
+
+def _put(elements: Elements, scratch: Scratch, values: list[Value]) -> None:
+    """Puts the operands of values where they are computed."""
+    for value in values:
+        scratch.store(value, value.dtype, "j - first", elements.operand(value, value.reads[0], "j"))
 
 
 def _keep(elements: Elements, scratch: Scratch, value: Value) -> None:
     scratch.store(value, value.dtype, "j - first", elements.compute(value, "j"))
 
 
-def _needed(values: Sequence[Value], kept: Sequence[Value]) -> list[Value]:
+def _needed(values: Sequence[Value], kept: Collection[Value]) -> list[Value]:
     """Which of the values that were kept some others are computed from."""
     found: set[Value] = set()
     todo = list(values)

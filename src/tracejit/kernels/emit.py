@@ -18,6 +18,17 @@ SHORT_LOOP = 4
 """How many times a short body of a loop is best done in each of its turns."""
 
 
+class Splat(ir.Constant):
+    """A constant vector of equal elements, whose text has the number once, not for each lane."""
+
+    def __init__(self, vector: Any, number: Any) -> None:
+        super().__init__(vector, ir.Undefined)
+        self._lane = ir.Constant(vector.element, number)
+
+    def _get_reference(self) -> str:
+        return f"splat ({self._lane})"
+
+
 def internal_function(
     module: Any, name: str, arguments: int, body: Callable[[Any, tuple[Any, ...]], Any], result: Any = None
 ) -> Any:

@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from tracejit.kernels.emit import emit_loop, internal_function
+from tracejit.kernels.emit import Splat, emit_loop, internal_function
 
 LANES = 32
 _I32 = ir.IntType(32)
@@ -103,7 +103,7 @@ def _tail_mask(builder: Any, count: Any) -> Any:
 
 def _write_fold(builder: Any, kind: _Kind, step: Any, identity: Any, address: Any, count: Any) -> Any:
     vector = ir.VectorType(kind.llvm, LANES)
-    start = ir.Constant(vector, [identity] * LANES)
+    start = Splat(vector, identity)
 
     def turn(state: list[Any]) -> list[Any]:
         at, lanes = state

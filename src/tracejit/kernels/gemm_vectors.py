@@ -16,7 +16,7 @@ import llvmlite.ir as ir
 from numba.core import cgutils
 
 from tracejit.config import SETTINGS
-from tracejit.kernels.emit import I64, SHORT_LOOP, emit_loop, internal_function
+from tracejit.kernels.emit import I64, SHORT_LOOP, Splat, emit_loop, internal_function
 
 I1 = ir.IntType(1)
 I8 = ir.IntType(8)
@@ -77,7 +77,7 @@ class VectorBuilder:
         self.ir = builder
         self.lane = lane
         self.width = lane.count
-        self.zeros = ir.Constant(lane.vector, [0.0] * lane.count)
+        self.zeros = Splat(lane.vector, 0.0)
 
     def _intrinsic(self, name: str, result: Any, arguments: list[Any]) -> Any:
         kind = ir.FunctionType(result, [argument.type for argument in arguments])
@@ -134,7 +134,7 @@ class VectorBuilder:
         signs = ir.VectorType(ir.IntType(8 * self.lane.size), self.width)
         place = self.ir.gep(self._sign_table(), [I64(0), first])
         found = self.ir.load(self.ir.bitcast(place, signs.as_pointer()), align=self.lane.size)
-        return self.ir.icmp_signed("<", found, ir.Constant(signs, [0] * self.width))
+        return self.ir.icmp_signed("<", found, Splat(signs, 0))
 
     def _sign_table(self) -> Any:
         """A vector's width of integers below 0, then as many of 0."""

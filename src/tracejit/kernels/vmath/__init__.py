@@ -15,14 +15,17 @@ Knows nothing of arrays, tensors or graphs. Measured errors: docs/numerics.md.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from llvmlite import ir
 from numba.core import types
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 from tracejit.kernels.vmath import exponential, logarithm, special, trigonometric
 from tracejit.kernels.vmath.expression import V
+from tracejit.kernels.vmath.strips import replace_by
 
 _TYPES: dict[str, Any] = {"f32": types.float32, "f64": types.float64}
 
@@ -55,6 +58,26 @@ def _define(formula: Callable[..., V], suffix: str, arity: int) -> Any:
     typed.__name__ = typed.__qualname__ = name
     typed.__doc__ = f"{formula.__doc__} DType: {ty} only."
     return intrinsic(typed)
+
+
+def _define_strip(formula: Callable[..., V], suffix: str) -> Any:
+    name = f"{formula.__name__}_strip_{suffix}"
+    kind, size = (ir.FloatType(), 4) if suffix == "f32" else (ir.DoubleType(), 8)
+    write = partial(replace_by, formula, name, kind, size)
+
+    def strip(typingctx: Any, address: Any, count: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            write(builder, args)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64), codegen
+
+    strip.__name__ = strip.__qualname__ = name
+    strip.__doc__ = (
+        f"Replaces `count` adjacent {_TYPES[suffix]} from `address` on by their {formula.__name__}, and all of their "
+        f"last 64 bytes with them, which must be memory for the kernel to write."
+    )
+    return intrinsic(strip)
 
 
 def rsqrt(x: V) -> V:
@@ -97,8 +120,19 @@ sqrt_f32, sqrt_f64 = (_define(sqrt, s, 1) for s in _TYPES)
 rsqrt_f32, rsqrt_f64 = (_define(rsqrt, s, 1) for s in _TYPES)
 fma_f32, fma_f64 = (_define(fma, s, 3) for s in _TYPES)
 
+exp_strip_f32, exp_strip_f64 = (_define_strip(exponential.exp, s) for s in _TYPES)
+exp2_strip_f32, exp2_strip_f64 = (_define_strip(exponential.exp2, s) for s in _TYPES)
+expm1_strip_f32, expm1_strip_f64 = (_define_strip(exponential.expm1, s) for s in _TYPES)
+sinh_strip_f32, sinh_strip_f64 = (_define_strip(exponential.sinh, s) for s in _TYPES)
+cosh_strip_f32, cosh_strip_f64 = (_define_strip(exponential.cosh, s) for s in _TYPES)
+tanh_strip_f32, tanh_strip_f64 = (_define_strip(exponential.tanh, s) for s in _TYPES)
+sigmoid_strip_f32, sigmoid_strip_f64 = (_define_strip(exponential.sigmoid, s) for s in _TYPES)
+
 UNARY = (
     "exp", "exp2", "expm1", "sinh", "cosh", "tanh", "sigmoid", "log", "log2", "log10", "log1p", "sin", "cos", "tan",
     "atan", "asin", "acos", "erf", "erfinv", "sqrt", "rsqrt",
 )  # fmt: skip
 BINARY = ("pow", "atan2")
+IN_PLACE = ("exp", "exp2", "expm1", "sinh", "cosh", "tanh", "sigmoid")
+"""Those with a function over memory that is as fast as a loop of its own; others compare more, which costs wide vectors
+much."""

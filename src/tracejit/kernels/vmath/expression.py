@@ -12,6 +12,8 @@ from typing import Union
 from llvmlite import ir
 from numba.core import cgutils
 
+from tracejit.kernels.emit import Splat
+
 Number = Union[int, float, "V"]
 
 _INT_OF = {32: ir.IntType(32), 64: ir.IntType(64)}
@@ -67,8 +69,7 @@ class V:
         if not self.is_float:
             number = int(number) & ((1 << self.width) - 1)
         ty = self.value.type
-        filled = [ir.Constant(ty.element, number)] * ty.count if isinstance(ty, ir.VectorType) else number
-        return V(self.builder, ir.Constant(ty, filled))
+        return V(self.builder, (Splat if isinstance(ty, ir.VectorType) else ir.Constant)(ty, number))
 
     def _op(self, name: str, *others: Number) -> V:
         args = [self.const(other).value for other in others]
