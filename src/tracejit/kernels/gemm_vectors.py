@@ -281,32 +281,50 @@ def add_tile(module: Any, lane: Lane, rows: int, vectors: int, *, adds: bool = F
         for row in c_rows:
             v.prefetch(row)
 
-        def tile(load: Load, store: Callable[[Any, Any, int], None]) -> None:
+        def load(at: Any, j: int) -> Any:
+            return v.load(at, columns[j])
+
+        def store(value: Any, at: Any, j: int) -> None:
+            v.store(value, at, columns[j])
+
+        def load_masked(at: Any, j: int) -> Any:
+            return v.load_masked(at, masks[j], columns[j])
+
+        def store_masked(value: Any, at: Any, j: int) -> None:
+            v.store_masked(value, at, masks[j], columns[j])
+
+        def results(load: Load) -> list[Any]:
             starts = [v.zeros] * (rows * vectors) if adds else _starts(v, begin, c_rows, vectors, load)
-            results = _chains(v, k, a_rows, a_step, b, b_step, starts, load)
+            sums = _chains(v, k, a_rows, a_step, b, b_step, starts, load)
             if adds:
                 # All of a row before its stores: rows past the last repeat it, and D may be C.
                 addends = [load(builder.add(row, far[0]), j) for row in c_rows for j in range(vectors)]
-                results = [builder.fadd(addend, value) for addend, value in zip(addends, results, strict=True)]
-            for position, value in enumerate(results):
+                sums = [builder.fadd(addend, value) for addend, value in zip(addends, sums, strict=True)]
+            return sums
+
+        def write(store: Callable[[Any, Any, int], None], sums: list[Any]) -> None:
+            for position, value in enumerate(sums):
                 store(value, c_rows[position // vectors], position % vectors)
 
-        def masked() -> None:
-            masks = [v.mask(builder.sub(n_left, I64(j * v.width))) for j in range(vectors)]
-            tile(
-                lambda at, j: v.load_masked(at, masks[j], columns[j]),
-                lambda value, at, j: v.store_masked(value, at, masks[j], columns[j]),
-            )
-
+        masks = [v.mask(builder.sub(n_left, I64(j * v.width))) for j in range(vectors)]
         if TARGET.free_masks or ragged:
-            masked()
+            write(store_masked, results(load_masked))
             return
         full = builder.icmp_signed(">=", n_left, I64(vectors * v.width))
+        if rows > 1:
+            # A vector of B is used for several rows, so a masked load costs little; a masked store costs much.
+            sums = results(load_masked)
+            with builder.if_else(full) as (then, otherwise):
+                with then:
+                    write(store, sums)
+                with otherwise:
+                    write(store_masked, sums)
+            return
         with builder.if_else(full) as (then, otherwise):
             with then:
-                tile(lambda at, j: v.load(at, columns[j]), lambda value, at, j: v.store(value, at, columns[j]))
+                write(store, results(load))
             with otherwise:
-                masked()
+                write(store_masked, results(load_masked))
 
     name = f"tile_{lane.name}_{rows}x{vectors}{'_ragged' * ragged}"
     return internal_function(module, f"{name}_add", 12, body) if adds else internal_function(module, name, 11, body)
@@ -443,18 +461,41 @@ def add_strips(module: Any, lane: Lane, rows: int, strips: int) -> Any:
                 v.store(value, builder.add(target, starts[strip]), I64(row * lane.size))
             return [builder.add(source, step), builder.add(target, I64(rows * lane.size))]
 
-        emit_loop(builder, k, [columns, out], copy, together=SHORT_LOOP)
+        emit_loop(builder, k, [columns, out], copy)
 
     return internal_function(module, f"strips_{lane.name}_{rows}x{strips}", 6, body)
+
+
+def _add_rest(module: Any, lane: Lane) -> Any:
+    """Up to W elements of each of W rows as columns: out[k, n] = rows[n, k] in rows of whole vectors, `out_k` bytes on.
+
+    Arguments: rows, rows_n, n_left, out, out_k, k. Rows past `n_left` repeat the last one.
+    """
+
+    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
+        rows, rows_n, n_left, out, out_k, k = arguments
+        v = VectorBuilder(builder, lane)
+        square = builder.alloca(ir.ArrayType(I8, v.width * TARGET.vector_bytes))
+        square.align = 64
+        first = builder.ptrtoint(square, I64)
+        squares = [builder.add(first, I64(row * TARGET.vector_bytes)) for row in range(v.width)]
+        mask = v.mask(k)
+        for source, whole in zip(_row_addresses(v, rows, rows_n, n_left, v.width), squares, strict=True):
+            v.store(v.load_masked(source, mask), whole)
+        for turned in v.load_transposed(squares, I64(0)):
+            v.store(turned, out)
+            out = builder.add(out, out_k)
+
+    return internal_function(module, f"rest_{lane.name}", 6, body)
 
 
 def add_dots(module: Any, lane: Lane, rows: int, vectors: int) -> Any:
     """C[rows, vectors*W] = A @ B where B[k, n] lies at b + n*b_n + k: B is transposed in registers, nothing is packed.
 
     Arguments: a, a_m, a_k, b, b_n, c, c_m, k, m_left, n_left. Rows past `m_left` repeat the last one, columns past
-    `n_left` are not touched. The whole of k is one pass, in which each cache line of B is used up at once.
+    `n_left` are not touched. The whole of k is one pass, a vector of each row of B at a time.
     """
-    blocks = max(1, _LINE_BYTES // TARGET.vector_bytes)
+    rest = _add_rest(module, lane)
 
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
         a, a_m, a_k, b, b_n, c, c_m, k, m_left, n_left = arguments
@@ -465,28 +506,23 @@ def add_dots(module: Any, lane: Lane, rows: int, vectors: int) -> Any:
         b_rows = _row_addresses(v, b, b_n, n_left, v.width * vectors)
         groups = [b_rows[j * v.width : (j + 1) * v.width] for j in range(vectors)]
         columns = [I64(j * TARGET.vector_bytes) for j in range(vectors)]
-        scratch = builder.alloca(ir.ArrayType(I8, blocks * v.width * row_bytes))
+        scratch = builder.alloca(ir.ArrayType(I8, v.width * row_bytes))
         scratch.align = 64
         base = builder.ptrtoint(scratch, I64)
-        square = builder.alloca(ir.ArrayType(I8, v.width * TARGET.vector_bytes))
-        square.align = 64
-        first = builder.ptrtoint(square, I64)
-        squares = [builder.add(first, I64(row * TARGET.vector_bytes)) for row in range(v.width)]
 
         def add_column(at: Any, column: Any, chains: list[Any]) -> list[Any]:
             return [v.fma(v.splat(row, at), column, chain) for row, chain in zip(a_rows, chains, strict=True)]
 
-        def line(state: list[Any]) -> list[Any]:
+        def block(state: list[Any]) -> list[Any]:
             start, b_at, *chains = state
             out = []
             for j, group in enumerate(groups):
                 mine, a_at = chains[j * rows : (j + 1) * rows], start
-                for block in range(blocks):
-                    for column in v.load_transposed(group, builder.add(b_at, I64(block * TARGET.vector_bytes))):
-                        mine = add_column(a_at, column, mine)
-                        a_at = builder.add(a_at, a_step)
+                for column in v.load_transposed(group, b_at):
+                    mine = add_column(a_at, column, mine)
+                    a_at = builder.add(a_at, a_step)
                 out += mine
-            return [a_at, builder.add(b_at, I64(blocks * TARGET.vector_bytes)), *out]
+            return [a_at, builder.add(b_at, I64(TARGET.vector_bytes)), *out]
 
         def finish(state: list[Any]) -> list[Any]:
             a_at, row, *chains = state
@@ -495,22 +531,16 @@ def add_dots(module: Any, lane: Lane, rows: int, vectors: int) -> Any:
                 out += add_column(a_at, v.load(row, at), chains[j * rows : (j + 1) * rows])
             return [builder.add(a_at, a_step), builder.add(row, I64(row_bytes)), *out]
 
-        def turn(state: list[Any]) -> list[Any]:
-            """Up to W steps of what is left, whole vectors of each row at once, as columns in scratch memory."""
-            at, target, steps = state
-            mask = v.mask(steps)
-            for group, column in zip(groups, columns, strict=True):
-                for source, square in zip(group, squares, strict=True):
-                    v.store(v.load_masked(builder.add(source, at), mask), square)
-                for step, turned in enumerate(v.load_transposed(squares, I64(0))):
-                    v.store(turned, target, builder.add(column, I64(step * row_bytes)))
-            ends = [builder.add(at, I64(TARGET.vector_bytes)), builder.add(target, I64(v.width * row_bytes))]
-            return [*ends, builder.sub(steps, I64(v.width))]
-
-        lines = builder.sdiv(k, I64(blocks * v.width))
-        a_at, b_at, *chains = emit_loop(builder, lines, [I64(0), I64(0), *[v.zeros] * (rows * vectors)], line)
-        left = builder.sub(k, builder.mul(lines, I64(blocks * v.width)))
-        emit_loop(builder, builder.sdiv(builder.add(left, I64(v.width - 1)), I64(v.width)), [b_at, base, left], turn)
+        blocks = builder.sdiv(k, I64(v.width))
+        a_at, b_at, *chains = emit_loop(builder, blocks, [I64(0), I64(0), *[v.zeros] * (rows * vectors)], block)
+        left = builder.sub(k, builder.mul(blocks, I64(v.width)))
+        with builder.if_then(builder.icmp_signed(">", left, I64(0))):
+            for j, at in enumerate(columns):
+                # Of columns of which none is there, the last one's address is repeated.
+                there = builder.sub(n_left, I64(j * v.width))
+                there = builder.select(builder.icmp_signed(">", there, I64(0)), there, I64(1))
+                source = builder.add(b_rows[j * v.width], b_at)
+                builder.call(rest, [source, b_n, there, builder.add(base, at), I64(row_bytes), left])
         chains = emit_loop(builder, left, [a_at, base, *chains], finish)[2:]
         for j, at in enumerate(columns):
             mask = v.mask(builder.sub(n_left, I64(j * v.width)))

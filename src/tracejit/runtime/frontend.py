@@ -10,9 +10,11 @@ lowered directly does not start it at all.
 
 from __future__ import annotations
 
+import gc
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
@@ -160,13 +162,29 @@ def name_loops(text: str) -> str:
     return _LOOP.sub(r"!\1 = distinct !{ !\1, ", text) if LOOP in text else text
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Puts off Python's search for garbage, which would go through a module's objects again and again while they grow.
+
+    All of them are garbage together, when its text is there.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def lower_directly(function: FunctionType, text: str) -> Lowered:
     """LLVM text of a kernel in the language of `lowering`.
 
     Raises: Unsupported if the kernel is written in more than that; NumbaError from an intrinsic that is misused.
     """
-    module = lowering.lower(function, text, function.__name__, _call_intrinsic)
-    return Lowered(name_loops(str(module)), function.__name__, ())
+    with _uncollected():
+        module = lowering.lower(function, text, function.__name__, _call_intrinsic)
+        return Lowered(name_loops(str(module)), function.__name__, ())
 
 
 def lower(function: FunctionType, text: str) -> Lowered:
