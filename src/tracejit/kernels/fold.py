@@ -146,9 +146,12 @@ def _define_fold(what: str, kind: _Kind) -> Any:
 
     def fold(typingctx: Any, address: Any, count: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            # A function, as its code is long and kernels fold several runs.
+            # A function, as its code is long and kernels fold several runs; only one of them has it written out.
             name = f"lanes_{what}_{kind.name}"
+            again = name in builder.module.globals
             function = internal_function(builder.module, name, 2, write, kind.llvm)
+            if again:
+                function.attributes.add("noinline")
             return builder.call(function, args)
 
         return kind.numba(types.int64, types.int64), codegen
