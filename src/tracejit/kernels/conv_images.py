@@ -263,8 +263,9 @@ class Channels(Image):
         m = panel * self.panel_columns
         left = self.m_all - m
         out = grid.out + m * self.plane * self.lane.size
+        vectors = (left <= self.lane.count).choose(1, TILE_VECTORS)
 
-        def apart(vectors: int) -> None:
+        def apart() -> None:
             there = grid.there(self.grid_j, self.out_columns)
             columns = vectors * self.lane.count
             with code.loop(0, left.least(columns)) as c, code.loop(0, band.rows) as y, code.loop(0, there) as x:
@@ -272,21 +273,18 @@ class Channels(Image):
                 to = c * self.plane + y * self.grid_i * self.out_columns + x * self.grid_j + grid.phase_j
                 code.store(out, to, value)
 
-        def rows(vectors: int) -> None:
+        def rows() -> None:
             count = (self.out_columns - band.x * self.grid_j).least(band.columns * self.grid_j)
-            row = band.columns * self.grid_j * (vectors * TARGET.vector_bytes)
+            row = band.columns * self.grid_j * vectors * TARGET.vector_bytes
             with code.loop(0, band.rows) as y:
                 to = out + y * self.grid_i * self.out_columns * self.lane.size
                 turn(code, self.lane, sums + y * row, to, self.plane, left, count, vectors)
 
-        def run(vectors: int) -> None:
-            code.either(
-                self.whole,
-                lambda: turn(code, self.lane, sums, out, self.plane, left, band.pixels, vectors),
-                lambda: code.either(self.interleave.equals(self.grid_j), lambda: rows(vectors), lambda: apart(vectors)),
-            )
-
-        either_width(code, left <= self.lane.count, run)
+        code.either(
+            self.whole,
+            lambda: turn(code, self.lane, sums, out, self.plane, left, band.pixels, vectors),
+            lambda: code.either(self.interleave.equals(self.grid_j), rows, apart),
+        )
 
 
 class Pixels(Image):

@@ -75,15 +75,16 @@ def add_tiles(
         code.either(rows - row > small, lambda: tile(row, large), lambda: tile(row, small))
 
 
-def turn(code: Code, lane: Lane, sums: Word, out: Word, step: Word, columns: Word, count: Word, vectors: int) -> None:
-    """out[c * step + n] = sums[n][c] for n below `count` and c below `columns`."""
+def turn(code: Code, lane: Lane, sums: Word, out: Word, step: Word, columns: Word, count: Word, vectors: Word) -> None:
+    """out[c * step + n] = sums[n][c] for n below `count` and c below `columns`; a row of sums is so many vectors."""
 
     def single() -> None:
-        with code.loop(0, columns.least(vectors * lane.count)) as c, code.loop(0, count) as n:
-            code.store(out, c * step + n, code.load(sums, n * (vectors * lane.count) + c, lane.kind))
+        width = vectors * lane.count
+        with code.loop(0, columns.least(width)) as c, code.loop(0, count) as n:
+            code.store(out, c * step + n, code.load(sums, n * width + c, lane.kind))
 
     def whole() -> None:
-        code.call(add_turned(code.module, lane, vectors), sums, out, step, columns, count)
+        code.call(add_turned(code.module, lane), sums, out, step, columns, count, vectors)
 
     code.either(count < lane.count, single, whole)
 

@@ -39,8 +39,7 @@ def add_lookup(module: Any, lane: Lane, rows: int, vectors: int) -> Any:
                 out += [v.fma(value, panel[j], chains[r * vectors + j]) for j in range(vectors)]
             return [builder.add(offset_at, I64(8)), builder.add(b_at, I64(vectors * TARGET.vector_bytes)), *out]
 
-        together = SHORT_LOOP if rows * vectors <= _FEW_CHAINS else 1
-        chains = emit_loop(builder, k, [offsets, b, *_start_chains(v, targets, begin)], step, together=together)[2:]
+        chains = emit_loop(builder, k, [offsets, b, *_start_chains(v, targets, begin)], step)[2:]
         for value, target in zip(chains, targets, strict=True):
             v.store(value, target)
 
@@ -144,22 +143,27 @@ def add_padded(module: Any, lane: Lane) -> Any:
     return internal_function(module, f"padded_{lane.name}", 11, body)
 
 
-def add_turned(module: Any, lane: Lane, vectors: int) -> Any:
+def add_turned(module: Any, lane: Lane) -> Any:
     """out[c * step + n] = sums[n][c] for c below `columns` and n below `count`, which is at least a vector's width.
 
-    Arguments: sums, out, step, columns, count. The rows of `sums` are `vectors` whole vectors.
+    Arguments: sums, out, step, columns, count, vectors. The rows of `sums` are `vectors` whole vectors.
     """
 
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
-        sums, out, step, columns, count = arguments
+        sums, out, step, columns, count, vectors = arguments
         v = VectorBuilder(builder, lane)
-        row_bytes = vectors * TARGET.vector_bytes
+        row_bytes, vector = builder.mul(vectors, I64(TARGET.vector_bytes)), I64(TARGET.vector_bytes)
         step = v.bytes(step)
+        right = builder.mul(step, I64(v.width))
+        wide = v.minimum(vectors, builder.sdiv(builder.add(columns, I64(v.width - 1)), I64(v.width)))
         last = builder.sub(count, I64(v.width))
         blocks = builder.sdiv(builder.add(count, I64(v.width - 1)), I64(v.width))
 
-        def turn(at: Any, to: Any, left: Any) -> None:
-            rows = [builder.add(at, I64(r * row_bytes)) for r in range(v.width)]
+        def turn(state: list[Any]) -> list[Any]:
+            at, to, left = state
+            rows = [at]
+            for _ in range(v.width - 1):
+                rows.append(builder.add(rows[-1], row_bytes))
             turned = v.load_transposed(rows, I64(0))
             whole = builder.icmp_signed(">=", left, I64(v.width))
             places = [to]
@@ -173,20 +177,17 @@ def add_turned(module: Any, lane: Lane, vectors: int) -> Any:
                     for c, (column, place) in enumerate(zip(turned, places, strict=True)):
                         with builder.if_then(builder.icmp_signed("<", I64(c), left)):
                             v.store(column, place)
+            return [builder.add(at, vector), builder.add(to, right), builder.sub(left, I64(v.width))]
 
         def block(state: list[Any]) -> list[Any]:
             n = v.minimum(state[0], last)  # the last block goes back over elements that are there already
-            for j in range(vectors):
-                left = builder.sub(columns, I64(j * v.width))
-                at = builder.add(sums, builder.add(builder.mul(n, I64(row_bytes)), I64(j * TARGET.vector_bytes)))
-                to = builder.add(out, builder.add(v.bytes(n), builder.mul(step, I64(j * v.width))))
-                with builder.if_then(builder.icmp_signed(">", left, I64(0))):
-                    turn(at, to, left)
+            at, to = builder.add(sums, builder.mul(n, row_bytes)), builder.add(out, v.bytes(n))
+            emit_loop(builder, wide, [at, to, columns], turn)
             return [builder.add(state[0], I64(v.width))]
 
         emit_loop(builder, blocks, [I64(0)], block)
 
-    return internal_function(module, f"turned_{lane.name}_{vectors}", 5, body)
+    return internal_function(module, f"turned_{lane.name}", 6, body)
 
 
 def add_rows(module: Any, lane: Lane) -> Any:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from tracejit.kernels.conv_tiles import (
     BAND_COLUMNS,
     BAND_ROWS,
@@ -37,6 +35,7 @@ from tracejit.kernels.conv_tiles import (
 from tracejit.kernels.conv_vectors import add_zeros
 from tracejit.kernels.conv_windows import MAX_PIXELS, Band, Window
 from tracejit.kernels.gemm_code import Code, Word
+from tracejit.kernels.gemm_kernels import TILE_VECTORS
 from tracejit.kernels.gemm_vectors import TARGET, Lane, add_transpose
 
 
@@ -90,11 +89,8 @@ class Weight:
             left = (self.m_all - m).least(self.width)
             out = self.out + ((group * self.m_all + m) * self.k_all + low) * self.lane.size
             sums = self.sums + (panel - first) * panel_sums
-            either_width(
-                code,
-                left <= self.lane.count,
-                partial(turn, code, self.lane, sums, out, self.k_all, left, high - low),
-            )
+            vectors = (left <= self.lane.count).choose(1, TILE_VECTORS)
+            turn(code, self.lane, sums, out, self.k_all, left, high - low, vectors)
 
     def _add(self, band: Band, image: Word, low: Word, high: Word, first: Word, last: Word, panel_sums: Word) -> None:
         """Goes on with the chains of the unit at a band of pixels of one image."""
