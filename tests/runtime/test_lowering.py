@@ -451,6 +451,32 @@ def test_a_range_may_go_down_and_its_name_may_change() -> None:
     assert out.tolist() == [90, 70, 50, 30, 10]
 
 
+def test_names_that_have_one_value_take_no_memory() -> None:
+    lines = [
+        "base = load_arg(p, 0)",
+        "last = base",
+        "for u in range(lo, hi):",
+        "    twice = u * 2",
+        "    if twice > 4:",
+        "        once = twice - 1",
+        "        last = once",
+        "    else:",
+        "        behind = lo",
+        "    if u == lo:",
+        "        before = 7",
+        "    store_i64(base, u, twice + before + last)",
+        "return 0",
+    ]
+    text = "def settled(p, lo, hi):\n" + "".join(f"    {line}\n" for line in lines)
+    function = _function_of(text, "settled")
+    lowered = frontend.lower_directly(function, text).text
+    # The loop's counter, what is assigned twice, and what is read where it need not have been assigned.
+    assert lowered.count("alloca") == 3
+    out = np.zeros(6, np.int64)
+    assert launch(build(text, "settled").address, 6, 1.0, out) == 0
+    assert out.tolist() == [2 * u + 7 + (2 * u - 1 if u > 2 else out.ctypes.data) for u in range(6)]
+
+
 def test_every_intrinsic_name_of_kernel_text_has_a_definition_that_can_be_asked() -> None:
     """`lowering` calls what numba keeps private in an intrinsic."""
     assert all(callable(value._defn) for name, value in namespace().items() if name.startswith("load_f"))

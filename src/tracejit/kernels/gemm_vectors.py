@@ -78,6 +78,8 @@ class VectorBuilder:
         self.lane = lane
         self.width = lane.count
         self.zeros = Splat(lane.vector, 0.0)
+        # By address, type and block: writing an instruction takes as long as LLVM takes to drop it.
+        self._bases: dict[tuple[Any, Any, Any], Any] = {}
 
     def _intrinsic(self, name: str, result: Any, arguments: list[Any]) -> Any:
         kind = ir.FunctionType(result, [argument.type for argument in arguments])
@@ -91,10 +93,11 @@ class VectorBuilder:
         return self.ir.select(self.ir.icmp_signed("<", left, right), left, right)
 
     def pointer(self, address: Any, kind: Any, offset: Any = None) -> Any:
-        base = self.ir.inttoptr(address, I8.as_pointer())
-        if offset is not None:
-            base = self.ir.gep(base, [offset])
-        return self.ir.bitcast(base, kind.as_pointer())
+        key = address, kind, self.ir.block
+        base = self._bases.get(key)
+        if base is None:
+            base = self._bases[key] = self.ir.inttoptr(address, kind.as_pointer())
+        return base if offset is None else self.ir.gep(base, [offset], source_etype=I8)
 
     def fma(self, left: Any, right: Any, addend: Any) -> Any:
         return self._intrinsic(f"llvm.fma.v{self.width}{self.lane.name}", self.lane.vector, [left, right, addend])

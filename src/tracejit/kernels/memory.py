@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import llvmlite.binding as llvm
 import llvmlite.ir as ir
@@ -114,15 +115,24 @@ def _require_half() -> None:
         raise UnsupportedError("float16 needs a CPU with the F16C instructions")
 
 
+_scopes: WeakKeyDictionary[Any, dict[tuple[str, int, int], tuple[Any, Any]]] = WeakKeyDictionary()
+"""The metadata of a module's scopes: its own, and all others."""
+
+
 def _set_scope(builder: Any, instruction: Any, scope: int, scopes: int) -> None:
     """Marks a memory access as scope `scope` of `scopes`; scopes are named by strings, which are unique by content."""
-    module = builder.module
-    domain = module.add_metadata([f"tracejit {builder.function.name}"])
-    nodes = [module.add_metadata([f"{builder.function.name} {k}", domain]) for k in range(scopes)]
-    instruction.set_metadata("alias.scope", module.add_metadata([nodes[scope]]))
-    others = nodes[:scope] + nodes[scope + 1 :]
-    if others:
-        instruction.set_metadata("noalias", module.add_metadata(others))
+    module, name = builder.module, builder.function.name
+    known = _scopes.setdefault(module, {})
+    nodes = known.get((name, scope, scopes))
+    if nodes is None:
+        domain = module.add_metadata([f"tracejit {name}"])
+        every = [module.add_metadata([f"{name} {k}", domain]) for k in range(scopes)]
+        others = every[:scope] + every[scope + 1 :]
+        nodes = module.add_metadata([every[scope]]), module.add_metadata(others) if others else None
+        known[name, scope, scopes] = nodes
+    instruction.set_metadata("alias.scope", nodes[0])
+    if nodes[1] is not None:
+        instruction.set_metadata("noalias", nodes[1])
 
 
 def _checked_scope(name: str, scope: Any, scopes: Any) -> tuple[int, int]:

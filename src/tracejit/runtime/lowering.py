@@ -19,6 +19,7 @@ import builtins
 import functools
 import inspect
 import textwrap
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import FunctionType
@@ -53,6 +54,8 @@ CallIntrinsic = Callable[[Any, Any, list[Value]], Value | None]
 class _Variable:
     kind: Any
     place: Any
+    is_value: bool = False
+    """Whether `place` is the value itself, since there is no other."""
 
 
 @dataclass(slots=True)
@@ -70,6 +73,7 @@ class _Frame:
     """A function while its text is walked: its names, the loops around the place, where its result goes."""
 
     function: FunctionType
+    settled: frozenset[str]
     depth: int = 0
     variables: dict[str, _Variable] = field(default_factory=dict)
     loops: list[_Loop] = field(default_factory=list)
@@ -116,6 +120,49 @@ def _parameters(definition: ast.FunctionDef) -> list[str]:
     return [argument.arg for argument in arguments.args]
 
 
+@functools.lru_cache(maxsize=64)
+def _settled(definition: ast.FunctionDef) -> frozenset[str]:
+    """Names that need no memory: assigned in one place, and read only behind it where it has been passed.
+
+    LLVM would find them, too, but takes as long as we to read each load and store.
+    """
+    stores = Counter(argument.arg for argument in definition.args.args)
+    loose: set[str] = set()
+
+    def read(node: ast.AST | None, known: set[str]) -> None:
+        if node is not None:
+            names = (n for n in ast.walk(node) if isinstance(n, ast.Name))
+            loose.update(n.id for n in names if isinstance(n.ctx, ast.Load) and n.id not in known)
+
+    def store(target: ast.AST, known: set[str]) -> None:
+        for node in ast.walk(target):
+            if isinstance(node, ast.Name):
+                stores[node.id] += 1
+                known.add(node.id)
+
+    def go_through(body: list[ast.stmt], known: set[str]) -> None:
+        for statement in body:
+            if isinstance(statement, ast.If | ast.While | ast.For):
+                read(statement.iter if isinstance(statement, ast.For) else statement.test, known)
+                inner = set(known)
+                if isinstance(statement, ast.For):
+                    store(statement.target, inner)
+                go_through(statement.body, inner)
+                go_through(statement.orelse, set(known))
+            elif isinstance(statement, ast.Assign):
+                read(statement.value, known)
+                for target in statement.targets:
+                    store(target, known)
+            elif isinstance(statement, ast.AugAssign):
+                read(statement.value, known)
+                loose.update(node.id for node in ast.walk(statement.target) if isinstance(node, ast.Name))
+            else:
+                read(statement, known)
+
+    go_through(definition.body, set(stores))
+    return frozenset(name for name, count in stores.items() if count == 1 and name not in loose)
+
+
 def lower(function: FunctionType, text: str, symbol: str, call_intrinsic: CallIntrinsic) -> ir.Module:
     """An LLVM module in which `symbol` is the kernel that `text` defines.
 
@@ -131,7 +178,7 @@ def lower(function: FunctionType, text: str, symbol: str, call_intrinsic: CallIn
         pointer.add_attribute("noalias")
     entry, body = native.append_basic_block("entry"), native.append_basic_block("body")
     ir.IRBuilder(entry).branch(body)
-    walk = _Walk(ir.IRBuilder(body), native, call_intrinsic, _Frame(function))
+    walk = _Walk(ir.IRBuilder(body), native, call_intrinsic, _Frame(function, _settled(definition)))
     for name, kind, argument in zip(names, (ARGS, types.int64, types.int64), native.args[2:], strict=True):
         walk.assign(name, Value(kind, argument))
     walk.statements(definition.body)
@@ -192,6 +239,9 @@ class _Walk:
     def assign(self, name: str, value: Value) -> None:
         """Sets a name to a value, which must be of the type that the name has had."""
         variables = self._frame.variables
+        if name in self._frame.settled:
+            variables[name] = _Variable(value.kind, value.value, is_value=True)
+            return
         variable = variables.get(name)
         if variable is None:
             variable = variables[name] = _Variable(value.kind, self._new_place(value.kind))
@@ -365,7 +415,7 @@ class _Walk:
     def _name(self, node: ast.Name) -> Value:
         variable = self._frame.variables.get(node.id)
         if variable is not None:
-            return Value(variable.kind, self.builder.load(variable.place))
+            return Value(variable.kind, variable.place if variable.is_value else self.builder.load(variable.place))
         if node.id in self._frame.function.__code__.co_varnames:
             raise Unsupported(f"{node.id} before it is assigned")
         return self._number(self._frame.outside(node.id))
@@ -456,10 +506,11 @@ class _Walk:
 
     def _write_out(self, function: FunctionType, arguments: list[Value]) -> Value:
         """Writes the body of a function that is called."""
-        frame = _Frame(function, self._frame.depth + 1, done=self._new_block("returned"))
-        if frame.depth > _DEEPEST_CALL:
+        if self._frame.depth + 1 > _DEEPEST_CALL:
             raise Unsupported(f"the depth of calls of {function.__name__}")
         definition = _definition_of(function)
+        depth, done = self._frame.depth + 1, self._new_block("returned")
+        frame = _Frame(function, _settled(definition), depth, done=done)
         names = _parameters(definition)
         if len(names) != len(arguments):
             raise Unsupported(f"{len(arguments)} arguments of {function.__name__}")
