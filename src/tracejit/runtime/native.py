@@ -81,9 +81,6 @@ def _pass_manager(by_hand: bool) -> tuple[Any, Any]:
     passes.add_sroa_pass()
     passes.add_instruction_combine_pass()
     passes.add_simplify_cfg_pass()
-    passes.add_new_gvn_pass()
-    passes.add_instruction_combine_pass()
-    passes.add_simplify_cfg_pass()
     passes.add_dead_code_elimination_pass()
     return passes, builder
 
