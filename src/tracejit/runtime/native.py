@@ -71,7 +71,8 @@ def _pass_manager(by_hand: bool) -> tuple[Any, Any]:
     """The passes over a module and their builder; code written by hand only needs to be tidied."""
     tuning = llvm.create_pipeline_tuning_options(speed_level=SETTINGS.opt_level)
     tuning.loop_vectorization = True
-    tuning.slp_vectorization = True
+    # Kernels do little outside of loops.
+    tuning.slp_vectorization = False
     builder = llvm.create_pass_builder(_machine(), tuning)
     if not by_hand:
         return builder.getModulePassManager(), builder
