@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import llvmlite.binding as llvm
 import llvmlite.ir as ir
@@ -115,14 +114,11 @@ def _require_half() -> None:
         raise UnsupportedError("float16 needs a CPU with the F16C instructions")
 
 
-_scopes: WeakKeyDictionary[Any, dict[tuple[str, int, int], tuple[Any, Any]]] = WeakKeyDictionary()
-"""The metadata of a module's scopes: its own, and all others."""
-
-
 def _set_scope(builder: Any, instruction: Any, scope: int, scopes: int) -> None:
     """Marks a memory access as scope `scope` of `scopes`; scopes are named by strings, which are unique by content."""
     module, name = builder.module, builder.function.name
-    known = _scopes.setdefault(module, {})
+    # Kept with the module, which they refer to, for as long as it lives.
+    known: dict[tuple[str, int, int], Any] = vars(module).setdefault("tracejit_scopes", {})
     nodes = known.get((name, scope, scopes))
     if nodes is None:
         domain = module.add_metadata([f"tracejit {name}"])

@@ -120,7 +120,6 @@ def _parameters(definition: ast.FunctionDef) -> list[str]:
     return [argument.arg for argument in arguments.args]
 
 
-@functools.lru_cache(maxsize=64)
 def _settled(definition: ast.FunctionDef) -> frozenset[str]:
     """Names that need no memory: assigned in one place, and read only behind it where it has been passed.
 
@@ -161,6 +160,12 @@ def _settled(definition: ast.FunctionDef) -> frozenset[str]:
 
     go_through(definition.body, set(stores))
     return frozenset(name for name, count in stores.items() if count == 1 and name not in loose)
+
+
+@functools.cache
+def _settled_in(function: FunctionType) -> frozenset[str]:
+    """The names of a function that kernels call."""
+    return _settled(_definition_of(function))
 
 
 def lower(function: FunctionType, text: str, symbol: str, call_intrinsic: CallIntrinsic) -> ir.Module:
@@ -510,7 +515,7 @@ class _Walk:
             raise Unsupported(f"the depth of calls of {function.__name__}")
         definition = _definition_of(function)
         depth, done = self._frame.depth + 1, self._new_block("returned")
-        frame = _Frame(function, _settled(definition), depth, done=done)
+        frame = _Frame(function, _settled_in(function), depth, done=done)
         names = _parameters(definition)
         if len(names) != len(arguments):
             raise Unsupported(f"{len(arguments)} arguments of {function.__name__}")
