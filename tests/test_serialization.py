@@ -124,7 +124,7 @@ def test_files_and_paths(tmp_path: Path) -> None:
         assert tj.load(file, map_location="cpu") == [2]
     with pytest.raises(FileNotFoundError):
         tj.load(tmp_path / "missing")
-    with pytest.raises(NotImplementedError, match="map_location"):
+    with pytest.raises(RuntimeError, match="'cuda' is not available"):
         tj.load(tmp_path / "c.tj", map_location="cuda")
 
 
