@@ -36,7 +36,7 @@ ARGS = types.CPointer(types.int64)
 
 
 @dataclass(frozen=True, slots=True)
-class _Element:
+class Element:
     """How one dtype lies in memory (`storage`) and which numba type a kernel computes with (`value`)."""
 
     name: str
@@ -45,66 +45,66 @@ class _Element:
 
 
 _ELEMENTS = (
-    _Element("f16", _HALF, types.float32),
-    _Element("f32", _F32, types.float32),
-    _Element("f64", _F64, types.float64),
-    _Element("i8", _I8, types.int8),
-    _Element("i16", ir.IntType(16), types.int16),
-    _Element("i32", _I32, types.int32),
-    _Element("i64", _I64, types.int64),
-    _Element("u8", _I8, types.uint8),
-    _Element("u16", ir.IntType(16), types.uint16),
-    _Element("u32", _I32, types.uint32),
-    _Element("u64", _I64, types.uint64),
-    _Element("b1", _I8, types.boolean),
+    Element("f16", _HALF, types.float32),
+    Element("f32", _F32, types.float32),
+    Element("f64", _F64, types.float64),
+    Element("i8", _I8, types.int8),
+    Element("i16", ir.IntType(16), types.int16),
+    Element("i32", _I32, types.int32),
+    Element("i64", _I64, types.int64),
+    Element("u8", _I8, types.uint8),
+    Element("u16", ir.IntType(16), types.uint16),
+    Element("u32", _I32, types.uint32),
+    Element("u64", _I64, types.uint64),
+    Element("b1", _I8, types.boolean),
 )
-_BY_NAME = {element.name: element for element in _ELEMENTS}
+ELEMENTS = {element.name: element for element in _ELEMENTS}
 
 
-def _named(function: Callable[..., Any], name: str, doc: str) -> Any:
+def named_intrinsic(function: Callable[..., Any], name: str, doc: str) -> Any:
     """The intrinsic made of `function`, under its public name."""
     function.__name__ = function.__qualname__ = name
     function.__doc__ = doc
     return intrinsic(prefer_literal=True)(function)
 
 
-def _require_integers(name: str, *operands: Any) -> None:
+def require_integers(name: str, *operands: Any) -> None:
     for operand in operands:
         if not isinstance(operand, types.Integer):
             raise TypingError(f"{name}: address and index must be integers, got {operand}")
 
 
-def _require_literal(name: str, operand: Any) -> int:
+def require_literal(name: str, operand: Any) -> int:
     if not isinstance(operand, types.IntegerLiteral):
         raise TypingError(f"{name}: expected an integer literal, got {operand}")
     return int(operand.literal_value)
 
 
-def _element_pointer(builder: Any, storage: Any, address: Any, index: Any) -> Any:
-    base = builder.inttoptr(address, storage.as_pointer())
+def _element_pointer(builder: Any, storage: Any, address: Any, index: Any, space: int = 0) -> Any:
+    base = builder.inttoptr(address, storage.as_pointer(space))
     return builder.gep(base, [index], inbounds=True)
 
 
-def _from_storage(builder: Any, element: _Element, value: Any) -> Any:
+def _from_storage(builder: Any, element: Element, value: Any) -> Any:
     if element.name == "b1":
         return builder.icmp_unsigned("!=", value, _I8(0))
     if element.name == "f16":
-        _require_half()
         return builder.fpext(value, _F32)
     return value
 
 
-def _to_storage(builder: Any, element: _Element, value: Any) -> Any:
+def _to_storage(builder: Any, element: Element, value: Any) -> Any:
     if element.name == "b1":
         return builder.zext(value, _I8)
     if element.name == "f16":
-        _require_half()
         return builder.fptrunc(value, _HALF)
     return value
 
 
-def _require_half() -> None:
+def _require_half(element: Element) -> None:
     """Without conversion instructions LLVM would call a C library that may not be there, and abort the process."""
+    if element.name != "f16":
+        return
     if config.CPU_NAME is not None:
         features = (config.CPU_FEATURES or "").split(",")
         native = "+f16c" in features
@@ -132,134 +132,143 @@ def _set_scope(builder: Any, instruction: Any, scope: int, scopes: int) -> None:
 
 
 def _checked_scope(name: str, scope: Any, scopes: Any) -> tuple[int, int]:
-    number, total = _require_literal(name, scope), _require_literal(name, scopes)
+    number, total = require_literal(name, scope), require_literal(name, scopes)
     if not 0 <= number < total:
         raise TypingError(f"{name}: scope {number} is not one of {total}")
     return number, total
 
 
-def _make_load(element: _Element) -> Any:
+def _make_load(element: Element) -> Any:
     name = f"load_{element.name}"
 
     def load(typingctx: Any, address: Any, index: Any) -> Any:
-        _require_integers(name, address, index)
+        require_integers(name, address, index)
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            _require_half(element)
             pointer = _element_pointer(builder, element.storage, args[0], args[1])
             return _from_storage(builder, element, builder.load(pointer))
 
         return element.value(types.int64, types.int64), codegen
 
-    return _named(load, name, f"Element `index` of the {element.name} buffer at `address`.")
+    return named_intrinsic(load, name, f"Element `index` of the {element.name} buffer at `address`.")
 
 
-def _make_scoped_load(element: _Element) -> Any:
-    name = f"load_{element.name}_s"
+def make_scoped_load(element: Element, suffix: str = "s", space: int = 0) -> Any:
+    """The load of an element type in an alias scope, from LLVM's address space `space`; 0 is this process's memory."""
+    name = f"load_{element.name}_{suffix}"
 
     def load(typingctx: Any, address: Any, index: Any, scope: Any, scopes: Any) -> Any:
-        _require_integers(name, address, index)
+        require_integers(name, address, index)
         number, total = _checked_scope(name, scope, scopes)
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            loaded = builder.load(_element_pointer(builder, element.storage, args[0], args[1]))
+            if space == 0:
+                _require_half(element)
+            loaded = builder.load(_element_pointer(builder, element.storage, args[0], args[1], space))
             _set_scope(builder, loaded, number, total)
             return _from_storage(builder, element, loaded)
 
         return element.value(types.int64, types.int64, scope, scopes), codegen
 
-    return _named(load, name, f"Element `index` of the {element.name} buffer at `address`, in an alias scope.")
+    return named_intrinsic(load, name, f"Element `index` of the {element.name} buffer at `address`, in an alias scope.")
 
 
-def _make_store(element: _Element) -> Any:
+def _make_store(element: Element) -> Any:
     name = f"store_{element.name}"
 
     def store(typingctx: Any, address: Any, index: Any, value: Any) -> Any:
-        _require_integers(name, address, index)
+        require_integers(name, address, index)
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            _require_half(element)
             pointer = _element_pointer(builder, element.storage, args[0], args[1])
             builder.store(_to_storage(builder, element, args[2]), pointer)
             return context.get_dummy_value()
 
         return types.void(types.int64, types.int64, element.value), codegen
 
-    return _named(store, name, f"Sets element `index` of the {element.name} buffer at `address`.")
+    return named_intrinsic(store, name, f"Sets element `index` of the {element.name} buffer at `address`.")
 
 
-def _make_scoped_store(element: _Element) -> Any:
-    name = f"store_{element.name}_s"
+def make_scoped_store(element: Element, suffix: str = "s", space: int = 0) -> Any:
+    """The store of an element type in an alias scope, to LLVM's address space `space`."""
+    name = f"store_{element.name}_{suffix}"
 
     def store(typingctx: Any, address: Any, index: Any, value: Any, scope: Any, scopes: Any) -> Any:
-        _require_integers(name, address, index)
+        require_integers(name, address, index)
         number, total = _checked_scope(name, scope, scopes)
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            pointer = _element_pointer(builder, element.storage, args[0], args[1])
+            if space == 0:
+                _require_half(element)
+            pointer = _element_pointer(builder, element.storage, args[0], args[1], space)
             stored = builder.store(_to_storage(builder, element, args[2]), pointer)
             _set_scope(builder, stored, number, total)
             return context.get_dummy_value()
 
         return types.void(types.int64, types.int64, element.value, scope, scopes), codegen
 
-    return _named(store, name, f"Sets element `index` of the {element.name} buffer at `address`, in an alias scope.")
+    doc = f"Sets element `index` of the {element.name} buffer at `address`, in an alias scope."
+    return named_intrinsic(store, name, doc)
 
 
-load_f16 = _make_load(_BY_NAME["f16"])
-load_f32 = _make_load(_BY_NAME["f32"])
-load_f64 = _make_load(_BY_NAME["f64"])
-load_i8 = _make_load(_BY_NAME["i8"])
-load_i16 = _make_load(_BY_NAME["i16"])
-load_i32 = _make_load(_BY_NAME["i32"])
-load_i64 = _make_load(_BY_NAME["i64"])
-load_u8 = _make_load(_BY_NAME["u8"])
-load_u16 = _make_load(_BY_NAME["u16"])
-load_u32 = _make_load(_BY_NAME["u32"])
-load_u64 = _make_load(_BY_NAME["u64"])
-load_b1 = _make_load(_BY_NAME["b1"])
+load_f16 = _make_load(ELEMENTS["f16"])
+load_f32 = _make_load(ELEMENTS["f32"])
+load_f64 = _make_load(ELEMENTS["f64"])
+load_i8 = _make_load(ELEMENTS["i8"])
+load_i16 = _make_load(ELEMENTS["i16"])
+load_i32 = _make_load(ELEMENTS["i32"])
+load_i64 = _make_load(ELEMENTS["i64"])
+load_u8 = _make_load(ELEMENTS["u8"])
+load_u16 = _make_load(ELEMENTS["u16"])
+load_u32 = _make_load(ELEMENTS["u32"])
+load_u64 = _make_load(ELEMENTS["u64"])
+load_b1 = _make_load(ELEMENTS["b1"])
 
-load_f16_s = _make_scoped_load(_BY_NAME["f16"])
-load_f32_s = _make_scoped_load(_BY_NAME["f32"])
-load_f64_s = _make_scoped_load(_BY_NAME["f64"])
-load_i8_s = _make_scoped_load(_BY_NAME["i8"])
-load_i16_s = _make_scoped_load(_BY_NAME["i16"])
-load_i32_s = _make_scoped_load(_BY_NAME["i32"])
-load_i64_s = _make_scoped_load(_BY_NAME["i64"])
-load_u8_s = _make_scoped_load(_BY_NAME["u8"])
-load_u16_s = _make_scoped_load(_BY_NAME["u16"])
-load_u32_s = _make_scoped_load(_BY_NAME["u32"])
-load_u64_s = _make_scoped_load(_BY_NAME["u64"])
-load_b1_s = _make_scoped_load(_BY_NAME["b1"])
+load_f16_s = make_scoped_load(ELEMENTS["f16"])
+load_f32_s = make_scoped_load(ELEMENTS["f32"])
+load_f64_s = make_scoped_load(ELEMENTS["f64"])
+load_i8_s = make_scoped_load(ELEMENTS["i8"])
+load_i16_s = make_scoped_load(ELEMENTS["i16"])
+load_i32_s = make_scoped_load(ELEMENTS["i32"])
+load_i64_s = make_scoped_load(ELEMENTS["i64"])
+load_u8_s = make_scoped_load(ELEMENTS["u8"])
+load_u16_s = make_scoped_load(ELEMENTS["u16"])
+load_u32_s = make_scoped_load(ELEMENTS["u32"])
+load_u64_s = make_scoped_load(ELEMENTS["u64"])
+load_b1_s = make_scoped_load(ELEMENTS["b1"])
 
-store_f16 = _make_store(_BY_NAME["f16"])
-store_f32 = _make_store(_BY_NAME["f32"])
-store_f64 = _make_store(_BY_NAME["f64"])
-store_i8 = _make_store(_BY_NAME["i8"])
-store_i16 = _make_store(_BY_NAME["i16"])
-store_i32 = _make_store(_BY_NAME["i32"])
-store_i64 = _make_store(_BY_NAME["i64"])
-store_u8 = _make_store(_BY_NAME["u8"])
-store_u16 = _make_store(_BY_NAME["u16"])
-store_u32 = _make_store(_BY_NAME["u32"])
-store_u64 = _make_store(_BY_NAME["u64"])
-store_b1 = _make_store(_BY_NAME["b1"])
+store_f16 = _make_store(ELEMENTS["f16"])
+store_f32 = _make_store(ELEMENTS["f32"])
+store_f64 = _make_store(ELEMENTS["f64"])
+store_i8 = _make_store(ELEMENTS["i8"])
+store_i16 = _make_store(ELEMENTS["i16"])
+store_i32 = _make_store(ELEMENTS["i32"])
+store_i64 = _make_store(ELEMENTS["i64"])
+store_u8 = _make_store(ELEMENTS["u8"])
+store_u16 = _make_store(ELEMENTS["u16"])
+store_u32 = _make_store(ELEMENTS["u32"])
+store_u64 = _make_store(ELEMENTS["u64"])
+store_b1 = _make_store(ELEMENTS["b1"])
 
-store_f16_s = _make_scoped_store(_BY_NAME["f16"])
-store_f32_s = _make_scoped_store(_BY_NAME["f32"])
-store_f64_s = _make_scoped_store(_BY_NAME["f64"])
-store_i8_s = _make_scoped_store(_BY_NAME["i8"])
-store_i16_s = _make_scoped_store(_BY_NAME["i16"])
-store_i32_s = _make_scoped_store(_BY_NAME["i32"])
-store_i64_s = _make_scoped_store(_BY_NAME["i64"])
-store_u8_s = _make_scoped_store(_BY_NAME["u8"])
-store_u16_s = _make_scoped_store(_BY_NAME["u16"])
-store_u32_s = _make_scoped_store(_BY_NAME["u32"])
-store_u64_s = _make_scoped_store(_BY_NAME["u64"])
-store_b1_s = _make_scoped_store(_BY_NAME["b1"])
+store_f16_s = make_scoped_store(ELEMENTS["f16"])
+store_f32_s = make_scoped_store(ELEMENTS["f32"])
+store_f64_s = make_scoped_store(ELEMENTS["f64"])
+store_i8_s = make_scoped_store(ELEMENTS["i8"])
+store_i16_s = make_scoped_store(ELEMENTS["i16"])
+store_i32_s = make_scoped_store(ELEMENTS["i32"])
+store_i64_s = make_scoped_store(ELEMENTS["i64"])
+store_u8_s = make_scoped_store(ELEMENTS["u8"])
+store_u16_s = make_scoped_store(ELEMENTS["u16"])
+store_u32_s = make_scoped_store(ELEMENTS["u32"])
+store_u64_s = make_scoped_store(ELEMENTS["u64"])
+store_b1_s = make_scoped_store(ELEMENTS["b1"])
 
 
 def _make_prefetch(name: str, writes: bool) -> Any:
     def ask(typingctx: Any, address: Any) -> Any:
-        _require_integers(name, address)
+        require_integers(name, address)
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             pointer = builder.inttoptr(args[0], _I8.as_pointer())
@@ -271,18 +280,19 @@ def _make_prefetch(name: str, writes: bool) -> Any:
         return types.void(types.int64), codegen
 
     what = "written" if writes else "read"
-    return _named(ask, name, f"Asks for the cache line of an address that will be {what}; it need not be memory.")
+    doc = f"Asks for the cache line of an address that will be {what}; it need not be memory."
+    return named_intrinsic(ask, name, doc)
 
 
 prefetch_to_read = _make_prefetch("prefetch_to_read", writes=False)
 prefetch_to_write = _make_prefetch("prefetch_to_write", writes=True)
 
 
-def _make_stack(element: _Element) -> Any:
+def _make_stack(element: Element) -> Any:
     name = f"stack_{element.name}"
 
     def stack(typingctx: Any, count: Any) -> Any:
-        elements = _require_literal(name, count)
+        elements = require_literal(name, count)
         if elements <= 0:
             raise TypingError(f"{name}: the number of elements must be positive, got {elements}")
 
@@ -296,17 +306,17 @@ def _make_stack(element: _Element) -> Any:
         return types.int64(count), codegen
 
     doc = f"Address of an uninitialised stack buffer of `count` (a literal) {element.name}, 64-byte aligned."
-    return _named(stack, name, doc)
+    return named_intrinsic(stack, name, doc)
 
 
-stack_f32 = _make_stack(_BY_NAME["f32"])
-stack_f64 = _make_stack(_BY_NAME["f64"])
-stack_i8 = _make_stack(_BY_NAME["i8"])
-stack_i32 = _make_stack(_BY_NAME["i32"])
-stack_i64 = _make_stack(_BY_NAME["i64"])
-stack_u8 = _make_stack(_BY_NAME["u8"])
-stack_u32 = _make_stack(_BY_NAME["u32"])
-stack_u64 = _make_stack(_BY_NAME["u64"])
+stack_f32 = _make_stack(ELEMENTS["f32"])
+stack_f64 = _make_stack(ELEMENTS["f64"])
+stack_i8 = _make_stack(ELEMENTS["i8"])
+stack_i32 = _make_stack(ELEMENTS["i32"])
+stack_i64 = _make_stack(ELEMENTS["i64"])
+stack_u8 = _make_stack(ELEMENTS["u8"])
+stack_u32 = _make_stack(ELEMENTS["u32"])
+stack_u64 = _make_stack(ELEMENTS["u64"])
 
 
 def _make_cast(name: str, source: Any, target: Any, storage: Any) -> Any:
@@ -316,7 +326,7 @@ def _make_cast(name: str, source: Any, target: Any, storage: Any) -> Any:
 
         return target(source), codegen
 
-    return _named(cast, name, f"The bits of a {source} as a {target}.")
+    return named_intrinsic(cast, name, f"The bits of a {source} as a {target}.")
 
 
 bits_f32 = _make_cast("bits_f32", types.int32, types.float32, _F32)
@@ -474,7 +484,8 @@ def ticks(typingctx: Any) -> Any:
     return types.int64(), codegen
 
 
-INTERLEAVE = "tracejit.interleave"
+WISH = "tracejit.wish"
+"""Metadata that a module has whose text asks for something of a loop: what, as LLVM's metadata of loops says it."""
 LOOP = "tracejit.loop"
 """How the metadata of a loop begins, until it names itself."""
 BY_HAND = "tracejit.by_hand"
@@ -492,10 +503,29 @@ def interleave(typingctx: Any, count: Any) -> Any:
     number = count.literal_value
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.module.add_named_metadata(INTERLEAVE, [_I32(number)])
+        builder.module.add_named_metadata(WISH, ["llvm.loop.interleave.count", _I32(number)])
         return context.get_dummy_value()
 
     return types.void(count), codegen
+
+
+def _make_wish(name: str, wish: str, doc: str) -> Any:
+    def ask(typingctx: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            builder.module.add_named_metadata(WISH, [wish])
+            return context.get_dummy_value()
+
+        return types.void(), codegen
+
+    return named_intrinsic(ask, name, doc)
+
+
+unrolled = _make_wish(
+    "unrolled",
+    "llvm.loop.unroll.full",
+    "Asks for all turns of the loop around it one after another; how many they are must follow from literals.",
+)
+rolled = _make_wish("rolled", "llvm.loop.unroll.disable", "Asks for one turn at a time of the loop around it.")
 
 
 @intrinsic

@@ -29,7 +29,7 @@ import llvmlite.ir as ir
 from numba.core import types
 
 from tracejit.kernels.emit import name_loop
-from tracejit.kernels.memory import ARGS, INTERLEAVE
+from tracejit.kernels.memory import ARGS, WISH
 from tracejit.runtime import scalars
 from tracejit.runtime.scalars import I64, NOTHING, Unsupported, Value
 
@@ -64,8 +64,8 @@ class _Loop:
     done: Any
     left: bool = False
     """Whether a `break` leads out of it."""
-    wish: Any = None
-    """How many vectors side by side the text asks for in it."""
+    wish: list[Any] | None = None
+    """What the text asks LLVM to do with it."""
 
 
 @dataclass(slots=True)
@@ -202,21 +202,21 @@ class _Walk:
         self._call_intrinsic = call_intrinsic
         self._frame = frame
         self._back: list[tuple[Any, _Loop]] = []
-        self._wish: Any = None
+        self._wish: list[Any] | None = None
         self._wishes = 0
 
     def mark_loops(self) -> None:
-        """Passes the wishes for vectors side by side on to the loops that they stand in, or to all loops."""
+        """Passes the wishes of the text on to the loops that they stand in, or to all loops."""
         for jump, loop in self._back:
             wish = self._wish if loop.wish is None else loop.wish
             if wish is not None:
-                name_loop(jump, ["llvm.loop.interleave.count", wish])
+                name_loop(jump, wish)
 
     def _note_wish(self) -> None:
-        found = self.builder.module.namedmetadata.get(INTERLEAVE)
+        found = self.builder.module.namedmetadata.get(WISH)
         if found is None or len(found.operands) == self._wishes:
             return
-        self._wishes, wish = len(found.operands), found.operands[-1].operands[0]
+        self._wishes, wish = len(found.operands), list(found.operands[-1].operands)
         if self._frame.loops:
             self._frame.loops[-1].wish = wish
         else:
