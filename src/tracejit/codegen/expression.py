@@ -38,9 +38,9 @@ def folding(kind: dtype) -> str:
     return {"f16": "f32", "b1": "u8"}.get(kind.short, kind.short)
 
 
-def number(slot: int, is_float: bool, kind: dtype) -> str:
+def number(slot: int, is_float: bool, kind: dtype, block: str = "p") -> str:
     """A number of the argument block as an element of a type, rounded once."""
-    text = f"arg_f64(p, {slot})" if is_float else f"load_arg(p, {slot})"
+    text = f"arg_f64({block}, {slot})" if is_float else f"load_arg({block}, {slot})"
     if kind is dtypes.bool:
         return f"{text} != 0"
     if kind is dtypes.float16:

@@ -18,9 +18,9 @@ from pathlib import Path
 from tracejit.config import SETTINGS, logger
 
 _log = logger("cache")
-KERNEL, RECIPE, CODE = "kernel", "recipe", "code"
-"""What is kept: object code, a program's launches (`runtime/recipe.py`), Python's code (`runtime/bytecode.py`)."""
-KINDS = (KERNEL, RECIPE, CODE)
+KERNEL, RECIPE, CODE, PTX = "kernel", "recipe", "code", "ptx"
+"""What is kept: object code, a program's launches (`runtime/recipe.py`), Python's code (`runtime/bytecode.py`), PTX."""
+KINDS = (KERNEL, RECIPE, CODE, PTX)
 _MAGIC = b"tracejit kernel 1\n"
 _CHECKSUM_BYTES = 32
 _TOUCH_SECONDS = 3600.0

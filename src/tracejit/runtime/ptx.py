@@ -1,0 +1,134 @@
+"""Kernel text to PTX, by LLVM's own target: neither a GPU nor a CUDA toolkit is needed.
+
+In: kernel text and a compute capability. Out: PTX with one entry, named as the kernel.
+Must not know: grids, the driver, what a kernel computes.
+
+An entry takes its argument block by value, and an int64 with the number of its units: `(p, hi)`.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import linecache
+import threading
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import llvmlite
+import llvmlite.binding as llvm
+import numba
+from numba.core.errors import NumbaError
+
+from tracejit import kernels
+from tracejit.codegen.cuda.text import CudaText
+from tracejit.errors import KernelBuildError
+from tracejit.runtime import build, frontend, lowering, scalars
+from tracejit.runtime.cache import PTX, STORE
+from tracejit.runtime.scalars import Unsupported
+
+TRIPLE = "nvptx64-nvidia-cuda"
+CAPABILITIES = (75, 80, 90)
+"""The compute capabilities that kernels are checked for: Turing, Ampere, Hopper."""
+_VERSIONS = {75: 70, 80: 71, 90: 78}
+"""The oldest version of PTX in which LLVM knows all of a capability's instructions."""
+_lock = threading.Lock()
+_ENTRY = """
+declare i32 @body(ptr, ptr, ptr, i64, i64)
+
+define ptx_kernel void @{name}(ptr byval([{slots} x i64]) align 8 %p, i64 %units) "nvvm.maxntid"="{threads}" {{
+  %result = alloca i64
+  %error = alloca ptr
+  %status = call i32 @body(ptr %result, ptr %error, ptr %p, i64 0, i64 %units)
+  ret void
+}}
+"""
+
+
+@functools.cache
+def _environment() -> bytes:
+    """Digest of everything but its text that a kernel's PTX depends on."""
+    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
+    for path in sorted(Path(kernels.__path__[0]).rglob("*.py")):
+        digest.update(path.read_bytes())
+    for module in (__file__, frontend.__file__, lowering.__file__, scalars.__file__):
+        digest.update(Path(str(module)).read_bytes())
+    return digest.digest()
+
+
+@functools.cache
+def _machine(capability: int) -> Any:
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    target = llvm.Target.from_triple(TRIPLE)
+    return target.create_target_machine(cpu=f"sm_{capability}", features=f"+ptx{_VERSIONS[capability]}", opt=3)
+
+
+def assemble(module: Any, capability: int) -> str:
+    """PTX of a parsed LLVM module: optimised, without fused or reordered arithmetic.
+
+    Raises: RuntimeError if LLVM finds the module faulty.
+    """
+    module.verify()
+    machine = _machine(capability)
+    module.triple = TRIPLE
+    module.data_layout = str(machine.target_data)
+    builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
+    builder.getModulePassManager().run(module, builder)
+    return str(machine.emit_assembly(module))
+
+
+def _function_of(kernel: CudaText) -> FunctionType:
+    file = f"<tracejit {kernel.name}>"
+    scope = dict(build.namespace())
+    # Registered like the lines of a file, so that errors and tracebacks show the text.
+    linecache.cache[file] = (len(kernel.text), None, kernel.text.splitlines(keepends=True), file)
+    exec(compile(kernel.text, file, "exec"), scope)
+    function: FunctionType = scope[kernel.name]
+    return function
+
+
+def llvm_module(kernel: CudaText) -> Any:
+    """The LLVM module of a kernel with its entry, not optimised.
+
+    Raises: KernelBuildError if the text is outside of the kernels' language.
+    """
+    try:
+        lowered = frontend.lower_directly(_function_of(kernel), kernel.text)
+    except (Unsupported, NumbaError) as error:
+        raise KernelBuildError(f"kernel {kernel.name}: {error}") from error
+    entry = _ENTRY.format(name=kernel.name, slots=max(1, len(kernel.slots)), threads=kernel.threads)
+    with _lock:
+        module = llvm.parse_assembly(lowered.text)
+        module.get_function(lowered.symbol).name = "body"
+        module.triple = TRIPLE
+        module.data_layout = ""
+        other = llvm.parse_assembly(entry)
+        other.triple = TRIPLE
+        module.link_in(other)
+        module.get_function("body").linkage = llvm.Linkage.internal
+    return module
+
+
+def translate(kernel: CudaText, capability: int) -> str:
+    """The PTX of a kernel for a compute capability such as 90.
+
+    Raises: KernelBuildError if the text is not a kernel, or if LLVM does not accept what is made of it.
+    Cost: 0.1 ms from the disk cache, 10 to 200 ms compiled.
+    """
+    if capability not in _VERSIONS:
+        raise KernelBuildError(f"no PTX for compute capability {capability}; there is for {sorted(_VERSIONS)}")
+    content = f"{capability} {kernel.threads} {len(kernel.slots)}\n{kernel.text}".encode()
+    digest = hashlib.sha256(_environment() + content).hexdigest()
+    found = STORE.get(digest, PTX)
+    if found is not None:
+        return found.decode()
+    module = llvm_module(kernel)
+    try:
+        with _lock:
+            made = assemble(module, capability)
+    except RuntimeError as error:
+        raise KernelBuildError(f"kernel {kernel.name}: LLVM does not accept the module: {error}") from None
+    STORE.put(digest, kernel.name, kernel.text, made.encode(), PTX)
+    return made

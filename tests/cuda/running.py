@@ -1,0 +1,169 @@
+"""Graphs run on the PTX machine: planned as for the CPU, each group by its GPU kernels."""
+
+from __future__ import annotations
+
+import functools
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from tests.cuda.machine import GAP, Device, Module, launch, parse
+from tests.programs import same_bits
+from tracejit.codegen.cuda.generate import generate
+from tracejit.codegen.cuda.text import NUMBERS, CudaText
+from tracejit.codegen.library import plan_call
+from tracejit.codegen.text import Place
+from tracejit.compiler import plan_graph
+from tracejit.ir.graph import Graph
+from tracejit.runtime import ptx
+from tracejit.schedule.groups import CALL, Group
+from tracejit.schedule.memory import Buffer
+from tracejit.schedule.plan import Plan
+from tracejit.schedule.values import Read, Value
+
+CAPABILITY = 90
+
+
+@functools.cache
+def module_of(kernel: CudaText) -> Module:
+    """A kernel's PTX, parsed."""
+    return parse(ptx.translate(kernel, CAPABILITY))
+
+
+def plan_of(graph: Graph) -> Plan:
+    """The plan of a graph, the CPU's."""
+    return plan_graph(graph, plan_call)[0]
+
+
+def kernels_of(graph: Graph, vectors: bool = True) -> list[CudaText]:
+    """The GPU kernels of a graph, in order."""
+    plan = plan_of(graph)
+    groups = [g for g in plan.groups if g.kind != CALL]
+    return [k for g in groups for stage in generate(g, plan, vectors) for k in stage]
+
+
+class Execution:
+    """A run of a plan on a device's memory."""
+
+    def __init__(self, graph: Graph, arrays: list[np.ndarray], scalars: tuple[float, ...], vectors: bool) -> None:
+        self.graph, self.vectors = graph, vectors
+        self.plan = plan_of(graph)
+        self.device = Device(self._room(arrays))
+        self.kernels: list[CudaText] = []
+        # Without vectors nothing may be counted on but what an element needs.
+        self._misaligned = {k: 0 if vectors else a.itemsize for k, a in enumerate(arrays)}
+        self._spans = [self._place(k, array) for k, array in enumerate(arrays)]
+        self._outputs: dict[int, tuple[int, int]] = {}
+        for o, node in enumerate(graph.outputs):
+            if o in graph.homes:
+                self._outputs[o] = (self._spans[graph.homes[o]][0], node.tensor.numel * node.dtype.itemsize)
+            else:
+                nbytes = node.tensor.numel * node.dtype.itemsize
+                misaligned = 0 if vectors else node.dtype.itemsize
+                self._outputs[o] = (self.device.room(nbytes, misaligned), nbytes)
+        self._buffers: dict[Buffer, int] = {}
+        self._scalars = self.device.room(8 * len(scalars))
+        for k, (kind, number) in enumerate(zip(graph.scalars, scalars, strict=True)):
+            self.device.put(self._scalars + 8 * k, struct.pack("<d" if kind == "f" else "<q", number))
+
+    def _room(self, arrays: list[np.ndarray]) -> int:
+        """Enough memory, with the gaps."""
+        sizes = [b.nbytes for b in {*self.plan.storage.values(), *self.plan.partials.values()}]
+        sizes += [a.size and sum((n - 1) * abs(s) for n, s in zip(a.shape, a.strides)) + a.itemsize for a in arrays]
+        sizes += [node.tensor.numel * node.dtype.itemsize for node in self.graph.outputs]
+        return sum(size + 4 * GAP for size in sizes) + 4 * GAP
+
+    def _place(self, index: int, array: np.ndarray) -> tuple[int, int]:
+        """Copies the memory that an array lies in; gives the address of its first element, and the first byte's."""
+        if not array.size:
+            return self.device.room(0), 0
+        low = sum(min(0, (n - 1) * s) for n, s in zip(array.shape, array.strides, strict=True))
+        high = sum(max(0, (n - 1) * s) for n, s in zip(array.shape, array.strides, strict=True)) + array.itemsize
+        address = self.device.room(high - low, self._misaligned[index]) - low
+        # One by one, so that what lies between them stays unknown.
+        steps = np.zeros(array.shape, np.int64)
+        for d, (n, s) in enumerate(zip(array.shape, array.strides, strict=True)):
+            steps += (np.arange(n) * s).reshape([-1 if k == d else 1 for k in range(array.ndim)])
+        for offset, element in zip(steps.ravel().tolist(), array.ravel(), strict=True):
+            self.device.put(address + offset, element.tobytes())
+        return address, low
+
+    def address(self, buffer: Buffer) -> int:
+        """Where a buffer lies."""
+        if buffer.kind == "input":
+            return self._spans[buffer.index][0]
+        if buffer.kind == "output":
+            return self._outputs[buffer.index][0]
+        if buffer not in self._buffers:
+            self._buffers[buffer] = self.device.room(buffer.nbytes)
+        return self._buffers[buffer]
+
+    def run(self) -> list[np.ndarray]:
+        """Runs all groups; gives the outputs."""
+        for group in self.plan.groups:
+            if group.kind == CALL:
+                self._call(group.members[0])
+                continue
+            for kernel in self._texts(group):
+                self._launch(kernel)
+        results = []
+        for o, node in enumerate(self.graph.outputs):
+            data = self.device.get(*self._outputs[o])
+            results.append(np.frombuffer(data, node.dtype.np).reshape(node.shape).copy())
+        return results
+
+    def _texts(self, group: Group) -> Iterator[CudaText]:
+        for stage in generate(group, self.plan, self.vectors):
+            yield from stage
+
+    def _launch(self, kernel: CudaText) -> None:
+        self.kernels.append(kernel)
+        words = [self._word(slot) for slot in kernel.slots] or [0]
+        for slot, of in kernel.promises:
+            assert words[slot] % of == 0, f"slot {slot} of {kernel.name} is {words[slot]}, no multiple of {of}"
+        block = np.array([w & (1 << 64) - 1 for w in [*words, kernel.units]], np.uint64).tobytes()
+        launch(self.device, module_of(kernel), kernel.blocks, block)
+
+    def _word(self, slot: Any) -> int:
+        if isinstance(slot, Place):
+            return self.address(slot.buffer) + slot.offset
+        if slot is NUMBERS:
+            return self._scalars
+        if isinstance(slot, float):
+            return int(struct.unpack("<q", struct.pack("<d", slot))[0])
+        return int(slot)
+
+    def _call(self, value: Value) -> None:
+        """A library operation, which has no GPU kernels here: its record's NumPy function."""
+        assert value.op is not None
+        operands = [self._array(read) for read in value.reads]
+        found = value.op.numpy(*operands, *value.attrs)
+        found = found if isinstance(found, tuple) else (found,)
+        for result, array in zip(value.results, found, strict=True):
+            if result in self.plan.storage:
+                data = np.ascontiguousarray(array, result.dtype.np).tobytes()
+                self.device.put(self.address(self.plan.storage[result]), data)
+
+    def _array(self, read: Read) -> np.ndarray:
+        source = read.source
+        data = self.device.get(self.address(self.plan.storage[source]), source.numel * source.dtype.itemsize)
+        flat = np.frombuffer(data, source.dtype.np)
+        strides = [s * source.dtype.itemsize for s in read.strides]
+        return np.lib.stride_tricks.as_strided(flat[read.offset :], read.shape, strides).copy()
+
+
+def run_on_machine(
+    graph: Graph, arrays: list[np.ndarray], scalars: tuple[float, ...] = (), vectors: bool = True
+) -> list[np.ndarray]:
+    """The outputs of a graph, computed by its GPU kernels."""
+    return Execution(graph, arrays, scalars, vectors).run()
+
+
+def assert_same(result: np.ndarray, expected: np.ndarray, kernels: list[CudaText]) -> None:
+    """Asserts equal types, shapes and bits."""
+    if not same_bits(result, expected):
+        where = np.argwhere(result != expected)[:3].tolist()
+        texts = "\n".join(k.text for k in kernels)
+        raise AssertionError(f"differs at {where}:\n{result}\n{expected}\n{texts}")
