@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from tracejit.codegen.cuda.text import VECTOR_BYTES, CudaText, CudaWriter
 from tracejit.codegen.elements import Elements
-from tracejit.schedule.groups import LOOP, Group
+from tracejit.schedule.groups import Group
 from tracejit.schedule.plan import Plan
 from tracejit.schedule.values import VIRTUAL
 
@@ -28,25 +28,23 @@ def vector_of(group: Group, plan: Plan) -> int:
     outside = {r.source for v in group.members for r in v.reads if r.source.kind != VIRTUAL} - set(group.members)
     sizes = [v.dtype.itemsize for v in (*outside, *plan.stored(group))]
     vector = min(MOST_TOGETHER, VECTOR_BYTES // max(sizes))
-    if group.kind == LOOP:
-        inner = min(group.cuts, default=group.numel)
-        if inner is group.numel or inner == group.numel:
-            return vector
-    else:
-        inner = group.unit
+    if not group.cuts:
+        # One row, whose rest is done place by place.
+        return vector
+    inner = min(group.cuts)
     return vector if isinstance(inner, int) and inner % vector == 0 else 1
 
 
-def together(writer: CudaWriter, count: int, body: Callable[[int], None]) -> None:
+def together(writer: CudaWriter, count: int, body: Callable[[], None]) -> None:
     """Writes a loop of so many turns, `k`, that LLVM writes out; no loop around one turn."""
     if count == 1:
         writer.line("k = 0")
-        body(0)
+        body()
         return
     writer.line(f"for k in range({count}):")
     writer.depth += 1
     writer.line("unrolled()")
-    body(count)
+    body()
     writer.depth -= 1
 
 
@@ -78,7 +76,7 @@ def _write_flat(elements: Elements, writer: CudaWriter) -> None:
         return
     writer.line(f"if first + {writer.vector} <= hi:")
     writer.depth += 1
-    together(writer, writer.vector, lambda _: _write_place(elements, "first"))
+    together(writer, writer.vector, lambda: _write_place(elements, "first"))
     writer.depth -= 1
     writer.line("else:")
     writer.depth += 1
@@ -97,7 +95,7 @@ def _write_rows(elements: Elements, writer: CudaWriter) -> None:
     elements.start_rows("u")
     elements.begin_row()
     elements.hoist(elements.group.members)
-    together(writer, writer.vector, lambda _: _write_place(elements, "start"))
+    together(writer, writer.vector, lambda: _write_place(elements, "start"))
     writer.depth -= 1
 
 

@@ -3,15 +3,17 @@
 In: a group and its plan. Out: `CudaText`s.
 Must not know: any operation.
 
-A thread takes eight places of a row, as vectors; what a later visit needs of them stays in its registers. The order of a
-fold follows from the row's length and the vector's: a thread's places one after another, then the threads.
+Thread t of n takes places 4 t to 4 t + 3 and 4 (n + t) to 4 (n + t) + 3 of a row; what a later visit needs of them stays
+in its registers. The order of a fold follows from the row's length alone: a thread's places one after another, then the
+threads; neither from the element type, nor from where a row begins, nor from what is fused.
 """
 
 from __future__ import annotations
 
+from tracejit import dtypes
 from tracejit.codegen import expression
 from tracejit.codegen.cuda import folding
-from tracejit.codegen.cuda.loops import together, vector_of
+from tracejit.codegen.cuda.loops import together
 from tracejit.codegen.cuda.text import WARP, CudaText, CudaWriter
 from tracejit.codegen.elements import Elements
 from tracejit.codegen.scratch import Scratch
@@ -19,10 +21,13 @@ from tracejit.schedule import cost
 from tracejit.schedule.groups import Group
 from tracejit.schedule.plan import Plan, folded_blocks
 from tracejit.schedule.rows import Pass, RowPlan, plan_rows
-from tracejit.schedule.values import Value
+from tracejit.schedule.values import VIRTUAL, Read, Value
 
-PLACES = 8
-"""Places of a row that a thread takes: few enough for its registers."""
+TOGETHER, TURNS = 4, 2
+"""Places side by side that a thread takes in a turn, and its turns: few enough for its registers."""
+PLACES = TOGETHER * TURNS
+MOST_KEPT = 4
+"""Operands from outside whose places are kept for later visits, instead of being loaded again."""
 MOST_THREADS = cost.BLOCK // PLACES
 COMBINING_THREADS = 256
 """Threads that put the blocks of a long row together."""
@@ -38,14 +43,57 @@ def threads_for(places: int) -> int:
     return threads
 
 
+class _Row(Elements):
+    """The elements of a row, of which a thread keeps what it loaded at its places."""
+
+    def __init__(self, writer: CudaWriter, group: Group, plan: Plan) -> None:
+        super().__init__(writer, group, plan)
+        self._visit = 0
+        self._kept: dict[tuple[object, ...], tuple[tuple[str, int], int]] = {}
+
+    def forget_places(self) -> None:
+        """What a visit computed is not at hand in the next one."""
+        super().forget_places()
+        self._here: dict[tuple[object, ...], str] = {}
+
+    def end_visit(self) -> None:
+        """What was loaded so far may be taken from registers from now on."""
+        self._visit += 1
+
+    def fetch(self, value: Value, read: Read, j: str) -> str:
+        """The variable that holds an operand from outside at place `j`."""
+        access = self.access(value, read)
+        kind = read.source.dtype
+        if access.step == 0 or read.source.kind == VIRTUAL:
+            return super().fetch(value, read, j)
+        key = (read.source, read.offset, access.base, access.step, access.stride)
+        if key in self._here:
+            return self._here[key]
+        short = expression.folding(kind)
+        if key in self._kept and self._kept[key][1] < self._visit:
+            name = self.writer.name("x")
+            text = self.writer.load(short, self._kept[key][0], "at")
+            self.writer.line(f"{name} = {f'{text} != 0' if kind is dtypes.bool else text}")
+        else:
+            name = super().fetch(value, read, j)
+            if len(self._kept) < MOST_KEPT:
+                size = 4 if kind is dtypes.float16 else kind.itemsize
+                place = self.writer.scratch("i64", PLACES * size // 8)
+                self._kept[key] = (place, self._visit)
+                self.writer.store(short, place, "at", f"uint8({name})" if kind is dtypes.bool else name)
+        self._here[key] = name
+        return name
+
+
 class _Rows:
     """The visits of one row's threads."""
 
     def __init__(self, group: Group, plan: Plan, vectors: bool, threads: int) -> None:
-        self.vector = vector_of(group, plan) if vectors else 1
+        # Only then are rows whole vectors, each of which is within a row or outside.
+        self.whole = isinstance(group.unit, int) and group.unit % TOGETHER == 0
         self.threads = threads
-        self.writer = CudaWriter(self.vector)
-        self.elements = Elements(self.writer, group, plan)
+        self.writer = CudaWriter(TOGETHER if self.whole and vectors else 1)
+        self.elements = _Row(self.writer, group, plan)
         self.rows: RowPlan = plan_rows(group.members, group.full, self.elements.stored)
         self.scratch = Scratch(self.writer, PLACES)
 
@@ -55,22 +103,26 @@ class _Rows:
         sums = {value: folding.start(writer, value) for value in visit.fold}
         elements.forget_places()
         elements.hoist([*visit.compute, *visit.fold])
-        turns = PLACES // self.vector
-        writer.line(f"for c in range({turns}):")
+        writer.line(f"for c in range({TURNS}):")
         writer.depth += 1
         writer.line("unrolled()")
-        writer.line(f"first = {begin}(c * {self.threads} + thread()) * {self.vector}")
+        writer.line(f"first = {begin}(c * {self.threads} + thread()) * {TOGETHER}")
         writer.line(f"if first < {end}:")
         writer.depth += 1
-        together(writer, self.vector, lambda _: self._place(visit, sums))
+        together(writer, TOGETHER, lambda: self._place(visit, sums, end))
         writer.depth -= 2
         elements.forget_places()
+        elements.end_visit()
         return sums
 
-    def _place(self, visit: Pass, sums: dict[Value, str]) -> None:
+    def _place(self, visit: Pass, sums: dict[Value, str], end: str) -> None:
         writer, elements = self.writer, self.elements
         writer.line("j = first + k")
-        writer.line(f"at = c * {self.vector} + k")
+        writer.line(f"at = c * {TOGETHER} + k")
+        depth = writer.depth
+        if not self.whole:
+            writer.line(f"if j < {end}:")
+            writer.depth += 1
         for value in visit.load:
             if value in self.rows.kept:
                 text = self.scratch.load(value, value.dtype, "at")
@@ -88,6 +140,7 @@ class _Rows:
             self.scratch.store(value, value.dtype, "at", elements.placed[value])
         for value in visit.write:
             elements.store(value, "j", elements.placed[value])
+        writer.depth = depth
 
 
 def write_row(group: Group, plan: Plan, vectors: bool, stem: str, doc: str) -> CudaText:
