@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import ctypes.util
 from collections.abc import Callable
 from typing import Any
 
@@ -49,26 +51,13 @@ def fused(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
     return odd.astype(np.float32)
 
 
+_fma = ctypes.CDLL(ctypes.util.find_library("m")).fma
+_fma.argtypes, _fma.restype = [ctypes.c_double] * 3, ctypes.c_double
+
+
 def fused_double(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """x y + z rounded once, of float64."""
-    out = np.empty_like(x)
-    for k in range(x.size):
-        a, b, c = float(x[k]), float(y[k]), float(z[k])
-        out[k] = a * b + c if not all(map(np.isfinite, (a, b, c))) else _exact(a, b, c)
-    return out
-
-
-def _exact(a: float, b: float, c: float) -> float:
-    # Integers times powers of two: exact, and rounded once by the last division or product.
-    numbers = [x.as_integer_ratio() for x in (a, b, c)]
-    (na, da), (nb, db), (nc, dc) = numbers
-    top, bottom = na * nb * dc + nc * da * db, da * db * dc
-    if top == 0:
-        return a * b + c
-    try:
-        return top / bottom
-    except OverflowError:
-        return float("inf") if top > 0 else float("-inf")
+    """x y + z rounded once, of float64, by the C library."""
+    return np.array([_fma(a, b, c) for a, b, c in zip(x.tolist(), y.tolist(), z.tolist(), strict=True)])
 
 
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
@@ -143,6 +132,10 @@ def _arithmetic(name: str, parts: list[str], x: np.ndarray, y: np.ndarray) -> np
             found = x.astype(f"{x.dtype.kind}{2 * x.itemsize}") * y.astype(f"{x.dtype.kind}{2 * x.itemsize}")
             return found
         if "hi" in parts:
+            if x.itemsize == 4:
+                wide = f"{x.dtype.kind}8"
+                found = (x.astype(wide) * y.astype(wide) >> 32).astype(x.dtype)
+                return found
             products = [int(a) * int(b) >> 8 * x.itemsize for a, b in zip(x, y, strict=True)]
             return np.array(products, object).astype(x.dtype)
         found = x * y

@@ -19,7 +19,7 @@ from tracejit.kernels.cuda.threads import WARP
 BASE, GAP = 1 << 20, 256
 PARAMETERS = 1 << 40
 _NOBODY, _SEVERAL = -1, -2
-_BYTES = {"b8": 1, "b16": 2, "b32": 4, "b64": 8}
+_ANYTHING = 0xC0DE_5A5A_4321_BEE7
 
 
 class Fault(Exception):
@@ -250,9 +250,7 @@ class _Run:
         if operand in ("%tid.x", "%ctaid.x"):
             return (self.within if operand == "%tid.x" else self.block).astype(raw)
         if operand[0] == "%":
-            if operand not in self.registers:
-                raise Fault(f"{operand} is read before it is written")
-            register = self.registers[operand]
+            register = self._register(operand)
             if kind == "pred":
                 return register
             same = np.dtype(raw).itemsize == register.itemsize
@@ -276,10 +274,13 @@ class _Run:
         if mask.all():
             self.registers[name] = np.array(result)
             return
-        register = self.registers.get(name)
-        if register is None:
-            register = self.registers[name] = np.zeros(self.threads.size, result.dtype)
-        np.copyto(register, result, where=mask)
+        np.copyto(self._register(name), result, where=mask)
+
+    def _register(self, name: str) -> np.ndarray:
+        """A register. One that was not written holds anything: LLVM may compute with it what nobody wants."""
+        if name not in self.registers:
+            self.registers[name] = written(name, np.full(self.threads.size, _ANYTHING, np.uint64))
+        return self.registers[name]
 
     # --- control ------------------------------------------------------------------------------------------------------
 
@@ -296,7 +297,7 @@ class _Run:
                 instruction = code[at]
                 active = mask
                 if instruction.guard:
-                    active = mask & (self.registers[instruction.guard] == instruction.wanted)
+                    active = mask & (self._register(instruction.guard) == instruction.wanted)
                 name = instruction.name
                 if name.startswith("bra"):
                     self.pc[mask] = at + 1

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from tests.cuda.machine import GAP, Device, Module, launch, parse
+from tests.cuda.orders import run_in_order
 from tests.programs import same_bits
 from tracejit.codegen.cuda.generate import generate
-from tracejit.codegen.cuda.text import NUMBERS, CudaText
+from tracejit.codegen.cuda.text import SCALARS, CudaText
 from tracejit.codegen.library import plan_call
 from tracejit.codegen.text import Place
 from tracejit.compiler import plan_graph
+from tracejit.eager import run_op
 from tracejit.ir.graph import Graph
 from tracejit.runtime import ptx
 from tracejit.schedule.groups import CALL, Group
@@ -42,6 +43,14 @@ def kernels_of(graph: Graph, vectors: bool = True) -> list[CudaText]:
     plan = plan_of(graph)
     groups = [g for g in plan.groups if g.kind != CALL]
     return [k for g in groups for stage in generate(g, plan, vectors) for k in stage]
+
+
+def steps(shape: tuple[int, ...], strides: tuple[int, ...]) -> list[int]:
+    """How far each element lies from the first, in row-major order."""
+    found = np.zeros(shape, np.int64)
+    for d, (size, stride) in enumerate(zip(shape, strides, strict=True)):
+        found += (np.arange(size) * stride).reshape([-1 if k == d else 1 for k in range(len(shape))])
+    return [int(step) for step in found.ravel()]
 
 
 class Execution:
@@ -83,10 +92,7 @@ class Execution:
         high = sum(max(0, (n - 1) * s) for n, s in zip(array.shape, array.strides, strict=True)) + array.itemsize
         address = self.device.room(high - low, self._misaligned[index]) - low
         # One by one, so that what lies between them stays unknown.
-        steps = np.zeros(array.shape, np.int64)
-        for d, (n, s) in enumerate(zip(array.shape, array.strides, strict=True)):
-            steps += (np.arange(n) * s).reshape([-1 if k == d else 1 for k in range(array.ndim)])
-        for offset, element in zip(steps.ravel().tolist(), array.ravel(), strict=True):
+        for offset, element in zip(steps(array.shape, array.strides), array.ravel(), strict=True):
             self.device.put(address + offset, element.tobytes())
         return address, low
 
@@ -106,40 +112,42 @@ class Execution:
             if group.kind == CALL:
                 self._call(group.members[0])
                 continue
-            for kernel in self._texts(group):
-                self._launch(kernel)
+            for stage in self._texts(group):
+                for kernel in stage:
+                    self._launch(kernel)
         results = []
         for o, node in enumerate(self.graph.outputs):
             data = self.device.get(*self._outputs[o])
             results.append(np.frombuffer(data, node.dtype.np).reshape(node.shape).copy())
         return results
 
-    def _texts(self, group: Group) -> Iterator[CudaText]:
-        for stage in generate(group, self.plan, self.vectors):
-            yield from stage
+    def _texts(self, group: Group) -> list[list[CudaText]]:
+        """A group's kernels: those with vectors if what they count on is so."""
+        stages = generate(group, self.plan, self.vectors)
+        for kernel in (k for stage in stages for k in stage):
+            if any(self._word(kernel.slots[slot]) % of for slot, of in kernel.promises):
+                return generate(group, self.plan, vectors=False)
+        return stages
 
     def _launch(self, kernel: CudaText) -> None:
         self.kernels.append(kernel)
         words = [self._word(slot) for slot in kernel.slots] or [0]
-        for slot, of in kernel.promises:
-            assert words[slot] % of == 0, f"slot {slot} of {kernel.name} is {words[slot]}, no multiple of {of}"
         block = np.array([w & (1 << 64) - 1 for w in [*words, kernel.units]], np.uint64).tobytes()
         launch(self.device, module_of(kernel), kernel.blocks, block)
 
     def _word(self, slot: Any) -> int:
+        if slot is SCALARS:
+            return self._scalars
         if isinstance(slot, Place):
             return self.address(slot.buffer) + slot.offset
-        if slot is NUMBERS:
-            return self._scalars
         if isinstance(slot, float):
             return int(struct.unpack("<q", struct.pack("<d", slot))[0])
         return int(slot)
 
     def _call(self, value: Value) -> None:
-        """A library operation, which has no GPU kernels here: its record's NumPy function."""
+        """A library operation, which has no GPU kernels here: computed on the CPU."""
         assert value.op is not None
-        operands = [self._array(read) for read in value.reads]
-        found = value.op.numpy(*operands, *value.attrs)
+        found = run_op(value.op, tuple(self._array(read) for read in value.reads), value.attrs)
         found = found if isinstance(found, tuple) else (found,)
         for result, array in zip(value.results, found, strict=True):
             if result in self.plan.storage:
@@ -147,18 +155,21 @@ class Execution:
                 self.device.put(self.address(self.plan.storage[result]), data)
 
     def _array(self, read: Read) -> np.ndarray:
-        source = read.source
-        data = self.device.get(self.address(self.plan.storage[source]), source.numel * source.dtype.itemsize)
-        flat = np.frombuffer(data, source.dtype.np)
-        strides = [s * source.dtype.itemsize for s in read.strides]
-        return np.lib.stride_tricks.as_strided(flat[read.offset :], read.shape, strides).copy()
+        """An operand as an array of its own."""
+        kind = read.source.dtype.np
+        start = self.address(self.plan.storage[read.source]) + read.offset * kind.itemsize
+        places = steps(read.shape, tuple(s * kind.itemsize for s in read.strides))
+        data = b"".join(self.device.get(start + at, kind.itemsize) for at in places)
+        return np.frombuffer(data, kind).reshape(read.shape)
 
 
-def run_on_machine(
-    graph: Graph, arrays: list[np.ndarray], scalars: tuple[float, ...] = (), vectors: bool = True
-) -> list[np.ndarray]:
-    """The outputs of a graph, computed by its GPU kernels."""
-    return Execution(graph, arrays, scalars, vectors).run()
+def check(graph: Graph, arrays: list[np.ndarray], scalars: tuple[float, ...] = (), vectors: bool = True) -> Execution:
+    """Asserts that a graph's GPU kernels give the bits of the operations one by one, in their own orders of folds."""
+    expected = run_in_order(graph, [np.array(a, copy=True, order="K") for a in arrays], scalars)
+    execution = Execution(graph, arrays, scalars, vectors)
+    for result, wanted in zip(execution.run(), expected, strict=True):
+        assert_same(result, wanted, execution.kernels)
+    return execution
 
 
 def assert_same(result: np.ndarray, expected: np.ndarray, kernels: list[CudaText]) -> None:

@@ -69,12 +69,17 @@ def named_intrinsic(function: Callable[..., Any], name: str, doc: str) -> Any:
 
 
 def require_integers(name: str, *operands: Any) -> None:
+    """Raises: TypingError if an operand of the intrinsic `name` is no integer."""
     for operand in operands:
         if not isinstance(operand, types.Integer):
             raise TypingError(f"{name}: address and index must be integers, got {operand}")
 
 
 def require_literal(name: str, operand: Any) -> int:
+    """The number that stands in the text as an operand of the intrinsic `name`.
+
+    Raises: TypingError if none does.
+    """
     if not isinstance(operand, types.IntegerLiteral):
         raise TypingError(f"{name}: expected an integer literal, got {operand}")
     return int(operand.literal_value)

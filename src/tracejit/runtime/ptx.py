@@ -72,8 +72,6 @@ def assemble(module: Any, capability: int) -> str:
     """
     module.verify()
     machine = _machine(capability)
-    module.triple = TRIPLE
-    module.data_layout = str(machine.target_data)
     builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
     builder.getModulePassManager().run(module, builder)
     return str(machine.emit_assembly(module))
@@ -100,12 +98,12 @@ def llvm_module(kernel: CudaText) -> Any:
         raise KernelBuildError(f"kernel {kernel.name}: {error}") from error
     entry = _ENTRY.format(name=kernel.name, slots=max(1, len(kernel.slots)), threads=kernel.threads)
     with _lock:
-        module = llvm.parse_assembly(lowered.text)
+        # The layout says how elements are aligned, which the parser notes at each access.
+        layout = f'target datalayout = "{_machine(CAPABILITIES[0]).target_data}"'
+        module = llvm.parse_assembly(lowered.text.replace('target datalayout = ""', layout))
         module.get_function(lowered.symbol).name = "body"
         module.triple = TRIPLE
-        module.data_layout = ""
-        other = llvm.parse_assembly(entry)
-        other.triple = TRIPLE
+        other = llvm.parse_assembly(f'target triple = "{TRIPLE}"\n{layout}\n{entry}')
         module.link_in(other)
         module.get_function("body").linkage = llvm.Linkage.internal
     return module

@@ -60,9 +60,7 @@ def fold_lanes(writer: CudaWriter, value: Value, sofar: str, warps: int) -> None
     _meet(writer, value, sofar, warps, "", "thread()", f" + thread() % {WARP}")
 
 
-def _meet(
-    writer: CudaWriter, value: Value, sofar: str, warps: int, condition: str, index: str, lane: str
-) -> None:
+def _meet(writer: CudaWriter, value: Value, sofar: str, warps: int, condition: str, index: str, lane: str) -> None:
     """Shares a value of each warp, or of each thread, and folds those of all warps as a tree."""
     short = expression.folding(value.dtype)
     step_by = WARP if lane else 1

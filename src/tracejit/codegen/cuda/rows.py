@@ -3,9 +3,9 @@
 In: a group and its plan. Out: `CudaText`s.
 Must not know: any operation.
 
-Thread t of n takes places 4 t to 4 t + 3 and 4 (n + t) to 4 (n + t) + 3 of a row; what a later visit needs of them stays
-in its registers. The order of a fold follows from the row's length alone: a thread's places one after another, then the
-threads; neither from the element type, nor from where a row begins, nor from what is fused.
+Thread t of n takes places 4 t to 4 t + 3 of a row, then 4 (n + t) to 4 (n + t) + 3; what a later visit needs of them
+stays in its registers. The order of a fold follows from the row's length alone: a thread's places one after another,
+then the threads; neither from the element type, nor from where a row begins, nor from what is fused.
 """
 
 from __future__ import annotations

@@ -19,15 +19,11 @@ VECTOR_BYTES = 16
 WARP = 32
 
 
-@dataclass(frozen=True, slots=True)
-class Numbers:
-    """An argument slot: the address of the call's scalars in the device's memory, 8 bytes each.
+SCALARS = Place(Buffer("scalars", 0, 0))
+"""An argument slot: the address of the call's scalars in the device's memory, 8 bytes each.
 
-    They are no arguments themselves, so that the arguments of a launch never change, and a captured graph neither.
-    """
-
-
-NUMBERS = Numbers()
+They are no arguments themselves, so that the arguments of a launch never change, and a captured graph neither.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +39,7 @@ class CudaText:
     name: str
     text: str
     doc: str
-    slots: tuple[Slot | Numbers, ...]
+    slots: tuple[Slot, ...]
     units: int
     blocks: int
     threads: int
@@ -112,8 +108,7 @@ class CudaWriter(Writer):
         if key not in self._numbers:
             if not self._numbers_block:
                 self._numbers_block = self.name("q")
-                self.slots.append(NUMBERS)
-                self._head.append(f"{self._numbers_block} = args_at(load_arg(p, {len(self.slots) - 1}))")
+                self._head.append(f"{self._numbers_block} = args_at(load_arg(p, {self._slot(SCALARS)}))")
             name = self.name("c")
             text = expression.number(number.index, number.kind == "f", kind, self._numbers_block)
             self._head.append(f"{name} = {text}")
@@ -141,6 +136,4 @@ class CudaWriter(Writer):
     def complete(self, stem: str, doc: str, units: int, blocks: int, threads: int) -> CudaText:
         """The kernel. Its name is `stem` and a digest of its text."""
         plain = self.finish(f"cuda_{stem}_{threads}", doc, units, 0.0)
-        return CudaText(
-            plain.name, plain.text, doc, tuple(self.slots), units, blocks, threads, tuple(self._promises)
-        )
+        return CudaText(plain.name, plain.text, doc, tuple(self.slots), units, blocks, threads, tuple(self._promises))

@@ -87,9 +87,7 @@ def shuffle(builder: Any, value: Any, how: str, number: int) -> Any:
     Edge: of a thread beyond the last it is the thread's own. All threads of the warp must come here.
     """
     name = f"llvm.nvvm.shfl.sync.{how}.i32"
-    words = [
-        call(builder, name, _I32, _EVERY, word, _I32(number), _I32(WARP - 1)) for word in _words(builder, value)
-    ]
+    words = [call(builder, name, _I32, _EVERY, word, _I32(number), _I32(WARP - 1)) for word in _words(builder, value)]
     return _from_words(builder, words, value.type)
 
 
