@@ -6,7 +6,6 @@ Must not know: launches, the driver.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,15 +14,13 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 
 from tracejit.kernels.vmath.expression import V
+from tracejit.runtime.ptx import TRIPLE, assemble
 
-TRIPLE = "nvptx64-nvidia-cuda"
 GLOBAL, SHARED = 1, 3
 I32, I64 = ir.IntType(32), ir.IntType(64)
 F32, F64, F16 = ir.FloatType(), ir.DoubleType(), ir.HalfType()
 VECTOR_BYTES = 16
 WARP = 32
-# The oldest PTX language in which LLVM knows all of the chip's instructions that are used here.
-_PTX_VERSION = {75: 70, 80: 71, 90: 78}
 
 
 class BFloat(ir.Type):
@@ -233,31 +230,9 @@ class Kernel:
         return str(self.module).replace(head, f'{head} "nvvm.maxntid"="{self.threads}"')
 
 
-@functools.cache
-def _machine(capability: int) -> Any:
-    llvm.initialize_all_targets()
-    llvm.initialize_all_asmprinters()
-    target = llvm.Target.from_triple(TRIPLE)
-    return target.create_target_machine(cpu=f"sm_{capability}", features=f"+ptx{_PTX_VERSION[capability]}", opt=3)
-
-
 def ptx_of(llvm_text: str, capability: int) -> str:
     """PTX of an LLVM module for a compute capability such as 90.
 
     Raises: RuntimeError if LLVM does not accept the text.
     """
     return assemble(llvm.parse_assembly(llvm_text), capability)
-
-
-def assemble(module: Any, capability: int) -> str:
-    """PTX of a parsed LLVM module: optimised, without fused or reordered arithmetic.
-
-    Raises: RuntimeError if LLVM finds the module faulty.
-    """
-    module.verify()
-    machine = _machine(capability)
-    module.data_layout = str(machine.target_data)
-    tuning = llvm.create_pipeline_tuning_options(speed_level=3)
-    builder = llvm.create_pass_builder(machine, tuning)
-    builder.getModulePassManager().run(module, builder)
-    return str(machine.emit_assembly(module))

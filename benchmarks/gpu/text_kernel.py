@@ -6,9 +6,9 @@ import linecache
 
 import llvmlite.binding as llvm
 
-from benchmarks.gpu.emit import TRIPLE, assemble
 from tracejit.runtime import frontend
 from tracejit.runtime.build import namespace
+from tracejit.runtime.ptx import TRIPLE, assemble
 
 THREADS = 256
 TEXT = """def text_kernel(p, lo, hi):

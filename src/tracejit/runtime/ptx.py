@@ -72,6 +72,7 @@ def assemble(module: Any, capability: int) -> str:
     """
     module.verify()
     machine = _machine(capability)
+    module.data_layout = str(machine.target_data)
     builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
     builder.getModulePassManager().run(module, builder)
     return str(machine.emit_assembly(module))
