@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.cuda.instructions import compute, raw_type, written
+from tests.cuda.instructions import UnknownInstruction, compute, raw_type, written
 from tracejit.kernels.cuda.threads import WARP
 
 BASE, GAP = 1 << 20, 256
@@ -49,7 +49,7 @@ class Module:
     leaders: set[int] = field(default_factory=set)
 
 
-_PARAMETER = re.compile(r"\.param (?:\.align (\d+) )?\.([a-z]\d+) (?:\.ptr \S+ )?(\w+)(?:\[(\d+)\])?")
+_PARAMETER = re.compile(r"\.param (?:\.align (\d+) )?\.([a-z]\d+) (?:\.ptr \.\w+ \.align \d+ )?(\w+)(?:\[(\d+)\])?")
 _SHARED = re.compile(r"\.shared \.align (\d+) \.b8 (\w+)\[(\d+)\];")
 _OPERAND = re.compile(r"\{[^}]*\}|\[[^\]]*\]|[^,\s{}\[\]]+(?:\|[^,\s]+)?")
 
@@ -192,6 +192,17 @@ class Device(_Memory):
     def load(self, addresses: np.ndarray, size: int, access: int, threads: np.ndarray) -> np.ndarray:
         """Rows of `size` bytes."""
         return self._read(self._places(addresses, size, access), threads)
+
+    def load_atomic(self, addresses: np.ndarray, size: int) -> np.ndarray:
+        """Rows of `size` bytes that other threads may be changing."""
+        found: np.ndarray = self._bytes[self._places(addresses, size, size)]
+        return found
+
+    def raise_to(self, address: int, number: int) -> None:
+        """Sets the int64 at an address to a number if that is greater."""
+        (places,) = self._places(np.array([address], np.uint64), 8, 8)
+        word = self._bytes[places].view(np.uint64)
+        self._bytes[places] = np.maximum(word, np.uint64(number)).view(np.uint8)
 
     def store(self, addresses: np.ndarray, rows: np.ndarray, access: int, threads: np.ndarray) -> None:
         """Writes rows of bytes."""
@@ -348,7 +359,9 @@ class _Run:
     def _step(self, instruction: _Instruction, mask: np.ndarray) -> None:
         parts = instruction.name.split(".")
         try:
-            if parts[0] in ("ld", "st"):
+            if parts[0] in ("atom", "red"):
+                self._combine(parts, instruction.operands, mask)
+            elif parts[0] in ("ld", "st"):
                 self._access(parts, instruction.operands, mask)
             elif parts[0] == "mov" and any(isinstance(o, list) for o in instruction.operands):
                 self._pack(parts[1], instruction.operands, mask)
@@ -376,6 +389,15 @@ class _Run:
             whole |= part << whole.dtype.type(k * width)
         self.set(target, whole, mask)
 
+    def _combine(self, parts: list[str], operands: list[Any], mask: np.ndarray) -> None:
+        """An atomic maximum, whose old value no kernel looks at."""
+        if "max" not in parts or parts[-1] != "u64":
+            raise UnknownInstruction(".".join(parts))
+        (base, offset), value = operands[-2:]
+        addresses = self.value(base, "b64")[mask] + np.uint64(offset)
+        for address, number in zip(addresses, self.value(value, "u64")[mask], strict=True):
+            self.device.raise_to(int(address), int(number))
+
     def _access(self, parts: list[str], operands: list[Any], mask: np.ndarray) -> None:
         kind = parts[-1]
         lanes = next((int(p[1:]) for p in parts if p in ("v2", "v4")), 1)
@@ -398,6 +420,8 @@ class _Run:
             rows = self.parameters[offset[:, None] + np.arange(size * lanes)]
         elif "shared" in parts:
             rows = self.shared.load(self.block[mask], address, size * lanes, threads)
+        elif "relaxed" in parts:
+            rows = self.device.load_atomic(address, size)
         else:
             rows = self.device.load(address, size * lanes, size * lanes, threads)
         columns = np.ascontiguousarray(rows).view(raw_type(kind))

@@ -12,6 +12,7 @@ from tests.cuda.machine import GAP, Device, Module, launch, parse
 from tests.cuda.orders import run_in_order
 from tests.programs import same_bits
 from tracejit.codegen.cuda.generate import generate
+from tracejit.codegen.cuda.library import is_for_threads
 from tracejit.codegen.cuda.text import SCALARS, CudaText
 from tracejit.codegen.library import plan_call
 from tracejit.codegen.text import Place
@@ -38,10 +39,10 @@ def plan_of(graph: Graph) -> Plan:
     return plan_graph(graph, plan_call)[0]
 
 
-def kernels_of(graph: Graph, vectors: bool = True) -> list[CudaText]:
-    """The GPU kernels of a graph, in order."""
+def kernels_of(graph: Graph, vectors: bool = True, library: bool = False) -> list[CudaText]:
+    """The GPU kernels of a graph, in order; those of library operations if they are asked for."""
     plan = plan_of(graph)
-    groups = [g for g in plan.groups if g.kind != CALL]
+    groups = [g for g in plan.groups if library or g.kind != CALL]
     return [k for g in groups for stage in generate(g, plan, vectors) for k in stage]
 
 
@@ -73,13 +74,16 @@ class Execution:
                 misaligned = 0 if vectors else node.dtype.itemsize
                 self._outputs[o] = (self.device.room(nbytes, misaligned), nbytes)
         self._buffers: dict[Buffer, int] = {}
+        self.status = self.device.room(8)
+        self.device.put(self.status, bytes(8))
         self._scalars = self.device.room(8 * len(scalars))
         for k, (kind, number) in enumerate(zip(graph.scalars, scalars, strict=True)):
             self.device.put(self._scalars + 8 * k, struct.pack("<d" if kind == "f" else "<q", number))
 
     def _room(self, arrays: list[np.ndarray]) -> int:
         """Enough memory, with the gaps."""
-        sizes = [b.nbytes for b in {*self.plan.storage.values(), *self.plan.partials.values()}]
+        buffers = {*self.plan.storage.values(), *self.plan.partials.values(), *self.plan.scratch.values()}
+        sizes = [b.nbytes for b in buffers]
         sizes += [a.size and sum((n - 1) * abs(s) for n, s in zip(a.shape, a.strides)) + a.itemsize for a in arrays]
         sizes += [node.tensor.numel * node.dtype.itemsize for node in self.graph.outputs]
         return sum(size + 4 * GAP for size in sizes) + 4 * GAP
@@ -109,13 +113,16 @@ class Execution:
     def run(self) -> list[np.ndarray]:
         """Runs all groups; gives the outputs."""
         for group in self.plan.groups:
-            if group.kind == CALL:
+            if group.kind == CALL and not all(is_for_threads(item.function) for item in group.members[0].launches):
                 self._call(group.members[0])
                 continue
             for stage in self._texts(group):
                 for kernel in stage:
                     self._launch(kernel)
         results = []
+        code = int.from_bytes(self.device.get(self.status, 8), "little")
+        if code:
+            raise IndexError(code)
         for o, node in enumerate(self.graph.outputs):
             data = self.device.get(*self._outputs[o])
             results.append(np.frombuffer(data, node.dtype.np).reshape(node.shape).copy())
@@ -124,6 +131,8 @@ class Execution:
     def _texts(self, group: Group) -> list[list[CudaText]]:
         """A group's kernels: those with vectors if what they count on is so."""
         stages = generate(group, self.plan, self.vectors)
+        if group.kind == CALL:
+            return stages
         for kernel in (k for stage in stages for k in stage):
             if any(self._word(kernel.slots[slot]) % of for slot, of in kernel.promises):
                 return generate(group, self.plan, vectors=False)
@@ -132,7 +141,8 @@ class Execution:
     def _launch(self, kernel: CudaText) -> None:
         self.kernels.append(kernel)
         words = [self._word(slot) for slot in kernel.slots] or [0]
-        block = np.array([w & (1 << 64) - 1 for w in [*words, kernel.units]], np.uint64).tobytes()
+        words += [kernel.units] if kernel.function is None else [kernel.units, self.status]
+        block = np.array([w & (1 << 64) - 1 for w in words], np.uint64).tobytes()
         launch(self.device, module_of(kernel), kernel.blocks, block)
 
     def _word(self, slot: Any) -> int:
@@ -145,7 +155,7 @@ class Execution:
         return int(slot)
 
     def _call(self, value: Value) -> None:
-        """A library operation, which has no GPU kernels here: computed on the CPU."""
+        """A library operation that has no GPU kernels: computed on the CPU."""
         assert value.op is not None
         found = run_op(value.op, tuple(self._array(read) for read in value.reads), value.attrs)
         found = found if isinstance(found, tuple) else (found,)

@@ -22,7 +22,7 @@ def $name(p, lo, hi):
     if inner == 1:
         for u in range(lo, hi):
             e = u * size
-            sofar = load_$t(x, e)
+            sofar = $first
             store_$t(out, e, sofar)
             for k in range(e + 1, e + size):
                 sofar = sofar $op load_$t(x, k)
@@ -68,6 +68,8 @@ def $name(p, lo, hi):
     return 0
 """
 
+_UNITS = {"+": 0, "*": 1}
+
 
 def _plan(what: str, op: str, x: Operand, out: Operand, dim: int) -> tuple[Launch, ...]:
     require_contiguous(what, x, out)
@@ -81,7 +83,9 @@ def _plan(what: str, op: str, x: Operand, out: Operand, dim: int) -> tuple[Launc
     if short == "f16":
         function = instantiate(_SCAN_HALF, f"{what}_f16", op=op)
     else:
-        function = instantiate(_SCAN, f"{what}_{short}", op=op, t=short)
+        # Integers run in 64 bits from the first on, whose type is then that of the rest.
+        first = f"load_{short}(x, e)" if short in ("f32", "f64") else f"load_{short}(x, e) {op} {_UNITS[op]}"
+        function = instantiate(_SCAN, f"{what}_{short}", op=op, t=short, first=first)
     units = outer * inner if size else 0
     return launched(
         Launch(

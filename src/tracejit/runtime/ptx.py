@@ -3,13 +3,15 @@
 In: kernel text and a compute capability. Out: PTX with one entry, named as the kernel.
 Must not know: grids, the driver, what a kernel computes.
 
-An entry takes its argument block by value, and an int64 with the number of its units: `(p, hi)`.
+An entry takes its argument block by value, an int64 with the number of its units, and, if it is of the library, the
+address of a status: `codegen.cuda.text.CudaText`.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import linecache
 import threading
 from pathlib import Path
@@ -37,13 +39,30 @@ _lock = threading.Lock()
 _ENTRY = """
 declare i32 @body(ptr, ptr, ptr, i64, i64)
 
-define ptx_kernel void @{name}(ptr byval([{slots} x i64]) align 8 %p, i64 %units) "nvvm.maxntid"="{threads}" {{
+define ptx_kernel void @{name}(ptr byval([{slots} x i64]) align 8 %p, i64 %units{more}) "nvvm.maxntid"="{threads}" {{
   %result = alloca i64
   %error = alloca ptr
-  %status = call i32 @body(ptr %result, ptr %error, ptr %p, i64 0, i64 %units)
-  ret void
+{work}
 }}
 """
+_CALL = "%called = call i32 @body(ptr %result, ptr %error, ptr %p, i64 0, i64 %units)"
+_PLAIN = f"""
+  {_CALL}
+  ret void"""
+_CHECKED = f"""
+  %before = load atomic i64, ptr addrspace(1) %status monotonic, align 8
+  %fine = icmp eq i64 %before, 0
+  br i1 %fine, label %work, label %done
+work:
+  {_CALL}
+  %code = load i64, ptr %result
+  %failed = icmp ne i64 %code, 0
+  br i1 %failed, label %note, label %done
+note:
+  %old = atomicrmw umax ptr addrspace(1) %status, i64 %code monotonic
+  br label %done
+done:
+  ret void"""
 
 
 @functools.cache
@@ -81,6 +100,8 @@ def assemble(module: Any, capability: int) -> str:
 def _function_of(kernel: CudaText) -> FunctionType:
     file = f"<tracejit {kernel.name}>"
     scope = dict(build.namespace())
+    if kernel.function is not None:
+        scope[kernel.function.__name__] = kernel.function
     # Registered like the lines of a file, so that errors and tracebacks show the text.
     linecache.cache[file] = (len(kernel.text), None, kernel.text.splitlines(keepends=True), file)
     exec(compile(kernel.text, file, "exec"), scope)
@@ -97,7 +118,13 @@ def llvm_module(kernel: CudaText) -> Any:
         lowered = frontend.lower_directly(_function_of(kernel), kernel.text)
     except (Unsupported, NumbaError) as error:
         raise KernelBuildError(f"kernel {kernel.name}: {error}") from error
-    entry = _ENTRY.format(name=kernel.name, slots=max(1, len(kernel.slots)), threads=kernel.threads)
+    entry = _ENTRY.format(
+        name=kernel.name,
+        slots=max(1, len(kernel.slots)),
+        threads=kernel.threads,
+        more="" if kernel.function is None else ", ptr addrspace(1) align 8 %status",
+        work=_PLAIN if kernel.function is None else _CHECKED,
+    )
     with _lock:
         # The layout says how elements are aligned, which the parser notes at each access.
         layout = f'target datalayout = "{_machine(CAPABILITIES[0]).target_data}"'
@@ -118,7 +145,8 @@ def translate(kernel: CudaText, capability: int) -> str:
     """
     if capability not in _VERSIONS:
         raise KernelBuildError(f"no PTX for compute capability {capability}; there is for {sorted(_VERSIONS)}")
-    content = f"{capability} {kernel.threads} {len(kernel.slots)}\n{kernel.text}".encode()
+    library = "" if kernel.function is None else inspect.getsource(kernel.function)
+    content = f"{capability} {kernel.threads} {len(kernel.slots)}\n{kernel.text}{library}".encode()
     digest = hashlib.sha256(_environment() + content).hexdigest()
     found = STORE.get(digest, PTX)
     if found is not None:

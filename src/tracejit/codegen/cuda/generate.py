@@ -7,10 +7,11 @@ Must not know: how they are compiled or run.
 from __future__ import annotations
 
 from tracejit.codegen.cuda.columns import combine_columns, write_column
+from tracejit.codegen.cuda.library import library_texts
 from tracejit.codegen.cuda.loops import write_loop
 from tracejit.codegen.cuda.rows import combine_blocks, write_blocks, write_row
 from tracejit.codegen.cuda.text import CudaText
-from tracejit.schedule.groups import BLOCKS, COLUMN, LOOP, ROW, Group
+from tracejit.schedule.groups import BLOCKS, CALL, COLUMN, LOOP, ROW, Group
 from tracejit.schedule.plan import Plan, launches_of
 
 _NAMED = 3
@@ -19,10 +20,14 @@ _KINDS = {LOOP: "Element by element", ROW: "Row by row", BLOCKS: "Blocks of long
 
 
 def generate(group: Group, plan: Plan, vectors: bool = True) -> list[list[CudaText]]:
-    """The kernels of a group that is no library call: a list for each of its stages.
+    """The kernels of a group: a list for each of its stages.
 
     With `vectors`, kernels may promise that buffers begin at multiples of 16 bytes.
+
+    Raises: NotImplementedError naming a library operation that has no GPU kernels.
     """
+    if group.kind == CALL:
+        return [[text] for text in library_texts(group.members[0], plan)]
     names = list(dict.fromkeys(v.name for v in group.members if v.op is not None)) or ["copy"]
     stem = "_".join([group.kind, *names[:_NAMED]])
     doc = f"{_KINDS[group.kind]}: {', '.join(v.name for v in group.members)}."

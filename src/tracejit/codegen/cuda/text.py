@@ -6,7 +6,9 @@ Must not know: which template writes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from tracejit.codegen import expression
 from tracejit.codegen.text import Place, Slot, Writer
@@ -34,6 +36,9 @@ class CudaText:
     its code. Its parameters are the argument block by value, 8 bytes for each of `slots`, and then `units` as an int64,
     beyond which no thread does anything. `promises` are pairs of a slot and a power of two that its argument is a
     multiple of: the text counts on them.
+
+    The text may call `function`, a kernel of the library. Such a kernel has a third parameter, the address of an int64:
+    it does nothing if that is not 0, and puts its error code there if it fails.
     """
 
     name: str
@@ -44,6 +49,7 @@ class CudaText:
     blocks: int
     threads: int
     promises: tuple[tuple[int, int], ...]
+    function: Callable[..., Any] | None = None
 
 
 class CudaWriter(Writer):

@@ -1,0 +1,75 @@
+"""Library operations that are a unit a thread on a GPU: gathers, scatters and the like, with the CPU's bits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.cuda.running import Execution, check, kernels_of
+from tests.ops.cases import cases
+from tests.programs import graph_of, make
+from tracejit import dtypes
+from tracejit.ops import ops
+from tracejit.runtime import ptx
+
+UNIT_BY_UNIT = (
+    "take", "gather", "scatter", "scatter_add", "index_add", "index_copy", "wrap_index", "cumsum", "cumprod",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "strided"])
+@pytest.mark.parametrize("name", UNIT_BY_UNIT)
+def test_operations_have_the_bits_of_the_cpu(name: str, layout: str) -> None:
+    op = getattr(ops, name)
+    if layout == "strided":
+        kinds = [dtypes.float32]
+    else:
+        kinds = [dtypes.float32, dtypes.float16, dtypes.int32 if name.startswith("cum") else dtypes.bool]
+    for case in cases(op):
+        for kind in kinds:
+            arrays = case.build(kind, layout)
+            graph = graph_of(lambda *nodes, case=case: make(name, *nodes, **case.attrs), *arrays)
+            execution = check(graph, arrays)
+            assert any(k.function is not None for k in execution.kernels) or 0 in graph.outputs[0].shape
+
+
+def test_additions_to_one_place_go_in_order() -> None:
+    rng = np.random.default_rng(3)
+    x, index = np.zeros((5, 40), np.float32), rng.integers(0, 5, (64, 40))
+    source = rng.standard_normal((64, 40)).astype(np.float32)
+    graph = graph_of(lambda x, i, s: make("scatter_add", x, i, s, dim=0), x, index, source)
+    (result,) = Execution(graph, [x, index, source], (), True).run()
+    expected = x.copy()
+    for row in range(64):
+        for column in range(40):
+            expected[index[row, column], column] += source[row, column]
+    assert result.tobytes() == expected.tobytes()
+
+
+def test_an_index_out_of_range_is_reported_and_nothing_is_read_there() -> None:
+    x, index = np.ones((4, 3), np.float32), np.array([0, 4, 1])
+    graph = graph_of(lambda x, i: make("take", x, i, dim=0), x, index)
+    execution = Execution(graph, [x, index], (), True)
+    with pytest.raises(IndexError):
+        execution.run()
+    assert len(execution.kernels) == 2
+
+
+def test_an_operation_without_gpu_kernels_is_named() -> None:
+    x = np.ones((4, 4), np.float32)
+    for name, attrs, count in (("matmul", {}, 2), ("argmax", {"dim": 1}, 1)):
+        graph = graph_of(lambda x, name=name, attrs=attrs, count=count: make(name, *[x] * count, **attrs), x)
+        with pytest.raises(NotImplementedError, match=f"'{name}'"):
+            kernels_of(graph, library=True)
+
+
+def test_ptx_of_a_library_kernel_has_a_status() -> None:
+    x, index = np.ones((4, 3), np.float32), np.array([0, 1, 1])
+    kernels = kernels_of(graph_of(lambda x, i: make("take", x, i, dim=0), x, index), library=True)
+    assert [k.function.__name__ for k in kernels if k.function] == ["check_index_i64", "take_i32_i64"]
+    for kernel in kernels:
+        for capability in ptx.CAPABILITIES:
+            text = ptx.translate(kernel, capability)
+            assert f"{kernel.name}_param_2" in text
+            assert ".extern" not in text
+            assert ".local" not in text
