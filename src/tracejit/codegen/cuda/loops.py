@@ -1,4 +1,4 @@
-"""The template of elementwise groups: a thread does one vector of places, or one place.
+"""The templates of elementwise groups: a thread does one vector of places, or one place, or its part of a tile.
 
 In: a group and its plan. Out: `CudaText`.
 Must not know: any operation.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tracejit.codegen.cuda.text import VECTOR_BYTES, CudaText, CudaWriter
+from tracejit.codegen.cuda.tiles import Tiled, write_tiles
 from tracejit.codegen.elements import Elements
 from tracejit.schedule.groups import Group
 from tracejit.schedule.plan import Plan
@@ -49,12 +50,14 @@ def together(writer: CudaWriter, count: int, body: Callable[[], None]) -> None:
 
 
 def write_loop(group: Group, plan: Plan, vectors: bool, stem: str, doc: str) -> CudaText:
-    """Element by element. The units are elements."""
+    """Element by element. The units are elements, or tiles."""
+    writer = CudaWriter()
+    turned = Tiled(writer, group, plan)
+    if turned.tiled:
+        return write_tiles(turned, writer, stem, doc)
     vector = vector_of(group, plan) if vectors else 1
     writer = CudaWriter(vector)
     elements = Elements(writer, group, plan)
-    # Tiles are a matter of the CPU's caches.
-    elements.tiled = False
     writer.line(f"first = (block() * {LOOP_THREADS} + thread()) * {vector}")
     if elements.flat:
         _write_flat(elements, writer)
