@@ -196,8 +196,8 @@ def compute(parts: list[str], operands: list[str], read: Read) -> np.ndarray:
     if name == "copysign":
         return np.copysign(read(operands[1], kind), read(operands[0], kind))
     if name == "cvt" and "f16x2" in parts:
-        high, low = (read(o, kind).astype(np.float16) for o in operands)
-        return _join(low, high)
+        first, second = (read(o, kind).astype(np.float16) for o in operands)
+        return _join(second, first)
     if name == "cvt":
         return _convert(parts, read(operands[0], kind), parts[-2])
     if name in ("mov", "cvta"):

@@ -408,8 +408,8 @@ class _Run:
         names = operands[0] if parts[0] == "ld" else operands[1]
         names = names if isinstance(names, list) else [names]
         if parts[0] == "st":
-            columns = [self.value(name, f"b{8 * size}")[mask] for name in names]
-            rows = np.stack(columns, axis=1).view(np.uint8).reshape(len(threads), -1)
+            parts_of = [self.value(name, f"b{8 * size}")[mask] for name in names]
+            rows = np.stack(parts_of, axis=1).view(np.uint8).reshape(len(threads), -1)
             if "shared" in parts:
                 self.shared.store(self.block[mask], address, rows, threads)
             else:

@@ -15,11 +15,17 @@ from tests.cuda.running import kernels_of
 from tests.programs import graph_of, make
 from tests.test_compiler import layer_norm, softmax
 from tracejit import dtypes
+from tracejit.aval import Aval
+from tracejit.codegen.cuda.generate import generate
 from tracejit.codegen.cuda.text import CudaText
+from tracejit.codegen.library import plan_call
+from tracejit.compiler import plan_graph
 from tracejit.errors import KernelBuildError
+from tracejit.ir import node as nodes
 from tracejit.ir.graph import Graph
 from tracejit.runtime import ptx
 from tracejit.runtime.cache import PTX, Store
+from tracejit.symbols import Trail, present
 
 
 def _chain(kind: str) -> Graph:
@@ -141,6 +147,25 @@ def test_a_kernel_has_no_sizes_in_it() -> None:
     )
     assert (first.text, first.promises) == (second.text, second.promises)
     assert first.slots != second.slots
+
+
+def test_open_sizes_give_kernels_with_the_same_order() -> None:
+    for rows, columns in ((5, 37), (5, 300), (3, 5000)):
+        trail = Trail()
+        shape = (trail.symbol(rows), trail.symbol(columns))
+        x = nodes.input(0, Aval(shape, dtypes.float32), None)
+        graph = Graph((x,), (), (make("sum", x, dim=1), make("sum", x, dim=0)), {})
+        plan = plan_graph(graph, plan_call)[0]
+        found = [k for group in plan.groups for stage in generate(group, plan) for k in stage]
+        wanted = kernels_of(
+            graph_of(lambda x: (make("sum", x, dim=1), make("sum", x, dim=0)), np.ones((rows, columns), np.float32))
+        )
+        assert [k.threads for k in found] == [k.threads for k in wanted]
+        assert [(present(k.units), present(k.blocks)) for k in found] == [(k.units, k.blocks) for k in wanted]
+        # A row whose threads would be others needs another kernel.
+        evaluate = trail.function([k.units for k in found])
+        assert evaluate([rows, columns + 1]) is not None
+        assert evaluate([rows, 1000]) is None
 
 
 def test_ptx_is_kept_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

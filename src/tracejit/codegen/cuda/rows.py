@@ -34,9 +34,10 @@ COMBINING_THREADS = 256
 
 
 def threads_for(places: int) -> int:
-    """How many threads a row of so many places gets: a power of two, one warp at least. Of an open size the most."""
-    if not isinstance(places, int):
-        return MOST_THREADS
+    """How many threads a row of so many places gets: a power of two, one warp at least.
+
+    A size that is open must then stay in its class, since the order of folds depends on it.
+    """
     threads = WARP
     while threads < MOST_THREADS and threads * PLACES < places:
         threads *= 2
