@@ -25,7 +25,7 @@ def floats(*shape: int) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["float32", "float16", "float64", "int64", "uint8"])
 @pytest.mark.parametrize("name", ["sum", "prod", "amax", "amin"])
 def test_each_reduction(name: str, kind: str) -> None:
-    for shape, dim in REDUCED if kind in ("float32", "uint8") else REDUCED[1:5]:
+    for shape, dim in REDUCED if kind == "float32" else REDUCED[3:5]:
         x = random_array(random.Random(5), shape, kind, "contiguous")
         check(graph_of(lambda x, dim=dim: make(name, x, dim=dim), x), [x])
 
@@ -85,7 +85,9 @@ def test_cross_entropy() -> None:
 
     arrays = [floats(64, 10), RNG.integers(0, 10, 64)]
     execution = check(graph_of(loss, *arrays), arrays)
-    assert [k.doc.split(":")[0] for k in execution.kernels] == ["Row by row", "Row by row"]
+    families = [k.doc.split(":")[0] for k in execution.kernels]
+    # The gather in the middle checks its index first.
+    assert families == ["Row by row", "Library", "Library", "Row by row"]
 
 
 def test_a_bias_gradient_goes_with_its_producer() -> None:
