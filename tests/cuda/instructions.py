@@ -206,7 +206,7 @@ def compute(parts: list[str], operands: list[str], read: Read) -> np.ndarray:
         return _permute(*(read(o, "b32") for o in operands))
     if name == "bfe":
         x, start, count = read(operands[0], kind), read(operands[1], "u32"), read(operands[2], "u32")
-        left = (32 - (start + count)).astype(x.dtype)
+        left = (8 * x.itemsize - (start + count)).astype(x.dtype)
         return x << left >> (left + start.astype(x.dtype))
     raise UnknownInstruction(".".join(parts))
 

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from tests.cuda.instructions import UnknownInstruction, fused, fused_double
+from tests.cuda.instructions import UnknownInstruction, compute, fused, fused_double, raw_type
 from tests.cuda.machine import Device, Fault, launch, parse
 from tracejit.codegen.cuda.text import CudaText
 from tracejit.runtime import ptx
@@ -118,3 +118,16 @@ def test_a_fused_product_and_sum_is_rounded_once(kind: type, function: object) -
     for k in range(len(x)):
         exact = Fraction(float(x[k])) * Fraction(float(y[k])) + Fraction(float(z[k]))
         assert float(found[k]) == _rounded(exact, kind), k
+
+
+@pytest.mark.parametrize("kind", ["s32", "u32", "s64", "u64"])
+def test_fields_of_bits(kind: str) -> None:
+    numbers = [0, 1, 0x8000_0000, 0x1234_5678, -1, 5 << 27]
+    width = int(kind[1:])
+    x = np.array([n & (1 << width) - 1 for n in numbers], f"u{width // 8}").view(raw_type(kind))
+    for start, count in ((0, 1), (6, 1), (31, 1), (4, 20)):
+        given = {"x": x, "start": np.full(len(x), start, np.uint32), "count": np.full(len(x), count, np.uint32)}
+        found = compute(["bfe", kind], list(given), lambda name, _, given=given: given[name])
+        for n, field in zip(numbers, found.tolist(), strict=True):
+            bits = (n & (1 << width) - 1) >> start & (1 << count) - 1
+            assert field == (bits - (1 << count) if kind[0] == "s" and bits >> count - 1 else bits)
