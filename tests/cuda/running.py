@@ -12,7 +12,7 @@ from tests.cuda.machine import GAP, Device, Module, launch, parse
 from tests.cuda.orders import run_in_order
 from tests.programs import same_bits
 from tracejit.codegen.cuda.generate import generate
-from tracejit.codegen.cuda.library import is_for_threads
+from tracejit.codegen.cuda.library import has_kernels
 from tracejit.codegen.cuda.text import SCALARS, CudaText
 from tracejit.codegen.library import plan_call
 from tracejit.codegen.text import Place
@@ -62,6 +62,7 @@ class Execution:
         self.plan = plan_of(graph)
         self.device = Device(self._room(arrays))
         self.kernels: list[CudaText] = []
+        self.on_the_cpu: list[str] = []
         # Without vectors nothing may be counted on but what an element needs.
         self._misaligned = {k: 0 if vectors else a.itemsize for k, a in enumerate(arrays)}
         self._spans = [self._place(k, array) for k, array in enumerate(arrays)]
@@ -113,7 +114,7 @@ class Execution:
     def run(self) -> list[np.ndarray]:
         """Runs all groups; gives the outputs."""
         for group in self.plan.groups:
-            if group.kind == CALL and not all(is_for_threads(item.function) for item in group.members[0].launches):
+            if group.kind == CALL and not has_kernels(group.members[0]):
                 self._call(group.members[0])
                 continue
             for stage in self._texts(group):
@@ -157,6 +158,7 @@ class Execution:
     def _call(self, value: Value) -> None:
         """A library operation that has no GPU kernels: computed on the CPU."""
         assert value.op is not None
+        self.on_the_cpu.append(value.op.name)
         found = run_op(value.op, tuple(self._array(read) for read in value.reads), value.attrs)
         found = found if isinstance(found, tuple) else (found,)
         for result, array in zip(value.results, found, strict=True):

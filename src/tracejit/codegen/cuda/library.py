@@ -1,6 +1,6 @@
-"""Library operations on a GPU: the CPU kernel's own function, a unit of its range for each thread.
+"""Library operations on a GPU: their own kernels, else the CPU kernel's function, a unit of its range for each thread.
 
-In: a call whose kernels are such functions. Out: `CudaText`s.
+In: a call. Out: `CudaText`s.
 Must not know: what a kernel computes.
 
 Any split of a kernel's range gives the same bits, so one unit a thread does. What is fast on a CPU need not be so here.
@@ -8,18 +8,23 @@ Any split of a kernel's range gives the same bits, so one unit a thread does. Wh
 
 from __future__ import annotations
 
+import functools
+import importlib
 import inspect
+import pkgutil
 from collections.abc import Callable
 from typing import Any
 
 from tracejit.codegen.cuda.loops import LOOP_THREADS
 from tracejit.codegen.cuda.text import CudaText
 from tracejit.codegen.text import Place, Slot
-from tracejit.kernels import template
-from tracejit.kernels.launch import Launch, Ptr, Scratch
+from tracejit.kernels import cuda, template
+from tracejit.kernels.cuda.launch import GpuLaunch
+from tracejit.kernels.launch import Launch, Operand, Ptr, Scratch
 from tracejit.schedule.plan import Plan
 from tracejit.schedule.values import Value, whole
 
+_PREFIX = "launch_"
 _TEXT = """def {name}(p, lo, hi):
     # {doc}
     u = block() * {threads} + thread()
@@ -27,6 +32,23 @@ _TEXT = """def {name}(p, lo, hi):
         return {function}(p, u, u + 1)
     return 0
 """
+
+
+@functools.cache
+def own_launches() -> dict[str, Callable[..., tuple[GpuLaunch, ...]]]:
+    """What launches an operation's own GPU kernels, by the name of the operation."""
+    found: dict[str, Callable[..., tuple[GpuLaunch, ...]]] = {}
+    for info in pkgutil.iter_modules(cuda.__path__, f"{cuda.__name__}."):
+        for name, value in vars(importlib.import_module(info.name)).items():
+            if name.startswith(_PREFIX):
+                found[name[len(_PREFIX) :]] = value
+    return found
+
+
+def has_kernels(call: Value) -> bool:
+    """Whether a library operation has GPU kernels."""
+    assert call.op is not None
+    return call.op.name in own_launches() or all(is_for_threads(launch.function) for launch in call.launches)
 
 
 def is_for_threads(function: Callable[..., Any]) -> bool:
@@ -40,16 +62,34 @@ def library_texts(call: Value, plan: Plan) -> list[CudaText]:
     Raises: NotImplementedError if one of its kernels is no thread's.
     """
     operands: list[Slot] = []
-    for read in [*call.reads, *map(whole, call.results)]:
+    reads = [*call.reads, *map(whole, call.results)]
+    for read in reads:
         # Of an operand without elements any address will do.
         offset = read.offset * read.source.dtype.itemsize
         operands.append(Place(plan.storage[read.source], offset) if read.source.numel else 0)
+    assert call.op is not None
+    doc = f"Library: {call.name}."
+    if call.op.name in own_launches():
+        layouts = [Operand(r.source.dtype.name, r.shape, r.strides) for r in reads]
+        return [
+            CudaText(
+                launch.name,
+                launch.text,
+                doc,
+                tuple(_slot(slot, operands, call, plan) for slot in launch.slots),
+                launch.units,
+                launch.units,
+                launch.threads,
+                (),
+            )
+            for launch in own_launches()[call.op.name](*layouts)
+        ]
     texts = []
     for launch in call.launches:
         if not is_for_threads(launch.function):
             raise NotImplementedError(f"no GPU kernels for '{call.name}': {launch.function.__name__} is for CPUs")
         slots = [_slot(slot, operands, call, plan) for slot in launch.slots]
-        texts.append(_text(launch, tuple(slots), f"Library: {call.name}."))
+        texts.append(_text(launch, tuple(slots), doc))
     return texts
 
 

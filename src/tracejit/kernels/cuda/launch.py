@@ -1,0 +1,18 @@
+"""What a library operation's own GPU kernel needs to be launched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tracejit.kernels.launch import Ptr
+
+
+@dataclass(frozen=True, slots=True)
+class GpuLaunch:
+    """One kernel launch: the text `name` of `units` blocks of `threads` threads, with the argument block `slots`."""
+
+    name: str
+    text: str
+    slots: tuple[int | float | Ptr, ...]
+    units: int
+    threads: int
