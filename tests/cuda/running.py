@@ -13,7 +13,7 @@ from tests.cuda.orders import run_in_order
 from tests.programs import same_bits
 from tracejit.codegen.cuda.generate import generate
 from tracejit.codegen.cuda.library import has_kernels
-from tracejit.codegen.cuda.text import SCALARS, CudaText
+from tracejit.codegen.cuda.text import SCALARS, CudaBatch, CudaText, batched
 from tracejit.codegen.library import plan_call
 from tracejit.codegen.text import Place
 from tracejit.compiler import plan_graph
@@ -29,9 +29,13 @@ CAPABILITY = 90
 
 
 @functools.cache
-def module_of(kernel: CudaText) -> Module:
+def module_of(kernel: CudaText, together: bool = False) -> Module:
     """A kernel's PTX, parsed."""
-    return parse(ptx.translate(kernel, CAPABILITY))
+    return parse(ptx.translate(kernel, CAPABILITY, together))
+
+
+def _packed(words: list[int]) -> bytes:
+    return np.array([word & (1 << 64) - 1 for word in words], np.uint64).tobytes()
 
 
 def plan_of(graph: Graph) -> Plan:
@@ -57,8 +61,15 @@ def steps(shape: tuple[int, ...], strides: tuple[int, ...]) -> list[int]:
 class Execution:
     """A run of a plan on a device's memory."""
 
-    def __init__(self, graph: Graph, arrays: list[np.ndarray], scalars: tuple[float, ...], vectors: bool) -> None:
-        self.graph, self.vectors = graph, vectors
+    def __init__(
+        self,
+        graph: Graph,
+        arrays: list[np.ndarray],
+        scalars: tuple[float, ...],
+        vectors: bool,
+        together: bool = False,
+    ) -> None:
+        self.graph, self.vectors, self.together = graph, vectors, together
         self.plan = plan_of(graph)
         self.device = Device(self._room(arrays))
         self.kernels: list[CudaText] = []
@@ -87,7 +98,7 @@ class Execution:
         sizes = [b.nbytes for b in buffers]
         sizes += [a.size and sum((n - 1) * abs(s) for n, s in zip(a.shape, a.strides)) + a.itemsize for a in arrays]
         sizes += [node.tensor.numel * node.dtype.itemsize for node in self.graph.outputs]
-        return sum(size + 4 * GAP for size in sizes) + 4 * GAP
+        return sum(size + 4 * GAP for size in sizes) + (1 << 16)
 
     def _place(self, index: int, array: np.ndarray) -> tuple[int, int]:
         """Copies the memory that an array lies in; gives the address of its first element, and the first byte's."""
@@ -113,17 +124,25 @@ class Execution:
 
     def run(self) -> list[np.ndarray]:
         """Runs all groups; gives the outputs."""
+        stages: dict[int, list[CudaText]] = {}
+        calls: dict[int, list[Value]] = {}
         for group in self.plan.groups:
+            stage = self.plan.stage[group]
             if group.kind == CALL and not has_kernels(group.members[0]):
-                self._call(group.members[0])
+                calls.setdefault(stage, []).append(group.members[0])
                 continue
-            for stage in self._texts(group):
-                for kernel in stage:
-                    self._launch(kernel)
-        results = []
+            for step, kernels in enumerate(self._texts(group)):
+                stages.setdefault(stage + step, []).extend(kernels)
+        for stage in range(self.plan.stages):
+            kernels = stages.get(stage, [])
+            for kernel in batched(kernels) if self.together else kernels:
+                self._launch(kernel)
+            for call in calls.get(stage, []):
+                self._call(call)
         code = int.from_bytes(self.device.get(self.status, 8), "little")
         if code:
             raise IndexError(code)
+        results = []
         for o, node in enumerate(self.graph.outputs):
             data = self.device.get(*self._outputs[o])
             results.append(np.frombuffer(data, node.dtype.np).reshape(node.shape).copy())
@@ -139,12 +158,19 @@ class Execution:
                 return generate(group, self.plan, vectors=False)
         return stages
 
-    def _launch(self, kernel: CudaText) -> None:
+    def _launch(self, kernel: CudaText | CudaBatch) -> None:
+        if isinstance(kernel, CudaBatch):
+            self.kernels.append(kernel.kernel)
+            words = [self._word(slot) for row in kernel.rows for slot in row]
+            data = _packed(words)
+            table = self.device.room(len(data))
+            self.device.put(table, data)
+            launch(self.device, module_of(kernel.kernel, True), kernel.blocks, _packed([table, len(kernel.rows)]))
+            return
         self.kernels.append(kernel)
         words = [self._word(slot) for slot in kernel.slots] or [0]
         words += [kernel.units] if kernel.function is None else [kernel.units, self.status]
-        block = np.array([w & (1 << 64) - 1 for w in words], np.uint64).tobytes()
-        launch(self.device, module_of(kernel), kernel.blocks, block)
+        launch(self.device, module_of(kernel), kernel.blocks, _packed(words))
 
     def _word(self, slot: Any) -> int:
         if slot is SCALARS:
@@ -175,10 +201,16 @@ class Execution:
         return np.frombuffer(data, kind).reshape(read.shape)
 
 
-def check(graph: Graph, arrays: list[np.ndarray], scalars: tuple[float, ...] = (), vectors: bool = True) -> Execution:
+def check(
+    graph: Graph,
+    arrays: list[np.ndarray],
+    scalars: tuple[float, ...] = (),
+    vectors: bool = True,
+    together: bool = False,
+) -> Execution:
     """Asserts that a graph's GPU kernels give the bits of the operations one by one, in their own orders of folds."""
     expected = run_in_order(graph, [np.array(a, copy=True, order="K") for a in arrays], scalars)
-    execution = Execution(graph, arrays, scalars, vectors)
+    execution = Execution(graph, arrays, scalars, vectors, together)
     for result, wanted in zip(execution.run(), expected, strict=True):
         assert_same(result, wanted, execution.kernels)
     return execution

@@ -17,7 +17,7 @@ from tests.test_compiler import layer_norm, softmax
 from tracejit import dtypes
 from tracejit.aval import Aval
 from tracejit.codegen.cuda.generate import generate
-from tracejit.codegen.cuda.text import CudaText
+from tracejit.codegen.cuda.text import HEAD, CudaBatch, CudaText, batched
 from tracejit.codegen.library import plan_call
 from tracejit.compiler import plan_graph
 from tracejit.errors import KernelBuildError
@@ -138,6 +138,22 @@ def test_what_a_launch_needs_is_known() -> None:
     assert {of for _, of in kernel.promises} == {16}
     assert kernel.units == 1000
     assert kernel.blocks * kernel.threads * 4 >= kernel.units
+
+
+def test_launches_of_one_kernel_can_be_one() -> None:
+    sizes = (1000, 7, 513)
+    graph = graph_of(lambda *xs: tuple(make("mul", x, 2.0) for x in xs), *(np.ones(n, np.float32) for n in sizes))
+    other = kernels("softmax")[0]
+    batch, alone = batched([*kernels_of(graph), other])
+    assert alone is other
+    assert isinstance(batch, CudaBatch)
+    assert batch.blocks == 2 + 1 + 2
+    assert [(row[0], row[1]) for row in batch.rows] == [(0, 1000), (2, 7), (3, 513)]
+    assert {len(row) for row in batch.rows} == {HEAD + len(batch.kernel.slots)}
+    for capability in ptx.CAPABILITIES:
+        text = ptx.translate(batch.kernel, capability, together=True)
+        assert f".visible .entry {ptx.together_name(batch.kernel)}(" in text
+        assert {a.split(".", 2)[2] for a in _accesses(text) if ".b32" in a} == {"v4.b32", "b32"}
 
 
 def test_a_kernel_has_no_sizes_in_it() -> None:

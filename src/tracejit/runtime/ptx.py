@@ -3,8 +3,8 @@
 In: kernel text and a compute capability. Out: PTX with one entry, named as the kernel.
 Must not know: grids, the driver, what a kernel computes.
 
-An entry takes its argument block by value, an int64 with the number of its units, and, if it is of the library, the
-address of a status: `codegen.cuda.text.CudaText`.
+What an entry's parameters are is said in `codegen.cuda.text`: of a launch in `CudaText`, of several in `CudaBatch`. A
+kernel's text is `kernel(p, lo, hi)`: `lo` is the number of the block, `hi` that of the units.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import numba
 from numba.core.errors import NumbaError
 
 from tracejit import kernels
-from tracejit.codegen.cuda.text import CudaText
+from tracejit.codegen.cuda.text import HEAD, CudaText
 from tracejit.errors import KernelBuildError
 from tracejit.runtime import build, frontend, lowering, scalars
 from tracejit.runtime.cache import PTX, STORE
@@ -38,23 +38,28 @@ _VERSIONS = {75: 70, 80: 71, 90: 78}
 _lock = threading.Lock()
 _ENTRY = """
 declare i32 @body(ptr, ptr, ptr, i64, i64)
+declare i32 @llvm.nvvm.read.ptx.sreg.ctaid.x()
 
-define ptx_kernel void @{name}(ptr byval([{slots} x i64]) align 8 %p, i64 %units{more}) "nvvm.maxntid"="{threads}" {{
+define ptx_kernel void @{name}({parameters}) "nvvm.maxntid"="{threads}" {{
+entry:
   %result = alloca i64
   %error = alloca ptr
+  %number = call i32 @llvm.nvvm.read.ptx.sreg.ctaid.x()
+  %block = zext i32 %number to i64
 {work}
 }}
 """
-_CALL = "%called = call i32 @body(ptr %result, ptr %error, ptr %p, i64 0, i64 %units)"
-_PLAIN = f"""
-  {_CALL}
+_BLOCK = "ptr byval([{slots} x i64]) align 8 %p, i64 %units"
+_PLAIN = """
+  %called = call i32 @body(ptr %result, ptr %error, ptr %p, i64 %block, i64 %units)
   ret void"""
-_CHECKED = f"""
+_STATUS = ", ptr addrspace(1) align 8 %status"
+_CHECKED = """
   %before = load atomic i64, ptr addrspace(1) %status monotonic, align 8
   %fine = icmp eq i64 %before, 0
   br i1 %fine, label %work, label %done
 work:
-  {_CALL}
+  %called = call i32 @body(ptr %result, ptr %error, ptr %p, i64 %block, i64 %units)
   %code = load i64, ptr %result
   %failed = icmp ne i64 %code, 0
   br i1 %failed, label %note, label %done
@@ -63,6 +68,49 @@ note:
   br label %done
 done:
   ret void"""
+_TABLE = "ptr addrspace(1) align 8 %table, i64 %count"
+_TOGETHER = """
+  br label %head
+head:
+  %low = phi i64 [0, %entry], [%lower, %look]
+  %high = phi i64 [%count, %entry], [%upper, %look]
+  %gap = sub i64 %high, %low
+  %open = icmp sgt i64 %gap, 1
+  br i1 %open, label %look, label %found
+look:
+  %sum = add i64 %low, %high
+  %middle = lshr i64 %sum, 1
+  %at = mul i64 %middle, {row}
+  %its = getelementptr i64, ptr addrspace(1) %table, i64 %at
+  %begins = load i64, ptr addrspace(1) %its
+  %before = icmp sle i64 %begins, %block
+  %lower = select i1 %before, i64 %middle, i64 %low
+  %upper = select i1 %before, i64 %high, i64 %middle
+  br label %head
+found:
+  %place = mul i64 %low, {row}
+  %mine = getelementptr i64, ptr addrspace(1) %table, i64 %place
+  %start = load i64, ptr addrspace(1) %mine
+  %second = getelementptr i64, ptr addrspace(1) %mine, i64 1
+  %units = load i64, ptr addrspace(1) %second
+  %third = getelementptr i64, ptr addrspace(1) %mine, i64 2
+  %p = addrspacecast ptr addrspace(1) %third to ptr
+  %own = sub i64 %block, %start
+  %called = call i32 @body(ptr %result, ptr %error, ptr %p, i64 %own, i64 %units)
+  ret void"""
+"""Finds the row of the table whose blocks the block is among."""
+
+
+def _entry(kernel: CudaText, together: bool) -> str:
+    """The LLVM text of a kernel's entry."""
+    slots = max(1, len(kernel.slots))
+    if together:
+        name, parameters, work = together_name(kernel), _TABLE, _TOGETHER.format(row=slots + HEAD)
+    elif kernel.function is None:
+        name, parameters, work = kernel.name, _BLOCK.format(slots=slots), _PLAIN
+    else:
+        name, parameters, work = kernel.name, _BLOCK.format(slots=slots) + _STATUS, _CHECKED
+    return _ENTRY.format(name=name, parameters=parameters, threads=kernel.threads, work=work)
 
 
 @functools.cache
@@ -109,7 +157,12 @@ def _function_of(kernel: CudaText) -> FunctionType:
     return function
 
 
-def llvm_module(kernel: CudaText) -> Any:
+def together_name(kernel: CudaText) -> str:
+    """The name of the entry that does several launches of a kernel."""
+    return f"{kernel.name}_together"
+
+
+def llvm_module(kernel: CudaText, together: bool = False) -> Any:
     """The LLVM module of a kernel with its entry, not optimised.
 
     Raises: KernelBuildError if the text is outside of the kernels' language.
@@ -118,13 +171,7 @@ def llvm_module(kernel: CudaText) -> Any:
         lowered = frontend.lower_directly(_function_of(kernel), kernel.text)
     except (Unsupported, NumbaError) as error:
         raise KernelBuildError(f"kernel {kernel.name}: {error}") from error
-    entry = _ENTRY.format(
-        name=kernel.name,
-        slots=max(1, len(kernel.slots)),
-        threads=kernel.threads,
-        more="" if kernel.function is None else ", ptr addrspace(1) align 8 %status",
-        work=_PLAIN if kernel.function is None else _CHECKED,
-    )
+    entry = _entry(kernel, together)
     with _lock:
         # The layout says how elements are aligned, which the parser notes at each access.
         layout = f'target datalayout = "{_machine(CAPABILITIES[0]).target_data}"'
@@ -137,8 +184,8 @@ def llvm_module(kernel: CudaText) -> Any:
     return module
 
 
-def translate(kernel: CudaText, capability: int) -> str:
-    """The PTX of a kernel for a compute capability such as 90.
+def translate(kernel: CudaText, capability: int, together: bool = False) -> str:
+    """The PTX of a kernel for a compute capability such as 90; `together` that of many launches in one.
 
     Raises: KernelBuildError if the text is not a kernel, or if LLVM does not accept what is made of it.
     Cost: 0.1 ms from the disk cache, 10 to 200 ms compiled.
@@ -146,12 +193,12 @@ def translate(kernel: CudaText, capability: int) -> str:
     if capability not in _VERSIONS:
         raise KernelBuildError(f"no PTX for compute capability {capability}; there is for {sorted(_VERSIONS)}")
     library = "" if kernel.function is None else inspect.getsource(kernel.function)
-    content = f"{capability} {kernel.threads} {len(kernel.slots)}\n{kernel.text}{library}".encode()
+    content = f"{capability} {kernel.threads} {len(kernel.slots)} {together}\n{kernel.text}{library}".encode()
     digest = hashlib.sha256(_environment() + content).hexdigest()
     found = STORE.get(digest, PTX)
     if found is not None:
         return found.decode()
-    module = llvm_module(kernel)
+    module = llvm_module(kernel, together)
     try:
         with _lock:
             made = assemble(module, capability)

@@ -25,7 +25,7 @@ COLUMN_THREADS = WARPS * WARP
 
 def _begin(writer: CudaWriter, strips: str) -> None:
     """Finds a thread's column `j`, the number `k` of its block of rows, and the first of its rows, `turn`."""
-    writer.line("w = block()")
+    writer.line("w = lo")
     writer.line("if w < hi:")
     writer.depth += 1
     writer.line(f"k = w // {strips}")

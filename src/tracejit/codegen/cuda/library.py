@@ -27,7 +27,7 @@ from tracejit.schedule.values import Value, whole
 _PREFIX = "launch_"
 _TEXT = """def {name}(p, lo, hi):
     # {doc}
-    u = block() * {threads} + thread()
+    u = lo * {threads} + thread()
     if u < hi:
         return {function}(p, u, u + 1)
     return 0

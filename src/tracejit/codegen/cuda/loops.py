@@ -58,7 +58,7 @@ def write_loop(group: Group, plan: Plan, vectors: bool, stem: str, doc: str) -> 
     vector = vector_of(group, plan) if vectors else 1
     writer = CudaWriter(vector)
     elements = Elements(writer, group, plan)
-    writer.line(f"first = (block() * {LOOP_THREADS} + thread()) * {vector}")
+    writer.line(f"first = (lo * {LOOP_THREADS} + thread()) * {vector}")
     if elements.flat:
         _write_flat(elements, writer)
     else:

@@ -148,7 +148,7 @@ def write_row(group: Group, plan: Plan, vectors: bool, stem: str, doc: str) -> C
     """Row by row, in one visit or several. The units are rows, a block each."""
     work = _Rows(group, plan, vectors, threads_for(group.unit))
     writer, elements = work.writer, work.elements
-    writer.line("u = block()")
+    writer.line("u = lo")
     writer.line("if u < hi:")
     writer.depth += 1
     elements.start_rows("u")
@@ -190,7 +190,7 @@ def write_blocks(group: Group, plan: Plan, vectors: bool, stem: str, doc: str) -
     writer, elements = work.writer, work.elements
     count = folded_blocks(group, group.reductions[0])
     several = writer.size(count)
-    writer.line("w = block()")
+    writer.line("w = lo")
     writer.line("if w < hi:")
     writer.depth += 1
     writer.line(f"u = w // {several}")
@@ -216,7 +216,7 @@ def combine_blocks(group: Group, plan: Plan, value: Value) -> CudaText:
     writer = CudaWriter()
     partial, out = writer.pointer(plan.partials[value]), writer.pointer(plan.storage[value])
     several = writer.size(folded_blocks(group, value))
-    writer.line("u = block()")
+    writer.line("u = lo")
     writer.line("if u < hi:")
     writer.depth += 1
     sofar = folding.start(writer, value)

@@ -6,7 +6,7 @@ Must not know: which template writes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,8 @@ They are no arguments themselves, so that the arguments of a launch never change
 class CudaText:
     """A kernel for a GPU: its name, its text, and what one launch needs.
 
+    The text's `lo` is the number of the block, its `hi` the number of units.
+
     The grid has `blocks` blocks of `threads` threads in a row, which is part of the kernel; shared memory is part of
     its code. Its parameters are the argument block by value, 8 bytes for each of `slots`, and then `units` as an int64,
     beyond which no thread does anything. `promises` are pairs of a slot and a power of two that its argument is a
@@ -50,6 +52,52 @@ class CudaText:
     threads: int
     promises: tuple[tuple[int, int], ...]
     function: Callable[..., Any] | None = None
+
+
+HEAD = 2
+"""Words of a row of a batch's table before the argument block."""
+
+
+@dataclass(frozen=True, slots=True)
+class CudaBatch:
+    """Launches of one kernel that are done as one, such as the updates of all parameters.
+
+    The grid has all their `blocks`. The parameters are the address of a table in the device's memory and the int64
+    number of its rows, one for each launch: the number of its first block, its units, its argument block.
+    """
+
+    launches: tuple[CudaText, ...]
+
+    @property
+    def kernel(self) -> CudaText:
+        """The kernel of all of them."""
+        return self.launches[0]
+
+    @property
+    def blocks(self) -> int:
+        """The blocks of the grid."""
+        return sum(launch.blocks for launch in self.launches)
+
+    @property
+    def rows(self) -> list[tuple[Slot, ...]]:
+        """The rows of the table."""
+        found: list[tuple[Slot, ...]] = []
+        first = 0
+        for launch in self.launches:
+            found.append((first, launch.units, *(launch.slots or (0,))))
+            first += launch.blocks
+        return found
+
+
+def batched(launches: Sequence[CudaText]) -> list[CudaText | CudaBatch]:
+    """Launches that may run side by side, those of one kernel as one; library kernels stay by themselves."""
+    alike: dict[tuple[object, ...], list[CudaText]] = {}
+    for launch in launches:
+        alike.setdefault((launch.text, launch.threads, launch.function), []).append(launch)
+    found: list[CudaText | CudaBatch] = []
+    for same in alike.values():
+        found += [CudaBatch(tuple(same))] if len(same) > 1 and same[0].function is None else same
+    return found
 
 
 class CudaWriter(Writer):

@@ -78,7 +78,7 @@ def write_tiles(elements: Tiled, writer: CudaWriter, stem: str, doc: str) -> Cud
     run, strips = elements.rows_in_a_run, -(-elements.inner // TILE)
     pieces = -(-run // TILE)
     across, down, many = writer.size(strips), writer.size(pieces), writer.size(run)
-    writer.line("w = block()")
+    writer.line("w = lo")
     writer.line("if w < hi:")
     writer.depth += 1
     writer.line(f"lane = thread() % {WARP}")

@@ -18,7 +18,7 @@ _SIDE, _EACH = 16, 4
 _PITCH = TILE + 4
 """Elements of shared memory from one step of k to the next: threads that go along k use other banks."""
 _FLOATS = {"f32": 4, "f64": 8}
-_INTEGERS = {"i8": 1, "i16": 2, "i32": 4, "i64": 8, "u8": 1}
+_INTEGERS: dict[str, int] = {"i8": 1, "i16": 2, "i32": 4, "i64": 8, "u8": 1}
 """Element types and their bytes."""
 
 
@@ -83,7 +83,7 @@ def _text(short: str, adding: bool) -> tuple[str, str]:
         "b_batch, b_row, b_column = load_arg(p, 12), load_arg(p, 13), load_arg(p, 14)",
         "c_batch, c_row = load_arg(p, 15), load_arg(p, 16)",
         f"a_tile, b_tile = shared(0, {words}), shared(1, {words})",
-        "w = block()",
+        "w = lo",
         "if w >= hi:",
         "    return 0",
         "q = w // across",
@@ -127,7 +127,8 @@ def _product(a: Operand, b: Operand, c: Operand, pointers: tuple[Ptr, ...], addi
     across, down = -(-n // TILE), -(-m // TILE)
     units = (c.shape[0] if len(c.shape) == 3 else 1) * across * down
     name, text = _text(short, adding)
-    slots = (*pointers, m, n, k, across, down, *_strides(a), *_strides(b), *_strides(c)[:2])
+    sizes = (m, n, k, across, down, *_strides(a), *_strides(b), *_strides(c)[:2])
+    slots: tuple[int | float | Ptr, ...] = (*pointers, *sizes)
     return (GpuLaunch(name, text, slots, units, THREADS),)
 
 

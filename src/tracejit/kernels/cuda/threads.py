@@ -1,4 +1,4 @@
-"""The place of a thread in its block and its grid, the block's barrier, and promises about numbers."""
+"""The place of a thread in its block, the block's barrier, shuffles, and promises about numbers."""
 
 from __future__ import annotations
 
@@ -24,23 +24,14 @@ def call(builder: Any, name: str, result: Any, *values: Any) -> Any:
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), values)
 
 
-def thread_of(builder: Any) -> Any:
-    """The number of the thread in its block, as 32 bits."""
-    return call(builder, "llvm.nvvm.read.ptx.sreg.tid.x", _I32)
+@intrinsic
+def thread(typingctx: Any) -> Any:
+    """The number of the thread in its block."""
 
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.zext(call(builder, "llvm.nvvm.read.ptx.sreg.tid.x", _I32), _I64)
 
-def _make_place(name: str, register: str, doc: str) -> Any:
-    def place(typingctx: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return builder.zext(call(builder, f"llvm.nvvm.read.ptx.sreg.{register}", _I32), _I64)
-
-        return types.int64(), codegen
-
-    return named_intrinsic(place, name, doc)
-
-
-thread = _make_place("thread", "tid.x", "The number of the thread in its block.")
-block = _make_place("block", "ctaid.x", "The number of the block in the grid.")
+    return types.int64(), codegen
 
 
 def wait(builder: Any) -> None:
