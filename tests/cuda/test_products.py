@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -61,5 +63,7 @@ def test_ptx() -> None:
             text = ptx.translate(kernel, capability)
             assert ".local" not in text
             assert ".extern" not in text
+            # Four rows and four columns of a step are a vector each, or two.
+            assert re.search(r"ld\.shared\.v4\.b32" if kind == "float32" else r"ld\.shared\.v2\.b64", text)
             # 16 steps of 16 chains, and once more for the rest.
             assert text.count(f"fma.rn.f{8 * np.dtype(kind).itemsize}") == 16 * 17

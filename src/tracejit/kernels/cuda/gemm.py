@@ -14,9 +14,9 @@ from tracejit.kernels.launch import Operand, Ptr
 TILE, STEPS, THREADS = 64, 16, 256
 """Rows and columns of a tile, steps of k that are in shared memory at once, threads of a block."""
 _SIDE, _EACH = 16, 4
-"""Threads along a tile's side, and rows and columns of each: those with its number modulo 16."""
+"""Threads along a tile's side, and adjacent rows and columns of each."""
 _PITCH = TILE + 4
-"""Elements of shared memory from one step of k to the next: threads that go along k use other banks."""
+"""Elements of shared memory from one step of k to the next: whole vectors, and other banks for threads along k."""
 _FLOATS = {"f32": 4, "f64": 8}
 _INTEGERS: dict[str, int] = {"i8": 1, "i16": 2, "i32": 4, "i64": 8, "u8": 1}
 """Element types and their bytes."""
@@ -56,8 +56,8 @@ def _steps(short: str, count: str, *, unrolled: bool) -> list[str]:
     """Lines that go on with a thread's chains."""
     lines = [f"for s in range({count}):", "    unrolled()" if unrolled else "    rolled()"]
     for i in range(_EACH):
-        lines.append(f"    a{i} = load_{short}_b(a_tile, s * {_PITCH} + y + {_SIDE * i}, 3, 5)")
-        lines.append(f"    b{i} = load_{short}_b(b_tile, s * {_PITCH} + x + {_SIDE * i}, 4, 5)")
+        lines.append(f"    a{i} = load_{short}_b(a_tile, s * {_PITCH} + y * {_EACH} + {i}, 3, 5)")
+        lines.append(f"    b{i} = load_{short}_b(b_tile, s * {_PITCH} + x * {_EACH} + {i}, 4, 5)")
     for i in range(_EACH):
         for j in range(_EACH):
             chain = f"fma_{short}(a{i}, b{j}, c{i}{j})" if short in _FLOATS else f"c{i}{j} + a{i} * b{j}"
@@ -104,7 +104,7 @@ def _text(short: str, adding: bool) -> tuple[str, str]:
     lines += [f"for begin in range(0, k, {STEPS}):", "    rolled()", *(f"    {line}" for line in loop)]
     for i in range(_EACH):
         for j in range(_EACH):
-            row, column = f"top + y + {_SIDE * i}", f"left + x + {_SIDE * j}"
+            row, column = f"top + y * {_EACH} + {i}", f"left + x * {_EACH} + {j}"
             value = _number(short, f"c{i}{j}")
             lines += [f"if {row} < m and {column} < n:", f"    at = batch * c_batch + ({row}) * c_row + {column}"]
             if adding:
