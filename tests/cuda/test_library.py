@@ -14,6 +14,7 @@ from tracejit.runtime import ptx
 
 UNIT_BY_UNIT = (
     "take", "gather", "scatter", "scatter_add", "index_add", "index_copy", "wrap_index", "cumsum", "cumprod",
+    "argmax", "argmin",
 )  # fmt: skip
 
 
@@ -30,7 +31,19 @@ def test_operations_have_the_bits_of_the_cpu(name: str, layout: str) -> None:
             arrays = case.build(kind, layout)
             graph = graph_of(lambda *nodes, case=case: make(name, *nodes, **case.attrs), *arrays)
             execution = check(graph, arrays)
-            assert any(k.function is not None for k in execution.kernels) or 0 in graph.outputs[0].shape
+            assert not execution.on_the_cpu
+
+
+@pytest.mark.parametrize("name", ["argmax", "argmin"])
+def test_the_first_of_equal_elements_is_found(name: str) -> None:
+    rng = np.random.default_rng(5)
+    x = rng.integers(-2, 3, (6, 700)).astype(np.float32)
+    x[1, 600], x[2, 5], x[2, 699], x[3], x[4] = np.nan, np.nan, np.nan, -0.0, np.inf
+    x[3, 300] = 0.0
+    least = np.full((2, 300), np.iinfo(np.int64).min)
+    for dim in (0, 1):
+        for array in (x, least):
+            check(graph_of(lambda x, dim=dim: make(name, x, dim=dim), array), [array])
 
 
 def test_additions_to_one_place_go_in_order() -> None:
@@ -56,9 +69,10 @@ def test_an_index_out_of_range_is_reported_and_nothing_is_read_there() -> None:
 
 
 def test_an_operation_without_gpu_kernels_is_named() -> None:
-    x = np.ones((4, 4), np.float32)
-    with pytest.raises(NotImplementedError, match="'argmax'"):
-        kernels_of(graph_of(lambda x: make("argmax", x, dim=1), x), library=True)
+    (case, *_) = cases(ops.avg_pool2d)
+    graph = graph_of(lambda x: make("avg_pool2d", x, **case.attrs), *case.build(dtypes.float32))
+    with pytest.raises(NotImplementedError, match="'avg_pool2d'"):
+        kernels_of(graph, library=True)
 
 
 def test_ptx_of_a_library_kernel_has_a_status() -> None:

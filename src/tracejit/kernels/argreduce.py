@@ -75,7 +75,17 @@ def $name(p, lo, hi):
 """
 
 
-def _plan(what: str, flip: str, x: Operand, out: Operand, dim: int) -> tuple[Launch, ...]:
+def key_texts(what: str, short: str) -> dict[str, str]:
+    """How the key of an element `v` is computed, as texts: what is added to it, its bits, the key, the least key."""
+    flip = {"argmax": "", "argmin": "~"}[what]
+    if short in ("f16", "f32", "f64"):
+        zero, bits, key = "0.0", "f64_bits(v)", f"{_GREATEST} if v != v else {flip}({_FLOAT_KEY})"
+    else:
+        zero, bits, key = "0", "v", f"{flip}bits"
+    return {"t": short, "zero": zero, "bits": bits, "key": key, "least": _LEAST}
+
+
+def _plan(what: str, x: Operand, out: Operand, dim: int) -> tuple[Launch, ...]:
     require_contiguous(what, x, out)
     outer, size, inner = lanes(what, x.shape, dim)
     if size == 0:
@@ -84,11 +94,7 @@ def _plan(what: str, flip: str, x: Operand, out: Operand, dim: int) -> tuple[Lau
     if out.dtype != "int64" or product(out.shape) != units:
         raise ValueError(f"{what}: expected {units} int64 of out, got {out.dtype}{list(out.shape)}")
     short = short_name(x)
-    if short in ("f16", "f32", "f64"):
-        zero, bits, key = "0.0", "f64_bits(v)", f"{_GREATEST} if v != v else {flip}({_FLOAT_KEY})"
-    else:
-        zero, bits, key = "0", "v", f"{flip}bits"
-    blanks = {"t": short, "zero": zero, "bits": bits, "key": key, "least": _LEAST}
+    blanks = key_texts(what, short)
     if inner == 1:
         function = instantiate(_ROW, f"{what}_row_{short}", **blanks)
         return launched(Launch(function, (Ptr(0), Ptr(1), size), units, 4.0 + 0.4 * size))
@@ -104,7 +110,7 @@ def plan_argmax(x: Operand, out: Operand, dim: int) -> tuple[Launch, ...]:
     Edge: of equal elements the first; NaN counts as greatest; -0.0 equals 0.0.
     Raises: ValueError if the size of `dim` is 0.
     """
-    return _plan("argmax", "", x, out, dim)
+    return _plan("argmax", x, out, dim)
 
 
 def plan_argmin(x: Operand, out: Operand, dim: int) -> tuple[Launch, ...]:
@@ -115,4 +121,4 @@ def plan_argmin(x: Operand, out: Operand, dim: int) -> tuple[Launch, ...]:
     Edge: of equal elements the first; NaN counts as smallest; -0.0 equals 0.0.
     Raises: ValueError if the size of `dim` is 0.
     """
-    return _plan("argmin", "~", x, out, dim)
+    return _plan("argmin", x, out, dim)

@@ -78,11 +78,11 @@ def library_texts(call: Value, plan: Plan) -> list[CudaText]:
                 doc,
                 tuple(_slot(slot, operands, call, plan) for slot in launch.slots),
                 launch.units,
-                launch.units,
+                launch.blocks,
                 launch.threads,
                 (),
             )
-            for launch in own_launches()[call.op.name](*layouts)
+            for launch in own_launches()[call.op.name](*layouts, *call.attrs)
         ]
     texts = []
     for launch in call.launches:

@@ -129,7 +129,7 @@ def _product(a: Operand, b: Operand, c: Operand, pointers: tuple[Ptr, ...], addi
     name, text = _text(short, adding)
     sizes = (m, n, k, across, down, *_strides(a), *_strides(b), *_strides(c)[:2])
     slots: tuple[int | float | Ptr, ...] = (*pointers, *sizes)
-    return (GpuLaunch(name, text, slots, units, THREADS),)
+    return (GpuLaunch(name, text, slots, units, units, THREADS),)
 
 
 def launch_matmul(a: Operand, b: Operand, c: Operand) -> tuple[GpuLaunch, ...]:

@@ -9,10 +9,11 @@ from tracejit.kernels.launch import Ptr
 
 @dataclass(frozen=True, slots=True)
 class GpuLaunch:
-    """One kernel launch: the text `name` of `units` blocks of `threads` threads, with the argument block `slots`."""
+    """One kernel launch: its text, its argument block `slots`, its units, and its grid."""
 
     name: str
     text: str
     slots: tuple[int | float | Ptr, ...]
     units: int
+    blocks: int
     threads: int
