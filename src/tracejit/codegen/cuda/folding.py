@@ -64,7 +64,7 @@ def _meet(writer: CudaWriter, value: Value, sofar: str, warps: int, condition: s
     """Shares a value of each warp, or of each thread, and folds those of all warps as a tree."""
     short = expression.folding(value.dtype)
     step_by = WARP if lane else 1
-    size = dtypes.BY_NAME[_folded_type(value.dtype).name].itemsize
+    size = _folded_type(value.dtype).itemsize
     place = writer.shared(-(-warps * step_by * size // 8))
     if condition:
         writer.line(f"if {condition}:")
