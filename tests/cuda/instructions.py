@@ -30,10 +30,10 @@ def written(name: str, result: np.ndarray) -> np.ndarray:
     """A result as the bits of the register that it goes to; signed integers are extended by their sign."""
     width = next(kind for prefix, kind in _REGISTERS.items() if name.startswith(prefix))
     if width == "?":
-        return result.astype(bool)
+        return result.astype(bool, copy=False)
     if result.dtype.kind == "f":
         result = result.view(f"u{result.itemsize}")
-    return result.astype(width)
+    return result.astype(width, copy=False)
 
 
 def fused(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:

@@ -249,6 +249,8 @@ class _Run:
         self.parameters = np.frombuffer(parameters, np.uint8)
         self.shared = _Shared(blocks, module.shared_bytes)
         self.registers: dict[str, np.ndarray] = {}
+        self._constants: dict[tuple[str, str], np.ndarray] = {}
+        self._everybody = np.ones(count, bool)
         self.pc = np.zeros(count, np.int64)
         self.alive = np.ones(count, bool)
         self.blocked = np.zeros(count, bool)
@@ -266,26 +268,31 @@ class _Run:
                 return register
             same = np.dtype(raw).itemsize == register.itemsize
             return register.view(raw) if same else register.astype(f"u{np.dtype(raw).itemsize}").view(raw)
+        key = (operand, kind)
+        if key not in self._constants:
+            self._constants[key] = self._constant(operand, kind)
+        return self._constants[key]
+
+    def _constant(self, operand: str, kind: str) -> np.ndarray:
+        raw = np.dtype(raw_type(kind))
         if operand in self.module.parameters:
             return np.full(self.threads.size, PARAMETERS + self.module.parameters[operand][0], np.uint64)
         if operand in self.module.shared:
             return np.full(self.threads.size, self.module.shared[operand], np.uint64).astype(raw)
         if operand.startswith(("0f", "0d")):
-            bits = int(operand[2:], 16)
-            return np.full(self.threads.size, np.array(bits, f"u{np.dtype(raw).itemsize}").view(raw))
+            return np.full(self.threads.size, np.array(int(operand[2:], 16), f"u{raw.itemsize}").view(raw))
         number = int(operand.rstrip("U"), 0)
         if kind == "pred":
             return np.full(self.threads.size, bool(number))
-        mask = (1 << 8 * np.dtype(raw).itemsize) - 1
-        return np.full(self.threads.size, np.array(number & mask, f"u{np.dtype(raw).itemsize}").view(raw))
+        bits = number & (1 << 8 * raw.itemsize) - 1
+        return np.full(self.threads.size, np.array(bits, f"u{raw.itemsize}").view(raw))
 
     def set(self, name: str, result: np.ndarray, mask: np.ndarray) -> None:
-        """Writes a register of the threads in a mask."""
+        """Writes a register of the threads in a mask. No array is ever changed: others may be the same."""
         result = written(name, result)
-        if mask.all():
-            self.registers[name] = np.array(result)
-            return
-        np.copyto(self._register(name), result, where=mask)
+        if mask is not self._everybody:
+            result = np.where(mask, result, self._register(name))
+        self.registers[name] = result
 
     def _register(self, name: str) -> np.ndarray:
         """A register. One that was not written holds anything: LLVM may compute with it what nobody wants."""
@@ -304,6 +311,7 @@ class _Run:
                 raise Fault("threads wait for others that never come")
             at = int(self.pc[runnable].min())
             mask = runnable & (self.pc == at)
+            mask = self._everybody if mask.all() else mask
             while True:
                 instruction = code[at]
                 active = mask

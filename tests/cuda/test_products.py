@@ -19,20 +19,20 @@ def matrix(*shape: int, kind: str = "float32") -> np.ndarray:
     return np.abs(values).astype(kind) if kind == "uint8" else values.astype(kind)
 
 
-SIZES = [(1, 1, 1), (3, 16, 5), (64, 32, 64), (65, 33, 70), (2, 70, 130), (5, 1, 3)]
+SIZES = [(3, 16, 5), (65, 33, 70), (5, 1, 3)]
 
 
 @pytest.mark.parametrize("kind", ["float32", "float64", "int32", "uint8"])
 def test_products(kind: str) -> None:
-    for m, k, n in SIZES if kind == "float32" else SIZES[3:4]:
+    for m, k, n in SIZES if kind == "float32" else [(18, 17, 9)]:
         arrays = [matrix(m, k, kind=kind), matrix(k, n, kind=kind)]
         execution = check(graph_of(lambda a, b: make("matmul", a, b), *arrays), arrays)
-        assert any("matmul" in kernel.name for kernel in execution.kernels) or m * k * n < 16
+        assert any("matmul" in kernel.name for kernel in execution.kernels) or k == 1
 
 
 def test_layouts() -> None:
-    a, b = matrix(40, 33), matrix(33, 21)
-    for left in (a, np.asfortranarray(a), matrix(80, 66)[::2, 1::2], matrix(40, 33)[::-1]):
+    a, b = matrix(20, 17), matrix(17, 21)
+    for left in (a, np.asfortranarray(a), matrix(40, 34)[::2, 1::2], matrix(20, 17)[::-1]):
         for right in (b, np.asfortranarray(b)):
             check(graph_of(lambda a, b: make("matmul", a, b), left, right), [left, right])
 

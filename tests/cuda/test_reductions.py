@@ -22,10 +22,17 @@ def floats(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("kind", ["float32", "float16", "float64", "int64", "uint8"])
-@pytest.mark.parametrize("name", ["sum", "prod", "amax", "amin"])
+KINDS = {
+    "sum": ["float32", "float16", "float64", "int64", "uint8"],
+    "prod": ["float32", "int64"],
+    "amax": ["float32", "float16", "uint8"],
+    "amin": ["float32", "float64", "int8"],
+}
+
+
+@pytest.mark.parametrize(("name", "kind"), [(name, kind) for name, kinds in KINDS.items() for kind in kinds])
 def test_each_reduction(name: str, kind: str) -> None:
-    for shape, dim in REDUCED if kind == "float32" else REDUCED[3:5]:
+    for shape, dim in REDUCED if (name, kind) == ("sum", "float32") else REDUCED[3:5]:
         x = random_array(random.Random(5), shape, kind, "contiguous")
         check(graph_of(lambda x, dim=dim: make(name, x, dim=dim), x), [x])
 

@@ -16,7 +16,7 @@ CLASSES = 5
 
 def _graph_of_a_step() -> Graph:
     tj.manual_seed(0)
-    model = nn.Sequential(nn.Linear(12, 40), nn.LayerNorm(40), nn.GELU(), nn.Linear(40, CLASSES))
+    model = nn.Sequential(nn.Linear(12, 24), nn.LayerNorm(24), nn.GELU(), nn.Linear(24, CLASSES))
     optimizer = optim.Adam(model.parameters(), lr=1e-2)
 
     @tj.compile
@@ -27,7 +27,7 @@ def _graph_of_a_step() -> Graph:
         optimizer.step()
         return loss
 
-    x, y = tj.randn(33, 12), tj.randint(0, CLASSES, (33,))
+    x, y = tj.randn(17, 12), tj.randint(0, CLASSES, (17,))
     for _ in range(4):
         step(x, y)
     ((_, executable),) = region_of(step).executables()
