@@ -8,10 +8,10 @@ import numpy as np
 
 from tracejit.codegen.cuda.columns import WARPS
 from tracejit.codegen.cuda.rows import COMBINING_THREADS, TOGETHER, TURNS, threads_for
-from tracejit.codegen.cuda.text import WARP
 from tracejit.eager import run_op
 from tracejit.ir.graph import Graph
 from tracejit.ir.node import CONST, INPUT, ITEM, SCALAR, Node
+from tracejit.kernels.cuda.threads import WARP
 from tracejit.kernels.fold import STEPS_IN_NUMPY
 from tracejit.schedule import cost
 

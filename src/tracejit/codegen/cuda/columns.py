@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from tracejit.codegen import expression
 from tracejit.codegen.cuda import folding
-from tracejit.codegen.cuda.text import WARP, CudaText, CudaWriter
+from tracejit.codegen.cuda.text import CudaText, CudaWriter
 from tracejit.codegen.elements import Elements
+from tracejit.kernels.cuda.threads import WARP
 from tracejit.schedule import cost
 from tracejit.schedule.groups import Group
 from tracejit.schedule.plan import Plan, folded_blocks

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from tracejit import dtypes
 from tracejit.codegen import expression
-from tracejit.codegen.cuda.text import WARP, CudaWriter
+from tracejit.codegen.cuda.text import CudaWriter
 from tracejit.dtypes import dtype
+from tracejit.kernels.cuda.threads import WARP
 from tracejit.schedule.values import Value
 
 

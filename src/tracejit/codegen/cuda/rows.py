@@ -14,9 +14,10 @@ from tracejit import dtypes
 from tracejit.codegen import expression
 from tracejit.codegen.cuda import folding
 from tracejit.codegen.cuda.loops import together
-from tracejit.codegen.cuda.text import WARP, CudaText, CudaWriter
+from tracejit.codegen.cuda.text import CudaText, CudaWriter
 from tracejit.codegen.elements import Elements
 from tracejit.codegen.scratch import Scratch
+from tracejit.kernels.cuda.threads import WARP
 from tracejit.schedule import cost
 from tracejit.schedule.groups import Group
 from tracejit.schedule.plan import Plan, folded_blocks

@@ -18,7 +18,6 @@ from tracejit.schedule.values import Number
 
 VECTOR_BYTES = 16
 """The widest access to memory."""
-WARP = 32
 
 
 SCALARS = Place(Buffer("scalars", 0, 0))

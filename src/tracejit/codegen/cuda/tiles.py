@@ -9,8 +9,9 @@ from there along the tile's.
 
 from __future__ import annotations
 
-from tracejit.codegen.cuda.text import WARP, CudaText, CudaWriter
+from tracejit.codegen.cuda.text import CudaText, CudaWriter
 from tracejit.codegen.elements import Elements
+from tracejit.kernels.cuda.threads import WARP
 from tracejit.schedule.groups import Group
 from tracejit.schedule.plan import Plan
 from tracejit.schedule.values import Read, Value

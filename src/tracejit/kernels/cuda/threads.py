@@ -13,7 +13,7 @@ from tracejit.kernels.memory import named_intrinsic, require_integers, require_l
 
 WARP = 32
 """Threads that go together."""
-_I1, _I32, _I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
 _EVERY = _I32(-1)
 """The mask of all threads of a warp."""
 
@@ -34,17 +34,12 @@ def thread(typingctx: Any) -> Any:
     return types.int64(), codegen
 
 
-def wait(builder: Any) -> None:
-    """Writes a barrier: no thread of the block goes on before all are here, and all see what was stored before."""
-    call(builder, "llvm.nvvm.barrier.cta.sync.aligned.all", ir.VoidType(), _I32(0))
-
-
 @intrinsic
 def barrier(typingctx: Any) -> Any:
-    """Waits for all threads of the block, which must all come here."""
+    """Waits for all threads of the block, which must all come here; they see what was stored before."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        wait(builder)
+        call(builder, "llvm.nvvm.barrier.cta.sync.aligned.all", ir.VoidType(), _I32(0))
         return context.get_dummy_value()
 
     return types.void(), codegen
