@@ -5,13 +5,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 WORKERS ?= 2
 
-.PHONY: help test lint types imports unit demo bench performance notebook clean
+.PHONY: help test lint types imports unit demo bench performance gpu notebook clean
 
 help:
 	@echo "make test      lint, type check, import check and all tests"
 	@echo "make demo      train three models eagerly and compiled, compare, plot"
 	@echo "make bench     time the workloads of benchmarks/ beside PyTorch and JAX"
 	@echo "make performance  the same into docs/performance.md, and how steps grow with batch, width and depth"
+	@echo "make gpu       run the kernels for GPUs on this machine's GPU, beside the PTX machine"
 	@echo "make notebook  run the notebook and store its outputs"
 	@echo "make clean     remove the environment and everything generated"
 
@@ -50,6 +51,10 @@ performance: $(VENV)/.extra-bench
 	$(BIN)/tracejit bench --json benchmarks/results/latest.json --write docs/performance.md; failed=$$?; \
 	  PYTHONPATH=src:. $(BIN)/python benchmarks/scaling.py --json benchmarks/results/scaling.json \
 	  --plot docs/scaling.svg && exit $$failed
+
+gpu: $(VENV)/.extra-test
+	$(BIN)/tracejit doctor
+	$(BIN)/python -m pytest -q tests/cuda
 
 notebook: $(VENV)/.extra-test
 	$(BIN)/jupyter-execute --inplace notebooks/*.ipynb

@@ -46,3 +46,11 @@ class VerificationError(TracejitError):
         self.op, self.line, self.index = op, line, index
         self.eager, self.compiled, self.count = eager, compiled, count
         self.kernel, self.text, self.broken_pass = kernel, text, broken_pass
+
+
+class CudaError(TracejitError, RuntimeError):
+    """The CUDA driver could not do what it was asked for; the message has its function and its name for the error."""
+
+
+class CudaOutOfMemoryError(CudaError):
+    """A GPU has not the memory that was asked for."""

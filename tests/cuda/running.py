@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tests.cuda.machine import GAP, Device, Module, launch, parse
+from tests.cuda.on_gpu import gpu, run_on
 from tests.cuda.orders import run_in_order
 from tests.programs import same_bits
 from tracejit.codegen.cuda.generate import generate
@@ -208,11 +209,18 @@ def check(
     vectors: bool = True,
     together: bool = False,
 ) -> Execution:
-    """Asserts that a graph's GPU kernels give the bits of the operations one by one, in their own orders of folds."""
+    """Asserts that a graph's GPU kernels give the bits of the operations one by one, in their own orders of folds: on
+    the PTX machine, and on a GPU where there is one.
+    """
     expected = run_in_order(graph, [np.array(a, copy=True, order="K") for a in arrays], scalars)
     execution = Execution(graph, arrays, scalars, vectors, together)
     for result, wanted in zip(execution.run(), expected, strict=True):
         assert_same(result, wanted, execution.kernels)
+    device = gpu()
+    if device is not None and not execution.on_the_cpu:
+        copies = [np.array(a, copy=True, order="K") for a in arrays]
+        for result, wanted in zip(run_on(*device, graph, copies, scalars, vectors), expected, strict=True):
+            assert_same(result, wanted, execution.kernels)
     return execution
 
 

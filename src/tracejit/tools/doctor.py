@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
 import os
 import platform
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
+from tracejit.aval import Aval
+from tracejit.compiler import compile_graph
 from tracejit.config import SETTINGS, describe, thread_budget
-from tracejit.errors import KernelBuildError
+from tracejit.dtypes import float32
+from tracejit.errors import CudaError, KernelBuildError
+from tracejit.gpu_compiler import compile_for_gpu
+from tracejit.ir.graph import Graph
+from tracejit.ir.node import Node, apply
+from tracejit.ir.node import input as node_of_input
+from tracejit.ops import ops
 from tracejit.runtime import cache, native
 from tracejit.runtime.build import build
+from tracejit.runtime.cuda.driver import Context, Device, Driver, driver
+from tracejit.runtime.cuda.memory import Pool
 from tracejit.runtime.team import launch
 
 PACKAGES = ("tracejit", "numpy", "numba", "llvmlite")
 OPTIONAL = ("numba-cuda", "torch", "jax")
 FEATURES = ("sse4.2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512vl", "avx512bf16", "amx-tile", "neon", "sve")
+
+FAILED = "FAILED: "
 
 KERNEL = """\
 def doctor_axpy(p, lo, hi):
@@ -67,16 +77,56 @@ def storage() -> Iterator[tuple[str, str]]:
     yield "cached", f"{cache.summary()} of at most {SETTINGS.cache_limit_mb}"
 
 
-def gpu() -> str:
-    """What there is of an NVIDIA driver. Kernels of this version run on the CPU."""
-    facts = Path("/proc/driver/nvidia/version")
-    if facts.is_file():
-        return f"{facts.read_text().splitlines()[0]}; not used by this version"
+def gpus() -> Iterator[tuple[str, str]]:
+    """The GPUs, and whether kernels that are compiled for them give the CPU's bits. Tensors are on the CPU alone."""
+    found = driver()
+    if found is None:
+        yield "gpu", "no NVIDIA driver, or no GPU that it can use"
+        return
+    cuda = f"CUDA {found.version // 1000}.{found.version % 1000 // 10}"
+    for device in found.devices():
+        capability = f"compute capability {device.capability // 10}.{device.capability % 10}"
+        yield "gpu", f"{device.name}, {capability}, {device.memory / 2**30:.1f} GiB, {cuda}; not used by tensors"
+        fault = gpu_test(found, device)
+        yield "gpu test", "kernels built and run: the bits of the CPU" if fault is None else f"{FAILED}{fault}"
+
+
+def _chain(x: Node, y: Node) -> tuple[Node, Node]:
+    """Arithmetic, elementary functions, and a reduction whose order does not matter."""
+    inner = apply(ops.mul, apply(ops.tanh, apply(ops.add, apply(ops.mul, x, y), 1.0)), apply(ops.sigmoid, x))
+    out = apply(ops.exp, apply(ops.sub, inner, apply(ops.div, y, 3.0)))
+    return out, apply(ops.amax, out, dim=1)
+
+
+def gpu_test(driver: Driver, device: Device) -> str | None:
+    """Run a graph on a GPU and on the CPU; what differs, or None."""
+    random = np.random.default_rng(0)
+    arrays = [random.standard_normal((8, 301), np.float32) for _ in range(2)]
+    nodes = tuple(node_of_input(k, Aval(a.shape, float32)) for k, a in enumerate(arrays))
+    graph = Graph(nodes, (), _chain(*nodes))
+    results = [[np.empty(o.shape, np.float32) for o in graph.outputs] for _ in range(2)]
     try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return "no NVIDIA driver"
-    return "an NVIDIA driver is installed; not used by this version"
+        pointers = np.array([a.ctypes.data for a in (*arrays, *results[0])], np.int64)
+        compile_graph(graph).run(pointers, np.zeros(1))
+        context = Context(driver, device)
+        pool = Pool(context)
+        program = compile_for_gpu(graph, context, pool)
+        blocks = [pool.allocate(a.nbytes) for a in (*arrays, *results[1])]
+        for block, array in zip(blocks, arrays, strict=False):
+            context.put(block.address, array)
+        addresses = [block.address for block in blocks]
+        # The second time from a captured graph.
+        for _ in range(2):
+            program.run(addresses[:2], addresses[2:], np.zeros(0))
+        for block, array in zip(blocks[2:], results[1], strict=True):
+            context.take(array, block.address)
+    except (CudaError, KernelBuildError) as error:
+        return str(error)
+    for mine, other in zip(*results, strict=True):
+        if mine.tobytes() != other.tobytes():
+            where = int(np.flatnonzero(mine.view(np.int32) != other.view(np.int32))[0])
+            return f"element {where} is {float(other.flat[where])!r} instead of {float(mine.flat[where])!r}"
+    return None
 
 
 def settings() -> Iterator[tuple[str, str]]:
@@ -109,11 +159,11 @@ def self_test() -> str | None:
 
 
 def main() -> int:
-    """Print everything; 0 if the self-test passes."""
-    lines = [*versions(), *processor(), *storage(), ("gpu", gpu()), *settings()]
+    """Print everything; 0 if the self-tests pass."""
+    lines = [*versions(), *processor(), *storage(), *gpus(), *settings()]
     width = max(len(name) for name, _ in lines)
     for name, value in lines:
         print(f"{name.ljust(width)}  {value}")
     fault = self_test()
-    print(f"{'self-test'.ljust(width)}  {'one kernel built and run: ok' if fault is None else f'FAILED: {fault}'}")
-    return 0 if fault is None else 1
+    print(f"{'self-test'.ljust(width)}  {'one kernel built and run: ok' if fault is None else f'{FAILED}{fault}'}")
+    return 1 if fault is not None or any(value.startswith(FAILED) for _, value in lines) else 0
