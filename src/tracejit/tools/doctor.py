@@ -27,7 +27,7 @@ from tracejit.runtime.cuda.memory import Pool
 from tracejit.runtime.team import launch
 
 PACKAGES = ("tracejit", "numpy", "numba", "llvmlite")
-OPTIONAL = ("numba-cuda", "torch", "jax")
+OPTIONAL = ("torch", "jax")
 FEATURES = ("sse4.2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512vl", "avx512bf16", "amx-tile", "neon", "sve")
 
 FAILED = "FAILED: "
