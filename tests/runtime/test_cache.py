@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tracejit.runtime.cache import CODE, KERNEL, PTX, RECIPE, Store
+from tracejit.runtime.cache import CODE, CUBIN, KINDS, PTX, RECIPE, Store
 
 WORK = """
 import sys
@@ -148,8 +148,9 @@ def test_usage_counts_every_kind(store: Store) -> None:
     store.put("aa01", "program", "", b"launches", RECIPE)
     store.put("bb02", "matcher", "", b"", CODE)
     store.put("bb02", "loop", "text", b"PTX", PTX)
+    store.put("bb02", "loop", "", b"code", CUBIN)
     sizes = {path.suffix[1:]: path.stat().st_size for path in store.directory.glob("*/*")}
-    assert store.usage() == {kind: (1, sizes[kind]) for kind in (KERNEL, RECIPE, CODE, PTX)}
+    assert store.usage() == {kind: (1, sizes[kind]) for kind in KINDS}
     assert [entry.name for entry in store.entries()] == ["kernel"]
     assert store.clear() == 1
     assert not list(store.directory.glob("*/*"))
