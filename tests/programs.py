@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -40,8 +41,10 @@ def graph_of(function: Any, *arrays: np.ndarray, scalars: str = "", homes: dict[
     return Graph(inputs, tuple(scalars), outputs, homes or {})
 
 
-def run_eagerly(graph: Graph, arrays: list[np.ndarray], scalars: tuple[float, ...] = ()) -> list[np.ndarray]:
-    """The outputs, computed by `run_op` one operation after another."""
+def run_eagerly(
+    graph: Graph, arrays: list[np.ndarray], scalars: tuple[float, ...] = (), run: Callable[..., Any] = run_op
+) -> list[np.ndarray]:
+    """The outputs, computed by `run` one operation after another."""
     known: dict[Node, Any] = {}
     for node in graph.nodes():
         if node.op == INPUT:
@@ -53,7 +56,7 @@ def run_eagerly(graph: Graph, arrays: list[np.ndarray], scalars: tuple[float, ..
         elif node.op == ITEM:
             known[node] = known[node.args[0]][node.attrs[0]]
         else:
-            known[node] = run_op(node.op, tuple(known[a] for a in node.args), node.attrs)  # type: ignore[arg-type]
+            known[node] = run(node.op, tuple(known[a] for a in node.args), node.attrs)
     return [np.array(known[o]) for o in graph.outputs]
 
 

@@ -21,7 +21,7 @@ __all__ = [
 
 def _missing(what: str) -> NoReturn:
     raise RuntimeError(
-        f"tracejit.cuda.{what} needs a GPU, and tracejit has no CUDA backend; "
+        f"tracejit.cuda.{what} needs a GPU, and tracejit cannot put tensors on one yet; "
         "ask tracejit.cuda.is_available() first, or use device='cpu'"
     )
 

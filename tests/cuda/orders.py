@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from tests.programs import run_eagerly
 from tracejit.codegen.cuda.columns import WARPS
 from tracejit.codegen.cuda.rows import COMBINING_THREADS, TOGETHER, TURNS, threads_for
 from tracejit.eager import run_op
 from tracejit.ir.graph import Graph
-from tracejit.ir.node import CONST, INPUT, ITEM, SCALAR, Node
 from tracejit.kernels.cuda.threads import WARP
 from tracejit.kernels.fold import STEPS_IN_NUMPY
+from tracejit.ops import Op
 from tracejit.schedule import cost
 
 _STARTS = {"sum": -0.0, "prod": 1.0, "amax": -np.inf, "amin": np.inf}
@@ -91,29 +92,15 @@ def _fold(name: str, array: np.ndarray, dim: int) -> np.ndarray:
     return _block(name, _chain(name, filled)).reshape(rest)
 
 
-def _reduce(node: Node, array: np.ndarray) -> np.ndarray:
-    assert not isinstance(node.op, str)
-    dim = node.attrs[node.op.attrs.index("dim")]
-    if array.dtype.kind != "f" or not array.size:
-        return np.asarray(run_op(node.op, (array,), node.attrs))
+def _run(op: Op, operands: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
+    """An operation; reductions in the order of the GPU kernels."""
+    if op.family != "reduction" or op.name not in _STARTS or operands[0].dtype.kind != "f" or not operands[0].size:
+        return run_op(op, operands, attrs)
+    (array,) = operands
     wide = array.astype(np.float32) if array.dtype == np.float16 else array
-    return np.asarray(fold(node.op.name, wide, dim)).astype(array.dtype)
+    return np.asarray(fold(op.name, wide, attrs[op.attrs.index("dim")])).astype(array.dtype)
 
 
 def run_in_order(graph: Graph, arrays: list[np.ndarray], scalars: tuple[float, ...] = ()) -> list[np.ndarray]:
     """The outputs of a graph, one operation after another; reductions in the order of the GPU kernels."""
-    known: dict[Node, Any] = {}
-    for node in graph.nodes():
-        if node.op == INPUT:
-            known[node] = arrays[node.attrs[0]]
-        elif node.op == SCALAR:
-            known[node] = scalars[node.attrs[0]]
-        elif node.op == CONST:
-            known[node] = node.attrs[0]
-        elif node.op == ITEM:
-            known[node] = known[node.args[0]][node.attrs[0]]
-        elif node.op.family == "reduction" and node.op.name in _STARTS:  # type: ignore[union-attr]
-            known[node] = _reduce(node, known[node.args[0]])
-        else:
-            known[node] = run_op(node.op, tuple(known[a] for a in node.args), node.attrs)  # type: ignore[arg-type]
-    return [np.array(known[o]) for o in graph.outputs]
+    return run_eagerly(graph, arrays, scalars, _run)

@@ -321,3 +321,11 @@ def test_updates_of_many_parameters_are_one_launch() -> None:
     for found, array in zip(run_on(context, Pool(context), graph, arrays), arrays, strict=True):
         assert same_bits(found, array - array * np.float32(0.5))
     assert library.calls["cuLaunchKernel"] == 1
+
+
+def test_kernels_of_one_name_and_other_sizes_are_others() -> None:
+    context = context_on(Library())
+    arrays = [RNG.standard_normal((2, n)).astype(np.float32) for n in (40, 700)]
+    graph = graph_of(lambda *nodes: tuple(make("argmax", x, dim=1) for x in nodes), *arrays)
+    for found, array in zip(run_on(context, Pool(context), graph, arrays), arrays, strict=True):
+        assert found.tolist() == array.argmax(1).tolist()

@@ -19,7 +19,7 @@ from tests.runtime.lowering_ways import directly, through_numba
 from tracejit.compiler import compile_graph
 from tracejit.kernels import memory, threads
 from tracejit.runtime import frontend, scalars
-from tracejit.runtime.build import _function_of, build, namespace
+from tracejit.runtime.build import build, function_of, namespace
 from tracejit.runtime.scalars import Unsupported, Value
 from tracejit.runtime.team import launch
 
@@ -428,7 +428,7 @@ def kernel(*lines: str) -> str:
 def test_other_text_is_left_to_numba(lines: list[str]) -> None:
     text = kernel(*lines)
     with pytest.raises(Unsupported):
-        frontend.lower_directly(_function_of(text, "kernel"), text)
+        frontend.lower_directly(function_of(text, "kernel"), text)
 
 
 @pytest.mark.parametrize("lines", [["x = 1", "x = 1.5"], ["x = 0 < lo < hi"], ["y = min(1.5, 2.5)"]])
@@ -468,7 +468,7 @@ def test_names_that_have_one_value_take_no_memory() -> None:
         "return 0",
     ]
     text = "def settled(p, lo, hi):\n" + "".join(f"    {line}\n" for line in lines)
-    function = _function_of(text, "settled")
+    function = function_of(text, "settled")
     lowered = frontend.lower_directly(function, text).text
     # The loop's counter, what is assigned twice, and what is read where it need not have been assigned.
     assert lowered.count("alloca") == 3

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import tracejit as tj
 from tests.runtime.lowering_ways import directly, through_numba
 from tracejit.runtime import frontend
-from tracejit.runtime.build import _function_of, build
+from tracejit.runtime.build import build, function_of
 from tracejit.runtime.scalars import Unsupported
 from tracejit.runtime.team import launch
 
@@ -126,7 +126,7 @@ def test_kernels_that_are_generated_need_no_numba() -> None:
     assert len(generated) > 5
     for text in generated:
         name = text.split("def ", 1)[1].split("(", 1)[0]
-        assert not frontend.lower_directly(_function_of(text, name), text).linked
+        assert not frontend.lower_directly(function_of(text, name), text).linked
 
 
 @pytest.mark.parametrize(
@@ -145,4 +145,4 @@ def test_kernels_that_are_generated_need_no_numba() -> None:
 def test_what_is_outside_of_the_language_is_refused(body: str) -> None:
     text = f"def odd(p, lo, hi):\n    {body}\n    return 0\n"
     with pytest.raises(Unsupported):
-        frontend.lower_directly(_function_of(text, "odd"), text)
+        frontend.lower_directly(function_of(text, "odd"), text)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-import pkgutil
 from collections.abc import Callable
 from typing import Any
 
@@ -27,8 +26,7 @@ _FROM_SHAPES = frozenset(("size", "kernel"))
 def planners() -> dict[str, Callable[..., tuple[Launch, ...]]]:
     """The planners of the kernel library by the name of the operation."""
     found: dict[str, Callable[..., tuple[Launch, ...]]] = {}
-    for info in pkgutil.walk_packages(kernels.__path__, f"{kernels.__name__}."):
-        module = importlib.import_module(info.name)
+    for module in kernels.modules():
         for name, value in vars(module).items():
             if name.startswith(_PREFIX) and getattr(value, "__module__", None) == module.__name__:
                 found[name[len(_PREFIX) :]] = value

@@ -6,7 +6,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn, Self
 
-from tracejit.devices import require
 from tracejit.dtypes import float16, float32, float64
 from tracejit.nn.hooks import Hooks, RemovableHandle
 from tracejit.nn.parameter import Parameter
@@ -444,11 +443,9 @@ class Module:
         DType: only floating-point parameters and buffers change their dtype.
         Raises: TypeError for a dtype that is not floating point; what ``Tensor.to`` raises for a device.
         """
-        device, dtype = parse_to(args, kwargs)
+        dtype = parse_to(args, kwargs)
 
         def move(tensor: Tensor) -> Tensor:
-            if device is not None:
-                tensor = tensor.to(device)
             return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
 
         return self._apply(move)
@@ -474,7 +471,6 @@ class Module:
 
         Raises: RuntimeError, as there is none to compute on.
         """
-        require("cuda" if device is None else device)
         return self.to("cuda" if device is None else device)
 
     # --- state

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tracejit.devices import require
 from tracejit.nn.parameter import Parameter
 from tracejit.tensor import Tensor, no_grad
 
@@ -113,8 +114,11 @@ def _has_extra_state(part: Module) -> bool:
     return type(part).get_extra_state.__qualname__ != "Module.get_extra_state"
 
 
-def parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    """The device and dtype that the arguments of ``Module.to`` name, None where they name none."""
+def parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The dtype that the arguments of ``Module.to`` name, None where they name none.
+
+    Raises: RuntimeError for a device on which there are no tensors, also of a module that has none.
+    """
     device = kwargs.pop("device", None)
     dtype = kwargs.pop("dtype", None)
     example = kwargs.pop("tensor", None)
@@ -132,8 +136,9 @@ def parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
             dtype = arg
         else:
             device = arg
+    require(device)
     if example is not None:
-        device, dtype = example.device, example.dtype
+        dtype = example.dtype
     if dtype is not None and not dtype.is_floating_point:
         raise TypeError(f"nn.Module.to only accepts floating point dtypes, but got desired dtype={dtype}")
-    return device, dtype
+    return dtype

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
 import inspect
 import linecache
 import os
-import pkgutil
 import platform
 import re
 import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FunctionType
@@ -84,15 +82,14 @@ def _is_callable_in_kernels(value: Any) -> bool:
 
 
 @functools.cache
-def namespace() -> dict[str, Any]:
-    """The names that kernel text sees: intrinsics and jitted functions of the kernel library, and scalar types.
+def namespace(gpu: bool = False) -> dict[str, Any]:
+    """The names that kernel text sees: intrinsics and jitted functions of the kernel library, and scalar types; with
+    `gpu` those for GPUs as well.
 
     Edge: where two modules define one name, the later one in alphabetical order counts, for all text alike.
     """
-    names: dict[str, Any] = {}
-    package = kernels.__name__
-    for module_info in pkgutil.walk_packages(kernels.__path__, f"{package}."):
-        module = importlib.import_module(module_info.name)
+    names: dict[str, Any] = dict(namespace()) if gpu else {}
+    for module in kernels.modules(gpu):
         for name, value in vars(module).items():
             if not name.startswith("_") and _is_callable_in_kernels(value):
                 names[name] = value
@@ -113,7 +110,9 @@ def _hash(parts: Iterable[str]) -> str:
 @functools.cache
 def environment() -> str:
     """Digest of everything but its text that a kernel's machine code depends on."""
-    sources = sorted(Path(kernels.__path__[0]).rglob("*.py"))
+    # Read, not imported: a process whose kernels are on disk needs none of them.
+    root = Path(kernels.__path__[0])
+    sources = sorted(path for path in root.rglob("*.py") if not path.is_relative_to(root / "cuda"))
     sources += [Path(module.__file__) for module in (frontend, lowering, native, scalars) if module.__file__]
     return _hash(
         [
@@ -165,9 +164,13 @@ def _symbol(name: str, digest: str) -> str:
     return f"{re.sub(r'[^0-9A-Za-z_]', '_', name)}_{digest[:16]}"
 
 
-def _function_of(text: str, name: str) -> FunctionType:
+def function_of(text: str, name: str, more: Mapping[str, Any] | None = None) -> FunctionType:
+    """The function of a kernel's text, which sees the names of `namespace` and some more.
+
+    Raises: KernelBuildError if the text defines no such function.
+    """
     file = f"<tracejit {name}>"
-    scope = dict(namespace())
+    scope = {**namespace(), **(more or {})}
     # Registered like the lines of a file, so that errors and tracebacks show the text.
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
     exec(compile(text, file, "exec"), scope)
@@ -241,7 +244,7 @@ def _request(source: Source) -> _Request:
     if isinstance(source, tuple):
         text, name = source
         parts = ["text", name, text]
-        function: Callable[[], FunctionType] = functools.partial(_function_of, text, name)
+        function: Callable[[], FunctionType] = functools.partial(function_of, text, name)
     else:
         name, text = source.__name__, _source(source)
         parts = ["function", name, *_content(source)]
@@ -263,7 +266,7 @@ def recall(digest: str, function: Callable[[], FunctionType] | None) -> Kernel |
         if found is None:
             return None
         name, text, code = found
-        make = function or functools.partial(_function_of, text, name)
+        make = function or functools.partial(function_of, text, name)
         request = _Request(name, text, digest, make, function is None)
         address = native.load(code, request.symbol)
         return _noted(request, address, True, time.perf_counter() - begin)

@@ -10,11 +10,9 @@ lowered directly does not start it at all.
 
 from __future__ import annotations
 
-import gc
 import re
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
@@ -32,6 +30,7 @@ from tracejit.config import logger
 from tracejit.errors import KernelBuildError
 from tracejit.kernels.memory import ARGS, BY_HAND, LOOP
 from tracejit.runtime import lowering
+from tracejit.runtime.collection import without_collections
 from tracejit.runtime.scalars import NOTHING, Unsupported, Value, cast, constant
 
 _log = logger("timing")
@@ -162,27 +161,12 @@ def name_loops(text: str) -> str:
     return _LOOP.sub(r"!\1 = distinct !{ !\1, ", text) if LOOP in text else text
 
 
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Puts off Python's search for garbage, which would go through a module's objects again and again while they grow.
-
-    All of them are garbage together, when its text is there.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 def lower_directly(function: FunctionType, text: str) -> Lowered:
     """LLVM text of a kernel in the language of `lowering`.
 
     Raises: Unsupported if the kernel is written in more than that; NumbaError from an intrinsic that is misused.
     """
-    with _uncollected():
+    with without_collections():
         module = lowering.lower(function, text, function.__name__, _call_intrinsic)
         return Lowered(name_loops(str(module)), function.__name__, ())
 

@@ -12,10 +12,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
-import linecache
 import threading
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 
 import llvmlite
@@ -145,18 +143,6 @@ def assemble(module: Any, capability: int) -> str:
     return str(machine.emit_assembly(module))
 
 
-def _function_of(kernel: CudaText) -> FunctionType:
-    file = f"<tracejit {kernel.name}>"
-    scope = dict(build.namespace())
-    if kernel.function is not None:
-        scope[kernel.function.__name__] = kernel.function
-    # Registered like the lines of a file, so that errors and tracebacks show the text.
-    linecache.cache[file] = (len(kernel.text), None, kernel.text.splitlines(keepends=True), file)
-    exec(compile(kernel.text, file, "exec"), scope)
-    function: FunctionType = scope[kernel.name]
-    return function
-
-
 def together_name(kernel: CudaText) -> str:
     """The name of the entry that does several launches of a kernel."""
     return f"{kernel.name}_together"
@@ -168,7 +154,9 @@ def llvm_module(kernel: CudaText, together: bool = False) -> Any:
     Raises: KernelBuildError if the text is outside of the kernels' language.
     """
     try:
-        lowered = frontend.lower_directly(_function_of(kernel), kernel.text)
+        library = {} if kernel.function is None else {kernel.function.__name__: kernel.function}
+        function = build.function_of(kernel.text, kernel.name, {**build.namespace(gpu=True), **library})
+        lowered = frontend.lower_directly(function, kernel.text)
     except (Unsupported, NumbaError) as error:
         raise KernelBuildError(f"kernel {kernel.name}: {error}") from error
     entry = _entry(kernel, together)

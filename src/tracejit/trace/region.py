@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import functools
-import gc
 import inspect
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from tracejit.config import SETTINGS
 from tracejit.errors import CompileLimitError, VerificationError
+from tracejit.runtime.collection import without_collections
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor
 from tracejit.trace.account import Account, Note, Obstacle
@@ -44,20 +43,6 @@ SIZES = 128
 
 WAITS = "the mode 'replay' promises a replay at the first settled call"
 """Why the programs of a region are not compiled by another process."""
-
-
-@contextmanager
-def _without_collections() -> Iterator[None]:
-    """Pauses the search for reference cycles: what compiling makes is kept, and searched again and again it takes a
-    fifth of the time.
-    """
-    wanted = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if wanted:
-            gc.enable()
 
 
 class Region:
@@ -254,7 +239,7 @@ class Region:
             elsewhere = Elsewhere(asked, WAITS if self.mode == "replay" else "")
         begin = time.perf_counter()
         try:
-            with _without_collections():
+            with without_collections():
                 executable = build(stop, alive, self.generation, self.name, kind, structures, elsewhere)
         except Exceeded:
             count = self.compiles + len(self.waiting) + 1

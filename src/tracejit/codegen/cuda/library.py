@@ -9,16 +9,15 @@ Any split of a kernel's range gives the same bits, so one unit a thread does. Wh
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Callable
 from typing import Any
 
+from tracejit import kernels
 from tracejit.codegen.cuda.loops import LOOP_THREADS
 from tracejit.codegen.cuda.text import CudaText
 from tracejit.codegen.text import Place, Slot
-from tracejit.kernels import cuda, template
+from tracejit.kernels import template
 from tracejit.kernels.cuda.launch import GpuLaunch
 from tracejit.kernels.launch import Launch, Operand, Ptr, Scratch
 from tracejit.schedule.plan import Plan
@@ -38,8 +37,8 @@ _TEXT = """def {name}(p, lo, hi):
 def own_launches() -> dict[str, Callable[..., tuple[GpuLaunch, ...]]]:
     """What launches an operation's own GPU kernels, by the name of the operation."""
     found: dict[str, Callable[..., tuple[GpuLaunch, ...]]] = {}
-    for info in pkgutil.iter_modules(cuda.__path__, f"{cuda.__name__}."):
-        for name, value in vars(importlib.import_module(info.name)).items():
+    for module in kernels.modules(gpu=True):
+        for name, value in vars(module).items():
             if name.startswith(_PREFIX):
                 found[name[len(_PREFIX) :]] = value
     return found

@@ -112,11 +112,6 @@ class Pool:
             self._sort_returned()
             self._give_back()
 
-    def settle(self) -> None:
-        """Counts blocks that are gone as free."""
-        with self._lock:
-            self._sort_returned()
-
     def forget_peaks(self) -> None:
         """Counts the most anew from here."""
         with self._lock:
