@@ -164,7 +164,7 @@ def add_turned(module: Any, lane: Lane) -> Any:
             rows = [at]
             for _ in range(v.width - 1):
                 rows.append(builder.add(rows[-1], row_bytes))
-            turned = v.load_transposed(rows, I64(0))
+            turned = v.load_transposed([(row, I64(0)) for row in rows])
             whole = builder.icmp_signed(">=", left, I64(v.width))
             places = [to]
             for _ in range(v.width - 1):

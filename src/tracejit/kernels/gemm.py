@@ -214,7 +214,8 @@ def _plan_float(p: _Problem) -> tuple[Launch, ...]:
         return (Launch(functions["thin"], p.slots(), units, p.cost(units, 3.0)),)
     if p.m <= DOT_ROWS and columns_of_b:
         columns = width
-        if p.m == 1 and p.n > 2 * width and p.b[2] * _SIZES[p.dtype] % _PAGE_BYTES:
+        row = p.m == 1 and (p.a[2] == 1 or p.k == 1)
+        if row and p.n >= width * ROW_VECTORS and p.b[2] * _SIZES[p.dtype] % _PAGE_BYTES:
             columns = width * ROW_VECTORS
         units = p.batch * -(-p.n // columns)
         slots = p.slots(kernels.DIRECT, kernels.DIRECT, p.m, p.k, columns)

@@ -20,6 +20,7 @@ from tracejit.kernels.gemm_vectors import (
     add_column,
     add_copy,
     add_dots,
+    add_row_dots,
     add_strips,
     add_tile,
     add_transpose,
@@ -253,11 +254,19 @@ def _dots(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
         b_at = b + (batch * b_batch + j * b_n) * lane.size
         c_at = c + (batch * c_batch + j) * lane.size
 
-        def dots(rows: int, vectors: int) -> None:
-            function = add_dots(code.module, lane, rows, vectors)
-            code.call(function, a_at, a_m, a_k, b_at, b_n, c_at, c_m, k, m, n - j)
+        def columns(first: Any) -> None:
+            function = add_dots(code.module, lane, DOT_ROWS)
+            places = (b_at + first * b_n * lane.size, b_n, c_at + first * lane.size, c_m)
+            code.call(function, a_at, a_m, a_k, *places, k, m, n - j - first)
 
-        code.either(width > lane.count, lambda: dots(1, ROW_VECTORS), lambda: dots(DOT_ROWS, 1))
+        def row() -> None:
+            code.call(add_row_dots(code.module, lane, ROW_VECTORS), a_at, b_at, b_n, c_at, k)
+
+        def some() -> None:
+            with code.loop(0, width.least(n - j), lane.count) as first:
+                columns(first)
+
+        code.either((width > lane.count) & (n - j >= width), row, some)
 
 
 def _integer(kind: Any, code: Code, p: Word, low: Word, high: Word) -> None:

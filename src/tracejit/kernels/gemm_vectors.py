@@ -70,6 +70,10 @@ F32 = Lane("f32", ir.FloatType(), 4)
 F64 = Lane("f64", ir.DoubleType(), 8)
 
 
+Place = tuple[Any, Any]
+"""An address and an offset in bytes, which the CPU adds while it loads."""
+
+
 class VectorBuilder:
     """An IR builder with the vector operations of one element type."""
 
@@ -161,6 +165,11 @@ class VectorBuilder:
         target = self.pointer(address, self.lane.vector, offset)
         self._intrinsic(name, ir.VoidType(), [value, target, I32(self.lane.size), mask])
 
+    def fence(self) -> None:
+        """LLVM moves no load from behind this to before it, which would take registers that are not there."""
+        nothing = ir.InlineAsm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", side_effect=True)
+        self.ir.call(nothing, [])
+
     def _pick(self, left: Any, right: Any, order: list[int]) -> Any:
         return self.ir.shuffle_vector(left, right, ir.Constant(ir.VectorType(I32, self.width), order))
 
@@ -199,23 +208,30 @@ class VectorBuilder:
             parts = [self.ir.shuffle_vector(parts[k], parts[k + 1], order) for k in range(0, len(parts), 2)]
         return parts[0]
 
-    def load_transposed(self, rows: list[Any], offset: Any) -> list[Any]:
-        """The columns of the square block at `offset` bytes in each of the rows.
+    def load_column(self, rows: list[Place]) -> Any:
+        """The first element of each of the rows."""
+        column = ir.Constant(self.lane.vector, ir.Undefined)
+        for lane, (base, offset) in enumerate(rows):
+            value = self.ir.load(self.pointer(base, self.lane.kind, offset), align=self.lane.size)
+            column = self.ir.insert_element(column, value, I32(lane))
+        return column
+
+    def load_transposed(self, rows: list[Place]) -> list[Any]:
+        """The columns of the square block at the beginning of the rows.
 
         Loads 16 bytes at a time and joins those of one column of 16-byte blocks, so that only the elements inside
         16 bytes are left to be shuffled.
         """
         per = 16 // self.lane.size
         narrow = ir.VectorType(self.lane.kind, per)
+        places = [self.pointer(base, narrow, offset) for base, offset in rows]
         columns = []
         for block in range(self.width // per):
-            at = self.ir.add(offset, I64(16 * block))
-            joined = []
-            for r in range(per):
-                places = [self.pointer(row, narrow, at) for row in rows[r::per]]
-                joined.append(self._join([self.ir.load(place, align=self.lane.size) for place in places]))
-            columns += self._transpose_inside(joined)
+            parts = [self.ir.gep(place, [I64(block)], source_etype=narrow) for place in places]
+            loaded = [self.ir.load(part, align=self.lane.size) for part in parts]
+            columns += self._transpose_inside([self._join(loaded[r::per]) for r in range(per)])
         return columns
+
 
 
 def _row_addresses(v: VectorBuilder, base: Any, stride: Any, left: Any, count: int) -> list[Any]:
@@ -389,7 +405,7 @@ def add_transpose(module: Any, lane: Lane) -> Any:
             at, target = state
             for source in sources:
                 v.prefetch(builder.add(builder.add(source, at), I64(_FAR_BYTES)), written=False)
-            for column in v.load_transposed(sources, at):
+            for column in v.load_transposed([(source, at) for source in sources]):
                 v.store(column, target)
                 target = builder.add(target, out_step)
             return [builder.add(at, I64(TARGET.vector_bytes)), target]
@@ -469,85 +485,85 @@ def add_strips(module: Any, lane: Lane, rows: int, strips: int) -> Any:
     return internal_function(module, f"strips_{lane.name}_{rows}x{strips}", 6, body)
 
 
-def _add_rest(module: Any, lane: Lane) -> Any:
-    """Up to W elements of each of W rows as columns: out[k, n] = rows[n, k] in rows of whole vectors, `out_k` bytes on.
+def _dots(
+    v: VectorBuilder, a_rows: list[Any], a_step: Any, groups: list[Callable[[Any], list[Place]]], k: Any
+) -> list[list[Any]]:
+    """Per row of A and group of W columns of B: the sums along k.
 
-    Arguments: rows, rows_n, n_left, out, out_k, k. Rows past `n_left` repeat the last one.
+    A group tells where its columns go on at an offset. Blocks of W places of each are transposed in registers; what is
+    left of k is gathered.
     """
 
-    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
-        rows, rows_n, n_left, out, out_k, k = arguments
-        v = VectorBuilder(builder, lane)
-        square = builder.alloca(ir.ArrayType(I8, v.width * TARGET.vector_bytes))
-        square.align = 64
-        first = builder.ptrtoint(square, I64)
-        squares = [builder.add(first, I64(row * TARGET.vector_bytes)) for row in range(v.width)]
-        mask = v.mask(k)
-        for source, whole in zip(_row_addresses(v, rows, rows_n, n_left, v.width), squares, strict=True):
-            v.store(v.load_masked(source, mask), whole)
-        for turned in v.load_transposed(squares, I64(0)):
-            v.store(turned, out)
-            out = builder.add(out, out_k)
+    def add_column(at: Any, column: Any, chains: list[Any]) -> list[Any]:
+        return [v.fma(v.splat(row, at), column, chain) for row, chain in zip(a_rows, chains, strict=True)]
 
-    return internal_function(module, f"rest_{lane.name}", 6, body)
+    def block(state: list[Any]) -> list[Any]:
+        start, b_at, *chains = state
+        out, a_at = [], start
+        for j, group in enumerate(groups):
+            mine, a_at = chains[j * rows : (j + 1) * rows], start
+            if j:
+                v.fence()
+            for column in v.load_transposed(group(b_at)):
+                mine = add_column(a_at, column, mine)
+                a_at = v.ir.add(a_at, a_step)
+            out += mine
+        return [a_at, v.ir.add(b_at, I64(TARGET.vector_bytes)), *out]
+
+    def single(state: list[Any]) -> list[Any]:
+        a_at, b_at, *chains = state
+        out = []
+        for j, group in enumerate(groups):
+            out += add_column(a_at, v.load_column(group(b_at)), chains[j * rows : (j + 1) * rows])
+        return [v.ir.add(a_at, a_step), v.ir.add(b_at, I64(v.lane.size)), *out]
+
+    rows = len(a_rows)
+    blocks = v.ir.sdiv(k, I64(v.width))
+    left = v.ir.sub(k, v.ir.mul(blocks, I64(v.width)))
+    state = emit_loop(v.ir, blocks, [I64(0), I64(0), *[v.zeros] * (rows * len(groups))], block)
+    chains = emit_loop(v.ir, left, state, single)[2:]
+    return [chains[row::rows] for row in range(rows)]
 
 
-def add_dots(module: Any, lane: Lane, rows: int, vectors: int) -> Any:
-    """C[rows, vectors*W] = A @ B where B[k, n] lies at b + n*b_n + k: B is transposed in registers, nothing is packed.
+def add_dots(module: Any, lane: Lane, rows: int) -> Any:
+    """C[rows, W] = A @ B where B[k, n] lies at b + n*b_n + k: B is transposed in registers, nothing is packed.
 
     Arguments: a, a_m, a_k, b, b_n, c, c_m, k, m_left, n_left. Rows past `m_left` repeat the last one, columns past
     `n_left` are not touched. The whole of k is one pass, a vector of each row of B at a time.
     """
-    rest = _add_rest(module, lane)
 
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
         a, a_m, a_k, b, b_n, c, c_m, k, m_left, n_left = arguments
         v = VectorBuilder(builder, lane)
-        a_step, row_bytes = v.bytes(a_k), vectors * TARGET.vector_bytes
-        a_rows = _row_addresses(v, a, a_m, m_left, rows)
-        c_rows = _row_addresses(v, c, c_m, m_left, rows)
-        b_rows = _row_addresses(v, b, b_n, n_left, v.width * vectors)
-        groups = [b_rows[j * v.width : (j + 1) * v.width] for j in range(vectors)]
-        columns = [I64(j * TARGET.vector_bytes) for j in range(vectors)]
-        scratch = builder.alloca(ir.ArrayType(I8, v.width * row_bytes))
-        scratch.align = 64
-        base = builder.ptrtoint(scratch, I64)
+        a_rows, c_rows = (_row_addresses(v, *matrix, m_left, rows) for matrix in ((a, a_m), (c, c_m)))
+        b_rows = _row_addresses(v, b, b_n, n_left, v.width)
+        mask = v.mask(n_left)
+        sums = _dots(v, a_rows, v.bytes(a_k), [lambda offset: [(row, offset) for row in b_rows]], k)
+        for (chain,), row in zip(sums, c_rows, strict=True):
+            v.store_masked(chain, row, mask)
 
-        def add_column(at: Any, column: Any, chains: list[Any]) -> list[Any]:
-            return [v.fma(v.splat(row, at), column, chain) for row, chain in zip(a_rows, chains, strict=True)]
+    return internal_function(module, f"dots_{lane.name}_{rows}", 10, body)
 
-        def block(state: list[Any]) -> list[Any]:
-            start, b_at, *chains = state
-            out = []
-            for j, group in enumerate(groups):
-                mine, a_at = chains[j * rows : (j + 1) * rows], start
-                for column in v.load_transposed(group, b_at):
-                    mine = add_column(a_at, column, mine)
-                    a_at = builder.add(a_at, a_step)
-                out += mine
-            return [a_at, builder.add(b_at, I64(TARGET.vector_bytes)), *out]
 
-        def finish(state: list[Any]) -> list[Any]:
-            a_at, row, *chains = state
-            out = []
-            for j, at in enumerate(columns):
-                out += add_column(a_at, v.load(row, at), chains[j * rows : (j + 1) * rows])
-            return [builder.add(a_at, a_step), builder.add(row, I64(row_bytes)), *out]
+def add_row_dots(module: Any, lane: Lane, vectors: int) -> Any:
+    """C[1, vectors*W] = A @ B as `add_dots` does it, for a contiguous row A and for columns that are all there.
 
-        blocks = builder.sdiv(k, I64(v.width))
-        a_at, b_at, *chains = emit_loop(builder, blocks, [I64(0), I64(0), *[v.zeros] * (rows * vectors)], block)
-        left = builder.sub(k, builder.mul(blocks, I64(v.width)))
-        with builder.if_then(builder.icmp_signed(">", left, I64(0))):
-            for j, at in enumerate(columns):
-                # Of columns of which none is there, the last one's address is repeated.
-                there = builder.sub(n_left, I64(j * v.width))
-                there = builder.select(builder.icmp_signed(">", there, I64(0)), there, I64(1))
-                source = builder.add(b_rows[j * v.width], b_at)
-                builder.call(rest, [source, b_n, there, builder.add(base, at), I64(row_bytes), left])
-        chains = emit_loop(builder, left, [a_at, base, *chains], finish)[2:]
-        for j, at in enumerate(columns):
-            mask = v.mask(builder.sub(n_left, I64(j * v.width)))
-            for chain, row in zip(chains[j * rows : (j + 1) * rows], c_rows, strict=True):
-                v.store_masked(chain, row, mask, at)
+    Arguments: a, b, b_n, c, k. So many columns at a time keep the multiply-adds busy, each of which waits for the one
+    before in its column.
+    """
 
-    return internal_function(module, f"dots_{lane.name}_{rows}x{vectors}", 10, body)
+    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
+        a, b, b_n, c, k = arguments
+        v = VectorBuilder(builder, lane)
+        step = v.bytes(b_n)
+        down = [builder.mul(step, I64(row)) for row in range(v.width)]
+
+        def group(first: Any) -> Callable[[Any], list[Place]]:
+            return lambda offset: [(base, row) for base in [builder.add(first, offset)] for row in down]
+
+        firsts = [builder.add(b, builder.mul(step, I64(j * v.width))) for j in range(vectors)]
+        (chains,) = _dots(v, [a], I64(lane.size), [group(first) for first in firsts], k)
+        for j, chain in enumerate(chains):
+            v.store(chain, c, I64(j * TARGET.vector_bytes))
+
+    return internal_function(module, f"row_dots_{lane.name}_{vectors}", 5, body)
