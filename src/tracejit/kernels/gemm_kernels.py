@@ -82,16 +82,11 @@ def call_tile(
     rows: Word,
     left: Word,
     *far: Word,
-    ragged: bool = False,
 ) -> None:
-    """Calls for one tile (see `add_tile`), of which `rows` rows and `left` columns are there at most.
-
-    `ragged` says that tiles with all rows and columns are computed by others.
-    """
+    """Calls for one tile (see `add_tile`), of which `rows` rows and `left` columns are there at most."""
 
     def tile(height: int, vectors: int) -> None:
-        cut = ragged and (height, vectors) == (TILE_ROWS, TILE_VECTORS)
-        function = add_tile(code.module, lane, height, vectors, adds=bool(far), ragged=cut)
+        function = add_tile(code.module, lane, height, vectors, adds=bool(far))
         code.call(function, a, a_m, a_k, b, b_k, c, c_m, k, begin, rows, left, *far)
 
     def strip(vectors: int) -> None:
@@ -171,7 +166,7 @@ def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word, *, adds: bool
 
                 def tile(i: Word, rows: Word, a_at: Word) -> None:
                     operands = a_at, left_m, left_k, b_at, right_k, c_at + i * c_m * size, c_m
-                    call_tile(code, lane, *operands, length, begin, rows, there, *far, ragged=True)
+                    call_tile(code, lane, *operands, length, begin, rows, there, *far)
 
                 def column() -> None:
                     function = add_column(code.module, lane, TILE_ROWS, TILE_VECTORS, adds=adds)
@@ -255,9 +250,8 @@ def _dots(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
         c_at = c + (batch * c_batch + j) * lane.size
 
         def columns(first: Any) -> None:
-            function = add_dots(code.module, lane, DOT_ROWS)
             places = (b_at + first * b_n * lane.size, b_n, c_at + first * lane.size, c_m)
-            code.call(function, a_at, a_m, a_k, *places, k, m, n - j - first)
+            code.call(add_dots(code.module, lane, DOT_ROWS), a_at, a_m, a_k, *places, k, m, n - j - first)
 
         def row() -> None:
             code.call(add_row_dots(code.module, lane, ROW_VECTORS), a_at, b_at, b_n, c_at, k)

@@ -170,8 +170,35 @@ class VectorBuilder:
         nothing = ir.InlineAsm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", side_effect=True)
         self.ir.call(nothing, [])
 
+    def store_first(self, rows: list[list[Any]], addresses: list[Any], count: Any) -> None:
+        """Stores the first `count` elements of rows of vectors, not all of a row.
+
+        Whole vectors, then 4, 2 and 1 elements: where masks are not free, a masked store takes as long as ten others.
+        """
+        size, at = self.lane.size, I64(0)
+        left = self.bytes(count)
+
+        def store_if(some: Any, values: list[Any]) -> None:
+            nonlocal at
+            with self.ir.if_then(some):
+                for value, address in zip(values, addresses, strict=True):
+                    self.ir.store(value, self.pointer(address, value.type, at), align=size)
+            at = self.ir.add(at, self.ir.select(some, I64(values[0].type.count * size), I64(0)))
+
+        while len(rows[0]) > 1:
+            whole = self.ir.icmp_signed(">=", self.ir.sub(left, at), I64(TARGET.vector_bytes))
+            store_if(whole, [row[0] for row in rows])
+            rows = [[self.ir.select(whole, *pair) for pair in zip(row[1:], row, strict=False)] for row in rows]
+        values, elements = [row[0] for row in rows], self.width // 2
+        while elements:
+            some = self.ir.icmp_signed("!=", self.ir.and_(count, I64(elements)), I64(0))
+            low, high = ([self._pick(x, x, [*range(k, k + elements)]) for x in values] for k in (0, elements))
+            store_if(some, low)
+            values = [self.ir.select(some, *pair) for pair in zip(high, low, strict=True)]
+            elements //= 2
+
     def _pick(self, left: Any, right: Any, order: list[int]) -> Any:
-        return self.ir.shuffle_vector(left, right, ir.Constant(ir.VectorType(I32, self.width), order))
+        return self.ir.shuffle_vector(left, right, ir.Constant(ir.VectorType(I32, len(order)), order))
 
     def _transpose_inside(self, rows: list[Any]) -> list[Any]:
         """Rows of one 16-byte column of blocks -> per column c: the vector whose block L holds column (L, c)."""
@@ -281,13 +308,12 @@ def _chains(
     return emit_loop(v.ir, k, [I64(0), b, *sums], step)[2:]
 
 
-def add_tile(module: Any, lane: Lane, rows: int, vectors: int, *, adds: bool = False, ragged: bool = False) -> Any:
+def add_tile(module: Any, lane: Lane, rows: int, vectors: int, *, adds: bool = False) -> Any:
     """C[rows, vectors*W] = or += A @ B, each element's chain held in a register.
 
     Arguments: a, a_m, a_k, b, b_k, c, c_m, k, begin, m_left, n_left. `begin` other than 0 starts the chains at 0,
     else they go on from C. Rows past `m_left` repeat the last one, columns past `n_left` are not touched.
     With `adds` there is one more, how far from C lies a D: all chains start at 0, and C = D + A @ B, where D may be C.
-    `ragged` leaves out the way for whole vectors, which others than this function have.
     """
 
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
@@ -326,7 +352,7 @@ def add_tile(module: Any, lane: Lane, rows: int, vectors: int, *, adds: bool = F
                 store(value, c_rows[position // vectors], position % vectors)
 
         masks = [v.mask(builder.sub(n_left, I64(j * v.width))) for j in range(vectors)]
-        if TARGET.free_masks or ragged:
+        if TARGET.free_masks:
             write(store_masked, results(load_masked))
             return
         full = builder.icmp_signed(">=", n_left, I64(vectors * v.width))
@@ -337,7 +363,7 @@ def add_tile(module: Any, lane: Lane, rows: int, vectors: int, *, adds: bool = F
                 with then:
                     write(store, sums)
                 with otherwise:
-                    write(store_masked, sums)
+                    v.store_first([sums[k : k + vectors] for k in range(0, len(sums), vectors)], c_rows, n_left)
             return
         with builder.if_else(full) as (then, otherwise):
             with then:
@@ -345,7 +371,7 @@ def add_tile(module: Any, lane: Lane, rows: int, vectors: int, *, adds: bool = F
             with otherwise:
                 write(store_masked, results(load_masked))
 
-    name = f"tile_{lane.name}_{rows}x{vectors}{'_ragged' * ragged}"
+    name = f"tile_{lane.name}_{rows}x{vectors}"
     return internal_function(module, f"{name}_add", 12, body) if adds else internal_function(module, name, 11, body)
 
 

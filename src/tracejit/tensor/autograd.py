@@ -13,6 +13,8 @@ from tracejit.tensor.state import state
 from tracejit.tensor.tape import OWED, TapeNode, current, pull, release
 from tracejit.tensor.tensor import Tensor, method
 
+_new = object.__new__
+
 
 class _Mode:
     """A grad mode as a context manager and as a decorator."""
@@ -24,16 +26,17 @@ class _Mode:
     _before: Any
 
     def __new__(cls, function: Callable[..., Any] | None = None) -> Any:
-        made = object.__new__(cls)
+        made = _new(cls)
         made._before = None
         return made if function is None else made(function)
 
     def __enter__(self) -> None:
-        self._before = (self._before, state.grad_enabled)
-        state.grad_enabled = self.enabled
+        of_thread = state.__dict__
+        self._before = (self._before, of_thread["grad_enabled"])
+        of_thread["grad_enabled"] = self.enabled
 
-    def __exit__(self, *exc: object) -> None:
-        self._before, state.grad_enabled = self._before
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        self._before, state.__dict__["grad_enabled"] = self._before
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """Run a function in this mode."""

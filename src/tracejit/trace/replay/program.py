@@ -302,7 +302,9 @@ class Replay:
         simple = self._simple()
         self.handed: list[tuple[Any, int, Any]] = self._handed() if simple else []
         self.grad_types = {at: self._result(slot).aval.dtype for _, at, (slot, _, _) in self.handed}
-        out = ["def replay(args, kwargs):", f"    if state.grad_enabled is not {proof.grad}: return MISS"]
+        # In another region's call this one is nothing but its function.
+        out = ["def replay(args, kwargs):", "    here = state.__dict__"]
+        out += [f"    if here['session'] is not None or here['grad_enabled'] is not {proof.grad}: return MISS"]
         out += ["    if hold(words[0]) and not me.renew(): return MISS"]
         out += ["    if looks and not looks[0]() and not me.renew(): return MISS"]
         # The type of a tensor that is found is looked at where it is not the former one.

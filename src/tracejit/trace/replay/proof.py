@@ -219,12 +219,12 @@ def prove(
 
 
 def _arguments(world: World, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    world.listing.require(f"len(args) == {len(args)}")
+    names = world.listing.unpack("args", len(args))
     if kwargs:
         world.listing.require(f"list(kwargs) == {list(kwargs)!r}")
     else:
         world.listing.require("not kwargs")
-    return tuple(_enter(world, a, f"args[{i}]") for i, a in enumerate(args))
+    return tuple(map(world.enter, args, names))
 
 
 def _enter(world: World, value: Any, text: str) -> Any:

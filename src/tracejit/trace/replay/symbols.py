@@ -116,6 +116,15 @@ class Listing:
             self.lines.append(f"{name} = {expression}")
         return name
 
+    def unpack(self, sequence: str, count: int) -> list[str]:
+        """Local names for the entries of a tuple; a tuple of another length raises ValueError."""
+        names = [self._names.setdefault(f"{sequence}[{k}]", f"v{len(self._names)}") for k in range(count)]
+        if names:
+            self.lines.append(f"{', '.join(names)}, = {sequence}")
+        else:
+            self.require(f"not {sequence}")
+        return names
+
     def definition(self, name: str) -> str:
         """The expression that a local name stands for."""
         return next((e for e, n in self._names.items() if n == name), name)
