@@ -84,11 +84,12 @@ def same_bits(result: np.ndarray, expected: np.ndarray) -> bool:
     """Equal type, shape and bits; any NaN equals any other."""
     if result.dtype != expected.dtype or result.shape != expected.shape:
         return False
-    if result.dtype.kind == "f":
+    if dtypes.from_numpy(result.dtype).is_floating_point:
         hole = np.isnan(expected)
         if not np.array_equal(hole, np.isnan(result)):
             return False
-        result, expected = np.where(hole, 0, result), np.where(hole, 0, expected)
+        zero = result.dtype.type(0)
+        result, expected = np.where(hole, zero, result), np.where(hole, zero, expected)
     return result.tobytes() == expected.tobytes()
 
 
@@ -147,8 +148,8 @@ def random_array(rng: random.Random, shape: tuple[int, ...], kind: str, layout: 
     def fill(shape: tuple[int, ...]) -> np.ndarray:
         if kind == "bool":
             return draw.integers(0, 2, shape).astype(bool)
-        if kind.startswith("float"):
-            return draw.standard_normal(shape).astype(kind)
+        if "float" in kind:
+            return draw.standard_normal(shape).astype(dtypes.BY_NAME[kind].np)
         return draw.integers(0 if kind == "uint8" else -9, 9, shape).astype(kind)
 
     if layout == "transposed" and len(shape) > 1:
@@ -167,7 +168,7 @@ class RandomGraph:
 
     def __init__(self, seed: int, size: int = 14) -> None:
         self.rng = rng = random.Random(seed)
-        self.kind = rng.choice(["float32"] * 6 + ["float64", "float16", "int32", "int64", "uint8", "int8"])
+        self.kind = rng.choice(["float32"] * 6 + ["float64", "float16", "bfloat16", "int32", "int64", "uint8", "int8"])
         self.arrays: list[np.ndarray] = []
         rank = rng.choice([0, 1, 2, 2, 2, 3, 3, 4])
         base = tuple(rng.choice(SIZES) for _ in range(rank))
@@ -181,7 +182,7 @@ class RandomGraph:
             self.arrays.append(random_array(rng, shape, self.kind, layout))
         self.inputs = [input_of(k, a) for k, a in enumerate(self.arrays)]
         self.pool: list[Node] = list(self.inputs)
-        self.scalars = "f" if self.kind.startswith("float") else "i"
+        self.scalars = "f" if "float" in self.kind else "i"
         for _ in range(rng.randrange(1, size)):
             self._grow()
         outputs = [rng.choice(self.pool[-4:]) for _ in range(rng.randrange(1, 4))]
@@ -231,7 +232,7 @@ class RandomGraph:
     def _unary(self) -> Node | None:
         x = self._pick()
         if self.rng.random() < 0.15:
-            kinds = [dtypes.float32, dtypes.float64, dtypes.float16, dtypes.int32, dtypes.bool]
+            kinds = [dtypes.float32, dtypes.float64, dtypes.float16, dtypes.bfloat16, dtypes.int32, dtypes.bool]
             # What a float out of an integer's range becomes is not defined.
             kinds = [k for k in kinds if not (x.dtype.is_floating_point and k.category == dtypes.INT)]
             return make("cast", x, dtype=self.rng.choice(kinds))

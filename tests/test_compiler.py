@@ -73,7 +73,7 @@ def _sampled(op: Any, array: np.ndarray) -> np.ndarray:
 
 
 WRITTEN = [op for op in ops.family("elementwise") if op.expr not in (None, "cast")]
-KINDS = {"b": ["bool"], "i": ["int32", "uint8"], "f": ["float32", "float64", "float16"]}
+KINDS = {"b": ["bool"], "i": ["int32", "uint8"], "f": ["float32", "float64", "float16", "bfloat16"]}
 
 
 @pytest.mark.parametrize("op", WRITTEN, ids=lambda op: op.name)
@@ -97,11 +97,11 @@ REDUCED = [((7,), 0), ((3, 40), 1), ((300, 5), 0), ((4, 300, 3), 1), ((2, 9000),
 
 
 @pytest.mark.parametrize("name", ["sum", "prod", "amax", "amin"])
-@pytest.mark.parametrize("kind", ["float32", "float16", "int64", "uint8"])
+@pytest.mark.parametrize("kind", ["float32", "float16", "bfloat16", "int64", "uint8"])
 def test_each_reduction(name: str, kind: str) -> None:
     rng = random.Random(5)
-    is_float = kind.startswith("float")
-    tolerance = 1e-2 if kind == "float16" else 2e-4
+    is_float = "float" in kind
+    tolerance = {"float16": 1e-2, "bfloat16": 4e-2}.get(kind, 2e-4)
     for shape, dim in REDUCED:
         for layout in ("contiguous", "transposed", "reversed"):
             x = random_array(rng, shape, kind, layout)
@@ -115,6 +115,7 @@ def test_each_reduction(name: str, kind: str) -> None:
                     expected = getattr(np, name)(wide, axis=dim, dtype=wide.dtype)
                 expected = expected.astype(x.dtype)
             result = run_eagerly(graph, [x])[0]
+            result, expected = (a.astype(np.float64) if is_float else a for a in (result, expected))
             np.testing.assert_allclose(result, expected, rtol=tolerance, atol=tolerance)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import tracejit as tj
+from tracejit import dtypes
 
 
 def back(obj: Any, **options: Any) -> Any:
@@ -23,7 +24,7 @@ def back(obj: Any, **options: Any) -> Any:
     return tj.load(file, **options)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool"])
+@pytest.mark.parametrize("dtype", [d.name for d in dtypes.ALL])
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0, 3), (2, 3, 4)])
 def test_tensors_of_every_type_and_shape(dtype: str, shape: tuple[int, ...]) -> None:
     count = 1

@@ -5,6 +5,7 @@ from tracejit.amp import autocast
 from tracejit.backends import are_deterministic_algorithms_enabled, use_deterministic_algorithms
 from tracejit.devices import device, get_default_device, set_default_device
 from tracejit.dtypes import (
+    bfloat16,
     bool,
     double,
     dtype,

@@ -21,7 +21,7 @@ from tracejit.codegen.generate import generate
 from tracejit.codegen.library import plan_call
 from tracejit.codegen.text import Place, Scalar
 from tracejit.compiler import compile_graph
-from tracejit.dtypes import FROM_NUMPY
+from tracejit.dtypes import FROM_NUMPY, bfloat16, widened
 from tracejit.ir import node as nodes
 from tracejit.ir.graph import Graph
 from tracejit.ir.node import Node
@@ -44,6 +44,8 @@ else:
     _set, _reset = _extobj_contextvar.set, _extobj_contextvar.reset
 
 _MAX_PROGRAMS = 4096
+_FLOATS = "fV"
+"""NumPy's letters for floating point types; the second is that of bfloat16, which is not NumPy's own."""
 _SAMPLE = 1 << 10
 """Length of the arrays that a flat kernel is generated for; its text holds no length."""
 
@@ -52,11 +54,11 @@ def _numpy(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     """The record's NumPy function, without NumPy's floating point warnings."""
     if _SILENT is None:
         with np.errstate(all="ignore"):
-            result = op.numpy(*args, *attrs)
+            result = op.on_arrays(args, attrs)
     else:
         token = _set(_SILENT)
         try:
-            result = op.numpy(*args, *attrs)
+            result = op.on_arrays(args, attrs) if bfloat16.loaded else op.numpy(*args, *attrs)
         finally:
             _reset(token)
     if type(result) is np.ndarray:
@@ -129,7 +131,7 @@ def _run_flat(op: Op, args: tuple[Any, ...]) -> np.ndarray:
         return _launch_flat(op, args)
     except OverflowError:
         # An integer beyond 64 bits is a float beside floats; beside integers it is the error that it is in NumPy.
-        if not any(type(a) is np.ndarray and a.dtype.kind == "f" for a in args):
+        if not any(type(a) is np.ndarray and a.dtype.kind in _FLOATS for a in args):
             raise
         return _launch_flat(op, tuple(float(a) if type(a) is int else a for a in args))
 
@@ -220,7 +222,7 @@ def _run_elementwise(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> A
         return _numpy(op, args, attrs)
     for a in args:
         if type(a) is np.ndarray:
-            return _run_flat(op, args) if a.dtype.kind == "f" else _numpy(op, args, attrs)
+            return _run_flat(op, args) if a.dtype.kind in _FLOATS else _numpy(op, args, attrs)
     return _numpy(op, args, attrs)
 
 
@@ -295,12 +297,12 @@ def _run_in_numpy(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
 
 
 def _reduce_in_numpy(op: Op, x: np.ndarray, dim: int) -> np.ndarray | None:
-    if x.dtype.kind != "f":
+    if x.dtype.kind not in _FLOATS:
         return np.array(_numpy(op, (x,), (dim,)), order="C")
     outer, size, inner = lanes("reduce", x.shape, dim)
     if size > (BLOCK if inner == 1 else COLUMN_ROWS):
         return None
-    folded = x.reshape(outer, size, inner).astype(np.float32 if x.dtype == np.float16 else x.dtype)
+    folded = x.reshape(outer, size, inner).astype(widened(FROM_NUMPY[x.dtype]).np)
     with np.errstate(all="ignore"):
         if inner == 1:
             result = fold_in_numpy(op.name, folded[:, :, 0])
@@ -328,6 +330,22 @@ _UFUNCS: dict[Op, Any] = {
     if op.exact and not op.attrs and type(op.numpy) is np.ufunc
 }
 """The shortest way: operations that are one loop of NumPy's."""
+
+
+def _ufuncs_beside_bfloat16() -> None:
+    """From its first use on, bfloat16 goes another way: NumPy would compute in float32 beside a number."""
+    for op, ufunc in _UFUNCS.items():
+        _UFUNCS[op] = functools.partial(_run_ufunc, op, ufunc)
+
+
+def _run_ufunc(op: Op, ufunc: Any, *args: Any) -> Any:
+    for a in args:
+        if type(a) is np.ndarray and a.dtype.kind == "V":
+            return _run_flat(op, args)
+    return ufunc(*args)
+
+
+bfloat16.on_load.append(_ufuncs_beside_bfloat16)
 _RUNNERS: dict[str, Callable[[Op, tuple[Any, ...], tuple[Any, ...]], Any]] = {
     "elementwise": _run_elementwise,
     "reduction": _run_reduction,

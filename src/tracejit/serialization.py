@@ -160,6 +160,7 @@ class _Span:
     low: int
     high: int
     kind: str
+    itemsize: int
     members: list[tuple[int, _Array]] = field(default_factory=list)
 
 
@@ -168,7 +169,7 @@ def _lay_out(tensors: list[Tensor]) -> tuple[dict[str, Any], list[Any]]:
     entries: list[dict[str, Any]] = [{} for _ in tensors]
     spans: list[_Span] = []
     for number, tensor in enumerate(tensors):
-        array = tensor.detach().numpy()
+        array = tensor.detach()._data()
         entries[number] = {
             "class": type(tensor).__name__,
             "requires_grad": tensor.requires_grad,
@@ -178,7 +179,7 @@ def _lay_out(tensors: list[Tensor]) -> tuple[dict[str, Any], list[Any]]:
         reach = sum((size - 1) * stride for size, stride in zip(array.shape, array.strides, strict=True))
         low = array.__array_interface__["data"][0]
         high = low + reach + array.itemsize if array.size else low
-        spans.append(_Span(low, high, array.dtype.name, [(number, array)]))
+        spans.append(_Span(low, high, array.dtype.name, array.itemsize, [(number, array)]))
     payloads: list[Any] = []
     for span in _merged(spans):
         number, first = span.members[0]
@@ -202,7 +203,7 @@ def _merged(spans: list[_Span]) -> list[_Span]:
     latest: dict[str, _Span] = {}
     for span in sorted(spans, key=lambda span: (span.low, -span.high)):
         last = latest.get(span.kind)
-        aligned = last is not None and (span.low - last.low) % np.dtype(span.kind).itemsize == 0
+        aligned = last is not None and (span.low - last.low) % span.itemsize == 0
         if last is not None and aligned and span.low < min(last.high, span.high):
             last.high = max(last.high, span.high)
             last.members += span.members
@@ -236,7 +237,7 @@ def _write(file: Any, structure: bytes, table: dict[str, Any], payloads: list[An
 
 
 def _restore(entry: dict[str, Any], payloads: list[bytearray]) -> Tensor:
-    kind = np.dtype(entry["dtype"])
+    kind = dtypes.BY_NAME[entry["dtype"]].np
     shape, strides, offset = tuple(entry["shape"]), tuple(entry["strides"]), entry["offset"]
     memory = np.frombuffer(payloads[entry["payload"]], kind)
     if math.prod(shape):

@@ -91,7 +91,7 @@ class Builder:
             op = self.rng.choice([ops.sum, ops.amax, ops.amin, ops.prod])
             return apply(op, x, dim=self.rng.randrange(len(x.shape)))
         if kind == 1:
-            other = self.rng.choice([dtypes.float64, dtypes.float32, dtypes.float16, self.dtype])
+            other = self.rng.choice([dtypes.float64, dtypes.float32, dtypes.float16, dtypes.bfloat16, self.dtype])
             return apply(ops.cast, apply(ops.cast, x, dtype=other), dtype=self.dtype)
         if kind == 2:
             return apply(ops.full, self.number(), shape=x.shape, dtype=self.dtype)

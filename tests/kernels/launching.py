@@ -14,11 +14,12 @@ import numba
 import numpy as np
 from numba.core import types
 
+from tracejit.dtypes import BY_NAME
 from tracejit.kernels.launch import Launch, Operand, Ptr, Scratch
 from tracejit.kernels.memory import call_kernel
 from tracejit.runtime.build import build
 
-DTYPES = ("float32", "float64", "float16", "int8", "int16", "int32", "int64", "uint8", "bool")
+DTYPES = ("float32", "float64", "float16", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool")
 
 
 @functools.cache
@@ -117,8 +118,8 @@ def sample(rng: np.random.Generator, dtype: str, *shape: int) -> np.ndarray:
     """Random values of any dtype, small enough that sums stay finite."""
     if dtype == "bool":
         return rng.integers(0, 2, shape).astype(bool)
-    if dtype.startswith("float"):
-        return rng.standard_normal(shape).astype(dtype)
+    if "float" in dtype:
+        return rng.standard_normal(shape).astype(BY_NAME[dtype].np)
     low = 0 if dtype == "uint8" else -100
     return rng.integers(low, 100, shape).astype(dtype)
 

@@ -40,9 +40,15 @@ def run_text(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     arrays = [a for a in args[op.name == "where" :] if isinstance(a, np.ndarray)]
     text = text_of(op, dtypes.from_numpy(arrays[0].dtype)) if arrays else None
     if text is None or text == "cast":
-        return op.numpy(*args, *attrs)
+        return op.on_arrays(args, attrs)
     kind = dtypes.from_numpy(arrays[0].dtype)
-    values = [a if isinstance(a, np.ndarray) else kind.np.type(a) for a in args]
-    code = text.format(**{p: p for p in op.params}, t=kind.short)
+    wide = dtypes.float32 if kind is dtypes.bfloat16 else kind
+    taken = wide if op.wide_numbers else kind
+    values = [a if isinstance(a, np.ndarray) else np.asarray(a).astype(taken.np)[()] for a in args]
+    if kind is dtypes.bfloat16:
+        values = [v if v.dtype == bool else v.astype(np.float32) for v in values]
+    code = text.format(**{p: p for p in op.params}, t=wide.short)
     result = eval(code, {}, _Names(zip(op.params, values, strict=True)))
+    if kind is dtypes.bfloat16 and np.asarray(result).dtype == np.float32:
+        result = np.asarray(result).astype(kind.np)
     return np.asarray(np.broadcast_to(result, np.broadcast_shapes(*map(np.shape, values))))

@@ -20,7 +20,11 @@ from tracejit.ops.record import ops
 from tracejit.passes import simplify, views
 
 RULES = (*views.RULES, *simplify.RULES)
-TYPES = {"b": (dtypes.bool,), "i": (dtypes.int32, dtypes.int8), "f": (dtypes.float32, dtypes.float64, dtypes.float16)}
+TYPES = {
+    "b": (dtypes.bool,),
+    "i": (dtypes.int32, dtypes.int8),
+    "f": (dtypes.float32, dtypes.float64, dtypes.float16, dtypes.bfloat16),
+}
 SPECIALS = [0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 1e-310, -1e-40, 6e-8, 65504.0, 3.4e38, 1e300]
 FINITES = [1.0, -1.0, 0.5, 3.25, -7.5, 100.0]
 
@@ -97,14 +101,14 @@ def samples(rule: Rule) -> list[tuple[ast.expr, dict[str, Any], dtypes.dtype]]:
 
 def one_nan(x: Any) -> Any:
     """NaN without its sign and payload, which are exempt."""
-    return np.where(np.isnan(x), np.array(np.nan, x.dtype), x) if x.dtype.kind == "f" else x
+    return np.where(np.isnan(x), np.array(np.nan, x.dtype), x) if x.dtype.kind in "fV" else x
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda r: r.name)
 def test_both_sides_compute_the_same(rule: Rule) -> None:
     applied = 0
     for tree, example, dtype in samples(rule):
-        if rule.soundness != EXACT and dtype is dtypes.float16:
+        if rule.soundness != EXACT and dtype in dtypes.HALVES:
             continue
         left = Left(tree, example, dtype)
         right = rule.apply(left.root)
@@ -160,6 +164,9 @@ def test_numbers_match_by_value_and_sign() -> None:
         (dtypes.uint8, dtypes.int16, True),
         (dtypes.int8, dtypes.uint8, False),
         (dtypes.float16, dtypes.float64, True),
+        (dtypes.float16, dtypes.bfloat16, False),
+        (dtypes.bfloat16, dtypes.float16, False),
+        (dtypes.bfloat16, dtypes.float32, True),
         (dtypes.float64, dtypes.float32, False),
         (dtypes.int8, dtypes.bool, False),
         (dtypes.int64, dtypes.float64, False),

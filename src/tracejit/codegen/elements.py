@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tracejit import dtypes
 from tracejit.codegen import expression
 from tracejit.codegen.text import Writer
 from tracejit.kernels.tiles import TILE_COLUMNS, TILE_ROWS, TILED
@@ -265,7 +266,7 @@ class Elements:
         if source.op.family == "random":
             seed, offset = (self.writer.integer(a) for a in numbers)
             text = f"{source.op.name}_{expression.computing(kind)}({seed}, {offset}, {index})"
-            return f"round_f16({text})" if kind.short == "f16" else text
+            return expression.rounded(text, kind)
         return self.writer.number(numbers[0], kind) if numbers else f"int64({index})"
 
     def compute(self, value: Value, j: str) -> str:
@@ -281,7 +282,8 @@ class Elements:
             kind = value.reads[-1].source.dtype
         for arg in value.args:
             if isinstance(arg, Number):
-                operands.append((self.writer.number(arg, kind), kind))
+                wide = value.op is not None and value.op.wide_numbers and kind is dtypes.bfloat16
+                operands.append((self.writer.number(arg, dtypes.float32 if wide else kind), kind))
             else:
                 operands.append((self.operand(value, arg, j), arg.source.dtype))
         if value.op is None:

@@ -3,8 +3,8 @@
 In: a record, the texts of its operands and their types. Out: an expression of the result's computing type.
 Must not know: loops, memory.
 
-float16 is computed in float32 and rounded after every operation, as NumPy does; integers are wrapped into their type,
-since numba widens them.
+float16 and bfloat16 are computed in float32 and rounded after every operation, as NumPy does; integers are wrapped
+into their type, since numba widens them.
 """
 
 from __future__ import annotations
@@ -30,21 +30,23 @@ _CONVERSION = re.compile(rf"\b({'|'.join(NUMBA)})\(")
 
 def computing(kind: dtype) -> str:
     """The short name of the type that elements of a dtype are computed in."""
-    return "f32" if kind is dtypes.float16 else kind.short
+    return dtypes.widened(kind).short
 
 
 def folding(kind: dtype) -> str:
     """The short name of the type that elements of a dtype are folded in."""
-    return {"f16": "f32", "b1": "u8"}.get(kind.short, kind.short)
+    return "u8" if kind is dtypes.bool else computing(kind)
 
 
 def number(slot: int, is_float: bool, kind: dtype, block: str = "p") -> str:
-    """A number of the argument block as an element of a type, rounded once."""
+    """A number of the argument block as an element of a type, rounded once (to bfloat16 by way of float32)."""
     text = f"arg_f64({block}, {slot})" if is_float else f"load_arg({block}, {slot})"
     if kind is dtypes.bool:
         return f"{text} != 0"
     if kind is dtypes.float16:
         return f"half_f64({text})" if is_float else f"half_f64(float64({text}))"
+    if kind is dtypes.bfloat16:
+        return f"round_bf16(float32({text}))"
     if kind is dtypes.float64 and is_float:
         return text
     return f"{NUMBA[kind.short]}({text})"
@@ -59,13 +61,15 @@ def cast(text: str, source: dtype, target: dtype) -> str:
     if target is dtypes.float16:
         if source is dtypes.float64:
             return f"half_f64({text})"
-        return f"round_f16({text if source is dtypes.float32 else f'float32({text})'})"
+        return f"round_f16({text if computing(source) == 'f32' else f'float32({text})'})"
+    if target is dtypes.bfloat16:
+        return f"round_bf16({text if computing(source) == 'f32' else f'float32({text})'})"
     return f"{NUMBA[target.short]}({text})"
 
 
 def rounded(text: str, kind: dtype) -> str:
     """What a floating-point type's computing type holds, rounded to it."""
-    return f"round_f16({text})" if kind is dtypes.float16 else text
+    return f"round_{kind.short}({text})" if kind in dtypes.HALVES else text
 
 
 def apply(op: Op, operands: list[tuple[str, dtype]], result: dtype, attrs: tuple[Any, ...]) -> str:
@@ -77,6 +81,4 @@ def apply(op: Op, operands: list[tuple[str, dtype]], result: dtype, attrs: tuple
     assert template is not None
     texts = {name: text for name, (text, _) in zip(op.params, operands, strict=True)}
     text = _CONVERSION.sub(lambda m: NUMBA[m.group(1)] + "(", template.format(**texts, t=computing(kind)))
-    if result is dtypes.float16:
-        return f"round_f16({text})"
-    return f"{NUMBA[result.short]}({text})" if result.category == dtypes.INT else text
+    return f"{NUMBA[result.short]}({text})" if result.category == dtypes.INT else rounded(text, result)

@@ -26,9 +26,7 @@ Costs = tuple[int, float, float]
 
 def _unfolded(text: str, kind: dtype) -> str:
     """A fold's result as an element of its value."""
-    if kind is dtypes.float16:
-        return f"round_f16({text})"
-    return f"{text} != 0" if kind is dtypes.bool else text
+    return f"{text} != 0" if kind is dtypes.bool else expression.rounded(text, kind)
 
 
 def _visit(elements: Elements, scratch: Scratch, rows: RowPlan, visit: Pass, places: str, at: str) -> None:

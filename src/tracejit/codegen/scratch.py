@@ -23,7 +23,7 @@ class Scratch:
 
     def row(self, value: Value, kind: dtype) -> tuple[str, int]:
         if value not in self._rows:
-            size = 4 if kind is dtypes.float16 else kind.itemsize
+            size = dtypes.widened(kind).itemsize
             self._rows[value] = self._writer.scratch("i64", self._length * size // 8)
         return self._rows[value]
 

@@ -18,7 +18,7 @@ Runner = Callable[[Op, tuple[Any, ...], tuple[Any, ...]], Any]
 
 def oracle(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     """The record's NumPy function."""
-    return op.numpy(*args, *attrs)
+    return op.on_arrays(args, attrs)
 
 
 def interpret(

@@ -217,7 +217,7 @@ def held_exactly(source: dtypes.dtype, target: dtypes.dtype) -> bool:
     if target is dtypes.bool:
         return False
     if source.is_floating_point:
-        return target.is_floating_point and source.itemsize <= target.itemsize
+        return target.is_floating_point and source.itemsize < target.itemsize
     if target.is_floating_point:
         return 8 * source.itemsize <= _SIGNIFICAND[target]
     if source.is_signed:
@@ -225,4 +225,4 @@ def held_exactly(source: dtypes.dtype, target: dtypes.dtype) -> bool:
     return source.itemsize < target.itemsize
 
 
-_SIGNIFICAND = {dtypes.float16: 11, dtypes.float32: 24, dtypes.float64: 53}
+_SIGNIFICAND = {dtypes.float16: 11, dtypes.bfloat16: 8, dtypes.float32: 24, dtypes.float64: 53}

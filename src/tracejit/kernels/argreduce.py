@@ -78,7 +78,7 @@ def $name(p, lo, hi):
 def key_texts(what: str, short: str) -> dict[str, str]:
     """How the key of an element `v` is computed, as texts: what is added to it, its bits, the key, the least key."""
     flip = {"argmax": "", "argmin": "~"}[what]
-    if short in ("f16", "f32", "f64"):
+    if short in ("f16", "bf16", "f32", "f64"):
         zero, bits, key = "0.0", "f64_bits(v)", f"{_GREATEST} if v != v else {flip}({_FLOAT_KEY})"
     else:
         zero, bits, key = "0", "v", f"{flip}bits"

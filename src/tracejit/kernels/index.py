@@ -342,7 +342,7 @@ def plan_scatter_add(x: Operand, index: Operand, src: Operand, out: Operand, dim
     """Launches for `x.scatter_add(dim, index, src)`. Operands: x, index, src, out.
 
     Shape: as for scatter.
-    DType: float16 is rounded after each addition; bool adds as a logical or.
+    DType: types of 16 bits are rounded after each addition; bool adds as a logical or.
     Edge: additions to one destination go in row-major order of index; an index outside [0, size) fails with
     code 1; out may be x's buffer if src is not.
     """
@@ -377,7 +377,7 @@ def plan_index_add(x: Operand, index: Operand, src: Operand, out: Operand, dim: 
     """Launches for `x.index_add(dim, index, src)`. Operands: x, index, src, out.
 
     Shape: index (n,); src is x's shape with n in place of the size of `dim`; out has x's shape.
-    DType: float16 is rounded after each addition; bool adds as a logical or.
+    DType: types of 16 bits are rounded after each addition; bool adds as a logical or.
     Edge: rows are added in ascending order; an index outside [0, size) fails with code 1; out may be x's buffer
     if src is not.
     """

@@ -46,6 +46,8 @@ class Element:
 
 _ELEMENTS = (
     Element("f16", _HALF, types.float32),
+    # Not LLVM's bfloat: its conversion is another instruction on another CPU, with subnormal numbers as zeros on some.
+    Element("bf16", ir.IntType(16), types.float32),
     Element("f32", _F32, types.float32),
     Element("f64", _F64, types.float64),
     Element("i8", _I8, types.int8),
@@ -95,6 +97,8 @@ def _from_storage(builder: Any, element: Element, value: Any) -> Any:
         return builder.icmp_unsigned("!=", value, _I8(0))
     if element.name == "f16":
         return builder.fpext(value, _F32)
+    if element.name == "bf16":
+        return builder.bitcast(builder.shl(builder.zext(value, _I32), _I32(16)), _F32)
     return value
 
 
@@ -103,7 +107,18 @@ def _to_storage(builder: Any, element: Element, value: Any) -> Any:
         return builder.zext(value, _I8)
     if element.name == "f16":
         return builder.fptrunc(value, _HALF)
+    if element.name == "bf16":
+        return builder.trunc(builder.lshr(bfloat16_bits(builder, value), _I32(16)), element.storage)
     return value
+
+
+def bfloat16_bits(builder: Any, value: Any) -> Any:
+    """The bits of a float32 rounded to bfloat16, ties to even, as a float32: a NaN stays one, its sign kept."""
+    bits = builder.bitcast(value, _I32)
+    odd = builder.and_(builder.lshr(bits, _I32(16)), _I32(1))
+    nearest = builder.add(builder.add(bits, _I32(0x7FFF)), odd)
+    nan = builder.fcmp_unordered("uno", value, value)
+    return builder.and_(builder.select(nan, builder.or_(bits, _I32(0x400000)), nearest), _I32(0xFFFF0000))
 
 
 def _require_half(element: Element) -> None:
@@ -219,6 +234,7 @@ def make_scoped_store(element: Element, suffix: str = "s", space: int = 0) -> An
 
 
 load_f16 = _make_load(ELEMENTS["f16"])
+load_bf16 = _make_load(ELEMENTS["bf16"])
 load_f32 = _make_load(ELEMENTS["f32"])
 load_f64 = _make_load(ELEMENTS["f64"])
 load_i8 = _make_load(ELEMENTS["i8"])
@@ -232,6 +248,7 @@ load_u64 = _make_load(ELEMENTS["u64"])
 load_b1 = _make_load(ELEMENTS["b1"])
 
 load_f16_s = make_scoped_load(ELEMENTS["f16"])
+load_bf16_s = make_scoped_load(ELEMENTS["bf16"])
 load_f32_s = make_scoped_load(ELEMENTS["f32"])
 load_f64_s = make_scoped_load(ELEMENTS["f64"])
 load_i8_s = make_scoped_load(ELEMENTS["i8"])
@@ -245,6 +262,7 @@ load_u64_s = make_scoped_load(ELEMENTS["u64"])
 load_b1_s = make_scoped_load(ELEMENTS["b1"])
 
 store_f16 = _make_store(ELEMENTS["f16"])
+store_bf16 = _make_store(ELEMENTS["bf16"])
 store_f32 = _make_store(ELEMENTS["f32"])
 store_f64 = _make_store(ELEMENTS["f64"])
 store_i8 = _make_store(ELEMENTS["i8"])
@@ -258,6 +276,7 @@ store_u64 = _make_store(ELEMENTS["u64"])
 store_b1 = _make_store(ELEMENTS["b1"])
 
 store_f16_s = make_scoped_store(ELEMENTS["f16"])
+store_bf16_s = make_scoped_store(ELEMENTS["bf16"])
 store_f32_s = make_scoped_store(ELEMENTS["f32"])
 store_f64_s = make_scoped_store(ELEMENTS["f64"])
 store_i8_s = make_scoped_store(ELEMENTS["i8"])

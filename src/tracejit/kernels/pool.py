@@ -346,7 +346,7 @@ def plan_avg_pool2d(
     """Launches for the mean of each window. Operands: x, out.
 
     Shape: out as `pool_output_shape` says.
-    DType: floating point; float16 is summed in float32.
+    DType: floating point; types of 16 bits are summed in float32.
     Edge: a sum goes row by row through its window; it is divided by `divisor`, or if that is 0 by the number of
     elements, which counts padding unless told otherwise, but never what lies beyond it.
     """
@@ -370,7 +370,7 @@ def plan_avg_pool2d_grad(
     """Launches for the gradient of avg_pool2d in its input. Operands: ct, dx.
 
     Shape: ct has the shape of avg_pool2d's result, dx of its input.
-    DType: floating point; float16 is summed in float32.
+    DType: floating point; types of 16 bits are summed in float32.
     Edge: shares are added in the windows' row-major order.
     """
     sizes = _avg_slots(

@@ -12,6 +12,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from tracejit.kernels.memory import bfloat16_bits
+
 FLOATS = {"f32": types.float32, "f64": types.float64}
 INTEGERS = {"i8": types.int8, "i16": types.int16, "i32": types.int32, "i64": types.int64, "u8": types.uint8}
 LLVM_FLOAT = {types.float32: ("f32", ir.FloatType()), types.float64: ("f64", ir.DoubleType())}
@@ -108,6 +110,16 @@ def _sign(kind: Any) -> Any:
 abs_i8, abs_i16, abs_i32, abs_i64, abs_u8 = (_integer_abs(k) for k in INTEGERS.values())
 sign_i8, sign_i16, sign_i32, sign_i64, sign_u8 = (_sign(k) for k in INTEGERS.values())
 sign_f32, sign_f64 = (_sign(k) for k in FLOATS.values())
+
+
+@intrinsic
+def round_bf16(typingctx, x):  # type: ignore[no-untyped-def]
+    """A float32 rounded to bfloat16, ties to even."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return builder.bitcast(bfloat16_bits(builder, args[0]), LLVM_FLOAT[types.float32][1])
+
+    return types.float32(types.float32), codegen
 
 
 def _half_round(kind: Any) -> Any:

@@ -55,12 +55,12 @@ def $name(p, lo, hi):
     c = lo - o * inner
     for u in range(lo, hi):
         e = o * size * inner + c
-        sofar = load_f16(x, e)
-        store_f16(out, e, sofar)
+        sofar = load_$t(x, e)
+        store_$t(out, e, sofar)
         for row in range(1, size):
             e += inner
-            sofar = sofar $op load_f16(x, e)
-            store_f16(out, e, sofar)
+            sofar = sofar $op load_$t(x, e)
+            store_$t(out, e, sofar)
         c += 1
         if c == inner:
             c = 0
@@ -80,8 +80,9 @@ def _plan(what: str, op: str, x: Operand, out: Operand, dim: int) -> tuple[Launc
     if short == "b1":
         raise TypeError(f"{what}: expected a numeric dtype, got bool; cast to int64 first")
     outer, size, inner = lanes(what, x.shape, dim)
-    if short == "f16":
-        function = instantiate(_SCAN_HALF, f"{what}_f16", op=op)
+    half = short in ("f16", "bf16")
+    if half:
+        function = instantiate(_SCAN_HALF, f"{what}_{short}", op=op, t=short)
     else:
         # Integers run in 64 bits from the first on, whose type is then that of the rest.
         first = f"load_{short}(x, e)" if short in ("f32", "f64") else f"load_{short}(x, e) {op} {_UNITS[op]}"
@@ -89,7 +90,7 @@ def _plan(what: str, op: str, x: Operand, out: Operand, dim: int) -> tuple[Launc
     units = outer * inner if size else 0
     return launched(
         Launch(
-            function, (Ptr(0), Ptr(1), size, inner), units, 2.0 + size * (0.8 if inner == 1 or short == "f16" else 0.2)
+            function, (Ptr(0), Ptr(1), size, inner), units, 2.0 + size * (0.8 if inner == 1 or half else 0.2)
         )
     )
 
@@ -98,7 +99,8 @@ def plan_cumsum(x: Operand, out: Operand, dim: int) -> tuple[Launch, ...]:
     """Launches for the running sum of x along `dim`, added in ascending order. Operands: x, out.
 
     Shape: out has x's shape.
-    DType: numeric, of both alike; integers wrap around; float16 runs in float32 and is rounded where it is stored.
+    DType: numeric, of both alike; integers wrap around; types of 16 bits run in float32 and are
+    rounded where they are stored.
     Edge: the first element is copied, so -0.0 stays; out must not overlap x.
     """
     return _plan("cumsum", "+", x, out, dim)
@@ -108,7 +110,8 @@ def plan_cumprod(x: Operand, out: Operand, dim: int) -> tuple[Launch, ...]:
     """Launches for the running product of x along `dim`, multiplied in ascending order. Operands: x, out.
 
     Shape: out has x's shape.
-    DType: numeric, of both alike; integers wrap around; float16 runs in float32 and is rounded where it is stored.
+    DType: numeric, of both alike; integers wrap around; types of 16 bits run in float32 and are
+    rounded where they are stored.
     Edge: the first element is copied; out must not overlap x.
     """
     return _plan("cumprod", "*", x, out, dim)

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn, Self
 
-from tracejit.dtypes import float16, float32, float64
+from tracejit.dtypes import bfloat16, float16, float32, float64
 from tracejit.nn.hooks import Hooks, RemovableHandle
 from tracejit.nn.parameter import Parameter
 from tracejit.nn.state import IncompatibleKeys, load_state, parse_to
@@ -461,6 +461,10 @@ class Module:
     def half(self) -> Self:
         """Change floating-point parameters and buffers to float16."""
         return self.to(float16)
+
+    def bfloat16(self) -> Self:
+        """Change floating-point parameters and buffers to bfloat16."""
+        return self.to(bfloat16)
 
     def cpu(self) -> Self:
         """Move to the CPU."""

@@ -24,7 +24,7 @@ heads of a position are one row."""
 
 def _avals(q: Aval, k: Aval, v: Aval, *rest: Any) -> tuple[Aval, Aval]:
     batch, heads, length, _ = q.shape
-    kind = dtypes.float32 if q.dtype is dtypes.float16 else q.dtype
+    kind = dtypes.widened(q.dtype)
     return Aval((batch, length, heads, v.shape[3]), q.dtype), Aval((batch, heads, length, 2), kind)
 
 
@@ -89,7 +89,7 @@ def _written_out(
     kind = q_aval.dtype
 
     def flat(x: Any) -> Any:
-        x = ops.cast(x, dtype=dtypes.float32) if kind is dtypes.float16 else x
+        x = ops.cast(x, dtype=dtypes.float32) if kind in dtypes.HALVES else x
         return ops.reshape(x, shape=(batch * heads, *tuple(x.shape)[2:]))
 
     ct, q, k, v = flat(ops.permute(ct, dims=_TURN)), flat(q), flat(k), flat(v)
@@ -117,7 +117,7 @@ def _written_out(
     back = transposed(steps, 3)
     found = (ops.matmul(steps, k), ops.matmul(back, q), ops.matmul(transposed(weights, 3), ct))
     out = [ops.reshape(g, shape=(batch, heads, *tuple(g.shape)[1:])) for g in found]
-    return tuple(ops.cast(g, dtype=kind) if kind is dtypes.float16 else g for g in out)
+    return tuple(ops.cast(g, dtype=kind) if kind in dtypes.HALVES else g for g in out)
 
 
 def _gradients(

@@ -70,6 +70,7 @@ _STEPS = {"x": lambda x_aval: zeros(x_aval), "y": lambda y_aval: zeros(y_aval)}
 @elementwise(
     numpy=np.add,
     exact=True,
+    wide_numbers=True,
     expr={"f": "{x} + {y}", "i": "{x} + {y}", "b": "{x} | {y}"},
     vjp={"x": lambda ct: ct, "y": lambda ct: ct},
 )
@@ -94,6 +95,7 @@ def sub(x, y):
 @elementwise(
     numpy=np.multiply,
     exact=True,
+    wide_numbers=True,
     expr={"f": "{x} * {y}", "i": "{x} * {y}", "b": "{x} & {y}"},
     vjp={"x": lambda ct, y: ops.mul(ct, y), "y": lambda ct, x: ops.mul(ct, x)},
 )
@@ -104,6 +106,7 @@ def mul(x, y):
 @elementwise(
     numpy=np.true_divide,
     exact=True,
+    wide_numbers=True,
     kinds="f",
     expr="{x} / {y}",
     work=9,

@@ -65,6 +65,7 @@ def _index_add(x: Any, index: Any, src: Any, dim: int) -> Any:
     infer=lambda x, index, src, dim: x,
     numpy=_index_add,
     exact=True,
+    stepwise=True,
     vjp={"x": lambda ct: ct, "src": lambda ct, index, dim: ops.take(ct, index, dim=dim)},
 )
 def index_add(x, index, src, *, dim):
@@ -187,6 +188,7 @@ def scatter(x, index, src, *, dim):
     infer=lambda x, index, src, dim: x,
     numpy=_scatter(np.add.at),
     exact=True,
+    stepwise=True,
     vjp={"x": lambda ct: ct, "src": _back_to_source},
 )
 def scatter_add(x, index, src, *, dim):

@@ -43,8 +43,10 @@ def _uniform(seed: int, offset: int, shape: tuple[int, ...], dtype: dtype) -> An
         out = ((w0 | (w1 << _HALF)) >> np.uint64(11)) * 2.0**-53
     elif dtype.name == "float32":
         out = (w0 >> np.uint64(8)) * 2.0**-24
-    else:
+    elif dtype.name == "float16":
         out = (w0 >> np.uint64(21)) * 2.0**-11
+    else:
+        out = (w0 >> np.uint64(24)) * 2.0**-8
     return out.astype(dtype.np).reshape(shape)
 
 
@@ -58,7 +60,7 @@ def _uniform(seed: int, offset: int, shape: tuple[int, ...], dtype: dtype) -> An
     nograd="no operand is a tensor",
 )
 def uniform(seed, offset, *, shape, dtype):
-    """Numbers uniform in [0, 1): 11 bits for float16, 24 for float32, 53 for float64.
+    """Numbers uniform in [0, 1): 8 bits for bfloat16, 11 for float16, 24 for float32, 53 for float64.
 
     Shape: `shape`.
     Edge: equal seeds and offsets draw equal numbers, whatever else the program does.

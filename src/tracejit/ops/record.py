@@ -6,7 +6,10 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+
 from tracejit.aval import Aval
+from tracejit.dtypes import FROM_NUMPY, bfloat16
 
 Dispatcher = Callable[["Op", tuple[Any, ...], tuple[Any, ...]], Any]
 
@@ -35,7 +38,9 @@ class Op:
     attribute, `create_graph` (whether the gradient will be differentiated again); `nograd` says why there is none.
     A rule that is `joint` gives the gradients of all operands at once, None where one has none. `expr` is the scalar
     text of an elementwise operation, `work` what one element of float32 takes, in additions. `kinds` are the types that
-    the operation is for: b(ool), i(nteger), f(loat).
+    the operation is for: b(ool), i(nteger), f(loat). Of bfloat16 the NumPy function computes in float32 what is rounded
+    once (`on_arrays`), unless it is `stepwise` and rounds each of its steps; a number beside it is rounded to bfloat16,
+    too, unless `wide_numbers` says that it stays a float32, as PyTorch has it.
     Tests draw operands from `sample`; `smooth` is whether the value has a slope everywhere in it.
     """
 
@@ -57,7 +62,9 @@ class Op:
         "rules",
         "sample",
         "smooth",
+        "stepwise",
         "variadic",
+        "wide_numbers",
         "work",
     )
 
@@ -78,6 +85,8 @@ class Op:
         nograd: str = "",
         joint: bool = False,
         work: float = 1.0,
+        stepwise: bool = False,
+        wide_numbers: bool = False,
     ) -> None:
         parameters = inspect.signature(signature).parameters.values()
         self.name = signature.__name__
@@ -99,6 +108,8 @@ class Op:
         self.smooth = smooth
         self.nograd = nograd
         self.work = work
+        self.stepwise = stepwise or family == "view"
+        self.wide_numbers = wide_numbers
         self.rules = {name: GradientRule(self, name, rule) for name, rule in (vjp or {}).items()}
 
     def __call__(self, *args: Any, **attrs: Any) -> Any:
@@ -114,6 +125,28 @@ class Op:
         if len(values) != len(self.attrs):
             raise TypeError(f"{self.name}() takes the attributes {self.attrs}, got {sorted(values)}")
         return tuple(values[name] for name in self.attrs)
+
+    def on_arrays(self, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
+        """What the NumPy function gives, in the types that the typing rule says."""
+        if not bfloat16.loaded or self.stepwise:
+            return self.numpy(*args, *attrs)
+        kind = bfloat16.np
+        if not any(isinstance(a, np.ndarray) and a.dtype == kind for a in args):
+            return self.numpy(*args, *attrs)
+        given: list[Any] = []
+        for a in args:
+            if isinstance(a, np.ndarray):
+                given.append(a.astype(np.float32) if a.dtype == kind else a)
+            elif self.wide_numbers:
+                given.append(a)
+            else:
+                given.append(float(np.asarray(a).astype(kind)))
+        known = (Aval(a.shape, FROM_NUMPY[a.dtype]) if isinstance(a, np.ndarray) else a for a in args)
+        avals = self.infer(*known, *attrs)
+        found = self.numpy(*given, *attrs)
+        if isinstance(avals, Aval):
+            return np.asarray(found).astype(avals.dtype.np, copy=False)
+        return tuple(np.asarray(x).astype(a.dtype.np, copy=False) for x, a in zip(found, avals, strict=True))
 
     @property
     def differentiable(self) -> bool:

@@ -31,7 +31,8 @@ def _number(node: Node, kind: dtypes.dtype) -> Node | None:
     value = node.args[0]
     if value.op == CONST:
         return const(as_value(const_value(value), kind))
-    fits = kind.is_floating_point or (kind is dtypes.int64 and value.attrs[1] == "i")
+    # Beside bfloat16 some operations take a number in float32, which a full tensor has rounded.
+    fits = (kind.is_floating_point and kind is not dtypes.bfloat16) or (kind is dtypes.int64 and value.attrs[1] == "i")
     return value if value.op == SCALAR and fits else None
 
 
@@ -106,7 +107,8 @@ def fold(node: Node) -> Node | None:
         else:
             return None
     with np.errstate(all="ignore"):
-        result = node.op.numpy(*(np.asarray(v) if isinstance(v, np.generic) else v for v in values), *node.attrs)
+        operands = tuple(np.asarray(v) if isinstance(v, np.generic) else v for v in values)
+        result = node.op.on_arrays(operands, node.attrs)
     return apply(ops.full, np.asarray(result).item(), shape=node.shape, dtype=node.dtype)
 
 

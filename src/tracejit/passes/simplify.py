@@ -29,7 +29,7 @@ def _reciprocal(x: Node, c: Node, out: Node) -> Node | None:
     return apply(ops.mul, x, 1.0 / const_value(c))
 
 
-_RANGE = {dtypes.float16: 14, dtypes.float32: 126, dtypes.float64: 1022}
+_RANGE = {dtypes.float16: 14, dtypes.bfloat16: 126, dtypes.float32: 126, dtypes.float64: 1022}
 
 
 def _by_minus(op: Op) -> Callable[[Node, Node], Node | None]:
@@ -115,6 +115,7 @@ RULES: tuple[Rule, ...] = (
             for x, a, b in (
                 (dtypes.float32, dtypes.float64, dtypes.float32),
                 (dtypes.float16, dtypes.float32, dtypes.bool),
+                (dtypes.bfloat16, dtypes.float32, dtypes.float16),
                 (dtypes.int32, dtypes.float64, dtypes.float32),
                 (dtypes.int32, dtypes.int64, dtypes.int8),
                 (dtypes.bool, dtypes.int64, dtypes.float32),

@@ -241,10 +241,10 @@ class Lowering:
         try:
             return [whole(r) for r in self._plan(op, reads, avals, node.attrs).results]
         except NotImplementedError:
-            if not any(a.dtype is dtypes.float16 for a in avals):
+            if not any(a.dtype in dtypes.HALVES for a in avals):
                 raise
-        wide = [self._cast(r, dtypes.float32) if r.source.dtype is dtypes.float16 else r for r in reads]
-        results = tuple(Aval(a.shape, dtypes.float32 if a.dtype is dtypes.float16 else a.dtype) for a in avals)
+        wide = [self._cast(r, dtypes.widened(r.source.dtype)) for r in reads]
+        results = tuple(Aval(a.shape, dtypes.widened(a.dtype)) for a in avals)
         call = self._plan(op, wide, results, node.attrs)
         return [self._cast(whole(r), a.dtype) for r, a in zip(call.results, avals, strict=True)]
 

@@ -247,7 +247,7 @@ class _Planning:
             for value in group.reductions:
                 blocks = folded_blocks(group, value)
                 if blocks > 1:
-                    kind = dtypes.float32 if value.dtype is dtypes.float16 else value.dtype
+                    kind = dtypes.widened(value.dtype)
                     start = plan.stage[group]
                     buffer = Buffer("arena", 0, value.numel * blocks * kind.itemsize, start, start + 1)
                     plan.partials[value] = buffer

@@ -9,7 +9,7 @@ import numpy as np
 from tracejit.ops.record import ops
 from tracejit.tensor.arithmetic import abs, add, eq, isfinite, isnan, le, logical_and, logical_or, mul, sub
 from tracejit.tensor.dispatch import apply, wrap
-from tracejit.tensor.host import host
+from tracejit.tensor.host import comparable, host
 from tracejit.tensor.reducing import all
 from tracejit.tensor.scalar import NUMBERS
 from tracejit.tensor.shaping import unbind
@@ -59,7 +59,7 @@ def allclose(
 @host
 def isin(elements: Any, test_elements: Any, *, assume_unique: bool = False, invert: bool = False) -> Tensor:
     """Whether each element is among others. DType: bool."""
-    x, y = (v._data() if isinstance(v, Tensor) else np.asarray(v) for v in (elements, test_elements))
+    x, y = (comparable(v) if isinstance(v, Tensor) else np.asarray(v) for v in (elements, test_elements))
     return wrap(np.asarray(np.isin(x, y, invert=invert)))
 
 

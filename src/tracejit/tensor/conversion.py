@@ -19,8 +19,11 @@ from tracejit.tensor.tensor import Tensor, alias, method
 def numpy(self: Tensor, dtype: Any = None, copy: Any = None, *, force: bool = False) -> Any:
     """The memory as a NumPy array, without a copy.
 
-    Raises: RuntimeError for a tensor that requires gradients, unless `force` is set.
+    Raises: RuntimeError for a tensor that requires gradients, unless `force` is set; TypeError for bfloat16, which
+    NumPy does not have.
     """
+    if self._dtype is dtypes.bfloat16:
+        raise TypeError("Got unsupported ScalarType BFloat16")
     if self._requires_grad and not force and dtype is None:
         raise RuntimeError("Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.")
     array = self._data()
@@ -91,15 +94,15 @@ def _array_of(data: Any, d: dtype | None) -> Any:
         raise ValueError(f"expected sequences of equal length at every depth: {e}") from None
     if array.dtype.kind == "O" and all(isinstance(v, int) for v in array.flat):
         raise ValueError("Overflow when unpacking long long: a whole number is in [-2**63, 2**63)")
-    if array.dtype.kind not in "biuf" and array.size:
+    letter = "f" if dtypes.FROM_NUMPY.get(array.dtype) is dtypes.bfloat16 else array.dtype.kind
+    if letter not in "biuf" and array.size:
         raise TypeError(f"new(): invalid data type '{type(data).__name__}'; tensors hold numbers and bools")
     if d is None:
-        letter = array.dtype.kind
         if letter == "f" or not array.size:
             d = dtypes.get_default_dtype() if not _typed(data) else dtypes.from_numpy(array.dtype)
         else:
             d = dtypes.bool if letter == "b" else dtypes.int64 if not _typed(data) else dtypes.from_numpy(array.dtype)
-    if d.category != 2 and array.dtype.kind == "f":
+    if d.category != 2 and letter == "f":
         return array.astype(d.np)
     return np.array(array, d.np)
 
@@ -158,6 +161,8 @@ def __deepcopy__(self: Tensor, memo: dict[int, Any]) -> Tensor:
 
 
 def _rebuild(cls: type[Tensor], array: Any, requires_grad: bool, extra: dict[str, Any]) -> Tensor:
+    # A process that unpickles may not have used the element type so far.
+    dtypes.from_numpy(array.dtype)
     out = alias(cls, wrap(array), requires_grad)
     out.__dict__.update(extra)
     return out
@@ -326,7 +331,8 @@ def _caster(name: str, d: dtype) -> Any:
 CASTS = tuple(
     _caster(name, d)
     for name, d in (
-        *(("float", dtypes.float32), ("double", dtypes.float64), ("half", dtypes.float16), ("long", dtypes.int64)),
+        *(("float", dtypes.float32), ("double", dtypes.float64), ("half", dtypes.float16)),
+        *(("bfloat16", dtypes.bfloat16), ("long", dtypes.int64)),
         *(("int", dtypes.int32), ("short", dtypes.int16), ("char", dtypes.int8), ("byte", dtypes.uint8)),
         ("bool", dtypes.bool),
     )

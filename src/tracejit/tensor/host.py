@@ -6,9 +6,18 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar
 
+import numpy as np
+
+from tracejit.dtypes import bfloat16
 from tracejit.tensor.state import state
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def comparable(tensor: Any) -> Any:
+    """A tensor's memory for functions of NumPy that sort or compare: bfloat16, which they do not know, as float32."""
+    array = tensor._data()
+    return array.astype(np.float32) if tensor._dtype is bfloat16 else array
 
 
 def host(function: F) -> F:

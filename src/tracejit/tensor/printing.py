@@ -132,7 +132,7 @@ def text_of(x: Tensor, prefix: str = "tensor(") -> str:
         body = "[]"
     else:
         short = array.size > options.threshold
-        wide = array.astype(np.float32) if array.dtype == np.float16 else array
+        wide = array.astype(np.float32) if x._dtype in dtypes.HALVES else array
         body = _rows(wide, len(prefix), _Numbers(_corners(wide) if short else wide), short)
     if x._dtype not in plain:
         notes.append(f"dtype={x._dtype}")

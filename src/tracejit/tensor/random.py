@@ -41,7 +41,7 @@ def _bell(u: Tensor, v: Tensor) -> Any:
 
 def bell(shape: tuple[int, ...], dtype: dtype_, generator: Generator | None) -> Any:
     """Numbers of the standard normal distribution."""
-    kind = dtypes.float32 if dtype is dtypes.float16 else dtype
+    kind = dtypes.widened(dtype)
     return to_dtype(_bell(uniform(shape, kind, generator), uniform(shape, kind, generator)), dtype)
 
 
@@ -163,7 +163,7 @@ def bernoulli(input: Tensor, p: Any = None, *, generator: Generator | None = Non
         raise NotImplementedError(f"\"bernoulli_tensor_cpu_p_\" not implemented for '{input._dtype.name.capitalize()}'")
     source = input if p is None else p
     if isinstance(source, Tensor):
-        kind = dtypes.float32 if source._dtype is dtypes.float16 else source._dtype
+        kind = dtypes.widened(source._dtype)
         if not kind.is_floating_point:
             kind = dtypes.get_default_dtype()
         chance: Any = to_dtype(source.detach(), kind)
@@ -263,7 +263,7 @@ def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Generator | Non
     if not plain(lambd) > 0:
         raise RuntimeError(f"exponential_ expects lambda > 0.0, but found lambda={plain(lambd)}")
     d = _float_type(self._dtype, "exponential_kernel_cpu")
-    u = uniform(self._shape, dtypes.float32 if d is dtypes.float16 else d, generator)
+    u = uniform(self._shape, dtypes.widened(d), generator)
     waits = apply(ops.div, (apply(ops.log, (apply(ops.sub, (1.0, u)),)), -float(plain(lambd))))
     return assign(self, to_dtype(waits, d))
 
@@ -308,7 +308,7 @@ def multinomial(
     weights = np.atleast_2d(input._data()).astype(np.float64)
     if input._data().ndim not in (1, 2):
         raise RuntimeError("prob_dist must be 1 or 2 dim")
-    if input._data().dtype.kind != "f":
+    if not input._dtype.is_floating_point:
         raise RuntimeError(f"multinomial only supports floating-point dtypes for input, got: {input._dtype.name}")
     if num_samples <= 0:
         raise RuntimeError("cannot sample n_sample <= 0 samples")

@@ -12,7 +12,7 @@ from tracejit.ops.record import Op, ops
 from tracejit.shapes import broadcast, normalize_dim
 from tracejit.tensor.arithmetic import mul
 from tracejit.tensor.dispatch import apply, wrap
-from tracejit.tensor.host import host
+from tracejit.tensor.host import comparable, host
 from tracejit.tensor.indexing import pick, replaced, true_places
 from tracejit.tensor.inplace import assign, in_place
 from tracejit.tensor.promote import to_dtype
@@ -343,8 +343,8 @@ def searchsorted(
 
     Shape: of `input`; its leading dimensions are those of the rows. Raises: RuntimeError if they differ.
     """
-    rows = sorted_sequence._data()
-    found = np.asarray(input._data() if isinstance(input, Tensor) else input)
+    rows = comparable(sorted_sequence)
+    found = np.asarray(comparable(input) if isinstance(input, Tensor) else input)
     if side not in (None, "left", "right"):
         raise RuntimeError(f"torch.searchsorted(): side can only be 'left' or 'right' but got {side}")
     where = "right" if right or side == "right" else "left"

@@ -13,7 +13,7 @@ from tracejit import dtypes
 from tracejit.ops.record import ops
 from tracejit.shapes import normalize_dim
 from tracejit.tensor.dispatch import apply, wrap
-from tracejit.tensor.host import host
+from tracejit.tensor.host import comparable, host
 from tracejit.tensor.reducing import ValuesIndices
 from tracejit.tensor.shaping import narrow, reshape, select
 from tracejit.tensor.tensor import Tensor, method
@@ -26,7 +26,7 @@ def _line(x: Tensor) -> Any:
 @host
 def _order(x: Tensor, dim: int, descending: bool) -> Tensor:
     """The places of the elements in order; equal ones stay in theirs, NaN is largest."""
-    array = x._data()
+    array = comparable(x)
     if descending:
         last = array.shape[dim] - 1
         back = np.argsort(np.flip(array, dim), axis=dim, kind="stable")
@@ -110,7 +110,7 @@ def kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Val
 @host
 def _middle(x: Tensor, dim: int) -> Tensor:
     """The rank of the median: the lower of two, or that of the first NaN."""
-    array = np.sort(x._data(), axis=dim)
+    array = np.sort(comparable(x), axis=dim)
     size = array.shape[dim]
     missing = np.isnan(array).sum(dim, keepdims=True) if array.dtype.kind == "f" else np.zeros((), np.int64)
     shape = tuple(1 if i == dim else s for i, s in enumerate(array.shape))
@@ -145,9 +145,10 @@ class UniqueResult(NamedTuple):
 
 @host
 def _unique(x: Tensor, dim: int | None) -> UniqueResult:
-    values, inverse, counts = np.unique(x._data(), axis=dim, return_inverse=True, return_counts=True, equal_nan=False)
-    shape = x._data().shape if dim is None else (x._data().shape[dim],)
-    return UniqueResult(wrap(values), wrap(inverse.reshape(shape)), wrap(counts))
+    array = comparable(x)
+    found, inverse, counts = np.unique(array, axis=dim, return_inverse=True, return_counts=True, equal_nan=False)
+    shape = array.shape if dim is None else (array.shape[dim],)
+    return UniqueResult(wrap(found.astype(x._dtype.np, copy=False)), wrap(inverse.reshape(shape)), wrap(counts))
 
 
 def _asked(found: UniqueResult, return_inverse: bool, return_counts: bool) -> Any:
@@ -222,7 +223,7 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
 
     Edge: elements outside do not count. Raises: RuntimeError for a range that is empty or not finite.
     """
-    array = input._data()
+    array = comparable(input)
     if bins <= 0:
         raise RuntimeError("bins must be > 0")
     if float(min) > float(max):
@@ -238,4 +239,4 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
         raise RuntimeError(f"range of [{low}, {high}] is not finite")
     inside = array[(array >= low) & (array <= high)].astype(np.float64)
     places = np.minimum(((inside - low) * (bins / (high - low))).astype(np.int64), bins - 1)
-    return wrap(np.bincount(places, minlength=bins).astype(array.dtype))
+    return wrap(np.bincount(places, minlength=bins).astype(input._dtype.np))

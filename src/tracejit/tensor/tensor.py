@@ -21,11 +21,7 @@ from tracejit.tensor.state import state
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# Element types by NumPy's type number: quicker than hashing a dtype.
-_BY_NUM: list[dtypes.dtype] = [None] * 64  # type: ignore[list-item]
-for _d in dtypes.ALL:
-    _BY_NUM[_d.np.num] = _d
-_BY_NUM[np.dtype(np.longlong).num] = dtypes.int64
+_BY_NUM = dtypes.BY_NUM
 
 
 class Size(tuple[int, ...]):

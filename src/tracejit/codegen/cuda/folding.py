@@ -18,7 +18,7 @@ from tracejit.schedule.values import Value
 
 def _folded_type(kind: dtype) -> dtype:
     """The type that elements of a dtype are folded in."""
-    return {dtypes.float16: dtypes.float32, dtypes.bool: dtypes.uint8}.get(kind, kind)
+    return dtypes.uint8 if kind is dtypes.bool else dtypes.widened(kind)
 
 
 def unfolded(text: str, kind: dtype) -> str:

@@ -79,7 +79,7 @@ class _Row(Elements):
         else:
             name = super().fetch(value, read, j)
             if len(self._kept) < MOST_KEPT:
-                size = 4 if kind is dtypes.float16 else kind.itemsize
+                size = dtypes.widened(kind).itemsize
                 place = self.writer.scratch("i64", PLACES * size // 8)
                 self._kept[key] = (place, self._visit)
                 self.writer.store(short, place, "at", f"uint8({name})" if kind is dtypes.bool else name)

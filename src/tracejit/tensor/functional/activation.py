@@ -42,7 +42,7 @@ def number(x: Any, name: str) -> Any:
 
 def wide(x: Tensor) -> Any:
     """A half precision tensor in single precision, in which chains of operations are computed."""
-    return to_dtype(x, dtypes.float32) if x._dtype is dtypes.float16 else x
+    return to_dtype(x, dtypes.widened(x._dtype))
 
 
 @method()

@@ -27,8 +27,7 @@ def _check_type(x: Tensor) -> None:
 
 def noise(shape: tuple[int, ...], dtype: dtypes.dtype) -> Any:
     """The uniform numbers that decide what a dropout keeps."""
-    kind = dtypes.float32 if dtype is dtypes.float16 else dtype
-    return apply(ops.uniform, draw(None), (shape, kind))
+    return apply(ops.uniform, draw(None), (shape, dtypes.widened(dtype)))
 
 
 def rates(p: float) -> tuple[float, float]:
