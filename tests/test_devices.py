@@ -119,10 +119,6 @@ def test_mixed_precision_is_off_as_in_torch_without_a_gpu() -> None:
     with pytest.warns(UserWarning, match="Disabling GradScaler"):
         scaler = tj.amp.GradScaler("cuda")
     assert not scaler.is_enabled()
-    with pytest.raises(NotImplementedError, match="bfloat16"):
-        tj.autocast("cpu")
-    with pytest.raises(NotImplementedError):
-        tj.amp.GradScaler("cpu")
 
     @tj.autocast("cuda", enabled=False)
     def twice(x: tj.Tensor) -> tj.Tensor:

@@ -1,7 +1,6 @@
 """tracejit: PyTorch-style tensors whose hot regions become native programs."""
 
 from tracejit import amp, backends, cuda, data, nn, optim
-from tracejit.amp import autocast
 from tracejit.backends import are_deterministic_algorithms_enabled, use_deterministic_algorithms
 from tracejit.devices import device, get_default_device, set_default_device
 from tracejit.dtypes import (

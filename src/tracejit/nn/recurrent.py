@@ -45,7 +45,7 @@ def _gru_step(from_input: Tensor, from_state: Tensor, state: _State) -> _State:
 _STEPS: dict[str, _Step] = {"tanh": _tanh_step, "relu": _relu_step, "lstm": _lstm_step, "gru": _gru_step}
 
 
-@composite
+@composite(open=True)
 def _scan(
     projected: Tensor, state: _State, weight: Tensor, bias: Tensor | None, *, kind: str, backward: bool
 ) -> tuple[Tensor, _State]:
@@ -61,7 +61,7 @@ def _scan(
     return stack(outputs), state
 
 
-@composite
+@composite(open=True)
 def _one(
     input: Tensor,
     state: _State,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import update_wrapper
 from typing import Any
 
+from tracejit.tensor.casting import call_cast
 from tracejit.tensor.state import state
 
 
@@ -14,14 +15,26 @@ class Composite:
 
     It must depend on its arguments alone, and change nothing but tensors it was given. Python floats passed by
     keyword are run-time numbers of a program if the function uses them as operands only.
+    Where operands are cast automatically, those of a composite are cast as `operands` says before it is called; inside
+    nothing is. One that is `open` is then no unit, and each of its calls decides for itself.
     """
 
-    def __init__(self, function: Callable[..., Any], mutates: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        mutates: tuple[str, ...] = (),
+        operands: str | None = None,
+        open: bool = False,
+    ) -> None:
         self.function = function
         self.mutates = mutates
+        self.operands = operands
+        self.open = open
         update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if state.autocast is not None:
+            return self.function(*args, **kwargs) if self.open else call_cast(self.operands, self, args, kwargs)
         session = state.session
         if session is None:
             return self.function(*args, **kwargs)
@@ -52,8 +65,14 @@ class Bound:
         return self.composite(self.instance, *args, **kwargs)
 
 
-def composite(function: Callable[..., Any] | None = None, *, mutates: tuple[str, ...] = ()) -> Any:
+def composite(
+    function: Callable[..., Any] | None = None,
+    *,
+    mutates: tuple[str, ...] = (),
+    operands: str | None = None,
+    open: bool = False,
+) -> Any:
     """Make a function a composite; `mutates` names the parameters whose tensors it changes in place."""
     if function is None:
-        return lambda f: Composite(f, mutates)
-    return Composite(function, mutates)
+        return lambda f: Composite(f, mutates, operands, open)
+    return Composite(function, mutates, operands, open)

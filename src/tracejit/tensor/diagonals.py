@@ -11,6 +11,7 @@ from tracejit.dtypes import dtype as dtype_
 from tracejit.ops.record import ops
 from tracejit.shapes import normalize_dim
 from tracejit.tensor.arithmetic import isinf, isnan, logical_and, lt, ne, where
+from tracejit.tensor.casting import SINGLE, casts
 from tracejit.tensor.dispatch import apply, wrap
 from tracejit.tensor.inplace import assign, in_place
 from tracejit.tensor.products import matmul
@@ -145,6 +146,7 @@ def nan_to_num(input: Tensor, nan: float | None = 0.0, posinf: float | None = No
     return where(below, limits.min if neginf is None else neginf, out)
 
 
+@casts(SINGLE)
 def cdist(x1: Tensor, x2: Tensor, p: float = 2.0) -> Any:
     """The p-norm of the difference of each row of one stack of matrices and each of another."""
     x, y = unify(x1, x2)

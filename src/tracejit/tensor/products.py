@@ -7,6 +7,7 @@ from typing import Any
 from tracejit.ops.record import ops
 from tracejit.shapes import broadcast
 from tracejit.tensor.arithmetic import add, mul
+from tracejit.tensor.casting import SHORT, casts
 from tracejit.tensor.dispatch import apply
 from tracejit.tensor.reducing import sum
 from tracejit.tensor.shaping import permute, reshape, unsqueeze
@@ -51,6 +52,7 @@ def _same_type(a: Tensor, b: Tensor, what: str) -> None:
 
 
 @method("__matmul__")
+@casts(SHORT)
 def matmul(input: Tensor, other: Tensor) -> Any:
     """Matrix product, of vectors the inner product, of stacks of matrices the stack of products.
 
@@ -112,6 +114,7 @@ def _rows(shape: tuple[int, ...]) -> int:
 
 
 @method()
+@casts(SHORT)
 def mm(input: Tensor, mat2: Tensor) -> Any:
     """Product of two matrices.
 
@@ -127,6 +130,7 @@ def mm(input: Tensor, mat2: Tensor) -> Any:
 
 
 @method()
+@casts(SHORT)
 def bmm(input: Tensor, mat2: Tensor) -> Any:
     """Products of two stacks of matrices of the same length."""
     _same_type(input, mat2, "bmm")
@@ -142,6 +146,7 @@ def bmm(input: Tensor, mat2: Tensor) -> Any:
 
 
 @method()
+@casts(None)
 def mv(input: Tensor, vec: Tensor) -> Any:
     """Product of a matrix and a vector."""
     if len(input._shape) != 2 or len(vec._shape) != 1:
@@ -179,6 +184,7 @@ def outer(input: Tensor, vec2: Tensor) -> Any:
 
 
 @method()
+@casts(SHORT)
 def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Any:
     """beta * input + alpha * (mat1 @ mat2)."""
     product = mm(mat1, mat2)
@@ -188,6 +194,7 @@ def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = 1, alpha: An
 
 
 @method()
+@casts(SHORT)
 def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Any:
     """beta * input + alpha * (batch1 @ batch2) for stacks of matrices."""
     product = bmm(batch1, batch2)
@@ -311,9 +318,7 @@ def _contract(a: list[str], x: Tensor, b: list[str], y: Tensor, later: set[str])
         permute(y, tuple(b.index(c) for c in (*batch, *inner, *cols))), (merged(batch, sx), k, merged(cols, sy))
     )
     if inner:
-        out = apply(ops.matmul, (left, right)) if batch else apply(
-            ops.matmul, (reshape(left, left._shape[1:]), reshape(right, right._shape[1:]))
-        )
+        out = bmm(left, right) if batch else mm(reshape(left, left._shape[1:]), reshape(right, right._shape[1:]))
     else:
         out = mul(left, right)
     labels = [*batch, *rows, *cols]

@@ -11,6 +11,7 @@ from tracejit import dtypes
 from tracejit.ops.record import Op, ops
 from tracejit.shapes import broadcast, normalize_dim
 from tracejit.tensor.arithmetic import mul
+from tracejit.tensor.casting import WIDEST, casts
 from tracejit.tensor.dispatch import apply, wrap
 from tracejit.tensor.host import comparable, host
 from tracejit.tensor.indexing import pick, replaced, true_places
@@ -173,6 +174,7 @@ def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: 
 
 
 @method()
+@casts(WIDEST)
 def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Any:
     """`input` with slices of `source` put at the places of a vector; of several for one place the last stays."""
     x, at, src, d = _slices(input, dim, index, source, "index_copy")

@@ -8,6 +8,7 @@ from typing import Any
 
 from tracejit.ops.record import ops
 from tracejit.shapes import broadcast_all, check_expand, infer_reshape, normalize_dim, view_strides
+from tracejit.tensor.casting import WIDEST, casts
 from tracejit.tensor.dispatch import apply
 from tracejit.tensor.promote import result_type, to_dtype
 from tracejit.tensor.tensor import Tensor, method
@@ -352,6 +353,7 @@ def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> An
     return apply(ops.slice, (flat,), (start, (*lead, length), (*((1,) * len(lead)), cols + 1)))
 
 
+@casts(WIDEST)
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Any:
     """Tensors joined along a dimension.
 
@@ -392,6 +394,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Any:
 concat = concatenate = cat
 
 
+@casts(WIDEST)
 def stack(tensors: Sequence[Tensor], dim: int = 0) -> Any:
     """Tensors of one shape joined along a new dimension."""
     xs = list(tensors)

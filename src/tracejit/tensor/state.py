@@ -42,11 +42,19 @@ class State(threading.local):
 
     session: Session | None
     grad_enabled: bool
+    # Of automatic casting (tensor/casting.py): the type of each kind of device, or None where nothing is cast; what
+    # blocks take that do not say; how many are open; the casts that are kept.
+    autocast: Any
+    autocast_defaults: Any
+    autocast_depth: int
+    autocast_cache: Any
 
     def __init__(self) -> None:
         # In each thread's own dictionary, where the grad modes change it: a `with` costs a quarter less so.
         self.session = None
         self.grad_enabled = True
+        self.autocast = self.autocast_defaults = self.autocast_cache = None
+        self.autocast_depth = 0
 
 
 state = State()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from tracejit.tensor.autograd import run_backward
+from tracejit.tensor.casting import uncast
 from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.tensor import Tensor
 from tracejit.trace.backward import take_views
@@ -17,6 +18,7 @@ from tracejit.trace.crossing import explore, put_back, put_numbers
 from tracejit.trace.tree import Event, rebuild
 
 
+@uncast
 def repeat(follower: Any, event: Event, recorder: Any, owed: dict[int, Any]) -> None:
     """Run one event for real; what it makes goes into the tensors that Python holds."""
     values = follower.values

@@ -11,6 +11,7 @@ from tracejit.dtypes import dtype as dtype_
 from tracejit.ops.record import ops
 from tracejit.shapes import normalize_dim
 from tracejit.tensor.arithmetic import binary
+from tracejit.tensor.casting import SHORT, casts
 from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply
 from tracejit.tensor.inplace import in_place
@@ -274,6 +275,7 @@ def _threshold(x: Tensor, *, threshold: Any, value: Any) -> Any:
 
 
 @method()
+@casts(SHORT)
 def prelu(input: Tensor, weight: Tensor) -> Any:
     """`x` above zero, `weight * x` below, with one weight or one for each channel (dimension 1).
 

@@ -9,6 +9,7 @@ from typing import Any
 from tracejit import dtypes
 from tracejit.ops.record import ops
 from tracejit.shapes import broadcast, broadcast_all
+from tracejit.tensor.casting import SHORT
 from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply
 from tracejit.tensor.functional.activation import floats, wide
@@ -21,7 +22,7 @@ from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor
 
 
-@composite
+@composite(operands=SHORT)
 def scaled_dot_product_attention(
     query: Tensor,
     key: Tensor,

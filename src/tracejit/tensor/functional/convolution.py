@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tracejit.ops.record import ops
+from tracejit.tensor.casting import SHORT, casts
 from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply
 from tracejit.tensor.functional.activation import floats
@@ -99,7 +100,7 @@ def _check_kernel(size: Sequence[int], kernel: Sequence[int], padding: Pair, dil
         )
 
 
-@composite
+@composite(operands=SHORT)
 def conv2d(
     input: Tensor,
     weight: Tensor,
@@ -167,7 +168,7 @@ def _finished(out: Any, bias: Tensor | None, batched: bool) -> Any:
     return out if batched else apply(ops.reshape, (out,), (out._shape[1:],))
 
 
-@composite
+@composite(operands=SHORT)
 def conv1d(
     input: Tensor,
     weight: Tensor,
@@ -195,6 +196,7 @@ def conv1d(
     return out.squeeze(-2)
 
 
+@casts(SHORT)
 def conv_transpose2d(
     input: Tensor,
     weight: Tensor,
@@ -248,6 +250,7 @@ def _spread(
     return _finished(out, bias, batched)
 
 
+@casts(SHORT)
 def conv_transpose1d(
     input: Tensor,
     weight: Tensor,

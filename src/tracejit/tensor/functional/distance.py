@@ -7,6 +7,7 @@ from typing import Any
 
 from tracejit.ops.record import ops
 from tracejit.tensor.arithmetic import add, exp, mul, sub
+from tracejit.tensor.casting import SINGLE, casts
 from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply
 from tracejit.tensor.functional.activation import floats
@@ -43,7 +44,7 @@ def _weighted(loss: Any, weight: Tensor | None, reduction: str) -> Any:
     return apply(ops.div, (everything(loss), everything(weight))) if reduction == "mean" else reduced(loss, reduction)
 
 
-@composite
+@composite(operands=SINGLE)
 def mse_loss(input: Tensor, target: Tensor, reduction: str = "mean", weight: Tensor | None = None) -> Any:
     """Squared differences, reduced.
 
@@ -60,7 +61,7 @@ def _mse(x: Tensor, y: Tensor, weight: Tensor | None, reduction: str) -> Any:
     return _weighted(apply(ops.mul, (gap, gap)), weight, reduction)
 
 
-@composite
+@composite(operands=SINGLE)
 def l1_loss(input: Tensor, target: Tensor, reduction: str = "mean", weight: Tensor | None = None) -> Any:
     """Absolute differences, reduced."""
     return _l1(*_compared(input, target, reduction), weight, reduction)
@@ -71,7 +72,7 @@ def _l1(x: Tensor, y: Tensor, weight: Tensor | None, reduction: str) -> Any:
     return _weighted(apply(ops.abs, (apply(ops.sub, (x, y)),)), weight, reduction)
 
 
-@composite
+@composite(operands=SINGLE)
 def smooth_l1_loss(input: Tensor, target: Tensor, reduction: str = "mean", beta: float = 1.0) -> Any:
     """Squared differences over 2 * beta below `beta`, absolute ones less beta / 2 above.
 
@@ -93,7 +94,7 @@ def _smooth_l1(x: Tensor, y: Tensor, reduction: str, *, beta: Any, rise: Any, le
     return reduced(apply(ops.where, (apply(ops.lt, (gap, beta)), near, apply(ops.sub, (gap, less)))), reduction)
 
 
-@composite
+@composite(operands=SINGLE)
 def huber_loss(
     input: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0, weight: Tensor | None = None
 ) -> Any:
@@ -115,6 +116,7 @@ def _huber(x: Tensor, y: Tensor, weight: Tensor | None, reduction: str, *, delta
     return _weighted(apply(ops.where, (apply(ops.le, (gap, delta)), near, far)), weight, reduction)
 
 
+@casts(SINGLE)
 def kl_div(input: Tensor, target: Tensor, reduction: str = "mean", log_target: bool = False) -> Any:
     """target * (log(target) - input) for an input that is a logarithm; 0 where the target is 0.
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from tracejit import dtypes
 from tracejit.ops.record import ops
+from tracejit.tensor.casting import SHORT
 from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply
 from tracejit.tensor.host import host
@@ -15,7 +16,7 @@ from tracejit.tensor.shaping import permute, reshape
 from tracejit.tensor.tensor import Tensor
 
 
-@composite
+@composite(operands=SHORT)
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     """input @ weight.T + bias.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from tracejit import dtypes
 from tracejit.ops.record import ops
+from tracejit.tensor.casting import SINGLE
 from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply
 from tracejit.tensor.functional.activation import log_of_sigmoid, log_probabilities, wide
@@ -71,7 +72,7 @@ def _check_weight(weight: Tensor | None, classes: int) -> None:
         )
 
 
-@composite
+@composite(operands=SINGLE)
 def nll_loss(
     input: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean"
 ) -> Any:
@@ -140,7 +141,7 @@ def _of_classes(
     return total if reduction == "sum" else apply(ops.div, (total, everything(weights)))
 
 
-@composite
+@composite(operands=SINGLE)
 def cross_entropy(
     input: Tensor,
     target: Tensor,
@@ -218,7 +219,7 @@ def _of_probabilities(
     return to_dtype(reduced(apply(ops.neg, (sum(each, dim),)), reduction), x._dtype)
 
 
-@composite
+@composite(operands=SINGLE)
 def binary_cross_entropy_with_logits(
     input: Tensor,
     target: Tensor,
@@ -255,7 +256,7 @@ def _with_logits(
     return to_dtype(reduced(loss, reduction), x._dtype)
 
 
-@composite
+@composite(operands=SINGLE)
 def binary_cross_entropy(
     input: Tensor, target: Tensor, weight: Tensor | None = None, reduction: str = "mean"
 ) -> Any:

@@ -13,9 +13,11 @@ from tracejit.devices import device
 from tracejit.dtypes import dtype
 from tracejit.ops.record import Op
 from tracejit.tensor.autograd import enable_grad, inference_mode, no_grad, set_grad_enabled
+from tracejit.tensor.casting import autocast
 from tracejit.tensor.composite import Bound, Composite
 from tracejit.tensor.generator import Generator as RandomGenerator
 from tracejit.tensor.scalar import Scalar
+from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Size, Tensor
 from tracejit.trace.replay.attributes import REGIONS
 from tracejit.trace.replay.builtin import BUILTINS
@@ -28,9 +30,13 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__fil
 _FOLDERS, _FILES = ("tensor", "ops"), ("devices.py", "dtypes.py", "shapes.py", "aval.py")
 _NATIVE = tuple([_PACKAGE + folder + os.sep for folder in _FOLDERS] + [_PACKAGE + file for file in _FILES])
 _GRAD_MODES = (no_grad, enable_grad, inference_mode, set_grad_enabled)
+_MODES = (*_GRAD_MODES, autocast)
 # Functions of the tensor package that change what other code sees, beside the session.
 _REFUSED = frozenset(
-    ["set_default_dtype", "set_float32_matmul_precision", "set_printoptions", "set_num_threads"]
+    (
+        *("set_default_dtype", "set_float32_matmul_precision", "set_printoptions", "set_num_threads"),
+        *("set_autocast_dtype", "set_autocast_enabled", "set_autocast_cache_enabled", "clear_autocast_cache"),
+    )
 )
 _GIVEN = (
     *(device, dtype, Op, RandomGenerator, Size, type(None), type(...)),
@@ -129,7 +135,7 @@ class Calls:
                 "a NumPy array is given to a function: its memory may have changed by the next call",
                 "make a tensor of it outside, and give the tensor as an argument",
             )
-        elif not isinstance(x, (Tensor, np.generic, *_GIVEN, *_GRAD_MODES, Scalar)):
+        elif not isinstance(x, (Tensor, np.generic, *_GIVEN, *_MODES, Scalar)):
             raise Unproven(f"a {type(x).__name__} is given to a function of tracejit")
 
     def _taken(self, out: Any, machine: Any) -> Any:
@@ -139,7 +145,7 @@ class Calls:
             return self.world.make_fresh(out)
         if type(out) is Scalar:
             return Sym(out.value, out.source.text)
-        if isinstance(out, (Tensor, *_GIVEN, *_GRAD_MODES)):
+        if isinstance(out, (Tensor, *_GIVEN, *_MODES)):
             return self.world.keep(out)
         if hasattr(out, "__next__"):
             return self.world.make_fresh(Iteration(out))
@@ -281,6 +287,17 @@ class Calls:
 
     # --- classes ------------------------------------------------------------------------------------------------------
 
+    def casting(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make a block of automatic casting."""
+        try:
+            if autocast.complaint(*args, **kwargs):
+                raise Unproven("autocast warns that it is off", "pass enabled=False")
+        except (RuntimeError, TypeError) as e:
+            raise Unproven(f"{type(e).__name__}: {e}") from None
+        listing = self.world.listing
+        listing.require(f"{listing.constant(state)}.autocast_defaults is {listing.constant(state.autocast_defaults)}")
+        return self.world.make_fresh(autocast(*args, **kwargs))
+
     def make(self, cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make an instance of a class."""
         machine, world = self.machine, self.world
@@ -289,6 +306,8 @@ class Calls:
             return model(machine, *args, **kwargs)
         if cls in _GRAD_MODES:
             return world.make_fresh(cls(*(world.fix(a) for a in args), **{k: world.fix(v) for k, v in kwargs.items()}))
+        if cls is autocast:
+            return self.casting(tuple(map(world.fix, args)), {k: world.fix(v) for k, v in kwargs.items()})
         if issubclass(cls, tuple) and hasattr(cls, "_fields"):
             try:
                 return world.make_fresh(cls(*args, **kwargs))

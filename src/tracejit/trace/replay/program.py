@@ -304,7 +304,8 @@ class Replay:
         self.grad_types = {at: self._result(slot).aval.dtype for _, at, (slot, _, _) in self.handed}
         # In another region's call this one is nothing but its function.
         out = ["def replay(args, kwargs):", "    here = state.__dict__"]
-        out += [f"    if here['session'] is not None or here['grad_enabled'] is not {proof.grad}: return MISS"]
+        mode = f"here['grad_enabled'] is not {proof.grad} or here['autocast'] is not None"
+        out += [f"    if here['session'] is not None or {mode}: return MISS"]
         out += ["    if hold(words[0]) and not me.renew(): return MISS"]
         out += ["    if looks and not looks[0]() and not me.renew(): return MISS"]
         # The type of a tensor that is found is looked at where it is not the former one.

@@ -178,8 +178,14 @@ def prove(
         session = Shadow(world, place)
         machine = Machine(world, session)
         grad, before = state.grad_enabled, state.session
+        casting = state.autocast, state.autocast_defaults, state.autocast_depth, state.autocast_cache
         state.session = session
         try:
+            if state.autocast is not None:
+                raise Unproven(
+                    "autocast is on around the call, and keeps casts of weights for the next one",
+                    "enter it inside of the compiled function",
+                )
             # What is made in the call may be of the default type.
             world.read("item", vars(dtypes), "_default")
             positional = _arguments(world, args, kwargs)
@@ -187,6 +193,8 @@ def prove(
             session.finish()
             if state.grad_enabled is not grad:
                 raise Unproven("the grad mode is left changed", "use no_grad() as a context manager")
+            if state.autocast_depth != casting[2]:
+                raise Unproven("autocast is left on", "use autocast() as a context manager")
         except Unproven as e:
             return None, [*machine.obstacles, (getattr(e, "line", machine.line()), e)]
         except RecursionError:
@@ -195,6 +203,7 @@ def prove(
             return None, [(machine.line(), Unproven(f"{FAILURE}: {type(e).__name__}: {e}", "report this as a bug"))]
         finally:
             state.grad_enabled, state.session = grad, before
+            state.autocast, state.autocast_defaults, state.autocast_depth, state.autocast_cache = casting
         obstacles = machine.obstacles
         if obstacles:
             return None, obstacles
