@@ -104,10 +104,16 @@ def _caster(operands: str, args: tuple[Any, ...], active: dict[str, dtype_]) -> 
     return lambda x: to_dtype(x, wanted) if _is_castable(x, active) else x
 
 
-def call_cast(operands: str | None, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Call a function with its operands cast, and without casting inside of it; None casts no operand."""
+def call_cast(
+    operands: str | None, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+) -> Any:
+    """Call a function with its operands cast, and without casting inside of it; None casts no operand.
+
+    Fronts that PyTorch lists call themselves by it where `state.autocast` is not None.
+    """
     active = state.autocast
     assert active is not None
+    kwargs = kwargs or {}
     if operands is not None:
         cast = _caster(operands, (*args, *kwargs.values()), active)
         args = tuple(_walk(a, cast) for a in args)
@@ -117,26 +123,6 @@ def call_cast(operands: str | None, function: Any, args: tuple[Any, ...], kwargs
         return function(*args, **kwargs)
     finally:
         state.autocast = active
-
-
-def casts(operands: str | None) -> Callable[[F], F]:
-    """Enter a front into the list of those whose operands are cast: `SHORT`, `SINGLE` or `WIDEST`.
-
-    None casts none, neither those of the fronts that it calls.
-    """
-
-    def enter(function: F) -> F:
-        def front(*args: Any, **kwargs: Any) -> Any:
-            if state.autocast is None:
-                return function(*args, **kwargs)
-            return call_cast(operands, function, args, kwargs)
-
-        # Not `wraps`: proofs take a wrapper for the user's own.
-        for name in ("__name__", "__qualname__", "__doc__", "__module__", "__annotations__"):
-            setattr(front, name, getattr(function, name))
-        return front  # type: ignore[return-value]
-
-    return enter
 
 
 def uncast(function: F) -> F:

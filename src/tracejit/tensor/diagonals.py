@@ -11,13 +11,14 @@ from tracejit.dtypes import dtype as dtype_
 from tracejit.ops.record import ops
 from tracejit.shapes import normalize_dim
 from tracejit.tensor.arithmetic import isinf, isnan, logical_and, lt, ne, where
-from tracejit.tensor.casting import SINGLE, casts
+from tracejit.tensor.casting import SINGLE, call_cast
 from tracejit.tensor.dispatch import apply, wrap
 from tracejit.tensor.inplace import assign, in_place
 from tracejit.tensor.products import matmul
 from tracejit.tensor.promote import to_dtype, unify
 from tracejit.tensor.reducing import norm, sum
 from tracejit.tensor.shaping import cat, diagonal, movedim, narrow, permute, reshape, unsqueeze
+from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor, method
 
 
@@ -146,9 +147,10 @@ def nan_to_num(input: Tensor, nan: float | None = 0.0, posinf: float | None = No
     return where(below, limits.min if neginf is None else neginf, out)
 
 
-@casts(SINGLE)
 def cdist(x1: Tensor, x2: Tensor, p: float = 2.0) -> Any:
     """The p-norm of the difference of each row of one stack of matrices and each of another."""
+    if state.autocast is not None:
+        return call_cast(SINGLE, cdist, (x1, x2, p))
     x, y = unify(x1, x2)
     if len(x._shape) < 2 or len(y._shape) < 2:
         raise RuntimeError("cdist only supports at least 2D tensors")

@@ -7,10 +7,11 @@ from typing import Any
 from tracejit.ops.record import ops
 from tracejit.shapes import broadcast
 from tracejit.tensor.arithmetic import add, mul
-from tracejit.tensor.casting import SHORT, casts
+from tracejit.tensor.casting import SHORT, call_cast
 from tracejit.tensor.dispatch import apply
 from tracejit.tensor.reducing import sum
 from tracejit.tensor.shaping import permute, reshape, unsqueeze
+from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor, method
 
 _PRECISIONS = ("highest", "high", "medium")
@@ -52,7 +53,6 @@ def _same_type(a: Tensor, b: Tensor, what: str) -> None:
 
 
 @method("__matmul__")
-@casts(SHORT)
 def matmul(input: Tensor, other: Tensor) -> Any:
     """Matrix product, of vectors the inner product, of stacks of matrices the stack of products.
 
@@ -62,6 +62,8 @@ def matmul(input: Tensor, other: Tensor) -> Any:
     >>> tj.matmul(tj.ones(2, 3), tj.ones(3))
     tensor([3., 3.])
     """
+    if state.autocast is not None:
+        return call_cast(SHORT, matmul, (input, other))
     _same_type(input, other, "matmul")
     sa, sb = input._shape, other._shape
     if len(sa) == 2 and len(sb) == 2:
@@ -114,12 +116,13 @@ def _rows(shape: tuple[int, ...]) -> int:
 
 
 @method()
-@casts(SHORT)
 def mm(input: Tensor, mat2: Tensor) -> Any:
     """Product of two matrices.
 
     Raises: RuntimeError if the arguments are not matrices or do not fit.
     """
+    if state.autocast is not None:
+        return call_cast(SHORT, mm, (input, mat2))
     _same_type(input, mat2, "mm")
     sa, sb = input._shape, mat2._shape
     if len(sa) != 2 or len(sb) != 2:
@@ -130,9 +133,10 @@ def mm(input: Tensor, mat2: Tensor) -> Any:
 
 
 @method()
-@casts(SHORT)
 def bmm(input: Tensor, mat2: Tensor) -> Any:
     """Products of two stacks of matrices of the same length."""
+    if state.autocast is not None:
+        return call_cast(SHORT, bmm, (input, mat2))
     _same_type(input, mat2, "bmm")
     sa, sb = input._shape, mat2._shape
     if len(sa) != 3 or len(sb) != 3:
@@ -146,9 +150,10 @@ def bmm(input: Tensor, mat2: Tensor) -> Any:
 
 
 @method()
-@casts(None)
 def mv(input: Tensor, vec: Tensor) -> Any:
     """Product of a matrix and a vector."""
+    if state.autocast is not None:
+        return call_cast(None, mv, (input, vec))
     if len(input._shape) != 2 or len(vec._shape) != 1:
         raise RuntimeError(
             f"vector + matrix @ vector expected, got {len(vec._shape)}, {len(input._shape)}, {len(vec._shape)}"
@@ -184,9 +189,10 @@ def outer(input: Tensor, vec2: Tensor) -> Any:
 
 
 @method()
-@casts(SHORT)
 def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Any:
     """beta * input + alpha * (mat1 @ mat2)."""
+    if state.autocast is not None:
+        return call_cast(SHORT, addmm, (input, mat1, mat2), {"beta": beta, "alpha": alpha})
     product = mm(mat1, mat2)
     if not (type(alpha) is int and alpha == 1):
         product = mul(product, alpha)
@@ -194,9 +200,10 @@ def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = 1, alpha: An
 
 
 @method()
-@casts(SHORT)
 def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alpha: Any = 1) -> Any:
     """beta * input + alpha * (batch1 @ batch2) for stacks of matrices."""
+    if state.autocast is not None:
+        return call_cast(SHORT, baddbmm, (input, batch1, batch2), {"beta": beta, "alpha": alpha})
     product = bmm(batch1, batch2)
     if not (type(alpha) is int and alpha == 1):
         product = mul(product, alpha)

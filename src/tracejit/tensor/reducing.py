@@ -10,7 +10,7 @@ from tracejit.dtypes import dtype as dtype_
 from tracejit.ops.record import Op, ops
 from tracejit.shapes import normalize_dim, normalize_dims
 from tracejit.tensor.arithmetic import add, eq, exp, log, log1p, maximum, minimum, mul, sqrt, sub, truth, where
-from tracejit.tensor.casting import SINGLE, casts
+from tracejit.tensor.casting import SINGLE, call_cast
 from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply
 from tracejit.tensor.promote import floating, to_dtype
@@ -89,9 +89,10 @@ def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: dtype_
 
 
 @method()
-@casts(SINGLE)
 def prod(input: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: dtype_ | None = None) -> Any:
     """Product along a dimension, or of all elements."""
+    if state.autocast is not None:
+        return call_cast(SINGLE, prod, (input, dim, keepdim), {"dtype": dtype})
     x = _wide(input, dtype)
     dims = normalize_dims(dim, len(x._shape))
     return reduce(ops.prod, x, dims, keepdim) if dims else apply(ops.copy, (x,))

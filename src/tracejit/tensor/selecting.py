@@ -11,13 +11,14 @@ from tracejit import dtypes
 from tracejit.ops.record import Op, ops
 from tracejit.shapes import broadcast, normalize_dim
 from tracejit.tensor.arithmetic import mul
-from tracejit.tensor.casting import WIDEST, casts
+from tracejit.tensor.casting import WIDEST, call_cast
 from tracejit.tensor.dispatch import apply, wrap
 from tracejit.tensor.host import comparable, host
 from tracejit.tensor.indexing import pick, replaced, true_places
 from tracejit.tensor.inplace import assign, in_place
 from tracejit.tensor.promote import to_dtype
 from tracejit.tensor.shaping import expand, reshape
+from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor, method
 
 
@@ -174,9 +175,10 @@ def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: 
 
 
 @method()
-@casts(WIDEST)
 def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Any:
     """`input` with slices of `source` put at the places of a vector; of several for one place the last stays."""
+    if state.autocast is not None:
+        return call_cast(WIDEST, index_copy, (input, dim, index, source))
     x, at, src, d = _slices(input, dim, index, source, "index_copy")
     return _back(apply(ops.index_copy, (x, at, src), (d,)), input)
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from tracejit.ops.record import ops
 from tracejit.shapes import broadcast_all, check_expand, infer_reshape, normalize_dim, view_strides
-from tracejit.tensor.casting import WIDEST, casts
+from tracejit.tensor.casting import WIDEST, call_cast
 from tracejit.tensor.dispatch import apply
 from tracejit.tensor.promote import result_type, to_dtype
+from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor, method
 
 
@@ -353,13 +354,14 @@ def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> An
     return apply(ops.slice, (flat,), (start, (*lead, length), (*((1,) * len(lead)), cols + 1)))
 
 
-@casts(WIDEST)
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Any:
     """Tensors joined along a dimension.
 
     DType: promoted. Edge: tensors of shape (0,) are skipped. Raises: RuntimeError if other sizes
     differ, ValueError for no tensors.
     """
+    if state.autocast is not None:
+        return call_cast(WIDEST, cat, (tensors, dim))
     if isinstance(tensors, Tensor):
         raise TypeError("cat(): argument 'tensors' (position 1) must be tuple of Tensors, not Tensor")
     given = list(tensors)
@@ -394,9 +396,10 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Any:
 concat = concatenate = cat
 
 
-@casts(WIDEST)
 def stack(tensors: Sequence[Tensor], dim: int = 0) -> Any:
     """Tensors of one shape joined along a new dimension."""
+    if state.autocast is not None:
+        return call_cast(WIDEST, stack, (tensors, dim))
     xs = list(tensors)
     if not xs:
         raise RuntimeError("stack expects a non-empty TensorList")

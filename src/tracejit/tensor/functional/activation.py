@@ -11,7 +11,7 @@ from tracejit.dtypes import dtype as dtype_
 from tracejit.ops.record import ops
 from tracejit.shapes import normalize_dim
 from tracejit.tensor.arithmetic import binary
-from tracejit.tensor.casting import SHORT, casts
+from tracejit.tensor.casting import SHORT, call_cast
 from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply
 from tracejit.tensor.inplace import in_place
@@ -19,6 +19,7 @@ from tracejit.tensor.promote import floating, to_dtype
 from tracejit.tensor.reducing import amax, sum
 from tracejit.tensor.scalar import NUMBERS, Scalar, plain
 from tracejit.tensor.shaping import narrow
+from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor, method
 
 # Source: Klambauer et al., Self-normalizing neural networks (2017): the fixed point of zero mean and unit variance.
@@ -275,12 +276,13 @@ def _threshold(x: Tensor, *, threshold: Any, value: Any) -> Any:
 
 
 @method()
-@casts(SHORT)
 def prelu(input: Tensor, weight: Tensor) -> Any:
     """`x` above zero, `weight * x` below, with one weight or one for each channel (dimension 1).
 
     Raises: RuntimeError where the count of weights is neither 1 nor that of the channels.
     """
+    if state.autocast is not None:
+        return call_cast(SHORT, prelu, (input, weight))
     floats(input, "prelu_cpu")
     if not isinstance(weight, Tensor):
         raise TypeError(f"prelu(): argument 'weight' (position 2) must be Tensor, not {type(weight).__name__}")

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from tracejit.ops.record import ops
-from tracejit.tensor.casting import SHORT, casts
+from tracejit.tensor.casting import SHORT, call_cast
 from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply
 from tracejit.tensor.functional.activation import floats
 from tracejit.tensor.shaping import pad, unsqueeze
+from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor
 
 Pair = tuple[int, int]
@@ -196,7 +197,6 @@ def conv1d(
     return out.squeeze(-2)
 
 
-@casts(SHORT)
 def conv_transpose2d(
     input: Tensor,
     weight: Tensor,
@@ -211,6 +211,9 @@ def conv_transpose2d(
 
     Shape: (N, C, H, W) or (C, H, W) by (C, out / groups, KH, KW). Raises: RuntimeError for sizes that do not fit.
     """
+    if state.autocast is not None:
+        args = (input, weight, bias, stride, padding, output_padding, groups, dilation)
+        return call_cast(SHORT, conv_transpose2d, args)
     _check(input, weight, bias, groups, 2, True)
     steps, low, spread = pair(stride, "stride"), pair(padding, "padding"), pair(dilation, "dilation")
     _check_steps(steps, low, spread)
@@ -250,7 +253,6 @@ def _spread(
     return _finished(out, bias, batched)
 
 
-@casts(SHORT)
 def conv_transpose1d(
     input: Tensor,
     weight: Tensor,
@@ -265,6 +267,9 @@ def conv_transpose1d(
 
     Shape: (N, C, L) or (C, L) by (C, out / groups, K). Raises: RuntimeError for sizes that do not fit.
     """
+    if state.autocast is not None:
+        args = (input, weight, bias, stride, padding, output_padding, groups, dilation)
+        return call_cast(SHORT, conv_transpose1d, args)
     _check(input, weight, bias, groups, 1, True)
     return conv_transpose2d(
         unsqueeze(input, -2),

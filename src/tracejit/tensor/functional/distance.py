@@ -7,13 +7,14 @@ from typing import Any
 
 from tracejit.ops.record import ops
 from tracejit.tensor.arithmetic import add, exp, mul, sub
-from tracejit.tensor.casting import SINGLE, casts
+from tracejit.tensor.casting import SINGLE, call_cast
 from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply
 from tracejit.tensor.functional.activation import floats
 from tracejit.tensor.functional.loss import check_reduction, everything, reduced
 from tracejit.tensor.promote import unify
 from tracejit.tensor.reducing import norm, sum
+from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor
 
 
@@ -116,12 +117,13 @@ def _huber(x: Tensor, y: Tensor, weight: Tensor | None, reduction: str, *, delta
     return _weighted(apply(ops.where, (apply(ops.le, (gap, delta)), near, far)), weight, reduction)
 
 
-@casts(SINGLE)
 def kl_div(input: Tensor, target: Tensor, reduction: str = "mean", log_target: bool = False) -> Any:
     """target * (log(target) - input) for an input that is a logarithm; 0 where the target is 0.
 
     Edge: "mean" is over all elements, "batchmean" over the examples.
     """
+    if state.autocast is not None:
+        return call_cast(SINGLE, kl_div, (input, target, reduction, log_target))
     if reduction != "batchmean":
         check_reduction(reduction)
     if reduction == "mean":
