@@ -114,6 +114,11 @@ BY_NUM[np.dtype(np.longlong).num] = int64
 BY_NAME: dict[str, dtype] = {d.name: d for d in ALL}
 
 
+def significand(d: dtype) -> builtins.int:
+    """How many binary digits the numbers of a floating point type have."""
+    return {"bf16": 8, "f16": 11, "f32": 24, "f64": 53}[d.short]
+
+
 def widened(d: dtype) -> dtype:
     """The type that elements are computed and added up in: float32 for the types of 16 bits, else the type itself."""
     return float32 if d in HALVES else d

@@ -266,7 +266,7 @@ class Elements:
         if source.op.family == "random":
             seed, offset = (self.writer.integer(a) for a in numbers)
             text = f"{source.op.name}_{expression.computing(kind)}({seed}, {offset}, {index})"
-            return expression.rounded(text, kind)
+            return expression.shortened(text, kind)
         return self.writer.number(numbers[0], kind) if numbers else f"int64({index})"
 
     def compute(self, value: Value, j: str) -> str:

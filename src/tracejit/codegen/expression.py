@@ -72,6 +72,14 @@ def rounded(text: str, kind: dtype) -> str:
     return f"round_{kind.short}({text})" if kind in dtypes.HALVES else text
 
 
+def shortened(text: str, kind: dtype) -> str:
+    """A number in [0, 1) of a computing type without the digits that the type does not hold: it stays below 1."""
+    if kind not in dtypes.HALVES:
+        return text
+    steps = 2.0 ** dtypes.significand(kind)
+    return f"floor_f32({text} * float32({steps})) * float32({1 / steps})"
+
+
 def apply(op: Op, operands: list[tuple[str, dtype]], result: dtype, attrs: tuple[Any, ...]) -> str:
     """One elementwise operation."""
     if op.expr == "cast":

@@ -219,10 +219,8 @@ def held_exactly(source: dtypes.dtype, target: dtypes.dtype) -> bool:
     if source.is_floating_point:
         return target.is_floating_point and source.itemsize < target.itemsize
     if target.is_floating_point:
-        return 8 * source.itemsize <= _SIGNIFICAND[target]
+        return 8 * source.itemsize <= dtypes.significand(target)
     if source.is_signed:
         return target.is_signed and source.itemsize <= target.itemsize
     return source.itemsize < target.itemsize
 
-
-_SIGNIFICAND = {dtypes.float16: 11, dtypes.bfloat16: 8, dtypes.float32: 24, dtypes.float64: 53}

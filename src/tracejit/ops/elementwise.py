@@ -70,7 +70,6 @@ _STEPS = {"x": lambda x_aval: zeros(x_aval), "y": lambda y_aval: zeros(y_aval)}
 @elementwise(
     numpy=np.add,
     exact=True,
-    wide_numbers=True,
     expr={"f": "{x} + {y}", "i": "{x} + {y}", "b": "{x} | {y}"},
     vjp={"x": lambda ct: ct, "y": lambda ct: ct},
 )

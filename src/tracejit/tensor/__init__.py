@@ -30,8 +30,6 @@ from tracejit.tensor.arithmetic import (
     absolute,
     acos,
     add,
-    addcdiv,
-    addcmul,
     asin,
     atan,
     atan2,
@@ -65,7 +63,6 @@ from tracejit.tensor.arithmetic import (
     isinf,
     isnan,
     le,
-    lerp,
     log,
     log1p,
     log2,
@@ -105,6 +102,7 @@ from tracejit.tensor.arithmetic import (
     where,
 )
 from tracejit.tensor.autograd import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
+from tracejit.tensor.blending import addcdiv, addcmul, lerp
 from tracejit.tensor.casting import (
     autocast,
     clear_autocast_cache,

@@ -8,7 +8,7 @@ from typing import Any
 from tracejit import dtypes
 from tracejit.ops.record import Op, ops
 from tracejit.tensor.dispatch import apply, apply_pair
-from tracejit.tensor.promote import floating, operand, result_type, tensor_of, to_dtype
+from tracejit.tensor.promote import floating, in_single, operand, result_type, tensor_of, to_dtype
 from tracejit.tensor.scalar import plain
 from tracejit.tensor.tensor import Tensor, method
 
@@ -44,7 +44,14 @@ def add(input: Any, other: Any, *, alpha: Any = 1) -> Any:
     >>> tj.add(tj.tensor([1, 2]), 0.5)
     tensor([1.5000, 2.5000])
     """
-    return binary(ops.add, input, other if type(alpha) is int and alpha == 1 else _scaled(other, alpha))
+    if type(alpha) is int and alpha == 1:
+        return binary(ops.add, input, other)
+    return _with_scaled(input, other, alpha, ops.add)
+
+
+@in_single
+def _with_scaled(x: Any, y: Any, alpha: Any, op: Op) -> Any:
+    return binary(op, x, _scaled(y, alpha))
 
 
 def _boolean(x: Any) -> bool:
@@ -57,13 +64,14 @@ def sub(input: Any, other: Any, *, alpha: Any = 1) -> Any:
 
     Shape: broadcast. DType: promoted. Raises: RuntimeError for bools.
     """
-    other = _scaled(other, alpha)
     if _boolean(input) or _boolean(other):
         raise RuntimeError(
             "Subtraction, the `-` operator, with a bool tensor is not supported. If you are trying to invert a mask, "
             "use the `~` or `logical_not()` operator instead."
         )
-    return binary(ops.sub, input, other)
+    if type(alpha) is int and alpha == 1:
+        return binary(ops.sub, input, other)
+    return _with_scaled(input, other, alpha, ops.sub)
 
 
 subtract = sub
@@ -395,6 +403,7 @@ sqrt = _floating("sqrt")
 
 
 @method()
+@in_single
 def rsqrt(input: Tensor) -> Any:
     """1 / sqrt(input)."""
     return apply(ops.div, (1.0, apply(ops.sqrt, (floating(input),))))
@@ -577,23 +586,3 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Any:
     if not isinstance(value, Tensor):
         value = operand(value, "masked_fill")
     return apply(ops.where, (mask, to_dtype(value, input._dtype), input))
-
-
-@method()
-def lerp(input: Tensor, end: Tensor, weight: Any) -> Any:
-    """input + weight * (end - input)."""
-    return add(input, mul(sub(end, input), weight))
-
-
-@method()
-def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) -> Any:
-    """input + value * tensor1 * tensor2."""
-    scaled = tensor1 if type(value) is int and value == 1 else mul(tensor1, value)
-    return add(input, mul(scaled, tensor2))
-
-
-@method()
-def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Any = 1) -> Any:
-    """input + value * tensor1 / tensor2."""
-    scaled = tensor1 if type(value) is int and value == 1 else mul(tensor1, value)
-    return add(input, div(scaled, tensor2))

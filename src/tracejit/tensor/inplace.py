@@ -10,6 +10,7 @@ import numpy as np
 from tracejit.ops.record import Op, ops
 from tracejit.shapes import broadcast
 from tracejit.tensor import arithmetic
+from tracejit.tensor.blending import addcdiv, addcmul, lerp
 from tracejit.tensor.dispatch import apply, wrap
 from tracejit.tensor.promote import to_dtype
 from tracejit.tensor.state import state
@@ -154,13 +155,13 @@ def in_place(function: Callable[..., Any]) -> Callable[..., Any]:
 IN_PLACE = tuple(
     in_place(getattr(arithmetic, name))
     for name in (
-        *("add", "sub", "mul", "div", "pow", "remainder", "fmod", "floor_divide", "lerp", "addcmul", "addcdiv"),
+        *("add", "sub", "mul", "div", "pow", "remainder", "fmod", "floor_divide"),
         *("exp", "expm1", "log", "log1p", "log2", "sin", "cos", "tan", "tanh", "sigmoid", "erf", "sqrt", "rsqrt"),
         *("neg", "abs", "sign", "floor", "ceil", "trunc", "round", "reciprocal", "square", "clamp", "clamp_min"),
         *("clamp_max", "masked_fill", "logical_not", "logical_and", "logical_or", "logical_xor"),
         *("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not"),
     )
-)
+) + tuple(in_place(function) for function in (addcdiv, addcmul, lerp))
 
 for _dunder, _name in (
     ("__iadd__", "add_"),

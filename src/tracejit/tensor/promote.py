@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from tracejit import dtypes
 from tracejit.dtypes import dtype
@@ -10,6 +12,8 @@ from tracejit.ops.record import ops
 from tracejit.tensor.dispatch import apply
 from tracejit.tensor.scalar import NUMBERS, Scalar, plain
 from tracejit.tensor.tensor import Tensor
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def operand(x: Any, what: str) -> Any:
@@ -70,6 +74,23 @@ def _wrapped(x: int, d: dtype) -> int:
     bits = 8 * d.itemsize
     low = 0 if d.np.kind == "u" else -(1 << (bits - 1))
     return (x - low) % (1 << bits) + low
+
+
+def in_single(function: F) -> F:
+    """Let a chain of operations on tensors of one type of 16 bits run in float32, and round its result alone."""
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        first = args[0]
+        kind = first._dtype if isinstance(first, Tensor) else None
+        if kind not in dtypes.HALVES or any(isinstance(a, Tensor) and a._dtype is not kind for a in args):
+            return function(*args, **kwargs)
+        wide = (to_dtype(a, dtypes.float32) if isinstance(a, Tensor) else a for a in args)
+        return to_dtype(function(*wide, **kwargs), kind)
+
+    # Proofs would take the function for one that somebody else wrapped.
+    del run.__dict__["__wrapped__"]
+    return run  # type: ignore[return-value]
 
 
 def unify(*operands: Any) -> tuple[Any, ...]:

@@ -13,7 +13,7 @@ from tracejit.tensor.arithmetic import add, eq, exp, log, log1p, maximum, minimu
 from tracejit.tensor.casting import SINGLE, call_cast
 from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply
-from tracejit.tensor.promote import floating, to_dtype
+from tracejit.tensor.promote import floating, in_single, to_dtype
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor, method
 
@@ -84,8 +84,9 @@ def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: dtype_
         )
     dims = normalize_dims(dim, len(x._shape))
     n = product(x._shape[d] for d in dims)
-    total = sum(x, dims, keepdim) if dims else x
-    return apply(ops.div, (total, float(n)))
+    wide = to_dtype(x, dtypes.widened(x._dtype))
+    total = sum(wide, dims, keepdim) if dims else wide
+    return to_dtype(apply(ops.div, (total, float(n))), x._dtype)
 
 
 @method()
@@ -228,6 +229,7 @@ def _constant(x: Tensor, dims: tuple[int, ...], keepdim: bool, value: bool) -> A
 
 @method()
 @composite
+@in_single
 def var(
     input: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: Any = None
 ) -> Any:
@@ -259,6 +261,7 @@ def root(x: Tensor) -> Any:
 
 @method()
 @composite
+@in_single
 def std(
     input: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: Any = None
 ) -> Any:
@@ -282,6 +285,7 @@ def std_mean(
 
 @method()
 @composite
+@in_single
 def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Any:
     """log(sum(exp(input))) without overflow."""
     x = floating(input)
@@ -297,6 +301,7 @@ def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Any:
 
 
 @method()
+@in_single
 def logaddexp(input: Tensor, other: Tensor) -> Any:
     """log(exp(input) + exp(other)) without overflow."""
     top = maximum(input, other)
@@ -331,7 +336,11 @@ def norm(input: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False, dtyp
             "linalg.vector_norm: Expected a floating point or complex tensor as input. Got "
             f"{x._dtype.name.capitalize()}"
         )
-    dims = normalize_dims(dim, len(x._shape))
+    return _norm(x, p, normalize_dims(dim, len(x._shape)), keepdim)
+
+
+@in_single
+def _norm(x: Tensor, p: Any, dims: tuple[int, ...], keepdim: bool) -> Any:
     if p in (2, 2.0, "fro", None):
         return root(sum(mul(x, x), dims, keepdim) if dims else mul(x, x))
     size = x.abs()

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+from tracejit.dtypes import dtype
 from tracejit.ops.record import ops
 from tracejit.shapes import broadcast_all, check_expand, infer_reshape, normalize_dim, view_strides
 from tracejit.tensor.casting import WIDEST, call_cast
-from tracejit.tensor.dispatch import apply
+from tracejit.tensor.dispatch import apply, wrap
+from tracejit.tensor.host import host
 from tracejit.tensor.promote import result_type, to_dtype
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor, method
@@ -38,10 +40,13 @@ def reshape(input: Tensor, *shape: Any) -> Any:
 
 @method()
 def view(self: Tensor, *shape: Any) -> Any:
-    """The same memory under another shape (one size may be -1).
+    """The same memory under another shape (one size may be -1), or its bits as another type.
 
+    DType: without a gradient in another type; the last dimension changes with the size of an element.
     Raises: RuntimeError if there is no such view.
     """
+    if len(shape) == 1 and isinstance(shape[0], dtype):
+        return self if shape[0] is self._dtype else _as_type(self, shape[0])
     to = infer_reshape(self._shape, ints(shape, "view"))
     if not self.is_contiguous() and view_strides(self._shape, self.stride(), to) is None:
         raise RuntimeError(
@@ -49,6 +54,17 @@ def view(self: Tensor, *shape: Any) -> Any:
             "contiguous subspaces). Use .reshape(...) instead."
         )
     return apply(ops.reshape, (self,), (to,))
+
+
+@host
+def _as_type(x: Tensor, kind: dtype) -> Tensor:
+    array = x._data()
+    try:
+        out = wrap(array.view(kind.np))
+    except ValueError as e:
+        raise RuntimeError(f"view(): {x._dtype.name} of shape {list(x._shape)} as {kind.name}: {e}") from None
+    out._cell = x._share()
+    return out
 
 
 @method()

@@ -15,7 +15,7 @@ from tracejit.tensor.casting import SHORT, call_cast
 from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply
 from tracejit.tensor.inplace import in_place
-from tracejit.tensor.promote import floating, to_dtype
+from tracejit.tensor.promote import floating, in_single, to_dtype
 from tracejit.tensor.reducing import amax, sum
 from tracejit.tensor.scalar import NUMBERS, Scalar, plain
 from tracejit.tensor.shaping import narrow
@@ -78,6 +78,7 @@ def elu(input: Tensor, alpha: float = 1.0) -> Any:
 
 
 @composite
+@in_single
 def _elu(x: Tensor, *, alpha: Any) -> Any:
     above = apply(ops.gt, (x, 0))
     # The branch that is not taken must stay finite, or its zero gradient times infinity is NaN.
@@ -97,6 +98,7 @@ def celu(input: Tensor, alpha: float = 1.0) -> Any:
 
 
 @composite
+@in_single
 def _celu(x: Tensor, *, alpha: Any) -> Any:
     above = apply(ops.gt, (x, 0))
     low = apply(ops.expm1, (apply(ops.div, (apply(ops.where, (above, 0, x)), alpha)),))
@@ -104,6 +106,7 @@ def _celu(x: Tensor, *, alpha: Any) -> Any:
 
 
 @composite
+@in_single
 def _selu(x: Tensor) -> Any:
     above = apply(ops.gt, (x, 0))
     low = apply(ops.expm1, (apply(ops.where, (above, 0, x)),))
@@ -138,6 +141,7 @@ def relu6(input: Tensor) -> Any:
 
 
 @composite
+@in_single
 def _hardsigmoid(x: Tensor) -> Any:
     lifted = apply(ops.add, (x, 3.0))
     capped = apply(ops.where, (apply(ops.ge, (lifted, 6.0)), 6.0, lifted))
@@ -151,6 +155,7 @@ def hardsigmoid(input: Tensor) -> Any:
 
 
 @composite
+@in_single
 def _hardswish(x: Tensor) -> Any:
     middle = apply(ops.div, (apply(ops.mul, (x, apply(ops.add, (x, 3.0)))), 6.0))
     upper = apply(ops.where, (apply(ops.ge, (x, 3.0)), x, middle))
@@ -170,6 +175,7 @@ def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Any:
 
 
 @composite
+@in_single
 def _softplus(x: Tensor, *, beta: Any, threshold: Any) -> Any:
     scaled = apply(ops.mul, (x, beta))
     large = apply(ops.gt, (scaled, threshold))
@@ -178,6 +184,7 @@ def _softplus(x: Tensor, *, beta: Any, threshold: Any) -> Any:
 
 
 @composite
+@in_single
 def _mish(x: Tensor) -> Any:
     large = apply(ops.gt, (x, 20.0))
     low = apply(ops.log1p, (apply(ops.exp, (apply(ops.where, (large, 0, x)),)),))
@@ -197,6 +204,7 @@ def log_of_sigmoid(x: Tensor) -> Any:
 
 
 @composite
+@in_single
 def _logsigmoid(x: Tensor) -> Any:
     return log_of_sigmoid(x)
 
@@ -208,6 +216,7 @@ def logsigmoid(input: Tensor) -> Any:
 
 
 @composite
+@in_single
 def _softsign(x: Tensor) -> Any:
     return apply(ops.div, (x, apply(ops.add, (apply(ops.abs, (x,)), 1.0))))
 
@@ -218,6 +227,7 @@ def softsign(input: Tensor) -> Any:
 
 
 @composite
+@in_single
 def _tanhshrink(x: Tensor) -> Any:
     return apply(ops.sub, (x, apply(ops.tanh, (x,))))
 
@@ -228,6 +238,7 @@ def tanhshrink(input: Tensor) -> Any:
 
 
 @composite
+@in_single
 def _silu(x: Tensor) -> Any:
     return apply(ops.mul, (x, apply(ops.sigmoid, (x,))))
 
@@ -239,12 +250,14 @@ def silu(input: Tensor) -> Any:
 
 
 @composite
+@in_single
 def _gelu(x: Tensor) -> Any:
     grown = apply(ops.add, (apply(ops.erf, (apply(ops.mul, (x, math.sqrt(0.5))),)), 1.0))
     return apply(ops.mul, (apply(ops.mul, (x, 0.5)), grown))
 
 
 @composite
+@in_single
 def _gelu_tanh(x: Tensor) -> Any:
     cube = apply(ops.mul, (apply(ops.mul, (x, x)), x))
     inner = apply(ops.mul, (apply(ops.add, (x, apply(ops.mul, (cube, 0.044715)))), math.sqrt(2.0 / math.pi)))
@@ -323,6 +336,7 @@ def glu(input: Tensor, dim: int = -1) -> Any:
 
 
 @composite
+@in_single
 def _glu(x: Tensor, dim: int) -> Any:
     size = x._shape[dim] // 2
     half, gate = narrow(x, dim, 0, size), narrow(x, dim, size, size)

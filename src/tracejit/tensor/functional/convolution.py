@@ -10,6 +10,7 @@ from tracejit.tensor.casting import SHORT, call_cast
 from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply
 from tracejit.tensor.functional.activation import floats
+from tracejit.tensor.promote import in_single
 from tracejit.tensor.shaping import pad, unsqueeze
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor
@@ -143,6 +144,7 @@ def _conv2d(
 
 
 @composite
+@in_single
 def _convolved(
     x: Tensor,
     weight: Tensor,
@@ -236,6 +238,7 @@ def conv_transpose2d(
 
 
 @composite
+@in_single
 def _spread(
     x: Tensor,
     weight: Tensor,

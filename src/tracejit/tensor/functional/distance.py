@@ -12,7 +12,7 @@ from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply
 from tracejit.tensor.functional.activation import floats
 from tracejit.tensor.functional.loss import check_reduction, everything, reduced
-from tracejit.tensor.promote import unify
+from tracejit.tensor.promote import in_single, unify
 from tracejit.tensor.reducing import norm, sum
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor
@@ -157,6 +157,7 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
 
 
 @composite
+@in_single
 def _cosine(x: Tensor, y: Tensor, dim: int, *, least: Any) -> Any:
     def length(v: Tensor) -> Any:
         # The square is limited, not the root: the root's slope at zero is infinite.

@@ -11,7 +11,7 @@ from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply
 from tracejit.tensor.host import host
 from tracejit.tensor.products import matmul
-from tracejit.tensor.promote import to_dtype
+from tracejit.tensor.promote import in_single, to_dtype
 from tracejit.tensor.shaping import permute, reshape
 from tracejit.tensor.tensor import Tensor
 
@@ -45,6 +45,7 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
 
 
 @composite
+@in_single
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
     out = matmul(x, permute(weight, (1, 0)) if len(weight._shape) == 2 else weight)
     return out if bias is None else apply(ops.add, (out, bias))

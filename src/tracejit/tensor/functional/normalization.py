@@ -13,7 +13,7 @@ from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply
 from tracejit.tensor.functional.activation import floats, number, wide
 from tracejit.tensor.inplace import assign
-from tracejit.tensor.promote import to_dtype
+from tracejit.tensor.promote import in_single, to_dtype
 from tracejit.tensor.reducing import norm, sum
 from tracejit.tensor.shaping import expand_as, reshape
 from tracejit.tensor.tensor import Tensor
@@ -272,6 +272,7 @@ def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -
 
 
 @composite
+@in_single
 def _normalize(x: Tensor, dim: int, *, least: Any) -> Any:
     # The square is limited, not the root: the root's slope at zero is infinite.
     square = sum(apply(ops.mul, (x, x)), dim, True)
