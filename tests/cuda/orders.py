@@ -94,10 +94,10 @@ def _fold(name: str, array: np.ndarray, dim: int) -> np.ndarray:
 
 def _run(op: Op, operands: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     """An operation; reductions in the order of the GPU kernels."""
-    if op.family != "reduction" or op.name not in _STARTS or operands[0].dtype.kind != "f" or not operands[0].size:
+    if op.family != "reduction" or op.name not in _STARTS or operands[0].dtype.kind not in "fV" or not operands[0].size:
         return run_op(op, operands, attrs)
     (array,) = operands
-    wide = array.astype(np.float32) if array.dtype == np.float16 else array
+    wide = array.astype(np.float32) if array.dtype.itemsize == 2 else array
     return np.asarray(fold(op.name, wide, attrs[op.attrs.index("dim")])).astype(array.dtype)
 
 

@@ -18,7 +18,7 @@ from tracejit.ops import ops
 RNG = np.random.default_rng(11)
 LAYOUTS = [("contiguous", (37,)), ("transposed", (5, 7))]
 WRITTEN = [op for op in ops.family("elementwise") if op.expr not in (None, "cast")]
-# float16 is computed as float32 is, and rounded: `test_bit_patterns` has it.
+# Types of 16 bits are computed as float32 is, and rounded: `test_bit_patterns` has them.
 KINDS = {"b": ["bool"], "i": ["int32", "uint8"], "f": ["float32", "float64"]}
 
 
@@ -51,13 +51,14 @@ def test_each_elementwise_operation(op: Any) -> None:
 
 def _bit_patterns(kind: str) -> np.ndarray:
     """Numbers of all magnitudes, subnormal ones, infinities and NaN among them."""
-    bits = np.random.default_rng(5).integers(0, 1 << 64, 509, np.uint64).astype(f"u{np.dtype(kind).itemsize}")
-    edges = np.array([0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan], kind)
-    few = np.array([1, 2, 3, 0x7F], bits.dtype).view(kind)
-    return np.concatenate([bits.view(kind), edges, few, -few])
+    found = dtypes.BY_NAME[kind].np
+    bits = np.random.default_rng(5).integers(0, 1 << 64, 509, np.uint64).astype(f"u{found.itemsize}")
+    edges = np.array([0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan], found)
+    few = np.array([1, 2, 3, 0x7F], bits.dtype).view(found)
+    return np.concatenate([bits.view(found), edges, few, -few])
 
 
-@pytest.mark.parametrize("kind", ["float32", "float64", "float16"])
+@pytest.mark.parametrize("kind", ["float32", "float64", "float16", "bfloat16"])
 def test_bit_patterns(kind: str) -> None:
     x = _bit_patterns(kind)
     y = np.roll(x, 3)
@@ -70,13 +71,13 @@ def test_bit_patterns(kind: str) -> None:
     check(graph_of(several, x, y), [x, y], vectors=False)
 
 
-@pytest.mark.parametrize("source", ["bool", "uint8", "int32", "int64", "float16", "float32", "float64"])
+@pytest.mark.parametrize("source", ["bool", "uint8", "int32", "int64", "float16", "bfloat16", "float32", "float64"])
 def test_casts(source: str) -> None:
     x = random_array(random.Random(9), (41,), source, "contiguous")
-    targets = [t for t in dtypes.ALL if not (source.startswith("float") and t.category == dtypes.INT)]
-    if source.startswith("float"):
+    targets = [t for t in dtypes.ALL if not ("float" in source and t.category == dtypes.INT)]
+    if "float" in source:
         # What a negative float becomes as an unsigned integer is not defined.
-        x, targets = np.abs(x) * np.dtype(source).type(50), [*targets, dtypes.int32, dtypes.uint8, dtypes.int64]
+        x, targets = np.abs(x) * dtypes.BY_NAME[source].type(50), [*targets, dtypes.int32, dtypes.uint8, dtypes.int64]
     check(graph_of(lambda x: tuple(make("cast", x, dtype=t) for t in targets), x), [x])
 
 

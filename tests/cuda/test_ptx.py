@@ -29,7 +29,7 @@ from tracejit.symbols import Trail, present
 
 
 def _chain(kind: str) -> Graph:
-    x = np.ones(1000, kind)
+    x = np.ones(1000, dtypes.BY_NAME[kind].np)
     return graph_of(lambda x, y: make("add", make("mul", make("tanh", x), y), 1.5), x, x)
 
 
@@ -40,6 +40,7 @@ def _graphs() -> dict[str, Graph]:
         "float32": _chain("float32"),
         "float64": _chain("float64"),
         "float16": _chain("float16"),
+        "bfloat16": _chain("bfloat16"),
         "broadcast": graph_of(lambda x, y: make("add", x, y), wide, row),
         "random": graph_of(lambda s, o: make("uniform", s, o, shape=(64,), dtype=dtypes.float32), scalars="ii"),
         "softmax": graph_of(softmax, wide),
@@ -107,7 +108,10 @@ def _accesses(text: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("name", "access"),
-    [("float32", ".v4.b32"), ("float64", ".v2.b64"), ("float16", ".v4.b32"), ("broadcast", ".v4.b32")],
+    [
+        *(("float32", ".v4.b32"), ("float64", ".v2.b64"), ("float16", ".v4.b32"), ("bfloat16", ".v4.b32")),
+        ("broadcast", ".v4.b32"),
+    ],
 )
 def test_contiguous_elements_are_loaded_and_stored_16_bytes_at_a_time(name: str, access: str) -> None:
     found = _accesses(texts(name))

@@ -23,9 +23,9 @@ def floats(*shape: int) -> np.ndarray:
 
 
 KINDS = {
-    "sum": ["float32", "float16", "float64", "int64", "uint8"],
+    "sum": ["float32", "float16", "bfloat16", "float64", "int64", "uint8"],
     "prod": ["float32", "int64"],
-    "amax": ["float32", "float16", "uint8"],
+    "amax": ["float32", "bfloat16", "float16", "uint8"],
     "amin": ["float32", "float64", "int8"],
 }
 
