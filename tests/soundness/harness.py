@@ -125,10 +125,10 @@ class Look:
             if other is x:
                 return ("same tensor", k)
         self.tensors.append(x)
-        a = x.detach().numpy()
+        a = x.detach()._data()
         shared = next((k for k, other in enumerate(self.tensors[:-1]) if _share(other, x)), None)
         content = np.array(a)
-        if content.dtype.kind == "f":
+        if x.is_floating_point():
             content[np.isnan(content)] = np.nan
         grad = self(x.grad) if x.is_leaf else None
         step = None if x.grad_fn is None else x.grad_fn.name()
@@ -177,7 +177,7 @@ class Look:
 
 
 def _share(a: tj.Tensor, b: tj.Tensor) -> bool:
-    x, y = a.detach().numpy(), b.detach().numpy()
+    x, y = a.detach()._data(), b.detach()._data()
     return bool(x.size and y.size and np.shares_memory(x, y))
 
 

@@ -99,6 +99,30 @@ def float16_ops():
 
 
 @topic.program("one program")
+def bfloat16_ops():
+    return Case(
+        lambda x, s: ((x * s).sum(), x.float() * s, x / s, x + s, x.half() + x),
+        lambda i: (arr(i, 5).bfloat16(), 1.0 + i * 1e-4),
+    )
+
+
+@topic.program("one program")
+def autocast_inside():
+    w = tj.ones(3, 3, requires_grad=True)
+
+    def f(x):
+        with tj.autocast("cpu"):
+            h = x @ w
+            with tj.autocast("cpu", enabled=False):
+                back = h.float() @ w
+        loss = (h.float() * back).sum()
+        loss.backward()
+        return h, back, w.grad.clone()
+
+    return Case(f, lambda i: arr(i, 2, 3), lambda: w)
+
+
+@topic.program("one program")
 def bool_ops():
     return Case(
         lambda x, b: (x & b, x | b, ~x, x.sum(), x ^ True, x * 2, x + b), lambda i: (arr(i, 5) > 0, arr(i + 1, 5) > 0)

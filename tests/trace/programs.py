@@ -12,7 +12,7 @@ import tracejit as tj
 from tracejit.nn import functional as F
 
 SHAPES = [(), (3,), (4, 3), (1, 3), (2, 4, 3), (0, 3), (5, 1)]
-DTYPES = [tj.float32, tj.float32, tj.float32, tj.float64, tj.int64, tj.bool, tj.float16]
+DTYPES = [tj.float32, tj.float32, tj.float32, tj.float64, tj.int64, tj.bool, tj.float16, tj.bfloat16]
 
 UNARY = ["exp", "tanh", "sigmoid", "neg", "abs", "sin", "sqrt", "relu", "floor", "sign", "log1p", "erf", "square"]
 BINARY = ["add", "sub", "mul", "div", "maximum", "minimum", "eq", "lt", "pow"]
@@ -254,7 +254,7 @@ class Machine:
         elif name == "noise":
             return a + tj.rand(3, generator=self.generator)
         elif name == "cast":
-            return a.to([tj.float32, tj.int64, tj.float64, tj.bool, tj.float16, tj.int32][k])
+            return a.to([tj.float32, tj.int64, tj.float64, tj.bool, tj.float16, tj.bfloat16][k])
         return None
 
     def state(self) -> list[Any]:

@@ -22,11 +22,11 @@ CALLS = 8
 def bits(x: Any) -> Any:
     """A value in a form that compares bit for bit; NaNs are equal to each other."""
     if isinstance(x, tj.Tensor):
-        a = np.array(x.detach().numpy())
-        if a.dtype.kind == "f":
+        a = np.array(x.detach()._data())
+        if x.dtype.is_floating_point:
             a[np.isnan(a)] = np.nan
         grad = None if x.grad is None or not x.is_leaf else bits(x.grad)
-        return a.shape, a.dtype.str, a.tobytes(), x.requires_grad, x.is_leaf, x.stride(), grad
+        return a.shape, x.dtype, a.tobytes(), x.requires_grad, x.is_leaf, x.stride(), grad
     if isinstance(x, (list, tuple)):
         return [bits(e) for e in x]
     if isinstance(x, float) and x != x:

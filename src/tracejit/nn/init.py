@@ -225,7 +225,7 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Any = None) -> Tenso
     rows = tensor.shape[0]
     with no_grad():
         drawn = tensor.detach().clone().normal_(0.0, 1.0, generator=generator)
-    flat = drawn.numpy().astype(np.float64).reshape(rows, -1)
+    flat = drawn.double().numpy().reshape(rows, -1)
     tall = flat if flat.shape[0] >= flat.shape[1] else flat.T
     q, r = np.linalg.qr(tall)
     # The signs of r's diagonal make the distribution uniform over all orthogonal matrices.
@@ -246,7 +246,7 @@ def sparse_(tensor: Tensor, sparsity: float, std: float = 0.01, generator: Any =
     zeros = math.ceil(sparsity * rows)
     with no_grad():
         tensor.normal_(0.0, std, generator=generator)
-        order = tensor.detach().clone().uniform_(0.0, 1.0, generator=generator).numpy().argsort(axis=0)
+        order = tensor.detach().clone().uniform_(0.0, 1.0, generator=generator).double().numpy().argsort(axis=0)
         keep = np.ones((rows, columns), dtype=bool)
         np.put_along_axis(keep, order[:zeros], False, axis=0)
         return tensor.mul_(from_numpy(keep))

@@ -51,6 +51,8 @@ class Calls:
     def __init__(self, machine: Any) -> None:
         self.machine = machine
         self.world = machine.world
+        # What blocks of automatic casting take that say nothing of it, as the call finds it.
+        self.defaults = state.autocast_defaults
 
     def call(self, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The value of a call.
@@ -295,7 +297,7 @@ class Calls:
         except (RuntimeError, TypeError) as e:
             raise Unproven(f"{type(e).__name__}: {e}") from None
         listing = self.world.listing
-        listing.require(f"{listing.constant(state)}.autocast_defaults is {listing.constant(state.autocast_defaults)}")
+        listing.require(f"{listing.constant(state)}.autocast_defaults is {listing.constant(self.defaults)}")
         return self.world.make_fresh(autocast(*args, **kwargs))
 
     def make(self, cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
