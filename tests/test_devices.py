@@ -155,3 +155,20 @@ def script(compiled: bool) -> list[float]:
 
 def test_a_script_for_a_gpu_runs_on_the_cpu_and_is_replayed() -> None:
     assert script(compiled=True) == script(compiled=False)
+
+
+def test_tf32_and_the_precision_of_products_are_one_switch() -> None:
+    torch = pytest.importorskip("torch")
+    found = []
+    for t in (torch, tj):
+        before = t.get_float32_matmul_precision()
+        seen = []
+        for allowed in (True, False):
+            t.backends.cuda.matmul.allow_tf32 = allowed
+            seen.append((t.get_float32_matmul_precision(), t.backends.cuda.matmul.allow_tf32))
+        for precision in ("medium", "high", "highest"):
+            t.set_float32_matmul_precision(precision)
+            seen.append((t.get_float32_matmul_precision(), t.backends.cuda.matmul.allow_tf32))
+        t.set_float32_matmul_precision(before)
+        found.append(seen)
+    assert found[0] == found[1]

@@ -1,7 +1,7 @@
 """`tracejit.backends`, with PyTorch's names: switches of libraries that compute elsewhere.
 
 In: what programs set. Out: the same when they read it; nothing here changes how anything is computed, as products of
-float32 are float32 and every operation is deterministic. Must not know: anything else.
+float32 are float32 and every operation is deterministic. Must not know: kernels.
 
 >>> cudnn.benchmark = True
 >>> cudnn.is_available(), mps.is_available()
@@ -9,6 +9,8 @@ float32 are float32 and every operation is deterministic. Must not know: anythin
 """
 
 from __future__ import annotations
+
+from tracejit.tensor import get_float32_matmul_precision, set_float32_matmul_precision
 
 __all__ = ["are_deterministic_algorithms_enabled", "cuda", "cudnn", "mps", "use_deterministic_algorithms"]
 
@@ -36,11 +38,19 @@ class _Cudnn:
 class _Products:
     """Which shorter numbers products on a GPU may use."""
 
-    __slots__ = ("allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction", "allow_tf32")
+    __slots__ = ("allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction")
 
     def __init__(self) -> None:
-        self.allow_tf32 = False
         self.allow_fp16_reduced_precision_reduction = self.allow_bf16_reduced_precision_reduction = True
+
+    @property
+    def allow_tf32(self) -> bool:
+        """Whether operands may be rounded to TF32: `set_float32_matmul_precision`, seen as a switch."""
+        return get_float32_matmul_precision() != "highest"
+
+    @allow_tf32.setter
+    def allow_tf32(self, allowed: bool) -> None:
+        set_float32_matmul_precision("high" if allowed else "highest")
 
 
 class _Cuda:

@@ -21,8 +21,10 @@ _precision = _PRECISIONS[0]
 def set_float32_matmul_precision(precision: str) -> None:
     """Say how exact products of float32 must be at least: "highest", "high" or "medium".
 
-    Edge: the two lower ones are permissions for hardware that multiplies shorter numbers faster. Kernels here use none:
-    products of float32 are float32 to the last bit whatever is set, as PyTorch's are on most CPUs.
+    Edge: the two lower ones are permissions for hardware that multiplies shorter numbers faster. "high" allows TF32 on
+    GPUs. "medium" allows operands rounded to bfloat16 where that is faster, which takes a CPU that multiplies bfloat16
+    (AVX512-BF16, AMX); no kernel here uses its instructions, so on the CPU products of float32 are float32 to the last
+    bit whatever is set. What is to be computed in bfloat16 on any CPU, `autocast` says.
     Raises: TypeError or ValueError for anything else.
 
     >>> import tracejit as tj
