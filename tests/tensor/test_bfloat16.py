@@ -317,6 +317,30 @@ def test_bits_seen_as_another_type_are_the_same_memory() -> None:
             t.ones(2, 3, dtype=t.bfloat16).view(t.int32)
 
 
+def test_types_as_arguments_are_part_of_what_is_compiled() -> None:
+    @tj.compile
+    def f(x: Any) -> Any:
+        return x.softmax(1, dtype=tj.bfloat16).sum(0, dtype=tj.float32), x.to(tj.bfloat16)
+
+    for _ in range(5):
+        a, b = f(tj.ones(4, 5))
+        assert (a.dtype, b.dtype) == (tj.float32, tj.bfloat16)
+    assert [event.kind for event in f._region.events(f._region.stops[0][0])][0] == "composite"
+
+
+def test_nan_is_no_difference_to_verification() -> None:
+    f = tj.compile(lambda x: (x * 2).relu(), verify="first")
+    x = tj.tensor([1.0, float("nan"), -2.0], dtype=tj.bfloat16)
+    for _ in range(4):
+        assert str(f(x).tolist()) == "[2.0, nan, 0.0]"
+
+
+def test_loaders_make_batches_of_it() -> None:
+    data = tj.data.TensorDataset(tj.ones(6, 2, dtype=tj.bfloat16))
+    for (batch,) in tj.data.DataLoader(data, batch_size=3):
+        assert batch.dtype is tj.bfloat16
+
+
 def test_programs_without_it_do_not_load_it() -> None:
     text = """
 import sys, tracejit as tj

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tracejit.dtypes import from_numpy
 from tracejit.ir.graph import Graph
 from tracejit.ir.interpret import Runner, interpret, oracle
 from tracejit.passes.pipeline import Report
@@ -45,6 +46,6 @@ def first_difference(
 
 def differs(a: Any, b: Any) -> Any:
     """Where two arrays of one type differ in their bits; NaN equals NaN, whatever its payload."""
-    if a.dtype.kind != "f":
+    if not from_numpy(a.dtype).is_floating_point:
         return a != b
     return ~((a == b) & (np.signbit(a) == np.signbit(b)) | (np.isnan(a) & np.isnan(b)))

@@ -17,7 +17,7 @@ import numpy as np
 
 from tracejit.aval import Aval
 from tracejit.devices import device
-from tracejit.dtypes import dtype, get_default_dtype
+from tracejit.dtypes import ALL, get_default_dtype
 from tracejit.ops.record import Op
 from tracejit.tensor.generator import Generator
 from tracejit.tensor.tape import current
@@ -280,7 +280,8 @@ class Opaque(Exception):
     """An argument whose value the tracer cannot compare: it may hold tensors, or change and stay equal."""
 
 
-_PLAIN: set[type] = {bool, int, str, bytes, type(None), type(...), np.ndarray, dtype, device, Generator}
+_PLAIN: set[type] = {bool, int, str, bytes, type(None), type(...), np.ndarray, device, Generator}
+_PLAIN.update(type(d) for d in ALL)
 _PLAIN.update(np.dtype(code).type for code in "?bhilqBHILQefd")
 
 
