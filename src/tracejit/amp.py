@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
+from tracejit import cuda
 from tracejit.dtypes import float16
 from tracejit.tensor import Tensor, autocast, composite, isfinite, mul, no_grad
 from tracejit.tensor import all as all_of
@@ -69,7 +70,7 @@ class GradScaler:
         enabled: bool = True,
     ) -> None:
         self._enabled = bool(enabled)
-        if enabled and device != "cpu":
+        if enabled and device != "cpu" and not (device == "cuda" and cuda.is_available()):
             warnings.warn(f"{device} is not available. Disabling GradScaler.", UserWarning, stacklevel=2)
             self._enabled = False
         if not self._enabled:
