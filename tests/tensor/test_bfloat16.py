@@ -325,7 +325,7 @@ def test_types_as_arguments_are_part_of_what_is_compiled() -> None:
     for _ in range(5):
         a, b = f(tj.ones(4, 5))
         assert (a.dtype, b.dtype) == (tj.float32, tj.bfloat16)
-    assert [event.kind for event in f._region.events(f._region.stops[0][0])][0] == "composite"
+    assert next(event.kind for event in f._region.events(f._region.stops[0][0])) == "composite"
 
 
 def test_nan_is_no_difference_to_verification() -> None:
