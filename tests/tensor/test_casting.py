@@ -242,6 +242,29 @@ def test_a_block_around_a_compiled_function_is_seen_by_it() -> None:
     assert run("follow", True, False) == run("auto", True, False) == run(None, True, False)
 
 
+def test_a_block_that_is_off_around_a_compiled_function_keeps_its_casts() -> None:
+    """The outermost block ends behind several calls, so that a weight's cast outlives each of them, as in torch."""
+    found = []
+    for t, wrap in ((torch, lambda f: f), (tj, lambda f: f), (tj, tj.compile)):
+        w, x = t.ones(2, 2, requires_grad=True), t.ones(2, 2)
+
+        def f(x: Any, t: Any = t, w: Any = w) -> Any:
+            with t.autocast("cpu"):
+                return (x @ w).sum()
+
+        run, seen = wrap(f), []
+        for _ in range(3):
+            for _ in range(3):
+                seen.append(run(x).item())
+            with t.autocast("cpu", enabled=False):
+                for _ in range(3):
+                    seen.append(run(x).item())
+                    with t.no_grad():
+                        w += 1
+        found.append(seen)
+    assert found[0] == found[1] == found[2]
+
+
 def test_a_replay_knows_whether_a_block_is_around_it() -> None:
     f = tj.compile(lambda a, b: a @ b)
     a, b = tj.ones(3, 4), tj.ones(4, 2)

@@ -297,7 +297,10 @@ class Calls:
         except (RuntimeError, TypeError) as e:
             raise Unproven(f"{type(e).__name__}: {e}") from None
         listing = self.world.listing
-        listing.require(f"{listing.constant(state)}.autocast_defaults is {listing.constant(self.defaults)}")
+        here = listing.constant(state)
+        # A block around the call would keep the casts of this one.
+        listing.require(f"not {here}.autocast_depth")
+        listing.require(f"{here}.autocast_defaults is {listing.constant(self.defaults)}")
         return self.world.make_fresh(autocast(*args, **kwargs))
 
     def make(self, cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -181,9 +181,9 @@ def prove(
         casting = state.autocast, state.autocast_defaults, state.autocast_depth, state.autocast_cache
         state.session = session
         try:
-            if state.autocast is not None:
+            if state.autocast is not None or state.autocast_depth:
                 raise Unproven(
-                    "autocast is on around the call, and keeps casts of weights for the next one",
+                    "an autocast block is around the call, and keeps casts of weights for the next one",
                     "enter it inside of the compiled function",
                 )
             # What is made in the call may be of the default type.
