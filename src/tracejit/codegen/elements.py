@@ -15,6 +15,7 @@ from tracejit import dtypes
 from tracejit.codegen import expression
 from tracejit.codegen.text import Writer
 from tracejit.kernels.tiles import TILE_COLUMNS, TILE_ROWS, TILED
+from tracejit.schedule import cost
 from tracejit.schedule.groups import LOOP, Group
 from tracejit.schedule.plan import Plan
 from tracejit.schedule.values import ELEMENTWISE, REDUCTION, VIRTUAL, Number, Read, Value, split
@@ -63,8 +64,26 @@ class Elements:
         self.placed: dict[Value, str] = {}
         self.n = "" if self.flat else writer.size(self.inner)
         self._tiles: dict[tuple[object, ...], tuple[str, int]] = {}
+        self.far = self._find_far()
+        self.streaming: dict[Value, tuple[str, int]] = {}
+        self._beside: dict[Value, tuple[str, int]] = {}
         self.tiled = group.kind == LOOP and any(self._runs_across(v, r) for v, r in self._reads())
         self._plan_counters()
+
+    def _find_far(self) -> list[Value]:
+        """The members that go past the caches on their way to memory."""
+        read = {r.source for _, r in self._reads() if r.source.kind != VIRTUAL}
+        written = [v for v in self.stored if v in self.group.full]
+        nbytes = sum(v.numel * v.dtype.itemsize for v in (*read, *written))
+        storage = self.plan.storage
+        operands = {id(storage[v]) for v in read if v in storage}
+        return [
+            v
+            for v in written
+            # What is written over an operand has its lines at hand.
+            if v.into is None and v.dtype.itemsize in (4, 8) and id(storage[v]) not in operands
+            and cost.is_far(nbytes, self.inner * v.dtype.itemsize)
+        ]
 
     # --- rows ---------------------------------------------------------------------------------------------------------
 
@@ -317,12 +336,15 @@ class Elements:
                 pointer = self.writer.pointer(self.plan.storage[read.source], read.offset * size)
                 found.setdefault(pointer[0], (size, False))
         for value in self.stored:
-            if value in self.group.full and value.into is None:
+            if value in self.group.full and value.into is None and value not in self.far:
                 found[self.writer.pointer(self.plan.storage[value])[0]] = (value.dtype.itemsize, True)
         return [(pointer, size, written) for pointer, (size, written) in found.items()]
 
     def store(self, value: Value, j: str, text: str) -> None:
-        """Stores a member that has memory."""
+        """Stores a member that has memory, or puts it where it is streamed from."""
+        if value in self.streaming:
+            self.writer.store(value.dtype.short, self.streaming[value], f"{j} - first", text)
+            return
         if value.into is not None:
             joined = value.into.source
             pointer = self.writer.pointer(self.plan.storage[joined], value.into.offset * joined.dtype.itemsize)
@@ -330,6 +352,41 @@ class Elements:
             return
         pointer = self.writer.pointer(self.plan.storage[value])
         self.writer.store(value.dtype.short, pointer, self.own(value, j), text)
+
+    @property
+    def streams_results(self) -> bool:
+        """Whether anything is streamed."""
+        return bool(self._beside)
+
+    def open_pieces(self, value: Value, row: str, begin: str, end: str, length: int) -> None:
+        """Opens a loop over pieces of a row, of `length` places at most, between which lines of memory end.
+
+        A piece goes from `first` to `stop`. `row` is where the row begins in the value's memory.
+        """
+        writer, size = self.writer, value.dtype.itemsize
+        index = " + ".join(part for part in (row, begin) if part)
+        skew = writer.name("k")
+        pointer = writer.pointer(self.plan.storage[value])[0]
+        writer.line(f"{skew} = ({pointer} + {size} * ({index})) % {cost.LINE} // {size}")
+        writer.line(f"for edge in range({begin} - {skew}, {end}, {length}):")
+        writer.depth += 1
+        writer.line(f"first = max(edge, {begin})")
+        writer.line(f"stop = min(edge + {length}, {end})")
+
+    def begin_stream(self, values: list[Value], length: int) -> None:
+        """From here on stores of the values go to memory beside, as much as a piece of `length` places takes."""
+        for value in values:
+            if value not in self._beside:
+                self._beside[value] = self.writer.scratch("i64", length * value.dtype.itemsize // 8)
+            self.streaming[value] = self._beside[value]
+
+    def end_stream(self) -> None:
+        """Copies the piece to where it belongs."""
+        for value, beside in self.streaming.items():
+            size = value.dtype.itemsize
+            target = f"{self.writer.pointer(self.plan.storage[value])[0]} + {size} * ({self.own(value, 'first')})"
+            self.writer.line(f"stream({target}, {beside[0]}, (stop - first) * {size // 4})")
+        self.streaming.clear()
 
     @property
     def own_row(self) -> str:

@@ -66,14 +66,18 @@ def _visit_and_ask(elements: Elements, scratch: Scratch, rows: RowPlan, visit: P
     """A visit in pieces; before each the same piece of the next row is asked for, unless a cache holds all rows."""
     writer, n, streams = elements.writer, elements.n, elements.streams()
     if not streams:
-        _visit(elements, scratch, rows, visit, f"range({n})", "j")
+        _visit_all(elements, scratch, rows, visit)
         return
     near = cost.AHEAD_BYTES // sum(size for _, size, _ in streams)
     reach = writer.given(f"min({n}, max(0, {writer.size(elements.rows)} * {n} - {near}))")
     elements.hoist([*visit.compute, *(v for v in visit.fold if v in rows.copied)])
-    writer.line(f"for first in range(0, {n}, {cost.AHEAD}):")
-    writer.depth += 1
-    writer.line(f"stop = min(first + {cost.AHEAD}, {n})")
+    far = _far(elements, rows, visit)
+    if far:
+        elements.open_pieces(far[0], elements.own_row, "0", n, cost.AHEAD)
+    else:
+        writer.line(f"for first in range(0, {n}, {cost.AHEAD}):")
+        writer.depth += 1
+        writer.line(f"stop = min(first + {cost.AHEAD}, {n})")
     for size in sorted({size for _, size, _ in streams}):
         writer.line(f"for k in range(first, min(stop, {reach}), {cost.LINE // size}):")
         writer.depth += 1
@@ -82,8 +86,29 @@ def _visit_and_ask(elements: Elements, scratch: Scratch, rows: RowPlan, visit: P
                 purpose = "write" if written else "read"
                 writer.line(f"prefetch_to_{purpose}({pointer} + {size} * ({elements.own_row} + {n} + k))")
         writer.depth -= 1
+    elements.begin_stream(far, cost.AHEAD)
     _visit(elements, scratch, rows, visit, "range(first, stop)", "j")
+    elements.end_stream()
     writer.depth -= 1
+
+
+def _far(elements: Elements, rows: RowPlan, visit: Pass) -> list[Value]:
+    """What a visit writes past the caches: not what a fold or a later visit reads."""
+    again = {v for one in rows.passes for v in (*one.load, *(r.source for f in one.fold for r in f.reads))}
+    return [v for v in visit.write if v in elements.far and v not in again]
+
+
+def _visit_all(elements: Elements, scratch: Scratch, rows: RowPlan, visit: Pass) -> None:
+    """A visit of the whole row, in pieces if its results are streamed."""
+    far = _far(elements, rows, visit)
+    if not far:
+        _visit(elements, scratch, rows, visit, f"range({elements.n})", "j")
+        return
+    elements.open_pieces(far[0], elements.own_row, "0", elements.n, cost.STRIP)
+    elements.begin_stream(far, cost.STRIP)
+    _visit(elements, scratch, rows, visit, "range(first, stop)", "j")
+    elements.end_stream()
+    elements.writer.depth -= 1
 
 
 def _fold(elements: Elements, scratch: Scratch, rows: RowPlan, value: Value, first: str, count: str) -> str:
@@ -118,7 +143,7 @@ def write_row(elements: Elements) -> Costs:
         if visit is dearest and visit.compute:
             _visit_and_ask(elements, scratch, rows, visit)
         else:
-            _visit(elements, scratch, rows, visit, f"range({elements.n})", "j")
+            _visit_all(elements, scratch, rows, visit)
         for value in visit.fold:
             name = writer.name("r")
             text = _fold(elements, scratch, rows, value, "", elements.n)

@@ -31,7 +31,11 @@ def generate(group: Group, plan: Plan) -> list[list[KernelText]]:
     """The kernels of a group that is no library call: a list for each of its stages."""
     writer = Writer()
     write = {LOOP: _write_loop, ROW: write_row, BLOCKS: write_blocks, COLUMN: write_column}[group.kind]
-    units, elements, extra = write(Elements(writer, group, plan))
+    members = Elements(writer, group, plan)
+    units, elements, extra = write(members)
+    if members.streams_results:
+        writer.depth = 1
+        writer.line("end_streams()")
     outside = {r.source for v in group.members for r in v.reads if r.source.kind != VIRTUAL} - set(group.members)
     each = cost.of_elements(group.members, [*outside, *plan.stored(group)])
     first = writer.finish(_stem(group), _doc(group), units, elements * each + extra)
@@ -87,15 +91,27 @@ def _write_places(elements: Elements, begin: str, end: str) -> None:
     """
     writer = elements.writer
     dear = cost.staged(elements.group.members, elements.inner)
-    if not dear:
+    if not dear and not elements.far:
         _write_stage(elements, f"range({begin}, {end})", partial(_write_body, elements), _interleaving(elements))
         return
     # Functions work on whole vectors.
-    strip = max(1, cost.strip(len(dear)) // _STRIP_UNIT) * _STRIP_UNIT
+    strip = max(1, cost.strip(len(dear) + len(elements.far)) // _STRIP_UNIT) * _STRIP_UNIT
+    if elements.far:
+        elements.open_pieces(elements.far[0], elements.own_row, begin, end, strip)
+    else:
+        writer.line(f"for first in range({begin}, {end}, {strip}):")
+        writer.depth += 1
+        writer.line(f"stop = min(first + {strip}, {end})")
+    elements.begin_stream(elements.far, strip)
+    _write_strip(elements, dear, strip)
+    elements.end_stream()
+    writer.depth -= 1
+
+
+def _write_strip(elements: Elements, dear: list[Value], strip: int) -> None:
+    """Writes the loops over a strip of at most so many places, one for each elementary function."""
+    writer = elements.writer
     scratch = Scratch(writer, strip)
-    writer.line(f"for first in range({begin}, {end}, {strip}):")
-    writer.depth += 1
-    writer.line(f"stop = min(first + {strip}, {end})")
     write = partial(_write_stage, elements, "range(first, stop)")
     functions = _functions(dear)
     # What depends on all others may be computed where the results are stored.
@@ -114,8 +130,8 @@ def _write_places(elements: Elements, begin: str, end: str) -> None:
                 sources = [r.source for r in value.reads]
                 write(partial(_keep, elements, scratch, value), _interleaving(elements), ready, sources)
                 kept[value] = scratch.load(value, value.dtype, "j - first")
-    write(partial(_write_body, elements), _interleaving(elements) if last else 1, kept, elements.stored)
-    writer.depth -= 1
+    side_by_side = _interleaving(elements) if last or not dear else 1
+    write(partial(_write_body, elements), side_by_side, kept, elements.stored)
 
 
 def _interleaving(elements: Elements) -> int:
@@ -198,9 +214,12 @@ def _write_tiles(elements: Elements) -> tuple[int, float, float]:
     writer.line("while top < hi:")
     writer.depth += 1
     writer.line(f"bottom = min(top + {TILE_ROWS}, hi, top + {run} - top % {run})")
-    writer.line(f"for first in range(0, {elements.n}, {TILE_COLUMNS}):")
-    writer.depth += 1
-    writer.line(f"stop = min(first + {TILE_COLUMNS}, {elements.n})")
+    if elements.far:
+        elements.open_pieces(elements.far[0], f"top * {elements.n}", "0", elements.n, TILE_COLUMNS)
+    else:
+        writer.line(f"for first in range(0, {elements.n}, {TILE_COLUMNS}):")
+        writer.depth += 1
+        writer.line(f"stop = min(first + {TILE_COLUMNS}, {elements.n})")
     writer.line("u = top")
     elements.start_rows("u")
     elements.begin_row()
@@ -210,11 +229,14 @@ def _write_tiles(elements: Elements) -> tuple[int, float, float]:
     elements.start_rows("u")
     elements.begin_row()
     elements.hoist(elements.group.members)
+    elements.begin_stream(elements.far, TILE_COLUMNS)
     writer.line("for j in range(first, stop):")
     writer.depth += 1
     writer.interleave(cost.interleaving(elements.group.members))
     _write_body(elements)
-    writer.depth -= 3
+    writer.depth -= 1
+    elements.end_stream()
+    writer.depth -= 2
     writer.line("top = bottom")
     return elements.rows, elements.inner, 3.0
 

@@ -31,6 +31,7 @@ _STACK_ALIGN = 64
 _X86 = ("x86_64", "i686", "amd64")
 _ARM = ("aarch64", "arm64")
 _ARCHITECTURE = llvm.get_process_triple().split("-")[0]
+IS_X86 = _ARCHITECTURE in _X86
 ARGS = types.CPointer(types.int64)
 """The numba type of a kernel's argument block."""
 

@@ -13,7 +13,7 @@ from tracejit.kernels.emit import internal_function
 from tracejit.kernels.gemm_code import Code, Word
 from tracejit.kernels.gemm_vectors import F32, F64, Lane, add_transpose
 
-TILE_ROWS, TILE_COLUMNS = 64, 32
+TILE_ROWS, TILE_COLUMNS = 64, 64
 """Rows and columns of a tile; a row of it takes TILE_COLUMNS elements."""
 TILED = {4: "f32", 8: "f64"}
 """How elements of a size in bytes are moved; smaller ones are read one by one."""

@@ -53,6 +53,11 @@ AHEAD, AHEAD_BYTES, LINE = 128, 1 << 20, 64
 take more memory than AHEAD_BYTES: visits that compute leave memory idle (softmax over 16 MB takes 0.6 of the time,
 over a matrix that the second cache holds 1.1)."""
 
+FAR_BYTES, FAR_ROW = 24 << 20, 2 << 10
+"""What a launch reads and writes from which on caches do not hold all of it, so that its results go past them: a line
+of a result is then neither read before it is written nor in the way of an operand (3 x + y over 16 MB takes 0.7 of the
+time). Rows of fewer bytes than FAR_ROW would leave too many lines that are written in parts."""
+
 RANDOM = 70.0
 """The work of a random number."""
 ADDITION, WORD = 0.02, 0.07
@@ -89,6 +94,11 @@ def shares(rows: int, inner: int, columns: int) -> bool:
 def is_short_row(columns: int) -> bool:
     """Whether rows are so short that a loop over them hardly fills a vector. A size that is open is not."""
     return isinstance(columns, int) and columns < SHORT_ROW
+
+
+def is_far(nbytes: int, row: int) -> bool:
+    """Whether results had better go past the caches: bytes that a launch moves, and those of a row. Open sizes: no."""
+    return isinstance(nbytes, int) and isinstance(row, int) and nbytes >= FAR_BYTES and row >= FAR_ROW
 
 
 def interleaving(members: list[Value]) -> int:
