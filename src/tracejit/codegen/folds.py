@@ -62,32 +62,31 @@ def _visit(elements: Elements, scratch: Scratch, rows: RowPlan, visit: Pass, pla
     elements.forget_places()
 
 
-def _visit_and_ask(elements: Elements, scratch: Scratch, rows: RowPlan, visit: Pass) -> None:
-    """A visit in pieces; before each the same piece of the next row is asked for, unless a cache holds all rows."""
+def _visit_and_ask(
+    elements: Elements, scratch: Scratch, rows: RowPlan, visit: Pass, begin: str, end: str, at: str, ahead: str
+) -> None:
+    """A visit in pieces; before each the piece `ahead` is asked for, unless a cache holds all rows."""
     writer, n, streams = elements.writer, elements.n, elements.streams()
-    if not streams:
-        _visit_all(elements, scratch, rows, visit)
-        return
     near = cost.AHEAD_BYTES // sum(size for _, size, _ in streams)
     reach = writer.given(f"min({n}, max(0, {writer.size(elements.rows)} * {n} - {near}))")
     elements.hoist([*visit.compute, *(v for v in visit.fold if v in rows.copied)])
     far = _far(elements, rows, visit)
     if far:
-        elements.open_pieces(far[0], elements.own_row, "0", n, cost.AHEAD)
+        elements.open_pieces(far[0], elements.own_row, begin, end, cost.AHEAD)
     else:
-        writer.line(f"for first in range(0, {n}, {cost.AHEAD}):")
+        writer.line(f"for first in range({begin}, {end}, {cost.AHEAD}):")
         writer.depth += 1
-        writer.line(f"stop = min(first + {cost.AHEAD}, {n})")
+        writer.line(f"stop = min(first + {cost.AHEAD}, {end})")
     for size in sorted({size for _, size, _ in streams}):
         writer.line(f"for k in range(first, min(stop, {reach}), {cost.LINE // size}):")
         writer.depth += 1
         for pointer, bytes_each, written in streams:
             if bytes_each == size:
                 purpose = "write" if written else "read"
-                writer.line(f"prefetch_to_{purpose}({pointer} + {size} * ({elements.own_row} + {n} + k))")
+                writer.line(f"prefetch_to_{purpose}({pointer} + {size} * ({elements.own_row} + {ahead} + k))")
         writer.depth -= 1
     elements.begin_stream(far, cost.AHEAD)
-    _visit(elements, scratch, rows, visit, "range(first, stop)", "j")
+    _visit(elements, scratch, rows, visit, "range(first, stop)", at)
     elements.end_stream()
     writer.depth -= 1
 
@@ -140,8 +139,8 @@ def write_row(elements: Elements) -> Costs:
     _write_row_values(elements, rows.before)
     dearest = max(rows.passes, key=lambda visit: cost.of_visit(visit.compute))
     for visit in rows.passes:
-        if visit is dearest and visit.compute:
-            _visit_and_ask(elements, scratch, rows, visit)
+        if visit is dearest and visit.compute and elements.streams():
+            _visit_and_ask(elements, scratch, rows, visit, "0", elements.n, "j", elements.n)
         else:
             _visit_all(elements, scratch, rows, visit)
         for value in visit.fold:
@@ -173,14 +172,17 @@ def write_blocks(elements: Elements) -> Costs:
     writer.line("for w in range(lo, hi):")
     writer.depth += 1
     writer.line(f"u = w // {blocks}")
-    writer.line(f"first = (w - u * {blocks}) * {cost.BLOCK}")
-    writer.line(f"stop = min(first + {cost.BLOCK}, {elements.n})")
+    writer.line(f"begin = (w - u * {blocks}) * {cost.BLOCK}")
+    writer.line(f"end = min(begin + {cost.BLOCK}, {elements.n})")
     elements.start_rows("u")
     elements.begin_row()
     (visit,) = rows.passes
-    _visit(elements, scratch, rows, visit, "range(first, stop)", "j - first")
+    if visit.compute and elements.streams():
+        _visit_and_ask(elements, scratch, rows, visit, "begin", "end", "j - begin", str(cost.BLOCK))
+    else:
+        _visit(elements, scratch, rows, visit, "range(begin, end)", "j - begin")
     for value in visit.fold:
-        text = _fold(elements, scratch, rows, value, "first", "stop - first")
+        text = _fold(elements, scratch, rows, value, "begin", "end - begin")
         writer.store(expression.folding(value.dtype), writer.pointer(plan.partials[value]), "w", text)
     return elements.rows * folded_blocks(group, group.reductions[0]), float(cost.BLOCK), 20.0
 
