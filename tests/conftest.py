@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
+import pytest
 
 # Before the first import of tracejit, which reads its settings once. Kept between runs; `make clean` removes it.
 os.environ.setdefault("TRACEJIT_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "kernels"))
 
 hypothesis.settings.register_profile("house", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("house")
+
+
+@pytest.fixture
+def no_gpu() -> Iterator[None]:
+    """A process without a GPU, also on a machine with one."""
+    from tests.cuda.standin import without_gpu
+
+    with without_gpu():
+        yield

@@ -12,6 +12,8 @@ import pytest
 
 import tracejit as tj
 
+pytestmark = pytest.mark.usefixtures("no_gpu")
+
 NAMES = """
 m.device('cpu')|m.device('cuda')|m.device('cuda:1')|m.device('cuda', 1)|m.device('cpu:0')|m.device(type='cpu', index=0)
 m.device(m.device('cpu'))|str(m.device('cuda', 1))|m.device('cpu').index|m.device('cpu') == 'cpu'

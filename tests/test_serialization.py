@@ -115,6 +115,7 @@ def test_a_small_view_makes_a_small_file() -> None:
     assert tuple(tj.load(file).shape) == (1000,)
 
 
+@pytest.mark.usefixtures("no_gpu")
 def test_files_and_paths(tmp_path: Path) -> None:
     for path in (tmp_path / "a.tj", str(tmp_path / "b.tj")):
         tj.save([1], path)

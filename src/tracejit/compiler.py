@@ -66,6 +66,11 @@ class KernelInfo:
     kernel: Kernel
     launches: int
 
+    @property
+    def symbol(self) -> str:
+        """What tells the kernel from every other one."""
+        return self.kernel.symbol
+
 
 @dataclass(frozen=True, slots=True)
 class GroupInfo:

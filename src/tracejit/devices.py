@@ -1,11 +1,13 @@
 """Devices: where tensors are, as PyTorch names it.
 
 In: what users write as a device. Out: `device` objects, and `require`, which refuses those that are not there.
-Must not know: tensors.
+Must not know: tensors, drivers; who knows what is there says so with `install`.
 """
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from typing import Any, cast
 
 TYPES = ("cpu", "cuda", "xpu", "mps", "meta")
@@ -15,8 +17,8 @@ _known: dict[tuple[str, int | None], device] = {}
 class device:
     """The name of a device: a type, and a number where there may be several.
 
-    Edge: a device may be named that is not there; tensors can only be made on the CPU. Two devices are equal if type
-    and number are, so ``device("cpu") != device("cpu:0")``, and neither equals a string.
+    Edge: a device may be named that is not there. Two devices are equal if type and number are, so
+    ``device("cpu") != device("cpu:0")``, and neither equals a string.
     Raises: RuntimeError for a type that is none; TypeError for anything but a name and a number.
 
     >>> device("cuda:1").type, device("cuda:1").index, device("cpu").index
@@ -59,17 +61,19 @@ class device:
         return device, (self.type, self.index)
 
     def __enter__(self) -> device:
-        """Make tensors here while the block runs: only the CPU can be entered, where they are made anyway."""
-        require(self)
+        """Make tensors here while the block runs, in this thread."""
+        _choose([*_chosen(), require(self)])
         return self
 
     def __exit__(self, *exception: object) -> None:
-        return None
+        _choose(_chosen()[:-1])
 
 
 def _parsed(name: Any, index: Any) -> tuple[str, int | None]:
     if isinstance(name, int) and not isinstance(name, bool):
-        raise RuntimeError("Cannot access accelerator device when none is available.")
+        if index is not None:
+            raise TypeError("device(): expected the name of a device before its index")
+        return str(_accelerator()), name
     if not isinstance(name, str):
         raise TypeError(f"device(): expected the name of a device, such as 'cpu', got {type(name).__name__}")
     kind, colon, number = name.partition(":")
@@ -89,36 +93,71 @@ def _parsed(name: Any, index: Any) -> tuple[str, int | None]:
 
 
 CPU = device("cpu")
-"""Where all tensors are."""
+"""Where tensors are unless something else is asked for."""
+CUDA = device("cuda", 0)
+"""The GPU that tensors can be on."""
 
 
-def require(where: Any) -> None:
-    """Refuse a device on which no tensor can be; None is whatever device is the default.
+_find: Callable[[device], device]
+_accelerator: Callable[[], str]
+_defaults = threading.local()
+_changed = False
+"""Whether anybody ever chose a default device: most processes need not ask their threads."""
 
-    Raises: RuntimeError naming the device; what `device` raises for a name that is none.
+
+def install(find: Callable[[device], device], accelerator: Callable[[], str]) -> None:
+    """Say who finds the devices beside the CPU.
+
+    `find` gives the device that tensors are on for the one that was named, or raises RuntimeError. `accelerator` gives
+    the type of a device that is only a number, or raises RuntimeError.
     """
-    if where is None or where is CPU:
-        return
+    global _find, _accelerator
+    _find, _accelerator = find, accelerator
+
+
+def _chosen() -> list[device]:
+    found: list[device] = getattr(_defaults, "stack", [])
+    return found
+
+
+def _choose(stack: list[device]) -> None:
+    global _changed  # noqa: PLW0603 - set once, by the first choice of the process
+    _changed = True
+    _defaults.stack = stack
+
+
+def was_chosen() -> bool:
+    """Whether anybody ever chose a default device."""
+    return _changed
+
+
+def require(where: Any) -> device:
+    """The device on which tensors will be that are asked for on `where`; None is whatever device is the default.
+
+    Raises: RuntimeError naming the device if no tensor can be there; what `device` raises for a name that is none.
+    """
+    if where is CPU:
+        return CPU
+    if where is None:
+        return get_default_device() if _changed else CPU
     named = device(where)
-    if named.type != "cpu":
-        raise RuntimeError(
-            f"device '{named}' is not available: tensors live on the CPU (device='cpu'); "
-            "tracejit.cuda.is_available() says whether there is a GPU to compute on"
-        )
+    return CPU if named.type == "cpu" else _find(named)
 
 
 def get_default_device() -> device:
-    """The device on which tensors are made: the CPU.
+    """The device on which this thread makes tensors.
 
     >>> get_default_device()
     device(type='cpu')
     """
-    return CPU
+    stack = _chosen()
+    return stack[-1] if stack else CPU
 
 
 def set_default_device(where: Any) -> None:
-    """Make tensors on this device from now on: only the CPU can be chosen.
+    """Make tensors on this device from now on, in this thread; None is the CPU.
 
-    Raises: RuntimeError for another device.
+    Raises: RuntimeError for a device that is not there.
     """
-    require(where)
+    stack = _chosen()
+    _choose([*stack[:-1], CPU if where is None else require(where)])

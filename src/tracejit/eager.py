@@ -29,6 +29,7 @@ from tracejit.kernels.fold import STEPS_IN_NUMPY, fold_in_numpy
 from tracejit.kernels.template import lanes
 from tracejit.ops import Op, ops
 from tracejit.runtime.build import build
+from tracejit.runtime.cuda.array import DeviceArray, OnGpu
 from tracejit.runtime.team import address_of, launch
 from tracejit.schedule.cost import BLOCK, COLUMN_ROWS
 from tracejit.schedule.plan import make_plan
@@ -85,7 +86,7 @@ class _Flat:
                 inputs.append(nodes.input(len(inputs), Aval((_SAMPLE,), FROM_NUMPY[a.dtype])))
                 operands.append(inputs[-1])
             else:
-                scalars.append(_number_kind(a))
+                scalars.append(number_kind(a))
                 operands.append(nodes.scalar(len(scalars) - 1, scalars[-1]))
         out = nodes.make(op, tuple(operands))
         plan = make_plan(Graph(tuple(inputs), tuple(scalars), (out,), name=op.name), plan_call)
@@ -122,7 +123,8 @@ def is_rare(key: Any) -> bool:
     return uses <= _NUMPY_USES
 
 
-def _number_kind(value: Any) -> str:
+def number_kind(value: Any) -> str:
+    """Whether a number is a run-time float ("f") or whole number ("i") of a program."""
     return "f" if isinstance(value, (float, np.floating)) else "i"
 
 
@@ -243,7 +245,7 @@ class _Single:
                 inputs.append(nodes.input(len(inputs), Aval(a.shape, FROM_NUMPY[a.dtype]), strides))
                 operands.append(inputs[-1])
             else:
-                scalars.append(_number_kind(a))
+                scalars.append(number_kind(a))
                 operands.append(nodes.scalar(len(scalars) - 1, scalars[-1]))
         out = nodes.make(op, tuple(operands), attrs)
         outs = (out,) if isinstance(out.aval, Aval) else tuple(nodes.item(out, k) for k in range(len(out.aval or ())))
@@ -267,7 +269,7 @@ def _run_program(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
             key += (a.shape, a.dtype.num, a.strides)
         else:
             numbers.append(a)
-            key.append(_number_kind(a))
+            key.append(number_kind(a))
     found = _programs.get(tuple(key))
     if found is None:
         alike = op.exact or op.family == "reduction"
@@ -280,7 +282,7 @@ def _run_program(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
         found = _programs[tuple(key)] = _Single(op, args, attrs)
     outs = [np.empty(shape, kind) for shape, kind in found.results]
     arrays += outs
-    scalars = np.array([_word(number) for number in numbers], np.int64) if numbers else _NO_SCALARS
+    scalars = np.array([word(number) for number in numbers], np.int64) if numbers else _NO_SCALARS
     if found.run(np.array([address_of(a) for a in arrays], np.int64), scalars):
         # The record's function looks at the places again and says which is wrong.
         _numpy(op, args, attrs)
@@ -311,9 +313,9 @@ def _reduce_in_numpy(op: Op, x: np.ndarray, dim: int) -> np.ndarray | None:
         return np.array(result.reshape(x.shape[:dim] + x.shape[dim + 1 :]), x.dtype, order="C")
 
 
-def _word(number: Any) -> int:
+def word(number: Any) -> int:
     """The 64 bits of a number as an int64: seeds may be from 2**63 on."""
-    if _number_kind(number) == "f":
+    if number_kind(number) == "f":
         return int(np.float64(number).view(np.int64))
     return (int(number) + (1 << 63)) % (1 << 64) - (1 << 63)
 
@@ -358,7 +360,8 @@ def run_op(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     """What one operation gives on arrays and Python numbers: an array, or a tuple of arrays.
 
     DType: as the record's typing rule says.
-    Raises: what the record's NumPy function raises, such as IndexError for a place out of range.
+    Raises: what the record's NumPy function raises, such as IndexError for a place out of range; OnGpu where it is not
+    for the CPU to do.
     Cost: about 1 us beyond NumPy or the kernel; more at the first call with a new layout.
 
     >>> from tracejit.ops import ops
@@ -375,4 +378,6 @@ def run_op(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
         finally:
             _reset(token)
         return result if type(result) is np.ndarray else np.asarray(result)
+    if DeviceArray.used and (op.origin is not None or DeviceArray in map(type, args)):
+        raise OnGpu(op.name)
     return _RUNNERS.get(op.family, _numpy)(op, args, attrs)

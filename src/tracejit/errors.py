@@ -54,3 +54,7 @@ class CudaError(TracejitError, RuntimeError):
 
 class CudaOutOfMemoryError(CudaError):
     """A GPU has not the memory that was asked for."""
+
+
+class CudaNotReadyError(CudaError):
+    """Something that was asked of a GPU is not done yet."""

@@ -1,20 +1,33 @@
 """The pipeline for a GPU: from a graph to a program of a device.
 
-In: a graph, a context and a pool of its device. Out: `DeviceProgram`.
+In: a graph, a context and a pool of its device. Out: `DeviceProgram`, or `GpuCompiled`, which takes and gives what a
+CPU's `Compiled` does.
 Must not know: tensors, autograd, traces.
 """
 
 from __future__ import annotations
 
+import ctypes
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
 from tracejit.codegen.cuda.generate import generate
+from tracejit.codegen.cuda.text import CudaText
 from tracejit.codegen.library import plan_call
-from tracejit.compiler import plan_graph
+from tracejit.compiler import GroupInfo, Notes, plan_graph
+from tracejit.errors import CudaError
 from tracejit.ir.graph import Graph
+from tracejit.passes.pipeline import Report
+from tracejit.runtime.cuda.array import DeviceArray
 from tracejit.runtime.cuda.driver import Context
-from tracejit.runtime.cuda.memory import Pool
+from tracejit.runtime.cuda.gpu import Gpu
+from tracejit.runtime.cuda.memory import Block, Pool
 from tracejit.runtime.cuda.program import DeviceProgram, Work
 from tracejit.schedule.groups import CALL, Group
-from tracejit.schedule.plan import Plan
+from tracejit.schedule.plan import Plan, fails
 
 
 def compile_for_gpu(graph: Graph, context: Context, pool: Pool) -> DeviceProgram:
@@ -23,16 +36,127 @@ def compile_for_gpu(graph: Graph, context: Context, pool: Pool) -> DeviceProgram
     Raises: NotImplementedError naming a library operation that has no kernels for a GPU.
     """
     plan = plan_graph(graph, plan_call)[0]
+    return DeviceProgram(context, pool, _stages(plan), plan.arena_bytes, len(graph.scalars))
+
+
+def _stages(plan: Plan) -> list[list[Work]]:
     stages: list[list[Work]] = [[] for _ in range(plan.stages)]
     for group in plan.groups:
         # Memory is used again from stage to stage, so the order of stages is that of the launches.
         for step, work in enumerate(_work(group, plan), plan.stage[group]):
             stages[step] += work
-    return DeviceProgram(context, pool, stages, plan.arena_bytes, len(graph.scalars))
+    return stages
 
 
 def _work(group: Group, plan: Plan) -> list[list[Work]]:
     wide = generate(group, plan)
     # What the library has promises nothing about where operands begin.
     plain = wide if group.kind == CALL else generate(group, plan, vectors=False)
-    return [[Work(*both) for both in zip(*stage, strict=True)] for stage in zip(wide, plain, strict=True)]
+    home = any(v in plan.storage and plan.storage[v].kind == "input" for v in plan.stored(group))
+    return [
+        [Work(*both, fails(group), home) for both in zip(*stage, strict=True)]
+        for stage in zip(wide, plain, strict=True)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class GpuKernelInfo:
+    """One distinct kernel: what it computes, its text, and how many launches use it."""
+
+    name: str
+    doc: str
+    text: str
+    symbol: str
+    launches: int
+
+
+@dataclass(slots=True)
+class GpuCompiled:
+    """A graph compiled for a GPU: what `compiler.Compiled` is for the CPU.
+
+    `hosts` are the inputs that are single numbers in the host's memory.
+    """
+
+    machine: Gpu
+    program: DeviceProgram
+    kernels: list[GpuKernelInfo]
+    launches: int
+    stages: int
+    arena_bytes: int
+    seconds: dict[str, float]
+    source: Graph = field(repr=False)
+    notes: Notes = field(repr=False)
+    hosts: list[tuple[int, int, Block]] = field(repr=False)
+    releases = True
+
+    @property
+    def graph(self) -> Graph:
+        """The graph that passes left."""
+        return self.notes.graph
+
+    @property
+    def report(self) -> Report:
+        """What the passes did."""
+        return self.notes.report
+
+    @property
+    def groups(self) -> list[GroupInfo]:
+        """The groups in the order of their stages."""
+        return self.notes.groups
+
+    def empty(self, shape: tuple[int, ...], kind: np.dtype) -> DeviceArray:
+        """Memory for a result."""
+        return self.machine.empty(shape, kind)
+
+    def run(self, pointers: np.ndarray, scalars: np.ndarray) -> int:
+        """Asks for one run: addresses and scalars as those of `Compiled.run`; 0 or an error code, with nothing changed.
+
+        Cost: waits for the kernels that may find something wrong.
+        """
+        try:
+            return self._run(pointers, scalars)
+        except CudaError as error:
+            error.add_note(f"found when the program of {self.source.name} was asked for, or what came before it")
+            raise
+
+    def _run(self, pointers: np.ndarray, scalars: np.ndarray) -> int:
+        graph, machine = self.source, self.machine
+        inputs = len(graph.inputs)
+        addresses = pointers.tolist()
+        for place, nbytes, block in self.hosts:
+            number = np.frombuffer(ctypes.string_at(addresses[place], nbytes), np.uint8)
+            machine.context.put(block.address, number)
+            addresses[place] = block.address
+        given, outputs = addresses[:inputs], addresses[inputs : inputs + len(graph.outputs)]
+        for output, place in graph.homes.items():
+            outputs[output] = given[place]
+        return self.program.run(given, outputs, scalars[: len(graph.scalars)])
+
+
+def compile_region(graph: Graph, machine: Gpu, hosts: Sequence[bool]) -> GpuCompiled:
+    """Compiles a graph whose inputs are in the GPU's memory but for `hosts`, which are single numbers of the host.
+
+    Raises: NotImplementedError naming a library operation that has no kernels for a GPU.
+    """
+    for node, host in zip(graph.inputs, hosts, strict=True):
+        if host and node.shape:
+            raise NotImplementedError("a tensor of the host's memory is beside those on the GPU")
+    begin = time.perf_counter()
+    plan, notes = plan_graph(graph, plan_call)
+    stages = _stages(plan)
+    program = DeviceProgram(machine.context, machine.pool, stages, plan.arena_bytes, len(graph.scalars))
+    alike: dict[str, list[CudaText]] = {}
+    for stage in stages:
+        for work in stage:
+            alike.setdefault(f"{work.kernel.name} {work.kernel.text}", []).append(work.kernel)
+    kernels = [GpuKernelInfo(k[0].name, k[0].doc, k[0].text, key, len(k)) for key, k in alike.items()]
+    blocks = [
+        (place, node.dtype.itemsize, machine.pool.allocate(node.dtype.itemsize))
+        for place, (node, host) in enumerate(zip(graph.inputs, hosts, strict=True))
+        if host
+    ]
+    seconds = {"all": time.perf_counter() - begin}
+    launches = sum(k.launches for k in kernels)
+    return GpuCompiled(
+        machine, program, kernels, launches, plan.stages, plan.arena_bytes, seconds, graph, notes, blocks
+    )

@@ -22,9 +22,10 @@ from typing import IO, Any
 import numpy as np
 
 from tracejit import dtypes
-from tracejit.devices import require
+from tracejit.devices import CPU, device, require
 from tracejit.nn.parameter import Parameter
 from tracejit.tensor import Size, Tensor, from_numpy
+from tracejit.tensor.transfer import as_laid_out
 
 __all__ = ["load", "save"]
 
@@ -84,14 +85,18 @@ def load(f: _File, map_location: Any = None, *, weights_only: bool = True) -> An
     With ``weights_only`` a file may hold containers, numbers, strings, dtypes and tensors and nothing else; without,
     it may run any code, so use that only for files that you trust.
 
+    Tensors come to the device that they were on, or where ``map_location`` says: a device for all of them, or a dict
+    from those that they were on.
+
     Edge: nothing is returned unless all of the file could be read.
-    Raises: RuntimeError for a file that is cut off, damaged or of another kind; pickle.UnpicklingError for content
-    that ``weights_only`` does not admit or a ``map_location`` other than the CPU; NotImplementedError for a function.
+    Raises: RuntimeError for a file that is cut off, damaged or of another kind, and for a device that is not there;
+    pickle.UnpicklingError for content that ``weights_only`` does not admit; NotImplementedError for a function.
     """
     if callable(map_location):
         raise NotImplementedError("load: a function as map_location is not supported; pass 'cpu' or a device")
     for where in map_location.values() if isinstance(map_location, dict) else (map_location,):
-        require(where)
+        if where is not None:
+            require(where)
     try:
         with zipfile.ZipFile(f) as archive:
             if archive.read("format").decode() != _FORMAT:
@@ -102,7 +107,9 @@ def load(f: _File, map_location: Any = None, *, weights_only: bool = True) -> An
                 raise RuntimeError(f"load: the file was written on a {table['byteorder']}-endian machine")
             # read() checks each entry's sum, so nothing below sees damaged elements.
             payloads = [bytearray(archive.read(f"data/{k}")) for k in range(table["payloads"])]
-        tensors = [_restore(entry, payloads) for entry in table["tensors"]]
+        places = [_place(entry.get("device", "cpu"), map_location) for entry in table["tensors"]]
+        there: dict[tuple[int, str, str], Tensor] = {}
+        tensors = [_restore(e, payloads, where, there) for e, where in zip(table["tensors"], places, strict=True)]
     except (zipfile.BadZipFile, EOFError, KeyError, ValueError, TypeError, IndexError) as error:
         raise RuntimeError(f"load: {_name(f)} is damaged, cut off, or no file that save wrote ({error})") from error
     unpickler = (_PlainUnpickler if weights_only else _Unpickler)(io.BytesIO(structure))
@@ -169,6 +176,7 @@ def _lay_out(tensors: list[Tensor]) -> tuple[dict[str, Any], list[Any]]:
     entries: list[dict[str, Any]] = [{} for _ in tensors]
     spans: list[_Span] = []
     for number, tensor in enumerate(tensors):
+        # Not a copy on the CPU: tensors that overlap in memory are to be found.
         array = tensor.detach()._data()
         entries[number] = {
             "class": type(tensor).__name__,
@@ -176,6 +184,8 @@ def _lay_out(tensors: list[Tensor]) -> tuple[dict[str, Any], list[Any]]:
             "dtype": array.dtype.name,
             "shape": list(array.shape),
         }
+        if tensor.is_cuda:
+            entries[number]["device"] = str(tensor.device)
         reach = sum((size - 1) * stride for size, stride in zip(array.shape, array.strides, strict=True))
         low = array.__array_interface__["data"][0]
         high = low + reach + array.itemsize if array.size else low
@@ -236,10 +246,33 @@ def _write(file: Any, structure: bytes, table: dict[str, Any], payloads: list[An
             archive.writestr(f"data/{number}", payload.tobytes())
 
 
-def _restore(entry: dict[str, Any], payloads: list[bytearray]) -> Tensor:
+def _place(saved: str, map_location: Any) -> device:
+    """Where a tensor goes that was saved on a device."""
+    if isinstance(map_location, dict):
+        map_location = next((to for name, to in map_location.items() if str(name) == saved), None)
+    if map_location is not None:
+        return require(map_location)
+    try:
+        return require(saved)
+    except RuntimeError as error:
+        raise RuntimeError(
+            "Attempting to deserialize object on a CUDA device but tracejit.cuda.is_available() is False. If you are "
+            "running on a CPU-only machine, please use tracejit.load with map_location=tracejit.device('cpu') to map "
+            "your storages to the CPU."
+        ) from error
+
+
+def _restore(
+    entry: dict[str, Any], payloads: list[bytearray], where: device, there: dict[tuple[int, str, str], Tensor]
+) -> Tensor:
+    """A tensor of the file; `there` are the payloads that were copied to another device, each once."""
     kind = dtypes.BY_NAME[entry["dtype"]].np
     shape, strides, offset = tuple(entry["shape"]), tuple(entry["strides"]), entry["offset"]
     memory = np.frombuffer(payloads[entry["payload"]], kind)
+    if where is not CPU:
+        key = entry["payload"], entry["dtype"], str(where)
+        if key not in there:
+            there[key] = from_numpy(memory).to(where)
     if math.prod(shape):
         last = offset + sum((size - 1) * step for size, step in zip(shape, strides, strict=True))
         if min((offset, *shape, *strides)) < 0 or last >= memory.size:
@@ -248,6 +281,8 @@ def _restore(entry: dict[str, Any], payloads: list[bytearray]) -> Tensor:
     else:
         array = np.empty(shape, kind)
     tensor = from_numpy(array)
+    if where is not CPU:
+        tensor = as_laid_out(there[key], shape, strides, offset)
     if entry["class"] == "Parameter":
         return Parameter(tensor, entry["requires_grad"])
     return tensor.requires_grad_(entry["requires_grad"])

@@ -1,4 +1,8 @@
-"""The CUDA driver's library on the PTX machine: what `runtime/cuda` asks of libcuda, with its order of arguments."""
+"""The CUDA driver's library on the PTX machine: what `runtime/cuda` asks of libcuda, with its order of arguments.
+
+It is asynchronous as a GPU is: what goes to the stream is done when somebody waits for it, and not before. So whoever
+reads memory without having waited finds what was there.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,13 @@ from typing import Any
 
 from tests.cuda.machine import Device, Module, launch, parse
 
-OUT_OF_MEMORY, INVALID_VALUE, NO_DEVICE, INVALID_PTX, INVALID_CONTEXT = 2, 1, 100, 218, 201
+OUT_OF_MEMORY, INVALID_VALUE, NO_DEVICE, INVALID_PTX, INVALID_CONTEXT, NOT_READY = 2, 1, 100, 218, 201, 600
 _NAMES = {
     OUT_OF_MEMORY: b"CUDA_ERROR_OUT_OF_MEMORY", INVALID_VALUE: b"CUDA_ERROR_INVALID_VALUE",
     NO_DEVICE: b"CUDA_ERROR_NO_DEVICE", INVALID_PTX: b"CUDA_ERROR_INVALID_PTX",
-    INVALID_CONTEXT: b"CUDA_ERROR_INVALID_CONTEXT",
+    INVALID_CONTEXT: b"CUDA_ERROR_INVALID_CONTEXT", NOT_READY: b"CUDA_ERROR_NOT_READY",
 }  # fmt: skip
+_NOT_IN_CAPTURES = ("cuMemAllocManaged", "cuMemFree_v2", "cuStreamSynchronize", "cuEventSynchronize")
 MARK = b"machine code: "
 """What the linker puts before PTX."""
 
@@ -24,14 +29,21 @@ def _number(value: Any) -> int:
 
 
 class Library:
-    """One GPU of so many bytes. `calls` counts what was asked for."""
+    """One GPU of so many bytes. `calls` counts what was asked for, `queue` is what was not done yet.
 
-    def __init__(self, memory: int = 1 << 20, devices: int = 1, capability: int = 90) -> None:
-        self.memory, self.count, self.capability = memory, devices, capability
+    Memory is at addresses that the host can read, as managed memory is.
+    """
+
+    def __init__(self, memory: int = 1 << 20, devices: int = 1, capability: int = 90, managed: bool = True) -> None:
+        self.memory, self.count, self.capability, self.managed = memory, devices, capability, managed
+        self.queue: list[Callable[[], None]] = []
         self.machine = Device(4 * memory)
         self.calls: Counter[str] = Counter()
         self.held: dict[int, int] = {}
         self._entered = False
+        self._clock = 0.0
+        self._pinned: list[Any] = []
+        self._events: list[float | None] = []
         self._modules: list[Module] = []
         self._graphs: list[list[Callable[[], None]]] = []
         self._capture: list[Callable[[], None]] | None = None
@@ -44,7 +56,7 @@ class Library:
 
         def call(*arguments: Any) -> int:
             self.calls[name] += 1
-            if self._capture is not None and name in ("cuMemAlloc_v2", "cuStreamSynchronize", "cuMemFree_v2"):
+            if self._capture is not None and name in _NOT_IN_CAPTURES:
                 return INVALID_VALUE
             return function(*arguments) or 0
 
@@ -70,7 +82,9 @@ class Library:
         text.value = b"PTX machine"
 
     def _DeviceGetAttribute(self, out: Any, attribute: Any, device: Any) -> None:
-        out._obj.value = {75: self.capability // 10, 76: self.capability % 10}[_number(attribute)]
+        out._obj.value = {75: self.capability // 10, 76: self.capability % 10, 89: int(self.managed), 16: 7}[
+            _number(attribute)
+        ]
 
     def _DeviceTotalMem(self, out: Any, device: Any) -> None:
         out._obj.value = self.memory
@@ -82,16 +96,26 @@ class Library:
         assert _number(context) == 7
         self._entered = True
 
-    def _MemAlloc(self, out: Any, size: Any) -> int:
+    def _MemPrefetchAsync(self, address: Any, size: Any, device: Any, stream: Any) -> int:
+        return 0 if self.held.get(_number(address)) == _number(size) else INVALID_VALUE
+
+    def _MemAllocManaged(self, out: Any, size: Any, flags: Any) -> int:
+        assert _number(flags) == 1
         if not self._entered:
             return INVALID_CONTEXT
         if sum(self.held.values()) + _number(size) > self.memory:
             return OUT_OF_MEMORY
         # The machine's own buffers begin at odd multiples of a gap.
         address = self.machine.room(_number(size))
+        # The host may write there, too, so the machine cannot tell what was never written; it is not what anyone wants.
+        self.machine.put(address, b"\xff" * _number(size))
         self.held[address] = _number(size)
         out._obj.value = address
         return 0
+
+    def _MemAllocHost(self, out: Any, size: Any) -> None:
+        self._pinned.append(ctypes.create_string_buffer(_number(size)))
+        out._obj.value = ctypes.addressof(self._pinned[-1])
 
     def _MemFree(self, address: Any) -> int:
         return INVALID_VALUE if self.held.pop(_number(address), None) is None else 0
@@ -100,29 +124,72 @@ class Library:
         free._obj.value, total._obj.value = self.memory - sum(self.held.values()), self.memory
 
     def _MemcpyHtoDAsync(self, target: Any, source: Any, size: Any, stream: Any) -> None:
-        self.machine.put(_number(target), ctypes.string_at(source, _number(size)))
+        # As the driver does with memory that is not pinned, it is read now.
+        data = ctypes.string_at(source, _number(size))
+        self._do(lambda: self.machine.put(_number(target), data))
 
     def _MemcpyDtoHAsync(self, target: Any, source: Any, size: Any, stream: Any) -> None:
-        ctypes.memmove(target, self.machine.get(_number(source), _number(size)), _number(size))
+        def work() -> None:
+            ctypes.memmove(target, self.machine.get(_number(source), _number(size)), _number(size))
+
+        self._do(work)
 
     def _MemcpyDtoDAsync(self, target: Any, source: Any, size: Any, stream: Any) -> None:
-        self.machine.put(_number(target), self.machine.get(_number(source), _number(size)))
+        self._do(lambda: self.machine.put(_number(target), self.machine.get(_number(source), _number(size))))
 
     def _MemsetD8Async(self, target: Any, value: Any, size: Any, stream: Any) -> None:
         work = lambda: self.machine.put(_number(target), bytes([_number(value)]) * _number(size))  # noqa: E731
         self._do(work)
 
     def _do(self, work: Callable[[], None]) -> None:
-        if self._capture is None:
-            work()
-        else:
-            self._capture.append(work)
+        (self.queue if self._capture is None else self._capture).append(work)
 
     def _StreamCreate(self, out: Any, flags: Any) -> None:
         out._obj.value = 5
 
+    def _StreamQuery(self, stream: Any) -> int:
+        return NOT_READY if self.queue else 0
+
+    def _EventCreate(self, out: Any, flags: Any) -> None:
+        # Of each event: the time on the machine's clock when it was passed, which goes on with each request.
+        self._events.append(None)
+        out._obj.value = len(self._events)
+
+    def _EventRecord(self, event: Any, stream: Any) -> None:
+        place = _number(event) - 1
+        self._events[place] = None
+
+        def work() -> None:
+            self._clock += 1
+            self._events[place] = self._clock
+
+        self._do(work)
+
+    def _EventSynchronize(self, event: Any) -> None:
+        self.work_off()
+
+    def _EventQuery(self, event: Any) -> int:
+        return NOT_READY if self._events[_number(event) - 1] is None else 0
+
+    def _EventElapsedTime(self, out: Any, first: Any, last: Any) -> int:
+        times = [self._events[_number(event) - 1] for event in (first, last)]
+        if None in times:
+            return NOT_READY
+        out._obj.value = times[1] - times[0]
+        return 0
+
+    def _EventDestroy(self, event: Any) -> None:
+        assert _number(event) <= len(self._events)
+
     def _StreamSynchronize(self, stream: Any) -> None:
         assert _number(stream) == 5
+        self.work_off()
+
+    def work_off(self) -> None:
+        """Does what was asked for."""
+        queue, self.queue = self.queue, []
+        for work in queue:
+            work()
 
     def _LinkCreate(self, count: Any, options: Any, values: Any, out: Any) -> None:
         out._obj.value = 3
@@ -180,5 +247,4 @@ class Library:
         self._graphs[_number(graph) - 1] = []
 
     def _GraphLaunch(self, graph: Any, stream: Any) -> None:
-        for work in self._graphs[_number(graph) - 1]:
-            work()
+        self.queue += self._graphs[_number(graph) - 1]

@@ -16,7 +16,9 @@ import numpy as np
 from tests.cuda.instructions import UnknownInstruction, compute, raw_type, written
 from tracejit.kernels.cuda.threads import WARP
 
-BASE, GAP = 1 << 20, 256
+GAP = 256
+ALIGNMENT = 512
+"""Of the first buffer's address, up to a gap."""
 PARAMETERS = 1 << 40
 _NOBODY, _SEVERAL = -1, -2
 _ANYTHING = 0xC0DE_5A5A_4321_BEE7
@@ -144,12 +146,16 @@ class _Memory:
 
 
 class Device(_Memory):
-    """Global memory, in which each buffer stands alone."""
+    """Global memory, in which each buffer stands alone. Addresses are those that the memory has on this machine."""
 
     def __init__(self, size: int) -> None:
-        super().__init__(size)
+        super().__init__(size + ALIGNMENT)
+        self._bytes = self._bytes[-self._bytes.ctypes.data % ALIGNMENT :]
+        self.base = self._bytes.ctypes.data
         self._valid = np.zeros(size, bool)
         self._end = 0
+        # Where threads came by since a launch began.
+        self._visited: list[np.ndarray] = []
 
     def room(self, nbytes: int, misaligned: int = 0) -> int:
         """The address of a new buffer whose content is unknown."""
@@ -159,29 +165,31 @@ class Device(_Memory):
         if self._end > self._bytes.size:
             raise MemoryError("the machine's memory is too small")
         self._valid[start : start + nbytes] = True
-        return BASE + start
+        return self.base + start
 
     def put(self, address: int, data: bytes) -> None:
         """Copies to memory."""
-        at = address - BASE
+        at = address - self.base
         self._bytes[at : at + len(data)] = np.frombuffer(data, np.uint8)
         self._known[at : at + len(data)] = True
 
     def get(self, address: int, nbytes: int) -> bytes:
         """Copies from memory, all of which must have been written."""
-        at = address - BASE
+        at = address - self.base
         if not self._known[at : at + nbytes].all():
             raise Fault("a result that was not written")
         return self._bytes[at : at + nbytes].tobytes()
 
     def begin(self) -> None:
         """Forgets which threads came by: a launch begins."""
-        self._writer[: self._end] = self._reader[: self._end] = _NOBODY
+        for places in self._visited:
+            self._writer[places] = self._reader[places] = _NOBODY
+        self._visited.clear()
 
     def _places(self, addresses: np.ndarray, size: int, access: int) -> np.ndarray:
         if (addresses % access).any():
             raise Fault(f"an access of {access} bytes at an address that is no multiple of it")
-        first = addresses.astype(np.int64) - BASE
+        first = addresses.astype(np.int64) - self.base
         if ((first < 0) | (first > self._bytes.size - size)).any():
             raise Fault("an access outside of memory")
         places: np.ndarray = first[:, None] + np.arange(size)
@@ -191,7 +199,9 @@ class Device(_Memory):
 
     def load(self, addresses: np.ndarray, size: int, access: int, threads: np.ndarray) -> np.ndarray:
         """Rows of `size` bytes."""
-        return self._read(self._places(addresses, size, access), threads)
+        places = self._places(addresses, size, access)
+        self._visited.append(places)
+        return self._read(places, threads)
 
     def load_atomic(self, addresses: np.ndarray, size: int) -> np.ndarray:
         """Rows of `size` bytes that other threads may be changing."""
@@ -206,7 +216,9 @@ class Device(_Memory):
 
     def store(self, addresses: np.ndarray, rows: np.ndarray, access: int, threads: np.ndarray) -> None:
         """Writes rows of bytes."""
-        self._write(self._places(addresses, rows.shape[1], access), rows, threads)
+        places = self._places(addresses, rows.shape[1], access)
+        self._visited.append(places)
+        self._write(places, rows, threads)
 
 
 class _Shared(_Memory):

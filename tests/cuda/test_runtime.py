@@ -71,7 +71,7 @@ def test_blocks_are_used_again() -> None:
     gc.collect()
     again = pool.allocate(1000)
     assert again.address == address
-    assert library.calls["cuMemAlloc_v2"] == 1
+    assert library.calls["cuMemAllocManaged"] == 1
     other = pool.allocate(3000)
     assert (pool.allocated, pool.most_allocated, pool.reserved) == (1024 + 3072, 1024 + 3072, 1024 + 3072)
     del again, other
@@ -223,7 +223,7 @@ def test_kernels_are_captured_without_being_run() -> None:
     before = [case.run(0.0, outputs)[k].copy() for k in (0, 1)]
     addresses = [case.inputs[0], case.inputs[2], *(b.address for b in outputs)]
     binding = case.program._bindings[(*case.inputs, *addresses)]
-    graph = case.context.capture(lambda: case.program._launch(binding))
+    graph = case.context.capture(lambda: case.program._launch(binding.parts[0]))
     after = [np.empty_like(a) for a in before]
     case.context.take(after[0], case.inputs[0])
     assert same_bits(after[0], before[0])
@@ -260,7 +260,9 @@ def test_the_doctor_runs_kernels_on_each_gpu(monkeypatch: pytest.MonkeyPatch) ->
     library = Library(devices=2)
     monkeypatch.setattr(doctor, "driver", lambda: Driver(library))
     out = str(list(doctor.gpus()))
-    assert out.count("PTX machine, compute capability 9.0, 0.0 GiB, CUDA 13.0; not used by tensors") == 2
+    described = "PTX machine, compute capability 9.0, 0.0 GiB, CUDA 13.0; "
+    assert out.count(described + "tensors can be on it") == 1
+    assert out.count(described + "not for tensors: they are on the first GPU") == 1
     assert out.count("kernels built and run: the bits of the CPU") == 2
     assert library.calls["cuGraphLaunch"] == 2
 

@@ -259,6 +259,7 @@ def test_iterated_datasets() -> None:
         DataLoader(Stream(3), sampler=[1])
 
 
+@pytest.mark.usefixtures("no_gpu")
 def test_wrong_options_as_pytorch() -> None:
     for make, data in ((DataLoader, [1, 2]), (torch.utils.data.DataLoader, [1, 2])):
         for options in (

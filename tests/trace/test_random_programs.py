@@ -26,7 +26,7 @@ def bits(x: Any) -> Any:
         if x.dtype.is_floating_point:
             a[np.isnan(a)] = np.nan
         grad = None if x.grad is None or not x.is_leaf else bits(x.grad)
-        return a.shape, x.dtype, a.tobytes(), x.requires_grad, x.is_leaf, x.stride(), grad
+        return a.shape, x.dtype, a.tobytes(), x.requires_grad, x.is_leaf, x.stride(), grad, x.device
     if isinstance(x, (list, tuple)):
         return [bits(e) for e in x]
     if isinstance(x, float) and x != x:

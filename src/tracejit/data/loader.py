@@ -14,6 +14,7 @@ from tracejit.data.dataset import IterableDataset
 from tracejit.data.fetch import Fetcher
 from tracejit.data.sampler import BatchSampler, RandomSampler, SequentialSampler
 from tracejit.data.worker import Failure, Finished, Worker, WorkerInfo
+from tracejit.runtime.cuda.driver import available
 from tracejit.tensor import randint
 
 __all__ = ["DataLoader"]
@@ -67,7 +68,7 @@ class DataLoader:
             raise NotImplementedError("DataLoader: persistent_workers is not supported")
         if multiprocessing_context not in (None, "fork"):
             raise NotImplementedError("DataLoader: workers are forked; no other multiprocessing_context is supported")
-        if pin_memory or pin_memory_device:
+        if (pin_memory or pin_memory_device) and available() is None:
             warnings.warn(
                 "'pin_memory' argument is set as true but no accelerator is found, so memory is not pinned.",
                 UserWarning,

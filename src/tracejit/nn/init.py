@@ -225,7 +225,7 @@ def orthogonal_(tensor: Tensor, gain: float = 1, generator: Any = None) -> Tenso
     rows = tensor.shape[0]
     with no_grad():
         drawn = tensor.detach().clone().normal_(0.0, 1.0, generator=generator)
-    flat = drawn.double().numpy().reshape(rows, -1)
+    flat = drawn.double().cpu().numpy().reshape(rows, -1)
     tall = flat if flat.shape[0] >= flat.shape[1] else flat.T
     q, r = np.linalg.qr(tall)
     # The signs of r's diagonal make the distribution uniform over all orthogonal matrices.

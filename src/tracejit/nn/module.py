@@ -443,10 +443,11 @@ class Module:
         DType: only floating-point parameters and buffers change their dtype.
         Raises: TypeError for a dtype that is not floating point; what ``Tensor.to`` raises for a device.
         """
-        dtype = parse_to(args, kwargs)
+        dtype, device = parse_to(args, kwargs)
 
         def move(tensor: Tensor) -> Tensor:
-            return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+            changed = tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+            return changed if device is None else changed.to(device)
 
         return self._apply(move)
 
@@ -471,9 +472,9 @@ class Module:
         return self.to("cpu")
 
     def cuda(self, device: Any = None) -> Self:
-        """Move to a GPU.
+        """Move to the GPU.
 
-        Raises: RuntimeError, as there is none to compute on.
+        Raises: RuntimeError if there is none.
         """
         return self.to("cuda" if device is None else device)
 

@@ -115,7 +115,7 @@ def _has_extra_state(part: Module) -> bool:
 
 
 def parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The dtype that the arguments of ``Module.to`` name, None where they name none.
+    """The dtype and the device that the arguments of ``Module.to`` name, None where they name none.
 
     Raises: RuntimeError for a device on which there are no tensors, also of a module that has none.
     """
@@ -130,15 +130,14 @@ def parse_to(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if isinstance(arg, Tensor):
             example = arg
         elif isinstance(arg, bool) or arg is None:
-            # non_blocking, given by position: copies on the CPU never block.
+            # non_blocking, given by position: what is copied may be changed as soon as the copy was asked for.
             continue
         elif hasattr(arg, "is_floating_point"):
             dtype = arg
         else:
             device = arg
-    require(device)
     if example is not None:
-        dtype = example.dtype
+        dtype, device = example.dtype, example.device
     if dtype is not None and not dtype.is_floating_point:
         raise TypeError(f"nn.Module.to only accepts floating point dtypes, but got desired dtype={dtype}")
-    return dtype
+    return dtype, None if device is None else require(device)

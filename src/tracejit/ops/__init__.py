@@ -9,6 +9,9 @@ Must not know: tensors, graphs, kernels, devices.
 from tracejit.ops import attention, contraction, create, elementary, elementwise, index, random, reduction, view, window
 from tracejit.ops.record import Op, install, ops
 
+for _made in (ops.full, ops.iota, ops.uniform):
+    _made.elsewhere()
+
 __all__ = [
     "Op",
     "attention",

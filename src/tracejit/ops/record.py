@@ -42,6 +42,8 @@ class Op:
     once (`on_arrays`), unless it is `stepwise` and rounds each of its steps; a number beside it is rounded to bfloat16,
     too, unless `wide_numbers` says that it stays a float32, as PyTorch has it.
     Tests draw operands from `sample`; `smooth` is whether the value has a slope everywhere in it.
+    `twin` is the record of the same operation on another device, of one whose operands do not say where it is done;
+    `origin` is what it is the twin of.
     """
 
     __slots__ = (
@@ -57,12 +59,14 @@ class Op:
         "name",
         "nograd",
         "numpy",
+        "origin",
         "params",
         "results",
         "rules",
         "sample",
         "smooth",
         "stepwise",
+        "twin",
         "variadic",
         "wide_numbers",
         "work",
@@ -111,6 +115,16 @@ class Op:
         self.stepwise = stepwise or family == "view"
         self.wide_numbers = wide_numbers
         self.rules = {name: GradientRule(self, name, rule) for name, rule in (vjp or {}).items()}
+        self.twin: Op | None = None
+        self.origin: Op | None = None
+
+    def elsewhere(self) -> Op:
+        """The twin of a record that makes tensors out of numbers; it is not in the registry."""
+        twin: Op = object.__new__(Op)
+        for name in Op.__slots__:
+            setattr(twin, name, getattr(self, name))
+        twin.origin, self.twin = self, twin
+        return twin
 
     def __call__(self, *args: Any, **attrs: Any) -> Any:
         return _dispatch(self, args, self.pack(attrs))
@@ -162,7 +176,7 @@ class Op:
         return f"<op {self.name}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_by_name, (self.name,))
+        return (_by_name, (self.name, self.origin is not None))
 
 
 class GradientRule:
@@ -233,8 +247,9 @@ class Registry:
 ops = Registry()
 
 
-def _by_name(name: str) -> Op:
-    return getattr(ops, name)
+def _by_name(name: str, twin: bool) -> Op | None:
+    found = getattr(ops, name)
+    return found.twin if twin else found
 
 
 def record(**facets: Any) -> Callable[[Callable[..., Any]], Op]:

@@ -206,9 +206,9 @@ class Optimizer:
 
 
 def _like(value: Any, param: Tensor) -> Any:
-    """A copy of loaded state; tensors take the parameter's dtype if both are floating point."""
+    """A copy of loaded state; tensors take the parameter's device, and its dtype if both are floating point."""
     if isinstance(value, Tensor):
-        fresh = value.detach().clone()
+        fresh = value.detach().to(param.device, copy=True)
         return fresh.to(param.dtype) if param.is_floating_point() and fresh.is_floating_point() else fresh
     if isinstance(value, dict):
         # A step count is a whole number; PyTorch keeps it as a tensor, which is read here.

@@ -7,7 +7,7 @@ from typing import Any
 
 from tracejit import dtypes
 from tracejit.ops.record import Op, ops
-from tracejit.tensor.dispatch import apply, apply_pair
+from tracejit.tensor.dispatch import apply, apply_pair, beside
 from tracejit.tensor.promote import floating, in_single, operand, result_type, tensor_of, to_dtype
 from tracejit.tensor.scalar import plain
 from tracejit.tensor.tensor import Tensor, method
@@ -188,7 +188,7 @@ def pow(input: Any, exponent: Any) -> Any:
         return apply(ops.cast, (rint_pow(x, y),), (d,))
     if isinstance(x, Tensor):
         return apply(ops.pow, (to_dtype(x, d), to_dtype(y, d)))
-    return apply(ops.pow, (apply(ops.full, (x,), ((), d)), to_dtype(y, d)))
+    return apply(ops.pow, (beside(y, ops.full, (x,), ((), d)), to_dtype(y, d)))
 
 
 def rint_pow(x: Tensor, y: Tensor) -> Any:
@@ -213,7 +213,7 @@ def _power_of(x: Tensor, exponent: Any) -> Any:
     if not x._dtype.is_floating_point:
         if e < 0:
             raise RuntimeError("Integers to negative integer powers are not allowed.")
-        out = apply(ops.full, (1,), (x._shape, dtypes.int64 if x._dtype is dtypes.bool else x._dtype))
+        out = beside(x, ops.full, (1,), (x._shape, dtypes.int64 if x._dtype is dtypes.bool else x._dtype))
         # By squares: the exponent may be any whole number, and integers wrap the same way whatever the order.
         base, left = x, int(e)
         while left:
@@ -564,7 +564,7 @@ def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
         condition = truth(condition)
     x, y = operand(input, "where"), operand(other, "where")
     if not isinstance(x, Tensor) and not isinstance(y, Tensor):
-        x = tensor_of(x)
+        x = beside(condition, ops.full, (x,), ((), dtypes.of_number(plain(x))))
     d = result_type(x, y)
     return apply(ops.where, (condition, to_dtype(x, d), to_dtype(y, d)))
 

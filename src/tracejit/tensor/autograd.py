@@ -9,6 +9,7 @@ from functools import wraps
 from typing import Any
 
 from tracejit.ops.record import ops
+from tracejit.tensor.dispatch import beside
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import OWED, TapeNode, current, pull, release
 from tracejit.tensor.tensor import Tensor, method
@@ -113,7 +114,7 @@ def _root_gradient(root: Tensor, given: Tensor | None, create_graph: bool) -> Te
     if given is None:
         if root.numel() != 1:
             raise RuntimeError("grad can be implicitly created only for scalar outputs")
-        return ops.full(1, shape=root._shape, dtype=root._dtype)  # type: ignore[no-any-return]
+        return beside(root, ops.full, (1,), (root._shape, root._dtype))  # type: ignore[no-any-return]
     if given._shape != root._shape:
         raise RuntimeError(
             f"Mismatch in shape: grad_output[0] has a shape of {list(given._shape)} and output[0] has a shape of "
@@ -445,7 +446,7 @@ def grad(
     out: list[Tensor | None] = []
     for t, g in zip(targets, found, strict=True):
         if g is None and materialize_grads:
-            g = ops.full(0, shape=t._shape, dtype=t._dtype)
+            g = beside(t, ops.full, (0,), (t._shape, t._dtype))
         elif g is None and not allow_unused:
             raise RuntimeError(
                 "One of the differentiated Tensors appears to not have been used in the graph. "
@@ -467,7 +468,7 @@ def detach(self: Tensor) -> Tensor:
 def detached(t: Tensor) -> Tensor:
     """A leaf on the memory of a tensor."""
     out: Tensor = Tensor.__new__(Tensor)
-    out._array = t._data() if t._array is None else t._array
+    out._array = t._memory() if t._array is None else t._array
     out._dtype = t._dtype
     out._requires_grad = False
     out._node = out._grad = out._hooks = None

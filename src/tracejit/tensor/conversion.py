@@ -7,23 +7,32 @@ from typing import Any
 import numpy as np
 
 from tracejit import dtypes
-from tracejit.devices import require
+from tracejit.devices import CPU, device, require
 from tracejit.dtypes import dtype
 from tracejit.ops.record import ops
+from tracejit.runtime.cuda.driver import available
 from tracejit.tensor.dispatch import apply, wrap
 from tracejit.tensor.promote import to_dtype
-from tracejit.tensor.tensor import Tensor, alias, method
+from tracejit.tensor.tensor import Tensor, alias, method, on_gpu
+from tracejit.tensor.transfer import moved
 
 
 @method("__array__")
 def numpy(self: Tensor, dtype: Any = None, copy: Any = None, *, force: bool = False) -> Any:
     """The memory as a NumPy array, without a copy.
 
-    Raises: RuntimeError for a tensor that requires gradients, unless `force` is set; TypeError for bfloat16, which
-    NumPy does not have.
+    Raises: RuntimeError for a tensor that requires gradients, TypeError for one on a GPU, unless `force` is set;
+    TypeError for bfloat16, which NumPy does not have.
     """
     if self._dtype is dtypes.bfloat16:
         raise TypeError("Got unsupported ScalarType BFloat16")
+    if on_gpu(self):
+        if not force:
+            raise TypeError(
+                "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory "
+                "first."
+            )
+        self = self.detach().cpu()
     if self._requires_grad and not force and dtype is None:
         raise RuntimeError("Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead.")
     array = self._data()
@@ -70,8 +79,10 @@ def tensor(data: Any, *, dtype: dtype | None = None, device: Any = None, require
     tensor([[1, 2],
             [3, 4]])
     """
-    require(device)
-    t = wrap(_array_of(data, dtype))
+    where = require(device)
+    if device is None and isinstance(data, Tensor):
+        where = data.device
+    t = moved(wrap(_array_of(data, dtype)), where)
     if requires_grad:
         t.requires_grad = True
     return t
@@ -124,12 +135,12 @@ def _plain(data: Any) -> Any:
 
 def as_tensor(data: Any, dtype: dtype | None = None, device: Any = None) -> Tensor:
     """The data as a tensor, sharing memory if it is an array or tensor of that type already."""
-    require(device)
     if isinstance(data, Tensor):
-        return to_dtype(data, dtype) if dtype else data  # type: ignore[no-any-return]
+        there = data if device is None else moved(data, require(device))
+        return to_dtype(there, dtype) if dtype else there  # type: ignore[no-any-return]
     if isinstance(data, np.ndarray) and (dtype is None or dtype.np == data.dtype):
-        return from_numpy(data)
-    return tensor(data, dtype=dtype)
+        return moved(from_numpy(data), require(device))
+    return tensor(data, dtype=dtype, device=device)
 
 
 @method("__copy__")
@@ -152,7 +163,8 @@ def __deepcopy__(self: Tensor, memo: dict[int, Any]) -> Tensor:
         raise RuntimeError(
             "Only Tensors created explicitly by the user (graph leaves) support the deepcopy protocol at the moment."
         )
-    out = alias(type(self), wrap(np.array(self._data())), self._requires_grad)
+    copied = apply(ops.copy, (self.detach(),)) if on_gpu(self) else wrap(np.array(self._data()))
+    out = alias(type(self), copied, self._requires_grad)
     memo[id(self)] = out
     if self._grad is not None:
         out._grad = __deepcopy__(self._grad, memo)
@@ -160,10 +172,12 @@ def __deepcopy__(self: Tensor, memo: dict[int, Any]) -> Tensor:
     return out
 
 
-def _rebuild(cls: type[Tensor], array: Any, requires_grad: bool, extra: dict[str, Any]) -> Tensor:
+def _rebuild(
+    cls: type[Tensor], array: Any, requires_grad: bool, extra: dict[str, Any], where: device = CPU
+) -> Tensor:
     # A process that unpickles may not have used the element type so far.
     dtypes.from_numpy(array.dtype)
-    out = alias(cls, wrap(array), requires_grad)
+    out = alias(cls, moved(wrap(array), require(where)), requires_grad)
     out.__dict__.update(extra)
     return out
 
@@ -171,7 +185,8 @@ def _rebuild(cls: type[Tensor], array: Any, requires_grad: bool, extra: dict[str
 @method()
 def __reduce_ex__(self: Tensor, protocol: Any) -> Any:
     """Pickle the elements; the history is not kept."""
-    return _rebuild, (type(self), np.array(self._data()), self._requires_grad, dict(self.__dict__))
+    array = np.array(self._data())
+    return _rebuild, (type(self), array, self._requires_grad, dict(self.__dict__), self.device)
 
 
 @method()
@@ -253,19 +268,19 @@ def to(
 ) -> Any:
     """The tensor in another type or on another device; itself if nothing changes and `copy` is not set.
 
-    Raises: RuntimeError for a device other than the CPU.
+    Raises: RuntimeError for a device that is not there.
     """
     for a in args:
         if isinstance(a, dtypes.dtype):
             dtype = a
         elif isinstance(a, Tensor):
-            dtype = a._dtype
+            dtype, device = a._dtype, a.device
         elif not isinstance(a, bool):
             device = a
-    require(device)
-    if dtype is not None and dtype is not self._dtype:
-        return to_dtype(self, dtype)
-    return apply(ops.copy, (self,)) if copy else self
+    x = self if dtype is None else to_dtype(self, dtype)
+    if device is not None:
+        x = moved(x, require(device))
+    return apply(ops.copy, (self,)) if copy and x is self else x
 
 
 @method("type")
@@ -284,27 +299,33 @@ def type_as(self: Tensor, other: Tensor) -> Any:
 
 @method()
 def cpu(self: Tensor, memory_format: Any = None) -> Tensor:
-    """The tensor itself: it is on the CPU."""
-    return self
+    """The tensor on the CPU: itself if it is there."""
+    return moved(self, CPU)
 
 
 @method()
 def cuda(self: Tensor, device: Any = None, non_blocking: bool = False, memory_format: Any = None) -> Tensor:
-    """The tensor on a GPU.
+    """The tensor on the GPU: itself if it is there.
 
-    Raises: RuntimeError, as there is none to compute on.
+    Raises: RuntimeError if there is none.
     """
-    require("cuda" if device is None else device)
-    raise RuntimeError(f"cuda(): expected a GPU, got device '{device}'")
+    where = require("cuda" if device is None else device)
+    if where is CPU:
+        raise RuntimeError(f"cuda(): expected a GPU, got device '{device}'")
+    return moved(self, where)
 
 
 @method()
 def pin_memory(self: Tensor, device: Any = None) -> Tensor:
-    """The tensor in memory that a GPU can copy from.
+    """The tensor: any memory can be copied from, through a buffer of the driver's that is pinned.
 
-    Raises: RuntimeError, as there is none to compute on.
+    Raises: RuntimeError for a tensor on a GPU, and if there is no GPU to copy to.
     """
-    raise RuntimeError("pin_memory(): there is no GPU to copy to; tracejit.cuda.is_available() says so")
+    if on_gpu(self):
+        raise RuntimeError("cannot pin 'torch.cuda.FloatTensor' only dense CPU tensors can be pinned")
+    if available() is None:
+        raise RuntimeError("pin_memory(): there is no GPU to copy to; tracejit.cuda.is_available() says so")
+    return self
 
 
 @method()
@@ -315,8 +336,8 @@ def is_pinned(self: Tensor, device: Any = None) -> bool:
 
 @method()
 def get_device(self: Tensor) -> int:
-    """The number of the GPU that the tensor is on: -1, as it is on the CPU."""
-    return -1
+    """The number of the GPU that the tensor is on, -1 on the CPU."""
+    return 0 if on_gpu(self) else -1
 
 
 def _caster(name: str, d: dtype) -> Any:

@@ -12,11 +12,12 @@ from tracejit.devices import require
 from tracejit.dtypes import dtype as dtype_
 from tracejit.ops.record import ops
 from tracejit.tensor.arithmetic import add, binary, mul
-from tracejit.tensor.dispatch import apply, wrap
+from tracejit.tensor.dispatch import apply, beside, made_on, wrap
 from tracejit.tensor.promote import to_dtype
 from tracejit.tensor.scalar import plain
 from tracejit.tensor.shaping import ints
 from tracejit.tensor.tensor import Tensor, method
+from tracejit.tensor.transfer import moved
 
 
 def sizes_of(size: tuple[Any, ...], what: str) -> tuple[int, ...]:
@@ -41,12 +42,12 @@ def full(
     >>> full((2,), 7)
     tensor([7, 7])
     """
-    require(device)
+    where = require(device)
     d = dtype or dtypes.of_number(plain(fill_value))
     shape = sizes_of((size,) if isinstance(size, int) else (tuple(size),), "full")
     if isinstance(fill_value, Tensor):
         fill_value = fill_value.item()
-    t: Tensor = apply(ops.full, (fill_value,), (shape, d))
+    t: Tensor = made_on(where, ops.full, (fill_value,), (shape, d))
     return t.requires_grad_() if requires_grad else t
 
 
@@ -71,7 +72,8 @@ def _like(name: str, make: Any, doc: str) -> Any:
     def function(
         input: Tensor, *, dtype: dtype_ | None = None, device: Any = None, requires_grad: bool = False
     ) -> Tensor:
-        return make(input._shape, dtype=dtype or input._dtype, device=device, requires_grad=requires_grad)  # type: ignore[no-any-return]
+        where = device or input.device
+        return make(input._shape, dtype=dtype or input._dtype, device=where, requires_grad=requires_grad)  # type: ignore[no-any-return]
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = doc
@@ -85,37 +87,40 @@ empty_like = _like("empty_like", empty, "An unset tensor in the shape and type o
 
 def full_like(input: Tensor, fill_value: Any, *, dtype: dtype_ | None = None, device: Any = None) -> Tensor:
     """One number in the shape and type of a tensor."""
-    return full(input._shape, fill_value, dtype=dtype or input._dtype, device=device)
+    return full(input._shape, fill_value, dtype=dtype or input._dtype, device=device or input.device)
 
 
 @method()
-def new_zeros(self: Tensor, *size: Any, dtype: dtype_ | None = None) -> Tensor:
+def new_zeros(self: Tensor, *size: Any, dtype: dtype_ | None = None, device: Any = None) -> Tensor:
     """Zeros of another shape in the type of the tensor."""
-    return zeros(*size, dtype=dtype or self._dtype)
+    return zeros(*size, dtype=dtype or self._dtype, device=device or self.device)
 
 
 @method()
-def new_ones(self: Tensor, *size: Any, dtype: dtype_ | None = None) -> Tensor:
+def new_ones(self: Tensor, *size: Any, dtype: dtype_ | None = None, device: Any = None) -> Tensor:
     """Ones of another shape in the type of the tensor."""
-    return ones(*size, dtype=dtype or self._dtype)
+    return ones(*size, dtype=dtype or self._dtype, device=device or self.device)
 
 
 @method()
-def new_full(self: Tensor, size: Any, fill_value: Any, dtype: dtype_ | None = None) -> Tensor:
+def new_full(
+    self: Tensor, size: Any, fill_value: Any, dtype: dtype_ | None = None, device: Any = None
+) -> Tensor:
     """One number in another shape and the type of the tensor."""
-    return full(size, fill_value, dtype=dtype or self._dtype)
+    return full(size, fill_value, dtype=dtype or self._dtype, device=device or self.device)
 
 
 @method()
-def new_empty(self: Tensor, *size: Any, dtype: dtype_ | None = None) -> Tensor:
+def new_empty(self: Tensor, *size: Any, dtype: dtype_ | None = None, device: Any = None) -> Tensor:
     """An unset tensor of another shape in the type of the tensor."""
-    return empty(*size, dtype=dtype or self._dtype)
+    return empty(*size, dtype=dtype or self._dtype, device=device or self.device)
 
 
 @method()
-def new_tensor(self: Tensor, data: Any, dtype: dtype_ | None = None) -> Tensor:
+def new_tensor(self: Tensor, data: Any, dtype: dtype_ | None = None, device: Any = None) -> Tensor:
     """A tensor with a copy of the data in the type of the tensor."""
-    return wrap(np.array(data._data() if isinstance(data, Tensor) else data, (dtype or self._dtype).np))
+    array = np.array(data._data() if isinstance(data, Tensor) else data, (dtype or self._dtype).np)
+    return moved(wrap(array), require(device or self.device))
 
 
 def arange(
@@ -131,7 +136,7 @@ def arange(
 
     DType: int64 if all are whole, else the default float type. Raises: RuntimeError for a step of the wrong sign.
     """
-    require(device)
+    where = require(device)
     if end is None:
         start, end = 0, start
     start, end, step = (x.item() if isinstance(x, Tensor) else x for x in (start, end, step))
@@ -142,7 +147,7 @@ def arange(
     whole = all(isinstance(x, (int, np.integer)) for x in (start, end, step))
     d = dtype or (dtypes.int64 if whole else dtypes.get_default_dtype())
     n = math.ceil((end - start) / step)
-    x = apply(ops.iota, (), (n,))
+    x = made_on(where, ops.iota, (), (n,))
     if whole:
         x = x if step == 1 else binary(ops.mul, x, step)
         x = x if start == 0 else binary(ops.add, x, start)
@@ -155,30 +160,29 @@ def arange(
 
 def linspace(start: float, end: float, steps: int, *, dtype: dtype_ | None = None, device: Any = None) -> Tensor:
     """`steps` numbers from `start` to `end`, evenly spaced."""
-    require(device)
-    return wrap(np.linspace(start, end, steps, dtype=np.float64).astype((dtype or dtypes.get_default_dtype()).np))
+    array = np.linspace(start, end, steps, dtype=np.float64).astype((dtype or dtypes.get_default_dtype()).np)
+    return moved(wrap(array), require(device))
 
 
 def logspace(
     start: float, end: float, steps: int, base: float = 10.0, *, dtype: dtype_ | None = None, device: Any = None
 ) -> Tensor:
     """`steps` powers of `base`, with exponents from `start` to `end`."""
-    require(device)
-    return wrap(np.logspace(start, end, steps, base=base).astype((dtype or dtypes.get_default_dtype()).np))
+    array = np.logspace(start, end, steps, base=base).astype((dtype or dtypes.get_default_dtype()).np)
+    return moved(wrap(array), require(device))
 
 
 def eye(n: int, m: int | None = None, *, dtype: dtype_ | None = None, device: Any = None) -> Tensor:
     """The identity matrix."""
-    require(device)
-    return wrap(np.eye(n, m, dtype=(dtype or dtypes.get_default_dtype()).np))
+    return moved(wrap(np.eye(n, m, dtype=(dtype or dtypes.get_default_dtype()).np)), require(device))
 
 
 def _triangle(input: Tensor, diagonal: int, lower: bool) -> Any:
     if len(input._shape) < 2:
         raise RuntimeError(f"{'tril' if lower else 'triu'}: input tensor must have at least 2 dimensions")
     rows, cols = input._shape[-2:]
-    i = apply(ops.reshape, (apply(ops.iota, (), (rows,)),), ((rows, 1),))
-    j = apply(ops.iota, (), (cols,))
+    i = apply(ops.reshape, (beside(input, ops.iota, (), (rows,)),), ((rows, 1),))
+    j = beside(input, ops.iota, (), (cols,))
     inside = apply(ops.le if lower else ops.ge, (j, apply(ops.add, (i, diagonal))))
     return apply(ops.where, (inside, input, 0))
 

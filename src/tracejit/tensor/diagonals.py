@@ -12,7 +12,7 @@ from tracejit.ops.record import ops
 from tracejit.shapes import normalize_dim
 from tracejit.tensor.arithmetic import isinf, isnan, logical_and, lt, ne, where
 from tracejit.tensor.casting import SINGLE, call_cast
-from tracejit.tensor.dispatch import apply, wrap
+from tracejit.tensor.dispatch import apply, beside, wrap
 from tracejit.tensor.inplace import assign, in_place
 from tracejit.tensor.products import matmul
 from tracejit.tensor.promote import to_dtype, unify
@@ -77,7 +77,7 @@ def fill_diagonal_(self: Tensor, fill_value: Any, wrap: bool = False) -> Tensor:
     total = self.numel()
     limit = total if wrap and len(shape) == 2 else min(total, cols * cols if len(shape) == 2 and rows > cols else total)
     count = len(range(0, limit, step))
-    value = apply(ops.full, (fill_value,), ((count,), self._dtype))
+    value = beside(self, ops.full, (fill_value,), ((count,), self._dtype))
     flat = apply(ops.place, (reshape(self, -1), value), ((0,), (step,)))
     return assign(self, reshape(flat, shape))
 
@@ -127,8 +127,8 @@ def unfold(self: Tensor, dimension: int, size: int, step: int) -> Any:
     if step <= 0:
         raise RuntimeError(f"step is {step} but must be > 0")
     count = (x._shape[d] - size) // step + 1
-    starts = apply(ops.mul, (apply(ops.reshape, (apply(ops.iota, (), (count,)),), ((count, 1),)), step))
-    places = reshape(apply(ops.add, (starts, apply(ops.iota, (), (size,)))), -1)
+    starts = apply(ops.mul, (apply(ops.reshape, (beside(x, ops.iota, (), (count,)),), ((count, 1),)), step))
+    places = reshape(apply(ops.add, (starts, beside(x, ops.iota, (), (size,)))), -1)
     out = apply(ops.take, (x, places), (d,))
     out = reshape(out, (*x._shape[:d], count, size, *x._shape[d + 1 :]))
     return movedim(out, d + 1, -1)

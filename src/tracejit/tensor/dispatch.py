@@ -6,8 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from tracejit.devices import CPU, device
 from tracejit.eager import run_op
 from tracejit.ops.record import Op, install
+from tracejit.runtime.cuda.array import OnGpu
+from tracejit.tensor.gpu import gpu_side
 from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import current, enter
@@ -42,9 +45,11 @@ def apply_pair(op: Op, x: Tensor, y: Tensor) -> Any:
         return session.apply(op, (x, y), ())
     a, b = x._array, y._array
     if a is None or b is None:
-        a, b = x._data(), y._data()
+        a, b = x._memory(), y._memory()
     try:
         found = run_op(op, (a, b), ())
+    except OnGpu:
+        found = gpu_side().run_on_gpu(op, (a, b), ())
     except ValueError:
         op.infer(aval_of(x), aval_of(y))
         raise
@@ -59,6 +64,14 @@ def apply_pair(op: Op, x: Tensor, y: Tensor) -> Any:
     return out
 
 
+def compute_array(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
+    """What a record gives on arrays, wherever they are, and numbers."""
+    try:
+        return run_op(op, args, attrs)
+    except OnGpu:
+        return gpu_side().run_on_gpu(op, args, attrs)
+
+
 def compute(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     """Run a record now."""
     mask = 0
@@ -68,7 +81,7 @@ def compute(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
         if isinstance(a, Tensor):
             array = a._array
             # Without memory it is pending in another thread's region: `_data` says so.
-            arrays.append(a._data() if array is None else array)
+            arrays.append(a._memory() if array is None else array)
             if a._base is not None:
                 # A change in place of what it shows may have given it a history.
                 current(a)
@@ -78,7 +91,11 @@ def compute(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
             arrays.append(a.value if type(a) is Scalar else a)
         bit <<= 1
     try:
-        found = run_op(op, tuple(arrays), attrs)
+        # `compute_array`, without its call.
+        try:
+            found = run_op(op, tuple(arrays), attrs)
+        except OnGpu:
+            found = gpu_side().run_on_gpu(op, tuple(arrays), attrs)
     except ValueError:
         # NumPy's own words for shapes that do not broadcast; the record's typing rule says it as elsewhere.
         op.infer(*(aval_of(a) if isinstance(a, Tensor) else a for a in args), *attrs)
@@ -101,6 +118,23 @@ def compute(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     return out
 
 
+def made_on(where: device, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
+    """Apply a record that makes a tensor out of numbers, on a device."""
+    return apply(op if where is CPU or op.twin is None else op.twin, args, attrs)
+
+
+def beside(x: Tensor, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
+    """Apply a record that makes a tensor out of numbers, on the device of another tensor."""
+    return made_on(x.device, op, args, attrs)
+
+
+def _called(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
+    """Apply a record as gradient rules do: what they make of numbers is where their gradients are."""
+    if op.twin is not None and state.gradients_on_gpu:
+        op = op.twin
+    return apply(op, args, attrs)
+
+
 def attach(op: Op, source: Tensor, attrs: tuple[Any, ...], out: Tensor) -> None:
     """Note that `out` is a view of the memory of `source`, if it is one and not a copy."""
     if op.name == "reshape" and not source._array.flags.c_contiguous and not np.shares_memory(
@@ -117,4 +151,4 @@ def attach(op: Op, source: Tensor, attrs: tuple[Any, ...], out: Tensor) -> None:
     out._seen = out._cell[0]
 
 
-install(apply)
+install(_called)

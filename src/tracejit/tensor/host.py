@@ -9,7 +9,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from tracejit.dtypes import bfloat16
+from tracejit.runtime.cuda.array import DeviceArray
+from tracejit.tensor.gpu import gpu_side
 from tracejit.tensor.state import state
+from tracejit.tensor.tensor import Tensor, on_gpu
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -20,12 +23,33 @@ def comparable(tensor: Any) -> Any:
     return array.astype(np.float32) if tensor._dtype is bfloat16 else array
 
 
+def _back(found: Any) -> Any:
+    if isinstance(found, Tensor):
+        if type(found._array) is not DeviceArray:
+            found._array = gpu_side().upload(found._array)
+        return found
+    if isinstance(found, tuple):
+        items = [_back(f) for f in found]
+        return type(found)(*items) if hasattr(found, "_fields") else tuple(items)
+    return found
+
+
 def host(function: F) -> F:
-    """Make a function of real memory one that a compiled region runs eagerly, after what is pending."""
+    """Make a function of real memory one that a compiled region runs eagerly, after what is pending.
+
+    What it makes on the CPU of tensors on a GPU goes back there.
+    """
+
+    @wraps(function)
+    def there_and_back(*args: Any, **kwargs: Any) -> Any:
+        return _back(function(*args, **kwargs))
 
     @wraps(function)
     def front(*args: Any, **kwargs: Any) -> Any:
         session = state.session
-        return function(*args, **kwargs) if session is None else session.host(function, args, kwargs)
+        run = function
+        if DeviceArray.used and any(isinstance(a, Tensor) and on_gpu(a) for a in (*args, *kwargs.values())):
+            run = there_and_back  # type: ignore[assignment]
+        return run(*args, **kwargs) if session is None else session.host(run, args, kwargs)
 
     return front  # type: ignore[return-value]

@@ -16,7 +16,7 @@ from tracejit import dtypes
 from tracejit.ops.record import ops
 from tracejit.shapes import broadcast_all, check_expand
 from tracejit.tensor.conversion import tensor
-from tracejit.tensor.dispatch import apply, wrap
+from tracejit.tensor.dispatch import apply, beside, wrap
 from tracejit.tensor.host import host
 from tracejit.tensor.inplace import assign
 from tracejit.tensor.promote import to_dtype
@@ -306,7 +306,7 @@ def setitem(self: Tensor, index: Any, value: Any) -> None:
         raise TypeError(f"can't assign a {type(value).__name__} to a {self._dtype.name} tensor")
     at = choose(self._shape, index)
     if not isinstance(value, Tensor):
-        value = apply(ops.full, (value,), ((), self._dtype))
+        value = beside(self, ops.full, (value,), ((), self._dtype))
     elif at.keys and value._dtype is not self._dtype and not isinstance(index, bool):
         raise RuntimeError(
             f"Index put requires the source and destination dtypes match, got {self._dtype.name} for the destination "

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from tracejit.ops.record import Op, ops
+from tracejit.runtime.cuda.array import OnGpu
 from tracejit.shapes import broadcast
 from tracejit.tensor import arithmetic
 from tracejit.tensor.blending import addcdiv, addcmul, lerp
-from tracejit.tensor.dispatch import apply, wrap
+from tracejit.tensor.dispatch import apply, beside, wrap
+from tracejit.tensor.gpu import gpu_side
 from tracejit.tensor.promote import to_dtype
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import current, enter
@@ -53,14 +55,22 @@ def assign(target: Tensor, value: Tensor) -> Tensor:
 
 def write(target: Tensor, value: Tensor) -> None:
     """Copy a value into a tensor's memory and put it on the tape."""
-    array = target._data()
+    array = target._memory()
     if not array.flags.writeable:
         raise RuntimeError(
             "unsupported operation: more than one element of the written-to tensor refers to a single memory "
             "location, or the memory is read-only. Please clone() the tensor before performing the operation."
         )
-    np.copyto(array, value._data())
+    copy_into(array, value._memory())
     rewritten(target, value)
+
+
+def copy_into(target: Any, value: Any) -> None:
+    """Copy an array into another of its type and shape, wherever they are."""
+    try:
+        np.copyto(target, value)
+    except OnGpu:
+        gpu_side().copy_into(target, value)
 
 
 def rewritten(target: Tensor, value: Tensor) -> None:
@@ -195,7 +205,7 @@ def fill_(self: Tensor, value: Any) -> Tensor:
                 f"fill_ only supports 0-dimension value tensor but got tensor with {len(value._shape)} dimensions."
             )
         return assign(self, to_dtype(value, self._dtype))
-    return assign(self, apply(ops.full, (value,), (self._shape, self._dtype)))
+    return assign(self, beside(self, ops.full, (value,), (self._shape, self._dtype)))
 
 
 @method()
@@ -216,7 +226,7 @@ def _set_data(self: Tensor, value: Tensor) -> None:
 
 
 def _adopt(target: Tensor, value: Tensor) -> None:
-    target._array = value._data()
+    target._array = value._memory()
     target._dtype = value._dtype
     target._cell = value._share()
     target._base = None

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tracejit import dtypes
-from tracejit.tensor.tensor import Tensor, method
+from tracejit.tensor.tensor import Tensor, method, on_gpu
 
 
 class Options:
@@ -134,6 +134,8 @@ def text_of(x: Tensor, prefix: str = "tensor(") -> str:
         short = array.size > options.threshold
         wide = array.astype(np.float32) if x._dtype in dtypes.HALVES else array
         body = _rows(wide, len(prefix), _Numbers(_corners(wide) if short else wide), short)
+    if on_gpu(x):
+        notes.append(f"device='{x.device}'")
     if x._dtype not in plain:
         notes.append(f"dtype={x._dtype}")
     step = x.grad_fn

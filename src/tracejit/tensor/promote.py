@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from tracejit import dtypes
 from tracejit.dtypes import dtype
 from tracejit.ops.record import ops
-from tracejit.tensor.dispatch import apply
+from tracejit.tensor.dispatch import apply, beside
 from tracejit.tensor.scalar import NUMBERS, Scalar, plain
 from tracejit.tensor.tensor import Tensor
 
@@ -110,4 +110,6 @@ def tensor_of(x: Any, like: Tensor | None = None) -> Tensor:
         return x
     number = plain(x)
     d = dtypes.of_number(number) if like is None else dtypes.weak_result(like._dtype, number)
+    if like is not None:
+        return beside(like, ops.full, (x,), ((), d))  # type: ignore[no-any-return]
     return apply(ops.full, (x,), ((), d))  # type: ignore[no-any-return]

@@ -8,24 +8,26 @@ from typing import Any
 import numpy as np
 
 from tracejit import dtypes
+from tracejit.devices import device as device_
 from tracejit.devices import require
 from tracejit.dtypes import dtype as dtype_
 from tracejit.ops.random import philox
 from tracejit.ops.record import ops
 from tracejit.tensor.composite import composite
 from tracejit.tensor.creation import sizes_of
-from tracejit.tensor.dispatch import apply, wrap
+from tracejit.tensor.dispatch import apply, made_on, wrap
 from tracejit.tensor.generator import Generator, draw
 from tracejit.tensor.host import host
 from tracejit.tensor.inplace import assign
 from tracejit.tensor.promote import to_dtype
 from tracejit.tensor.scalar import plain
 from tracejit.tensor.tensor import Tensor, method
+from tracejit.tensor.transfer import moved
 
 
-def uniform(shape: tuple[int, ...], dtype: dtype_, generator: Generator | None) -> Any:
+def uniform(shape: tuple[int, ...], dtype: dtype_, generator: Generator | None, where: device_) -> Any:
     """Numbers uniform in [0, 1)."""
-    return apply(ops.uniform, draw(generator), (shape, dtype))
+    return made_on(where, ops.uniform, draw(generator), (shape, dtype))
 
 
 @composite
@@ -39,10 +41,11 @@ def _bell(u: Tensor, v: Tensor) -> Any:
     return apply(ops.mul, (radius, apply(ops.cos, (apply(ops.mul, (v, 2.0 * math.pi)),))))
 
 
-def bell(shape: tuple[int, ...], dtype: dtype_, generator: Generator | None) -> Any:
+def bell(shape: tuple[int, ...], dtype: dtype_, generator: Generator | None, where: device_) -> Any:
     """Numbers of the standard normal distribution."""
     kind = dtypes.widened(dtype)
-    return to_dtype(_bell(uniform(shape, kind, generator), uniform(shape, kind, generator)), dtype)
+    u, v = uniform(shape, kind, generator, where), uniform(shape, kind, generator, where)
+    return to_dtype(_bell(u, v), dtype)
 
 
 def _float_type(dtype: dtype_ | None, name: str) -> dtype_:
@@ -72,9 +75,9 @@ def rand(
     >>> bool((x >= 0).all() & (x < 1).all())
     True
     """
-    require(device)
+    where = require(device)
     d = _float_type(dtype, "check_uniform_bounds")
-    return _finish(uniform(sizes_of(size, "rand"), d, generator), requires_grad)
+    return _finish(uniform(sizes_of(size, "rand"), d, generator, where), requires_grad)
 
 
 def randn(
@@ -88,16 +91,19 @@ def randn(
 
     DType: the default float type if none is given. Edge: no float32 is beyond 5.8.
     """
-    require(device)
-    return _finish(bell(sizes_of(size, "randn"), _float_type(dtype, "normal_kernel_cpu"), generator), requires_grad)
+    where = require(device)
+    d = _float_type(dtype, "normal_kernel_cpu")
+    return _finish(bell(sizes_of(size, "randn"), d, generator, where), requires_grad)
 
 
-def _whole(low: int, high: int, shape: tuple[int, ...], dtype: dtype_, generator: Generator | None) -> Any:
+def _whole(
+    low: int, high: int, shape: tuple[int, ...], dtype: dtype_, generator: Generator | None, where: device_
+) -> Any:
     """Whole numbers in [low, high), each as likely as its share of 2**53 allows."""
     low, high = low.__index__(), high.__index__()
     if low >= high:
         raise RuntimeError(f"random_ expects 'from' to be less than 'to', but got from={low} >= to={high}")
-    u = uniform(shape, dtypes.float64, generator)
+    u = uniform(shape, dtypes.float64, generator, where)
     steps = apply(ops.cast, (apply(ops.mul, (u, float(high - low))),), (dtypes.int64,))
     # A product of the largest number below 1 may be rounded up to the bound.
     steps = apply(ops.minimum, (steps, high - low - 1))
@@ -118,13 +124,13 @@ def randint(
 
     DType: int64 if none is given. Raises: RuntimeError for an empty interval.
     """
-    require(device)
+    where = require(device)
     if size is None:
         if high is None:
             raise TypeError("randint() received an invalid combination of arguments: a size is needed")
         low, high, size = 0, low, high
     shape = sizes_of((tuple(size),), "randint")
-    return _finish(_whole(low, high, shape, dtype or dtypes.int64, generator), requires_grad)
+    return _finish(_whole(low, high, shape, dtype or dtypes.int64, generator, where), requires_grad)
 
 
 def rand_like(
@@ -132,7 +138,7 @@ def rand_like(
     generator: Generator | None = None,
 ) -> Tensor:  # fmt: skip
     """Numbers uniform in [0, 1) in the shape and type of a tensor."""
-    return rand(input._shape, dtype=dtype or input._dtype, device=device, requires_grad=requires_grad,
+    return rand(input._shape, dtype=dtype or input._dtype, device=device or input.device, requires_grad=requires_grad,
                 generator=generator)  # fmt: skip
 
 
@@ -141,17 +147,18 @@ def randn_like(
     generator: Generator | None = None,
 ) -> Tensor:  # fmt: skip
     """Numbers of the standard normal distribution in the shape and type of a tensor."""
-    return randn(input._shape, dtype=dtype or input._dtype, device=device, requires_grad=requires_grad,
+    return randn(input._shape, dtype=dtype or input._dtype, device=device or input.device, requires_grad=requires_grad,
                  generator=generator)  # fmt: skip
 
 
 def randint_like(
-    input: Tensor, low: int, high: int | None = None, *, dtype: dtype_ | None = None,
+    input: Tensor, low: int, high: int | None = None, *, dtype: dtype_ | None = None, device: Any = None,
     generator: Generator | None = None,
 ) -> Tensor:  # fmt: skip
     """Whole numbers in [low, high), or [0, low), in the shape and type of a tensor."""
     low, high = (0, low) if high is None else (low, high)
-    return randint(low, high, input._shape, dtype=dtype or input._dtype, generator=generator)
+    return randint(low, high, input._shape, dtype=dtype or input._dtype, device=device or input.device,
+                   generator=generator)  # fmt: skip
 
 
 def bernoulli(input: Tensor, p: Any = None, *, generator: Generator | None = None) -> Any:
@@ -172,7 +179,7 @@ def bernoulli(input: Tensor, p: Any = None, *, generator: Generator | None = Non
         chance = source
         if not 0 <= plain(source) <= 1:
             raise RuntimeError(f"bernoulli_ expects p to be in [0, 1], but got p={plain(source)}")
-    u = uniform(input._shape, kind, generator)
+    u = uniform(input._shape, kind, generator, input.device)
     return to_dtype(apply(ops.lt, (u, chance)), input._dtype)
 
 
@@ -181,7 +188,7 @@ method()(bernoulli)
 
 def normal(
     mean: Any, std: Any = 1.0, size: Any = None, *, generator: Generator | None = None, dtype: dtype_ | None = None,
-    requires_grad: bool = False,
+    device: Any = None, requires_grad: bool = False,
 ) -> Any:  # fmt: skip
     """Numbers of normal distributions with the means and standard deviations given, which are tensors or numbers.
 
@@ -191,13 +198,15 @@ def normal(
     tensors = [v for v in (mean, std) if isinstance(v, Tensor)]
     if size is not None:
         shape = sizes_of((tuple(size),), "normal")
+        where = require(device)
         d = dtype or dtypes.get_default_dtype()
     elif tensors:
         shape = _common(tensors)
+        where = tensors[0].device
         d = dtype or tensors[0]._dtype
     else:
         raise TypeError("normal(): 'size' is needed where neither mean nor std is a tensor")
-    z = bell(shape, _float_type(d, "normal_kernel_cpu"), generator)
+    z = bell(shape, _float_type(d, "normal_kernel_cpu"), generator, where)
     return _finish(apply(ops.add, (apply(ops.mul, (z, _detached(std, d))), _detached(mean, d))), requires_grad)
 
 
@@ -223,7 +232,7 @@ def uniform_(self: Tensor, a: Any = 0.0, b: Any = 1.0, *, generator: Generator |
     low, high = plain(a), plain(b)
     if not low <= high:
         raise RuntimeError(f"uniform_ expects to return a [from, to) range, but found from={low} > to={high}")
-    u = uniform(self._shape, _float_type(self._dtype, "check_uniform_bounds"), generator)
+    u = uniform(self._shape, _float_type(self._dtype, "check_uniform_bounds"), generator, self.device)
     return assign(self, _stretched(u, low=float(low), width=float(high - low)))
 
 
@@ -236,7 +245,7 @@ def _stretched(u: Tensor, *, low: Any, width: Any) -> Any:
 def normal_(self: Tensor, mean: Any = 0.0, std: Any = 1.0, *, generator: Generator | None = None) -> Tensor:
     """Fill with numbers of a normal distribution."""
     _check_std(std)
-    z = bell(self._shape, _float_type(self._dtype, "normal_kernel_cpu"), generator)
+    z = bell(self._shape, _float_type(self._dtype, "normal_kernel_cpu"), generator, self.device)
     return assign(self, _stretched(z, low=float(mean), width=float(std)))
 
 
@@ -254,7 +263,7 @@ def random_(self: Tensor, low: Any = None, high: Any = None, *, generator: Gener
         low, high = 0, widest.get(self._dtype.category) or dtypes.iinfo(self._dtype).max
     elif high is None:
         low, high = 0, low
-    return assign(self, _whole(low, high, self._shape, self._dtype, generator))
+    return assign(self, _whole(low, high, self._shape, self._dtype, generator, self.device))
 
 
 @method()
@@ -263,7 +272,7 @@ def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Generator | Non
     if not plain(lambd) > 0:
         raise RuntimeError(f"exponential_ expects lambda > 0.0, but found lambda={plain(lambd)}")
     d = _float_type(self._dtype, "exponential_kernel_cpu")
-    u = uniform(self._shape, dtypes.widened(d), generator)
+    u = uniform(self._shape, dtypes.widened(d), generator, self.device)
     waits = apply(ops.div, (apply(ops.log, (apply(ops.sub, (1.0, u)),)), -float(plain(lambd))))
     return assign(self, to_dtype(waits, d))
 
@@ -288,11 +297,11 @@ def randperm(
     requires_grad: bool = False,
 ) -> Tensor:
     """A random order of 0, ..., n - 1."""
-    require(device)
+    where = require(device)
     if n < 0:
         raise RuntimeError(f"n must be non-negative, got {n}")
     order = np.argsort(_keys(n, generator), kind="stable")
-    return _finish(wrap(order.astype((dtype or dtypes.int64).np)), requires_grad)
+    return _finish(moved(wrap(order.astype((dtype or dtypes.int64).np)), where), requires_grad)
 
 
 @host

@@ -12,7 +12,7 @@ from tracejit.shapes import normalize_dim, normalize_dims
 from tracejit.tensor.arithmetic import add, eq, exp, log, log1p, maximum, minimum, mul, sqrt, sub, truth, where
 from tracejit.tensor.casting import SINGLE, call_cast
 from tracejit.tensor.composite import composite
-from tracejit.tensor.dispatch import apply
+from tracejit.tensor.dispatch import apply, beside
 from tracejit.tensor.promote import floating, in_single, to_dtype
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor, method
@@ -129,7 +129,7 @@ def _places(op: Op, x: Tensor, dim: int | None, keepdim: bool) -> Any:
         return apply(ops.reshape, (out,), ((1,) * len(x._shape),)) if keepdim else out
     d = normalize_dim(dim, len(x._shape))
     if not x._shape:
-        return apply(ops.full, (0,), ((), dtypes.int64))
+        return beside(x, ops.full, (0,), ((), dtypes.int64))
     if x._shape[d] == 0:
         raise IndexError(f"{op.name}(): Expected reduction dim {d} to have non-zero size.")
     out = apply(op, (x,), (d,))
@@ -224,7 +224,7 @@ def any_empty(x: Tensor, dims: tuple[int, ...]) -> bool:
 
 def _constant(x: Tensor, dims: tuple[int, ...], keepdim: bool, value: bool) -> Any:
     shape = tuple(1 if i in dims else s for i, s in enumerate(x._shape) if keepdim or i not in dims)
-    return apply(ops.full, (value,), (shape, dtypes.bool))
+    return beside(x, ops.full, (value,), (shape, dtypes.bool))
 
 
 @method()

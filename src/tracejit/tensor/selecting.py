@@ -12,7 +12,7 @@ from tracejit.ops.record import Op, ops
 from tracejit.shapes import broadcast, normalize_dim
 from tracejit.tensor.arithmetic import mul
 from tracejit.tensor.casting import WIDEST, call_cast
-from tracejit.tensor.dispatch import apply, wrap
+from tracejit.tensor.dispatch import apply, beside, wrap
 from tracejit.tensor.host import comparable, host
 from tracejit.tensor.indexing import pick, replaced, true_places
 from tracejit.tensor.inplace import assign, in_place
@@ -71,7 +71,7 @@ def _scattered(op: Op, input: Tensor, dim: int, index: Tensor, src: Any) -> Any:
     places_ = places(index, what)
     d = normalize_dim(dim, len(input._shape))
     if not isinstance(src, Tensor):
-        src = apply(ops.full, (src,), (index._shape, input._dtype))
+        src = beside(input, ops.full, (src,), (index._shape, input._dtype))
     elif src._dtype is not input._dtype:
         raise RuntimeError(f"{what}(): Expected self.dtype to be equal to src.dtype")
     x, at, src = _line(input), _line(places_), _line(src)
@@ -108,7 +108,7 @@ def _source(input: Tensor, index: Tensor, src: Any, value: Any) -> Any:
     src = value if src is None else src
     if isinstance(src, Tensor):
         return src
-    return apply(ops.full, (src,), (index._shape, input._dtype))
+    return beside(input, ops.full, (src,), (index._shape, input._dtype))
 
 
 @method()
@@ -197,7 +197,7 @@ def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Any:
             )
         value = to_dtype(value, input._dtype)
     else:
-        value = apply(ops.full, (value,), ((), input._dtype))
+        value = beside(input, ops.full, (value,), ((), input._dtype))
     at = apply(ops.wrap_index, (at,), (x._shape[d],))
     src = apply(ops.expand, (value,), ((*x._shape[:d], at._shape[0], *x._shape[d + 1 :]),))
     return _back(apply(ops.index_copy, (x, at, src), (d,)), input)

@@ -10,7 +10,7 @@ from tracejit.dtypes import dtype
 from tracejit.ops.record import ops
 from tracejit.shapes import broadcast_all, check_expand, infer_reshape, normalize_dim, view_strides
 from tracejit.tensor.casting import WIDEST, call_cast
-from tracejit.tensor.dispatch import apply, wrap
+from tracejit.tensor.dispatch import apply, beside, wrap
 from tracejit.tensor.host import host
 from tracejit.tensor.promote import result_type, to_dtype
 from tracejit.tensor.state import state
@@ -471,5 +471,5 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = 
     shape = tuple(s + a + b for s, a, b in zip(x._shape, low, high, strict=True))
     if shape == x._shape:
         return apply(ops.copy, (x,)) if x is input else x
-    around = apply(ops.full, (0 if value is None else value,), (shape, x._dtype))
+    around = beside(x, ops.full, (0 if value is None else value,), (shape, x._dtype))
     return apply(ops.place, (around, x), (tuple(low), (1,) * n))

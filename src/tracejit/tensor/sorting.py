@@ -12,7 +12,7 @@ import numpy as np
 from tracejit import dtypes
 from tracejit.ops.record import ops
 from tracejit.shapes import normalize_dim
-from tracejit.tensor.dispatch import apply, wrap
+from tracejit.tensor.dispatch import apply, beside, wrap
 from tracejit.tensor.host import comparable, host
 from tracejit.tensor.reducing import ValuesIndices
 from tracejit.tensor.shaping import narrow, reshape, select
@@ -125,7 +125,7 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """
     if dim is None:
         if not input.numel():
-            return apply(ops.full, (float("nan"),), ((), input._dtype))
+            return beside(input, ops.full, (float("nan"),), ((), input._dtype))
         flat = reshape(input, -1)
         return _at_rank(flat, _middle(flat, 0), 0, False).values
     d = normalize_dim(dim, len(input._shape))

@@ -42,6 +42,7 @@ class State(threading.local):
 
     session: Session | None
     grad_enabled: bool
+    gradients_on_gpu: bool
     # Of automatic casting (tensor/casting.py): the type of each kind of device, or None where nothing is cast; what
     # blocks take that do not say; how many are open; the casts that are kept.
     autocast: Any
@@ -53,6 +54,7 @@ class State(threading.local):
         # In each thread's own dictionary, where the grad modes change it: a `with` costs a quarter less so.
         self.session = None
         self.grad_enabled = True
+        self.gradients_on_gpu = False
         self.autocast = self.autocast_defaults = self.autocast_cache = None
         self.autocast_depth = 0
 

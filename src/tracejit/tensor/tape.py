@@ -8,8 +8,9 @@ from typing import Any
 
 from tracejit.ops.record import Op
 from tracejit.ops.view import sum_to
+from tracejit.runtime.cuda.array import DeviceArray
 from tracejit.tensor.state import state
-from tracejit.tensor.tensor import Tensor, aval_of
+from tracejit.tensor.tensor import Tensor, aval_of, on_gpu
 
 _count = itertools.count()
 
@@ -203,6 +204,12 @@ def pull(node: TapeNode, cts: list[Tensor | None], create_graph: bool) -> list[T
     ct = cts[0]
     if ct is None:
         return [None] * len(node.edges)
+    if DeviceArray.used and on_gpu(ct) is not state.gradients_on_gpu:
+        state.gradients_on_gpu = not state.gradients_on_gpu
+        try:
+            return pull(node, cts, create_graph)
+        finally:
+            state.gradients_on_gpu = not state.gradients_on_gpu
     grads: list[Tensor | None] = []
     whole: Any = None
     for i, edge in enumerate(node.edges):

@@ -14,8 +14,9 @@ import numpy as np
 
 from tracejit import dtypes
 from tracejit.aval import Aval
-from tracejit.devices import CPU
+from tracejit.devices import CPU, CUDA
 from tracejit.devices import device as device_
+from tracejit.runtime.cuda.array import DeviceArray
 from tracejit.shapes import contiguous_strides
 from tracejit.tensor.state import state
 
@@ -47,6 +48,12 @@ class Size(tuple[int, ...]):
 
     def __add__(self, other: Any) -> Size:
         return Size(tuple(self) + tuple(other))
+
+
+class GpuAval(Aval):
+    """What is known of a value that will be in a GPU's memory."""
+
+    __slots__ = ()
 
 
 class Tensor:
@@ -83,7 +90,8 @@ class Tensor:
     # NumPy's numbers leave their operators with a tensor to the tensor.
     __array_priority__ = 1000
 
-    # _array: the memory, or None while the value is pending in a compiled region; _aval then says what it will be.
+    # _array: the memory, or None while the value is pending in a compiled region; _aval then says what it will be,
+    # and by its class where: a `GpuAval` in a GPU's memory, as an `_array` there is a `DeviceArray`.
     # _node, _index: the step of the tape that made the tensor, and which of its results it is.
     # _cell: [version], shared by all tensors on the same memory; None means version 0 and not shared so far.
     # _base, _view: the tensor whose memory this is a view of, and the (op, attrs) steps that lead here from it.
@@ -105,7 +113,7 @@ class Tensor:
 
     def __init__(self, data: Any = (), requires_grad: bool = False) -> None:
         if type(data) is not np.ndarray:
-            data = np.array(data._array if isinstance(data, Tensor) else data, dtypes.get_default_dtype().np)
+            data = np.array(data._data() if isinstance(data, Tensor) else data, dtypes.get_default_dtype().np)
         self._array = data
         self._dtype = _BY_NUM[data.dtype.num]
         self._requires_grad = requires_grad
@@ -114,7 +122,12 @@ class Tensor:
     # --- memory -------------------------------------------------------------------------------------------------------
 
     def _data(self) -> Any:
-        """The array; a pending value is computed first."""
+        """The elements for the host: a pending value is computed first, and a GPU is waited for."""
+        array = self._memory()
+        return array.wait() if type(array) is DeviceArray else array
+
+    def _memory(self) -> Any:
+        """The array, wherever it is; a pending value is computed first."""
         session = state.session
         if session is not None:
             return session.read(self)
@@ -147,7 +160,7 @@ class Tensor:
 
     def data_ptr(self) -> int:
         """Address of the first element."""
-        return int(self._data().ctypes.data)
+        return int(self._memory().ctypes.data)
 
     # --- what it is ---------------------------------------------------------------------------------------------------
 
@@ -234,18 +247,18 @@ class Tensor:
 
     @property
     def device(self) -> device_:
-        """Where the memory is: on the CPU."""
-        return CPU
+        """Where the memory is."""
+        return CUDA if on_gpu(self) else CPU
 
     @property
     def is_cuda(self) -> bool:
         """Whether the memory is on a GPU."""
-        return False
+        return on_gpu(self)
 
     @property
     def is_cpu(self) -> bool:
         """Whether the memory is on the CPU."""
-        return True
+        return not on_gpu(self)
 
     # --- gradient state -----------------------------------------------------------------------------------------------
 
@@ -293,6 +306,8 @@ class Tensor:
                 raise RuntimeError(f"assigned grad has data of a different type: {value._dtype} for {self._dtype}")
             if value is self:
                 raise RuntimeError("can't assign Variable as its own grad")
+            if on_gpu(value) is not on_gpu(self):
+                raise RuntimeError("assigned grad has data located on a different device")
         self._grad = value
 
     def _drop_grad(self) -> None:
@@ -368,6 +383,12 @@ def pending(aval: Aval, requires_grad: bool, strides: tuple[int, ...] | None, no
     return t
 
 
+def on_gpu(t: Tensor) -> bool:
+    """Whether a tensor's memory is, or will be, a GPU's."""
+    array = t._array
+    return type(t._aval) is GpuAval if array is None else type(array) is DeviceArray
+
+
 def aval_of(t: Tensor) -> Aval:
     """Shape and type of a tensor."""
     array = t._array
@@ -380,7 +401,7 @@ def alias(cls: type[Tensor], source: Tensor, requires_grad: bool) -> Tensor:
     It is the root of that memory, so the source must not be used for in-place changes that gradients depend on.
     """
     t: Tensor = cls.__new__(cls)
-    t._array = source._data()
+    t._array = source._memory()
     t._dtype = source._dtype
     t._requires_grad = requires_grad
     t._node = t._grad = t._base = t._hooks = None

@@ -22,7 +22,7 @@ from tracejit.ir.node import input as node_of_input
 from tracejit.ops import ops
 from tracejit.runtime import cache, native
 from tracejit.runtime.build import build
-from tracejit.runtime.cuda.driver import Context, Device, Driver, driver
+from tracejit.runtime.cuda.driver import Context, Device, Driver, driver, obstacle, usable
 from tracejit.runtime.cuda.memory import Pool
 from tracejit.runtime.team import launch
 
@@ -78,7 +78,7 @@ def storage() -> Iterator[tuple[str, str]]:
 
 
 def gpus() -> Iterator[tuple[str, str]]:
-    """The GPUs, and whether kernels that are compiled for them give the CPU's bits. Tensors are on the CPU alone."""
+    """The GPUs, whether tensors can be on them, and whether kernels compiled for them give the CPU's bits."""
     found = driver()
     if found is None:
         yield "gpu", "no NVIDIA driver, or no GPU that it can use"
@@ -86,7 +86,14 @@ def gpus() -> Iterator[tuple[str, str]]:
     cuda = f"CUDA {found.version // 1000}.{found.version % 1000 // 10}"
     for device in found.devices():
         capability = f"compute capability {device.capability // 10}.{device.capability % 10}"
-        yield "gpu", f"{device.name}, {capability}, {device.memory / 2**30:.1f} GiB, {cuda}; not used by tensors"
+        against = obstacle(device)
+        if against is not None:
+            use = f"not for tensors: {against}"
+        elif (found, device) == usable(found):
+            use = "tensors can be on it"
+        else:
+            use = "not for tensors: they are on the first GPU; CUDA_VISIBLE_DEVICES chooses another one"
+        yield "gpu", f"{device.name}, {capability}, {device.memory / 2**30:.1f} GiB, {cuda}; {use}"
         fault = gpu_test(found, device)
         yield "gpu test", "kernels built and run: the bits of the CPU" if fault is None else f"{FAILED}{fault}"
 

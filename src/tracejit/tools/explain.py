@@ -139,7 +139,8 @@ class Explanation:
             )
         for i, p in enumerate(self.programs):
             ends = f"it ends because {p['ends']} ({short(p['line'])})"
-            out.append(f"program {i}: {p['events']} events from {p['units']}; {ends}")
+            device = "" if p["device"] == "cpu" else f" on {p['device']}"
+            out.append(f"program {i}{device}: {p['events']} events from {p['units']}; {ends}")
             out.append(
                 f"  {p['launches']} launches in {p['stages']} stages, {p['arena_bytes']} bytes of arena, "
                 f"{len(p['kernels'])} kernels, compiled in {seconds(p['compile_seconds'])}"
@@ -205,6 +206,7 @@ def _program(stop: Stop, e: Executable, region: Region) -> dict[str, Any]:
     compiled = e.compiled
     return {
         "events": len(events),
+        "device": "cuda:0" if e.gpu else "cpu",
         "units": brief([event.name for event in events]) or "nothing",
         "ends": stop.reason,
         "line": stop.line,

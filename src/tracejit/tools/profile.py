@@ -68,7 +68,8 @@ def profile(function: Callable[..., Any], *args: Any, calls: int = CALLS, **kwar
 
     The calls are real: a training step trains. Call the function a few times before, so that it is compiled.
 
-    Raises: TypeError for something that `compile` did not make, ValueError for fewer than one call.
+    Raises: TypeError for something that `compile` did not make, ValueError for fewer than one call, NotImplementedError
+    for a function whose programs run on a GPU.
     Cost: two reads of the CPU's counter for each task of a program.
 
     >>> import tracejit as tj
@@ -81,6 +82,11 @@ def profile(function: Callable[..., Any], *args: Any, calls: int = CALLS, **kwar
     if calls < 1:
         raise ValueError(f"expected at least one call, got {calls}")
     region = region_of(function)
+    if any(e.gpu for _, e in region.executables()):
+        raise NotImplementedError(
+            f"profile: programs of {region.name} run on cuda:0, whose kernels are not timed; tracejit.cuda.Event times "
+            "what lies between two places of the program"
+        )
     rate = seconds_of_tick()
     shots: list[Shot] = []
     try:

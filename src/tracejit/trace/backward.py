@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tracejit.runtime.cuda.array import DeviceArray
 from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import OWED, TapeNode, current
-from tracejit.tensor.tensor import Tensor
+from tracejit.tensor.tensor import Tensor, on_gpu
 from tracejit.trace.crossing import (
     Crossing,
     Outside,
@@ -49,6 +50,8 @@ def _given(args: tuple[Any, ...]) -> list[Tensor]:
 def record_backward(recorder: Any, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     """Run a backward pass and record it as one event."""
     roots, _, _, create_graph, inputs, accumulate = args
+    gpu = any(map(on_gpu, roots))
+    recorder.settle(gpu)
     try:
         leaves, pairs = reach(recorder, roots)
         found = explore([node for node, _ in pairs], inputs, create_graph)
@@ -63,6 +66,8 @@ def record_backward(recorder: Any, function: Callable[..., Any], args: tuple[Any
     except Untraceable as e:
         return recorder.outside(str(e), "backward", function, args, {})
     tensors = [*_given(args), *found.saved, *touched, *(t._grad for t in touched if t._grad is not None)]
+    if DeviceArray.used and any(map(on_gpu, tensors)) is not gpu:
+        return recorder.outside("the gradient goes from device to device", "backward", function, args, {})
     if any(recorder.stale(t) for t in tensors):
         # What was inside of the segment is outside of the next.
         recorder.cut("memory was changed in place through another tensor that shares it", silent=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tracejit.tensor.state import state
-from tracejit.tensor.tensor import Tensor
+from tracejit.tensor.tensor import Tensor, on_gpu
 from tracejit.trace.account import Note
 from tracejit.trace.source import user_line
 from tracejit.trace.tree import (
@@ -113,7 +113,8 @@ def _differences(
     for slot, low, high in event.ranges:
         t = new.get(slot)
         if t is not None and t._array is not None and t._array.size:
-            least, most = int(t._array.min()), int(t._array.max())
+            array = t._array.wait() if on_gpu(t) else t._array
+            least, most = int(array.min()), int(array.max())
             if least < low or most >= high:
                 yield f"an index {of} lies from {low} to {high - 1}, now from {least} to {most}"
     for number, value, name in zip(event.numbers, numbers, number_names, strict=False):
@@ -155,6 +156,8 @@ def _external(external: External, t: Any) -> Iterator[str]:
     was, now = _type(external.dtype, external.shape), _described(t)
     if was != now:
         yield f"was {was}, now {now}"
+    if external.gpu is not on_gpu(t):
+        yield "was on the GPU, now it is on the CPU" if external.gpu else "was on the CPU, now it is on the GPU"
     if t._requires_grad is not external.requires_grad:
         yield "required gradients, now it does not" if external.requires_grad else "required no gradients, now it does"
     elif (t._node is None) is not external.leaf:

@@ -10,7 +10,7 @@ import numpy as np
 from tracejit.ir.graph import Graph
 from tracejit.runtime.entry import ENTRY
 from tracejit.trace.background import Elsewhere, Job
-from tracejit.trace.structure import Built, Ends, Structures, make_graph, outline, scalars_of
+from tracejit.trace.structure import Built, Ends, Structures, computes_on_gpu, make_graph, outline, scalars_of
 from tracejit.trace.tape import NodePlan, TapePlan, needed_slots, plan_tape
 from tracejit.trace.tree import Event, External, Step, Stop, path
 
@@ -33,9 +33,11 @@ class Executable:
         "built",
         "bumps",
         "compiled",
+        "empty",
         "ends",
         "events",
         "generation",
+        "gpu",
         "highs",
         "inputs",
         "last",
@@ -62,6 +64,7 @@ class Executable:
         self.obstacle = obstacle
         self.compiled: Any = None
         self.built: Built | None = None
+        self.gpu = False
         self.events: list[Event] = []
         self.ends = Ends([], [])
         self.name = ""
@@ -88,6 +91,7 @@ class Executable:
     def load(self, compiled: Any) -> None:
         """Take the program over and lay out its pointers."""
         self.compiled = compiled
+        self.empty = compiled.empty if self.gpu else np.empty
         homes = len(self.mutated)
         self.pointers = np.zeros(len(self.inputs) + len(self.outputs) + homes, np.int64)
         self.scalars = np.zeros(max(len(self.numbers), 1), np.float64)
@@ -111,8 +115,9 @@ class Executable:
                 moved.append(i)
         k = len(last)
         made: list[tuple[int, Any]] = []
+        empty = self.empty
         for slot, shape, kind in self.outputs:
-            array = np.empty(shape, kind)
+            array = empty(shape, kind)
             pointers[k] = address_of(array)
             made.append((slot, array))
             k += 1
@@ -311,6 +316,7 @@ def _translate(
     if not ends.outputs and not homes:
         exe.load(_Nothing())
         return
+    exe.gpu = computes_on_gpu(events)
     exe.built = (Structures() if structures is None else structures).build(events, ends, name, elsewhere)
     for (root, _), (shape, kind) in zip(ends.outputs, exe.built.results, strict=False):
         exe.outputs.append((root, shape, kind))

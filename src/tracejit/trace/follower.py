@@ -33,6 +33,7 @@ from tracejit.trace.matcher import MISS, matcher
 from tracejit.trace.ranges import in_range
 from tracejit.trace.recorder import Recorder
 from tracejit.trace.repeat import repeat as repeat_event
+from tracejit.trace.structure import computes_on_gpu
 from tracejit.trace.tree import Event, External, Opaque, Place, Stop, flatten, path
 
 MATCHERS = 4
@@ -529,6 +530,7 @@ class Follower:
             state.session = self
         recorder.place = self.place
         recorder.last = self.last
+        recorder.gpu = computes_on_gpu(events) if events else None
         return recorder
 
     def _undo_gradients(self, events: list[Event]) -> None:

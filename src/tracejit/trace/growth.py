@@ -17,15 +17,17 @@ from typing import Any
 import numpy as np
 
 from tracejit.ops.record import Op
+from tracejit.runtime.cuda.array import DeviceArray, host_view
 from tracejit.tensor.dispatch import compute, wrap
 from tracejit.tensor.inplace import rewritten
 from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import enter
-from tracejit.tensor.tensor import Tensor, aval_of
+from tracejit.tensor.tensor import Tensor, aval_of, on_gpu
 from tracejit.trace.backward import reach
 from tracejit.trace.recorder import Recorder
 from tracejit.trace.repeat import repeat
+from tracejit.trace.structure import computes_on_gpu
 from tracejit.trace.tree import Event, External, Place, Segment, Stop, path, rebuild
 
 
@@ -43,15 +45,30 @@ class Sketch(Recorder):
     def compute(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
         """What the operation gives, without its values."""
         if op.family == "view":
-            return compute(op, args, attrs)
+            return compute(op, args, attrs) if not on_gpu(args[0]) else self._view(op, args[0], attrs)
         known = [aval_of(a) if isinstance(a, Tensor) else a.value if type(a) is Scalar else a for a in args]
         found = op.infer(*known, *attrs)
         several = type(found) is tuple
         outs = tuple([wrap(np.empty(a.shape, a.dtype.np)) for a in (found if several else (found,))])
+        if op.origin is not None or any(isinstance(a, Tensor) and on_gpu(a) for a in args):
+            if any(isinstance(a, Tensor) and not on_gpu(a) and a._shape for a in args):
+                raise Ungrown
+            for out in outs:
+                out._array = out._array.view(DeviceArray)
         mask = sum(1 << i for i, a in enumerate(args) if isinstance(a, Tensor) and a._requires_grad)
         if mask and state.grad_enabled and op.rules:
             enter(op, args, attrs, outs, mask)
         return outs if several else outs[0]
+
+    def _view(self, op: Op, x: Tensor, attrs: tuple[Any, ...]) -> Tensor:
+        """A view of what stands for a tensor on a GPU, but is memory of the host."""
+        array, x._array = x._array, host_view(x._array)
+        try:
+            out: Tensor = compute(op, (x,), attrs)
+        finally:
+            x._array = array
+        out._array = out._array.view(DeviceArray)
+        return out
 
     def _write(self, target: Tensor, value: Tensor) -> None:
         if target._base is not None:
@@ -115,8 +132,9 @@ class Growth:
                 found = self.new[id(t)]
             else:
                 strides = None if array.flags.c_contiguous else array.strides
+                writeable, gpu = array.flags.writeable, on_gpu(t)
                 found = self.ghost(
-                    External(array.shape, t._dtype, t._requires_grad, True, strides, array.flags.writeable)
+                    External(array.shape, t._dtype, t._requires_grad, True, strides, writeable, gpu)
                 )
                 self.new[id(t)] = found
                 self.share(t)
@@ -145,7 +163,7 @@ class Growth:
             size = sum((n - 1) * s for n, s in zip(external.shape, external.strides, strict=True)) + kind.itemsize
             array = np.ndarray(external.shape, kind, np.empty(size, np.uint8), 0, external.strides)
         array.flags.writeable = external.writeable
-        t = wrap(array)
+        t = wrap(array.view(DeviceArray) if external.gpu else array)
         t._requires_grad = external.requires_grad
         return t
 
@@ -171,6 +189,7 @@ class Growth:
         finally:
             sketch.replaying = False
         self.done = len(events)
+        sketch.gpu = computes_on_gpu(events) if events else None
         sketch.last, sketch.place = follower.last, follower.place
 
     def grow(self, run: Callable[[Sketch, Callable[[Any], Any]], Any], model: Event | None) -> Event:
@@ -361,7 +380,9 @@ def resembles(model: Event, event_kind: str, function: Any, tensors: list[Any], 
         if external is None:
             if slot < len(values) and values[slot] is not t:
                 return False
-        elif external.dtype is not t._dtype or len(external.shape) != len(t._shape):
+        elif (
+            external.dtype is not t._dtype or len(external.shape) != len(t._shape) or external.gpu is not on_gpu(t)
+        ):
             return False
     return True
 
@@ -390,7 +411,7 @@ def alike(a: Event, b: Event) -> bool:
 
 def _bind(item: tuple[int, External]) -> Any:
     slot, e = item
-    return slot, e.dtype, len(e.shape), e.requires_grad, e.leaf, e.strides is None, e.writeable
+    return slot, e.dtype, len(e.shape), e.requires_grad, e.leaf, e.strides is None, e.writeable, e.gpu
 
 
 def _same_step(a: Any, b: Any) -> bool:

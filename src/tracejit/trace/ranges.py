@@ -15,6 +15,7 @@ from tracejit.kernels.index import check_launch
 from tracejit.kernels.launch import Operand, Ptr
 from tracejit.ops.record import ops
 from tracejit.runtime.build import build
+from tracejit.runtime.cuda.array import DeviceArray
 from tracejit.runtime.team import launch
 from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.tensor import Tensor
@@ -88,8 +89,11 @@ def may_leave_range(events: list[Event]) -> bool:
 _addresses: dict[str, int] = {}
 
 def in_range(t: Any, low: int, high: int) -> bool:
-    """Whether all elements of a concrete tensor lie in [low, high)."""
+    """Whether all elements of a concrete tensor lie in [low, high), or are left for a GPU's program to look at."""
     array = t._array
+    if type(array) is DeviceArray:
+        # To look would be to wait for what computes it. The program looks itself, before it changes anything.
+        return True
     kind = array.dtype.name
     if array.flags.c_contiguous and kind in ("int64", "int32") and not is_rare(("range", kind)):
         address = _addresses.get(kind)

@@ -11,13 +11,14 @@ from typing import Any
 
 from tracejit.compiler import supports
 from tracejit.ops.record import Op
+from tracejit.runtime.cuda.array import DeviceArray
 from tracejit.tensor.autograd import detached
 from tracejit.tensor.dispatch import compute
 from tracejit.tensor.inplace import write
 from tracejit.tensor.scalar import Scalar, returned
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import current, next_position
-from tracejit.tensor.tensor import Tensor, aval_of
+from tracejit.tensor.tensor import GpuAval, Tensor, aval_of, on_gpu
 from tracejit.trace.backward import record_backward
 from tracejit.trace.eager import EAGER
 from tracejit.trace.ranges import bound_numbers, index_ranges
@@ -69,6 +70,8 @@ class Recorder:
         self.mutated: dict[int, Any] = {}
         self.kept: list[Any] = []
         self.top_draws: dict[int, Number] = {}
+        # Where the segment computes, once that is known: all of a program is done by one device.
+        self.gpu: bool | None = None
 
     # --- naming -------------------------------------------------------------------------------------------------------
 
@@ -111,6 +114,7 @@ class Recorder:
             node is None,
             None if contiguous else array.strides,
             array.flags.writeable,
+            type(array) is DeviceArray,
         )
         self._meet(t, node, slot)
         return slot
@@ -131,6 +135,8 @@ class Recorder:
 
     def take(self, tensors: list[Tensor]) -> tuple[tuple[int, ...], dict[int, External]]:
         """The slots of an event's operands."""
+        if tensors:
+            self.settle(any(map(on_gpu, tensors)))
         if any(self.stale(t) for t in tensors):
             self.cut("memory was changed in place through another tensor that shares it", silent=True)
         binds: dict[int, External] = {}
@@ -139,6 +145,17 @@ class Recorder:
             slot = self.known(t)
             slots.append(self.bind(t, binds) if slot is None else slot)
         return tuple(slots), binds
+
+    def settle(self, gpu: bool) -> bool:
+        """Go on where an event computes: on another device than what came before it, in a segment of its own.
+
+        Whether a segment was begun for it.
+        """
+        parts = self.gpu is not None and self.gpu is not gpu
+        if parts:
+            self.cut("what follows computes on another device", silent=True)
+        self.gpu = gpu
+        return parts
 
     def stand(self, t: Tensor) -> int | None:
         """The slot of what a backward pass takes from steps outside of the segment."""
@@ -246,8 +263,9 @@ class Recorder:
     def step(self, unit: Unit, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
         """Run a record and write it down as a step of the unit."""
         if unit.broken is None:
-            if not supports(op, _types(args)):
-                unit.broken = f"{op.name} has no kernel for these types, so it runs eagerly"
+            unit.broken = _obstacle(op, args)
+        if unit.broken is None and DeviceArray.used:
+            unit.broken = self._stray(unit, op, args)
         if unit.broken is not None:
             return self.compute(op, args, attrs)
         specs: list[Any] = []
@@ -281,10 +299,14 @@ class Recorder:
         """Run and record an operation."""
         if self.unit is not None:
             return self.step(self.unit, op, args, attrs)
-        if not supports(op, _types(args)):
-            self.cut(f"{op.name} has no kernel for these types, so it runs eagerly", eager=op)
+        obstacle = _obstacle(op, args)
+        if obstacle is not None:
+            self.cut(obstacle, eager=op)
             return compute(op, args, attrs)
         tensors = [a for a in args if isinstance(a, Tensor)]
+        if not tensors and self.settle(op.origin is not None):
+            # What was drawn for it before is of this segment, too.
+            args = tuple([Scalar(a.value, self.number(a.value, True)) if type(a) is Scalar else a for a in args])
         operands, binds = self.take(tensors)
         numbers: list[Number] = []
         wrapped: list[Any] = []
@@ -342,7 +364,7 @@ class Recorder:
         unit = self.unit
         if unit is not None:
             if unit.broken is None:
-                unit.broken = self._unassignable(target)
+                unit.broken = self._unassignable(target, value)
             if unit.broken is None:
                 slot, source = self.known(target), self.known(value)
                 if slot is None or source is None:
@@ -352,7 +374,7 @@ class Recorder:
                     return
             self._write(target, value)
             return
-        reason = self._unassignable(target)
+        reason = self._unassignable(target, value)
         if reason is not None:
             self.cut(reason, eager="assign")
             self._write(target, value)
@@ -362,7 +384,16 @@ class Recorder:
         self._assign(unit, operands[0], operands[1], target, value)
         self.emit("assign", None, (), operands, binds, (), None, unit, (), None)
 
-    def _unassignable(self, target: Tensor) -> str | None:
+    def _stray(self, unit: Unit, op: Op, args: tuple[Any, ...]) -> str | None:
+        """Why a step cannot be done where the others of its segment are."""
+        gpu = op.origin is not None or any(isinstance(a, Tensor) and on_gpu(a) for a in args)
+        if self.gpu is None:
+            self.gpu = gpu
+        return None if gpu is self.gpu else f"{unit.name} computes on two devices"
+
+    def _unassignable(self, target: Tensor, value: Tensor) -> str | None:
+        if on_gpu(target) is not on_gpu(value):
+            return "a tensor is changed in place with one of another device"
         if target._base is not None:
             return "a view is changed in place"
         if not target._array.flags.c_contiguous or not target._array.flags.writeable:
@@ -417,7 +448,8 @@ class Recorder:
     def result(self, slot: int, t: Tensor) -> Result:
         """What Python gets in a slot."""
         strides = None if t._array.flags.c_contiguous else t.stride()
-        return Result(slot, aval_of(t), t._requires_grad, strides, self.sources.get(slot))
+        aval = aval_of(t)
+        return Result(slot, GpuAval(*aval) if on_gpu(t) else aval, t._requires_grad, strides, self.sources.get(slot))
 
     def describe(self, out: Any, results: list[Result]) -> Any:
         """The layout of what a unit returned; its tensors become results."""
@@ -551,5 +583,10 @@ class Recorder:
         return self.arrays.get(id(t._array))
 
 
-def _types(args: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(aval_of(a) if isinstance(a, Tensor) else None for a in args)
+def _obstacle(op: Op, args: tuple[Any, ...]) -> str | None:
+    """Why an operation cannot be part of a program, if so."""
+    if op.family == "transfer":
+        return "a tensor is copied between devices"
+    if not supports(op, tuple(aval_of(a) if isinstance(a, Tensor) else None for a in args)):
+        return f"{op.name} has no kernel for these types, so it runs eagerly"
+    return None

@@ -23,6 +23,7 @@ from tracejit.ir.graph import Graph
 from tracejit.runtime.program import Arena
 from tracejit.symbols import Trail
 from tracejit.template import Template
+from tracejit.tensor.gpu import gpu_side
 from tracejit.trace.background import GRAPH, Elsewhere
 from tracejit.trace.tree import Event, Number, Static
 
@@ -54,7 +55,7 @@ def outline(events: list[Event]) -> Outline:
     numbers: list[int] = []
     for event in events:
         for slot, ext in event.binds.items():
-            key.append((slot, ext.dtype, len(ext.shape), ext.strides is None))
+            key.append((slot, ext.dtype, len(ext.shape), ext.strides is None, ext.gpu))
             free.extend(ext.shape)
             if ext.strides is not None:
                 free.extend([s // ext.dtype.itemsize for s in ext.strides])
@@ -106,6 +107,13 @@ def _refill(value: Any, free: Iterator[Any]) -> Any:
     return tuple([_refill(v, free) for v in value]) if isinstance(value, tuple) else value
 
 
+def computes_on_gpu(events: list[Event]) -> bool:
+    """Whether a segment computes on a GPU."""
+    return any(ext.gpu for event in events for ext in event.binds.values()) or any(
+        step.op is not None and step.op.origin is not None for event in events for step in event.steps
+    )
+
+
 @dataclass(slots=True)
 class Ends:
     """What a segment leaves: slots that get new memory, and those of changed inputs with their last value."""
@@ -151,7 +159,7 @@ def make_graph(events: list[Event], ends: Ends, values: list[Any], name: str) ->
                 attrs = tuple(
                     [_refill(v, free) if n in _SIZES else v for n, v in zip(step.op.attrs, attrs, strict=True)]
                 )
-            made = ir.make(step.op, args, attrs)
+            made = ir.make(step.op.origin or step.op, args, attrs)
             lines.setdefault(made, event.line)
             labels.setdefault(made, event.name)
             if len(step.outs) == 1:
@@ -235,7 +243,13 @@ class Structures:
         fresh = hash(key) not in self._met
         if fresh and self.closed:
             raise Exceeded
-        made, planned = self._from_template(family, shape, events, ends, name, elsewhere)
+        if computes_on_gpu(events):
+            graph = make_graph(events, ends, shape.free, name)
+            hosts = [not ext.gpu for event in events for ext in event.binds.values()]
+            compiled = gpu_side().compile_region(graph, hosts)
+            made, planned = (compiled, [(o.shape, o.dtype.np) for o in graph.outputs]), True
+        else:
+            made, planned = self._from_template(family, shape, events, ends, name, elsewhere)
         if made is None:
             graph = make_graph(events, ends, shape.free, name)
             compiled = compile_graph(graph, self._arena, None if elsewhere is None else elsewhere.graph)
@@ -243,7 +257,7 @@ class Structures:
         if not family.seen:
             family.seen.append(shape.free)
         compiled, results = made
-        symbols = [k.kernel.symbol for k in compiled.kernels]
+        symbols = [k.symbol for k in compiled.kernels]
         new = [s for s in symbols if s not in before]
         if new and self.closed:
             raise Exceeded

@@ -19,6 +19,7 @@ from tracejit.aval import Aval
 from tracejit.devices import device
 from tracejit.dtypes import ALL, get_default_dtype
 from tracejit.ops.record import Op
+from tracejit.runtime.cuda.array import DeviceArray
 from tracejit.tensor.generator import Generator
 from tracejit.tensor.tape import current
 from tracejit.trace.account import Note
@@ -93,6 +94,7 @@ class External:
     leaf: bool
     strides: tuple[int, ...] | None
     writeable: bool
+    gpu: bool = False
 
     def admits(self, t: Any) -> bool:
         """Whether a tensor is like that."""
@@ -104,7 +106,7 @@ class External:
             return False
         if t._requires_grad is not self.requires_grad or (t._node is None) is not self.leaf:
             return False
-        if array.flags.writeable is not self.writeable:
+        if array.flags.writeable is not self.writeable or (type(array) is DeviceArray) is not self.gpu:
             return False
         if self.strides is None:
             return bool(array.flags.c_contiguous)

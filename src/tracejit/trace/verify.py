@@ -11,8 +11,12 @@ import numpy as np
 
 from tracejit.eager import run_op
 from tracejit.errors import VerificationError
+from tracejit.ops.record import ops
 from tracejit.passes.bisect import differs, first_difference
-from tracejit.tensor.dispatch import wrap
+from tracejit.runtime.cuda.array import DeviceArray
+from tracejit.tensor.dispatch import compute_array, wrap
+from tracejit.tensor.gpu import gpu_side
+from tracejit.tensor.inplace import copy_into
 from tracejit.trace.account import Calls
 from tracejit.trace.executable import Executable, _Memory, _translate
 from tracejit.trace.tree import Event, Static, Step, Stop, path
@@ -49,7 +53,7 @@ class Verified(Executable):
         if self.compared if region.verify == "first" else not is_due(region.verify, region.calls, 0):
             return super().run(values, numbers)
         begin = time.perf_counter()
-        inputs = {slot: values[slot]._array.copy(order="K") for slot in self.inputs}
+        inputs = {slot: _copied(values[slot]._array) for slot in self.inputs}
         made = super().run(values, numbers)
         if made is None:
             return None
@@ -60,21 +64,22 @@ class Verified(Executable):
             right = evaluate(events, inputs, numbers)
         except Exception as e:  # noqa: BLE001 - whatever it is, the call must raise it too, and does when it runs again
             for slot in changed:
-                np.copyto(values[slot]._array, inputs[slot])
+                copy_into(values[slot]._array, inputs[slot])
             self._fail(Mismatch(self, events, inputs, numbers, {}, -1, None, e))
             return None
         memory = _Memory(events)
         found = [*made, *((slot, values[slot]._array) for slot in changed)]
-        wrong = [(slot, a) for slot, a in found if differs(right[memory.last(slot)], a).any()]
+        wrong = [(slot, a) for slot, a in found if differs(_host(right[memory.last(slot)]), _host(a)).any()]
         if not wrong:
             took = time.perf_counter() - begin
             self.region.note("verification", self.stop.line, "the program's values are eager's, bit for bit", took)
             return made
         slot, array = wrong[0]
-        self._fail(Mismatch(self, events, inputs, numbers, right, memory.last(slot), array.copy(), None))
+        shown = {s: _host(value) for s, value in right.items()}
+        self._fail(Mismatch(self, events, inputs, numbers, shown, memory.last(slot), _host(array).copy(), None))
         for slot in changed:
-            np.copyto(values[slot]._array, right[memory.last(slot)])
-        return [(slot, np.array(right[memory.last(slot)], order="C")) for slot, _ in made]
+            copy_into(values[slot]._array, right[memory.last(slot)])
+        return [(slot, compute_array(ops.copy, (right[memory.last(slot)],), ())) for slot, _ in made]
 
     def _fail(self, mismatch: Mismatch) -> None:
         self.region.failure = mismatch
@@ -99,13 +104,23 @@ def evaluate(events: list[Event], inputs: dict[int, Any], numbers: list[Any]) ->
             if step.op is None:
                 value = values[step.args[0]]
                 # A change in place copies into the memory of its target, which is contiguous.
-                values[step.outs[0]] = np.array(value, order="C") if step.outs[0] in assigned else value
+                values[step.outs[0]] = compute_array(ops.copy, (value,), ()) if step.outs[0] in assigned else value
                 continue
-            found = run_op(step.op, tuple(_argument(a, values, numbers) for a in step.args), step.attrs)
+            found = compute_array(step.op, tuple(_argument(a, values, numbers) for a in step.args), step.attrs)
             for slot, array in zip(step.outs, found if type(found) is tuple else (found,), strict=True):
                 # As in eager, every computed tensor is contiguous; a view is what it is.
                 values[slot] = array if step.view or array.flags.c_contiguous else array.copy(order="C")
     return values
+
+
+def _copied(array: Any) -> Any:
+    """A copy of an array that lies in memory as it does, on its device."""
+    return gpu_side().laid_out_copy(array) if type(array) is DeviceArray else array.copy(order="K")
+
+
+def _host(array: Any) -> Any:
+    """An array for the host to read."""
+    return array.wait() if type(array) is DeviceArray else array
 
 
 def _argument(a: Any, values: dict[int, Any], numbers: list[Any]) -> Any:
@@ -205,9 +220,9 @@ class Mismatch:
         _translate(self.events, memory, dict.fromkeys(wanted), probe, self.program.region.name)
         values: list[Any] = [None] * (max(self.inputs, default=-1) + 1)
         for slot, array in self.inputs.items():
-            values[slot] = wrap(array.copy(order="K"))
+            values[slot] = wrap(_copied(array))
         made = probe.run(values, self.numbers)
-        return None if made is None else (probe, dict(made))
+        return None if made is None else (probe, {slot: _host(array) for slot, array in made})
 
     def _is_wrong(self, slot: int, value: Any) -> bool:
         return bool(differs(self.right[slot], value).any())
@@ -290,7 +305,8 @@ class Mismatch:
 
     def _broken_pass(self, program: Executable) -> str | None:
         """The pass after which the program's graph computes something else."""
-        if program.graph is None or getattr(program.compiled, "report", None) is None:
+        if program.gpu or program.graph is None or getattr(program.compiled, "report", None) is None:
+            # What a pass changed is looked for with the CPU's kernels, whose sums are others than the GPU's.
             return None
         inputs = [self.inputs[slot] for slot in program.inputs]
         scalars = [self.numbers[index] for index, _ in program.numbers]
@@ -300,7 +316,7 @@ class Mismatch:
 
 def _writer(program: Executable, output: int) -> Any:
     """The kernel that writes an output of a program."""
-    if program.graph is None or not hasattr(program.compiled, "program"):
+    if program.gpu or program.graph is None or not hasattr(program.compiled, "program"):
         return None
     return program.compiled.program.first_user(len(program.graph.inputs) + output)
 

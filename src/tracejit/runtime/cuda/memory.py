@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from typing import Any
 
 from tracejit.errors import CudaOutOfMemoryError
 from tracejit.runtime.cuda.driver import Context
@@ -41,6 +42,11 @@ class Block:
 
     def __del__(self) -> None:
         self._pool.take_back(self.address, self.nbytes)
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        """The memory as NumPy sees it: bytes. An array on it keeps the block."""
+        return {"version": 3, "shape": (self.nbytes,), "typestr": "|u1", "data": (self.address, False)}
 
 
 class Pool:
@@ -111,6 +117,12 @@ class Pool:
         with self._lock:
             self._sort_returned()
             self._give_back()
+
+    def current(self) -> tuple[int, int]:
+        """The bytes that blocks hold now, and those that the process has."""
+        with self._lock:
+            self._sort_returned()
+            return self.allocated, self.reserved
 
     def forget_peaks(self) -> None:
         """Counts the most anew from here."""

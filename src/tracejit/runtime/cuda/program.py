@@ -10,7 +10,7 @@ import ctypes
 import hashlib
 import struct
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,28 +26,35 @@ from tracejit.runtime.cuda.driver import Context
 from tracejit.runtime.cuda.memory import Block, Pool
 
 _STATUS_BYTES = 8
+_LAST_IF_FAILING = 2
+"""Of the parts of a run that may fail, the one that waits for what was found."""
 BINDINGS = 8
 """Sets of addresses whose launches a program keeps: the latest ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A kernel, and the one to take where its promises about arguments do not hold: the same without vectors."""
+    """A kernel, and the one to take where its promises about arguments do not hold: the same without vectors.
+
+    It may be one that `fails`, or one that writes to the `home` of an output.
+    """
 
     kernel: CudaText
     plain: CudaText
+    fails: bool = False
+    home: bool = False
 
 
 @dataclass(slots=True)
 class _Binding:
-    """What a run on some addresses asks for: launches, with the tables of those that are many in one.
+    """What a run on some addresses asks for: launches in parts, with the tables of those that are many in one.
 
-    `graph` is all of it captured, once it has been asked for a second time.
+    `graphs` are the parts captured, once they have been asked for a second time.
     """
 
-    launches: list[partial[None]]
+    parts: list[list[Callable[[], None]]]
     tables: list[Block]
-    graph: int | None = None
+    graphs: list[int] | None = None
 
 
 def machine_code(context: Context, kernel: CudaText, together: bool = False) -> bytes:
@@ -72,7 +79,10 @@ def machine_code(context: Context, kernel: CudaText, together: bool = False) -> 
 class DeviceProgram:
     """Kernels in stages that `run` starts, with the memory of their intermediate values.
 
-    Kernels of one stage do not depend on each other; those that are the same are one launch.
+    Kernels of one stage do not depend on each other; those that are the same are one launch. Where some may fail, such
+    as for an index out of range, a run has three parts: up to the last of these, on to what writes to homes of outputs,
+    and the rest, which is only asked for when the first part has told that all is right. So what has a home is not
+    changed otherwise, and the GPU goes on meanwhile.
     """
 
     def __init__(
@@ -84,66 +94,111 @@ class DeviceProgram:
         self._scalars = pool.allocate(8 * scalars)
         self._count = scalars
         self._status = pool.allocate(_STATUS_BYTES)
-        self._fails = any(one.kernel.function is not None for stage in self._stages for one in stage)
+        self._looks = any(one.kernel.function is not None for stage in self._stages for one in stage)
+        failing = [k for k, stage in enumerate(self._stages) if any(one.fails for one in stage)]
+        self._fails = bool(failing)
+        self._ends = [len(self._stages)]
+        if failing:
+            told = failing[-1] + 1
+            if any(one.home and not one.fails for stage in self._stages[:told] for one in stage):
+                raise ValueError("a kernel changes memory in place before all is known to be right")
+            homes = (k for k, stage in enumerate(self._stages) if k >= told and any(one.home for one in stage))
+            self._ends = [told, next(homes, len(self._stages)), len(self._stages)]
+        self._told = context.word()
+        self._code = 0
         self._functions: dict[tuple[str, bool], int] = {}
         self._bindings: OrderedDict[tuple[int, ...], _Binding] = OrderedDict()
 
-    def run(self, inputs: Sequence[int], outputs: Sequence[int], scalars: np.ndarray) -> None:
+    @property
+    def fails(self) -> bool:
+        """Whether a kernel may find something wrong, such as an index out of range."""
+        return self._fails
+
+    def run(
+        self, inputs: Sequence[int], outputs: Sequence[int], scalars: np.ndarray, *, capture: bool = True
+    ) -> int:
         """Asks for all kernels, on buffers at the given addresses; scalars are eight bytes each.
 
-        Addresses that come again are those of most calls of a loop: their launches are captured then, and are one
-        request from there on.
+        Gives the error code of a kernel, with what has a home not changed; 0 if there is none. Waits for the kernels
+        that may give one. Addresses that come again are those of most calls of a loop: their launches are captured then
+        if `capture` is set, and are one request from there on, or three.
         Raises: ValueError for another number of scalars; CudaError from the driver.
         """
         if scalars.nbytes != 8 * self._count:
             raise ValueError(f"the program has {self._count} scalars, got {scalars.nbytes} bytes")
-        # Ahead of the graph, not in it: numbers change from call to call.
-        self._context.put(self._scalars.address, scalars)
-        addresses = (*inputs, *outputs)
+        with self._context.lock:
+            # Ahead of the graph, not in it: numbers change from call to call.
+            if self._count:
+                self._context.put(self._scalars.address, scalars)
+            return self._run(self._binding((*inputs, *outputs), inputs, outputs, capture))
+
+    def _binding(
+        self, addresses: tuple[int, ...], inputs: Sequence[int], outputs: Sequence[int], capture: bool
+    ) -> _Binding:
         binding = self._bindings.get(addresses)
         if binding is None:
             binding = self._bindings[addresses] = self._bind(inputs, outputs)
             self._forget_oldest()
-            self._launch(binding)
-            return
+            return binding
         self._bindings.move_to_end(addresses)
-        if binding.graph is None:
-            binding.graph = self._context.capture(lambda: self._launch(binding))
-        self._context.replay(binding.graph)
+        if capture and binding.graphs is None:
+            parts = binding.parts
+            binding.graphs = [self._context.capture(partial(self._launch, part)) if part else 0 for part in parts]
+        return binding
+
+    def _run(self, binding: _Binding) -> int:
+        self._code = 0
+        for number, part in enumerate(binding.parts):
+            if number == _LAST_IF_FAILING:
+                # The part before goes on meanwhile.
+                self._context.wait_for(self._context.mark)
+                self._code = int(self._told[0])
+                if self._code:
+                    break
+            if binding.graphs is None:
+                self._launch(part)
+            elif part:
+                self._context.replay(binding.graphs[number])
+            if not number and self._fails:
+                self._context.record(self._context.mark)
+        return self._code
 
     def error(self) -> int:
-        """The error code of a kernel of the last run, such as of an index out of range; 0 if there was none.
+        """The error code of a kernel of the last run, such as of an index out of range; 0 if there was none."""
+        return self._code
 
-        Waits until the run is done. Behind an error what the run wrote is of no use.
-        """
-        found = np.zeros(1, np.int64)
-        if self._fails:
-            self._context.take(found, self._status.address)
-        return int(found[0])
-
-    def _launch(self, binding: _Binding) -> None:
-        if self._fails:
-            self._context.clear(self._status.address, _STATUS_BYTES)
-        for launch in binding.launches:
+    @staticmethod
+    def _launch(part: list[Callable[[], None]]) -> None:
+        for launch in part:
             launch()
 
     def _forget_oldest(self) -> None:
         while len(self._bindings) > BINDINGS:
             _, oldest = self._bindings.popitem(last=False)
-            if oldest.graph is not None:
-                self._context.drop(oldest.graph)
+            for graph in filter(None, oldest.graphs or ()):
+                self._context.drop(graph)
 
     # --- arguments ----------------------------------------------------------------------------------------------------
 
     def _bind(self, inputs: Sequence[int], outputs: Sequence[int]) -> _Binding:
         binding = _Binding([], [])
-        for stage in self._stages:
-            chosen = [self._chosen(one, inputs, outputs) for one in stage]
-            for kernel in batched([k for k in chosen if k.blocks]):
-                if isinstance(kernel, CudaBatch):
-                    binding.launches.append(self._many(binding, kernel, inputs, outputs))
-                else:
-                    binding.launches.append(self._single(kernel, inputs, outputs))
+        begin = 0
+        for end in self._ends:
+            launches: list[Callable[[], None]] = []
+            for stage in self._stages[begin:end]:
+                chosen = [self._chosen(one, inputs, outputs) for one in stage]
+                for kernel in batched([k for k in chosen if k.blocks]):
+                    if isinstance(kernel, CudaBatch):
+                        launches.append(self._many(binding, kernel, inputs, outputs))
+                    else:
+                        launches.append(self._single(kernel, inputs, outputs))
+            binding.parts.append(launches)
+            begin = end
+        context, status, first = self._context, self._status.address, binding.parts[0]
+        if self._looks:
+            first.insert(0, partial(context.clear, status, _STATUS_BYTES))
+        if self._fails:
+            first.append(partial(context.ask, self._told, status))
         return binding
 
     def _chosen(self, one: Work, inputs: Sequence[int], outputs: Sequence[int]) -> CudaText:
@@ -151,24 +206,24 @@ class DeviceProgram:
         kept = all(self._word(slots[slot], inputs, outputs) % of == 0 for slot, of in one.kernel.promises)
         return one.kernel if kept else one.plain
 
-    def _single(self, kernel: CudaText, inputs: Sequence[int], outputs: Sequence[int]) -> partial[None]:
+    def _single(self, kernel: CudaText, inputs: Sequence[int], outputs: Sequence[int]) -> Callable[[], None]:
         words = [self._word(slot, inputs, outputs) for slot in kernel.slots] or [0]
         parameters: list[Any] = [(ctypes.c_int64 * len(words))(*words), ctypes.c_int64(kernel.units)]
         if kernel.function is not None:
             parameters.append(ctypes.c_int64(self._status.address))
         function = self._function(kernel, False)
-        return partial(self._context.launch, function, kernel.blocks, kernel.threads, tuple(parameters))
+        return self._context.prepared(function, kernel.blocks, kernel.threads, tuple(parameters))
 
     def _many(
         self, binding: _Binding, batch: CudaBatch, inputs: Sequence[int], outputs: Sequence[int]
-    ) -> partial[None]:
+    ) -> Callable[[], None]:
         table = np.array([self._word(slot, inputs, outputs) for row in batch.rows for slot in row], np.int64)
         block = self._pool.allocate(table.nbytes)
         self._context.put(block.address, table)
         binding.tables.append(block)
         parameters = (ctypes.c_int64(block.address), ctypes.c_int64(len(batch.rows)))
         function = self._function(batch.kernel, True)
-        return partial(self._context.launch, function, batch.blocks, batch.kernel.threads, parameters)
+        return self._context.prepared(function, batch.blocks, batch.kernel.threads, parameters)
 
     def _function(self, kernel: CudaText, together: bool) -> int:
         key = kernel.name, together

@@ -11,7 +11,7 @@ from tracejit.ops.record import ops
 from tracejit.shapes import broadcast, broadcast_all
 from tracejit.tensor.casting import SHORT
 from tracejit.tensor.composite import composite
-from tracejit.tensor.dispatch import apply
+from tracejit.tensor.dispatch import apply, beside
 from tracejit.tensor.functional.activation import floats, wide
 from tracejit.tensor.functional.dropout import noise, rates
 from tracejit.tensor.products import matmul
@@ -73,7 +73,7 @@ def scaled_dot_product_attention(
             return found
         return _attention(query, key, value, attn_mask, None, is_causal, scale=factor)
     lead = broadcast(query._shape[:-2], key._shape[:-2])
-    u = noise((*lead, query._shape[-2], key._shape[-2]), query._dtype)
+    u = noise(query, (*lead, query._shape[-2], key._shape[-2]))
     keep, rise = rates(dropout_p)
     return _attention(query, key, value, attn_mask, u, is_causal, scale=factor, keep=keep, rise=rise)
 
@@ -148,8 +148,8 @@ def _attention(
     scores = apply(ops.mul, (wide(matmul(query, transpose(key, -2, -1))), scale))
     if is_causal:
         rows, cols = scores._shape[-2:]
-        place = apply(ops.reshape, (apply(ops.iota, (), (rows,)),), ((rows, 1),))
-        scores = apply(ops.where, (apply(ops.le, (apply(ops.iota, (), (cols,)), place)), scores, -math.inf))
+        place = apply(ops.reshape, (beside(scores, ops.iota, (), (rows,)),), ((rows, 1),))
+        scores = apply(ops.where, (apply(ops.le, (beside(scores, ops.iota, (), (cols,)), place)), scores, -math.inf))
     elif mask is not None and mask._dtype is dtypes.bool:
         scores = apply(ops.where, (mask, scores, -math.inf))
     elif mask is not None:

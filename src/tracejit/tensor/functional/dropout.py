@@ -7,7 +7,7 @@ from typing import Any
 from tracejit import dtypes
 from tracejit.ops.record import ops
 from tracejit.tensor.composite import composite
-from tracejit.tensor.dispatch import apply
+from tracejit.tensor.dispatch import apply, beside
 from tracejit.tensor.generator import draw
 from tracejit.tensor.scalar import plain
 from tracejit.tensor.tensor import Tensor
@@ -25,9 +25,9 @@ def _check_type(x: Tensor) -> None:
         raise RuntimeError(f"result type Float can't be cast to the desired output type {x._dtype.name.capitalize()}")
 
 
-def noise(shape: tuple[int, ...], dtype: dtypes.dtype) -> Any:
-    """The uniform numbers that decide what a dropout keeps."""
-    return apply(ops.uniform, draw(None), (shape, dtypes.widened(dtype)))
+def noise(x: Tensor, shape: tuple[int, ...]) -> Any:
+    """The uniform numbers that decide what a dropout of a tensor keeps."""
+    return beside(x, ops.uniform, draw(None), (shape, dtypes.widened(x._dtype)))
 
 
 def rates(p: float) -> tuple[float, float]:
@@ -53,7 +53,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Any:
         return input
     _check_type(input)
     keep, scale = rates(p)
-    return kept(input, noise(input._shape, input._dtype), keep=keep, scale=scale)
+    return kept(input, noise(input, input._shape), keep=keep, scale=scale)
 
 
 def dropout2d(input: Tensor, p: float = 0.5, training: bool = True) -> Any:
@@ -69,7 +69,7 @@ def dropout2d(input: Tensor, p: float = 0.5, training: bool = True) -> Any:
     _check_type(input)
     keep, scale = rates(p)
     shape = (*input._shape[:2], *(1,) * (len(input._shape) - 2))
-    return kept(input, noise(shape, input._dtype), keep=keep, scale=scale)
+    return kept(input, noise(input, shape), keep=keep, scale=scale)
 
 
 dropout1d = dropout3d = feature_dropout = dropout2d

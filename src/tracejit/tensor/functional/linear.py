@@ -8,7 +8,7 @@ from tracejit import dtypes
 from tracejit.ops.record import ops
 from tracejit.tensor.casting import SHORT
 from tracejit.tensor.composite import composite
-from tracejit.tensor.dispatch import apply
+from tracejit.tensor.dispatch import apply, beside
 from tracejit.tensor.host import host
 from tracejit.tensor.products import matmul
 from tracejit.tensor.promote import in_single, to_dtype
@@ -137,7 +137,7 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Any:
     if tensor.numel() == 0:
         if num_classes <= 0:
             raise RuntimeError("Can not infer total number of classes from empty tensor.")
-        return apply(ops.full, (0,), ((*tensor._shape, num_classes), dtypes.int64))
+        return beside(tensor, ops.full, (0,), ((*tensor._shape, num_classes), dtypes.int64))
     if num_classes == -1:
         num_classes = _count_of_classes(tensor)
     elif num_classes < 1:
@@ -148,11 +148,11 @@ def one_hot(tensor: Tensor, num_classes: int = -1) -> Any:
 def checked_classes(index: Tensor, count: int) -> Any:
     """Classes of [0, count), itself: taking them from a list of all raises IndexError for any other."""
     flat = reshape(index, -1)
-    return reshape(apply(ops.take, (apply(ops.iota, (), (count,)), flat), (0,)), index._shape)
+    return reshape(apply(ops.take, (beside(index, ops.iota, (), (count,)), flat), (0,)), index._shape)
 
 
 @composite
 def is_class(index: Tensor, count: int) -> Any:
     """Whether each class is the one that an index names, along a new last dimension."""
     checked = reshape(checked_classes(index, count), (*index._shape, 1))
-    return apply(ops.eq, (apply(ops.iota, (), (count,)), checked))
+    return apply(ops.eq, (beside(index, ops.iota, (), (count,)), checked))

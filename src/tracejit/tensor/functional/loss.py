@@ -9,7 +9,7 @@ from tracejit import dtypes
 from tracejit.ops.record import ops
 from tracejit.tensor.casting import SINGLE
 from tracejit.tensor.composite import composite
-from tracejit.tensor.dispatch import apply
+from tracejit.tensor.dispatch import apply, beside
 from tracejit.tensor.functional.activation import log_of_sigmoid, log_probabilities, wide
 from tracejit.tensor.functional.linear import checked_classes
 from tracejit.tensor.promote import to_dtype
@@ -122,7 +122,10 @@ def _of_classes(
     column = tuple(classes if d == dim else 1 for d in range(len(shape)))
     hit = apply(
         ops.eq,
-        (apply(ops.reshape, (apply(ops.iota, (), (classes,)),), (column,)), apply(ops.reshape, (chosen,), (along,))),
+        (
+            apply(ops.reshape, (beside(logp, ops.iota, (), (classes,)),), (column,)),
+            apply(ops.reshape, (chosen,), (along,)),
+        ),
     )
     loss = apply(ops.neg, (sum(apply(ops.where, (hit, logp, 0)), dim),))
     weights = counted

@@ -9,7 +9,7 @@ from tracejit import dtypes
 from tracejit.ops.record import ops
 from tracejit.ops.window import pool_size
 from tracejit.tensor.composite import composite
-from tracejit.tensor.dispatch import apply
+from tracejit.tensor.dispatch import apply, beside
 from tracejit.tensor.functional.activation import floats
 from tracejit.tensor.functional.convolution import Pair, pair
 from tracejit.tensor.reducing import mean
@@ -245,7 +245,7 @@ def _resized(x: Tensor, new: tuple[int, ...], ratios: tuple[float, ...]) -> Any:
         old = x._shape[2 + i]
         if old == size:
             continue
-        at = apply(ops.mul, (apply(ops.cast, (apply(ops.iota, (), (size,)),), (dtypes.float32,)), ratio))
+        at = apply(ops.mul, (apply(ops.cast, (beside(x, ops.iota, (), (size,)),), (dtypes.float32,)), ratio))
         at = apply(ops.minimum, (apply(ops.cast, (at,), (dtypes.int64,)), old - 1))
         x = apply(ops.take, (x, at), (2 + i,))
     return x

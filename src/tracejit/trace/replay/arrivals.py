@@ -19,6 +19,7 @@ import numpy as np
 
 from tracejit.kernels import looks
 from tracejit.runtime.build import build
+from tracejit.runtime.cuda.array import DeviceArray
 from tracejit.runtime.objects import peek, slot_offset, slot_place
 from tracejit.tensor.tensor import Tensor
 from tracejit.trace.executable import Executable
@@ -163,7 +164,7 @@ def short_look(
             f"{text}._dtype is {dtype}",
             f"{text}._requires_grad is {external.requires_grad}",
             f"{text}._node is {'' if external.leaf else 'not '}None",
-            f"(a{k} := {text}._array) is not None",
+            f"type(a{k} := {text}._array) is {listing.constant(DeviceArray if external.gpu else np.ndarray)}",
             f"a{k}.shape == {external.shape!r}",
             f"(f := a{k}.flags).c_contiguous",
             f"f.writeable is {external.writeable}",

@@ -34,8 +34,9 @@ _MODES = (*_GRAD_MODES, autocast)
 # Functions of the tensor package that change what other code sees, beside the session.
 _REFUSED = frozenset(
     (
-        *("set_default_dtype", "set_float32_matmul_precision", "set_printoptions", "set_num_threads"),
-        *("set_autocast_dtype", "set_autocast_enabled", "set_autocast_cache_enabled", "clear_autocast_cache"),
+        *("set_default_dtype", "set_default_device", "set_float32_matmul_precision", "set_printoptions"),
+        *("set_num_threads", "set_autocast_dtype", "set_autocast_enabled", "set_autocast_cache_enabled"),
+        "clear_autocast_cache",
     )
 )
 _GIVEN = (
@@ -95,6 +96,8 @@ class Calls:
         if native and not hasattr(f, "__wrapped__"):
             if f.__name__ in _REFUSED:
                 raise Unproven(f"{f.__name__} is called", "call it outside of the compiled function")
+            if f is device.__enter__:
+                raise Unproven("a default device is chosen", "name the device where tensors are made")
             if f.__name__ in _READS_ONE and isinstance(args[0], Tensor):
                 self.world.touch(args[0])
                 if args[0].numel() != 1:

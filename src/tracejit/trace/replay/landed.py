@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
-from tracejit.tensor.tensor import Tensor
+from tracejit.tensor.tensor import Tensor, on_gpu
 from tracejit.trace.executable import Executable
 from tracejit.trace.replay.proof import Proof
 from tracejit.trace.replay.symbols import Unproven
@@ -40,7 +40,8 @@ def external_of(t: Tensor) -> External:
     """What a tensor from outside is like now."""
     array = t._array
     strides = None if array.flags.c_contiguous else array.strides
-    return External(array.shape, t._dtype, t._requires_grad, t._node is None, strides, array.flags.writeable)
+    leaf = t._node is None
+    return External(array.shape, t._dtype, t._requires_grad, leaf, strides, array.flags.writeable, on_gpu(t))
 
 
 def check_result(proof: Proof, landed: list[Landed]) -> Landed:

@@ -16,7 +16,7 @@ from tracejit.runtime.entry import ENTRY
 from tracejit.runtime.objects import copy_call, make_call, slot_place
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import OWED, TapeNode, next_position
-from tracejit.tensor.tensor import FIELDS, Tensor, pending
+from tracejit.tensor.tensor import FIELDS, Tensor, on_gpu, pending
 from tracejit.trace.executable import Executable, signed
 from tracejit.trace.follower import Follower
 from tracejit.trace.matcher import MISS
@@ -63,7 +63,8 @@ class Replay:
         self.last_arrays: list[Any] = [None] * len(self.found)
         constants = [id(t) for t, _ in self.constants]
         self.look = native_look(self.found, self.taken, self.input_of, self.executable, constants)
-        program = getattr(self.executable.compiled, "program", None)
+        # A GPU's program is started by Python.
+        program = None if self.executable.gpu else getattr(self.executable.compiled, "program", None)
         self.controls = [] if program is None else [program.control]
         self.text = self._write()
         scope = self.listing.scope
@@ -95,7 +96,7 @@ class Replay:
             C=self.controls,
             signed=signed,
             address_of=ENTRY.address_of,
-            empty=np.empty,
+            empty=self.executable.empty,
             make_object=object.__new__,
             next_position=next_position,
             grad_tables=self.grad_tables,
@@ -362,7 +363,7 @@ class Replay:
                 continue
             array, place = (shape, np.dtype(kind)), len(exe.inputs) + at
             made = None
-            if simple:
+            if simple and not exe.gpu:
                 like = self._like(slot)
                 made = make_call(like, FIELDS, "_array", array, place, listing.scope, f"made{slot}")
             if made is not None:
@@ -502,7 +503,8 @@ class Replay:
         self.built: dict[int, str] = {}
         handed = {id(container): k for k, (container, _, _) in enumerate(self.handed)}
         for position, (_, _, t) in enumerate(self.proof.session.reads):
-            out.append(f"    r{position} = {self._tensor_text(t)}._array.item()")
+            # What a GPU computed is waited for.
+            out.append(f"    r{position} = {self._tensor_text(t)}.{'item()' if on_gpu(t) else '_array.item()'}")
         if self.handed:
             out.append("    if not kept:")
             out.append(f"        for t, (leaf, _, _) in zip(me.grads, {listing.constant(self.handed)}): leaf._grad = t")

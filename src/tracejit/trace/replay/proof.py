@@ -5,7 +5,8 @@ from __future__ import annotations
 import types
 from typing import Any
 
-from tracejit import dtypes
+from tracejit import devices, dtypes
+from tracejit.devices import get_default_device
 from tracejit.runtime.bytecode import compile_text
 from tracejit.tensor.composite import Composite
 from tracejit.tensor.state import state
@@ -188,6 +189,11 @@ def prove(
                 )
             # What is made in the call may be of the default type.
             world.read("item", vars(dtypes), "_default")
+            # And on the default device, which is the thread's own once anybody chose one.
+            world.read("item", vars(devices), "_changed")
+            if devices.was_chosen():
+                get, where = world.listing.constant(get_default_device), world.listing.constant(get_default_device())
+                world.listing.require(f"{get}() is {where}")
             positional = _arguments(world, args, kwargs)
             result = machine.call(function, positional, {k: _enter(world, kwargs[k], f"kwargs[{k!r}]") for k in kwargs})
             session.finish()

@@ -8,7 +8,7 @@ from tracejit.ops.record import Op
 from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import OWED
-from tracejit.tensor.tensor import Tensor, pending
+from tracejit.tensor.tensor import Tensor, on_gpu, pending
 from tracejit.trace.ranges import in_range
 from tracejit.trace.replay.symbols import Later, Source, Sym, Unproven
 from tracejit.trace.replay.world import World
@@ -116,8 +116,8 @@ class Shadow:
         """Whether a tensor from outside of the segment is like that; one of an earlier segment has no memory here."""
         if t._array is not None:
             return external.admits(t)
-        seen = (t._shape, t._dtype, t._requires_grad, t._node is None)
-        return seen == (external.shape, external.dtype, external.requires_grad, external.leaf)
+        seen = (t._shape, t._dtype, t._requires_grad, t._node is None, on_gpu(t))
+        return seen == (external.shape, external.dtype, external.requires_grad, external.leaf, external.gpu)
 
     def is_mutated(self, t: Any) -> bool:
         """Whether the memory of a tensor from outside is also that of one which this segment changes."""
