@@ -70,8 +70,8 @@ def is_initialized() -> bool:
 
 
 def is_bf16_supported(including_emulation: bool = True) -> bool:
-    """Whether a GPU computes with bfloat16: there are no kernels for it yet."""
-    return False
+    """Whether tensors of bfloat16 can be on a GPU: wherever others can."""
+    return is_available()
 
 
 def device_count() -> int:

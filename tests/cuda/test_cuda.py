@@ -228,3 +228,12 @@ def test_a_script_for_pytorch_runs() -> None:
             losses.append(step(inputs.to(device), targets.to(device)).item())
     assert device.type == "cuda"
     assert losses[-1] < losses[0] / 4
+
+
+def test_products_in_shorter_types() -> None:
+    assert tj.cuda.is_bf16_supported()
+    model = tj.nn.Linear(4, 3).cuda()
+    x = tj.ones(2, 4, device="cuda")
+    with tj.autocast("cuda", dtype=tj.bfloat16):
+        assert model(x).dtype is tj.bfloat16
+    assert model(x).dtype is tj.float32

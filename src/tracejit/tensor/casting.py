@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from tracejit import dtypes
 from tracejit.devices import device
 from tracejit.dtypes import dtype as dtype_
+from tracejit.runtime.cuda.driver import available
 from tracejit.tensor.promote import to_dtype
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor
@@ -174,7 +175,7 @@ class autocast:
         kind = device(device_type).type
         if not enabled:
             return ""
-        if kind != "cpu":
+        if kind != "cpu" and not (kind == "cuda" and available()):
             return f"{kind} is not available. Disabling autocast."
         if (get_autocast_dtype(kind) if dtype is None else dtype) not in dtypes.HALVES:
             return (
