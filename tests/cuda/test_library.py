@@ -31,7 +31,7 @@ def test_operations_have_the_bits_of_the_cpu(name: str, layout: str) -> None:
             arrays = case.build(kind, layout)
             graph = graph_of(lambda *nodes, case=case: make(name, *nodes, **case.attrs), *arrays)
             execution = check(graph, arrays)
-            assert not execution.on_the_cpu
+            assert execution.kernels or not graph.outputs[0].tensor.numel
 
 
 @pytest.mark.parametrize("name", ["argmax", "argmin"])

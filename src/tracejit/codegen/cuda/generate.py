@@ -23,11 +23,9 @@ def generate(group: Group, plan: Plan, vectors: bool = True) -> list[list[CudaTe
     """The kernels of a group: a list for each of its stages.
 
     With `vectors`, kernels may promise that buffers begin at multiples of 16 bytes.
-
-    Raises: NotImplementedError naming a library operation that has no GPU kernels.
     """
     if group.kind == CALL:
-        return [[text] for text in library_texts(group.members[0], plan)]
+        return [[text] for text in library_texts(group.members[0], plan, vectors)]
     names = list(dict.fromkeys(v.name for v in group.members if v.op is not None)) or ["copy"]
     stem = "_".join([group.kind, *names[:_NAMED]])
     doc = f"{_KINDS[group.kind]}: {', '.join(v.name for v in group.members)}."
