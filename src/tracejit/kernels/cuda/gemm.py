@@ -32,7 +32,7 @@ _COMBINING = 128
 
 
 @dataclass(frozen=True, slots=True)
-class _Matrix:
+class Matrix:
     """A stack of matrices: its element type, its steps from matrix to matrix, across the tile, and along k."""
 
     short: str
@@ -41,7 +41,7 @@ class _Matrix:
     along: int
     sizes: tuple[int, int]
 
-    def side(self, letter: str, tile: Tile, vectors: bool) -> _MatrixSide:
+    def side(self, letter: str, tile: Tile, vectors: bool) -> MatrixSide:
         """How it is loaded: along memory, in vectors if rows and steps are whole ones."""
         along_k = self.along == 1 and self.across != 1
         lanes = min(TOGETHER, VECTOR_BYTES // (FLOATS | INTEGERS)[self.short])
@@ -49,10 +49,10 @@ class _Matrix:
         length = self.sizes[1 if along_k else 0]
         whole = inner == 1 and length % lanes == 0 and not any(step % lanes for step in others)
         vector = lanes if vectors and whole and self.short in FLOATS else 1
-        return _MatrixSide(letter, self.short, tile, along_k, vector)
+        return MatrixSide(letter, self.short, tile, along_k, vector)
 
 
-class _MatrixSide(Side):
+class MatrixSide(Side):
     """Tiles of a matrix; its steps are `a_across` and `a_along`."""
 
     def locate(self) -> list[str]:
@@ -74,7 +74,7 @@ class _MatrixSide(Side):
             lines.append(f"    {self.register(n, e)} = {load}")
         return lines
 
-    def arguments(self, arguments: Arguments, matrix: _Matrix, pointer: Ptr | Scratch) -> None:
+    def arguments(self, arguments: Arguments, matrix: Matrix, pointer: Ptr | Scratch) -> None:
         """The matrix and its steps."""
         name, vector = self.letter, self.vector
         along_k = self.along_k
@@ -147,8 +147,8 @@ def block_arguments(arguments: Arguments, tile: Tile, sizes: tuple[int, int, int
 class _Problem:
     """Products of `batches` pairs of matrices: rows, columns and steps of each, the parts of the sums, the tile."""
 
-    a: _Matrix
-    b: _Matrix
+    a: Matrix
+    b: Matrix
     short: str
     sizes: tuple[int, int, int]
     batches: int
@@ -210,12 +210,12 @@ def combine(short: str, count: int, parts: int, c: Ptr, scratch: Scratch, d: Ptr
     return arguments.launch(name, body, -(-count // _COMBINING), _COMBINING, count)
 
 
-def _matrix(operand: Operand, turned: bool) -> _Matrix:
+def _matrix(operand: Operand, turned: bool) -> Matrix:
     batch, row, column = operand.strides if len(operand.shape) == 3 else (0, *operand.strides)
     rows, columns = operand.shape[-2:]
     across, along = (column, row) if turned else (row, column)
     sizes = (columns, rows) if turned else (rows, columns)
-    return _Matrix(BY_NAME[operand.dtype].short, batch, across, along, sizes)
+    return Matrix(BY_NAME[operand.dtype].short, batch, across, along, sizes)
 
 
 def _product(a: Operand, b: Operand, c: Operand, pointers: tuple[Ptr, ...], adding: bool) -> tuple[GpuLaunch, ...]:

@@ -152,9 +152,14 @@ class Side(ABC):
     def fetch(self, begin: str) -> list[str]:
         """Lines that load a thread's items of the steps from `begin` on."""
         lines = [f"{self.register(n, e)} = {number(computed(self.short), '0')}" for n, e in self.registers]
+        lines += self.prepare(begin)
         for n in range(self.items):
             lines += self.load(n, begin)
         return lines
+
+    def prepare(self, begin: str) -> list[str]:
+        """Lines that are done once for the items of a turn."""
+        return []
 
     def put(self, half: str) -> list[str]:
         """Lines that put them into a half of the tile in shared memory."""
