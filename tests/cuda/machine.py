@@ -338,6 +338,7 @@ class _Run:
 
     def _together(self, at: int, instruction: _Instruction, mask: np.ndarray) -> None:
         size = self.module.threads if instruction.name.startswith("bar") else WARP
+        self.pc[mask] = at
         arrived = mask | (self.blocked & (self.pc == at) & self.alive)
         complete = arrived.reshape(-1, size).all(axis=1).repeat(size)
         self.blocked |= arrived

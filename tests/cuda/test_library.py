@@ -9,7 +9,8 @@ from tests.cuda.running import Execution, check, kernels_of
 from tests.ops.cases import cases
 from tests.programs import graph_of, make
 from tracejit import dtypes
-from tracejit.ops import ops
+from tracejit.ir.node import Node, item
+from tracejit.ops import Op, ops
 from tracejit.runtime import ptx
 
 UNIT_BY_UNIT = (
@@ -68,11 +69,25 @@ def test_an_index_out_of_range_is_reported_and_nothing_is_read_there() -> None:
     assert len(execution.kernels) == 2
 
 
-def test_an_operation_without_gpu_kernels_is_named() -> None:
-    (case, *_) = cases(ops.avg_pool2d)
-    graph = graph_of(lambda x: make("avg_pool2d", x, **case.attrs), *case.build(dtypes.float32))
-    with pytest.raises(NotImplementedError, match="'avg_pool2d'"):
-        kernels_of(graph, library=True)
+FOR_CPUS = {"pack_panels", "matmul_panels"}
+"""What a compiled program for the CPU makes of products, and only that."""
+
+
+@pytest.mark.parametrize("op", ops.family("library"), ids=lambda op: op.name)
+def test_every_operation_has_gpu_kernels(op: Op) -> None:
+    for kind in (dtypes.float32, dtypes.float16, dtypes.float64):
+        arrays = cases(op)[0].build(kind)
+        if op.name in FOR_CPUS:
+            with pytest.raises(NotImplementedError, match=f"'{op.name}'"):
+                kernels_of(graph_of(lambda *nodes: make(op.name, *nodes, **cases(op)[0].attrs), *arrays))
+            continue
+
+        def build(*operands: Node) -> tuple[Node, ...]:
+            made = make(op.name, *operands, **cases(op)[0].attrs)
+            return tuple(item(made, k) for k in range(len(op.results))) if len(op.results) > 1 else (made,)
+
+        found = kernels_of(graph_of(build, *arrays), library=True)
+        assert any(kernel.doc == f"Library: {op.name}." for kernel in found)
 
 
 def test_ptx_of_a_library_kernel_has_a_status() -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tracejit.dtypes import BY_NAME
-from tracejit.kernels.cuda.launch import VECTOR_BYTES, Arguments, GpuLaunch, indented, quotient, with_plain
+from tracejit.kernels.cuda.launch import VECTOR_BYTES, Arguments, GpuLaunch, indented, load_text, quotient, with_plain
 from tracejit.kernels.cuda.product import (
     FLOATS,
     INTEGERS,
@@ -70,7 +70,7 @@ class MatrixSide(Side):
         at = self._whole(f"{name}_at + {begin} * {name}_along + {step}")
         lines = [f"if {first} + {self.row(n)} < {end} and {self.k(n, begin)} < stop:", f"    {name}_from = {at}"]
         for e in range(self.vector):
-            load = f"load_{self.short}_g({name}, {name}_from + {e}, {self.scope}, {SCOPES})"
+            load = load_text(self.short, name, f"{name}_from + {e}", self.scope, SCOPES, 1 if e else self.vector)
             lines.append(f"    {self.register(n, e)} = {load}")
         return lines
 

@@ -143,3 +143,10 @@ def quotient(dividend: str, name: str) -> str:
 def indented(lines: Sequence[str], depth: int = 1) -> list[str]:
     """Lines further in."""
     return ["    " * depth + line for line in lines]
+
+
+def load_text(short: str, pointer: str, index: str, scope: int, scopes: int, vector: int = 1) -> str:
+    """The text of a load from global memory, perhaps of the first element of a vector."""
+    if vector == 1:
+        return f"load_{short}_g({pointer}, {index}, {scope}, {scopes})"
+    return f"load_{short}_v({pointer}, {index}, {scope}, {scopes}, {vector})"
