@@ -37,7 +37,7 @@ def _packed(words: list[int]) -> bytes:
 
 def plan_of(graph: Graph) -> Plan:
     """The plan of a graph for a GPU."""
-    return plan_for_gpu(graph)
+    return plan_for_gpu(graph)[0]
 
 
 def kernels_of(graph: Graph, vectors: bool = True, library: bool = False) -> list[CudaText]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tracejit.config import PRODUCTS
 from tracejit.ops.record import ops
 from tracejit.shapes import broadcast
 from tracejit.tensor.arithmetic import add, mul
@@ -21,10 +22,8 @@ _precision = _PRECISIONS[0]
 def set_float32_matmul_precision(precision: str) -> None:
     """Say how exact products of float32 must be at least: "highest", "high" or "medium".
 
-    Edge: the two lower ones are permissions for hardware that multiplies shorter numbers faster. "high" allows TF32 on
-    GPUs. "medium" allows operands rounded to bfloat16 where that is faster, which takes a CPU that multiplies bfloat16
-    (AVX512-BF16, AMX); no kernel here uses its instructions, so on the CPU products of float32 are float32 to the last
-    bit whatever is set. What is to be computed in bfloat16 on any CPU, `autocast` says.
+    Edge: the two lower ones allow a GPU's library TF32, operands rounded to 10 bits, as
+    `backends.cuda.matmul.allow_tf32` does. On CPUs they change nothing, as in PyTorch on most.
     Raises: TypeError or ValueError for anything else.
 
     >>> import tracejit as tj
@@ -37,6 +36,7 @@ def set_float32_matmul_precision(precision: str) -> None:
     if precision not in _PRECISIONS:
         raise ValueError(f"{precision!r} is not one of 'highest', 'high' or 'medium'")
     _precision = precision
+    PRODUCTS.tf32 = precision != _PRECISIONS[0]
 
 
 def get_float32_matmul_precision() -> str:
@@ -49,9 +49,7 @@ def _same_type(a: Tensor, b: Tensor, what: str) -> None:
         if not isinstance(x, Tensor):
             raise TypeError(f"{what}(): argument must be Tensor, not {type(x).__name__}")
     if a._dtype is not b._dtype:
-        raise RuntimeError(
-            f"expected m1 and m2 to have the same dtype, but got: {a._dtype.name} != {b._dtype.name}"
-        )
+        raise RuntimeError(f"expected m1 and m2 to have the same dtype, but got: {a._dtype.name} != {b._dtype.name}")
 
 
 @method("__matmul__")
@@ -184,9 +182,7 @@ def dot(input: Tensor, tensor: Tensor) -> Any:
 def outer(input: Tensor, vec2: Tensor) -> Any:
     """All products of an element of one vector and one of another."""
     if len(input._shape) != 1 or len(vec2._shape) != 1:
-        raise RuntimeError(
-            f"outer: Expected 1-D argument self, but got {len(input._shape)}-D and {len(vec2._shape)}-D"
-        )
+        raise RuntimeError(f"outer: Expected 1-D argument self, but got {len(input._shape)}-D and {len(vec2._shape)}-D")
     return mul(unsqueeze(input, 1), unsqueeze(vec2, 0))
 
 
@@ -327,10 +323,13 @@ def _contract(a: list[str], x: Tensor, b: list[str], y: Tensor, later: set[str])
         permute(y, tuple(b.index(c) for c in (*batch, *inner, *cols))), (merged(batch, sx), k, merged(cols, sy))
     )
     if inner:
-        out = bmm(left, right) if batch else mm(reshape(left, left._shape[1:]), reshape(right, right._shape[1:]))
+        out = (
+            apply(ops.matmul, (left, right))
+            if batch
+            else apply(ops.matmul, (reshape(left, left._shape[1:]), reshape(right, right._shape[1:])))
+        )
     else:
         out = mul(left, right)
     labels = [*batch, *rows, *cols]
     shape = tuple(sx[c] if c in sx else sy[c] for c in labels)
     return labels, reshape(out, shape)
-

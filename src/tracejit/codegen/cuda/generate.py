@@ -10,7 +10,7 @@ from tracejit.codegen.cuda.columns import combine_columns, write_column
 from tracejit.codegen.cuda.library import library_texts
 from tracejit.codegen.cuda.loops import write_loop
 from tracejit.codegen.cuda.rows import combine_blocks, write_blocks, write_row
-from tracejit.codegen.cuda.text import CudaText
+from tracejit.codegen.cuda.text import CudaCall, CudaText
 from tracejit.schedule.groups import BLOCKS, CALL, COLUMN, LOOP, ROW, Group
 from tracejit.schedule.plan import Plan, launches_of
 
@@ -19,7 +19,7 @@ _NAMED = 3
 _KINDS = {LOOP: "Element by element", ROW: "Row by row", BLOCKS: "Blocks of long rows", COLUMN: "Column by column"}
 
 
-def generate(group: Group, plan: Plan, vectors: bool = True) -> list[list[CudaText]]:
+def generate(group: Group, plan: Plan, vectors: bool = True) -> list[list[CudaText | CudaCall]]:
     """The kernels of a group: a list for each of its stages.
 
     With `vectors`, kernels may promise that buffers begin at multiples of 16 bytes.
@@ -34,7 +34,7 @@ def generate(group: Group, plan: Plan, vectors: bool = True) -> list[list[CudaTe
     if group.kind == ROW:
         return [[write_row(group, plan, vectors, stem, doc)]]
     if group.kind == BLOCKS:
-        stages = [[write_blocks(group, plan, vectors, stem, doc)]]
+        stages: list[list[CudaText | CudaCall]] = [[write_blocks(group, plan, vectors, stem, doc)]]
         stages.append([combine_blocks(group, plan, v) for v in group.reductions])
         return stages
     stages = [[write_column(group, plan, stem, doc)]]

@@ -16,9 +16,10 @@ from typing import Any
 from tracejit import kernels
 from tracejit.codegen import library as cpu
 from tracejit.codegen.cuda.loops import LOOP_THREADS
-from tracejit.codegen.cuda.text import CudaText
+from tracejit.codegen.cuda.text import CudaCall, CudaText
 from tracejit.codegen.text import Place, Slot
 from tracejit.kernels import template
+from tracejit.kernels.cuda.blas import GemmLaunch, is_call, plan_gemm
 from tracejit.kernels.cuda.launch import GpuLaunch
 from tracejit.kernels.launch import Launch, Operand, Ptr, Scratch
 from tracejit.ops import Op
@@ -62,12 +63,21 @@ def plan_call(op: Op, layouts: tuple[Layout, ...], attrs: tuple[Any, ...]) -> tu
     return launches
 
 
+def plan_with_calls(op: Op, layouts: tuple[Layout, ...], attrs: tuple[Any, ...]) -> tuple[PlannedLaunch, ...]:
+    """As `plan_call`, where the GPU's library computes large products."""
+    if op.name == "matmul":
+        a, b, c = (Operand(*layout) for layout in layouts)
+        if is_call(a.dtype, c.shape, a.shape[-1]):
+            return (plan_gemm(a, b, c),)
+    return plan_call(op, layouts, attrs)
+
+
 def is_for_threads(function: Callable[..., Any]) -> bool:
     """Whether a library kernel can be a thread's: nothing but text, and without memory for many units at once."""
     return function.__module__ == template.__name__ and "stack_" not in inspect.getsource(function)
 
 
-def library_texts(call: Value, plan: Plan, vectors: bool) -> list[CudaText]:
+def library_texts(call: Value, plan: Plan, vectors: bool) -> list[CudaText | CudaCall]:
     """The GPU kernels of a library operation that `plan_call` planned, one after another."""
     operands: list[Slot] = []
     for read in [*call.reads, *map(whole, call.results)]:
@@ -75,8 +85,11 @@ def library_texts(call: Value, plan: Plan, vectors: bool) -> list[CudaText]:
         offset = read.offset * read.source.dtype.itemsize
         operands.append(Place(plan.storage[read.source], offset) if read.source.numel else 0)
     doc = f"Library: {call.name}."
-    texts = []
+    texts: list[CudaText | CudaCall] = []
     for launch in call.launches:
+        if isinstance(launch, GemmLaunch):
+            texts.append(CudaCall(launch.gemm, doc, tuple(operands[slot.index] for slot in launch.slots)))
+            continue
         chosen = launch if vectors or getattr(launch, "plain", None) is None else launch.plain
         slots = tuple(_slot(slot, operands, call, plan) for slot in chosen.slots)
         if isinstance(chosen, GpuLaunch):

@@ -13,6 +13,7 @@ from typing import Any
 from tracejit.codegen import expression
 from tracejit.codegen.text import Place, Slot, Writer
 from tracejit.dtypes import dtype
+from tracejit.kernels.cuda.blas import Gemm
 from tracejit.schedule.memory import Buffer
 from tracejit.schedule.values import Number
 
@@ -51,6 +52,25 @@ class CudaText:
     threads: int
     promises: tuple[tuple[int, int], ...]
     function: Callable[..., Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CudaCall:
+    """A product that the GPU's library computes: its arguments, and the addresses of A, B and C."""
+
+    gemm: Gemm
+    doc: str
+    slots: tuple[Slot, ...]
+
+    @property
+    def name(self) -> str:
+        """What it is called where kernels have names."""
+        return f"cublas_{self.gemm.short}"
+
+    @property
+    def text(self) -> str:
+        """Its arguments."""
+        return f"{self.gemm}\n"
 
 
 HEAD = 2

@@ -17,11 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from tracejit.codegen.cuda.text import SCALARS, CudaBatch, CudaText, batched
+from tracejit.codegen.cuda.text import SCALARS, CudaBatch, CudaCall, CudaText, batched
 from tracejit.codegen.text import Place, Slot
+from tracejit.config import PRODUCTS
 from tracejit.errors import CudaError
 from tracejit.runtime import ptx
 from tracejit.runtime.cache import CUBIN, STORE
+from tracejit.runtime.cuda.cublas import handle_of
 from tracejit.runtime.cuda.driver import Context
 from tracejit.runtime.cuda.memory import Block, Pool
 
@@ -32,10 +34,13 @@ BINDINGS = 8
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """A kernel, and the one to take where its promises about arguments do not hold: the same without vectors."""
+    """A kernel, and the one to take where its promises about arguments do not hold: the same without vectors.
 
-    kernel: CudaText
-    plain: CudaText
+    Or a product of the GPU's library, which promises nothing.
+    """
+
+    kernel: CudaText | CudaCall
+    plain: CudaText | CudaCall
 
 
 @dataclass(slots=True)
@@ -84,7 +89,11 @@ class DeviceProgram:
         self._scalars = pool.allocate(8 * scalars)
         self._count = scalars
         self._status = pool.allocate(_STATUS_BYTES)
-        self._fails = any(one.kernel.function is not None for stage in self._stages for one in stage)
+        works = [one.kernel for stage in self._stages for one in stage]
+        self._fails = any(isinstance(kernel, CudaText) and kernel.function is not None for kernel in works)
+        # Made now: while a stream is captured no memory can be had.
+        calls = any(isinstance(kernel, CudaCall) for kernel in works)
+        self._products = handle_of(context) if calls else None
         self._functions: dict[tuple[str, bool], int] = {}
         self._bindings: OrderedDict[tuple[int, ...], _Binding] = OrderedDict()
 
@@ -100,6 +109,9 @@ class DeviceProgram:
         # Ahead of the graph, not in it: numbers change from call to call.
         self._context.put(self._scalars.address, scalars)
         addresses = (*inputs, *outputs)
+        if self._products is not None:
+            # A captured product is of the kind that was allowed then.
+            addresses = (*addresses, PRODUCTS.tf32)
         binding = self._bindings.get(addresses)
         if binding is None:
             binding = self._bindings[addresses] = self._bind(inputs, outputs)
@@ -139,14 +151,22 @@ class DeviceProgram:
         binding = _Binding([], [])
         for stage in self._stages:
             chosen = [self._chosen(one, inputs, outputs) for one in stage]
-            for kernel in batched([k for k in chosen if k.blocks]):
+            binding.launches += [self._product(k, inputs, outputs) for k in chosen if isinstance(k, CudaCall)]
+            for kernel in batched([k for k in chosen if isinstance(k, CudaText) and k.blocks]):
                 if isinstance(kernel, CudaBatch):
                     binding.launches.append(self._many(binding, kernel, inputs, outputs))
                 else:
                     binding.launches.append(self._single(kernel, inputs, outputs))
         return binding
 
-    def _chosen(self, one: Work, inputs: Sequence[int], outputs: Sequence[int]) -> CudaText:
+    def _product(self, call: CudaCall, inputs: Sequence[int], outputs: Sequence[int]) -> partial[None]:
+        assert self._products is not None
+        a, b, c = (self._word(slot, inputs, outputs) for slot in call.slots)
+        return partial(self._products.product, call.gemm, a, b, c)
+
+    def _chosen(self, one: Work, inputs: Sequence[int], outputs: Sequence[int]) -> CudaText | CudaCall:
+        if isinstance(one.kernel, CudaCall):
+            return one.kernel
         slots = one.kernel.slots
         kept = all(self._word(slots[slot], inputs, outputs) % of == 0 for slot, of in one.kernel.promises)
         return one.kernel if kept else one.plain
