@@ -97,17 +97,25 @@ class DeviceProgram:
         self._functions: dict[tuple[str, bool], int] = {}
         self._bindings: OrderedDict[tuple[int, ...], _Binding] = OrderedDict()
 
-    def run(self, inputs: Sequence[int], outputs: Sequence[int], scalars: np.ndarray) -> None:
+    @property
+    def fails(self) -> bool:
+        """Whether a kernel may find something wrong, such as an index out of range."""
+        return self._fails
+
+    def run(
+        self, inputs: Sequence[int], outputs: Sequence[int], scalars: np.ndarray, *, capture: bool = True
+    ) -> None:
         """Asks for all kernels, on buffers at the given addresses; scalars are eight bytes each.
 
-        Addresses that come again are those of most calls of a loop: their launches are captured then, and are one
-        request from there on.
+        Addresses that come again are those of most calls of a loop: their launches are captured then if `capture` is
+        set, and are one request from there on.
         Raises: ValueError for another number of scalars; CudaError from the driver.
         """
         if scalars.nbytes != 8 * self._count:
             raise ValueError(f"the program has {self._count} scalars, got {scalars.nbytes} bytes")
         # Ahead of the graph, not in it: numbers change from call to call.
-        self._context.put(self._scalars.address, scalars)
+        if self._count:
+            self._context.put(self._scalars.address, scalars)
         addresses = (*inputs, *outputs)
         if self._products is not None:
             # A captured product is of the kind that was allowed then.
@@ -119,6 +127,9 @@ class DeviceProgram:
             self._launch(binding)
             return
         self._bindings.move_to_end(addresses)
+        if not capture:
+            self._launch(binding)
+            return
         if binding.graph is None:
             binding.graph = self._context.capture(lambda: self._launch(binding))
         self._context.replay(binding.graph)
