@@ -100,3 +100,25 @@ def test_ptx_of_a_library_kernel_has_a_status() -> None:
             assert f"{kernel.name}_param_2" in text
             assert ".extern" not in text
             assert ".local" not in text
+
+
+@pytest.mark.parametrize("inner", [3, 40, 150])
+@pytest.mark.parametrize("name", ["index_add", "index_copy"])
+def test_rows_that_are_named_several_times(name: str, inner: int) -> None:
+    rng = np.random.default_rng(inner)
+    for outer in (1, 2):
+        x = rng.standard_normal((outer, 5, inner)).astype(np.float32)
+        index, src = rng.integers(0, 5, 70), rng.standard_normal((outer, 70, inner)).astype(np.float32)
+        graph = graph_of(lambda x, i, s: make(name, x, i, s, dim=1), x, index, src)
+        execution = check(graph, [x, index, src])
+        assert execution.kernels[-1].name.startswith(f"cuda_{name}_f32_i64_")
+
+
+def test_long_lines_are_a_threads_and_short_ones_a_blocks() -> None:
+    rng = np.random.default_rng(7)
+    for n in (300, 600):
+        x, index = np.zeros((2, 9), np.float32), rng.integers(0, 9, (2, n))
+        source = rng.standard_normal((2, n)).astype(np.float32)
+        graph = graph_of(lambda x, i, s: make("scatter_add", x, i, s, dim=1), x, index, source)
+        kernel = check(graph, [x, index, source]).kernels[-1]
+        assert (kernel.function is None) == (n == 300)

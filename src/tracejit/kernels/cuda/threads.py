@@ -45,6 +45,18 @@ def barrier(typingctx: Any) -> Any:
     return types.void(), codegen
 
 
+@intrinsic
+def ballot(typingctx: Any, said: Any) -> Any:
+    """A bit for each thread of the warp, all of which must come here: whether its number is not 0."""
+    require_integers("ballot", said)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        said = builder.icmp_signed("!=", args[0], _I64(0))
+        return builder.zext(call(builder, "llvm.nvvm.vote.ballot.sync", _I32, _EVERY, said), _I64)
+
+    return types.int64(types.int64), codegen
+
+
 def _words(builder: Any, value: Any) -> list[Any]:
     """The bits of a scalar as words of 32 bits, the low one first."""
     kind = value.type
