@@ -83,9 +83,13 @@ class Tiles:
         pitch = self._pitch(STRIP if tile == "straight" else length)
         at = f"{source.name}_at + ({first} + r) * {source.name}_row + {begin} + e"
         at = f"multiple({at}, {self.vector})" if self.vector > 1 else at
+        step = self.threads // per
+        # Turned elements of neighbours go to other banks of shared memory if their rows are neighbours.
+        straight = f"r, e = t // {per} + n * {step}, t % {per} * {self.vector}"
+        turned = f"r, e = t % {step} + n * {step}, t // {step} * {self.vector}"
         lines = [
             "unrolled()",
-            f"r, e = t // {per} + n * {self.threads // per}, t % {per} * {self.vector}",
+            straight if tile == "straight" else turned,
             *(f"v{k} = {number(self.wide, '0')}" for k in range(self.vector)),
             f"if {first} + r < {source.name}_end and {begin} + e < {source.size}:",
             f"    where = {at}",
