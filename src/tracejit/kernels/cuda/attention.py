@@ -1,9 +1,9 @@
 """Attention and its gradients on a GPU, without the matrix of weights: a block has rows, and goes over columns.
 
 Forward, a row's maximum grows from tile to tile, and what was summed up before is scaled down to it, so results are
-near the CPU's, not equal to it. Backward, the gradients of queries and those of keys and values are kernels of their
-own, whose blocks have rows or columns of scores; nobody adds to what another block adds to, so equal calls give equal
-bits. A third one before them sums up what each row of weights has in common.
+near the CPU's, not equal to it. Backward, the gradients of queries, keys and values are kernels of their own, whose
+blocks have rows or columns of scores; nobody adds to what another block adds to, so equal calls give equal bits. One
+more before them sums up what each row of weights has in common.
 """
 
 from __future__ import annotations
@@ -299,36 +299,44 @@ class _Back:
         body += tiles.store("o", "dq", 7, "q_end", "width")
         return p.launch("_grad_q", arguments, body, tiles, blocks)
 
-    def dk_and_dv(self, vector: int) -> GpuLaunch:
-        """The launch of the gradients of keys and values: a block has columns of scores, which are its rows."""
+    def dk(self, vector: int) -> GpuLaunch:
+        """The launch of the gradient of the keys: a block has columns of scores, which are its rows."""
         p, tiles = self.p, Tiles(self.p.short, vector)
-        arguments = self.arguments(vector)
-        arguments.add_all(dk=Ptr(self.results + 1), dv=Ptr(self.results + 2))
-        most = max(int(p.q.shape[3]), int(p.v.shape[3]))
-        blocks = block_arguments(arguments, tiles.rows, p.source, p.heads, most)
-        body = [*p.begin(tiles, "ct"), *tiles.zeros("o", STRIP // ACROSS), *tiles.zeros("u", STRIP // ACROSS)]
         turn = [
-            "rolled()",
             *tiles.scores("s", _K, _Q, "first", "column"),
             *tiles.scores("g", _V, _CT, "first", "column"),
         ]
         for j in range(TOGETHER):
             turn += [*_stats(p, str(j), _column(j)), *_note(p, str(j), _column(j))]
-        turn += [
-            *_each(lambda i, j: [*p.act(i, j, _column(j), _row(i)), *_weight(p, i, j, j)]),
-            *tiles.add_columns("u", "s", _CT, "column"),
-            *_each(lambda i, j: _step(i, j, j)),
-            *tiles.add_columns("o", "g", _Q, "column"),
-        ]
-        body += [
+        turn += _each(lambda i, j: [*p.act(i, j, _column(j), _row(i)), *_weight(p, i, j, j), *_step(i, j, j)])
+        turn += tiles.add_columns("o", "g", _Q, "column")
+        return self._of_columns("k", "width", int(p.q.shape[3]), 1, turn, tiles)
+
+    def dv(self, vector: int) -> GpuLaunch:
+        """The launch of the gradient of the values, in the same way."""
+        p, tiles = self.p, Tiles(self.p.short, vector)
+        turn = tiles.scores("s", _K, _Q, "first", "column")
+        for j in range(TOGETHER):
+            turn += _stats(p, str(j), _column(j))
+        turn += _each(lambda i, j: [*p.act(i, j, _column(j), _row(i)), *_weight(p, i, j, j)])
+        turn += tiles.add_columns("o", "s", _CT, "column")
+        return self._of_columns("v", "depth", int(p.v.shape[3]), 2, turn, tiles)
+
+    def _of_columns(self, what: str, size: str, columns: int, result: int, turn: list[str], tiles: Tiles) -> GpuLaunch:
+        p = self.p
+        arguments = self.arguments(tiles.vector)
+        arguments.add(f"d{what}", Ptr(self.results + result))
+        blocks = block_arguments(arguments, tiles.rows, p.source, p.heads, columns)
+        body = [
+            *p.begin(tiles, "ct"),
+            *tiles.zeros("o", STRIP // ACROSS),
             # Rows of scores before the first of the keys see none of them.
             "start = first if causal != 0 else 0",
             f"for column in range(start, q_end, {COLUMNS}):",
-            *indented(turn),
-            *tiles.store("o", "dk", 7, "k_end", "width"),
-            *tiles.store("u", "dv", 8, "k_end", "depth"),
+            *indented(["rolled()", *turn]),
+            *tiles.store("o", f"d{what}", 7, "k_end", size),
         ]
-        return p.launch("_grad_kv", arguments, body, tiles, blocks)
+        return p.launch(f"_grad_{what}", arguments, body, tiles, blocks)
 
     def launches(self) -> tuple[GpuLaunch, ...]:
         """All of them; the rows' numbers come first."""
@@ -337,7 +345,7 @@ class _Back:
             return ()
         vector = lanes_of(p.q, p.k, p.v, self.ct)
         made = [self.notes, self.dq] if p.length else []
-        made += [self.dk_and_dv] if p.source else []
+        made += [self.dk, self.dv] if p.source else []
         return tuple(with_plain(make(vector), partial(make, 1)) for make in made)
 
 

@@ -20,6 +20,8 @@ SCOPES = 13
 """Buffers of a kernel: up to nine operands and results, four tiles."""
 LEFT, RIGHT, WEIGHTS, STRAIGHT = 9, 10, 11, 12
 """Scopes of the tiles: rows and columns with their elements turned, weights, columns as they lie."""
+_AT_ONCE = 4
+"""Loads of a thread that are on their way at once: a multiple of it is what fills a tile."""
 _ROWS: Final = {"f32": 64, "f64": 32}
 
 
@@ -101,7 +103,12 @@ class Tiles:
         for k in range(self.vector):
             place = f"r * {pitch} + e + {k}" if tile == "straight" else f"(e + {k}) * {pitch} + r"
             lines.append(f"store_{self.wide}_b({tile}_tile, {place}, v{k}, {scope}, {SCOPES})")
-        return [f"for n in range({length * per // self.threads}):", *indented(lines)]
+        count = length * per // self.threads
+        if count <= _AT_ONCE:
+            return [f"for n in range({count}):", *indented(lines)]
+        head = f"for begin in range(0, {count}, {_AT_ONCE}):"
+        inner = [f"for m in range({_AT_ONCE}):", *indented([lines[0], "n = begin + m", *lines[1:]])]
+        return [head, *indented(["rolled()", *inner])]
 
     def scores(self, name: str, left: Source, right: Source, first: str, column: str) -> list[str]:
         """Lines that compute `name0_0` and so on: rows of one operand times rows of another. All threads come here."""
