@@ -157,7 +157,7 @@ class Execution:
             return
         self.kernels.append(kernel)
         words = [self._word(slot) for slot in kernel.slots] or [0]
-        words += [kernel.units] if kernel.function is None else [kernel.units, self.status]
+        words += [kernel.units, self.status] if kernel.has_status else [kernel.units]
         launch(self.device, module_of(kernel), kernel.blocks, _packed(words))
 
     def _word(self, slot: Any) -> int:

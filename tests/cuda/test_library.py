@@ -122,3 +122,15 @@ def test_long_lines_are_a_threads_and_short_ones_a_blocks() -> None:
         graph = graph_of(lambda x, i, s: make("scatter_add", x, i, s, dim=1), x, index, source)
         kernel = check(graph, [x, index, source]).kernels[-1]
         assert (kernel.function is None) == (n == 300)
+
+
+@pytest.mark.parametrize("wrong", [-1, 4])
+@pytest.mark.parametrize("name", ["index_add", "index_copy", "scatter_add"])
+def test_nothing_is_done_at_an_index_out_of_range(name: str, wrong: int) -> None:
+    x, index, source = np.ones((4, 3), np.float32), np.array([0, wrong, 1]), np.ones((3, 3), np.float32)
+    index = np.repeat(index[:, None], 3, axis=1) if name == "scatter_add" else index
+    graph = graph_of(lambda x, i, s: make(name, x, i, s, dim=0), x, index, source)
+    execution = Execution(graph, [x, index, source], (), True)
+    with pytest.raises(IndexError):
+        execution.run()
+    assert any(kernel.name.startswith(f"cuda_{name}") and kernel.function is None for kernel in execution.kernels)

@@ -106,7 +106,7 @@ def _entry(kernel: CudaText, together: bool) -> str:
     slots = max(1, len(kernel.slots))
     if together:
         name, parameters, work = together_name(kernel), _TABLE, _TOGETHER.format(row=slots + HEAD)
-    elif kernel.function is None:
+    elif not kernel.has_status:
         name, parameters, work = kernel.name, _BLOCK.format(slots=slots), _PLAIN
     else:
         name, parameters, work = kernel.name, _BLOCK.format(slots=slots) + _STATUS, _CHECKED
@@ -188,7 +188,8 @@ def translate(kernel: CudaText, capability: int, together: bool = False) -> str:
     if capability not in _VERSIONS:
         raise KernelBuildError(f"no PTX for compute capability {capability}; there is for {sorted(_VERSIONS)}")
     library = "" if kernel.function is None else inspect.getsource(kernel.function)
-    content = f"{capability} {kernel.threads} {len(kernel.slots)} {together}\n{kernel.text}{library}".encode()
+    entry = f"{capability} {kernel.threads} {len(kernel.slots)} {together} {kernel.has_status}"
+    content = f"{entry}\n{kernel.text}{library}".encode()
     digest = hashlib.sha256(_environment() + content).hexdigest()
     found = STORE.get(digest, PTX)
     if found is not None:

@@ -94,7 +94,8 @@ def library_texts(call: Value, plan: Plan, vectors: bool) -> list[CudaText | Cud
         slots = tuple(_slot(slot, operands, call, plan) for slot in chosen.slots)
         if isinstance(chosen, GpuLaunch):
             grid = chosen.units, chosen.blocks, chosen.threads
-            texts.append(CudaText(chosen.name, chosen.text, doc, slots, *grid, chosen.promises))
+            made = CudaText(chosen.name, chosen.text, doc, slots, *grid, chosen.promises, may_not_run=chosen.checked)
+            texts.append(made)
         else:
             texts.append(_text(chosen, slots, doc))
     return texts

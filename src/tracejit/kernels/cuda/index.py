@@ -1,8 +1,8 @@
 """Additions and copies to places that an index names, on a GPU: whoever comes first to a place does all that go there.
 
 An index is checked, and `x` copied, by the CPU's kernels, a unit a thread. Then a block has an element of the index (of
-`index_add` and `index_copy`), or a line of it (of `scatter_add`). No two threads write to one place, and additions to
-one go in the order of the index, as on the CPU: the same bits.
+`index_add` and `index_copy`), or a line of it (of `scatter_add`); it does nothing if the check failed. No two threads
+write to one place, and additions to one go in the order of the index, as on the CPU: the same bits.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from tracejit.kernels import index as cpu
-from tracejit.kernels.cuda.launch import MOST, Arguments, GpuLaunch, indented
+from tracejit.kernels.cuda.launch import MOST, Arguments, GpuLaunch, checked, indented
 from tracejit.kernels.cuda.threads import WARP
 from tracejit.kernels.launch import Launch, Operand
 from tracejit.kernels.template import index_name, short_name
@@ -121,7 +121,7 @@ def _rows(what: str, launches: tuple[Launch, ...], index: Operand, short: str) -
     blocks = outer * n * strips
     if blocks >= MOST:
         return launches
-    return (*launches[:-1], arguments.launch(f"cuda_{what}_{short}_{name}", lines, blocks, threads))
+    return (*launches[:-1], checked(arguments.launch(f"cuda_{what}_{short}_{name}", lines, blocks, threads)))
 
 
 def launch_index_add(x: Operand, index: Operand, src: Operand, out: Operand, dim: int) -> tuple[Any, ...]:
@@ -187,4 +187,4 @@ def _line(launch: Launch, short: str, name: str) -> GpuLaunch:
         f"        store_{short}_g(out, to, total, 2, 4)",
         f"    j += {_LINE}",
     ]
-    return arguments.launch(f"cuda_scatter_add_{short}_{name}", body, launch.units, _LINE)
+    return checked(arguments.launch(f"cuda_scatter_add_{short}_{name}", body, launch.units, _LINE))

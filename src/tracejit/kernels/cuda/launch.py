@@ -21,7 +21,8 @@ class GpuLaunch:
     """One kernel launch: its text, its argument block `slots`, its units, and its grid.
 
     `promises` are pairs of a slot and a power of two that its argument is a multiple of; where one does not hold,
-    `plain` is to be launched, which gives the same bits. A launch without `plain` promises nothing.
+    `plain` is to be launched, which gives the same bits. A launch without `plain` promises nothing. A `checked` one
+    does nothing if one before it in the same call has failed.
     """
 
     name: str
@@ -32,6 +33,7 @@ class GpuLaunch:
     threads: int
     promises: tuple[tuple[int, int], ...] = ()
     plain: GpuLaunch | None = None
+    checked: bool = False
 
     @property
     def unit_cost(self) -> float:
@@ -128,6 +130,11 @@ class Arguments:
         name = f"{stem}_{hashlib.sha256(f'{threads} {lines}'.encode()).hexdigest()[:_DIGITS]}"
         text = f"def {name}(p, lo, hi):\n{lines}"
         return GpuLaunch(name, text, self.slots, blocks if units < 0 else units, blocks, threads, self.promises)
+
+
+def checked(launch: GpuLaunch) -> GpuLaunch:
+    """A launch that does nothing if one before it has failed."""
+    return replace(launch, checked=True)
 
 
 def with_plain(launch: GpuLaunch, plain: Callable[[], GpuLaunch]) -> GpuLaunch:

@@ -90,7 +90,7 @@ class DeviceProgram:
         self._count = scalars
         self._status = pool.allocate(_STATUS_BYTES)
         works = [one.kernel for stage in self._stages for one in stage]
-        self._fails = any(isinstance(kernel, CudaText) and kernel.function is not None for kernel in works)
+        self._fails = any(isinstance(kernel, CudaText) and kernel.has_status for kernel in works)
         # Made now: while a stream is captured no memory can be had.
         calls = any(isinstance(kernel, CudaCall) for kernel in works)
         self._products = handle_of(context) if calls else None
@@ -185,7 +185,7 @@ class DeviceProgram:
     def _single(self, kernel: CudaText, inputs: Sequence[int], outputs: Sequence[int]) -> partial[None]:
         words = [self._word(slot, inputs, outputs) for slot in kernel.slots] or [0]
         parameters: list[Any] = [(ctypes.c_int64 * len(words))(*words), ctypes.c_int64(kernel.units)]
-        if kernel.function is not None:
+        if kernel.has_status:
             parameters.append(ctypes.c_int64(self._status.address))
         function = self._function(kernel, False)
         return partial(self._context.launch, function, kernel.blocks, kernel.threads, tuple(parameters))
