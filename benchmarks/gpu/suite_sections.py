@@ -289,6 +289,16 @@ _RUN: dict[str, Callable[[Session], None]] = {
 }
 
 
+def _stand_in(tiny: bool) -> contextlib.AbstractContextManager[Any]:
+    """While this lasts, tensors can be on the stand-in, if that is what is wanted, and tensors can be on GPUs."""
+    if not tiny or importlib.util.find_spec("tests.cuda.standin") is None:
+        return contextlib.nullcontext()
+    library = importlib.import_module("tests.cuda.libcuda").Library(memory=1 << 22)
+    place: contextlib.AbstractContextManager[Any] = importlib.import_module("tests.cuda.standin").stand_in(library)
+    return place
+
+
 def run(section: str, out: Path, seconds: float, tiny: bool) -> None:
     """Runs one section in this process."""
-    _RUN[section](Session(section, out, seconds, tiny))
+    with _stand_in(tiny):
+        _RUN[section](Session(section, out, seconds, tiny))
