@@ -1,7 +1,7 @@
 """`tracejit.backends`, with PyTorch's names: switches of libraries that compute elsewhere.
 
-In: what programs set. Out: the same when they read it. Of all switches one changes anything: whether products of
-float32 may be TF32 on a GPU; every operation is deterministic. Must not know: anything but the settings.
+In: what programs set. Out: the same when they read it. One switch changes how anything is computed: whether a GPU may
+use TF32 for products of float32. Every operation is deterministic. Must not know: kernels.
 
 >>> cudnn.benchmark = True
 >>> cudnn.is_available(), mps.is_available()
@@ -10,7 +10,7 @@ float32 may be TF32 on a GPU; every operation is deterministic. Must not know: a
 
 from __future__ import annotations
 
-from tracejit.config import PRODUCTS
+from tracejit.tensor import get_float32_matmul_precision, set_float32_matmul_precision
 
 __all__ = ["are_deterministic_algorithms_enabled", "cuda", "cudnn", "mps", "use_deterministic_algorithms"]
 
@@ -45,12 +45,12 @@ class _Products:
 
     @property
     def allow_tf32(self) -> bool:
-        """Whether a GPU may round the operands of float32 products to 10 bits; off at first."""
-        return PRODUCTS.tf32
+        """Whether operands may be rounded to TF32: `set_float32_matmul_precision`, seen as a switch."""
+        return get_float32_matmul_precision() != "highest"
 
     @allow_tf32.setter
     def allow_tf32(self, allowed: bool) -> None:
-        PRODUCTS.tf32 = bool(allowed)
+        set_float32_matmul_precision("high" if allowed else "highest")
 
 
 class _Cuda:

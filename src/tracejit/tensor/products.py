@@ -22,8 +22,10 @@ _precision = _PRECISIONS[0]
 def set_float32_matmul_precision(precision: str) -> None:
     """Say how exact products of float32 must be at least: "highest", "high" or "medium".
 
-    Edge: the two lower ones allow a GPU's library TF32, operands rounded to 10 bits, as
-    `backends.cuda.matmul.allow_tf32` does. On CPUs they change nothing, as in PyTorch on most.
+    Edge: the two lower ones are permissions for hardware that multiplies shorter numbers faster. "high" allows TF32 on
+    GPUs. "medium" allows operands rounded to bfloat16 where that is faster, which takes a CPU that multiplies bfloat16
+    (AVX512-BF16, AMX); no kernel here uses its instructions, so on the CPU products of float32 are float32 to the last
+    bit whatever is set.
     Raises: TypeError or ValueError for anything else.
 
     >>> import tracejit as tj

@@ -27,13 +27,13 @@ store_f16_g, store_f32_g, store_f64_g, store_i8_g, store_i16_g, store_i32_g, sto
     make_scoped_store(ELEMENTS[name], "g", GLOBAL)
     for name in ("f16", "f32", "f64", "i8", "i16", "i32", "i64", "u8", "b1")
 )
-load_f16_v, load_f32_v, load_f64_v = (make_vector_load(ELEMENTS[name], "v", GLOBAL) for name in ("f16", "f32", "f64"))
 load_f32_b, load_f64_b, load_i8_b, load_i16_b, load_i32_b, load_i64_b, load_u8_b = (
     make_scoped_load(ELEMENTS[name], "b", SHARED) for name in ("f32", "f64", "i8", "i16", "i32", "i64", "u8")
 )
 store_f32_b, store_f64_b, store_i8_b, store_i16_b, store_i32_b, store_i64_b, store_u8_b = (
     make_scoped_store(ELEMENTS[name], "b", SHARED) for name in ("f32", "f64", "i8", "i16", "i32", "i64", "u8")
 )
+load_f16_v, load_f32_v, load_f64_v = (make_vector_load(ELEMENTS[name], "v", GLOBAL) for name in ("f16", "f32", "f64"))
 
 
 @intrinsic(prefer_literal=True)
