@@ -81,13 +81,13 @@ class Notes:
 
 
 def test_kernels_are_timed_and_compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    few = [one for one in timed(True) if one.name in ("sum", "matmul 5 x 6 x 7")]
+    few = [one for one in timed(True) if one.name in ("sum", "cross-entropy", "matmul 5 x 6 x 7")]
     monkeypatch.setattr(suite_sections, "timed", lambda tiny: few)
     for section in ("machine", "kernels"):
         suite_sections.run(section, tmp_path, 100.0, True)
     found = suite.collect(tmp_path, {"machine": "done", "kernels": "done"})
     assert found["machine"]["device"] == "PTX machine"
-    assert set(found["kernels"]) == {"sum", "matmul 5 x 6 x 7"}
+    assert set(found["kernels"]) == {"sum", "cross-entropy", "matmul 5 x 6 x 7"}
     for figures in found["kernels"].values():
         assert figures["us"] > 0
         assert figures["off"] < 1e-5
