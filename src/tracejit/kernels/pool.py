@@ -373,7 +373,9 @@ def plan_avg_pool2d_grad(
     DType: floating point; types of 16 bits are summed in float32.
     Edge: shares are added in the windows' row-major order.
     """
-    sizes = _avg_slots("avg_pool2d_grad", dx, ct, kernel, stride, padding, ceil_mode, count_include_pad, divisor)
+    sizes = _avg_slots(
+        "avg_pool2d_grad", dx, ct, kernel, stride, padding, ceil_mode, count_include_pad, divisor
+    )
     short = short_name(dx)
     function = instantiate(_AVG_GRAD, f"avg_pool2d_grad_{short}", t=short, **_sums_in(short))
     windows = (kernel[0] / stride[0]) * (kernel[1] / stride[1])

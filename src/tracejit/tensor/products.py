@@ -25,7 +25,7 @@ def set_float32_matmul_precision(precision: str) -> None:
     Edge: the two lower ones are permissions for hardware that multiplies shorter numbers faster. "high" allows TF32 on
     GPUs. "medium" allows operands rounded to bfloat16 where that is faster, which takes a CPU that multiplies bfloat16
     (AVX512-BF16, AMX); no kernel here uses its instructions, so on the CPU products of float32 are float32 to the last
-    bit whatever is set.
+    bit whatever is set. What is to be computed in bfloat16 on any CPU, `autocast` says.
     Raises: TypeError or ValueError for anything else.
 
     >>> import tracejit as tj
@@ -51,7 +51,9 @@ def _same_type(a: Tensor, b: Tensor, what: str) -> None:
         if not isinstance(x, Tensor):
             raise TypeError(f"{what}(): argument must be Tensor, not {type(x).__name__}")
     if a._dtype is not b._dtype:
-        raise RuntimeError(f"expected m1 and m2 to have the same dtype, but got: {a._dtype.name} != {b._dtype.name}")
+        raise RuntimeError(
+            f"expected m1 and m2 to have the same dtype, but got: {a._dtype.name} != {b._dtype.name}"
+        )
 
 
 @method("__matmul__")
@@ -184,7 +186,9 @@ def dot(input: Tensor, tensor: Tensor) -> Any:
 def outer(input: Tensor, vec2: Tensor) -> Any:
     """All products of an element of one vector and one of another."""
     if len(input._shape) != 1 or len(vec2._shape) != 1:
-        raise RuntimeError(f"outer: Expected 1-D argument self, but got {len(input._shape)}-D and {len(vec2._shape)}-D")
+        raise RuntimeError(
+            f"outer: Expected 1-D argument self, but got {len(input._shape)}-D and {len(vec2._shape)}-D"
+        )
     return mul(unsqueeze(input, 1), unsqueeze(vec2, 0))
 
 
@@ -325,13 +329,10 @@ def _contract(a: list[str], x: Tensor, b: list[str], y: Tensor, later: set[str])
         permute(y, tuple(b.index(c) for c in (*batch, *inner, *cols))), (merged(batch, sx), k, merged(cols, sy))
     )
     if inner:
-        out = (
-            apply(ops.matmul, (left, right))
-            if batch
-            else apply(ops.matmul, (reshape(left, left._shape[1:]), reshape(right, right._shape[1:])))
-        )
+        out = bmm(left, right) if batch else mm(reshape(left, left._shape[1:]), reshape(right, right._shape[1:]))
     else:
         out = mul(left, right)
     labels = [*batch, *rows, *cols]
     shape = tuple(sx[c] if c in sx else sy[c] for c in labels)
     return labels, reshape(out, shape)
+
