@@ -5,14 +5,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 WORKERS ?= 2
 
-.PHONY: help test lint types imports unit demo bench performance gpu notebook clean
+.PHONY: help test lint types imports unit demo bench performance gpu gpu-check notebook clean
 
 help:
 	@echo "make test      lint, type check, import check and all tests"
 	@echo "make demo      train three models eagerly and compiled, compare, plot"
 	@echo "make bench     time the workloads of benchmarks/ beside PyTorch and JAX"
 	@echo "make performance  the same into docs/performance.md, and how steps grow with batch, width and depth"
-	@echo "make gpu       run the kernels for GPUs on this machine's GPU, beside the PTX machine"
+	@echo "make gpu       check and time this machine's GPU beside the CPU and PyTorch, in at most 8 minutes"
+	@echo "make gpu-check run all tests of GPU kernels on this machine's GPU, beside the PTX machine"
 	@echo "make notebook  run the notebook and store its outputs"
 	@echo "make clean     remove the environment and everything generated"
 
@@ -53,6 +54,9 @@ performance: $(VENV)/.extra-bench
 	  --plot docs/scaling.svg && exit $$failed
 
 gpu: $(VENV)/.extra-test
+	PYTHONPATH=src:. $(BIN)/python -m benchmarks.gpu.suite
+
+gpu-check: $(VENV)/.extra-test
 	$(BIN)/tracejit doctor
 	$(BIN)/python -m pytest -q tests/cuda
 

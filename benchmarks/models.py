@@ -99,8 +99,8 @@ def define(torch: Any) -> dict[str, Callable[[Any], Any]]:
             self.head = nn.Linear(LSTM_WIDTH, CLASSES)
 
         def forward(self, x: Any) -> Any:
-            h = torch.zeros(x.shape[0], LSTM_WIDTH)
-            c = torch.zeros(x.shape[0], LSTM_WIDTH)
+            h = torch.zeros(x.shape[0], LSTM_WIDTH, device=x.device)
+            c = torch.zeros(x.shape[0], LSTM_WIDTH, device=x.device)
             for t in range(x.shape[1]):
                 i, f, g, o = (self.inputs(x[:, t]) + self.hidden(h)).chunk(4, 1)
                 c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
@@ -177,7 +177,7 @@ def define(torch: Any) -> dict[str, Callable[[Any], Any]]:
             self.head = nn.Linear(width, VOCABULARY, bias=False)
 
         def forward(self, x: Any) -> Any:
-            h = self.token(x) + self.position(torch.arange(x.shape[1]))
+            h = self.token(x) + self.position(torch.arange(x.shape[1], device=x.device))
             for block in self.blocks:
                 h = block(h)
             return self.head(self.norm(h)).flatten(0, 1)

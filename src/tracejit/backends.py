@@ -1,7 +1,7 @@
 """`tracejit.backends`, with PyTorch's names: switches of libraries that compute elsewhere.
 
-In: what programs set. Out: the same when they read it; nothing here changes how anything is computed, as products of
-float32 are float32 and every operation is deterministic. Must not know: kernels.
+In: what programs set. Out: the same when they read it. One switch changes how anything is computed: whether a GPU may
+use TF32 for products of float32. Every operation is deterministic. Must not know: kernels.
 
 >>> cudnn.benchmark = True
 >>> cudnn.is_available(), mps.is_available()

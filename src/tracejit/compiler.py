@@ -298,12 +298,14 @@ def compile_graph(
     return Compiled(program, infos, len(recipe.steps), recipe.stages, recipe.arena_bytes, clock.seconds, graph, notes)
 
 
-def plan_graph(graph: Graph, planner: Planner, clock: Clock | None = None) -> tuple[Plan, Notes]:
-    """The plan of a graph, and what was decided on the way."""
+def plan_graph(
+    graph: Graph, planner: Planner, clock: Clock | None = None, arrange: Callable[[Graph], Graph] | None = None
+) -> tuple[Plan, Notes]:
+    """The plan of a graph, and what was decided on the way; `arrange` arranges products for another than the CPU."""
     clock = Clock() if clock is None else clock
     simplified, report = run_passes(graph)
     clock.lap("passes")
-    simplified = arrange_products(simplified, panel_columns)
+    simplified = arrange_products(simplified, panel_columns) if arrange is None else arrange(simplified)
     plan = make_plan(simplified, planner)
     notes = Notes(simplified, report, describe(simplified, plan))
     clock.lap("schedule")

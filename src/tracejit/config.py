@@ -46,6 +46,17 @@ class Settings:
     spin_us: float = _flag(50.0, "how long a waiting thread spins before it sleeps")
 
 
+@dataclass(slots=True)
+class Products:
+    """What programs allow for products of float32 on a GPU: `tf32` that operands are rounded to 10 bits first."""
+
+    tf32: bool = False
+
+
+PRODUCTS = Products()
+"""The process's, as in PyTorch; what sets it is `backends.cuda.matmul` and `set_float32_matmul_precision`."""
+
+
 def _parse(name: str, text: str, default: Any) -> Any:
     if isinstance(default, str):
         return text

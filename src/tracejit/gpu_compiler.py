@@ -15,19 +15,39 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tracejit.codegen.cuda.generate import generate
-from tracejit.codegen.cuda.text import CudaText
-from tracejit.codegen.library import plan_call
+from tracejit.codegen.cuda.library import plan_call, plan_with_calls
+from tracejit.codegen.cuda.text import CudaCall, CudaText
 from tracejit.compiler import GroupInfo, Notes, plan_graph
 from tracejit.errors import CudaError
 from tracejit.ir.graph import Graph
+from tracejit.ir.node import Node
+from tracejit.kernels.cuda.blas import is_call
 from tracejit.passes.pipeline import Report
 from tracejit.runtime.cuda.array import DeviceArray
+from tracejit.runtime.cuda.cublas import is_there
 from tracejit.runtime.cuda.driver import Context
 from tracejit.runtime.cuda.gpu import Gpu
 from tracejit.runtime.cuda.memory import Block, Pool
 from tracejit.runtime.cuda.program import DeviceProgram, Work
-from tracejit.schedule.groups import CALL, Group
+from tracejit.schedule.groups import Group
+from tracejit.schedule.layout import arrange_products
 from tracejit.schedule.plan import Plan, fails
+
+
+def _is_own(node: Node) -> bool:
+    """Whether a product is not one of the GPU's library, whose bits may depend on how it is asked for."""
+    return not is_call(node.dtype.name, node.shape, node.args[0].shape[-1])
+
+
+def plan_for_gpu(graph: Graph, calls: bool = False) -> tuple[Plan, Notes]:
+    """The plan of a graph: as for the CPU, but for what only the CPU's products gain from.
+
+    `calls` says that large products are those of the GPU's library.
+    Raises: NotImplementedError naming a library operation that has no kernels for a GPU.
+    """
+    if calls:
+        return plan_graph(graph, plan_with_calls, arrange=lambda g: arrange_products(g, None, _is_own))
+    return plan_graph(graph, plan_call, arrange=lambda g: arrange_products(g, None))
 
 
 def compile_for_gpu(graph: Graph, context: Context, pool: Pool) -> DeviceProgram:
@@ -35,7 +55,7 @@ def compile_for_gpu(graph: Graph, context: Context, pool: Pool) -> DeviceProgram
 
     Raises: NotImplementedError naming a library operation that has no kernels for a GPU.
     """
-    plan = plan_graph(graph, plan_call)[0]
+    plan = plan_for_gpu(graph, is_there(context))[0]
     return DeviceProgram(context, pool, _stages(plan), plan.arena_bytes, len(graph.scalars))
 
 
@@ -49,9 +69,7 @@ def _stages(plan: Plan) -> list[list[Work]]:
 
 
 def _work(group: Group, plan: Plan) -> list[list[Work]]:
-    wide = generate(group, plan)
-    # What the library has promises nothing about where operands begin.
-    plain = wide if group.kind == CALL else generate(group, plan, vectors=False)
+    wide, plain = generate(group, plan), generate(group, plan, vectors=False)
     home = any(v in plan.storage and plan.storage[v].kind == "input" for v in plan.stored(group))
     return [
         [Work(*both, fails(group), home) for both in zip(*stage, strict=True)]
@@ -142,10 +160,10 @@ def compile_region(graph: Graph, machine: Gpu, hosts: Sequence[bool]) -> GpuComp
         if host and node.shape:
             raise NotImplementedError("a tensor of the host's memory is beside those on the GPU")
     begin = time.perf_counter()
-    plan, notes = plan_graph(graph, plan_call)
+    plan, notes = plan_for_gpu(graph, is_there(machine.context))
     stages = _stages(plan)
     program = DeviceProgram(machine.context, machine.pool, stages, plan.arena_bytes, len(graph.scalars))
-    alike: dict[str, list[CudaText]] = {}
+    alike: dict[str, list[CudaText | CudaCall]] = {}
     for stage in stages:
         for work in stage:
             alike.setdefault(f"{work.kernel.name} {work.kernel.text}", []).append(work.kernel)

@@ -338,7 +338,7 @@ class _Run:
                     self.pc[mask] = at + 1
                     self.alive &= ~active
                     break
-                if name.startswith(("bar", "shfl")):
+                if name.startswith(("bar", "shfl", "vote")):
                     self._together(at, instruction, mask)
                     break
                 if active.any():
@@ -350,6 +350,7 @@ class _Run:
 
     def _together(self, at: int, instruction: _Instruction, mask: np.ndarray) -> None:
         size = self.module.threads if instruction.name.startswith("bar") else WARP
+        self.pc[mask] = at
         arrived = mask | (self.blocked & (self.pc == at) & self.alive)
         complete = arrived.reshape(-1, size).all(axis=1).repeat(size)
         self.blocked |= arrived
@@ -359,6 +360,8 @@ class _Run:
         self.pc[complete] = at + 1
         if size == WARP and instruction.name.startswith("shfl"):
             self._shuffle(instruction, complete)
+        elif size == WARP and instruction.name.startswith("vote"):
+            self._vote(instruction, complete)
         else:
             self.shared.meet(np.unique(self.block[complete]))
 
@@ -373,6 +376,13 @@ class _Run:
         other = np.where(other >= WARP, lane, other)
         found = self.value(value, "b32")[self.threads - lane + other]
         self.set(target.partition("|")[0], found, mask)
+
+    def _vote(self, instruction: _Instruction, mask: np.ndarray) -> None:
+        if instruction.name != "vote.sync.ballot.b32" or instruction.operands[2] != "-1":
+            raise UnknownInstruction(instruction.text)
+        said = self.value(instruction.operands[1], "pred").reshape(-1, WARP).astype(np.uint32)
+        bits = (said << np.arange(WARP, dtype=np.uint32)).sum(axis=1, dtype=np.uint32)
+        self.set(instruction.operands[0], bits.repeat(WARP), mask)
 
     # --- instructions -------------------------------------------------------------------------------------------------
 

@@ -13,18 +13,14 @@ from tests.cuda.on_gpu import gpu, run_on
 from tests.cuda.orders import run_in_order
 from tests.programs import same_bits
 from tracejit.codegen.cuda.generate import generate
-from tracejit.codegen.cuda.library import has_kernels
 from tracejit.codegen.cuda.text import SCALARS, CudaBatch, CudaText, batched
-from tracejit.codegen.library import plan_call
 from tracejit.codegen.text import Place
-from tracejit.compiler import plan_graph
-from tracejit.eager import run_op
+from tracejit.gpu_compiler import plan_for_gpu
 from tracejit.ir.graph import Graph
 from tracejit.runtime import ptx
 from tracejit.schedule.groups import CALL, Group
 from tracejit.schedule.memory import Buffer
 from tracejit.schedule.plan import Plan
-from tracejit.schedule.values import Read, Value
 
 CAPABILITY = 90
 
@@ -40,8 +36,8 @@ def _packed(words: list[int]) -> bytes:
 
 
 def plan_of(graph: Graph) -> Plan:
-    """The plan of a graph, the CPU's."""
-    return plan_graph(graph, plan_call)[0]
+    """The plan of a graph for a GPU."""
+    return plan_for_gpu(graph)[0]
 
 
 def kernels_of(graph: Graph, vectors: bool = True, library: bool = False) -> list[CudaText]:
@@ -74,7 +70,6 @@ class Execution:
         self.plan = plan_of(graph)
         self.device = Device(self._room(arrays))
         self.kernels: list[CudaText] = []
-        self.on_the_cpu: list[str] = []
         # Without vectors nothing may be counted on but what an element needs.
         self._misaligned = {k: 0 if vectors else a.itemsize for k, a in enumerate(arrays)}
         self._spans = [self._place(k, array) for k, array in enumerate(arrays)]
@@ -126,20 +121,14 @@ class Execution:
     def run(self) -> list[np.ndarray]:
         """Runs all groups; gives the outputs."""
         stages: dict[int, list[CudaText]] = {}
-        calls: dict[int, list[Value]] = {}
         for group in self.plan.groups:
             stage = self.plan.stage[group]
-            if group.kind == CALL and not has_kernels(group.members[0]):
-                calls.setdefault(stage, []).append(group.members[0])
-                continue
             for step, kernels in enumerate(self._texts(group)):
                 stages.setdefault(stage + step, []).extend(kernels)
         for stage in range(self.plan.stages):
             kernels = stages.get(stage, [])
             for kernel in batched(kernels) if self.together else kernels:
                 self._launch(kernel)
-            for call in calls.get(stage, []):
-                self._call(call)
         code = int.from_bytes(self.device.get(self.status, 8), "little")
         if code:
             raise IndexError(code)
@@ -152,8 +141,6 @@ class Execution:
     def _texts(self, group: Group) -> list[list[CudaText]]:
         """A group's kernels: those with vectors if what they count on is so."""
         stages = generate(group, self.plan, self.vectors)
-        if group.kind == CALL:
-            return stages
         for kernel in (k for stage in stages for k in stage):
             if any(self._word(kernel.slots[slot]) % of for slot, of in kernel.promises):
                 return generate(group, self.plan, vectors=False)
@@ -170,7 +157,7 @@ class Execution:
             return
         self.kernels.append(kernel)
         words = [self._word(slot) for slot in kernel.slots] or [0]
-        words += [kernel.units] if kernel.function is None else [kernel.units, self.status]
+        words += [kernel.units, self.status] if kernel.has_status else [kernel.units]
         launch(self.device, module_of(kernel), kernel.blocks, _packed(words))
 
     def _word(self, slot: Any) -> int:
@@ -181,25 +168,6 @@ class Execution:
         if isinstance(slot, float):
             return int(struct.unpack("<q", struct.pack("<d", slot))[0])
         return int(slot)
-
-    def _call(self, value: Value) -> None:
-        """A library operation that has no GPU kernels: computed on the CPU."""
-        assert value.op is not None
-        self.on_the_cpu.append(value.op.name)
-        found = run_op(value.op, tuple(self._array(read) for read in value.reads), value.attrs)
-        found = found if isinstance(found, tuple) else (found,)
-        for result, array in zip(value.results, found, strict=True):
-            if result in self.plan.storage:
-                data = np.ascontiguousarray(array, result.dtype.np).tobytes()
-                self.device.put(self.address(self.plan.storage[result]), data)
-
-    def _array(self, read: Read) -> np.ndarray:
-        """An operand as an array of its own."""
-        kind = read.source.dtype.np
-        start = self.address(self.plan.storage[read.source]) + read.offset * kind.itemsize
-        places = steps(read.shape, tuple(s * kind.itemsize for s in read.strides))
-        data = b"".join(self.device.get(start + at, kind.itemsize) for at in places)
-        return np.frombuffer(data, kind).reshape(read.shape)
 
 
 def check(
@@ -217,7 +185,7 @@ def check(
     for result, wanted in zip(execution.run(), expected, strict=True):
         assert_same(result, wanted, execution.kernels)
     device = gpu()
-    if device is not None and not execution.on_the_cpu:
+    if device is not None:
         copies = [np.array(a, copy=True, order="K") for a in arrays]
         for result, wanted in zip(run_on(*device, graph, copies, scalars, vectors), expected, strict=True):
             assert_same(result, wanted, execution.kernels)

@@ -9,7 +9,8 @@ from tests.cuda.running import Execution, check, kernels_of
 from tests.ops.cases import cases
 from tests.programs import graph_of, make
 from tracejit import dtypes
-from tracejit.ops import ops
+from tracejit.ir.node import Node, item
+from tracejit.ops import Op, ops
 from tracejit.runtime import ptx
 
 UNIT_BY_UNIT = (
@@ -31,7 +32,7 @@ def test_operations_have_the_bits_of_the_cpu(name: str, layout: str) -> None:
             arrays = case.build(kind, layout)
             graph = graph_of(lambda *nodes, case=case: make(name, *nodes, **case.attrs), *arrays)
             execution = check(graph, arrays)
-            assert not execution.on_the_cpu
+            assert execution.kernels or not graph.outputs[0].tensor.numel
 
 
 @pytest.mark.parametrize("name", ["argmax", "argmin"])
@@ -68,11 +69,25 @@ def test_an_index_out_of_range_is_reported_and_nothing_is_read_there() -> None:
     assert len(execution.kernels) == 2
 
 
-def test_an_operation_without_gpu_kernels_is_named() -> None:
-    (case, *_) = cases(ops.avg_pool2d)
-    graph = graph_of(lambda x: make("avg_pool2d", x, **case.attrs), *case.build(dtypes.float32))
-    with pytest.raises(NotImplementedError, match="'avg_pool2d'"):
-        kernels_of(graph, library=True)
+FOR_CPUS = {"pack_panels", "matmul_panels"}
+"""What a compiled program for the CPU makes of products, and only that."""
+
+
+@pytest.mark.parametrize("op", ops.family("library"), ids=lambda op: op.name)
+def test_every_operation_has_gpu_kernels(op: Op) -> None:
+    for kind in (dtypes.float32, dtypes.float16, dtypes.float64):
+        arrays = cases(op)[0].build(kind)
+        if op.name in FOR_CPUS:
+            with pytest.raises(NotImplementedError, match=f"'{op.name}'"):
+                kernels_of(graph_of(lambda *nodes: make(op.name, *nodes, **cases(op)[0].attrs), *arrays))
+            continue
+
+        def build(*operands: Node) -> tuple[Node, ...]:
+            made = make(op.name, *operands, **cases(op)[0].attrs)
+            return tuple(item(made, k) for k in range(len(op.results))) if len(op.results) > 1 else (made,)
+
+        found = kernels_of(graph_of(build, *arrays), library=True)
+        assert any(kernel.doc == f"Library: {op.name}." for kernel in found)
 
 
 def test_ptx_of_a_library_kernel_has_a_status() -> None:
@@ -85,3 +100,37 @@ def test_ptx_of_a_library_kernel_has_a_status() -> None:
             assert f"{kernel.name}_param_2" in text
             assert ".extern" not in text
             assert ".local" not in text
+
+
+@pytest.mark.parametrize("inner", [3, 40, 150])
+@pytest.mark.parametrize("name", ["index_add", "index_copy"])
+def test_rows_that_are_named_several_times(name: str, inner: int) -> None:
+    rng = np.random.default_rng(inner)
+    for outer in (1, 2):
+        x = rng.standard_normal((outer, 5, inner)).astype(np.float32)
+        index, src = rng.integers(0, 5, 70), rng.standard_normal((outer, 70, inner)).astype(np.float32)
+        graph = graph_of(lambda x, i, s: make(name, x, i, s, dim=1), x, index, src)
+        execution = check(graph, [x, index, src])
+        assert execution.kernels[-1].name.startswith(f"cuda_{name}_f32_i64_")
+
+
+def test_long_lines_are_a_threads_and_short_ones_a_blocks() -> None:
+    rng = np.random.default_rng(7)
+    for n in (300, 600):
+        x, index = np.zeros((2, 9), np.float32), rng.integers(0, 9, (2, n))
+        source = rng.standard_normal((2, n)).astype(np.float32)
+        graph = graph_of(lambda x, i, s: make("scatter_add", x, i, s, dim=1), x, index, source)
+        kernel = check(graph, [x, index, source]).kernels[-1]
+        assert (kernel.function is None) == (n == 300)
+
+
+@pytest.mark.parametrize("wrong", [-1, 4])
+@pytest.mark.parametrize("name", ["index_add", "index_copy", "scatter_add"])
+def test_nothing_is_done_at_an_index_out_of_range(name: str, wrong: int) -> None:
+    x, index, source = np.ones((4, 3), np.float32), np.array([0, wrong, 1]), np.ones((3, 3), np.float32)
+    index = np.repeat(index[:, None], 3, axis=1) if name == "scatter_add" else index
+    graph = graph_of(lambda x, i, s: make(name, x, i, s, dim=0), x, index, source)
+    execution = Execution(graph, [x, index, source], (), True)
+    with pytest.raises(IndexError):
+        execution.run()
+    assert any(kernel.name.startswith(f"cuda_{name}") and kernel.function is None for kernel in execution.kernels)

@@ -18,9 +18,8 @@ from tracejit import dtypes
 from tracejit.aval import Aval
 from tracejit.codegen.cuda.generate import generate
 from tracejit.codegen.cuda.text import HEAD, CudaBatch, CudaText, batched
-from tracejit.codegen.library import plan_call
-from tracejit.compiler import plan_graph
 from tracejit.errors import KernelBuildError
+from tracejit.gpu_compiler import plan_for_gpu
 from tracejit.ir import node as nodes
 from tracejit.ir.graph import Graph
 from tracejit.runtime import ptx
@@ -175,7 +174,7 @@ def test_open_sizes_give_kernels_with_the_same_order() -> None:
         shape = (trail.symbol(rows), trail.symbol(columns))
         x = nodes.input(0, Aval(shape, dtypes.float32), None)
         graph = Graph((x,), (), (make("sum", x, dim=1), make("sum", x, dim=0)), {})
-        plan = plan_graph(graph, plan_call)[0]
+        plan = plan_for_gpu(graph)[0]
         found = [k for group in plan.groups for stage in generate(group, plan) for k in stage]
         wanted = kernels_of(
             graph_of(lambda x: (make("sum", x, dim=1), make("sum", x, dim=0)), np.ones((rows, columns), np.float32))

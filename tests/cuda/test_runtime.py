@@ -11,14 +11,11 @@ import pytest
 from tests.cuda.libcuda import Library
 from tests.cuda.on_gpu import run_on
 from tests.cuda.orders import run_in_order
-from tests.ops.cases import cases
 from tests.programs import graph_of, make, random_array, same_bits
 from tests.test_compiler import softmax
-from tracejit import dtypes
 from tracejit.errors import CudaError, CudaOutOfMemoryError
 from tracejit.gpu_compiler import compile_for_gpu
 from tracejit.ir.node import Node
-from tracejit.ops import ops
 from tracejit.runtime.cuda.driver import Context, Driver
 from tracejit.runtime.cuda.memory import Block, Pool, room_for
 from tracejit.runtime.cuda.program import BINDINGS, machine_code
@@ -232,10 +229,9 @@ def test_kernels_are_captured_without_being_run() -> None:
 
 def test_library_operations_are_refused() -> None:
     context = context_on(Library())
-    (case, *_) = cases(ops.avg_pool2d)
-    pooled = graph_of(lambda x: make("avg_pool2d", x, **case.attrs), *case.build(dtypes.float32))
-    with pytest.raises(NotImplementedError, match="'avg_pool2d'"):
-        compile_for_gpu(pooled, context, Pool(context))
+    packed = graph_of(lambda x: make("pack_panels", x, columns=16), np.ones((3, 4), np.float32))
+    with pytest.raises(NotImplementedError, match="'pack_panels'"):
+        compile_for_gpu(packed, context, Pool(context))
 
 
 def test_an_index_out_of_range_is_told() -> None:

@@ -62,6 +62,10 @@ _ELEMENTS = (
     Element("b1", _I8, types.boolean),
 )
 ELEMENTS = {element.name: element for element in _ELEMENTS}
+ELEMENT_BYTES = {
+    "f16": 2, "bf16": 2, "f32": 4, "f64": 8, "i8": 1, "i16": 2, "i32": 4, "i64": 8, "u8": 1, "u16": 2, "u32": 4,
+    "u64": 8, "b1": 1,
+}  # fmt: skip
 
 
 def named_intrinsic(function: Callable[..., Any], name: str, doc: str) -> Any:
@@ -193,6 +197,27 @@ def make_scoped_load(element: Element, suffix: str = "s", space: int = 0) -> Any
         return element.value(types.int64, types.int64, scope, scopes), codegen
 
     return named_intrinsic(load, name, f"Element `index` of the {element.name} buffer at `address`, in an alias scope.")
+
+
+def make_vector_load(element: Element, suffix: str, space: int) -> Any:
+    """The load of a vector's first element: LLVM then joins those behind it, which are loaded beside it, to it."""
+    name = f"load_{element.name}_{suffix}"
+
+    def load(typingctx: Any, address: Any, index: Any, scope: Any, scopes: Any, count: Any) -> Any:
+        require_integers(name, address, index)
+        number, total = _checked_scope(name, scope, scopes)
+        elements = require_literal(name, count)
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            loaded = builder.load(_element_pointer(builder, element.storage, args[0], args[1], space))
+            loaded.align = elements * ELEMENT_BYTES[element.name]
+            _set_scope(builder, loaded, number, total)
+            return _from_storage(builder, element, loaded)
+
+        return element.value(types.int64, types.int64, scope, scopes, count), codegen
+
+    doc = f"Element `index` of the {element.name} buffer at `address`, the first of `count` that are a vector."
+    return named_intrinsic(load, name, doc)
 
 
 def _make_store(element: Element) -> Any:

@@ -33,12 +33,14 @@ CAPABILITIES = (75, 80, 90)
 """The compute capabilities that kernels are checked for: Turing, Ampere, Hopper."""
 _VERSIONS = {75: 70, 80: 71, 90: 78}
 """The oldest version of PTX in which LLVM knows all of a capability's instructions."""
+_LARGE_BLOCK = 256
+"""Threads of a block."""
 _lock = threading.Lock()
 _ENTRY = """
 declare i32 @body(ptr, ptr, ptr, i64, i64)
 declare i32 @llvm.nvvm.read.ptx.sreg.ctaid.x()
 
-define ptx_kernel void @{name}({parameters}) "nvvm.maxntid"="{threads}" {{
+define ptx_kernel void @{name}({parameters}) "nvvm.maxntid"="{threads}"{more} {{
 entry:
   %result = alloca i64
   %error = alloca ptr
@@ -104,11 +106,13 @@ def _entry(kernel: CudaText, together: bool) -> str:
     slots = max(1, len(kernel.slots))
     if together:
         name, parameters, work = together_name(kernel), _TABLE, _TOGETHER.format(row=slots + HEAD)
-    elif kernel.function is None:
+    elif not kernel.has_status:
         name, parameters, work = kernel.name, _BLOCK.format(slots=slots), _PLAIN
     else:
         name, parameters, work = kernel.name, _BLOCK.format(slots=slots) + _STATUS, _CHECKED
-    return _ENTRY.format(name=name, parameters=parameters, threads=kernel.threads, work=work)
+    # Two large blocks at a time hide each other's waits; it leaves each of their threads 128 registers.
+    more = ' "nvvm.minctasm"="2"' if kernel.threads == _LARGE_BLOCK else ""
+    return _ENTRY.format(name=name, parameters=parameters, threads=kernel.threads, more=more, work=work)
 
 
 @functools.cache
@@ -168,7 +172,10 @@ def llvm_module(kernel: CudaText, together: bool = False) -> Any:
         module.triple = TRIPLE
         other = llvm.parse_assembly(f'target triple = "{TRIPLE}"\n{layout}\n{entry}')
         module.link_in(other)
-        module.get_function("body").linkage = llvm.Linkage.internal
+        body = module.get_function("body")
+        body.linkage = llvm.Linkage.internal
+        # A call would keep the argument block and all variables in local memory.
+        body.add_function_attribute("alwaysinline")
     return module
 
 
@@ -181,7 +188,8 @@ def translate(kernel: CudaText, capability: int, together: bool = False) -> str:
     if capability not in _VERSIONS:
         raise KernelBuildError(f"no PTX for compute capability {capability}; there is for {sorted(_VERSIONS)}")
     library = "" if kernel.function is None else inspect.getsource(kernel.function)
-    content = f"{capability} {kernel.threads} {len(kernel.slots)} {together}\n{kernel.text}{library}".encode()
+    entry = f"{capability} {kernel.threads} {len(kernel.slots)} {together} {kernel.has_status}"
+    content = f"{entry}\n{kernel.text}{library}".encode()
     digest = hashlib.sha256(_environment() + content).hexdigest()
     found = STORE.get(digest, PTX)
     if found is not None:

@@ -31,13 +31,17 @@ def _swapped(node: Node) -> Node:
     return make(ops.permute, (node,), ((*range(n - 2), n - 1, n - 2),))
 
 
-def turn_products(graph: Graph) -> Graph:
-    """Computes products transposed that are only read transposed."""
+def _any(node: Node) -> bool:
+    return True
+
+
+def turn_products(graph: Graph, movable: Callable[[Node], bool] = _any) -> Graph:
+    """Computes products transposed that are only read transposed, of those that are `movable`."""
     while True:
         turned = {
             node
             for node, users in graph.readers().items()
-            if node.op is ops.matmul and node not in graph.outputs and all(map(_is_swap, users))
+            if node.op is ops.matmul and node not in graph.outputs and all(map(_is_swap, users)) and movable(node)
         }
         if not turned:
             return graph
@@ -93,9 +97,9 @@ def share_panels(graph: Graph, panel_columns: Callable[[str], int]) -> Graph:
     return rewrite_at(graph, shared, through_panels)
 
 
-def accumulate_products(graph: Graph) -> Graph:
+def accumulate_products(graph: Graph, movable: Callable[[Node], bool] = _any) -> Graph:
     """Sums of products that nobody else reads, such as a weight's gradient over the steps of a loop, take no memory
-    but their own: each product is added to those before as it is computed.
+    but their own: each product, if it is `movable`, is added to those before as it is computed.
     """
     readers, outputs = graph.readers(), set(graph.outputs)
     sums: set[Node] = set()
@@ -104,7 +108,7 @@ def accumulate_products(graph: Graph) -> Graph:
             continue
         first, second = node.args
         alone = all(len(readers[a]) == 1 and a not in outputs for a in node.args)
-        if alone and _is_short_product(second) and (first.op is ops.matmul or first in sums):
+        if alone and _is_short_product(second) and movable(second) and (first.op is ops.matmul or first in sums):
             sums.add(node)
     return rewrite_at(graph, sums, _accumulated) if sums else graph
 
@@ -120,7 +124,12 @@ def _accumulated(node: Node) -> Node:
     return make(ops.matmul_add, (*product.args, total))
 
 
-def arrange_products(graph: Graph, panel_columns: Callable[[str], int]) -> Graph:
-    """All of these, in the order in which one opens the way for another."""
-    graph = accumulate_products(write_out_products(turn_products(graph)))
-    return share_panels(graph, panel_columns)
+def arrange_products(
+    graph: Graph, panel_columns: Callable[[str], int] | None, movable: Callable[[Node], bool] = _any
+) -> Graph:
+    """All of these, in the order in which one opens the way for another; without panels if they have no columns.
+
+    Products that are not `movable` are computed as they are asked for: turned or added up they would have other bits.
+    """
+    graph = accumulate_products(write_out_products(turn_products(graph, movable)), movable)
+    return graph if panel_columns is None else share_panels(graph, panel_columns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tracejit.config import PRODUCTS
 from tracejit.ops.record import ops
 from tracejit.shapes import broadcast
 from tracejit.tensor.arithmetic import add, mul
@@ -37,6 +38,7 @@ def set_float32_matmul_precision(precision: str) -> None:
     if precision not in _PRECISIONS:
         raise ValueError(f"{precision!r} is not one of 'highest', 'high' or 'medium'")
     _precision = precision
+    PRODUCTS.tf32 = precision != _PRECISIONS[0]
 
 
 def get_float32_matmul_precision() -> str:

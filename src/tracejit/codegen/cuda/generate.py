@@ -10,7 +10,7 @@ from tracejit.codegen.cuda.columns import combine_columns, write_column
 from tracejit.codegen.cuda.library import library_texts
 from tracejit.codegen.cuda.loops import write_loop
 from tracejit.codegen.cuda.rows import combine_blocks, write_blocks, write_row
-from tracejit.codegen.cuda.text import CudaText
+from tracejit.codegen.cuda.text import CudaCall, CudaText
 from tracejit.schedule.groups import BLOCKS, CALL, COLUMN, LOOP, ROW, Group
 from tracejit.schedule.plan import Plan, launches_of
 
@@ -19,15 +19,13 @@ _NAMED = 3
 _KINDS = {LOOP: "Element by element", ROW: "Row by row", BLOCKS: "Blocks of long rows", COLUMN: "Column by column"}
 
 
-def generate(group: Group, plan: Plan, vectors: bool = True) -> list[list[CudaText]]:
+def generate(group: Group, plan: Plan, vectors: bool = True) -> list[list[CudaText | CudaCall]]:
     """The kernels of a group: a list for each of its stages.
 
     With `vectors`, kernels may promise that buffers begin at multiples of 16 bytes.
-
-    Raises: NotImplementedError naming a library operation that has no GPU kernels.
     """
     if group.kind == CALL:
-        return [[text] for text in library_texts(group.members[0], plan)]
+        return [[text] for text in library_texts(group.members[0], plan, vectors)]
     names = list(dict.fromkeys(v.name for v in group.members if v.op is not None)) or ["copy"]
     stem = "_".join([group.kind, *names[:_NAMED]])
     doc = f"{_KINDS[group.kind]}: {', '.join(v.name for v in group.members)}."
@@ -36,7 +34,7 @@ def generate(group: Group, plan: Plan, vectors: bool = True) -> list[list[CudaTe
     if group.kind == ROW:
         return [[write_row(group, plan, vectors, stem, doc)]]
     if group.kind == BLOCKS:
-        stages = [[write_blocks(group, plan, vectors, stem, doc)]]
+        stages: list[list[CudaText | CudaCall]] = [[write_blocks(group, plan, vectors, stem, doc)]]
         stages.append([combine_blocks(group, plan, v) for v in group.reductions])
         return stages
     stages = [[write_column(group, plan, stem, doc)]]

@@ -1,6 +1,6 @@
 """Library operations on a GPU: their own kernels, else the CPU kernel's function, a unit of its range for each thread.
 
-In: a call. Out: `CudaText`s.
+In: how a call's operands lie in memory; the planned call. Out: launches; `CudaText`s.
 Must not know: what a kernel computes.
 
 Any split of a kernel's range gives the same bits, so one unit a thread does. What is fast on a CPU need not be so here.
@@ -14,12 +14,16 @@ from collections.abc import Callable
 from typing import Any
 
 from tracejit import kernels
+from tracejit.codegen import library as cpu
 from tracejit.codegen.cuda.loops import LOOP_THREADS
-from tracejit.codegen.cuda.text import CudaText
+from tracejit.codegen.cuda.text import CudaCall, CudaText
 from tracejit.codegen.text import Place, Slot
 from tracejit.kernels import template
+from tracejit.kernels.cuda.blas import GemmLaunch, is_call, plan_gemm
 from tracejit.kernels.cuda.launch import GpuLaunch
 from tracejit.kernels.launch import Launch, Operand, Ptr, Scratch
+from tracejit.ops import Op
+from tracejit.schedule.lower import Layout, PlannedLaunch
 from tracejit.schedule.plan import Plan
 from tracejit.schedule.values import Value, whole
 
@@ -44,10 +48,28 @@ def own_launches() -> dict[str, Callable[..., tuple[GpuLaunch, ...]]]:
     return found
 
 
-def has_kernels(call: Value) -> bool:
-    """Whether a library operation has GPU kernels."""
-    assert call.op is not None
-    return call.op.name in own_launches() or all(is_for_threads(launch.function) for launch in call.launches)
+def plan_call(op: Op, layouts: tuple[Layout, ...], attrs: tuple[Any, ...]) -> tuple[PlannedLaunch, ...]:
+    """The launches of a library operation on a GPU over operands, then results.
+
+    Raises: NotImplementedError if it has no GPU kernels, ValueError if an operand must be contiguous.
+    """
+    own = own_launches().get(op.name)
+    if own is not None:
+        return own(*(Operand(*layout) for layout in layouts), *attrs)
+    launches = cpu.plan_call(op, layouts, attrs)
+    for launch in launches:
+        if not is_for_threads(launch.function):
+            raise NotImplementedError(f"no GPU kernels for '{op.name}': {launch.function.__name__} is for CPUs")
+    return launches
+
+
+def plan_with_calls(op: Op, layouts: tuple[Layout, ...], attrs: tuple[Any, ...]) -> tuple[PlannedLaunch, ...]:
+    """As `plan_call`, where the GPU's library computes large products."""
+    if op.name == "matmul":
+        a, b, c = (Operand(*layout) for layout in layouts)
+        if is_call(a.dtype, c.shape, a.shape[-1]):
+            return (plan_gemm(a, b, c),)
+    return plan_call(op, layouts, attrs)
 
 
 def is_for_threads(function: Callable[..., Any]) -> bool:
@@ -55,40 +77,27 @@ def is_for_threads(function: Callable[..., Any]) -> bool:
     return function.__module__ == template.__name__ and "stack_" not in inspect.getsource(function)
 
 
-def library_texts(call: Value, plan: Plan) -> list[CudaText]:
-    """The GPU kernels of a library operation, one after another.
-
-    Raises: NotImplementedError if one of its kernels is no thread's.
-    """
+def library_texts(call: Value, plan: Plan, vectors: bool) -> list[CudaText | CudaCall]:
+    """The GPU kernels of a library operation that `plan_call` planned, one after another."""
     operands: list[Slot] = []
-    reads = [*call.reads, *map(whole, call.results)]
-    for read in reads:
+    for read in [*call.reads, *map(whole, call.results)]:
         # Of an operand without elements any address will do.
         offset = read.offset * read.source.dtype.itemsize
         operands.append(Place(plan.storage[read.source], offset) if read.source.numel else 0)
-    assert call.op is not None
     doc = f"Library: {call.name}."
-    if call.op.name in own_launches():
-        layouts = [Operand(r.source.dtype.name, r.shape, r.strides) for r in reads]
-        return [
-            CudaText(
-                launch.name,
-                launch.text,
-                doc,
-                tuple(_slot(slot, operands, call, plan) for slot in launch.slots),
-                launch.units,
-                launch.blocks,
-                launch.threads,
-                (),
-            )
-            for launch in own_launches()[call.op.name](*layouts, *call.attrs)
-        ]
-    texts = []
+    texts: list[CudaText | CudaCall] = []
     for launch in call.launches:
-        if not is_for_threads(launch.function):
-            raise NotImplementedError(f"no GPU kernels for '{call.name}': {launch.function.__name__} is for CPUs")
-        slots = [_slot(slot, operands, call, plan) for slot in launch.slots]
-        texts.append(_text(launch, tuple(slots), doc))
+        if isinstance(launch, GemmLaunch):
+            texts.append(CudaCall(launch.gemm, doc, tuple(operands[slot.index] for slot in launch.slots)))
+            continue
+        chosen = launch if vectors or getattr(launch, "plain", None) is None else launch.plain
+        slots = tuple(_slot(slot, operands, call, plan) for slot in chosen.slots)
+        if isinstance(chosen, GpuLaunch):
+            grid = chosen.units, chosen.blocks, chosen.threads
+            made = CudaText(chosen.name, chosen.text, doc, slots, *grid, chosen.promises, may_not_run=chosen.checked)
+            texts.append(made)
+        else:
+            texts.append(_text(chosen, slots, doc))
     return texts
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from tracejit.codegen import expression
 from tracejit.codegen.text import Place, Slot, Writer
 from tracejit.dtypes import dtype
+from tracejit.kernels.cuda.blas import Gemm
 from tracejit.schedule.memory import Buffer
 from tracejit.schedule.values import Number
 
@@ -38,8 +39,8 @@ class CudaText:
     beyond which no thread does anything. `promises` are pairs of a slot and a power of two that its argument is a
     multiple of: the text counts on them.
 
-    The text may call `function`, a kernel of the library. Such a kernel has a third parameter, the address of an int64:
-    it does nothing if that is not 0, and puts its error code there if it fails.
+    The text may call `function`, a kernel of the library. Such a kernel, and one that `may_not_run`, has a third
+    parameter, the address of an int64: it does nothing if that is not 0, and puts its error code there if it fails.
     """
 
     name: str
@@ -51,6 +52,31 @@ class CudaText:
     threads: int
     promises: tuple[tuple[int, int], ...]
     function: Callable[..., Any] | None = None
+    may_not_run: bool = False
+
+    @property
+    def has_status(self) -> bool:
+        """Whether it has that parameter."""
+        return self.may_not_run or self.function is not None
+
+
+@dataclass(frozen=True, slots=True)
+class CudaCall:
+    """A product that the GPU's library computes: its arguments, and the addresses of A, B and C."""
+
+    gemm: Gemm
+    doc: str
+    slots: tuple[Slot, ...]
+
+    @property
+    def name(self) -> str:
+        """What it is called where kernels have names."""
+        return f"cublas_{self.gemm.short}"
+
+    @property
+    def text(self) -> str:
+        """Its arguments."""
+        return f"{self.gemm}\n"
 
 
 HEAD = 2
@@ -95,7 +121,7 @@ def batched(launches: Sequence[CudaText]) -> list[CudaText | CudaBatch]:
         alike.setdefault((launch.text, launch.threads, launch.function), []).append(launch)
     found: list[CudaText | CudaBatch] = []
     for same in alike.values():
-        found += [CudaBatch(tuple(same))] if len(same) > 1 and same[0].function is None else same
+        found += [CudaBatch(tuple(same))] if len(same) > 1 and not same[0].has_status else same
     return found
 
 

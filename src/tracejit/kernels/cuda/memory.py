@@ -1,4 +1,6 @@
-"""Loads and stores of a GPU's memories, in alias scopes as `kernels.memory` has them: `_g` global, `_b` the block's.
+"""Loads and stores of a GPU's memories, in alias scopes as `kernels.memory` has them.
+
+`_g` is global memory, `_v` the first element of a vector in it, `_b` the memory of a block.
 
 Addresses are int64 like all others; these forms say which memory they are of, so that PTX has `ld.global`, and
 neighbouring accesses can become one of 16 bytes. Memory of one thread alone is that of `stack_i64`.
@@ -12,7 +14,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from tracejit.kernels.memory import ELEMENTS, make_scoped_load, make_scoped_store, require_literal
+from tracejit.kernels.memory import ELEMENTS, make_scoped_load, make_scoped_store, make_vector_load, require_literal
 
 GLOBAL, SHARED = 1, 3
 """LLVM's numbers of a GPU's address spaces."""
@@ -34,6 +36,7 @@ load_f32_b, load_f64_b, load_i8_b, load_i16_b, load_i32_b, load_i64_b, load_u8_b
 store_f32_b, store_f64_b, store_i8_b, store_i16_b, store_i32_b, store_i64_b, store_u8_b = (
     make_scoped_store(ELEMENTS[name], "b", SHARED) for name in ("f32", "f64", "i8", "i16", "i32", "i64", "u8")
 )
+load_f16_v, load_f32_v, load_f64_v = (make_vector_load(ELEMENTS[name], "v", GLOBAL) for name in ("f16", "f32", "f64"))
 
 
 @intrinsic(prefer_literal=True)

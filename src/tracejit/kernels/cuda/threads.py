@@ -45,6 +45,18 @@ def barrier(typingctx: Any) -> Any:
     return types.void(), codegen
 
 
+@intrinsic
+def ballot(typingctx: Any, said: Any) -> Any:
+    """A bit for each thread of the warp, all of which must come here: whether its number is not 0."""
+    require_integers("ballot", said)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        said = builder.icmp_signed("!=", args[0], _I64(0))
+        return builder.zext(call(builder, "llvm.nvvm.vote.ballot.sync", _I32, _EVERY, said), _I64)
+
+    return types.int64(types.int64), codegen
+
+
 def _words(builder: Any, value: Any) -> list[Any]:
     """The bits of a scalar as words of 32 bits, the low one first."""
     kind = value.type
@@ -68,7 +80,8 @@ def _from_words(builder: Any, words: list[Any], kind: Any) -> Any:
 
 
 def shuffle(builder: Any, value: Any, how: str, number: int) -> Any:
-    """The value of another thread of the warp: "down" by `number` threads, or that of thread `number` ("idx").
+    """The value of another thread of the warp: "down" by `number` threads, that of thread `number` ("idx"), or that of
+    the thread whose number differs in the bits of `number` ("bfly").
 
     Edge: of a thread beyond the last it is the thread's own. All threads of the warp must come here.
     """
@@ -128,6 +141,22 @@ def _make_first(short: str, kind: Any) -> Any:
     return named_intrinsic(first, f"first_{short}", doc)
 
 
+def _make_across(short: str, kind: Any) -> Any:
+    name = f"across_{short}"
+
+    def across(typingctx: Any, value: Any, bits: Any) -> Any:
+        number = require_literal(name, bits)
+
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return shuffle(builder, args[0], "bfly", number)
+
+        return kind(kind, bits), codegen
+
+    doc = f"The {short} of the thread whose number in the warp has other `bits` (a literal); all of it must come here."
+    return named_intrinsic(across, name, doc)
+
+
+across_f32, across_f64 = (_make_across(short, _TYPES[short]) for short in ("f32", "f64"))
 down_f32, down_f64, down_i8, down_i16, down_i32, down_i64, down_u8 = (
     _make_down(short, kind) for short, kind in _TYPES.items()
 )

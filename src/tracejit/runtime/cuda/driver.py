@@ -63,7 +63,7 @@ class Driver:
 
     def __init__(self, library: Any) -> None:
         """Raises: CudaError if the driver finds no device that it can use."""
-        self._library = library
+        self.library = library
         self.call("cuInit", _COUNT(0))
 
     def call(self, name: str, *arguments: Any) -> None:
@@ -71,14 +71,14 @@ class Driver:
 
         Raises: CudaError with the function's name and the driver's name for the error; CudaOutOfMemoryError.
         """
-        status = getattr(self._library, name)(*arguments)
+        status = getattr(self.library, name)(*arguments)
         if status != _SUCCESS:
             kind = {_OUT_OF_MEMORY: CudaOutOfMemoryError, _NOT_READY: CudaNotReadyError}.get(status, CudaError)
             raise kind(f"{name}: {self._name_of(status)}")
 
     def _name_of(self, status: int) -> str:
         text = ctypes.c_char_p()
-        self._library.cuGetErrorName(status, ctypes.byref(text))
+        self.library.cuGetErrorName(status, ctypes.byref(text))
         return f"error {status}" if text.value is None else text.value.decode()
 
     def get(self, kind: Any, name: str, *arguments: Any) -> Any:
@@ -164,6 +164,8 @@ class Context:
         self._busy = False
         self._words = np.zeros(0, np.int64)
         os.register_at_fork(after_in_child=self._forget)
+        self.products: Any = None
+        """The handle of the library of products, once there is one."""
         self.stream = self.get(_HANDLE, "cuStreamCreate", _COUNT(_NOT_BLOCKING))
 
     def _forget(self) -> None:

@@ -17,11 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from tracejit.codegen.cuda.text import SCALARS, CudaBatch, CudaText, batched
+from tracejit.codegen.cuda.text import SCALARS, CudaBatch, CudaCall, CudaText, batched
 from tracejit.codegen.text import Place, Slot
+from tracejit.config import PRODUCTS
 from tracejit.errors import CudaError
 from tracejit.runtime import ptx
 from tracejit.runtime.cache import CUBIN, STORE
+from tracejit.runtime.cuda.cublas import handle_of
 from tracejit.runtime.cuda.driver import Context
 from tracejit.runtime.cuda.memory import Block, Pool
 
@@ -36,11 +38,12 @@ BINDINGS = 8
 class Work:
     """A kernel, and the one to take where its promises about arguments do not hold: the same without vectors.
 
-    It may be one that `fails`, or one that writes to the `home` of an output.
+    It may be one that `fails`, or one that writes to the `home` of an output. Or it is a product of the GPU's library,
+    which promises nothing.
     """
 
-    kernel: CudaText
-    plain: CudaText
+    kernel: CudaText | CudaCall
+    plain: CudaText | CudaCall
     fails: bool = False
     home: bool = False
 
@@ -94,7 +97,11 @@ class DeviceProgram:
         self._scalars = pool.allocate(8 * scalars)
         self._count = scalars
         self._status = pool.allocate(_STATUS_BYTES)
-        self._looks = any(one.kernel.function is not None for stage in self._stages for one in stage)
+        works = [one.kernel for stage in self._stages for one in stage]
+        self._looks = any(isinstance(kernel, CudaText) and kernel.has_status for kernel in works)
+        # Made now: while a stream is captured no memory can be had.
+        calls = any(isinstance(kernel, CudaCall) for kernel in works)
+        self._products = handle_of(context) if calls else None
         failing = [k for k, stage in enumerate(self._stages) if any(one.fails for one in stage)]
         self._fails = bool(failing)
         self._ends = [len(self._stages)]
@@ -126,11 +133,15 @@ class DeviceProgram:
         """
         if scalars.nbytes != 8 * self._count:
             raise ValueError(f"the program has {self._count} scalars, got {scalars.nbytes} bytes")
+        addresses = (*inputs, *outputs)
+        if self._products is not None:
+            # A captured product is of the kind that was allowed then.
+            addresses = (*addresses, PRODUCTS.tf32)
         with self._context.lock:
             # Ahead of the graph, not in it: numbers change from call to call.
             if self._count:
                 self._context.put(self._scalars.address, scalars)
-            return self._run(self._binding((*inputs, *outputs), inputs, outputs, capture))
+            return self._run(self._binding(addresses, inputs, outputs, capture))
 
     def _binding(
         self, addresses: tuple[int, ...], inputs: Sequence[int], outputs: Sequence[int], capture: bool
@@ -187,7 +198,8 @@ class DeviceProgram:
             launches: list[Callable[[], None]] = []
             for stage in self._stages[begin:end]:
                 chosen = [self._chosen(one, inputs, outputs) for one in stage]
-                for kernel in batched([k for k in chosen if k.blocks]):
+                launches += [self._product(k, inputs, outputs) for k in chosen if isinstance(k, CudaCall)]
+                for kernel in batched([k for k in chosen if isinstance(k, CudaText) and k.blocks]):
                     if isinstance(kernel, CudaBatch):
                         launches.append(self._many(binding, kernel, inputs, outputs))
                     else:
@@ -201,7 +213,14 @@ class DeviceProgram:
             first.append(partial(context.ask, self._told, status))
         return binding
 
-    def _chosen(self, one: Work, inputs: Sequence[int], outputs: Sequence[int]) -> CudaText:
+    def _product(self, call: CudaCall, inputs: Sequence[int], outputs: Sequence[int]) -> partial[None]:
+        assert self._products is not None
+        a, b, c = (self._word(slot, inputs, outputs) for slot in call.slots)
+        return partial(self._products.product, call.gemm, a, b, c)
+
+    def _chosen(self, one: Work, inputs: Sequence[int], outputs: Sequence[int]) -> CudaText | CudaCall:
+        if isinstance(one.kernel, CudaCall):
+            return one.kernel
         slots = one.kernel.slots
         kept = all(self._word(slots[slot], inputs, outputs) % of == 0 for slot, of in one.kernel.promises)
         return one.kernel if kept else one.plain
@@ -209,7 +228,7 @@ class DeviceProgram:
     def _single(self, kernel: CudaText, inputs: Sequence[int], outputs: Sequence[int]) -> Callable[[], None]:
         words = [self._word(slot, inputs, outputs) for slot in kernel.slots] or [0]
         parameters: list[Any] = [(ctypes.c_int64 * len(words))(*words), ctypes.c_int64(kernel.units)]
-        if kernel.function is not None:
+        if kernel.has_status:
             parameters.append(ctypes.c_int64(self._status.address))
         function = self._function(kernel, False)
         return self._context.prepared(function, kernel.blocks, kernel.threads, tuple(parameters))
