@@ -56,7 +56,16 @@ def compile_for_gpu(graph: Graph, context: Context, pool: Pool) -> DeviceProgram
     Raises: NotImplementedError naming a library operation that has no kernels for a GPU.
     """
     plan = plan_for_gpu(graph, is_there(context))[0]
-    return DeviceProgram(context, pool, _stages(plan), plan.arena_bytes, len(graph.scalars))
+    return DeviceProgram(context, pool, _stages(plan), plan.arena_bytes, len(graph.scalars), _readable(graph))
+
+
+def _readable(graph: Graph) -> list[int]:
+    """The bytes of each input that a program may copy before it reads them; 0 if it may not."""
+    written = set(graph.homes.values())
+    return [
+        0 if k in written or node.attrs[1] is not None else node.tensor.numel * node.dtype.itemsize
+        for k, node in enumerate(graph.inputs)
+    ]
 
 
 def _stages(plan: Plan) -> list[list[Work]]:
@@ -75,6 +84,10 @@ def _work(group: Group, plan: Plan) -> list[list[Work]]:
         [Work(*both, fails(group), home) for both in zip(*stage, strict=True)]
         for stage in zip(wide, plain, strict=True)
     ]
+
+
+_LINES = 8
+"""How many of a program's lines an error names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +147,12 @@ class GpuCompiled:
         try:
             return self._run(pointers, scalars)
         except CudaError as error:
-            error.add_note(f"found when the program of {self.source.name} was asked for, or what came before it")
+            lines = list(dict.fromkeys(self.source.lines.values()))
+            where = ", ".join(lines[:_LINES]) + ", ..." * (len(lines) > _LINES)
+            error.add_note(
+                f"found when the program of {self.source.name} was asked for, whose operations are of {where}; "
+                "it may be the fault of what was asked for before"
+            )
             raise
 
     def _run(self, pointers: np.ndarray, scalars: np.ndarray) -> int:
@@ -162,7 +180,8 @@ def compile_region(graph: Graph, machine: Gpu, hosts: Sequence[bool]) -> GpuComp
     begin = time.perf_counter()
     plan, notes = plan_for_gpu(graph, is_there(machine.context))
     stages = _stages(plan)
-    program = DeviceProgram(machine.context, machine.pool, stages, plan.arena_bytes, len(graph.scalars))
+    context, pool = machine.context, machine.pool
+    program = DeviceProgram(context, pool, stages, plan.arena_bytes, len(graph.scalars), _readable(graph))
     alike: dict[str, list[CudaText | CudaCall]] = {}
     for stage in stages:
         for work in stage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ import tracejit as tj
 from tests.cuda.standin import machines, on
 from tests.programs import same_bits
 from tracejit.gpu_compiler import GpuCompiled
+from tracejit.runtime.cuda.program import DeviceProgram
 from tracejit.trace.region import region_of
 
 F = tj.nn.functional
@@ -378,3 +380,22 @@ def test_a_default_device_inside_of_a_region() -> None:
         x, y = step()
         assert (x.device.type, y.device.type) == ("cuda", "cpu")
         assert x.tolist() == [2.0, 2.0]
+
+
+def test_a_fault_names_the_program_and_its_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    @tj.compile
+    def doubled(x: tj.Tensor) -> Any:
+        return x * 2 + 1
+
+    x = tj.arange(3.0, device="cuda")
+    for _ in range(4):
+        doubled(x)
+
+    def broken(*of: Any, **more: Any) -> int:
+        raise tj.errors.CudaError("cuGraphLaunch: CUDA_ERROR_ILLEGAL_ADDRESS")
+
+    monkeypatch.setattr(DeviceProgram, "run", broken)
+    with pytest.raises(tj.errors.CudaError) as found:
+        doubled(x)
+    (note,) = found.value.__notes__
+    assert re.search(r"the program of doubled was asked for, whose operations are of .*test_regions\.py:\d+", note)

@@ -178,6 +178,33 @@ def test_few_graphs_are_kept() -> None:
     case.check(0.3, held[0])
 
 
+def test_batches_that_are_elsewhere_each_time_need_no_capture_each() -> None:
+    library = Library()
+    context = context_on(library)
+    pool = Pool(context)
+    x, w = (RNG.standard_normal((4, 6)).astype(np.float32) for _ in range(2))
+    graph = graph_of(lambda x, w: (make("add", w, x), make("mul", x, 2.0)), x, w, homes={0: 1})
+    program = compile_for_gpu(graph, context, pool)
+    weight, out = pool.allocate(w.nbytes), pool.allocate(x.nbytes)
+    context.put(weight.address, w)
+    batches = [pool.allocate(x.nbytes) for _ in range(2 * BINDINGS)]
+    expected = w
+    for k, batch in enumerate(batches):
+        context.put(batch.address, x + np.float32(k))
+        program.run([batch.address, weight.address], [weight.address, out.address], np.zeros(0, np.int64))
+        expected = expected + (x + np.float32(k))
+        found = np.empty_like(x)
+        context.take(found, out.address)
+        assert same_bits(found, (x + np.float32(k)) * 2)
+        context.take(found, weight.address)
+        assert same_bits(found, expected)
+        context.take(found, batch.address)
+        assert same_bits(found, x + np.float32(k))
+    assert library.calls["cuStreamBeginCapture_v2"] == 1
+    # The first of those that were copied was bound, the others are one request each.
+    assert library.calls["cuGraphLaunch"] == BINDINGS - 1
+
+
 def test_operands_that_lie_across_vectors_take_other_kernels() -> None:
     case = Case(Library(), offset=4)
     outputs = case.outputs()

@@ -32,6 +32,8 @@ _LAST_IF_FAILING = 2
 """Of the parts of a run that may fail, the one that waits for what was found."""
 BINDINGS = 8
 """Sets of addresses whose launches a program keeps: the latest ones."""
+MOST_COPIED = 64 << 20
+"""Bytes of an input up to which copying it (some 40 us for as many) costs less than starting kernels one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +91,20 @@ class DeviceProgram:
     """
 
     def __init__(
-        self, context: Context, pool: Pool, stages: Sequence[Sequence[Work]], arena_bytes: int, scalars: int
+        self,
+        context: Context,
+        pool: Pool,
+        stages: Sequence[Sequence[Work]],
+        arena_bytes: int,
+        scalars: int,
+        readable: Sequence[int] = (),
     ) -> None:
+        """`readable` are the bytes of each input that may be read elsewhere, 0 for one that is not contiguous memory or
+        is written."""
         self._context, self._pool = context, pool
+        self._readable = tuple(readable)
+        self._met: list[set[int]] = [set() for _ in readable]
+        self._own: dict[int, Block] = {}
         self._stages = tuple(map(tuple, stages))
         self._arena = pool.allocate(arena_bytes)
         self._scalars = pool.allocate(8 * scalars)
@@ -133,15 +146,37 @@ class DeviceProgram:
         """
         if scalars.nbytes != 8 * self._count:
             raise ValueError(f"the program has {self._count} scalars, got {scalars.nbytes} bytes")
-        addresses = (*inputs, *outputs)
-        if self._products is not None:
-            # A captured product is of the kind that was allowed then.
-            addresses = (*addresses, PRODUCTS.tf32)
         with self._context.lock:
+            if capture:
+                inputs = self._gathered(inputs)
+            addresses = (*inputs, *outputs)
+            if self._products is not None:
+                # A captured product is of the kind that was allowed then.
+                addresses = (*addresses, PRODUCTS.tf32)
             # Ahead of the graph, not in it: numbers change from call to call.
             if self._count:
                 self._context.put(self._scalars.address, scalars)
             return self._run(self._binding(addresses, inputs, outputs, capture))
+
+    def _gathered(self, inputs: Sequence[int]) -> list[int]:
+        """The inputs, of which those that were in more places than there are bindings are copied to memory of the
+        program: batches of a loop then need no capture each.
+        """
+        found = list(inputs)
+        for k, nbytes in enumerate(self._readable):
+            if not 0 < nbytes <= MOST_COPIED:
+                continue
+            own = self._own.get(k)
+            if own is None:
+                met = self._met[k]
+                met.add(found[k])
+                if len(met) <= BINDINGS:
+                    continue
+                met.clear()
+                own = self._own[k] = self._pool.allocate(nbytes)
+            self._context.copy(own.address, found[k], nbytes)
+            found[k] = own.address
+        return found
 
     def _binding(
         self, addresses: tuple[int, ...], inputs: Sequence[int], outputs: Sequence[int], capture: bool
