@@ -13,14 +13,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import os
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from benchmarks.gpu.processes import start, wait
 
 CAPABILITIES = (75, 80, 90)
 # Name and seconds; the first two run while PyTorch's compiler fills its cache in another process.
@@ -78,21 +77,7 @@ def warm() -> None:
 
 
 def _start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"CUDA_CACHE_DISABLE": "1", "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-m", "benchmarks.gpu.probe", *arguments]
-    with log.open("wb") as file:
-        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
-
-
-def _wait(process: subprocess.Popen[bytes], limit: float) -> str:
-    """Waits; ends the process and its children at the limit."""
-    try:
-        status = process.wait(limit)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return f"ended after {limit:.0f} s"
-    return "done" if status == 0 else f"status {status}"
+    return start("benchmarks.gpu.probe", arguments, log, {"CUDA_CACHE_DISABLE": "1"})
 
 
 def collect(out: Path, outcomes: dict[str, str]) -> dict[str, Any]:
@@ -150,7 +135,7 @@ def main() -> None:
     outcomes: dict[str, str] = {}
     for name in wanted:
         if warming is not None and name not in BESIDE_WARMING:
-            outcomes["warming"] = _wait(warming, max(1.0, begin + WARMING_SECONDS - time.monotonic()))
+            outcomes["warming"] = wait(warming, max(1.0, begin + WARMING_SECONDS - time.monotonic()))
             warming = None
         left = begin + options.seconds - time.monotonic()
         print(f"{time.monotonic() - begin:.0f} s: {name}", flush=True)
@@ -158,7 +143,7 @@ def main() -> None:
             outcomes[name] = "left out"
             continue
         arguments = ["--section", name, "--out", str(options.out), *built]
-        outcomes[name] = _wait(_start(arguments, options.out / f"{name}.log"), min(left, SECTIONS[name]))
+        outcomes[name] = wait(_start(arguments, options.out / f"{name}.log"), min(left, SECTIONS[name]))
         (options.out / "probe.json").write_text(json.dumps(collect(options.out, outcomes), indent=1), encoding="utf-8")
     print(table(collect(options.out, outcomes)))
 

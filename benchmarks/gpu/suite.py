@@ -14,14 +14,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from benchmarks.gpu.processes import start, wait
 
 RESULTS = Path(__file__).parents[1] / "results"
 SECTIONS = {"machine": 20, "models": 170, "kernels": 170, "checks": 90}
@@ -34,21 +34,8 @@ _SHOWN = 11_000
 
 def _start(section: str, out: Path, seconds: float, stand_in: bool) -> subprocess.Popen[bytes]:
     arguments = ["--section", section, "--out", str(out), "--seconds", str(seconds)]
-    command = [sys.executable, "-m", "benchmarks.gpu.suite", *arguments, *(["--stand-in"] if stand_in else [])]
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    with (out / f"{section}.log").open("wb") as log:
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
-
-
-def _wait(process: subprocess.Popen[bytes], limit: float) -> str:
-    """Waits; ends the process and its children at the limit."""
-    try:
-        status = process.wait(limit)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return f"ended after {limit:.0f} s"
-    return "done" if status == 0 else f"status {status}"
+    arguments += ["--stand-in"] if stand_in else []
+    return start("benchmarks.gpu.suite", arguments, out / f"{section}.log", {})
 
 
 def collect(out: Path, outcomes: dict[str, str]) -> dict[str, Any]:
@@ -140,7 +127,7 @@ def run(out: Path, seconds: float, stand_in: bool, only: list[str], results: Pat
             outcomes[section] = "left out, there was no time"
             continue
         limit = min(left, SECTIONS[section])
-        outcomes[section] = _wait(_start(section, out, limit - _GRACE, stand_in), limit + _GRACE)
+        outcomes[section] = wait(_start(section, out, limit - _GRACE, stand_in), limit + _GRACE)
         found = collect(out, outcomes)
         _write(out / "suite.json", found)
         print(f"{time.monotonic() - begin:.0f} s: {section}: {outcomes[section]}", flush=True)

@@ -91,8 +91,34 @@ class Notes(NamedTuple):
     groups: list[GroupInfo]
 
 
+class Planned:
+    """What planning decided about a graph that is compiled, for a CPU or a GPU."""
+
+    __slots__ = ()
+
+    @property
+    def notes(self) -> Notes:
+        """What planning decided."""
+        raise NotImplementedError(f"{type(self).__name__} says nothing of its plan")
+
+    @property
+    def graph(self) -> Graph:
+        """The graph that passes left."""
+        return self.notes.graph
+
+    @property
+    def report(self) -> Report:
+        """What the passes did."""
+        return self.notes.report
+
+    @property
+    def groups(self) -> list[GroupInfo]:
+        """The groups in the order of their stages."""
+        return self.notes.groups
+
+
 @dataclass(slots=True)
-class Compiled:
+class Compiled(Planned):
     """A compiled graph.
 
     `run(pointers, scalars)` takes the addresses of the inputs, then of the outputs (int64; a homed output's is its
@@ -115,21 +141,6 @@ class Compiled:
         if self._notes is None:
             self._notes = plan_graph(self.source, plan_call)[1]
         return self._notes
-
-    @property
-    def graph(self) -> Graph:
-        """The graph that passes left."""
-        return self.notes.graph
-
-    @property
-    def report(self) -> Report:
-        """What the passes did."""
-        return self.notes.report
-
-    @property
-    def groups(self) -> list[GroupInfo]:
-        """The groups in the order of their stages."""
-        return self.notes.groups
 
     @property
     def releases(self) -> bool:

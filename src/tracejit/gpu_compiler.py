@@ -17,12 +17,11 @@ import numpy as np
 from tracejit.codegen.cuda.generate import generate
 from tracejit.codegen.cuda.library import plan_call, plan_with_calls
 from tracejit.codegen.cuda.text import CudaCall, CudaText
-from tracejit.compiler import GroupInfo, Notes, plan_graph
+from tracejit.compiler import Notes, Planned, plan_graph
 from tracejit.errors import CudaError
 from tracejit.ir.graph import Graph
 from tracejit.ir.node import Node
 from tracejit.kernels.cuda.blas import is_call
-from tracejit.passes.pipeline import Report
 from tracejit.runtime.cuda.array import DeviceArray
 from tracejit.runtime.cuda.cublas import is_there
 from tracejit.runtime.cuda.driver import Context
@@ -55,8 +54,13 @@ def compile_for_gpu(graph: Graph, context: Context, pool: Pool) -> DeviceProgram
 
     Raises: NotImplementedError naming a library operation that has no kernels for a GPU.
     """
-    plan = plan_for_gpu(graph, is_there(context))[0]
-    return DeviceProgram(context, pool, _stages(plan), plan.arena_bytes, len(graph.scalars), _readable(graph))
+    return _compile(graph, context, pool)[2]
+
+
+def _compile(graph: Graph, context: Context, pool: Pool) -> tuple[Plan, Notes, DeviceProgram]:
+    plan, notes = plan_for_gpu(graph, is_there(context))
+    scalars, readable = len(graph.scalars), _readable(graph)
+    return plan, notes, DeviceProgram(context, pool, _stages(plan), plan.arena_bytes, scalars, readable)
 
 
 def _readable(graph: Graph) -> list[int]:
@@ -102,7 +106,7 @@ class GpuKernelInfo:
 
 
 @dataclass(slots=True)
-class GpuCompiled:
+class GpuCompiled(Planned):
     """A graph compiled for a GPU: what `compiler.Compiled` is for the CPU.
 
     `hosts` are the inputs that are single numbers in the host's memory.
@@ -116,24 +120,14 @@ class GpuCompiled:
     arena_bytes: int
     seconds: dict[str, float]
     source: Graph = field(repr=False)
-    notes: Notes = field(repr=False)
+    _notes: Notes = field(repr=False)
     hosts: list[tuple[int, int, Block]] = field(repr=False)
     releases = True
 
     @property
-    def graph(self) -> Graph:
-        """The graph that passes left."""
-        return self.notes.graph
-
-    @property
-    def report(self) -> Report:
-        """What the passes did."""
-        return self.notes.report
-
-    @property
-    def groups(self) -> list[GroupInfo]:
-        """The groups in the order of their stages."""
-        return self.notes.groups
+    def notes(self) -> Notes:
+        """What planning decided."""
+        return self._notes
 
     def empty(self, shape: tuple[int, ...], kind: np.dtype) -> DeviceArray:
         """Memory for a result."""
@@ -178,14 +172,10 @@ def compile_region(graph: Graph, machine: Gpu, hosts: Sequence[bool]) -> GpuComp
         if host and node.shape:
             raise NotImplementedError("a tensor of the host's memory is beside those on the GPU")
     begin = time.perf_counter()
-    plan, notes = plan_for_gpu(graph, is_there(machine.context))
-    stages = _stages(plan)
-    context, pool = machine.context, machine.pool
-    program = DeviceProgram(context, pool, stages, plan.arena_bytes, len(graph.scalars), _readable(graph))
+    plan, notes, program = _compile(graph, machine.context, machine.pool)
     alike: dict[str, list[CudaText | CudaCall]] = {}
-    for stage in stages:
-        for work in stage:
-            alike.setdefault(f"{work.kernel.name} {work.kernel.text}", []).append(work.kernel)
+    for kernel in program.kernels:
+        alike.setdefault(f"{kernel.name} {kernel.text}", []).append(kernel)
     kernels = [GpuKernelInfo(k[0].name, k[0].doc, k[0].text, key, len(k)) for key, k in alike.items()]
     blocks = [
         (place, node.dtype.itemsize, machine.pool.allocate(node.dtype.itemsize))

@@ -358,12 +358,19 @@ class Elements:
         """Whether anything is streamed."""
         return bool(self._beside)
 
-    def open_pieces(self, value: Value, row: str, begin: str, end: str, length: int) -> None:
-        """Opens a loop over pieces of a row, of `length` places at most, between which lines of memory end.
+    def open_pieces(self, streamed: list[Value], row: str, begin: str, end: str, length: int) -> None:
+        """Opens a loop over pieces of a row, of `length` places at most, each from `first` to `stop`.
 
-        A piece goes from `first` to `stop`. `row` is where the row begins in the value's memory.
+        Where values are streamed, pieces end with lines of the first one's memory, in which the row begins at `row`.
         """
-        writer, size = self.writer, value.dtype.itemsize
+        writer = self.writer
+        if not streamed:
+            writer.line(f"for first in range({begin}, {end}, {length}):")
+            writer.depth += 1
+            writer.line(f"stop = min(first + {length}, {end})")
+            return
+        value = streamed[0]
+        size = value.dtype.itemsize
         index = " + ".join(part for part in (row, begin) if part)
         skew = writer.name("k")
         pointer = writer.pointer(self.plan.storage[value])[0]

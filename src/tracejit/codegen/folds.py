@@ -71,12 +71,7 @@ def _visit_and_ask(
     reach = writer.given(f"min({n}, max(0, {writer.size(elements.rows)} * {n} - {near}))")
     elements.hoist([*visit.compute, *(v for v in visit.fold if v in rows.copied)])
     far = _far(elements, rows, visit)
-    if far:
-        elements.open_pieces(far[0], elements.own_row, begin, end, cost.AHEAD)
-    else:
-        writer.line(f"for first in range({begin}, {end}, {cost.AHEAD}):")
-        writer.depth += 1
-        writer.line(f"stop = min(first + {cost.AHEAD}, {end})")
+    elements.open_pieces(far, elements.own_row, begin, end, cost.AHEAD)
     for size in sorted({size for _, size, _ in streams}):
         writer.line(f"for k in range(first, min(stop, {reach}), {cost.LINE // size}):")
         writer.depth += 1
@@ -103,7 +98,7 @@ def _visit_all(elements: Elements, scratch: Scratch, rows: RowPlan, visit: Pass)
     if not far:
         _visit(elements, scratch, rows, visit, f"range({elements.n})", "j")
         return
-    elements.open_pieces(far[0], elements.own_row, "0", elements.n, cost.STRIP)
+    elements.open_pieces(far, elements.own_row, "0", elements.n, cost.STRIP)
     elements.begin_stream(far, cost.STRIP)
     _visit(elements, scratch, rows, visit, "range(first, stop)", "j")
     elements.end_stream()

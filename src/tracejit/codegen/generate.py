@@ -96,12 +96,7 @@ def _write_places(elements: Elements, begin: str, end: str) -> None:
         return
     # Functions work on whole vectors.
     strip = max(1, cost.strip(len(dear) + len(elements.far)) // _STRIP_UNIT) * _STRIP_UNIT
-    if elements.far:
-        elements.open_pieces(elements.far[0], elements.own_row, begin, end, strip)
-    else:
-        writer.line(f"for first in range({begin}, {end}, {strip}):")
-        writer.depth += 1
-        writer.line(f"stop = min(first + {strip}, {end})")
+    elements.open_pieces(elements.far, elements.own_row, begin, end, strip)
     elements.begin_stream(elements.far, strip)
     _write_strip(elements, dear, strip)
     elements.end_stream()
@@ -214,12 +209,7 @@ def _write_tiles(elements: Elements) -> tuple[int, float, float]:
     writer.line("while top < hi:")
     writer.depth += 1
     writer.line(f"bottom = min(top + {TILE_ROWS}, hi, top + {run} - top % {run})")
-    if elements.far:
-        elements.open_pieces(elements.far[0], f"top * {elements.n}", "0", elements.n, TILE_COLUMNS)
-    else:
-        writer.line(f"for first in range(0, {elements.n}, {TILE_COLUMNS}):")
-        writer.depth += 1
-        writer.line(f"stop = min(first + {TILE_COLUMNS}, {elements.n})")
+    elements.open_pieces(elements.far, f"top * {elements.n}", "0", elements.n, TILE_COLUMNS)
     writer.line("u = top")
     elements.start_rows("u")
     elements.begin_row()

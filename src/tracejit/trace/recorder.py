@@ -136,7 +136,7 @@ class Recorder:
     def take(self, tensors: list[Tensor]) -> tuple[tuple[int, ...], dict[int, External]]:
         """The slots of an event's operands."""
         if tensors:
-            self.settle(any(map(on_gpu, tensors)))
+            self.settle(DeviceArray.used and any(map(on_gpu, tensors)))
         if any(self.stale(t) for t in tensors):
             self.cut("memory was changed in place through another tensor that shares it", silent=True)
         binds: dict[int, External] = {}

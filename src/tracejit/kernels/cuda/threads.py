@@ -115,19 +115,24 @@ _TYPES = {
 }  # fmt: skip
 
 
-def _make_down(short: str, kind: Any) -> Any:
-    name = f"down_{short}"
+def _make_shuffle(word: str, mode: str, short: str, doc: str) -> Any:
+    name = f"{word}_{short}"
+    kind: Any = _TYPES[short]
 
-    def down(typingctx: Any, value: Any, distance: Any) -> Any:
-        number = require_literal(name, distance)
+    def shuffled(typingctx: Any, value: Any, number: Any) -> Any:
+        by = require_literal(name, number)
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return shuffle(builder, args[0], "down", number)
+            return shuffle(builder, args[0], mode, by)
 
-        return kind(kind, distance), codegen
+        return kind(kind, number), codegen
 
-    doc = f"The {short} of the thread that is `distance` (a literal) further in the warp, all of which must come here."
-    return named_intrinsic(down, name, doc)
+    return named_intrinsic(shuffled, name, f"The {short} of {doc}")
+
+
+def _make_down(short: str) -> Any:
+    doc = "the thread that is `number` (a literal) further in the warp, all of which must come here."
+    return _make_shuffle("down", "down", short, doc)
 
 
 def _make_first(short: str, kind: Any) -> Any:
@@ -141,25 +146,13 @@ def _make_first(short: str, kind: Any) -> Any:
     return named_intrinsic(first, f"first_{short}", doc)
 
 
-def _make_across(short: str, kind: Any) -> Any:
-    name = f"across_{short}"
-
-    def across(typingctx: Any, value: Any, bits: Any) -> Any:
-        number = require_literal(name, bits)
-
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return shuffle(builder, args[0], "bfly", number)
-
-        return kind(kind, bits), codegen
-
-    doc = f"The {short} of the thread whose number in the warp has other `bits` (a literal); all of it must come here."
-    return named_intrinsic(across, name, doc)
+def _make_across(short: str) -> Any:
+    doc = "the thread whose own number in the warp has other bits where `number` (a literal) has any; all must come here."
+    return _make_shuffle("across", "bfly", short, doc)
 
 
-across_f32, across_f64 = (_make_across(short, _TYPES[short]) for short in ("f32", "f64"))
-down_f32, down_f64, down_i8, down_i16, down_i32, down_i64, down_u8 = (
-    _make_down(short, kind) for short, kind in _TYPES.items()
-)
+across_f32, across_f64 = map(_make_across, ("f32", "f64"))
+down_f32, down_f64, down_i8, down_i16, down_i32, down_i64, down_u8 = map(_make_down, _TYPES)
 first_f32, first_f64, first_i8, first_i16, first_i32, first_i64, first_u8 = (
     _make_first(short, kind) for short, kind in _TYPES.items()
 )

@@ -102,15 +102,17 @@ class DeviceProgram:
         """`readable` are the bytes of each input that may be read elsewhere, 0 for one that is not contiguous memory or
         is written."""
         self._context, self._pool = context, pool
-        self._readable = tuple(readable)
-        self._met: list[set[int]] = [set() for _ in readable]
+        # By input: bytes, and where it was so far.
+        self._met: dict[int, tuple[int, set[int]]] = {
+            k: (nbytes, set()) for k, nbytes in enumerate(readable) if 0 < nbytes <= MOST_COPIED
+        }
         self._own: dict[int, Block] = {}
         self._stages = tuple(map(tuple, stages))
         self._arena = pool.allocate(arena_bytes)
         self._scalars = pool.allocate(8 * scalars)
         self._count = scalars
         self._status = pool.allocate(_STATUS_BYTES)
-        works = [one.kernel for stage in self._stages for one in stage]
+        works = self.kernels
         self._looks = any(isinstance(kernel, CudaText) and kernel.has_status for kernel in works)
         # Made now: while a stream is captured no memory can be had.
         calls = any(isinstance(kernel, CudaCall) for kernel in works)
@@ -128,6 +130,11 @@ class DeviceProgram:
         self._code = 0
         self._functions: dict[tuple[str, bool], int] = {}
         self._bindings: OrderedDict[tuple[int, ...], _Binding] = OrderedDict()
+
+    @property
+    def kernels(self) -> list[CudaText | CudaCall]:
+        """The kernels of all launches, in order."""
+        return [one.kernel for stage in self._stages for one in stage]
 
     @property
     def fails(self) -> bool:
@@ -163,12 +170,9 @@ class DeviceProgram:
         program: batches of a loop then need no capture each.
         """
         found = list(inputs)
-        for k, nbytes in enumerate(self._readable):
-            if not 0 < nbytes <= MOST_COPIED:
-                continue
+        for k, (nbytes, met) in self._met.items():
             own = self._own.get(k)
             if own is None:
-                met = self._met[k]
                 met.add(found[k])
                 if len(met) <= BINDINGS:
                     continue
