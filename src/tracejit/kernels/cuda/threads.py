@@ -147,7 +147,7 @@ def _make_first(short: str, kind: Any) -> Any:
 
 
 def _make_across(short: str) -> Any:
-    doc = "the thread whose own number in the warp has other bits where `number` (a literal) has any; all must come here."
+    doc = "the thread whose own number in the warp has other bits where `number` (a literal) has any; all come here."
     return _make_shuffle("across", "bfly", short, doc)
 
 
