@@ -12,6 +12,9 @@ import pytest
 # Before the first import of tracejit, which reads its settings once. Kept between runs; `make clean` removes it.
 os.environ.setdefault("TRACEJIT_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "kernels"))
 
+# What a region says of its calls must not depend on the tests that ran before.
+os.environ.setdefault("TRACEJIT_TREES", "0")
+
 hypothesis.settings.register_profile("house", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("house")
 

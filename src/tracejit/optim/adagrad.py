@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tracejit.optim.optimizer import Optimizer, check_range, negated
-from tracejit.tensor import Tensor, composite, full_like, sqrt
+from tracejit.tensor import Tensor, composite, sqrt
 
 __all__ = ["Adagrad", "adagrad_update"]
 
@@ -85,7 +85,7 @@ class Adagrad(Optimizer):
 
     def _start(self, group: dict[str, Any], param: Tensor) -> None:
         self.state[param]["step"] = 0
-        self.state[param]["sum"] = full_like(param, group["initial_accumulator_value"])
+        self.state[param]["sum"] = self._filled(param, group["initial_accumulator_value"])
 
     def _update(self, group: dict[str, Any], params: list[Tensor]) -> None:
         for param in params:

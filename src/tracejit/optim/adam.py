@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from tracejit.optim.optimizer import Optimizer, check_range, negated
-from tracejit.tensor import Tensor, composite, maximum, sqrt, zeros_like
+from tracejit.tensor import Tensor, composite, maximum, sqrt
 
 __all__ = ["Adam", "AdamW", "adam_update"]
 
@@ -115,10 +115,10 @@ class Adam(Optimizer):
             state = self.state[param]
             if not state:
                 state["step"] = 0
-                state["exp_avg"] = zeros_like(param)
-                state["exp_avg_sq"] = zeros_like(param)
+                state["exp_avg"] = self._filled(param)
+                state["exp_avg_sq"] = self._filled(param)
                 if amsgrad:
-                    state["max_exp_avg_sq"] = zeros_like(param)
+                    state["max_exp_avg_sq"] = self._filled(param)
         beta1, beta2 = group["betas"]
         lr, weight_decay = group["lr"], group["weight_decay"]
         for step, members, states in self._advance(params):

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import Any
 
-from tracejit.tensor import Tensor, enable_grad, no_grad
+from tracejit.tensor import Tensor, enable_grad, full_like, no_grad
+from tracejit.tensor.state import untraced
 
 __all__ = ["Optimizer", "check_range", "negated"]
 
@@ -138,6 +139,12 @@ class Optimizer:
             members.append(param)
             theirs.append(state)
         return [(step, *both) for step, both in by_step.items()]
+
+    @staticmethod
+    def _filled(param: Tensor, value: float = 0.0) -> Tensor:
+        """State that begins with one value: a compiled step finds it, in the step that makes it as in those after."""
+        with untraced():
+            return full_like(param, value)
 
     def _tensors(self, params: list[Tensor], name: str) -> list[Tensor]:
         return [self.state[param][name] for param in params]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tracejit.optim.optimizer import Optimizer, check_range, negated
-from tracejit.tensor import Tensor, composite, sqrt, zeros_like
+from tracejit.tensor import Tensor, composite, sqrt
 
 __all__ = ["RMSprop", "rmsprop_update"]
 
@@ -105,11 +105,11 @@ class RMSprop(Optimizer):
             state = self.state[param]
             if not state:
                 state["step"] = 0
-                state["square_avg"] = zeros_like(param)
+                state["square_avg"] = self._filled(param)
                 if has_momentum:
-                    state["momentum_buffer"] = zeros_like(param)
+                    state["momentum_buffer"] = self._filled(param)
                 if centered:
-                    state["grad_avg"] = zeros_like(param)
+                    state["grad_avg"] = self._filled(param)
             state["step"] += 1
         # No number of the step depends on its count, so all parameters go together.
         rmsprop_update(

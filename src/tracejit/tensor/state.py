@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 
@@ -60,3 +62,13 @@ class State(threading.local):
 
 
 state = State()
+
+
+@contextmanager
+def untraced() -> Iterator[None]:
+    """What is made inside comes from outside of the compiled region that the thread is in."""
+    session, state.session = state.session, None
+    try:
+        yield
+    finally:
+        state.session = session

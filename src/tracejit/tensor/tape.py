@@ -9,7 +9,7 @@ from typing import Any
 from tracejit.ops.record import Op
 from tracejit.ops.view import sum_to
 from tracejit.runtime.cuda.array import DeviceArray
-from tracejit.tensor.state import state
+from tracejit.tensor.state import state, untraced
 from tracejit.tensor.tensor import Tensor, aval_of, on_gpu
 
 _count = itertools.count()
@@ -108,12 +108,9 @@ def current(t: Tensor) -> Any:
     if cell is not None and t._seen != cell[0] and t._base._node is not None:
         rebuilt = t._base
         # It is the view that was taken already: nothing that a compiled region should see.
-        session, state.session = state.session, None
-        try:
+        with untraced():
             for op, attrs in t._view:
                 rebuilt = op(rebuilt, **dict(zip(op.attrs, attrs, strict=True)))
-        finally:
-            state.session = session
         t._node, t._index, t._requires_grad = rebuilt._node, rebuilt._index, rebuilt._requires_grad
         t._seen = cell[0]
         return t._node

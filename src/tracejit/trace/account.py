@@ -94,8 +94,8 @@ class Account:
 
     @property
     def notes(self) -> list[Note]:
-        """All notes, in the order in which each happened first."""
-        return list(self._notes.values())
+        """All notes of what happened, in the order in which each happened or was foreseen first."""
+        return [note for note in self._notes.values() if note.count]
 
     def note(self, kind: str, line: str, reason: str, seconds: float = 0.0) -> Note:
         """Write down what happened."""
@@ -108,6 +108,15 @@ class Account:
             return found
         made = self._notes[kind, line, reason] = Note(kind, line, reason, self.calls.total, seconds)
         return made
+
+    def foresee(self, kind: str, line: str, reason: str, eager: bool) -> Note:
+        """A note of what may happen: not one of the account's before it does."""
+        found = self._notes.get((kind, line, reason))
+        if found is None:
+            found = Note(kind, line, reason, self.calls.total, count=0, eager=eager)
+            if len(self._notes) < NOTES:
+                self._notes[kind, line, reason] = found
+        return found
 
     @contextmanager
     def timed(self, kind: str, line: str, reason: str) -> Iterator[None]:

@@ -302,8 +302,6 @@ def flatten(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Flattened:
     return tensors, numbers, tuple(key), layout
 
 
-_TENSOR = object()
-_NUMBER = object()
 tensor_type: Any = None
 
 
@@ -317,11 +315,11 @@ def _walk(x: Any, tensors: list[Any], numbers: list[Any], key: list[Any]) -> Any
     kind = type(x)
     if isinstance(x, tensor_type):
         tensors.append(x)
-        key.append(_TENSOR)
+        key.append(tensor_type)
         return Leaf("tensor", len(tensors) - 1)
     if kind is float:
         numbers.append(x)
-        key.append(_NUMBER)
+        key.append(float)
         return Leaf("number", len(numbers) - 1)
     if kind is tuple or kind is list:
         key.append((kind, len(x)))

@@ -1,0 +1,136 @@
+"""What a function is in another process: its code, and the shapes of what it can reach.
+
+In: a function and the arguments of its first call. Out: a digest that is equal in processes which run the same program
+on tensors of the same shapes. Must not know: what is kept under it.
+
+Equal digests promise nothing: whoever uses one must find out for himself whether the function still does the same.
+Numbers count by their kind alone, as they change from step to step; texts, flags and the lengths of containers count.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+
+from tracejit.config import PRODUCTS
+from tracejit.tensor.state import state
+from tracejit.tensor.tensor import Tensor
+
+MOST = 20_000
+"""Values that are looked at; what lies behind them is not part of the digest."""
+_ROOT = Path(__file__).parent.parent
+_INSIDE = __name__.partition(".")[0] + "."
+
+
+def fingerprint(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    """The digest of a function that is about to be called.
+
+    Cost: some microseconds for each object that is reached.
+
+    >>> import tracejit as tj
+    >>> def double(x):
+    ...     return x + x
+    >>> a, b, c = (fingerprint(double, (tj.ones(n),), {}) for n in (2, 2, 3))
+    >>> a == b, a == c
+    (True, False)
+    """
+    walk = _Walk()
+    walk.see((function, args, kwargs, state.grad_enabled, state.autocast is None, PRODUCTS.tf32))
+    return hashlib.sha256("\n".join([_package(), *walk.words]).encode()).hexdigest()
+
+
+@functools.cache
+def _package() -> str:
+    """What this package, Python and NumPy are."""
+    words = [sys.version, np.__version__]
+    for path in sorted(_ROOT.rglob("*.py")):
+        found = path.stat()
+        words.append(f"{path.relative_to(_ROOT)} {found.st_size} {found.st_mtime_ns}")
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()
+
+
+class _Walk:
+    """Goes through all that a value leads to, each object once, and puts down what it is."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+        self._met: dict[int, int] = {}
+        # What was met is held: its id is its own as long as this walk goes on.
+        self._held: list[Any] = []
+
+    def see(self, root: Any) -> None:
+        """Put a value down."""
+        todo = [root]
+        words, met = self.words, self._met
+        while todo and len(words) < MOST:
+            x = todo.pop()
+            kind = type(x)
+            if kind is float or kind is int:
+                words.append(kind.__name__)
+                continue
+            if x is None or kind is bool or kind is str:
+                words.append(repr(x))
+                continue
+            number = met.setdefault(id(x), len(met))
+            if number != len(met) - 1:
+                words.append(f"#{number}")
+                continue
+            self._held.append(x)
+            # Taken from the end: what comes first is looked at first.
+            todo += reversed(self._parts(x, kind))
+
+    def _parts(self, x: Any, kind: type) -> list[Any]:
+        """Put down what an object is; what it leads to."""
+        words = self.words
+        if isinstance(x, Tensor):
+            words.append(f"tensor {x.dtype} {tuple(x.shape)} {x.requires_grad} {x.device.type}")
+            return [x._grad]
+        if isinstance(x, np.ndarray):
+            words.append(f"array {x.dtype.str} {x.shape}")
+            return []
+        if isinstance(x, tuple | list):
+            words.append(f"{kind.__name__} {len(x)}")
+            return list(x)
+        if isinstance(x, Mapping):
+            words.append(f"{kind.__name__} {len(x)}")
+            return [part for item in x.items() for part in item]
+        if isinstance(x, set | frozenset):
+            words.append(f"{kind.__name__} {len(x)}")
+            return []
+        if isinstance(x, MethodType):
+            return [x.__func__, x.__self__]
+        if isinstance(x, FunctionType):
+            return self._function(x)
+        if isinstance(x, CodeType):
+            words.append(f"{x.co_filename}:{x.co_firstlineno} {x.co_names} {hashlib.sha256(x.co_code).hexdigest()}")
+            return [c for c in x.co_consts if isinstance(c, CodeType | str)]
+        if isinstance(x, type | ModuleType | BuiltinFunctionType):
+            words.append(f"{getattr(x, '__module__', '')} {getattr(x, '__qualname__', x.__name__)}")
+            return []
+        words.append(f"{kind.__module__} {kind.__qualname__}")
+        return [getattr(x, "__dict__", None), getattr(x, "__wrapped__", None)]
+
+    def _function(self, x: FunctionType) -> list[Any]:
+        """A function: its code, what it closes over, and the globals of its text."""
+        if x.__module__ is not None and x.__module__.startswith(_INSIDE):
+            # The package is what it is; this one may still close over something of the user's.
+            self.words.append(f"{x.__module__} {x.__qualname__}")
+            code = []
+        else:
+            names = x.__code__.co_names
+            code = [x.__code__, [x.__globals__[name] for name in names if name in x.__globals__]]
+        cells = []
+        for cell in x.__closure__ or ():
+            try:
+                cells.append(cell.cell_contents)
+            except ValueError:
+                # Not bound yet.
+                cells.append(None)
+        return [*code, cells, x.__defaults__]
