@@ -121,9 +121,10 @@ class Planned:
 class Compiled(Planned):
     """A compiled graph.
 
-    `run(pointers, scalars)` takes the addresses of the inputs, then of the outputs (int64; a homed output's is its
-    input's), and the scalars (float64, or int64 bits); it gives 0 or an error code that `program.failure` explains.
-    Outputs are contiguous. `seconds` is the time by phase, `source` the graph that was compiled.
+    `key` is the digest under which its recipe is on disk, if it is. `run(pointers, scalars)` takes the addresses of the
+    inputs, then of the outputs (int64; a homed output's is its input's), and the scalars (float64, or int64 bits); it
+    gives 0 or an error code that `program.failure` explains. Outputs are contiguous. `seconds` is the time by phase,
+    `source` makes the graph that was compiled.
     """
 
     program: Program
@@ -132,14 +133,15 @@ class Compiled(Planned):
     stages: int
     arena_bytes: int
     seconds: dict[str, float]
-    source: Graph = field(repr=False)
+    key: str | None
+    source: Callable[[], Graph] = field(repr=False)
     _notes: Notes | None = field(repr=False)
 
     @property
     def notes(self) -> Notes:
         """What planning decided. Cost: of a program that was kept on disk, planning it."""
         if self._notes is None:
-            self._notes = plan_graph(self.source, plan_call)[1]
+            self._notes = plan_graph(self.source(), plan_call)[1]
         return self._notes
 
     @property
@@ -297,6 +299,30 @@ def compile_graph(
         if key is not None:
             STORE.put(key, graph.name, "", found[0].pack(), RECIPE)
         clock.lap("build")
+    return _loaded(found, graph.name, arena, clock, key, lambda: graph, notes)
+
+
+def recall_program(key: str, name: str, source: Callable[[], Graph], arena: Arena) -> Compiled | None:
+    """The program of a graph that was compiled before, by the key that `Compiled` told, if all of it is still there.
+
+    Cost: as that of `compile_graph`, without having to make the graph: `source` does if anybody asks for it.
+    """
+    clock = Clock()
+    found = _recall(key)
+    clock.lap("recall")
+    return None if found is None else _loaded(found, name, arena, clock, key, source, None)
+
+
+def _loaded(
+    found: tuple[Recipe, list[Kernel]],
+    name: str,
+    arena: Arena | None,
+    clock: Clock,
+    key: str | None,
+    source: Callable[[], Graph],
+    notes: Notes | None,
+) -> Compiled:
+    """The program of a recipe and the kernels of its parts."""
     recipe, kernels = found
     program = recipe.program(kernels, arena)
     clock.lap("program")
@@ -305,8 +331,10 @@ def compile_graph(
         KernelInfo(kernel.name, part.doc, kernel.text, kernel, launches[k])
         for k, (kernel, part) in enumerate(zip(kernels, recipe.parts, strict=True))
     ]
-    _log.debug("%s: %d launches, %d stages", graph.name, len(recipe.steps), recipe.stages)
-    return Compiled(program, infos, len(recipe.steps), recipe.stages, recipe.arena_bytes, clock.seconds, graph, notes)
+    _log.debug("%s: %d launches, %d stages", name, len(recipe.steps), recipe.stages)
+    return Compiled(
+        program, infos, len(recipe.steps), recipe.stages, recipe.arena_bytes, clock.seconds, key, source, notes
+    )
 
 
 def plan_graph(
@@ -327,8 +355,8 @@ def plan_graph(
 
 
 @functools.cache
-def _environment() -> str:
-    """Digest of everything but the graph that a recipe depends on."""
+def version() -> str:
+    """Digest of everything but the graph that a recipe depends on: this package, numba, Python, the CPU."""
     digest = hashlib.sha256(environment().encode())
     root = Path(__file__).parent
     for name in _PLANNING:
@@ -347,7 +375,7 @@ def _identity(graph: Graph) -> tuple[str | None, str]:
     if SETTINGS.check:
         # Who wants graphs checked after each pass wants passes to run.
         return None, content
-    return hashlib.sha256(f"{_environment()}\n{content}".encode()).hexdigest(), content
+    return hashlib.sha256(f"{version()}\n{content}".encode()).hexdigest(), content
 
 
 def compile_text(key: str, content: str) -> None:

@@ -303,7 +303,8 @@ class Template:
         program = builder.build(arena)
         infos = [KernelInfo(k.name, doc, k.text, k, times) for k, doc, times in used.values()]
         seconds = {"layout": time.perf_counter() - begin}
-        compiled = Compiled(program, infos, launched, self._stages, nbytes, seconds, self._graph, self._notes)
+        source = lambda: self._graph  # noqa: E731
+        compiled = Compiled(program, infos, launched, self._stages, nbytes, seconds, None, source, self._notes)
         return compiled, [(_fill(shape, found), kind) for shape, kind in self._outputs]
 
     @staticmethod

@@ -34,8 +34,8 @@ def everything_far(monkeypatch: pytest.MonkeyPatch) -> None:
 
     # Eager's loops over vectors of any length are planned for short ones.
     monkeypatch.setattr(eager, "generate", usual_flat_kernel)
-    usual = compiler._environment()
-    monkeypatch.setattr(compiler, "_environment", lambda: f"{usual} everything is far")
+    usual = compiler.version()
+    monkeypatch.setattr(compiler, "version", lambda: f"{usual} everything is far")
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -10,7 +10,7 @@ import numpy as np
 from tracejit.ir.graph import Graph
 from tracejit.runtime.entry import ENTRY
 from tracejit.trace.background import Elsewhere, Job
-from tracejit.trace.structure import Built, Ends, Structures, computes_on_gpu, make_graph, outline, scalars_of
+from tracejit.trace.structure import Built, Ends, Kept, Structures, computes_on_gpu, make_graph, outline, scalars_of
 from tracejit.trace.tape import NodePlan, TapePlan, needed_slots, plan_tape
 from tracejit.trace.tree import Event, External, Step, Stop, path
 
@@ -270,7 +270,8 @@ def build(
     exe.tape = plan_tape(roots) if roots else None
     for slot in sorted(needed):
         _want(slot, memory, wanted, exe)
-    _translate(events, memory, wanted, exe, name, structures, elsewhere)
+    kept = stop.kept.get(alive) if generation == 0 else None
+    _translate(events, memory, wanted, exe, name, structures, elsewhere, kept)
     exe.behind = stop.behind & {view[0] for view in exe.views}
     exe.bumps = [(root, n) for root, n in memory.bumps.items() if root in memory.external or root in wanted]
     return exe
@@ -304,6 +305,7 @@ def _translate(
     name: str,
     structures: Structures | None = None,
     elsewhere: Elsewhere | None = None,
+    kept: Kept | None = None,
 ) -> None:
     """Compile the program of a segment."""
     for event in events:
@@ -317,7 +319,7 @@ def _translate(
         exe.load(_Nothing())
         return
     exe.gpu = computes_on_gpu(events)
-    exe.built = (Structures() if structures is None else structures).build(events, ends, name, elsewhere)
+    exe.built = (Structures() if structures is None else structures).build(events, ends, name, elsewhere, kept)
     for (root, _), (shape, kind) in zip(ends.outputs, exe.built.results, strict=False):
         exe.outputs.append((root, shape, kind))
     exe.load(exe.built.compiled)

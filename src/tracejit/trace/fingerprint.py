@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import sys
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
@@ -19,13 +19,14 @@ from typing import Any
 
 import numpy as np
 
+from tracejit.compiler import version
 from tracejit.config import PRODUCTS
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor
 
 MOST = 20_000
 """Values that are looked at; what lies behind them is not part of the digest."""
-_ROOT = Path(__file__).parent.parent
+_ROOT = str(Path(__file__).parent.parent)
 _INSIDE = __name__.partition(".")[0] + "."
 
 
@@ -48,11 +49,16 @@ def fingerprint(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 @functools.cache
 def _package() -> str:
-    """What this package, Python and NumPy are."""
-    words = [sys.version, np.__version__]
-    for path in sorted(_ROOT.rglob("*.py")):
-        found = path.stat()
-        words.append(f"{path.relative_to(_ROOT)} {found.st_size} {found.st_mtime_ns}")
+    """What this package, what it stands on, and the processor are."""
+    words = [version()]
+    folders = [_ROOT]
+    for folder in folders:
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            if entry.is_dir():
+                folders.append(entry.path)
+            elif entry.name.endswith(".py"):
+                found = entry.stat()
+                words.append(f"{entry.path} {found.st_size} {found.st_mtime_ns}")
     return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
 

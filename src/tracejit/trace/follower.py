@@ -36,6 +36,8 @@ from tracejit.trace.repeat import repeat as repeat_event
 from tracejit.trace.structure import computes_on_gpu
 from tracejit.trace.tree import Event, External, Opaque, Place, Stop, flatten, path
 
+FAMILIAR = 4
+"""From how many meetings on an event gets a matcher: where calls are replayed soon, none is needed."""
 MATCHERS = 4
 """How often an event may get a new matcher before the general way is taken for what it does not admit."""
 
@@ -215,8 +217,7 @@ class Follower:
         if event.assigned:
             self.mutators.append(event)
         event.met += 1
-        # Sizes that come only once are not worth a matcher.
-        if event.met <= MATCHERS and event.crossing is None and (event.next.model is None or event.met > 1):
+        if FAMILIAR <= event.met < FAMILIAR + MATCHERS and event.crossing is None:
             event.match = matcher(event)
         self.last = event
         self.place = event.next

@@ -15,36 +15,37 @@ from __future__ import annotations
 import io
 import os
 import pickle
-from collections.abc import Iterable
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, NamedTuple
 
-from tracejit.config import SETTINGS, logger
+from tracejit.config import logger
 from tracejit.runtime.cache import STORE, TREE
 from tracejit.tensor.generator import Generator, default_generator
 from tracejit.tensor.tensor import Tensor
 from tracejit.trace.crossing import Crossing
+from tracejit.trace.structure import Kept
 from tracejit.trace.tape import NodePlan
 from tracejit.trace.tree import Event, Number, Place, Segment, Stop
 
 _log = logger("cache")
 _PACKAGE = __name__.partition(".")[0]
 _BUILTINS = frozenset(
-    ("bool", "bytes", "complex", "dict", "float", "frozenset", "int", "list", "range", "set", "slice", "str", "tuple", "type")
+    t.__name__ for t in (bool, bytes, complex, dict, float, frozenset, int, list, range, set, slice, str, tuple, type)
 )
 _SINGLE = (type(None), type(...), type(NotImplemented))
 """Classes of one value: `pickle` writes them as the class of that value."""
 
 
 class Tree(NamedTuple):
-    """What a region has learnt: its tree, the events of it, its segments and what ends them, and its units
-    that run eagerly."""
+    """What a region has learnt: its tree, the events of it, its segments and what ends them, its units
+    that run eagerly, and which numbers its proofs found to change."""
 
     root: Segment
     events: list[Event]
     segments: list[Segment]
     cuts: list[Stop]
     eager_units: dict[Any, str]
+    hints: frozenset[Any]
 
 
 # --- the tables -------------------------------------------------------------------------------------------------------
@@ -75,8 +76,9 @@ _CROSSING = ("entries", "steps", "targets", "views", "leaves", "released")
 class _Writer:
     """Puts a tree down as tables, without the events in `left_out`."""
 
-    def __init__(self, root: Segment, left_out: set[Event]) -> None:
+    def __init__(self, root: Segment, left_out: set[Event], generation: int) -> None:
         self.tables = _Tables()
+        self._generation = generation
         self._left_out = left_out
         self._segments = {root: 0}
         self._places: dict[Place, int] = {}
@@ -146,10 +148,20 @@ class _Writer:
                 None if stop.last is None else self._events[stop.last],
                 tape,
                 None if stop.next is None else self._segments[stop.next],
+                self._programs(stop),
             )
         )
         self._note_file(stop.line)
         return len(self.tables.stops) - 1
+
+    def _programs(self, stop: Stop) -> dict[Any, Kept]:
+        """Where the programs of a segment are on disk."""
+        found = {}
+        for alive, executable in stop.programs.items():
+            key = None if executable.built is None else getattr(executable.built.compiled, "key", None)
+            if key is not None and executable.generation == self._generation:
+                found[alive] = Kept(key, executable.built.results)
+        return found
 
     def _plan(self, root: NodePlan) -> int:
         """The number of a step of the tape; those that it leads to have smaller ones."""
@@ -185,7 +197,7 @@ def _file(name: str) -> tuple[int, int] | None:
     return found.st_size, found.st_mtime_ns
 
 
-def _read(tables: _Tables, region: Any, eager_units: dict[Any, str]) -> Tree:
+def _read(tables: _Tables, region: Any) -> Tree:
     """The tree of tables."""
     segments = [Segment(region, number) for number in range(len(tables.segments))]
     places = [Place(segments[row[0]]) for row in tables.places]
@@ -214,12 +226,13 @@ def _read(tables: _Tables, region: Any, eager_units: dict[Any, str]) -> Tree:
         )
         plans.append(plan)
     stops: list[Stop] = []
-    for *fields, last, tape, following in tables.stops:
+    for *fields, last, tape, following, programs in tables.stops:
         stops.append(
             Stop(
                 last=None if last is None else events[last],
                 tape={s: f if isinstance(f, str) else (plans[f[0]], f[1]) for s, f in tape.items()},
                 next=None if following is None else segments[following],
+                kept=programs,
                 **dict(zip(_STOP, fields, strict=True)),
             )
         )
@@ -232,7 +245,7 @@ def _read(tables: _Tables, region: Any, eager_units: dict[Any, str]) -> Tree:
             place.model = places[model]
             places[model].peers.add(place)
     cuts = [place.cut for place in places if place.cut is not None]
-    return Tree(segments[0], events, segments, cuts, eager_units)
+    return Tree(segments[0], events, segments, cuts, {}, frozenset())
 
 
 # --- bytes ------------------------------------------------------------------------------------------------------------
@@ -282,30 +295,25 @@ def _number(index: int, value: float | int, varies: bool, fixed: bool, low: int,
 # --- the disk ---------------------------------------------------------------------------------------------------------
 
 
-def keeps() -> bool:
-    """Whether trees are kept."""
-    return SETTINGS.cache and SETTINGS.trees
-
-
-def keep(digest: str, name: str, root: Segment, eager_units: dict[Any, str], left_out: Iterable[Event]) -> None:
-    """Put a tree on disk, if it holds nothing but what another process can have, too."""
+def keep(digest: str, region: Any, left_out: list[Event], hints: frozenset[Any]) -> None:
+    """Put the tree of a region on disk, if it holds nothing but what another process can have, too."""
     out = io.BytesIO()
     try:
-        tables = _Writer(root, set(left_out)).tables
-        _Pickler(out, protocol=5).dump((vars(tables), eager_units))
+        tables = _Writer(region.root, set(left_out), region.generation).tables
+        _Pickler(out, protocol=5).dump((vars(tables), region.eager_units, hints))
     except (pickle.PicklingError, TypeError, AttributeError) as e:
-        _log.debug("the tree of %s is not kept: %s", name, e)
+        _log.debug("the tree of %s is not kept: %s", region.name, e)
         return
-    STORE.put(digest, name, "", out.getvalue(), TREE)
+    STORE.put(digest, region.name, "", out.getvalue(), TREE)
 
 
 def recall(digest: str, region: Any) -> Tree | None:
-    """The tree that was put on disk under a digest, if its lines are still those of the program's text."""
+    """The tree that was put on disk for a region, if its lines are still those of the program's text."""
     data = STORE.get(digest, TREE)
     if data is None:
         return None
     try:
-        rows, eager_units = _Unpickler(io.BytesIO(data)).load()
+        rows, eager_units, hints = _Unpickler(io.BytesIO(data)).load()
     except (pickle.UnpicklingError, AttributeError, ImportError, EOFError) as e:
         _log.debug("a tree on disk cannot be read: %s", e)
         return None
@@ -313,4 +321,4 @@ def recall(digest: str, region: Any) -> Tree | None:
     vars(tables).update(rows)
     if any(_file(name) != found for name, found in tables.files.items()):
         return None
-    return _read(tables, region, eager_units)
+    return _read(tables, region)._replace(eager_units=eager_units, hints=hints)

@@ -18,10 +18,9 @@ from tracejit.trace.background import WORKER, Elsewhere, Job, Pending
 from tracejit.trace.difference import call_difference, compile_difference
 from tracejit.trace.eager import EAGER
 from tracejit.trace.executable import Executable, Waiting, build
-from tracejit.trace.fingerprint import fingerprint
 from tracejit.trace.follower import Follower
 from tracejit.trace.growth import alike
-from tracejit.trace.kept import keep, keeps, recall
+from tracejit.trace.keeper import Keeper
 from tracejit.trace.matcher import MISS
 from tracejit.trace.recorder import Recorder
 from tracejit.trace.replay.prover import Prover
@@ -38,8 +37,6 @@ EVENTS = 50_000
 """Events of all branches together; beyond that the region runs eagerly where the tree ends."""
 NOTES = 64
 """Notes about new sizes: further ones are only counted."""
-KEEPS = 8
-"""How often a region puts its tree on disk."""
 SIZES = 128
 """Branches that repeat another at other sizes, at one place: beyond that the one used longest ago is dropped."""
 
@@ -93,12 +90,8 @@ class Region:
         # Whoever takes the entry is in the region: that is atomic, at a third of a lock's cost.
         self.free = [None]
         self.root = Segment(self, 0)
-        # Of the tree on disk: its digest, the events that no call has met yet, and how much of it is there.
-        self.begun = self.trying = False
-        self.keeps = 0
-        self.digest: str | None = None
-        self.unmet: list[Event] = []
-        self.on_disk = (0, 0)
+        self.begun = False
+        self.keeper = Keeper(self)
         self.first_replay: Callable[..., Any] | None = None
         self.prover: Prover | None = None if mode == "follow" else Prover(self)
         self.name = getattr(function, "__name__", type(function).__name__)
@@ -117,7 +110,7 @@ class Region:
         try:
             if not self.begun:
                 self.begun = True
-                if not self._recall(args, kwargs):
+                if not self.keeper.recall(args, kwargs):
                     self.calls.cold = 1
                     return self.function(*args, **kwargs)
             prover = self.prover
@@ -166,47 +159,19 @@ class Region:
             raise
         finally:
             state.session = None
-            self.trying = False
+            self.keeper.trying = False
             self.account.end_call()
             self.calls.waited += self.waits
             self.idle = self.waits and self.runs == runs
         if self.failure is not None:
             raise self._failed()
-        if self.digest is not None and self.compiles > self.on_disk[0]:
-            self._keep()
         if trial is not None:
             if self.waits:
                 trial.postpone()
             else:
                 trial.end(out)
+        self.keeper.end_call()
         return out
-
-    def _recall(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Whether the tree of this function, which is called for the first time, is on disk and was taken."""
-        if not keeps():
-            return False
-        self.digest = fingerprint(self.function, args, kwargs)
-        tree = recall(self.digest, self)
-        if tree is None:
-            return False
-        self.root, self.unmet, self.eager_units = tree.root, tree.events, tree.eager_units
-        self.recorded_events = len(tree.events)
-        self.on_disk = 0, len(tree.events)
-        self.known.update((event.kind, event.function) for event in tree.events)
-        for segment in tree.segments:
-            self.first_roots.setdefault(segment.number, segment.root)
-        for stop in tree.cuts:
-            stop.note = self.account.foresee("cut", stop.line, stop.reason, bool(stop.eager))
-        self.trying = True
-        return True
-
-    def _keep(self) -> None:
-        """Put the tree on disk if it is another one than what is there."""
-        if self.recorded_events != self.on_disk[1] and self.keeps < KEEPS:
-            self.keeps += 1
-            self.unmet = [event for event in self.unmet if not event.met]
-            keep(self.digest, self.name, self.root, self.eager_units, self.unmet)
-        self.on_disk = self.compiles, self.recorded_events
 
     def _only_waits(self) -> bool:
         """Whether a call has no program to run: the one before had none, and none is done since."""
@@ -412,7 +377,7 @@ class Region:
     def side_exit(self, change: str) -> bool:
         """A call left the tree: whether it may extend it."""
         self.calls.side_exits += 1
-        if self.trying:
+        if self.keeper.trying:
             # As without a tree from disk: the first call makes what the second finds, and no other call is like it.
             self.account.enter_exit("side exit", user_line(), f"the first call, which is not recorded; {change}")
             return False

@@ -14,10 +14,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from tracejit.aval import Aval
-from tracejit.compiler import Compiled, compile_graph
+from tracejit.compiler import Compiled, compile_graph, recall_program
 from tracejit.ir import node as ir
 from tracejit.ir.graph import Graph
 from tracejit.runtime.program import Arena
@@ -211,6 +211,13 @@ class Built:
     planned: bool
 
 
+class Kept(NamedTuple):
+    """A program that another process made of a segment: the key of its recipe, shape and type of its outputs."""
+
+    key: str
+    results: list[tuple[tuple[int, ...], Any]]
+
+
 class Exceeded(Exception):
     """The program would be one compilation too many."""
 
@@ -227,8 +234,15 @@ class Structures:
         self._arena = Arena()
         self.kernels: set[str] = set()
 
-    def build(self, events: list[Event], ends: Ends, name: str, elsewhere: Elsewhere | None = None) -> Built:
-        """The program of a segment, which another process compiles if `elsewhere` says so.
+    def build(
+        self,
+        events: list[Event],
+        ends: Ends,
+        name: str,
+        elsewhere: Elsewhere | None = None,
+        kept: Kept | None = None,
+    ) -> Built:
+        """The program of a segment, which is `kept`, or which another process compiles if `elsewhere` says so.
 
         Raises: NotImplementedError if the compiler cannot make one, Exceeded if it would be one compilation too many,
         Pending if another process is at it.
@@ -249,7 +263,14 @@ class Structures:
             compiled = gpu_side().compile_region(graph, hosts)
             made, planned = (compiled, [(o.shape, o.dtype.np) for o in graph.outputs]), True
         else:
-            made, planned = self._from_template(family, shape, events, ends, name, elsewhere)
+            made, planned = None, True
+            if kept is not None and not family.seen:
+                compiled = recall_program(
+                    kept.key, name, lambda: make_graph(events, ends, shape.free, name), self._arena
+                )
+                made = None if compiled is None else (compiled, kept.results)
+            if made is None:
+                made, planned = self._from_template(family, shape, events, ends, name, elsewhere)
         if made is None:
             graph = make_graph(events, ends, shape.free, name)
             compiled = compile_graph(graph, self._arena, None if elsewhere is None else elsewhere.graph)

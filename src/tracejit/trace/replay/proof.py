@@ -17,7 +17,7 @@ from tracejit.trace.replay.guards import ABSENT, READERS, unchanged
 from tracejit.trace.replay.machine import Machine
 from tracejit.trace.replay.session import Matched, Shadow
 from tracejit.trace.replay.symbols import Later, Listing, Sym, Unproven
-from tracejit.trace.replay.world import PLAIN, World
+from tracejit.trace.replay.world import PLAIN, Hint, World
 from tracejit.trace.tree import Place, same_number
 
 FAILURE = "the prover itself failed"
@@ -166,16 +166,21 @@ class Proof:
 
 
 def prove(
-    function: Any, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any], changing: dict[Any, Any]
+    function: Any,
+    place: Place,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    changing: dict[Any, Any],
+    hints: frozenset[Hint] = frozenset(),
 ) -> tuple[Proof | None, list[tuple[str, Unproven]]]:
     """Run a call abstractly, before it is made: a proof, or why there is none.
 
     `changing` are places whose numbers and tensors are not the same in each call; places that the function itself
-    changes are added.
+    changes are added, and those whose numbers did change in another process, which `hints` tell.
     """
     obstacles: list[tuple[str, Unproven]] = []
     for _ in range(ROUNDS):
-        world = World(Listing(), changing, lambda: "?")
+        world = World(Listing(), changing, lambda: "?", hints)
         session = Shadow(world, place)
         machine = Machine(world, session)
         grad, before = state.grad_enabled, state.session

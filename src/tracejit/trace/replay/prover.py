@@ -8,11 +8,12 @@ from tracejit.tensor.tensor import Tensor
 from tracejit.trace.executable import Executable
 from tracejit.trace.follower import Follower
 from tracejit.trace.matcher import MISS
-from tracejit.trace.replay.guards import Guard
+from tracejit.trace.replay.guards import READERS, Guard
 from tracejit.trace.replay.landed import Landed, check_result
 from tracejit.trace.replay.program import Replay
 from tracejit.trace.replay.proof import Proof, prove
 from tracejit.trace.replay.symbols import Unproven
+from tracejit.trace.replay.world import Hint, hint
 from tracejit.trace.tree import Stop
 
 TRIES = 24
@@ -28,6 +29,7 @@ class Prover:
         self.region = region
         self.replays: list[Replay] = []
         self.changing: dict[Any, Any] = {}
+        self.hints: frozenset[Hint] = frozenset()
         self.obstacles: list[tuple[str, str, str]] = []
         self.tries = 0
         self.failures = 0
@@ -94,7 +96,13 @@ class Prover:
         if self.wait > 0 and not demanded:
             return None
         self.tries += 1
-        proof, obstacles = prove(region.function, region.root.root, args, kwargs, self.changing)
+        call = region.function, region.root.root, args, kwargs
+        proof, obstacles = prove(*call, self.changing, self.hints)
+        if proof is None and self.hints:
+            # They may be of another function's numbers, with which this one decides something.
+            self.hints = frozenset()
+            self.changing.clear()
+            proof, obstacles = prove(*call, self.changing)
         if proof is None:
             self._note(obstacles)
             if demanded:
@@ -123,6 +131,11 @@ class Prover:
             self._note([("?", e)])
             return
         self.obstacles = []
+        self.hints |= {
+            told
+            for (_, kind, key), container in self.changing.items()
+            if type(READERS[kind](container, key)) in (int, float) and (told := hint(kind, container, key)) is not None
+        }
         self.replays.insert(0, replay)
         del self.replays[REPLAYS:]
         self._put_first()

@@ -12,6 +12,9 @@ from tracejit.trace.replay.symbols import Later, Listing, Sym, Unproven
 Place = tuple[int, str, Any]
 """The id of a container, the kind of place, and the key."""
 
+Hint = tuple[str, str, str]
+"""What tells a place in another process: its kind, its key, and the class of its container."""
+
 PLAIN = (type(None), bool, str, bytes, type(...), complex)
 TABLES = (list, tuple, dict)
 
@@ -23,9 +26,12 @@ class World:
     places that change), and otherwise constant: it was read from a guarded place, and the next call reads the same.
     """
 
-    def __init__(self, listing: Listing, changing: dict[Place, Any], line: Any) -> None:
+    def __init__(
+        self, listing: Listing, changing: dict[Place, Any], line: Any, hints: frozenset[Hint] = frozenset()
+    ) -> None:
         self.listing = listing
         self.changing = changing
+        self.hints = hints
         self.line = line
         self.kept: list[Any] = []
         self.fresh: set[int] = set()
@@ -137,6 +143,8 @@ class World:
         self.keep(container)
         self.owners[id(container)] = container
         self.read_before_written.setdefault(place, value)
+        if self.hints and type(value) in (int, float) and hint(kind, container, key) in self.hints:
+            self.changing.setdefault(place, container)
         if place in self.changing and value is not ABSENT:
             return self.enter(value, self._load(kind, container, key))
         self.guard(kind, container, key, value)
@@ -316,6 +324,11 @@ class World:
             for place, value in self.overlay.items()
             if place in self.read_before_written and self.read_before_written[place] is not ABSENT
         }
+
+
+def hint(kind: str, container: Any, key: Any) -> Hint | None:
+    """What tells a place in another process; None if nothing does."""
+    return (kind, key, type(container).__qualname__) if type(key) is str else None
 
 
 def _plain_tensor(t: Tensor) -> None:
