@@ -251,4 +251,35 @@ def fractions_and_other_numbers():
     return Case(lambda x, s: x * s, lambda i: (arr(i, 2), given[i % 4]))
 
 
+@topic.program("branch")
+def exponents_that_are_special_and_others():
+    return Case(lambda x, p: x**p, lambda i: (arr(i, 4).abs() + 0.5, [2, 3.5, 0.5, -1, 2.0, -2, 1.7, 1][i % 8]))
+
+
+@topic.program("one program")
+def numbers_of_random_operations():
+    def f(x, low, p):
+        return (x * 0).uniform_(low, 2.0), tj.nn.functional.dropout(x, p), (x * 0).bernoulli_(p), (x * 0).normal_(0.0, p)
+
+    return Case(f, lambda i: (arr(i, 6), 0.1 * i, [0.5, 0.25][i % 2]))
+
+
+@topic.program("branch")
+def numbers_of_random_operations_out_of_range():
+    def f(x, p):
+        return (x * 0).bernoulli_(p)
+
+    return Case(f, lambda i: (arr(i, 6), [0.5, 1.5, -0.5, 1.0][i % 4]))
+
+
+@topic.program("one program")
+def rates_of_waiting_times():
+    return Case(lambda x, rate: (x * 0).exponential_(rate), lambda i: (arr(i, 6), 1.0 + i % 3))
+
+
+@topic.program("one program")
+def numbers_added_to_numbers():
+    return Case(lambda x, y, a: x * tj.add(y, 2, alpha=a), lambda i: (arr(i, 3), 1 + i % 2, 3 + i % 3))
+
+
 test_program = topic.test()

@@ -9,7 +9,7 @@ from tracejit import dtypes
 from tracejit.ops.record import Op, ops
 from tracejit.tensor.dispatch import apply, apply_pair, beside
 from tracejit.tensor.promote import floating, in_single, operand, result_type, tensor_of, to_dtype
-from tracejit.tensor.scalar import plain
+from tracejit.tensor.scalar import alike, is_one_of, plain
 from tracejit.tensor.tensor import Tensor, method
 
 
@@ -196,7 +196,13 @@ def rint_pow(x: Tensor, y: Tensor) -> Any:
     return apply(ops.round, (apply(ops.pow, (x, y)),))
 
 
+_SPECIAL = (2.0, 1.0, 3.0, 0.5, -0.5, -1.0, -2.0)
+"""Powers that are computed by other operations."""
+
+
 def _power_of(x: Tensor, exponent: Any) -> Any:
+    if isinstance(alike(exponent), float) and not is_one_of(exponent, _SPECIAL):
+        return apply(ops.pow, (floating(x), exponent))
     e = plain(exponent)
     if isinstance(e, float) and not x._dtype.is_floating_point:
         x = floating(x)
@@ -231,7 +237,7 @@ def _power_of(x: Tensor, exponent: Any) -> Any:
         return apply(ops.div, (1.0, x))
     if e == -2:
         return apply(ops.div, (1.0, apply(ops.mul, (x, x))))
-    return apply(ops.pow, (x, float(e) if type(exponent) in (int, float) else exponent))
+    return apply(ops.pow, (x, float(e)))
 
 
 @method("__rpow__")
@@ -564,7 +570,7 @@ def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
         condition = truth(condition)
     x, y = operand(input, "where"), operand(other, "where")
     if not isinstance(x, Tensor) and not isinstance(y, Tensor):
-        x = beside(condition, ops.full, (x,), ((), dtypes.of_number(plain(x))))
+        x = beside(condition, ops.full, (x,), ((), dtypes.of_number(alike(x))))
     d = result_type(x, y)
     return apply(ops.where, (condition, to_dtype(x, d), to_dtype(y, d)))
 

@@ -14,7 +14,7 @@ from tracejit.ops.record import ops
 from tracejit.tensor.arithmetic import add, binary, mul
 from tracejit.tensor.dispatch import apply, beside, made_on, wrap
 from tracejit.tensor.promote import to_dtype
-from tracejit.tensor.scalar import plain
+from tracejit.tensor.scalar import alike
 from tracejit.tensor.shaping import ints
 from tracejit.tensor.tensor import Tensor, method
 from tracejit.tensor.transfer import moved
@@ -43,7 +43,7 @@ def full(
     tensor([7, 7])
     """
     where = require(device)
-    d = dtype or dtypes.of_number(plain(fill_value))
+    d = dtype or dtypes.of_number(alike(fill_value))
     shape = sizes_of((size,) if isinstance(size, int) else (tuple(size),), "full")
     if isinstance(fill_value, Tensor):
         fill_value = fill_value.item()

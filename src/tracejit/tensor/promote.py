@@ -10,7 +10,7 @@ from tracejit import dtypes
 from tracejit.dtypes import dtype
 from tracejit.ops.record import ops
 from tracejit.tensor.dispatch import apply, beside
-from tracejit.tensor.scalar import NUMBERS, Scalar, plain
+from tracejit.tensor.scalar import NUMBERS, Scalar, alike, plain
 from tracejit.tensor.tensor import Tensor
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -44,7 +44,7 @@ def result_type(*operands: Any) -> dtype:
             d = x._dtype
         else:
             rank = 2
-            d = dtypes.of_number(plain(x))
+            d = dtypes.of_number(alike(x))
         before = found[rank]
         found[rank] = d if before is None else dtypes.promote_types(before, d)
     best: dtype | None = None
@@ -108,7 +108,7 @@ def tensor_of(x: Any, like: Tensor | None = None) -> Tensor:
     """A number as a tensor without dimensions; a tensor stays."""
     if isinstance(x, Tensor):
         return x
-    number = plain(x)
+    number = alike(x)
     d = dtypes.of_number(number) if like is None else dtypes.weak_result(like._dtype, number)
     if like is not None:
         return beside(like, ops.full, (x,), ((), d))  # type: ignore[no-any-return]

@@ -71,9 +71,27 @@ NUMBERS = (bool, int, float, np.bool_, np.number, Scalar)
 
 
 def plain(x: Any) -> Any:
-    """The Python number that a NumPy number or a run-time number stands for; its type decides promotion."""
+    """The Python number that a NumPy number or a run-time number stands for, which then is part of the structure."""
     if isinstance(x, Scalar):
-        return x.value
+        return x.take()
+    return _converted(x)
+
+
+def alike(x: Any) -> Any:
+    """A Python number of a number's type, which decides promotion; its value must decide nothing."""
+    return x.value if isinstance(x, Scalar) else _converted(x)
+
+
+def is_one_of(x: Any, special: tuple[float, ...]) -> bool:
+    """Whether a number is one of some; a run-time number that is none of them stays one."""
+    if isinstance(x, Scalar):
+        if x.value not in special and x.source.avoid(special):
+            return False
+        x.take()
+    return alike(x) in special
+
+
+def _converted(x: Any) -> Any:
     if isinstance(x, np.generic):
         return x.item()
     # NumPy takes a number of a subclass of `float` for an array.

@@ -81,6 +81,11 @@ class Source:
         """The number became part of the structure."""
         self.listing.require_number(self.text, value)
 
+    def avoid(self, special: tuple[float, ...]) -> bool:
+        """The number is none of some, which is part of the structure."""
+        self.listing.require(f"{self.text} not in {special!r}")
+        return True
+
 
 class Listing:
     """Straight-line text: loads, arithmetic and conditions that come before a replayed program.
