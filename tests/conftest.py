@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,3 +27,15 @@ def no_gpu() -> Iterator[None]:
 
     with without_gpu():
         yield
+
+
+@pytest.fixture
+def kept_trees(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Traces are kept on disk, in a folder of the test's own."""
+    from tracejit.config import SETTINGS
+    from tracejit.runtime.cache import Store
+    from tracejit.trace import keeper, kept
+
+    monkeypatch.setattr(keeper, "SETTINGS", dataclasses.replace(SETTINGS, trees=True))
+    monkeypatch.setattr(kept, "STORE", Store(tmp_path / "trees", limit=1 << 30))
+    return tmp_path / "trees"

@@ -1,6 +1,10 @@
-"""All programs again, after their first call was repeated until it is replayed: what changes then, a replay must see."""
+"""All programs again, in two ways more: their first call repeated until it is replayed, so that a replay must see what
+changes after that; then as in another process, which finds on disk what this one recorded.
+"""
 
 from __future__ import annotations
+
+import dataclasses
 
 import pytest
 
@@ -34,5 +38,7 @@ PROGRAMS = [
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_program_that_changes_late(program: Program) -> None:
+@pytest.mark.usefixtures("kept_trees")
+def test_program_that_changes_late_and_from_disk(program: Program) -> None:
     compare(late(program), "auto")
+    compare(dataclasses.replace(program, how=""), "auto")

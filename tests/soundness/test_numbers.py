@@ -259,7 +259,8 @@ def exponents_that_are_special_and_others():
 @topic.program("one program")
 def numbers_of_random_operations():
     def f(x, low, p):
-        return (x * 0).uniform_(low, 2.0), tj.nn.functional.dropout(x, p), (x * 0).bernoulli_(p), (x * 0).normal_(0.0, p)
+        y = x * 0
+        return y.uniform_(low, 2.0), tj.nn.functional.dropout(x, p), y.clone().bernoulli_(p), y.clone().normal_(0.0, p)
 
     return Case(f, lambda i: (arr(i, 6), 0.1 * i, [0.5, 0.25][i % 2]))
 

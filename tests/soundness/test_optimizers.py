@@ -235,7 +235,7 @@ def optimizer_made_inside():
     return Case(f, lambda i: arr(i, 4, 4), lambda: m)
 
 
-@topic.program("branch")
+@topic.program("one program")
 def parameters_without_gradients_now_and_then():
     a, b = nn.Linear(4, 1), nn.Linear(4, 1)
     opt = optim.Adam([*a.parameters(), *b.parameters()], lr=0.1)
