@@ -244,7 +244,7 @@ def summary() -> str:
     """How much is in the cache."""
     usage = STORE.usage()
     size = sum(nbytes for _, nbytes in usage.values()) / 2**20
-    return f"{usage[KERNEL][0]} kernels, {usage[RECIPE][0]} programs, {size:.1f} MiB"
+    return f"{usage[KERNEL][0]} kernels, {usage[RECIPE][0]} programs, {usage[TREE][0]} traces, {size:.1f} MiB"
 
 
 def clear() -> int:

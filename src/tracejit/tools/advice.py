@@ -14,6 +14,11 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ("resize", r"", "nothing to do: other sizes need no compilation; many different ones cost some milliseconds each"),
     ("replan", r"", "nothing to do: a layout for other sizes or numbers is made once for each of them"),
     # --- side exits ---
+    (
+        "side exit",
+        r"the first call, which is not recorded",
+        "nothing, if the first call makes what later ones find; else make it before",
+    ),
     ("side exit", r"gradients were", "compile one function for training and another one for evaluation"),
     ("side exit", r"\.grad of the leaf", "reset gradients in the same way in each call: zero_grad() at the start"),
     ("side exit", r"gradient hook", "register hooks before the first call"),

@@ -29,9 +29,9 @@ from tracejit.trace.tree import Event, Number, Place, Segment, Stop
 
 _log = logger("cache")
 _PACKAGE = __name__.partition(".")[0]
-_BUILTINS = frozenset(
+_BUILTINS = {"Ellipsis"} | {
     t.__name__ for t in (bool, bytes, complex, dict, float, frozenset, int, list, range, set, slice, str, tuple, type)
-)
+}
 _SINGLE = (type(None), type(...), type(NotImplemented))
 """Classes of one value: `pickle` writes them as the class of that value."""
 

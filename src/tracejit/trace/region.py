@@ -415,7 +415,8 @@ def compile(
     """Make a function, method or module run as native programs; its values, effects and exceptions stay the same.
 
     The decorated function's first call runs eagerly, the second is recorded, later ones follow the record and
-    run compiled programs. In the mode "auto" calls that are proven to do nothing else are then replayed without
+    run compiled programs. In a process that finds the record of another one on disk, the first call follows already
+    (TRACEJIT_TREES=0 switches that off). In the mode "auto" calls that are proven to do nothing else are then replayed without
     Python; "follow" never does that, "replay" demands it. `explain(f)` says what happened and why.
 
     `verify="first"` computes the first run of each program eagerly as well, on copies, `verify=k` all programs of every
