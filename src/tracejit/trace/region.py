@@ -416,8 +416,8 @@ def compile(
 
     The decorated function's first call runs eagerly, the second is recorded, later ones follow the record and
     run compiled programs. In a process that finds the record of another one on disk, the first call follows already
-    (TRACEJIT_TREES=0 switches that off). In the mode "auto" calls that are proven to do nothing else are then replayed without
-    Python; "follow" never does that, "replay" demands it. `explain(f)` says what happened and why.
+    (TRACEJIT_TREES=0 switches that off). In the mode "auto" calls that are proven to do nothing else are then replayed
+    without Python; "follow" never does that, "replay" demands it. `explain(f)` says what happened and why.
 
     `verify="first"` computes the first run of each program eagerly as well, on copies, `verify=k` all programs of every
     k-th call, which is then followed, and compares every bit. `max_compiles` bounds the programs that are built.
