@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -22,12 +22,13 @@ import numpy as np
 from tracejit.compiler import version
 from tracejit.config import PRODUCTS
 from tracejit.tensor.state import state
-from tracejit.tensor.tensor import Tensor
+from tracejit.tensor.tensor import Tensor, on_gpu
 
 MOST = 20_000
 """Values that are looked at; what lies behind them is not part of the digest."""
 _ROOT = str(Path(__file__).parent.parent)
 _INSIDE = __name__.partition(".")[0] + "."
+_TRACES = __name__.rpartition(".")[0] + "."
 
 
 def fingerprint(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
@@ -62,6 +63,13 @@ def _package() -> str:
     return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
 
+def _first_of(container: type, x: Any) -> list[Any]:
+    """The first elements of a container, of a dict keys and values; a set has no order."""
+    if container is dict:
+        return [part for item in islice(dict.items(x), MOST) for part in item]
+    return list(islice(container.__iter__(x), MOST)) if container in (tuple, list) else []  # type: ignore[attr-defined]
+
+
 class _Walk:
     """Goes through all that a value leads to, each object once, and puts down what it is."""
 
@@ -93,42 +101,44 @@ class _Walk:
             todo += reversed(self._parts(x, kind))
 
     def _parts(self, x: Any, kind: type) -> list[Any]:
-        """Put down what an object is; what it leads to."""
+        """Put down what an object is; what it leads to. Nothing of the program's own runs for that."""
         words = self.words
-        if isinstance(x, Tensor):
-            words.append(f"tensor {x.dtype} {tuple(x.shape)} {x.requires_grad} {x.device.type}")
+        if issubclass(kind, Tensor):
+            words.append(f"tensor {x._dtype} {x._shape} {x._requires_grad} {on_gpu(x)}")
             return [x._grad]
-        if isinstance(x, np.ndarray):
+        if issubclass(kind, np.ndarray):
             words.append(f"array {x.dtype.str} {x.shape}")
             return []
-        if isinstance(x, tuple | list):
-            words.append(f"{kind.__name__} {len(x)}")
-            return list(x)
-        if isinstance(x, Mapping):
-            words.append(f"{kind.__name__} {len(x)}")
-            return [part for item in x.items() for part in item]
-        if isinstance(x, set | frozenset):
-            words.append(f"{kind.__name__} {len(x)}")
-            return []
-        if isinstance(x, MethodType):
+        for container in (tuple, list, dict, set, frozenset):
+            if issubclass(kind, container):
+                words.append(f"{kind.__qualname__} {container.__len__(x)}")
+                return _first_of(container, x)
+        if kind is MethodType:
             return [x.__func__, x.__self__]
-        if isinstance(x, FunctionType):
+        if kind is functools.partial:
+            return [x.func, x.args, x.keywords]
+        if kind is FunctionType:
             return self._function(x)
-        if isinstance(x, CodeType):
+        if kind is CodeType:
             words.append(f"{x.co_filename}:{x.co_firstlineno} {x.co_names} {hashlib.sha256(x.co_code).hexdigest()}")
             return [c for c in x.co_consts if isinstance(c, CodeType | str)]
-        if isinstance(x, type | ModuleType | BuiltinFunctionType):
-            words.append(f"{getattr(x, '__module__', '')} {getattr(x, '__qualname__', x.__name__)}")
+        if issubclass(kind, type | ModuleType) or kind is BuiltinFunctionType:
+            words.append(str(getattr(x, "__qualname__", kind.__qualname__)))
             return []
         words.append(f"{kind.__module__} {kind.__qualname__}")
-        return [getattr(x, "__dict__", None), getattr(x, "__wrapped__", None)]
+        try:
+            found = object.__getattribute__(x, "__dict__")
+        except AttributeError:
+            return []
+        # Of a compiled function, what it compiles: its trace changes from call to call.
+        return [found["function"]] if kind.__module__.startswith(_TRACES) and "function" in found else [found]
 
     def _function(self, x: FunctionType) -> list[Any]:
         """A function: its code, what it closes over, and the globals of its text."""
         if x.__module__ is not None and x.__module__.startswith(_INSIDE):
             # The package is what it is; this one may still close over something of the user's.
             self.words.append(f"{x.__module__} {x.__qualname__}")
-            code = []
+            code: list[Any] = []
         else:
             names = x.__code__.co_names
             code = [x.__code__, [x.__globals__[name] for name in names if name in x.__globals__]]
