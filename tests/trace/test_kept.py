@@ -86,6 +86,13 @@ def calls_of(function: Any, *arguments: Any, times: int = 8) -> tuple[list[Any],
     return [bits(compiled(*arguments)) for _ in range(times)], region_of(compiled)
 
 
+def compiled_again(function: Any, *arguments: Any) -> Any:
+    """A compiled function after its first call, for which there is a tree."""
+    compiled = tj.compile(function)
+    compiled(*arguments)
+    return compiled
+
+
 def trees(folder: Path) -> list[Path]:
     """The trees that are on disk."""
     return sorted(folder.glob(f"*/*.{TREE}"))
@@ -104,6 +111,7 @@ def test_a_tree_is_taken_once_it_is_there(kept_trees):
     assert (region.calls.cold, region.calls.recorded, region.calls.side_exits) == (0, 0, 0)
     assert region.compiles == 1
     assert region.calls.replayed >= 5
+    assert "found on disk" in str(tj.explain(compiled_again(f, x)))
     # Other shapes are other programs.
     _, region = calls_of(f, tj.arange(7.0))
     assert region.calls.cold == 1

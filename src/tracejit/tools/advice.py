@@ -13,6 +13,7 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     # --- other sizes ---
     ("resize", r"", "nothing to do: other sizes need no compilation; many different ones cost some milliseconds each"),
     ("replan", r"", "nothing to do: a layout for other sizes or numbers is made once for each of them"),
+    ("kept", r"", "nothing to do: the first call follows it; TRACEJIT_TREES=0 records anew in each process"),
     # --- side exits ---
     (
         "side exit",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from tracejit.config import SETTINGS
 from tracejit.runtime.collection import without_collections
 from tracejit.trace.fingerprint import fingerprint
 from tracejit.trace.kept import keep, recall
+from tracejit.trace.source import user_line
 from tracejit.trace.tree import Event
 
 PATIENCE = 3
@@ -37,6 +39,7 @@ class Keeper:
         if not (SETTINGS.cache and SETTINGS.trees):
             return False
         region = self.region
+        begin = time.perf_counter()
         self.digest = fingerprint(region.function, args, kwargs)
         with without_collections():
             tree = recall(self.digest, region)
@@ -51,6 +54,8 @@ class Keeper:
             stop.note = region.account.foresee("cut", stop.line, stop.reason, bool(stop.eager))
         if region.prover is not None:
             region.prover.hints = tree.hints
+        seconds = time.perf_counter() - begin
+        region.note("kept", user_line(), f"another process recorded {len(tree.events)} events", seconds)
         self._kept = len(tree.events), len(tree.hints)
         self.trying = True
         return True
