@@ -35,10 +35,10 @@ class Explanation:
     """An account of a compiled function: text by `str`, data by `to_dict`, HTML in a notebook.
 
     `calls` says how often it ran in which way, `programs` has an entry for each compiled segment. `notes` are the
-    traces found on disk, promotions, side exits, looks at memory, eager stretches, compilations and comparisons with eager: each with the
-    user's line, the reason, how often, what it cost in seconds, and a fix. `obstacles` is what stands between the
-    function and running without Python. Calls "while compiling" are those of the others that computed a segment eagerly
-    while another process compiled it, which took `background_seconds` there.
+    traces found on disk, promotions, side exits, looks at memory, eager stretches, compilations and comparisons with
+    eager: each with the user's line, the reason, how often, what it cost in seconds, and a fix. `obstacles` is what
+    stands between the function and running without Python. Calls "while compiling" are those of the others that
+    computed a segment eagerly while another process compiled it, which took `background_seconds` there.
     """
 
     def __init__(self, region: Region) -> None:
