@@ -194,6 +194,35 @@ def test_branches_that_no_call_met_are_not_put_back(kept_trees):
     assert region.recorded_events == 1
 
 
+def test_segments_of_both_arms_keep_their_numbers(kept_trees):
+    def f(x):
+        y = x.exp() if x.sum() > 0 else x.cos()
+        return y * 2 if y.sum() > 1 else y
+
+    def numbers(region: Region) -> list[int]:
+        found, todo = [], [region.root]
+        while todo:
+            segment = todo.pop()
+            found.append(segment.number)
+            places = [segment.root]
+            for place in places:
+                places += [e.next for e in place.events]
+                if place.cut is not None:
+                    todo.append(place.cut.next)
+        return sorted(found)
+
+    compiled = tj.compile(f)
+    given = [tj.arange(3.0) * s for s in (1.0, -1.0)]
+    for _ in range(8):
+        for x in given:
+            assert bits(compiled(x)) == bits(f(x))
+    again = tj.compile(f)
+    for x in given:
+        assert bits(again(x)) == bits(f(x))
+    assert region_of(again).calls.recorded == 0
+    assert numbers(region_of(again)) == numbers(region_of(compiled))
+
+
 def test_exceptions_of_the_first_call(kept_trees):
     def f(x, i):
         return x[i] + x.sum()

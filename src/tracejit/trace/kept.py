@@ -37,8 +37,9 @@ _SINGLE = (type(None), type(...), type(NotImplemented))
 
 
 class Tree(NamedTuple):
-    """What a region has learnt: its tree, the events of it, its segments and what ends them, its units
-    that run eagerly, and which numbers its proofs found to change."""
+    """What a region has learnt: its tree, the events of it, its segments and what ends them, its units that run eagerly,
+    and which numbers its proofs found to change.
+    """
 
     root: Segment
     events: list[Event]
@@ -55,7 +56,7 @@ class _Tables:
     """The rows of a tree."""
 
     def __init__(self) -> None:
-        self.segments: list[int] = []
+        self.segments: list[tuple[int, int]] = []
         self.places: list[tuple[Any, ...]] = []
         self.events: list[tuple[Any, ...]] = []
         self.stops: list[tuple[Any, ...]] = []
@@ -87,7 +88,7 @@ class _Writer:
         found = self._walk(root)
         for place in found:
             self._place(place)
-        self.tables.segments = [self._places[segment.root] for segment in self._segments]
+        self.tables.segments = [(segment.number, self._places[segment.root]) for segment in self._segments]
 
     def _walk(self, root: Segment) -> list[Place]:
         """All places, and numbers for places, events and segments."""
@@ -199,9 +200,9 @@ def _file(name: str) -> tuple[int, int] | None:
 
 def _read(tables: _Tables, region: Any) -> Tree:
     """The tree of tables."""
-    segments = [Segment(region, number) for number in range(len(tables.segments))]
+    segments = [Segment(region, number) for number, _ in tables.segments]
     places = [Place(segments[row[0]]) for row in tables.places]
-    for segment, at in zip(segments, tables.segments, strict=True):
+    for segment, (_, at) in zip(segments, tables.segments, strict=True):
         segment.root = places[at]
     events: list[Event] = []
     for row in tables.events:
