@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Iterator
@@ -240,6 +241,21 @@ def test_shares_are_even() -> None:
     ]
     assert max(costs) - min(costs) <= 2 * 9000.0
     assert sum(costs) == sum(launch.cost for launch in launches)
+
+
+@pytest.mark.parametrize("cost", [20e3, 70e3, 400e3, 9e6])
+def test_chunks_become_smaller_towards_the_end_of_a_share(cost: float) -> None:
+    unit_cost = 2 * cost / 1_000_000
+    # Long launches are cut at multiples of 64 units.
+    off = 64 * unit_cost
+    (shares,) = segment([_Launch(kernel(FAIL), (), 1_000_000, unit_cost, 0)], 2, 10_000.0)
+    for share in shares:
+        costs = [sum(task.high - task.low for task in chunk) * unit_cost for chunk in share]
+        assert sum(costs) == pytest.approx(cost, abs=off)
+        assert costs[0] <= max(40e3, cost / 8) + off
+        assert all(after <= before + off for before, after in itertools.pairwise(costs))
+        assert 5_000.0 - off <= costs[-1] <= 10_000.0 + off
+        assert len(costs) <= 8 + np.log2(max(1.0, cost / 8 / 5_000.0))
 
 
 @pytest.mark.parametrize(

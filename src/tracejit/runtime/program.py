@@ -50,8 +50,10 @@ _SNAP_NS = 500.0
 _AWAKE, _WAKE_NS = 0.4, 20_000.0
 """In a program that shares at least _WAKE_NS of work the threads are awake, so a stage is worth sharing from this part
 of `parallel_us` on. In others a stage is shared as a single launch is."""
-_CHUNK_NS, _CHUNKS = 40_000.0, 8
-"""The least that a chunk costs, and the most chunks in a share: each begins anew with what a kernel prepares."""
+_CHUNK_NS, _CHUNKS, _LAST_NS = 40_000.0, 8, 5_000.0
+"""The first chunks of a share are equal, of at least so much and at most so many: each begins anew with what a kernel
+prepares. Each later one is half of what is left, down to _LAST_NS: whoever is through first finds little to wait for.
+"""
 _RELEASE_NS = 20_000.0
 """A program that takes longer lets other Python threads run meanwhile."""
 
@@ -229,11 +231,22 @@ def _cut(launch: _Launch, position: float) -> int:
     return unit - unit % GRAIN if launch.units >= GRAIN * GRAIN else unit
 
 
-def _cut_up(launches: Sequence[tuple[int, _Launch]], pieces: int) -> list[Chunk]:
-    """The work of one stage in so many pieces of equal cost, in order; some may be empty."""
+def _portions(cost: float) -> list[float]:
+    """What the chunks of a share cost."""
+    most = max(cost / _CHUNKS, _CHUNK_NS)
+    portions, rest = [], cost
+    while rest >= 2 * _LAST_NS:
+        portions.append(min(most, rest / 2))
+        rest -= portions[-1]
+    return [*portions, rest]
+
+
+def _cut_up(launches: Sequence[tuple[int, _Launch]], portions: Sequence[float]) -> list[Chunk]:
+    """The work of one stage in pieces of these costs, in order; some may be empty."""
+    pieces = len(portions)
     chunks: list[list[Task]] = [[] for _ in range(pieces)]
     ends = list(itertools.accumulate(launch.cost for _, launch in launches))
-    bounds = [ends[-1] * k / pieces for k in range(1, pieces)]
+    bounds = list(itertools.accumulate(portions[:-1]))
     for (index, launch), end in zip(launches, ends, strict=True):
         begin = end - launch.cost
         low = 0
@@ -258,8 +271,9 @@ def split(launches: Sequence[tuple[int, _Launch]], threads: int, threshold: floa
     if total < threshold or takers <= 1:
         alone = tuple(Task(index, 0, launch.units) for index, launch in launches if launch.units)
         return ((alone,) if alone else (), *[()] * (threads - 1))
-    each = max(1, min(_CHUNKS, int(total / takers / _CHUNK_NS)))
-    chunks = _cut_up(launches, takers * each)
+    portions = _portions(total / takers)
+    each = len(portions)
+    chunks = _cut_up(launches, portions * takers)
     shares = [tuple(c for c in chunks[each * k : each * (k + 1)] if c) for k in range(takers)]
     return (*shares, *[()] * (threads - takers))
 
