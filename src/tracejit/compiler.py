@@ -10,7 +10,7 @@ import functools
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from tracejit.codegen.library import panel_columns, plan_call
 from tracejit.codegen.text import KernelText
 from tracejit.config import SETTINGS, logger
 from tracejit.ir.graph import Graph
+from tracejit.ir.node import Node
 from tracejit.ir.text import parse_graph, print_graph
 from tracejit.kernels.launch import Launch, Ptr, Scratch
 from tracejit.ops import Op, ops
@@ -74,13 +75,22 @@ class KernelInfo:
 
 @dataclass(frozen=True, slots=True)
 class GroupInfo:
-    """One group: its kind, its operations in order, its stage, and why producers beside it are not part of it."""
+    """One group: its kind, its operations in order, its stage, and why producers beside it are not part of it.
+
+    `nodes` are those of the graph that it computes, `beside` the lines of that graph's nodes.
+    """
 
     kind: str
     ops: tuple[str, ...]
     stage: int
-    lines: tuple[str, ...]
     cuts: tuple[str, ...]
+    nodes: tuple[Node, ...] = field(repr=False)
+    beside: Mapping[Node, str] = field(repr=False, compare=False)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The lines of the user's source that it computes."""
+        return tuple(dict.fromkeys([self.beside[node] for node in self.nodes if node in self.beside]))
 
 
 class Notes(NamedTuple):
@@ -257,15 +267,15 @@ def describe(graph: Graph, plan: Plan) -> list[GroupInfo]:
         cuts.setdefault(cut.consumer, []).append(f"{cut.producer.name} -> {cut.consumer.name}: {cut.reason}")
     infos = []
     for group in plan.groups:
-        lines = [graph.lines[v.node] for v in group.members if v.node is not None and v.node in graph.lines]
         reasons = [reason for v in group.members for reason in cuts.get(v, [])]
         infos.append(
             GroupInfo(
                 group.kind,
                 tuple(v.name for v in group.members),
                 plan.stage[group],
-                tuple(dict.fromkeys(lines)),
                 tuple(dict.fromkeys(reasons)),
+                tuple([v.node for v in group.members if v.node is not None]),
+                graph.lines,
             )
         )
     return infos

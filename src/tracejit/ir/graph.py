@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -26,8 +26,8 @@ class Graph:
     outputs: tuple[Node, ...]
     homes: dict[int, int] = field(default_factory=dict)
     name: str = "graph"
-    lines: dict[Node, str] = field(default_factory=dict, repr=False)
-    labels: dict[Node, str] = field(default_factory=dict, repr=False)
+    lines: Mapping[Node, str] = field(default_factory=dict, repr=False)
+    labels: Mapping[Node, str] = field(default_factory=dict, repr=False)
     rest: dict[tuple[str, ...], set[Node]] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -59,6 +59,7 @@ class Graph:
         """All nodes that the outputs need, each after its operands."""
         return self._nodes
 
+    @cached_property
     def readers(self) -> dict[Node, list[Node]]:
         """The nodes that read each node, once for each place where they do."""
         readers: dict[Node, list[Node]] = {}
@@ -70,19 +71,20 @@ class Graph:
 
 def topological(roots: Iterable[Node]) -> list[Node]:
     """The nodes below `roots`, each once and after its operands, in an order that depends on the graph alone."""
-    order: list[Node] = []
-    done: set[Node] = set()
-    stack = list(roots)
+    # A dict keeps the order in which nodes are done.
+    done: dict[Node, None] = {}
+    stack: list[Node | None] = list(roots)
     stack.reverse()
     while stack:
-        node = stack[-1]
-        if node not in done:
-            missing = [a for a in node.args if a not in done]
-            if missing:
-                missing.reverse()
-                stack += missing
-                continue
-            done.add(node)
-            order.append(node)
-        stack.pop()
-    return order
+        node = stack.pop()
+        if node is None:
+            # All above the node that comes next is done.
+            done[stack.pop()] = None  # type: ignore[index]
+        elif node in done:
+            continue
+        elif node.args:
+            stack += (node, None)
+            stack += [a for a in reversed(node.args) if a not in done]
+        else:
+            done[node] = None
+    return list(done)

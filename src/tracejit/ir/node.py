@@ -23,12 +23,16 @@ class Node:
     their own (`aval` is None): they take that of the operation they enter.
     """
 
-    __slots__ = ("__weakref__", "args", "attrs", "aval", "op")
+    __slots__ = ("__weakref__", "args", "attrs", "aval", "family", "is_number", "op")
 
     op: Op | str
     args: tuple[Node, ...]
     attrs: tuple[Any, ...]
     aval: Aval | tuple[Aval, ...] | None
+    family: str
+    """The operation's family; of a leaf its kind."""
+    is_number: bool
+    """Whether the node is a number rather than a tensor."""
 
     @property
     def name(self) -> str:
@@ -36,24 +40,15 @@ class Node:
         return self.op if isinstance(self.op, str) else self.op.name
 
     @property
-    def family(self) -> str:
-        """The operation's family; of a leaf its kind."""
-        return self.op if isinstance(self.op, str) else self.op.family
-
-    @property
-    def is_number(self) -> bool:
-        """Whether the node is a number rather than a tensor."""
-        return self.op == CONST or self.op == SCALAR
-
-    @property
     def tensor(self) -> Aval:
         """Shape and type of a node that is a single tensor.
 
         Raises: TypeError for a number or a node with several results.
         """
-        if not isinstance(self.aval, Aval):
+        aval = self.aval
+        if type(aval) is not Aval:
             raise TypeError(f"{self.name} is not a single tensor")
-        return self.aval
+        return aval
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -79,6 +74,8 @@ def _intern(op: Op | str, args: tuple[Node, ...], attrs: tuple[Any, ...], key: A
         return found
     node = Node()
     node.op, node.args, node.attrs, node.aval = op, args, attrs, aval
+    node.family = op if isinstance(op, str) else op.family
+    node.is_number = op is CONST or op is SCALAR
     _interned[identity] = node
     return node
 
@@ -94,6 +91,33 @@ def make(op: Op, args: tuple[Node, ...], attrs: tuple[Any, ...] = ()) -> Node:
 
 
 _STAND_IN = {"f": 0.0, "i": 0}
+
+
+def remake(node: Node, args: tuple[Node, ...]) -> Node:
+    """The operation of a node on other operands; typed anew only where an operand has another type.
+
+    Raises: TypeError for a leaf, which has no operands; what the record's typing rule raises.
+    """
+    op = node.op
+    if not isinstance(op, Op):
+        if op == ITEM:
+            return item(args[0], node.attrs[0])
+        raise TypeError(f"a node of kind '{op}' has no operands")
+    for old, new in zip(node.args, args, strict=True):
+        if new is not old and (new.aval is not old.aval or new.is_number):
+            made = make(op, args, node.attrs)
+            if _is_same(made.aval, node.aval):
+                # One object, so that what reads the node is not typed again.
+                made.aval = node.aval
+            return made
+    return _intern(op, args, node.attrs, node.attrs, node.aval)
+
+
+def _is_same(a: Any, b: Any) -> bool:
+    """Whether two types are the same, without a comparison of sizes that are open."""
+    if not isinstance(a, Aval) or not isinstance(b, Aval) or a.dtype is not b.dtype or len(a.shape) != len(b.shape):
+        return False
+    return all(s is t or (type(s) is int and type(t) is int and s == t) for s, t in zip(a.shape, b.shape, strict=True))
 
 
 def input(index: int, aval: Aval, strides: tuple[int, ...] | None = None) -> Node:

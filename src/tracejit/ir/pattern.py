@@ -16,7 +16,7 @@ from typing import Any
 
 from tracejit import dtypes
 from tracejit.aval import Aval
-from tracejit.ir.node import CONST, Node, apply, const, const_value
+from tracejit.ir.node import CONST, SCALAR, Node, apply, const, const_value
 from tracejit.ops.record import Op, ops
 
 Bindings = dict[str, Any]
@@ -122,14 +122,15 @@ def parse(text: str) -> ast.expr:
     return ast.parse(text, mode="eval").body
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rule:
     """What matches `pattern` is replaced.
 
     `replacement` is text over the same names, or a function whose parameters are names of the pattern (`out` is the
     node itself) and which gives a node, or None where the rule does not apply. A number, or a node of smaller shape,
-    stands for its repetition. `kinds` are the kinds of the first tensor operand's type: b, i, f. `examples` give
-    shapes, types or numbers of the names, for the tests that are made from each rule.
+    stands for its repetition. `kinds` are the kinds of the first tensor operand's type: b, i, f. `numbers` are names of
+    operands at the root that must be numbers. `examples` give shapes, types or numbers of the names, for the tests that
+    are made from each rule.
     """
 
     name: str
@@ -137,6 +138,7 @@ class Rule:
     pattern: str
     replacement: str | Callable[..., Any]
     kinds: str = _ALL_KINDS
+    numbers: tuple[str, ...] = ()
     examples: tuple[Mapping[str, Any], ...] = ({},)
     matchers: tuple[tuple[Op, Matcher], ...] = field(init=False, repr=False)
     build: Callable[[Bindings], Any] = field(init=False, repr=False)
@@ -157,6 +159,21 @@ class Rule:
         """The trees of the pattern's alternatives."""
         return _alternatives(parse(self.pattern))
 
+    def may_match(self, root: Op | str, *operands: Op | str) -> bool:
+        """Whether the pattern matches some node of this operation on operands of such operations."""
+        return any(
+            op is root and all(map(self._may_be, tree.args, operands))
+            for tree, (op, _) in zip(self.alternatives(), self.matchers, strict=True)
+        )
+
+    def _may_be(self, part: ast.expr, op: Op | str) -> bool:
+        """Whether a part of the pattern matches some node of this operation."""
+        if _number(part) is not None:
+            return op == CONST
+        if isinstance(part, ast.Name) and part.id in self.numbers:
+            return op in (CONST, SCALAR)
+        return not isinstance(part, ast.Call) or _root(part) is op
+
     def apply(self, node: Node) -> Node | None:
         """What replaces the node, of the same shape and type; None if the rule does not apply.
 
@@ -168,7 +185,7 @@ class Rule:
             if node.op is not op:
                 continue
             found: Bindings = {"out": node}
-            if match(node, found):
+            if match(node, found) and all(found[name].is_number for name in self.numbers):
                 new = self.build(found)
                 return None if new is None or new is node else _like(node, new, self)
         return None
@@ -190,23 +207,30 @@ def _like(node: Node, new: Node, rule: Rule) -> Node:
 
 
 class RuleSet:
-    """Rules up to a level of soundness, found by the operation at their root."""
+    """Rules up to a level of soundness, found by the operation at their root and those of its operands."""
 
     def __init__(self, rules: tuple[Rule, ...], soundness: str = EXACT) -> None:
         allowed = LEVELS[: LEVELS.index(soundness) + 1]
-        self.by_op: dict[Op, list[Rule]] = {}
+        self.by_op: dict[Op | str, list[Rule]] = {}
         for rule in rules:
             if rule.soundness in allowed:
                 for op in {op for op, _ in rule.matchers}:
                     self.by_op.setdefault(op, []).append(rule)
+        self._fitting: dict[tuple[Op | str, ...], list[Rule]] = {}
 
     def __call__(self, node: Node) -> Node | None:
         """What the first rule that applies makes of the node, or None."""
-        if isinstance(node.op, Op):
-            for rule in self.by_op.get(node.op, ()):
-                new = rule.apply(node)
-                if new is not None:
-                    return new
+        rules = self.by_op.get(node.op)
+        if rules is None:
+            return None
+        around = (node.op, *[a.op for a in node.args])
+        fitting = self._fitting.get(around)
+        if fitting is None:
+            fitting = self._fitting[around] = [rule for rule in rules if rule.may_match(*around)]
+        for rule in fitting:
+            new = rule.apply(node)
+            if new is not None:
+                return new
         return None
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
+from functools import cached_property
 
-from tracejit.ir.graph import Graph
-from tracejit.ir.node import ITEM, Node, item, make
+from tracejit.ir.graph import Graph, topological
+from tracejit.ir.node import Node, remake
 from tracejit.ops.record import Op
 
 # More steps at one node than any chain of rules needs: two rules undo each other.
@@ -22,67 +23,80 @@ def rewrite(graph: Graph, step: Callable[[Node], Node | None], rest: set[Node] |
     Raises: RuntimeError if a node never comes to rest.
     """
     known: set[Node] = set() if rest is None else rest
-
-    def settle(old: Node, new: Node) -> Node:
-        for _ in range(_LIMIT):
-            if new in known:
-                return new
+    moved: dict[Node, Node] = {}
+    for node in graph.nodes():
+        new = node
+        if moved and not moved.keys().isdisjoint(node.args):
+            new = remake(node, tuple([moved.get(a, a) for a in node.args]))
+        steps = 0
+        while new not in known:
             better = step(new)
             if better is None:
                 known.add(new)
-                return new
+                break
             new = better
-        raise RuntimeError(f"rewriting {old!r} does not come to an end")
-
-    return _rebuild(graph, settle)
+            steps += 1
+            if steps == _LIMIT:
+                raise RuntimeError(f"rewriting {node!r} does not come to an end")
+        if new is not node:
+            moved[node] = new
+    return _replaced(graph, moved)
 
 
 def rewrite_at(graph: Graph, nodes: Collection[Node], step: Callable[[Node], Node]) -> Graph:
     """The graph with `step` applied once to what has become of some of its nodes, whose operands may be new by then."""
-    return _rebuild(graph, lambda old, new: step(new) if old in nodes else new) if nodes else graph
-
-
-def _rebuild(graph: Graph, replacement: Callable[[Node, Node], Node]) -> Graph:
-    """The graph with each node, given its new operands, replaced."""
     moved: dict[Node, Node] = {}
-    for node in graph.nodes():
-        kept = node
+    for node in graph.nodes() if nodes else ():
+        new = node
         if moved and not moved.keys().isdisjoint(node.args):
-            kept = _with_args(node, tuple(moved.get(a, a) for a in node.args))
-        new = replacement(node, kept)
+            new = remake(node, tuple([moved.get(a, a) for a in node.args]))
+        if node in nodes:
+            new = step(new)
         if new is not node:
             moved[node] = new
+    return _replaced(graph, moved)
+
+
+def _replaced(graph: Graph, moved: dict[Node, Node]) -> Graph:
+    """The graph with some of its nodes replaced, and all that read them."""
+    if not moved:
+        return graph
     outputs = tuple(moved.get(o, o) for o in graph.outputs)
     if outputs == graph.outputs:
         return graph
-    better = replace(graph, outputs=outputs, lines={}, labels={})
-    left = {*better.nodes(), *graph.inputs}
-    standing = {node for node in graph.nodes() if node not in moved}
-    for beside, carried in ((graph.lines, better.lines), (graph.labels, better.labels)):
-        marks = _carried(beside, moved, standing)
-        carried.update({node: text for node, text in marks.items() if node in left})
-    return better
+    lines, labels = (_Carried(beside, graph, moved, outputs) for beside in (graph.lines, graph.labels))
+    return replace(graph, outputs=outputs, lines=lines, labels=labels)
 
 
-def _carried(beside: dict[Node, str], moved: dict[Node, Node], standing: set[Node]) -> dict[Node, str]:
-    """What is beside a graph when some of its nodes were replaced and the others are `standing`."""
-    marks = {node: text for node, text in beside.items() if node not in moved}
-    settled = set(standing)
-    for node, new in moved.items():
-        if node in beside:
-            _mark(new, beside[node], marks, settled)
-        settled.add(new)
-    return marks
+class _Carried(Mapping[Node, str]):
+    """What is beside a graph when some of its nodes were `moved`; worked out when somebody asks."""
 
+    def __init__(
+        self, beside: Mapping[Node, str], graph: Graph, moved: dict[Node, Node], outputs: tuple[Node, ...]
+    ) -> None:
+        self._origin = beside, graph.nodes(), moved, (*outputs, *graph.inputs)
 
-def _with_args(node: Node, args: tuple[Node, ...]) -> Node:
-    if args == node.args:
-        return node
-    if isinstance(node.op, Op):
-        return make(node.op, args, node.attrs)
-    if node.op == ITEM:
-        return item(args[0], node.attrs[0])
-    raise TypeError(f"a node of kind '{node.op}' has no operands")
+    @cached_property
+    def _marks(self) -> dict[Node, str]:
+        beside, nodes, moved, roots = self._origin
+        marks = {node: text for node, text in beside.items() if node not in moved}
+        settled = {node for node in nodes if node not in moved}
+        for node, new in moved.items():
+            if node in beside:
+                _mark(new, beside[node], marks, settled)
+            settled.add(new)
+        left = set(topological(roots))
+        del self._origin
+        return {node: text for node, text in marks.items() if node in left}
+
+    def __getitem__(self, node: Node) -> str:
+        return self._marks[node]
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self._marks)
+
+    def __len__(self) -> int:
+        return len(self._marks)
 
 
 def _mark(node: Node, text: str, marks: dict[Node, str], settled: set[Node]) -> None:

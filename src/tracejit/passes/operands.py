@@ -112,4 +112,12 @@ def fold(node: Node) -> Node | None:
     return apply(ops.full, np.asarray(result).item(), shape=node.shape, dtype=node.dtype)
 
 
-STEPS = (past_expands, numbers_for_fulls, numbers_of_the_type, fold)
+_STEPS = (past_expands, numbers_for_fulls, numbers_of_the_type, fold)
+_TURNED = frozenset((CONST, ops.full, ops.expand))
+
+
+def plainer(node: Node) -> Node | None:
+    """What the first of these rewrites makes of the node, or None. Each of them is about operands of a few kinds."""
+    if _TURNED.isdisjoint([a.op for a in node.args]):
+        return None
+    return next((new for step in _STEPS if (new := step(node)) is not None), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,8 +23,7 @@ Pass = Callable[[Graph, str], Graph]
 _ROUNDS = 8
 
 
-def _plainer(node: Node) -> Node | None:
-    return next((new for rewrite_operands in operands.STEPS if (new := rewrite_operands(node)) is not None), None)
+_rule_set = functools.cache(RuleSet)
 
 
 def _settled(graph: Graph, key: tuple[str, ...], step: Callable[[Node], Node | None]) -> Graph:
@@ -33,17 +33,17 @@ def _settled(graph: Graph, key: tuple[str, ...], step: Callable[[Node], Node | N
 
 def plain_operands(graph: Graph, soundness: str) -> Graph:
     """Operands in their plainest form; numbers alone are computed."""
-    return _settled(graph, ("operands",), _plainer)
+    return _settled(graph, ("operands",), operands.plainer)
 
 
 def canonical_views(graph: Graph, soundness: str) -> Graph:
     """Chains of views become one view, views that move nothing go."""
-    return _settled(graph, ("views", soundness), RuleSet(views.RULES, soundness))
+    return _settled(graph, ("views", soundness), _rule_set(views.RULES, soundness))
 
 
 def simplified(graph: Graph, soundness: str) -> Graph:
     """Algebra, as far as `soundness` allows."""
-    return _settled(graph, ("algebra", soundness), RuleSet(simplify.RULES, soundness))
+    return _settled(graph, ("algebra", soundness), _rule_set(simplify.RULES, soundness))
 
 
 PASSES: tuple[Pass, ...] = (plain_operands, canonical_views, simplified, slice_operands, join_products)

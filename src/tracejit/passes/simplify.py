@@ -49,13 +49,13 @@ def _cast_chain(x: Node, a: dtypes.dtype, b: dtypes.dtype) -> Node | None:
 
 RULES: tuple[Rule, ...] = (
     *(
-        Rule(f"{op.name}: number second", EXACT, f"{op.name}(x, y)", _second, examples=({"x": 2}, {"x": 0}))
+        Rule(f"{op.name}: number second", EXACT, f"{op.name}(x, y)", _second, numbers=("x",), examples=({"x": 2}, {"x": 0}))
         for op in (ops.add, ops.mul, ops.eq, ops.ne)
     ),
     Rule("x * 1", EXACT, "mul(x, 1)", "x"),
     Rule("x * -1", EXACT, "mul(x, -1)", "neg(x)", kinds="f"),
     Rule("x / 1", EXACT, "div(x, 1)", "x", kinds="f"),
-    Rule("x / 2**k", EXACT, "div(x, c)", _reciprocal, kinds="f", examples=({"c": 8}, {"c": -0.25}, {"c": 2.0**100})),
+    Rule("x / 2**k", EXACT, "div(x, c)", _reciprocal, "f", ("c",), examples=({"c": 8}, {"c": -0.25}, {"c": 2.0**100})),
     Rule("x - 0", EXACT, "sub(x, 0)", "x", kinds="if"),
     Rule("x + -0.0", EXACT, "add(x, -0.0)", "x", kinds="f"),
     Rule("x + 0 + 0", EXACT, "add(add(x, 0.0), 0.0)", "add(x, 0.0)", kinds="f"),

@@ -22,11 +22,14 @@ def slice_operands(graph: Graph, soundness: str) -> Graph:
 
     The gates of an LSTM, which are parts of one sum, so come into the kernel that goes on with them.
     """
-    readers, outputs = graph.readers(), set(graph.outputs)
+    sliced = {node.args[0] for node in graph.nodes() if node.op is ops.slice and _is_elementwise(node.args[0])}
+    if not sliced:
+        return graph
+    readers, outputs = graph.readers, set(graph.outputs)
 
     def wanted(node: Node) -> bool:
-        users = readers.get(node, [])
-        if not _is_elementwise(node) or node in outputs or not users:
+        users = readers[node]
+        if node in outputs:
             return False
         if any(user.op is not ops.slice or user in outputs for user in users):
             return False
@@ -34,7 +37,7 @@ def slice_operands(graph: Graph, soundness: str) -> Graph:
             return False
         return all(_is_elementwise(reader) for user in users for reader in readers.get(user, []))
 
-    through = {node for node in graph.nodes() if wanted(node)}
+    through = filter(wanted, sliced)
     return rewrite_at(graph, {user for node in through for user in readers[node]}, _turned)
 
 
