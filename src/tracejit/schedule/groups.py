@@ -76,11 +76,11 @@ def relation(read: Read, value: Value, group: Group) -> str | None:
     return None
 
 
-def _outer_cuts(value: Value, is_full: bool, unit: int, inside: set[Value]) -> frozenset[int] | None:
+def _outer_cuts(value: Value, is_full: bool, unit: int, inside: set[Value]) -> set[int] | None:
     """Cuts of a member's outside reads in units, and of where it is put; None if one is inside a unit."""
     found: set[int] = set()
     for source, cuts in value.cuts:
-        if not cuts or source in inside:
+        if source in inside:
             continue
         if not is_full:
             found |= cuts
@@ -90,7 +90,7 @@ def _outer_cuts(value: Value, is_full: bool, unit: int, inside: set[Value]) -> f
                 return None
             if cut > unit:
                 found.add(cut // unit)
-    return frozenset(found)
+    return found
 
 
 class Partition:
@@ -105,6 +105,7 @@ class Partition:
         # Groups that others come after: most that grow are not among them, and nobody else need hear of it.
         self._followed: set[Group] = set()
         self._terms: dict[Value, int] = {}
+        self._tried: frozenset[int] | None = None
         for value in values:
             self._count_terms(value)
             if value.kind == kinds.CALL:
@@ -208,7 +209,7 @@ class Partition:
             if reason is None:
                 group = candidate
                 self._enter(group, value, is_full)
-                group.cuts = self._all_cuts(group)
+                self._take_cuts(group)
             else:
                 self._refusal[candidate] = reason
         if group is None:
@@ -224,7 +225,15 @@ class Partition:
     def renew(self, group: Group) -> None:
         """Takes note that values came to a group or left it."""
         group.cuts = self._all_cuts(group)
+
+    def forget_cuts(self) -> None:
+        """Takes note that producers and consumers came into one group."""
         self.cuts = [c for c in self.cuts if self.group_of[c.producer] is not self.group_of[c.consumer]]
+
+    def _take_cuts(self, group: Group) -> None:
+        """Gives a group the cuts that it was found to have with the members that it just got."""
+        assert self._tried is not None
+        group.cuts = self._tried
 
     def _all_cuts(self, group: Group) -> frozenset[int]:
         cuts = self._try_cuts(group.members, group.full, group.outer, group.unit)
@@ -233,9 +242,12 @@ class Partition:
 
     @staticmethod
     def _try_cuts(members: list[Value], full: set[Value], outer: int, unit: int) -> frozenset[int] | None:
+        cut = [member for member in members if member.cuts]
+        if not cut:
+            return frozenset()
         inside = set(members)
         cuts: set[int] = set()
-        for member in members:
+        for member in cut:
             found = _outer_cuts(member, member in full or member.kind == kinds.REDUCTION, unit, inside)
             if found is None:
                 return None
@@ -276,7 +288,7 @@ class Partition:
         for other in sources:
             if other is not group and other.behind & bit:
                 return "another kernel lies between them"
-        members = sorted([*group.members, *more], key=lambda v: v.index)
+        members = [*group.members, *more]
         inside = set(members)
         for member in members:
             if member.after and not inside.isdisjoint(member.after):
@@ -289,10 +301,13 @@ class Partition:
             return f"the group touches {cost.MAX_BUFFERS} buffers already"
         unit = group.unit if unit is None else unit
         outer = group.outer if outer is None else outer
-        if self._try_cuts(members, group.full | more_full, outer, unit) is None:
+        self._tried = self._try_cuts(members, group.full | more_full, outer, unit)
+        if self._tried is None:
             return "its operands are laid out so that no common loop goes through them"
-        if group.kind == ROW and plan_rows(members, group.full | more_full).scratch_rows > cost.MAX_SCRATCH:
-            return f"it would keep more than {cost.MAX_SCRATCH} rows in scratch memory"
+        if group.kind == ROW:
+            members.sort(key=lambda v: v.index)
+            if plan_rows(members, group.full | more_full).scratch_rows > cost.MAX_SCRATCH:
+                return f"it would keep more than {cost.MAX_SCRATCH} rows in scratch memory"
         return None
 
     def _merge(self, group: Group, other: Group, value: Value) -> None:
@@ -321,7 +336,7 @@ class Partition:
         for g in self.groups if group in self._followed else ():
             if g is not group and g.behind & new:
                 g.behind |= group.behind
-        group.cuts = self._all_cuts(group)
+        self._take_cuts(group)
 
     def _merge_refusal(self, group: Group, other: Group, value: Value) -> str | None:
         if other.kind not in (LOOP, group.kind):
@@ -379,7 +394,7 @@ class Partition:
             same = (group.kind, group.outer, group.unit, group.layout) == (kind, rows, unit, layout)
             if same and self._refuse(group, [value], set(), self.sources(value)) is None:
                 self._enter(group, value, False)
-                group.cuts = self._all_cuts(group)
+                self._take_cuts(group)
                 return group
         group = self._open(kind, rows, unit, layout)
         if self._try_cuts([value], set(), rows, unit) is None:
@@ -408,7 +423,7 @@ class Partition:
         if reason is None:
             group.kind, group.outer, group.unit, group.layout = kind, rows, unit, layout
             self._enter(group, value, False)
-            group.cuts = self._all_cuts(group)
+            self._take_cuts(group)
         return reason
 
 

@@ -6,12 +6,15 @@ Must not know: what is in a buffer.
 
 from __future__ import annotations
 
+import bisect
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tracejit.symbols import present
 
 ALIGNMENT = 64
+_offset = operator.attrgetter("offset")
 
 
 @dataclass(eq=False, slots=True)
@@ -42,18 +45,19 @@ def place(buffers: Iterable[Buffer]) -> int:
     (192, 0, 0, 128)
     """
     size = 0
+    # In the order in which they lie.
     placed: list[Buffer] = []
     # Where sizes stay open the places are those of the present ones: whoever has others places the buffers again.
     nbytes = {b: present(b.nbytes) for b in buffers}
     for buffer in sorted(nbytes, key=lambda b: (b.first, -nbytes[b])):
-        placed = [other for other in placed if other.last >= buffer.first]
-        at = 0
-        for other in sorted(placed, key=lambda b: b.offset):
-            if at + nbytes[buffer] <= other.offset:
+        first, room, at = buffer.first, nbytes[buffer], 0
+        placed = [other for other in placed if other.last >= first]
+        for other in placed:
+            if at + room <= other.offset:
                 break
             end = other.offset + nbytes[other]
             at = max(at, end + -end % ALIGNMENT)
         buffer.offset = at
-        placed.append(buffer)
-        size = max(size, at + nbytes[buffer])
+        bisect.insort(placed, buffer, key=_offset)
+        size = max(size, at + room)
     return size

@@ -27,6 +27,7 @@ def sink(partition: Partition, targets: Collection[Value]) -> None:
     for group in list(partition.groups):
         if group.kind != CALL:
             _sink_members(partition, group, readers, targets)
+    partition.forget_cuts()
 
 
 def _is_cheap(value: Value) -> bool:

@@ -78,12 +78,14 @@ class Value:
 
     @property
     def cuts(self) -> list[tuple[Value, frozenset[int]]]:
-        """What is read, or written into, and the numbers of trailing elements at which that changes its step."""
+        """What is read, or written into, with the numbers of trailing elements at which that changes its step, if it
+        does.
+        """
         if self._cuts is None:
             first = self.args[0] if self.kind == REDUCTION else None
             shape = first.shape if isinstance(first, Read) else self.shape
             places = [*self.reads, *([self.into] if self.into else [])]
-            self._cuts = [(read.source, cuts_of(read.over(shape))) for read in places]
+            self._cuts = [(read.source, cuts) for read in places if (cuts := cuts_of(read.over(shape)))]
         return self._cuts
 
     @property
@@ -96,14 +98,19 @@ class Value:
         return f"<{self.index}: {self.name} {self.dtype.short}{list(self.shape)}>"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Read:
-    """A value seen through views: element (i, j, ...) of `shape` lies at offset + i * strides[0] + ..."""
+    """A value seen through views: element (i, j, ...) of `shape` lies at offset + i * strides[0] + ...
+
+    Nobody changes it: it is not frozen because it is made often.
+    """
 
     source: Value
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     offset: int = 0
+    _dense: bool | None = field(init=False, default=None)
+    _in_order: bool | None = field(init=False, default=None)
 
     def over(self, shape: tuple[int, ...]) -> Dims:
         """The dimensions (size, stride), outermost first, of the read broadcast to `shape`: merged where possible,
@@ -123,11 +130,13 @@ class Read:
 
     def is_whole(self, numel: int) -> bool:
         """Whether element k of the read, in row-major order, is element k of the source."""
-        return (
-            self.offset == 0
-            and self.source.numel == prod(self.shape) == numel
-            and self.over(self.shape) == (((numel, 1),) if numel != 1 else ())
-        )
+        if self._dense is None:
+            self._dense = self.offset == 0 and self.source.numel == prod(self.shape)
+        if not self._dense or self.source.numel != numel:
+            return False
+        if self._in_order is None:
+            self._in_order = self.over(self.shape) == (((numel, 1),) if numel != 1 else ())
+        return self._in_order
 
 
 def whole(value: Value, shape: tuple[int, ...] | None = None) -> Read:
