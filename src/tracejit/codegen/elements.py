@@ -10,6 +10,7 @@ A group is seen as [rows, inner]; `u` is the row and `j` the place in it. Texts 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from tracejit import dtypes
 from tracejit.codegen import expression
@@ -46,6 +47,7 @@ class Elements:
         self.writer = writer
         self.group = group
         self.plan = plan
+        self.inside = frozenset(group.members)
         self.stored = plan.stored(group)
         if group.kind == LOOP:
             self.inner = min(group.cuts, default=group.numel)
@@ -64,15 +66,16 @@ class Elements:
         self.placed: dict[Value, str] = {}
         self.n = "" if self.flat else writer.size(self.inner)
         self._tiles: dict[tuple[object, ...], tuple[str, int]] = {}
+        self._steps_of: dict[tuple[Value, Read], tuple[list[int], int]] = {}
         self.far = self._find_far()
         self.streaming: dict[Value, tuple[str, int]] = {}
         self._beside: dict[Value, tuple[str, int]] = {}
-        self.tiled = group.kind == LOOP and any(self._runs_across(v, r) for v, r in self._reads())
+        self.tiled = group.kind == LOOP and any(self._runs_across(v, r) for v, r in self._reads)
         self._plan_counters()
 
     def _find_far(self) -> list[Value]:
         """The members that go past the caches on their way to memory."""
-        read = {r.source for _, r in self._reads() if r.source.kind != VIRTUAL}
+        read = {r.source for _, r in self._reads if r.source.kind != VIRTUAL}
         written = [v for v in self.stored if v in self.group.full]
         nbytes = sum(v.numel * v.dtype.itemsize for v in (*read, *written))
         storage = self.plan.storage
@@ -87,9 +90,9 @@ class Elements:
 
     # --- rows ---------------------------------------------------------------------------------------------------------
 
+    @cached_property
     def _reads(self) -> list[tuple[Value, Read]]:
-        inside = set(self.group.members)
-        pairs = [(v, r) for v in self.group.members for r in v.reads if r.source not in inside]
+        pairs = [(v, r) for v in self.group.members for r in v.reads if r.source not in self.inside]
         return pairs + [(v, v.into) for v in self.group.members if v.into is not None]
 
     def _is_full(self, value: Value) -> bool:
@@ -97,6 +100,12 @@ class Elements:
 
     def _steps(self, value: Value, read: Read) -> tuple[list[int], int]:
         """Steps of a read over the row's dimensions, and in the row."""
+        found = self._steps_of.get((value, read))
+        if found is None:
+            found = self._steps_of[value, read] = self._find_steps(value, read)
+        return found
+
+    def _find_steps(self, value: Value, read: Read) -> tuple[list[int], int]:
         shape = value.reads[0].shape if value.kind == REDUCTION else value.shape
         if self._is_full(value):
             numel = self.rows * self.inner
@@ -116,7 +125,7 @@ class Elements:
         return above // self._row_cuts[d]
 
     def _plan_counters(self) -> None:
-        if self.rows > 1 and any(not self._linear(self._steps(v, r)[0]) for v, r in self._reads()):
+        if self.rows > 1 and any(not self._linear(self._steps(v, r)[0]) for v, r in self._reads):
             self._counters = [self.writer.name("i") for _ in self._row_cuts]
             self._limits = [self.writer.size(self._size(d)) for d in range(1, len(self._row_cuts))]
 
@@ -134,7 +143,7 @@ class Elements:
 
     def fill_tiles(self, first: str, rows: str, columns: str) -> None:
         """Turns the tiles of `rows` rows from `u` on and of `columns` places from `first` on."""
-        for value, read in self._reads():
+        for value, read in self._reads:
             access = self.access(value, read)
             if access.tile is None or access.tile in self._filled:
                 continue
@@ -179,7 +188,7 @@ class Elements:
             self._base = self.writer.name("b")
             self.writer.line(f"{self._base} = u * {self.n}")
         self._accesses.clear()
-        for value, read in self._reads():
+        for value, read in self._reads:
             self.access(value, read)
 
     def access(self, value: Value, read: Read) -> Access:
@@ -245,10 +254,9 @@ class Elements:
 
     def hoist(self, members: list[Value]) -> None:
         """Loads what is the same at all places of the row, before the loop over them."""
-        inside = set(self.group.members)
         for value in members:
             for read in value.reads:
-                if read.source not in inside and self._is_full(value) and self.access(value, read).step == 0:
+                if read.source not in self.inside and self._is_full(value) and self.access(value, read).step == 0:
                     self.fetch(value, read, "")
 
     def fetch(self, value: Value, read: Read, j: str) -> str:
@@ -329,7 +337,7 @@ class Elements:
     def streams(self) -> list[tuple[str, int, bool]]:
         """What the rows go through in memory in order: pointer, bytes of an element, whether it is written."""
         found: dict[str, tuple[int, bool]] = {}
-        for value, read in self._reads():
+        for value, read in self._reads:
             access = self.access(value, read)
             if self._is_full(value) and access.base == self._base and access.step == 1 and read.source.kind != VIRTUAL:
                 size = read.source.dtype.itemsize

@@ -112,7 +112,7 @@ def _write_strip(elements: Elements, dear: list[Value], strip: int) -> None:
     # What depends on all others may be computed where the results are stored.
     last = [v for v in dear[-1:] if v not in functions]
     kept: dict[Value, str] = {}
-    for together in _in_turn(dear[: len(dear) - len(last)]):
+    for together in _in_turn(elements, dear[: len(dear) - len(last)]):
         ready = dict(kept)
         shared = [v for v in together if v in functions]
         if shared:
@@ -133,12 +133,12 @@ def _interleaving(elements: Elements) -> int:
     return cost.interleaving(elements.group.members)
 
 
-def _in_turn(dear: list[Value]) -> list[list[Value]]:
+def _in_turn(elements: Elements, dear: list[Value]) -> list[list[Value]]:
     """Values in lists, those of each computed from those of the lists before it."""
     turns: list[list[Value]] = []
     turn_of: dict[Value, int] = {}
     for k, value in enumerate(dear):
-        before = _needed([r.source for r in value.reads], dear[:k])
+        before = _needed(elements, [r.source for r in value.reads], dear[:k])
         turn = turn_of[value] = max((turn_of[v] + 1 for v in before), default=0)
         if turn == len(turns):
             turns.append([])
@@ -170,7 +170,7 @@ def _write_stage(
     writer.line(f"for j in {places}:")
     writer.depth += 1
     writer.interleave(side_by_side)
-    for value in _needed(sources, kept):
+    for value in _needed(elements, sources, kept):
         elements.placed[value] = writer.name("x")
         writer.line(f"{elements.placed[value]} = {kept[value]}  # {value.name}")
     write()
@@ -187,13 +187,15 @@ def _keep(elements: Elements, scratch: Scratch, value: Value) -> None:
     scratch.store(value, value.dtype, "j - first", elements.compute(value, "j"))
 
 
-def _needed(values: Sequence[Value], kept: Collection[Value]) -> list[Value]:
-    """Which of the values that were kept some others are computed from."""
+def _needed(elements: Elements, values: Sequence[Value], kept: Collection[Value]) -> list[Value]:
+    """Which of the members that were kept some values are computed from."""
+    if not kept:
+        return []
     found: set[Value] = set()
     todo = list(values)
     while todo:
         value = todo.pop()
-        if value in found:
+        if value in found or value not in elements.inside:
             continue
         found.add(value)
         if value not in kept:

@@ -28,7 +28,7 @@ class Graph:
     name: str = "graph"
     lines: Mapping[Node, str] = field(default_factory=dict, repr=False)
     labels: Mapping[Node, str] = field(default_factory=dict, repr=False)
-    rest: dict[tuple[str, ...], set[Node]] = field(default_factory=dict, repr=False, compare=False)
+    rest: dict[str, set[Node]] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for k, node in enumerate(self.inputs):

@@ -64,19 +64,34 @@ class Node:
         return f"{self.name}:{self.aval}"
 
 
-_interned: weakref.WeakValueDictionary[Any, Node] = weakref.WeakValueDictionary()
+class _Interned(weakref.ref[Node]):
+    """A node under what it is made of: a dict of these is a WeakValueDictionary at a third of the cost."""
+
+    __slots__ = ("identity",)
+    identity: Any
+
+
+_interned: dict[Any, _Interned] = {}
+
+
+def _forget(gone: _Interned) -> None:
+    # An equal node may have been made since.
+    if _interned.get(gone.identity) is gone:
+        del _interned[gone.identity]
 
 
 def _intern(op: Op | str, args: tuple[Node, ...], attrs: tuple[Any, ...], key: Any, aval: Any) -> Node:
     identity = (op, args, key)
-    found = _interned.get(identity)
+    known = _interned.get(identity)
+    found = None if known is None else known()
     if found is not None:
         return found
     node = Node()
     node.op, node.args, node.attrs, node.aval = op, args, attrs, aval
     node.family = op if isinstance(op, str) else op.family
     node.is_number = op is CONST or op is SCALAR
-    _interned[identity] = node
+    entry = _interned[identity] = _Interned(node, _forget)
+    entry.identity = identity
     return node
 
 

@@ -23,21 +23,30 @@ def rewrite(graph: Graph, step: Callable[[Node], Node | None], rest: set[Node] |
     Raises: RuntimeError if a node never comes to rest.
     """
     known: set[Node] = set() if rest is None else rest
+
+    def settle(node: Node, left: int) -> Node:
+        """What becomes of a node whose operands may be new, too."""
+        if not left:
+            raise RuntimeError(f"rewriting {node!r} does not come to an end")
+        args = tuple([a if a in known else settle(a, left - 1) for a in node.args])
+        new = node if args == node.args else remake(node, args)
+        better = None if new in known else step(new)
+        if better is not None:
+            return settle(better, left - 1)
+        known.add(new)
+        return new
+
     moved: dict[Node, Node] = {}
     for node in graph.nodes():
         new = node
         if moved and not moved.keys().isdisjoint(node.args):
             new = remake(node, tuple([moved.get(a, a) for a in node.args]))
-        steps = 0
-        while new not in known:
+        if new not in known:
             better = step(new)
             if better is None:
                 known.add(new)
-                break
-            new = better
-            steps += 1
-            if steps == _LIMIT:
-                raise RuntimeError(f"rewriting {node!r} does not come to an end")
+            else:
+                new = settle(better, _LIMIT)
         if new is not node:
             moved[node] = new
     return _replaced(graph, moved)

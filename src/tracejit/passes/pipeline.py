@@ -26,27 +26,19 @@ _ROUNDS = 8
 _rule_set = functools.cache(RuleSet)
 
 
-def _settled(graph: Graph, key: tuple[str, ...], step: Callable[[Node], Node | None]) -> Graph:
-    """The graph in which `step` changes nothing any more; nodes that came to rest before are not looked at again."""
-    return rewrite(graph, step, graph.rest.setdefault(key, set()))
-
-
-def plain_operands(graph: Graph, soundness: str) -> Graph:
-    """Operands in their plainest form; numbers alone are computed."""
-    return _settled(graph, ("operands",), operands.plainer)
-
-
-def canonical_views(graph: Graph, soundness: str) -> Graph:
-    """Chains of views become one view, views that move nothing go."""
-    return _settled(graph, ("views", soundness), _rule_set(views.RULES, soundness))
-
-
 def simplified(graph: Graph, soundness: str) -> Graph:
-    """Algebra, as far as `soundness` allows."""
-    return _settled(graph, ("algebra", soundness), _rule_set(simplify.RULES, soundness))
+    """Operands in their plainest form, numbers alone computed; chains of views one view, views that move nothing gone;
+    algebra, as far as `soundness` allows. All at once, since each node that changes changes all that follow from it.
+    """
+    moves, algebra = _rule_set(views.RULES, soundness), _rule_set(simplify.RULES, soundness)
+
+    def step(node: Node) -> Node | None:
+        return operands.plainer(node) or moves(node) or algebra(node)
+
+    return rewrite(graph, step, graph.rest.setdefault(soundness, set()))
 
 
-PASSES: tuple[Pass, ...] = (plain_operands, canonical_views, simplified, slice_operands, join_products)
+PASSES: tuple[Pass, ...] = (simplified, slice_operands, join_products)
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ class Tiled(Elements):
         """Loads what lies across: a warp goes along memory, which is down the tile's rows."""
         writer = self._cuda
         filled = set()
-        for value, read in self._reads():
+        for value, read in self._reads:
             access = self.access(value, read)
             if access.tile is None or access.tile in filled:
                 continue
