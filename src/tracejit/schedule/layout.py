@@ -11,7 +11,7 @@ from collections.abc import Callable
 from tracejit import dtypes
 from tracejit.ir.graph import Graph
 from tracejit.ir.node import Node, apply, make
-from tracejit.ir.rewrite import rewrite, rewrite_at
+from tracejit.ir.rewrite import rewrite_at
 from tracejit.ops import ops
 from tracejit.ops.contraction import LONGEST_ADDED
 from tracejit.schedule import cost
@@ -38,22 +38,19 @@ def _any(node: Node) -> bool:
 def turn_products(graph: Graph, movable: Callable[[Node], bool] = _any) -> Graph:
     """Computes products transposed that are only read transposed, of those that are `movable`."""
     while True:
-        turned = {
-            node
+        outputs = set(graph.outputs)
+        swaps = {
+            user
             for node, users in graph.readers.items()
-            if node.op is ops.matmul and node not in graph.outputs and all(map(_is_swap, users)) and movable(node)
+            if node.op is ops.matmul and node not in outputs and all(map(_is_swap, users)) and movable(node)
+            for user in users
         }
-        if not turned:
+        if not swaps:
             return graph
-        better = rewrite(graph, lambda node, turned=turned: _turn(node, turned))  # type: ignore[misc]
-        if better is graph:
-            return graph
-        graph = better
+        graph = rewrite_at(graph, swaps, _turn)
 
 
-def _turn(node: Node, turned: set[Node]) -> Node | None:
-    if not _is_swap(node) or node.args[0] not in turned:
-        return None
+def _turn(node: Node) -> Node:
     a, b = node.args[0].args
     return make(ops.matmul, (_swapped(b), _swapped(a)))
 
@@ -63,15 +60,19 @@ def write_out_products(graph: Graph) -> Graph:
     become part of what reads them; not so those of short rows, along which such a loop would have to go.
     """
 
-    def step(node: Node) -> Node | None:
-        if node.op is not ops.matmul or not node.dtype.is_floating_point or node.args[0].shape[-1] != 1:
-            return None
-        if cost.is_short_row(node.shape[-1]):
-            return None
-        # The one multiply-add starts from 0.0, which -0.0 does not survive.
-        return apply(ops.add, apply(ops.mul, *node.args), 0.0)
+    thin = {node for node in graph.nodes() if node.op is ops.matmul and _is_thin(node)}
+    return rewrite_at(graph, thin, _written_out)
 
-    return rewrite(graph, step)
+
+def _is_thin(node: Node) -> bool:
+    if not node.dtype.is_floating_point or node.args[0].shape[-1] != 1:
+        return False
+    return not cost.is_short_row(node.shape[-1])
+
+
+def _written_out(node: Node) -> Node:
+    # The one multiply-add starts from 0.0, which -0.0 does not survive.
+    return apply(ops.add, apply(ops.mul, *node.args), 0.0)
 
 
 def share_panels(graph: Graph, panel_columns: Callable[[str], int]) -> Graph:
