@@ -19,8 +19,8 @@ import numpy as np
 
 from tracejit.aval import Aval
 from tracejit.codegen import text
-from tracejit.codegen.generate import generate
 from tracejit.codegen.library import panel_columns, plan_call
+from tracejit.codegen.repeated import Texts
 from tracejit.codegen.text import KernelText
 from tracejit.config import SETTINGS, logger
 from tracejit.ir.graph import Graph
@@ -184,12 +184,13 @@ class _Assembly:
 
     def generate(self) -> None:
         """Writes the kernels' texts and finds the library's kernels."""
+        texts = Texts(self.plan)
         for group in self.plan.groups:
             stage = self.plan.stage[group]
             if group.kind == CALL:
                 self._want_call(group.members[0], stage)
                 continue
-            for step, together in enumerate(generate(group, self.plan)):
+            for step, together in enumerate(texts.generate(group)):
                 for kernel in together:
                     if kernel.units:
                         slots = tuple([self._slot(s) for s in kernel.slots])
