@@ -168,7 +168,12 @@ def lower_directly(function: FunctionType, text: str) -> Lowered:
     """
     with without_collections():
         module = lowering.lower(function, text, function.__name__, _call_intrinsic)
-        return Lowered(name_loops(str(module)), function.__name__, ())
+        text = name_loops(str(module))
+        for part in module.functions:
+            for block in part.blocks:
+                # Instructions refer to the block that they are in: without this only a search would free them.
+                block.instructions.clear()
+        return Lowered(text, function.__name__, ())
 
 
 def lower(function: FunctionType, text: str) -> Lowered:
