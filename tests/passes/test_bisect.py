@@ -31,7 +31,7 @@ def test_the_wrong_pass_and_element_are_named() -> None:
     x = input(0, Aval((3,), dtypes.float32))
     exp: Node = apply(ops.exp, x)
     graph = Graph((x,), (), (exp, apply(ops.neg, apply(ops.neg, apply(ops.mul, x, 1)))))
-    _, report = run_passes(graph, passes=(PASSES[0], adds_zero))
+    _, report = run_passes(graph, passes=(adds_zero, PASSES[0]))
     found = first_difference(graph, report, [np.float32([1, -0.0, 2])])
     assert found is not None
     assert (found.name, found.output, found.place) == ("adds_zero", 1, (1,))
