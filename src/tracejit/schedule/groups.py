@@ -25,13 +25,21 @@ from tracejit.schedule.values import Read, Value, nests
 from tracejit.symbols import present
 
 LOOP, ROW, BLOCKS, COLUMN, CALL = "loop", "row", "blocks", "column", "call"
+# Reasons for a cut.
+_BETWEEN = "another kernel lies between them"
+_COVERS = "what it covers must be written by an earlier kernel"
+_INCOMPLETE = "a joined value must be complete before it is read"
+_MANY = f"the group has {cost.MAX_MEMBERS} values already"
+_WIDE = f"the group touches {cost.MAX_BUFFERS} buffers already"
+_CROSSED = "its operands are laid out so that no common loop goes through them"
+_TALL = f"it would keep more than {cost.MAX_SCRATCH} rows in scratch memory"
 
 
 @dataclass(eq=False, slots=True)
 class Group:
     """Values that one kernel computes; a member is `full` (outer * unit elements), else it has `outer` of them.
 
-    `cuts` are the numbers of trailing units at which some read changes its step.
+    `cuts` are the numbers of trailing units at which some read changes its step, `outside` what is read from memory.
     """
 
     number: int
@@ -42,6 +50,7 @@ class Group:
     members: list[Value] = field(default_factory=list)
     full: set[Value] = field(default_factory=set)
     cuts: frozenset[int] = frozenset()
+    outside: set[Value] = field(default_factory=set)
     behind: int = 0
 
     @property
@@ -106,6 +115,7 @@ class Partition:
         self._followed: set[Group] = set()
         self._terms: dict[Value, int] = {}
         self._tried: frozenset[int] | None = None
+        self._sources_of: tuple[Value | None, list[Group]] = (None, [])
         for value in values:
             self._count_terms(value)
             if value.kind == kinds.CALL:
@@ -120,6 +130,9 @@ class Partition:
 
     def sources(self, value: Value) -> list[Group]:
         """The groups that must be done before `value` can be computed."""
+        known, groups = self._sources_of
+        if known is value:
+            return groups
         found: dict[Group, None] = {}
         for read in value.reads:
             for writer in writers(read.source):
@@ -127,7 +140,8 @@ class Partition:
                     found[self.group_of[writer]] = None
         for part in value.after:
             found[self.group_of[part]] = None
-        return list(found)
+        self._sources_of = value, list(found)
+        return self._sources_of[1]
 
     def _open(self, kind: str, outer: int, unit: int = 1, layout: tuple[int, int, int] = (0, 0, 0)) -> Group:
         group = Group(self.numbered, kind, outer, unit, layout)
@@ -150,6 +164,8 @@ class Partition:
             readers = self._readers.setdefault(read.source, [])
             if group not in readers:
                 readers.append(group)
+            if read.source.kind != kinds.VIRTUAL and self.group_of.get(read.source) is not group:
+                group.outside.add(read.source)
 
     def _extend(self, group: Group, behind: int) -> None:
         """Sets what lies behind a group, and so behind all that come after it."""
@@ -225,6 +241,7 @@ class Partition:
     def renew(self, group: Group) -> None:
         """Takes note that values came to a group or left it."""
         group.cuts = self._all_cuts(group)
+        group.outside = buffers(group.members)
 
     def forget_cuts(self) -> None:
         """Takes note that producers and consumers came into one group."""
@@ -272,7 +289,34 @@ class Partition:
                 return False, f"{read.source.name} is complete only when its kernel is done"
             if not is_full and read.source in group.full:
                 return False, f"{value.name} reads {read.source.name} at other places than its own"
-        return is_full, self._refuse(group, [value], {value} if is_full else set(), self.sources(value))
+        return is_full, self._refuse_one(group, value, is_full)
+
+    def _refuse_one(self, group: Group, value: Value, is_full: bool) -> str | None:
+        """As `_refuse`, for a value that comes after all members."""
+        bit = 1 << group.number
+        for other in self.sources(value):
+            if other is not group and other.behind & bit:
+                return _BETWEEN
+        inside = {read.source for read in value.reads if self.group_of.get(read.source) is group}
+        if any(self.group_of.get(part) is group for part in value.after):
+            return _COVERS
+        if any(self.group_of.get(part) is group for joined in value.joined for part in joined.parts):
+            return _INCOMPLETE
+        if len(group.members) >= cost.MAX_MEMBERS:
+            return _MANY
+        outside = {r.source for r in value.reads if r.source not in inside and r.source.kind != kinds.VIRTUAL}
+        if len(group.outside | outside) > cost.MAX_BUFFERS:
+            return _WIDE
+        found = _outer_cuts(value, is_full or value.kind == kinds.REDUCTION, group.unit, inside)
+        self._tried = None if found is None else group.cuts if found <= group.cuts else group.cuts | found
+        if self._tried is None or not (self._tried is group.cuts or nests(self._tried, group.outer)):
+            return _CROSSED
+        if group.kind == ROW:
+            members = sorted([*group.members, value], key=lambda v: v.index)
+            full = {*group.full, value} if is_full else group.full
+            if plan_rows(members, full).scratch_rows > cost.MAX_SCRATCH:
+                return _TALL
+        return None
 
     def _refuse(
         self,
@@ -287,27 +331,27 @@ class Partition:
         bit = 1 << group.number
         for other in sources:
             if other is not group and other.behind & bit:
-                return "another kernel lies between them"
+                return _BETWEEN
         members = [*group.members, *more]
         inside = set(members)
         for member in members:
             if member.after and not inside.isdisjoint(member.after):
-                return "what it covers must be written by an earlier kernel"
+                return _COVERS
             if member.joined and any(not inside.isdisjoint(joined.parts) for joined in member.joined):
-                return "a joined value must be complete before it is read"
+                return _INCOMPLETE
         if len(members) > cost.MAX_MEMBERS:
-            return f"the group has {cost.MAX_MEMBERS} values already"
-        if len(buffers(members, group)) > cost.MAX_BUFFERS:
-            return f"the group touches {cost.MAX_BUFFERS} buffers already"
+            return _MANY
+        if len(buffers(members)) > cost.MAX_BUFFERS:
+            return _WIDE
         unit = group.unit if unit is None else unit
         outer = group.outer if outer is None else outer
         self._tried = self._try_cuts(members, group.full | more_full, outer, unit)
         if self._tried is None:
-            return "its operands are laid out so that no common loop goes through them"
+            return _CROSSED
         if group.kind == ROW:
             members.sort(key=lambda v: v.index)
             if plan_rows(members, group.full | more_full).scratch_rows > cost.MAX_SCRATCH:
-                return f"it would keep more than {cost.MAX_SCRATCH} rows in scratch memory"
+                return _TALL
         return None
 
     def _merge(self, group: Group, other: Group, value: Value) -> None:
@@ -337,6 +381,8 @@ class Partition:
             if g is not group and g.behind & new:
                 g.behind |= group.behind
         self._take_cuts(group)
+        group.outside = buffers(group.members)
+        self._sources_of = None, []
 
     def _merge_refusal(self, group: Group, other: Group, value: Value) -> str | None:
         if other.kind not in (LOOP, group.kind):
@@ -361,7 +407,7 @@ class Partition:
         after = [g for g in self.groups if g is not group and g is not other and g.behind & bit]
         between = [g for g in after if group.behind >> g.number & 1]
         if between or other.behind & mine:
-            return "another kernel lies between them"
+            return _BETWEEN
         for member in other.members:
             for read in member.reads:
                 if self.group_of.get(read.source) is group and relation(read, member, group) is None:
@@ -392,7 +438,7 @@ class Partition:
             self._refusal[own] = reason
         for group in self._readers.get(read.source, []):
             same = (group.kind, group.outer, group.unit, group.layout) == (kind, rows, unit, layout)
-            if same and self._refuse(group, [value], set(), self.sources(value)) is None:
+            if same and self._refuse_one(group, value, False) is None:
                 self._enter(group, value, False)
                 self._take_cuts(group)
                 return group
@@ -447,7 +493,7 @@ def writers(source: Value) -> list[Value]:
     return [source] if source.kind in (kinds.ELEMENTWISE, kinds.REDUCTION) else []
 
 
-def buffers(members: list[Value], group: Group | None = None) -> set[Value]:
-    """What members read from outside, and the members themselves that others may read: an upper bound is enough."""
+def buffers(members: list[Value]) -> set[Value]:
+    """What members read from outside."""
     inside = set(members)
     return {r.source for v in members for r in v.reads if r.source not in inside and r.source.kind != kinds.VIRTUAL}

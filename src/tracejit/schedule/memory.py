@@ -56,7 +56,9 @@ def place(buffers: Iterable[Buffer]) -> int:
             if at + room <= other.offset:
                 break
             end = other.offset + nbytes[other]
-            at = max(at, end + -end % ALIGNMENT)
+            end += -end % ALIGNMENT
+            if end > at:
+                at = end
         buffer.offset = at
         bisect.insort(placed, buffer, key=_offset)
         size = max(size, at + room)
