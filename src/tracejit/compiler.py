@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -379,7 +379,7 @@ def version() -> str:
 def _identity(graph: Graph) -> tuple[str | None, str]:
     """Digest and text of a graph, whatever its name and its lines; no digest if its program is planned each time."""
     try:
-        content = print_graph(replace(graph, name="graph"), lines=False)
+        content = print_graph(graph, lines=False, name="graph")
     except TypeError:
         # It holds what has no text.
         return None, ""

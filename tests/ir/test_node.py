@@ -119,3 +119,26 @@ def test_nodes_at_rest_are_not_looked_at_again() -> None:
     seen.clear()
     assert rewrite(after, look, rest) is after
     assert not seen
+
+
+def test_rewriting_goes_on_with_what_it_made() -> None:
+    # What is put below a node is rewritten, too, before the node is looked at again.
+    def step(node: nodes.Node) -> nodes.Node | None:
+        if node.op is ops.neg:
+            return apply(ops.exp, apply(ops.sin, node.args[0]))
+        return apply(ops.cos, node.args[0]) if node.op is ops.sin else None
+
+    graph = Graph((X,), (), (apply(ops.tanh, apply(ops.neg, X)),))
+    assert rewrite(graph, step).outputs == (apply(ops.tanh, apply(ops.exp, apply(ops.cos, X))),)
+
+
+def test_other_operands_of_one_type_leave_the_type() -> None:
+    y = apply(ops.add, apply(ops.exp, X), X)
+    again = nodes.remake(y, (apply(ops.tanh, X), X))
+    assert again is apply(ops.add, apply(ops.tanh, X), X)
+    wide = nodes.remake(y, (input(1, Aval((4, 2, 3), dtypes.float32)), X))
+    assert wide.shape == (4, 2, 3)
+    number = nodes.remake(apply(ops.mul, X, 1), (X, const(2.5)))
+    assert number is apply(ops.mul, X, 2.5)
+    with pytest.raises(TypeError, match="a node of kind 'input' has no operands"):
+        nodes.remake(X, ())

@@ -79,22 +79,27 @@ def node_text(node: Node, names: dict[Node, str]) -> str:
         return f"{names[node.args[0]]}[{node.attrs[0]}]"
     if not isinstance(node.op, Op):
         return names[node]
-    attrs = [f"{k}={value_text(v)}" for k, v in zip(node.op.attrs, node.attrs, strict=True)]
-    return f"{node.name}({', '.join([*(names[a] for a in node.args), *attrs])})"
+    operands = [names[a] for a in node.args]
+    if node.attrs:
+        operands += [f"{k}={value_text(v)}" for k, v in zip(node.op.attrs, node.attrs, strict=True)]
+    return f"{node.op.name}({', '.join(operands)})"
 
 
-def print_graph(graph: Graph, lines: bool = True) -> str:
-    """The graph as Python, a node a line; without `lines` the source lines and labels are left out."""
+def print_graph(graph: Graph, lines: bool = True, name: str | None = None) -> str:
+    """The graph as Python, under its name or another one, a node a line; without `lines` there are no types, source
+    lines and labels.
+    """
     names = names_of(graph)
     out = []
     extra = [f"homes={graph.homes}"] if graph.homes else []
-    if not graph.name.isidentifier():
-        extra.append(f"name={graph.name!r}")
+    name = graph.name if name is None else name
+    if not name.isidentifier():
+        extra.append(f"name={name!r}")
     if extra:
         out.append(f"@graph({', '.join(extra)})")
     parameters: list[tuple[str, Node | None]] = [(f"x{k}: {_input_text(n)}", n) for k, n in enumerate(graph.inputs)]
     parameters += [(f"s{k}: {_KINDS[kind]}", None) for k, kind in enumerate(graph.scalars)]
-    name = graph.name if graph.name.isidentifier() else "_"
+    name = name if name.isidentifier() else "_"
     head = f"def {name}({', '.join(p for p, _ in parameters)}):"
     beside = lines and any(n in graph.lines or n in graph.labels for n in graph.inputs)
     if len(head) <= 120 and not beside:
@@ -102,14 +107,17 @@ def print_graph(graph: Graph, lines: bool = True) -> str:
     else:
         out.append(f"def {name}(")
         for text, node in parameters:
-            comment = "" if node is None else _beside(graph, node, lines)
+            comment = "" if node is None or not beside else _beside(graph, node)
             out.append(f"    {text}," + (f"  #{comment}" if comment else ""))
         out.append("):")
     for node in graph.nodes():
-        if isinstance(node.op, Op) or node.op == ITEM:
+        if not isinstance(node.op, Op) and node.op != ITEM:
+            continue
+        comment = ""
+        if lines:
             aval = str(node.aval) if isinstance(node.aval, Aval) else f"({', '.join(map(str, node.aval or ()))})"
-            comment = aval.replace(", ", ",") + _beside(graph, node, lines)
-            out.append(f"    {names[node]} = {node_text(node, names)}  # {comment}")
+            comment = f"  # {aval.replace(', ', ',')}{_beside(graph, node)}"
+        out.append(f"    {names[node]} = {node_text(node, names)}{comment}")
     out.append(f"    return {', '.join(names[o] for o in graph.outputs)}".rstrip())
     return "\n".join(out) + "\n"
 
@@ -122,12 +130,12 @@ def _input_text(node: Node) -> str:
     return f"{aval.dtype.short}[{', '.join(parts)}]"
 
 
-def _beside(graph: Graph, node: Node, lines: bool) -> str:
+def _beside(graph: Graph, node: Node) -> str:
     out = ""
-    if lines and node in graph.lines:
+    if node in graph.lines:
         line = graph.lines[node]
         out += "  " + (line if _PLAIN.fullmatch(line) else repr(line))
-    if lines and node in graph.labels:
+    if node in graph.labels:
         label = graph.labels[node]
         out += "  " + (f"<{label}>" if re.fullmatch(r"[\w.:-]+", label) else f"<{label!r}>")
     return out

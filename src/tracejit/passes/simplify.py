@@ -49,7 +49,14 @@ def _cast_chain(x: Node, a: dtypes.dtype, b: dtypes.dtype) -> Node | None:
 
 RULES: tuple[Rule, ...] = (
     *(
-        Rule(f"{op.name}: number second", EXACT, f"{op.name}(x, y)", _second, numbers=("x",), examples=({"x": 2}, {"x": 0}))
+        Rule(
+            f"{op.name}: number second",
+            EXACT,
+            f"{op.name}(x, y)",
+            _second,
+            numbers=("x",),
+            examples=({"x": 2}, {"x": 0}),
+        )
         for op in (ops.add, ops.mul, ops.eq, ops.ne)
     ),
     Rule("x * 1", EXACT, "mul(x, 1)", "x"),

@@ -142,10 +142,12 @@ class Lowering:
             raise TypeError(f"{node!r} is not a node of a graph ({op}, {INPUT})")
 
     def _enter_operation(self, node: Node, op: Op) -> None:
-        args = tuple(self._reads[a] for a in node.args)
-        reason = missing(op, tuple(a.aval if isinstance(a.aval, Aval) else None for a in node.args))
-        if reason is not None:
-            raise NotImplementedError(f"cannot compile {reason}")
+        reads = self._reads
+        args = tuple([reads[a] for a in node.args])
+        if op.family == "elementwise":
+            reason = missing(op, tuple([a.aval if isinstance(a.aval, Aval) else None for a in node.args]))
+            if reason is not None:
+                raise NotImplementedError(f"cannot compile {reason}")
         if op.family == "library":
             self._results[node] = results = self._enter_call(node, op, args)
             if isinstance(node.aval, Aval):
