@@ -354,6 +354,12 @@ class Partition:
                 return _TALL
         return None
 
+    def _next(self, group: Group) -> list[Group]:
+        """Groups that come after a group, at least those that come right after it."""
+        if any(member.into is not None for member in group.members):
+            return [g for g in self.groups if g.behind >> group.number & 1]
+        return [g for member in group.members for g in self._readers.get(member, ())]
+
     def _merge(self, group: Group, other: Group, value: Value) -> None:
         """Takes `other` into `group` if it can, as both feed `value`, which is in `group`."""
         reason = self._merge_refusal(group, other, value)
@@ -373,13 +379,10 @@ class Partition:
         old, new = 1 << other.number, 1 << group.number
         if other in self._followed:
             self._followed.add(group)
-            for g in self.groups:
-                if g.behind & old:
-                    g.behind |= new
-        self._extend(group, (group.behind | other.behind) & ~old & ~new)
+        group.behind = (group.behind | other.behind) & ~old & ~new
         for g in self.groups if group in self._followed else ():
-            if g is not group and g.behind & new:
-                g.behind |= group.behind
+            if g is not group and g.behind & (old | new):
+                g.behind |= new | group.behind
         self._take_cuts(group)
         group.outside = buffers(group.members)
         self._sources_of = None, []
@@ -403,10 +406,9 @@ class Partition:
                 if read.source.kind == kinds.REDUCTION and group.kind != ROW:
                     return f"{read.source.name} is complete only when its kernel is done"
         # `value` made `group` come after `other`; anything else between the two forbids the merge.
-        bit, mine = 1 << other.number, 1 << group.number
-        after = [g for g in self.groups if g is not group and g is not other and g.behind & bit]
-        between = [g for g in after if group.behind >> g.number & 1]
-        if between or other.behind & mine:
+        if other.behind >> group.number & 1:
+            return _BETWEEN
+        if any(group.behind >> g.number & 1 for g in self._next(other) if g is not group and g is not other):
             return _BETWEEN
         for member in other.members:
             for read in member.reads:

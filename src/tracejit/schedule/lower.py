@@ -130,14 +130,14 @@ class Lowering:
         if node in self._reads:
             return
         op = node.op
-        if op == CONST:
+        if isinstance(op, Op):
+            self._enter_operation(node, op)
+        elif op == CONST:
             self._reads[node] = Number(constant=node.attrs[0])
         elif op == SCALAR:
             self._reads[node] = Number(index=node.attrs[0], kind=node.attrs[1])
         elif op == ITEM:
             self._reads[node] = self._results[node.args[0]][node.attrs[0]]
-        elif isinstance(op, Op):
-            self._enter_operation(node, op)
         else:
             raise TypeError(f"{node!r} is not a node of a graph ({op}, {INPUT})")
 

@@ -74,7 +74,7 @@ class Value:
     def __post_init__(self) -> None:
         self.numel = prod(self.shape)
         self.reads = [a for a in self.args if isinstance(a, Read)]
-        self.joined = tuple(r.source for r in self.reads if r.source.kind == JOINED)
+        self.joined = tuple([r.source for r in self.reads if r.source.kind == JOINED])
 
     @property
     def cuts(self) -> list[tuple[Value, frozenset[int]]]:
