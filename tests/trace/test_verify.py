@@ -11,6 +11,7 @@ import pytest
 
 import tracejit as tj
 from tracejit import compiler, eager
+from tracejit.codegen import repeated
 from tracejit.errors import TracejitError, VerificationError
 from tracejit.ir import node as ir
 from tracejit.ir.pattern import EXACT, Rule
@@ -33,7 +34,7 @@ def broken_rule(monkeypatch, pattern, replacement):
 
 def broken_text(monkeypatch, old, new, count=-1):
     """Kernels whose text has `old` get `new` in its place; library kernels are left alone."""
-    generate = compiler.generate
+    generate = repeated.generate
 
     def broken(group, plan):
         return [[replace(k, text=k.text.replace(old, new, count)) for k in step] for step in generate(group, plan)]
@@ -43,7 +44,7 @@ def broken_text(monkeypatch, old, new, count=-1):
 
 def plan_with(monkeypatch, generate):
     """Kernels' texts come from `generate`; programs are neither taken from the disk nor kept there."""
-    monkeypatch.setattr(compiler, "generate", generate)
+    monkeypatch.setattr(repeated, "generate", generate)
     monkeypatch.setattr(compiler, "_identity", lambda graph: (None, ""))
 
 
@@ -179,7 +180,7 @@ def test_a_fault_that_needs_its_neighbours_in_one_kernel_is_still_found(monkeypa
     f = tj.compile(lambda x: ((x + 1.0) * x).tanh(), verify="first")
     x = arr(0, 7)
     warm(f, x)
-    generate = compiler.generate
+    generate = repeated.generate
 
     def broken(group, plan):
         lone = sum(k.text.count("store_f32") for step in generate(group, plan) for k in step) == 1
