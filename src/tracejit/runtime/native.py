@@ -133,38 +133,30 @@ def optimise(module: Any, symbols: Iterable[str], linked: Sequence[Any] = (), *,
         _check_symbols(module)
 
 
-_LEFT_OUT = ("disable-lsr", "disable-post-ra")
-"""Options that leave steps of code generation out: strength reduction, which takes half of the time, and scheduling once
-more when registers are given, which takes a tenth.
-"""
-
-
 @contextmanager
-def _as_written() -> Iterator[None]:
-    """Has LLVM generate code without steps that take much time and gain nothing for kernels.
+def _addresses_as_written() -> Iterator[None]:
+    """Has LLVM generate code without strength reduction, which takes half of the time and gains nothing.
 
-    Kernels go through memory by indices that an address takes as they are, or by addresses that go on by themselves;
-    and they run on CPUs that choose the order of instructions. LLVM asks for this by options of the process, which other
-    users of LLVM shall not find changed; an LLVM that has no such option ignores it.
+    Kernels go through memory by indices that an address takes as they are, or by addresses that go on by themselves.
+    LLVM asks for this by an option of the process, which other users of LLVM shall not find changed; an LLVM that has
+    no such option ignores it.
     """
-    for option in _LEFT_OUT:
-        llvm.set_option("tracejit", f"-{option}=true")
+    llvm.set_option("tracejit", "-disable-lsr=true")
     try:
         yield
     finally:
-        for option in _LEFT_OUT:
-            llvm.set_option("tracejit", f"-{option}=false")
+        llvm.set_option("tracejit", "-disable-lsr=false")
 
 
 def object_code(module: Any) -> bytes:
     """The object code of an optimised module."""
-    with _lock, _as_written():
+    with _lock, _addresses_as_written():
         return bytes(_machine().emit_object(module))
 
 
 def assembly(module_text: str) -> str:
     """The assembly text of an optimised module."""
-    with _lock, _as_written():
+    with _lock, _addresses_as_written():
         return str(_machine().emit_assembly(parse(module_text)))
 
 
