@@ -59,7 +59,6 @@ class Graph:
         """All nodes that the outputs need, each after its operands."""
         return self._nodes
 
-    @cached_property
     def readers(self) -> dict[Node, list[Node]]:
         """The nodes that read each node, once for each place where they do."""
         readers: dict[Node, list[Node]] = {}

@@ -27,6 +27,8 @@ Matcher = Callable[[Node, Bindings], bool]
 EXACT, FINITE, FAST = "exact", "finite", "fast"
 LEVELS = (EXACT, FINITE, FAST)
 _ALL_KINDS = "bif"
+_FEW = 3
+"""Operands of a node up to which what rules fit is noted down by their operations."""
 
 
 def same_number(a: Any, b: Any) -> bool:
@@ -223,11 +225,13 @@ class RuleSet:
         rules = self.by_op.get(node.op)
         if rules is None:
             return None
-        around = (node.op, *[a.op for a in node.args])
-        fitting = self._fitting.get(around)
-        if fitting is None:
-            fitting = self._fitting[around] = [rule for rule in rules if rule.may_match(*around)]
-        for rule in fitting:
+        if len(node.args) <= _FEW:
+            around = (node.op, *[a.op for a in node.args])
+            fitting = self._fitting.get(around)
+            if fitting is None:
+                fitting = self._fitting[around] = [rule for rule in rules if rule.may_match(*around)]
+            rules = fitting
+        for rule in rules:
             new = rule.apply(node)
             if new is not None:
                 return new

@@ -25,7 +25,7 @@ def slice_operands(graph: Graph, soundness: str) -> Graph:
     sliced = {node.args[0] for node in graph.nodes() if node.op is ops.slice and _is_elementwise(node.args[0])}
     if not sliced:
         return graph
-    readers, outputs = graph.readers, set(graph.outputs)
+    readers, outputs = graph.readers(), set(graph.outputs)
 
     def wanted(node: Node) -> bool:
         users = readers[node]

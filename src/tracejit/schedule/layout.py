@@ -41,7 +41,7 @@ def turn_products(graph: Graph, movable: Callable[[Node], bool] = _any) -> Graph
         outputs = set(graph.outputs)
         swaps = {
             user
-            for node, users in graph.readers.items()
+            for node, users in graph.readers().items()
             if node.op is ops.matmul and node not in outputs and all(map(_is_swap, users)) and movable(node)
             for user in users
         }
@@ -102,7 +102,7 @@ def accumulate_products(graph: Graph, movable: Callable[[Node], bool] = _any) ->
     """Sums of products that nobody else reads, such as a weight's gradient over the steps of a loop, take no memory
     but their own: each product, if it is `movable`, is added to those before as it is computed.
     """
-    readers, outputs = graph.readers, set(graph.outputs)
+    readers, outputs = graph.readers(), set(graph.outputs)
     sums: set[Node] = set()
     for node in graph.nodes():
         if node.op is not ops.add or any(a.is_number or a.aval != node.aval for a in node.args):
