@@ -91,7 +91,7 @@ def arrays(nodes: list[Node], pool: list[float]) -> list[Any]:
 def samples(rule: Rule) -> list[tuple[ast.expr, dict[str, Any], dtypes.dtype]]:
     return [
         (tree, dict(example), dtype)
-        for tree in rule.alternatives()
+        for tree in rule.trees
         for example in rule.examples
         for kind in rule.kinds
         if kind in getattr(ops, tree.func.id).kinds

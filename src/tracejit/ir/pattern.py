@@ -142,30 +142,30 @@ class Rule:
     kinds: str = _ALL_KINDS
     numbers: tuple[str, ...] = ()
     examples: tuple[Mapping[str, Any], ...] = ({},)
+    trees: tuple[Any, ...] = field(init=False, repr=False)
+    """Those of the pattern's alternatives."""
     matchers: tuple[tuple[Op, Matcher], ...] = field(init=False, repr=False)
     build: Callable[[Bindings], Any] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.soundness not in LEVELS:
             raise ValueError(f"rule '{self.name}': soundness is one of {LEVELS}, got '{self.soundness}'")
-        matchers = tuple((_root(tree), _matcher(tree)) for tree in self.alternatives())
+        trees = tuple(_alternatives(parse(self.pattern)))
+        matchers = tuple((_root(tree), _matcher(tree)) for tree in trees)
         build = (
             _builder(parse(self.replacement))
             if isinstance(self.replacement, str)
             else _by_parameters(self.replacement)
         )
+        object.__setattr__(self, "trees", trees)
         object.__setattr__(self, "matchers", matchers)
         object.__setattr__(self, "build", build)
-
-    def alternatives(self) -> list[Any]:
-        """The trees of the pattern's alternatives."""
-        return _alternatives(parse(self.pattern))
 
     def may_match(self, root: Op | str, *operands: Op | str) -> bool:
         """Whether the pattern matches some node of this operation on operands of such operations."""
         return any(
             op is root and all(map(self._may_be, tree.args, operands))
-            for tree, (op, _) in zip(self.alternatives(), self.matchers, strict=True)
+            for tree, (op, _) in zip(self.trees, self.matchers, strict=True)
         )
 
     def _may_be(self, part: ast.expr, op: Op | str) -> bool:
