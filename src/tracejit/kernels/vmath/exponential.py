@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from tracejit.kernels.vmath import coefficients as c
 from tracejit.kernels.vmath.expression import (
+    FORMATS,
     V,
     nearest_integer,
     polynomial,
-    power_of_two,
+    power_of_biased,
     scale_by_power,
     shrink_by_power,
 )
@@ -28,10 +29,10 @@ def clamp(x: V, low: float, high: float) -> V:
     return (x > high).where(x.const(high), x)
 
 
-def reduce_by_log2(x: V) -> tuple[V, V]:
-    """(r, n) with x = r + n log 2 and |r| <= log(2) / 2."""
+def reduce_by_log2(x: V, offset: int = 0) -> tuple[V, V]:
+    """(r, n + offset) with x = r + n log 2 and |r| <= log(2) / 2."""
     high, low = c.LN2[x.width]
-    whole, n = nearest_integer(x, c.LOG2_E[x.width][0])
+    whole, n = nearest_integer(x, c.LOG2_E[x.width][0], offset)
     return whole.fma(-low, whole.fma(-high, x)), n
 
 
@@ -47,15 +48,16 @@ def exp_reduced(r: V) -> V:
 
 def exp(x: V, shift: int = 0) -> V:
     """exp(x) * 2**shift."""
-    r, n = reduce_by_log2(clamp(x, _LOWEST[x.width], _HIGHEST[x.width]))
-    return scale_by_power(exp_reduced(r), n + shift)
+    offset = 2 * FORMATS[x.width].bias + shift
+    r, n = reduce_by_log2(clamp(x, _LOWEST[x.width], _HIGHEST[x.width]), offset)
+    return scale_by_power(exp_reduced(r), n)
 
 
 def exp2(x: V) -> V:
     """2**x."""
     limit = {32: 151.0, 64: 1076.0}[x.width]
     x = clamp(x, -limit, limit)
-    whole, n = nearest_integer(x, 1.0)
+    whole, n = nearest_integer(x, 1.0, 2 * FORMATS[x.width].bias)
     r = x - whole
     return scale_by_power(polynomial(r, c.EXP2[x.width]).fma(r, 1.0), n)
 
@@ -63,11 +65,11 @@ def exp2(x: V) -> V:
 def expm1(x: V) -> V:
     """exp(x) - 1 without cancellation."""
     # at the upper limit it has overflowed, and 2**(n - 1) still exists
-    r, n = reduce_by_log2(clamp(x, -40.0, 89.0 if x.width == 32 else 710.0))
+    r, n = reduce_by_log2(clamp(x, -40.0, 89.0 if x.width == 32 else 710.0), FORMATS[x.width].bias - 1)
     tail = polynomial(r, c.EXP[x.width]) * (r * r)
     high = r + tail
     low = tail - (high - r)
-    half_scale = power_of_two(n - 1)
+    half_scale = power_of_biased(n)
     result = (high.fma(half_scale, half_scale - 0.5) + low * half_scale) * 2.0
     return (x.abs() < 2.0 ** -(56 if x.width == 64 else 26)).where(x, result)
 
@@ -82,7 +84,7 @@ def sinh(x: V) -> V:
     magnitude = x.abs()
     half_exp = exp(magnitude, shift=-1)
     large = half_exp - 0.25 / half_exp
-    return (magnitude < 1.0).where(_odd_small(x, c.SINH[x.width]), large.copysign(x))
+    return (magnitude < 1.0).where(_odd_small(x, c.SINH[x.width]), large.with_sign(x))
 
 
 def cosh(x: V) -> V:
@@ -101,23 +103,25 @@ def tanh(x: V) -> V:
     magnitude = (magnitude > limit).where(x.const(limit), magnitude)
     # s = r / 2 with 2|x| = r + n log 2: halves and doubles are exact
     high, low = c.LN2[x.width]
-    whole, n = nearest_integer(magnitude, 2.0 * c.LOG2_E[x.width][0])
+    whole, n = nearest_integer(magnitude, 2.0 * c.LOG2_E[x.width][0], FORMATS[x.width].bias - 1)
     s = whole.fma(-low / 2.0, whole.fma(-high / 2.0, magnitude))
     doubled = [k * 2.0 ** (i + 2) for i, k in enumerate(c.EXP[x.width])]
-    scale = power_of_two(n - 1)
+    scale = power_of_biased(n)
     # n is not negative, so 2**(n - 1) - 1/2 is exact and cancels little; near 0 it is 0
     half = polynomial(s, doubled).fma(s * s, s + s).fma(scale, scale - 0.5)
     quotient = half / (half + 1.0)
-    return (half < 0.5).where((-half).fma(quotient, half), quotient).copysign(x)
+    return (half < 0.5).where((-half).fma(quotient, half), quotient).with_sign(x)
 
 
 def sigmoid(x: V) -> V:
     """1 / (1 + exp(-x)), from exp(-|x|) so that nothing overflows."""
     lowest = _LOWEST[x.width]
     negative = -x.abs()
-    r, n = reduce_by_log2((negative < lowest).where(x.const(lowest), negative))
+    form = FORMATS[x.width]
+    r, n = reduce_by_log2((negative < lowest).where(x.const(lowest), negative), form.bias + form.halfway)
     small = shrink_by_power(exp_reduced(r), n)
     total = small + 1.0
-    quotient = (x < 0.0).where(small, 1.0) / total
+    # The sign's bit is what instructions choose by; for -0 both are the same.
+    quotient = (x.bits() < 0).where(small, 1.0) / total
     # What the sum lost would cost most where `small` is, and the sum is near 1.
     return (-quotient).fma(small - (total - 1.0), quotient)

@@ -15,6 +15,7 @@ from tracejit.kernels.vmath.expression import (
     integer_to_float,
     nearest_integer,
     polynomial,
+    power_of_biased,
     power_of_two,
     scale_by_power,
     two_product,
@@ -117,10 +118,10 @@ def _pow_core_32(x: V, y: V) -> V:
     z = s * s
     log_x = k.fma(c.LN2[64][0], (polynomial(z, c.LOG_S_SHORT[64]) * z).fma(s, s + s))
     product = clamp(y.widen() * log_x, -110.0, 95.0)
-    whole, n = nearest_integer(product, c.LOG2_E[64][0])
+    whole, n = nearest_integer(product, c.LOG2_E[64][0], FORMATS[64].bias)
     r = whole.fma(-c.LN2[64][0], product)
     value = polynomial(r, c.EXP_SHORT[64]).fma(r * r, r) + 1.0
-    return (value * power_of_two(n)).narrow()
+    return (value * power_of_biased(n)).narrow()
 
 
 def _pow_core_64(x: V, y: V) -> V:
@@ -150,7 +151,7 @@ def _pow_core_64(x: V, y: V) -> V:
     product = clamp(raw, -746.0, 711.0)
     # where the product was limited its error means nothing (it may be nan)
     product_low = raw.equals(product).where(log_high.fma(y, -raw) + log_low * y, 0.0)
-    whole, n = nearest_integer(product, c.LOG2_E[64][0])
+    whole, n = nearest_integer(product, c.LOG2_E[64][0], 2 * FORMATS[64].bias)
     high, low = c.LN2[64]
     r = whole.fma(-high, product) + whole.fma(-low, product_low)
     return scale_by_power(expm1_reduced(r) + 1.0, n)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tracejit.kernels.vmath import coefficients as c
 from tracejit.kernels.vmath.exponential import expm1_reduced, reduce_by_log2
-from tracejit.kernels.vmath.expression import FORMATS, V, polynomial, power_of_two
+from tracejit.kernels.vmath.expression import FORMATS, V, polynomial, power_of_biased
 from tracejit.kernels.vmath.logarithm import log
 
 # Beyond this erf rounds to one.
@@ -23,10 +23,10 @@ def erf(x: V) -> V:
     limit = _ERF_ONE[x.width]
     limited = (magnitude > limit).where(x.const(limit), magnitude)
     coefficients = c.ERFC_LOG_32[32] if x.width == 32 else c.ERFC_LOG_64[64]
-    r, n = reduce_by_log2(-polynomial(limited - 2.0, coefficients))
-    scale = power_of_two(n)
+    r, n = reduce_by_log2(-polynomial(limited - 2.0, coefficients), FORMATS[x.width].bias)
+    scale = power_of_biased(n)
     large = (1.0 - scale) - expm1_reduced(r) * scale
-    return (magnitude < 1.0).where(small, large.copysign(x))
+    return (magnitude < 1.0).where(small, large.with_sign(x))
 
 
 def _leading_and_rest(t: V, coefficients: tuple[float, ...]) -> tuple[V, V]:
