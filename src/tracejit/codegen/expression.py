@@ -9,6 +9,7 @@ into their type, since numba widens them.
 
 from __future__ import annotations
 
+import ast
 import re
 from typing import Any
 
@@ -25,6 +26,7 @@ NUMBA = {
     "i64": "int64",
     "u8": "uint8",
 }
+_ARITHMETIC = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div"}
 _CONVERSION = re.compile(rf"\b({'|'.join(NUMBA)})\(")
 
 
@@ -90,3 +92,18 @@ def apply(op: Op, operands: list[tuple[str, dtype]], result: dtype, attrs: tuple
     texts = {name: text for name, (text, _) in zip(op.params, operands, strict=True)}
     text = _CONVERSION.sub(lambda m: NUMBA[m.group(1)] + "(", template.format(**texts, t=computing(kind)))
     return f"{NUMBA[result.short]}({text})" if result.category == dtypes.INT else rounded(text, result)
+
+
+def in_lanes(op: Op, operands: list[str], kind: dtype) -> str | None:
+    """An operation on all lanes of a fold at once, whose operands are variables; None if it is more than arithmetic."""
+    template = op.expr["bif"[kind.category]] if isinstance(op.expr, dict) else op.expr
+    assert template is not None
+    tree = ast.parse(template.format(**dict(zip(op.params, operands, strict=True)), t=kind.short), mode="eval").body
+    match tree:
+        case ast.BinOp(left=ast.Name(id=x), op=operator, right=ast.Name(id=y)) if type(operator) in _ARITHMETIC:
+            return f"{_ARITHMETIC[type(operator)]}_lanes_{kind.short}({x}, {y})"
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Name(id=x)):
+            return f"neg_lanes_{kind.short}({x})"
+        case ast.Name(id=x) if x in operands:
+            return x
+    return None

@@ -15,11 +15,12 @@ from tracejit.codegen.elements import Elements
 from tracejit.codegen.scratch import Scratch
 from tracejit.codegen.text import KernelText, Writer
 from tracejit.dtypes import dtype
+from tracejit.kernels.fold import LANES
 from tracejit.schedule import cost
 from tracejit.schedule.groups import COLUMN, Group
 from tracejit.schedule.plan import Plan, folded_blocks
 from tracejit.schedule.rows import Pass, RowPlan, plan_rows
-from tracejit.schedule.values import Value
+from tracejit.schedule.values import ELEMENTWISE, VIRTUAL, Number, Read, Value
 
 Costs = tuple[int, float, float]
 
@@ -172,6 +173,9 @@ def write_blocks(elements: Elements) -> Costs:
     elements.start_rows("u")
     elements.begin_row()
     (visit,) = rows.passes
+    if _is_arithmetic(elements, rows, visit):
+        _fold_arithmetic(elements, rows, visit)
+        return elements.rows * folded_blocks(group, group.reductions[0]), float(cost.BLOCK), 20.0
     if visit.compute and elements.streams():
         _visit_and_ask(elements, scratch, rows, visit, "begin", "end", "j - begin", str(cost.BLOCK))
     else:
@@ -180,6 +184,96 @@ def write_blocks(elements: Elements) -> Costs:
         text = _fold(elements, scratch, rows, value, "begin", "end - begin")
         writer.store(expression.folding(value.dtype), writer.pointer(plan.partials[value]), "w", text)
     return elements.rows * folded_blocks(group, group.reductions[0]), float(cost.BLOCK), 20.0
+
+
+def _is_arithmetic(elements: Elements, rows: RowPlan, visit: Pass) -> bool:
+    """Whether a visit only folds sums, products and the like of contiguous floats, which can be done in lanes."""
+    folded = {v.reads[0].source for v in visit.fold}
+    if not folded <= set(visit.compute) or not set(rows.kept) <= folded or visit.write or visit.load or rows.copied:
+        return False
+    kind = visit.compute[0].dtype
+
+    def is_at_hand(value: Value, read: Read) -> bool:
+        if read.source in elements.group.members:
+            return read.source in visit.compute
+        step = elements.access(value, read).step
+        return read.source.dtype is kind and (step == 0 or (step == 1 and read.source.kind != VIRTUAL))
+
+    return kind in (dtypes.float32, dtypes.float64) and all(
+        value.dtype is kind
+        and value.kind == ELEMENTWISE
+        and (value.op is None or expression.in_lanes(value.op, ["x"] * len(value.args), kind) is not None)
+        and all(is_at_hand(value, read) for read in value.reads)
+        for value in visit.compute
+    )
+
+
+def _fold_arithmetic(elements: Elements, rows: RowPlan, visit: Pass) -> None:
+    """Folds a block's arithmetic where it is computed: what goes through scratch memory first takes twice as long."""
+    writer, plan = elements.writer, elements.plan
+    short = visit.compute[0].dtype.short
+    size = visit.compute[0].dtype.itemsize
+    lanes = {value: writer.scratch("i64", LANES * size // 8)[0] for value in visit.fold}
+    scratch = Scratch(writer, LANES)
+    texts: dict[object, str] = {}
+    elements.hoist(visit.compute)
+
+    def spread(key: object, text: str) -> None:
+        if key not in texts:
+            texts[key] = writer.name("y")
+            writer.line(f"{texts[key]} = spread_lanes_{short}({text})")
+
+    for value in visit.compute:
+        for arg in value.args:
+            if not isinstance(arg, Read):
+                spread(arg.key, writer.number(arg, value.dtype))
+            elif arg.source not in visit.compute and elements.access(value, arg).step == 0:
+                text = elements.fetch(value, arg, "")
+                spread(text, text)
+    for value in visit.fold:
+        writer.line(f"start_lanes_{value.name}_{short}({lanes[value]})")
+    writer.line(f"whole = end - (end - begin) % {LANES}")
+    writer.line(f"for first in range(begin, whole, {LANES}):")
+    writer.depth += 1
+    # Memory is slower than this loop, whose end of a block it would wait for.
+    writer.line(f"ahead = min(first + {cost.BLOCK}, {elements.n} - {LANES})")
+    _compute_lanes(elements, visit, texts)
+    for value in visit.fold:
+        writer.line(f"into_{value.name}_{short}({lanes[value]}, {texts[value.reads[0].source]})")
+    writer.depth -= 1
+    _visit(elements, scratch, rows, visit, "range(whole, end)", "j - whole")
+    for value in visit.fold:
+        rest = scratch.row(value.reads[0].source, value.dtype)[0]
+        writer.line(f"lanes_{value.name}_{short}({lanes[value]}, {rest}, end - whole)")
+        text = f"fold_{value.name}_{short}({lanes[value]}, {LANES})"
+        writer.store(short, writer.pointer(plan.partials[value]), "w", text)
+
+
+def _compute_lanes(elements: Elements, visit: Pass, texts: dict[object, str]) -> None:
+    """Computes the values of a visit in lanes, from place `first` on; asks for what it will read at `ahead`."""
+    writer = elements.writer
+
+    def operand(value: Value, arg: Read | Number) -> str:
+        if not isinstance(arg, Read) or arg.source in visit.compute:
+            return texts[arg.source if isinstance(arg, Read) else arg.key]
+        access = elements.access(value, arg)
+        if access.step == 0:
+            return texts[elements.fetch(value, arg, "")]
+        short, size = arg.source.dtype.short, arg.source.dtype.itemsize
+        pointer = writer.pointer(elements.plan.storage[arg.source], arg.offset * size)[0]
+        place = f"{pointer} + {size} * ({access.at('first')})"
+        if place not in texts:
+            texts[place] = writer.name("x")
+            writer.line(f"{texts[place]} = load_lanes_{short}({place})")
+            for line in range(0, LANES, cost.LINE // size):
+                writer.line(f"prefetch_to_read({pointer} + {size} * ({access.at(f'ahead + {line}')}))")
+        return texts[place]
+
+    for value in visit.compute:
+        operands = [operand(value, arg) for arg in value.args]
+        text = operands[0] if value.op is None else expression.in_lanes(value.op, operands, value.dtype)
+        texts[value] = writer.name("v")
+        writer.line(f"{texts[value]} = {text}  # {value.name}")
 
 
 def write_column(elements: Elements) -> Costs:

@@ -23,7 +23,7 @@ _I64 = ir.IntType(64)
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind:
+class Kind:
     """An element type that runs are folded in."""
 
     name: str
@@ -45,15 +45,15 @@ class _Kind:
         return self.name if self.is_float else f"i{self.llvm.width}"
 
 
-def _integer(name: str, bits: int, kind: Any, signed: bool) -> _Kind:
+def _integer(name: str, bits: int, kind: Any, signed: bool) -> Kind:
     low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
-    return _Kind(name, ir.IntType(bits), kind, low, high)
+    return Kind(name, ir.IntType(bits), kind, low, high)
 
 
 _INFINITY = float("inf")
 _KINDS = (
-    _Kind("f32", ir.FloatType(), types.float32, -_INFINITY, _INFINITY),
-    _Kind("f64", ir.DoubleType(), types.float64, -_INFINITY, _INFINITY),
+    Kind("f32", ir.FloatType(), types.float32, -_INFINITY, _INFINITY),
+    Kind("f64", ir.DoubleType(), types.float64, -_INFINITY, _INFINITY),
     _integer("i8", 8, types.int8, True),
     _integer("i16", 16, types.int16, True),
     _integer("i32", 32, types.int32, True),
@@ -62,16 +62,20 @@ _KINDS = (
 )
 
 
-def _add(builder: Any, kind: _Kind, x: Any, y: Any) -> Any:
+FLOATS = _KINDS[:2]
+"""The floating-point types that runs are folded in."""
+
+
+def _add(builder: Any, kind: Kind, x: Any, y: Any) -> Any:
     return builder.fadd(x, y) if kind.is_float else builder.add(x, y)
 
 
-def _mul(builder: Any, kind: _Kind, x: Any, y: Any) -> Any:
+def _mul(builder: Any, kind: Kind, x: Any, y: Any) -> Any:
     return builder.fmul(x, y) if kind.is_float else builder.mul(x, y)
 
 
 def _extreme(relation: str) -> Callable[..., Any]:
-    def step(builder: Any, kind: _Kind, x: Any, y: Any) -> Any:
+    def step(builder: Any, kind: Kind, x: Any, y: Any) -> Any:
         if kind.is_float:
             # The later element wins if it is beyond, or if it is NaN; a NaN that is there is never beaten.
             wins = builder.or_(builder.fcmp_ordered(relation, y, x), builder.fcmp_unordered("uno", y, y))
@@ -85,7 +89,7 @@ def _extreme(relation: str) -> Callable[..., Any]:
 
 
 # -0.0 is the identity of a sum: x + -0.0 has the bits of x, also for x = -0.0.
-_FOLDS: dict[str, tuple[Callable[..., Any], Callable[[_Kind], Any]]] = {
+_FOLDS: dict[str, tuple[Callable[..., Any], Callable[[Kind], Any]]] = {
     "sum": (_add, lambda kind: -0.0 if kind.is_float else 0),
     "prod": (_mul, lambda kind: 1.0 if kind.is_float else 1),
     "amax": (_extreme(">"), lambda kind: kind.lowest),
@@ -101,7 +105,8 @@ def _tail_mask(builder: Any, count: Any) -> Any:
     return builder.icmp_signed("<", ir.Constant(wide, list(range(LANES))), counts)
 
 
-def _write_fold(builder: Any, kind: _Kind, step: Any, identity: Any, address: Any, count: Any) -> Any:
+def _write_lanes(builder: Any, kind: Kind, step: Any, identity: Any, lanes: Any, address: Any, count: Any) -> Any:
+    """Folds `count` elements from `address` on into lanes."""
     vector = ir.VectorType(kind.llvm, LANES)
     start = Splat(vector, identity)
 
@@ -113,7 +118,7 @@ def _write_fold(builder: Any, kind: _Kind, step: Any, identity: Any, address: An
     first = builder.inttoptr(address, vector.as_pointer())
     whole = builder.ashr(count, _I64(LANES.bit_length() - 1))
     # Each lane is a chain: more of its steps in a turn of the loop would only be more code.
-    at, lanes = emit_loop(builder, whole, [first, start], turn, rolled=True)
+    at, lanes = emit_loop(builder, whole, [first, lanes], turn, rolled=True)
     before = builder.block
     rest = builder.and_(count, _I64(LANES - 1))
     with builder.if_then(builder.icmp_signed(">", rest, _I64(0))):
@@ -127,6 +132,12 @@ def _write_fold(builder: Any, kind: _Kind, step: Any, identity: Any, address: An
     value = builder.phi(vector)
     value.add_incoming(lanes, before)
     value.add_incoming(tail, inside)
+    return value
+
+
+def _write_fold(builder: Any, kind: Kind, step: Any, identity: Any, address: Any, count: Any) -> Any:
+    start = Splat(ir.VectorType(kind.llvm, LANES), identity)
+    value = _write_lanes(builder, kind, step, identity, start, address, count)
     width = LANES
     while width > 1:
         width //= 2
@@ -138,7 +149,7 @@ def _write_fold(builder: Any, kind: _Kind, step: Any, identity: Any, address: An
     return builder.extract_element(value, _I32(0))
 
 
-def _define_fold(what: str, kind: _Kind) -> Any:
+def _define_fold(what: str, kind: Kind) -> Any:
     step, identity = _FOLDS[what]
 
     def write(builder: Any, arguments: tuple[Any, ...]) -> Any:
@@ -161,7 +172,51 @@ def _define_fold(what: str, kind: _Kind) -> Any:
     return intrinsic(fold)
 
 
-def _define_step(what: str, kind: _Kind) -> Any:
+def _define_lanes(what: str, kind: Kind) -> Any:
+    step, identity = _FOLDS[what]
+
+    def write(builder: Any, arguments: tuple[Any, ...]) -> None:
+        place, address, count = arguments
+        at = builder.inttoptr(place, ir.VectorType(kind.llvm, LANES).as_pointer())
+        lanes = builder.load(at, align=kind.size)
+        lanes = _write_lanes(builder, kind, step, identity(kind), lanes, address, count)
+        builder.store(lanes, at, align=kind.size)
+
+    def go_on(typingctx: Any, lanes: Any, address: Any, count: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            builder.call(internal_function(builder.module, f"lanes_on_{what}_{kind.name}", 3, write), args)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, types.int64), codegen
+
+    go_on.__name__ = go_on.__qualname__ = f"lanes_{what}_{kind.name}"
+    go_on.__doc__ = f"The {what} of `count` adjacent {kind.name} from `address` on, into the lanes at `lanes`."
+    return intrinsic(go_on)
+
+
+def _define_start(what: str, kind: Kind) -> Any:
+    number = _FOLDS[what][1](kind)
+
+    def start(typingctx: Any, lanes: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            vector = ir.VectorType(kind.llvm, LANES)
+            at = builder.inttoptr(args[0], vector.as_pointer())
+            builder.store(Splat(vector, number), at, align=kind.size)
+            return context.get_dummy_value()
+
+        return types.void(types.int64), codegen
+
+    start.__name__ = start.__qualname__ = f"start_lanes_{what}_{kind.name}"
+    start.__doc__ = f"Sets the lanes at `lanes` to what a {what} of {kind.name} starts from."
+    return intrinsic(start)
+
+
+def write_step(builder: Any, what: str, kind: Kind, x: Any, y: Any) -> Any:
+    """One step of a fold, in LLVM code: what is there, and the next element."""
+    return _FOLDS[what][0](builder, kind, x, y)
+
+
+def _define_step(what: str, kind: Kind) -> Any:
     combine = _FOLDS[what][0]
 
     def step(typingctx: Any, x: Any, y: Any) -> Any:
@@ -175,7 +230,7 @@ def _define_step(what: str, kind: _Kind) -> Any:
     return intrinsic(step)
 
 
-def _define_identity(what: str, kind: _Kind) -> Any:
+def _define_identity(what: str, kind: Kind) -> Any:
     number = _FOLDS[what][1](kind)
 
     def identity(typingctx: Any) -> Any:
@@ -201,6 +256,14 @@ fold_amax_f32, fold_amax_f64, fold_amax_i8, fold_amax_i16, fold_amax_i32, fold_a
 fold_amin_f32, fold_amin_f64, fold_amin_i8, fold_amin_i16, fold_amin_i32, fold_amin_i64, fold_amin_u8 = (
     _define_fold("amin", kind) for kind in _KINDS
 )
+start_lanes_sum_f32, start_lanes_sum_f64 = (_define_start("sum", kind) for kind in FLOATS)
+start_lanes_prod_f32, start_lanes_prod_f64 = (_define_start("prod", kind) for kind in FLOATS)
+start_lanes_amax_f32, start_lanes_amax_f64 = (_define_start("amax", kind) for kind in FLOATS)
+start_lanes_amin_f32, start_lanes_amin_f64 = (_define_start("amin", kind) for kind in FLOATS)
+lanes_sum_f32, lanes_sum_f64 = (_define_lanes("sum", kind) for kind in FLOATS)
+lanes_prod_f32, lanes_prod_f64 = (_define_lanes("prod", kind) for kind in FLOATS)
+lanes_amax_f32, lanes_amax_f64 = (_define_lanes("amax", kind) for kind in FLOATS)
+lanes_amin_f32, lanes_amin_f64 = (_define_lanes("amin", kind) for kind in FLOATS)
 step_sum_f32, step_sum_f64, step_sum_i8, step_sum_i16, step_sum_i32, step_sum_i64, step_sum_u8 = (
     _define_step("sum", kind) for kind in _KINDS
 )
