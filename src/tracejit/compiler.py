@@ -33,6 +33,7 @@ from tracejit.runtime.build import Kernel, build_many, environment, recall
 from tracejit.runtime.cache import RECIPE, STORE
 from tracejit.runtime.program import Address, Arena, Program, ScalarRef, Slot
 from tracejit.runtime.recipe import Origin, Part, Recipe, Step, unpack
+from tracejit.schedule import cost
 from tracejit.schedule.groups import CALL
 from tracejit.schedule.layout import arrange_products
 from tracejit.schedule.lower import Layout, Planner, missing
@@ -368,7 +369,7 @@ def plan_graph(
 @functools.cache
 def version() -> str:
     """Digest of everything but the graph that a recipe depends on: this package, numba, Python, the CPU."""
-    digest = hashlib.sha256(environment().encode())
+    digest = hashlib.sha256(f"{environment()}\n{cost.FAR_BYTES}".encode())
     root = Path(__file__).parent
     for name in _PLANNING:
         for path in sorted(root.glob(f"{name}/*.py")) or [root / f"{name}.py"]:

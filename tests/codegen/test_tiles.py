@@ -8,6 +8,10 @@ import numpy as np
 import pytest
 
 import tracejit as tj
+from tests.programs import graph_of, make
+from tracejit.compiler import compile_graph
+from tracejit.kernels.tiles import TILE_ROWS
+from tracejit.schedule import cost
 
 SIZES = [(1, 1), (3, 5), (8, 8), (31, 33), (64, 32), (65, 130), (257, 100), (9, 300)]
 
@@ -61,3 +65,16 @@ def test_a_transposed_operand_is_read_in_tiles() -> None:
     for _ in range(4):
         f(x)
     assert "turn_f32" in tj.explain(f).kernels[0]["text"]
+
+
+def test_far_tiles_ask_for_the_next_ones() -> None:
+    columns = cost.FAR_BYTES // 8192
+
+    def text(columns: int) -> str:
+        x = np.empty((1024, columns), np.float32)
+        return compile_graph(graph_of(lambda x: make("mul", make("permute", x, dims=(1, 0)), 2), x)).kernels[0].text
+
+    asked = [line for line in text(columns).splitlines() if "prefetch" in line]
+    assert len(asked) == TILE_ROWS * 4 // cost.LINE
+    assert all("* (top + below * " in line for line in asked)
+    assert "prefetch" not in text(columns - 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tracejit import dtypes
@@ -36,3 +38,18 @@ def test_costs_follow_work_width_and_memory() -> None:
     assert of(ops.neg, buffers=3) > of(ops.neg)
     assert of(ops.neg, dtypes.float64) == 2 * of(ops.neg)
     assert of(ops.exp, dtypes.float64) > 2 * of(ops.exp)
+
+
+def test_the_last_cache_is_what_linux_says(tmp_path: Path) -> None:
+    assert cost.last_cache(tmp_path / "nothing") == cost.USUAL_CACHE
+    for index, (level, size) in enumerate([("1", "32K"), ("1", "64K"), ("3", "8192K"), ("2", "1M")]):
+        folder = tmp_path / f"index{index}"
+        folder.mkdir()
+        (folder / "level").write_text(level + "\n")
+        (folder / "size").write_text(size + "\n")
+    assert cost.last_cache(tmp_path) == 8 << 20
+    (tmp_path / "index2" / "size").write_text("unknown\n")
+    assert cost.last_cache(tmp_path) == 1 << 20
+    (tmp_path / "index2" / "level").unlink()
+    (tmp_path / "index2" / "size").write_text("8192K\n")
+    assert cost.last_cache(tmp_path) == cost.USUAL_CACHE

@@ -9,7 +9,7 @@ A group is seen as [rows, inner]; `u` is the row and `j` the place in it. Texts 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from tracejit import dtypes
@@ -142,7 +142,8 @@ class Elements:
         return self.writer.size(self._size(len(self._row_cuts) - 1))
 
     def fill_tiles(self, first: str, rows: str, columns: str) -> None:
-        """Turns the tiles of `rows` rows from `u` on and of `columns` places from `first` on."""
+        """Turns the tiles of `rows` rows from `u`, their first, on and of `columns` places from `first` on."""
+        self._turned: list[tuple[str, int, Access]] = []
         for value, read in self._reads:
             access = self.access(value, read)
             if access.tile is None or access.tile in self._filled:
@@ -151,7 +152,20 @@ class Elements:
             size = read.source.dtype.itemsize
             pointer = self.writer.pointer(self.plan.storage[read.source], read.offset * size)
             at = f"{pointer[0]} + {size} * ({access.at(first)})"
+            # `u` is the tile's first row only here.
+            base = "top" if access.base == "u" else access.base
+            self._turned.append((pointer[0], size, replace(access, base=base)))
             self.writer.line(f"turn_{TILED[size]}({at}, {access.stride}, {access.tile[0]}, {rows}, {columns})")
+
+    def ask_for_tiles(self, row: str, begin: str) -> None:
+        """Asks for row `row` of what is turned next, and for row `u` of what lies beside, from place `begin` on."""
+        lines = [(f"{p} + {size} * ({access.at(row)})", TILE_ROWS * size) for p, size, access in self._turned]
+        for pointer, size, written in self.streams():
+            if not written:
+                lines.append((f"{pointer} + {size} * ({self.own(self.stored[0], begin)})", TILE_COLUMNS * size))
+        for address, nbytes in lines:
+            for line in range(0, nbytes, cost.LINE):
+                self.writer.line(f"prefetch_to_read({address} + {line})")
 
     def start_rows(self, first: str) -> None:
         """Sets the counters of the row's dimensions to those of row `first`."""

@@ -221,6 +221,11 @@ def _write_tiles(elements: Elements) -> tuple[int, float, float]:
     elements.start_rows("u")
     elements.begin_row()
     elements.hoist(elements.group.members)
+    if elements.far:
+        # Pieces of rows, each in a page of its own, are nothing that the CPU foresees.
+        writer.line(f"below = min(stop + u - top, {elements.n} - 1)")
+        writer.line(f"beside = min(stop, {elements.n} - {TILE_COLUMNS})")
+        elements.ask_for_tiles("below", "beside")
     elements.begin_stream(elements.far, TILE_COLUMNS)
     writer.line("for j in range(first, stop):")
     writer.depth += 1

@@ -7,6 +7,7 @@ In: values. Out: numbers. Nothing else in this package decides by figures of its
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from tracejit.schedule.values import ELEMENTWISE, VIRTUAL, Value
 
@@ -53,7 +54,24 @@ AHEAD, AHEAD_BYTES, LINE = 128, 1 << 20, 64
 take more memory than AHEAD_BYTES: visits that compute leave memory idle (softmax over 16 MB takes 0.6 of the time,
 over a matrix that the second cache holds 1.1)."""
 
-FAR_BYTES, FAR_ROW = 24 << 20, 2 << 10
+USUAL_CACHE = 32 << 20
+"""Bytes of the last cache where the system does not say."""
+
+
+def last_cache(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int:
+    """Bytes of the last cache that the first CPU has, as Linux describes it."""
+    levels: dict[int, int] = {}
+    try:
+        for cache in folder.glob("index*"):
+            size = (cache / "size").read_text().strip()
+            if size[-1:] in "KM" and size[:-1].isdigit():
+                levels[int((cache / "level").read_text())] = int(size[:-1]) << {"K": 10, "M": 20}[size[-1]]
+    except (OSError, ValueError):
+        return USUAL_CACHE
+    return levels[max(levels)] if levels else USUAL_CACHE
+
+
+FAR_BYTES, FAR_ROW = last_cache() // 4 * 3, 2 << 10
 """What a launch reads and writes from which on caches do not hold all of it, so that its results go past them: a line
 of a result is then neither read before it is written nor in the way of an operand (3 x + y over 16 MB takes 0.7 of the
 time). Rows of fewer bytes than FAR_ROW would leave too many lines that are written in parts."""
