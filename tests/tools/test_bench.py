@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tracejit.runtime.build import build
+from tracejit.runtime.team import launch
 from tracejit.tools.bench import page, report, roofline, runner
 from tracejit.tools.bench.equality import bit_difference, far_difference
 
@@ -177,3 +179,18 @@ def test_rates_of_the_machine_are_measured() -> None:
     rates = roofline.in_process(1)
     assert set(rates) == {"gflops", "copy_4M", "triad_4M", "copy_32M", "triad_32M"}
     assert all(rate > 0.01 for rate in rates.values())
+
+
+@pytest.mark.parametrize("what", roofline.WAYS)
+def test_all_ways_of_moving_move_the_same(what: str) -> None:
+    a, b = (np.random.default_rng(k).standard_normal(5003).astype(np.float32) for k in range(2))
+    wanted = a if what == "copy" else a + np.float32(3) * b
+    for kernel, text in roofline.WAYS[what][1].items():
+        c = np.zeros_like(a)
+        launch(build(text, kernel).address, len(c), 1.0, a, b, c)
+        assert np.array_equal(c, wanted), kernel
+
+
+def test_the_best_of_several_moments_counts() -> None:
+    moments = [{"gflops": 2.0, "copy_4M": 1.0}, {"gflops": 1.0, "copy_4M": 3.0}]
+    assert roofline.best(moments) == {"gflops": 2.0, "copy_4M": 3.0}

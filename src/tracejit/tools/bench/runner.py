@@ -31,6 +31,8 @@ COLD_LIMIT = 15.0
 PAUSE = 0.05
 BUSY = 0.5
 """Load of the machine above which a warning is due."""
+BETWEEN = 6
+"""Workloads after which the machine's best rates are measured again: a slow moment shall not pass for its best."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,15 @@ def run(plan: Plan) -> dict[str, Any]:
     if facts["load"] > BUSY:
         plan.say(f"the machine is busy (load {facts['load']}): expect wrong figures, above all for spinning threads")
     plan.say("measuring what the machine can do at best")
-    rates = roofline.in_process(plan.threads)
-    for workload in plan.workloads:
+    moments = [roofline.in_process(plan.threads)]
+    for done, workload in enumerate(plan.workloads, 1):
         frameworks = [f for f in plan.frameworks if f in workload.frameworks and installed(f)]
         with tempfile.TemporaryDirectory(prefix="tracejit-bench-") as scratch:
             results[workload.name] = _Session(plan, workload, frameworks, Path(scratch), versions).run()
+        if done % BETWEEN == 0 or done == len(plan.workloads):
+            moments.append(roofline.in_process(plan.threads))
+    rates = roofline.best(moments)
+    for workload in plan.workloads:
         results[workload.name] |= _expectations(workload, rates)
     return {
         "machine": facts,
