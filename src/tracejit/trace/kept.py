@@ -37,8 +37,8 @@ _SINGLE = (type(None), type(...), type(NotImplemented))
 
 
 class Tree(NamedTuple):
-    """What a region has learnt: its tree, the events of it, its segments and what ends them, units that run eagerly, and
-    which numbers its proofs found to change.
+    """What a region has learnt: its tree, the events of it, its segments and their ends, what runs eagerly, and which
+    numbers its proofs found to change.
     """
 
     root: Segment
