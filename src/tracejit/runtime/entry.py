@@ -4,8 +4,9 @@
 address, `hold(pairs)` compares words of memory with what they were, `look(table, *objects)` lets a kernel read objects,
 `advance(pairs)` counts versions up, `stamp(template, table)` copies an object with its slots, and
 `make(template, table, pointers)` gives the copy an array, too. `alike(dicts, key, value)` looks at an entry of several
-dicts, `enter(dicts, key, value)` sets it. They are built-in functions (CPython's vectorcall convention) from two pages
-of LLVM text (`entry_text.py`, `object_text.py`), so that a call costs about 0.1 us.
+dicts, `enter(dicts, key, value)` sets it. They are built-in functions (CPython's vectorcall convention) from pages of
+LLVM text (`entry_text.py`, `object_text.py`, `replay_text.py`), so that a call costs about 0.1 us. `replay(...)` makes
+one more of them, which does a whole call of a region by a table.
 In: Python integers, floats and arrays. Out: error codes, addresses, objects.
 Must not know: how a team works or what a program holds, beyond the few words that it reads.
 """
@@ -25,11 +26,12 @@ import numpy as np
 
 from tracejit.errors import KernelBuildError
 from tracejit.kernels.threads import PARALLEL, PROGRAM_THREADS, RELEASE
-from tracejit.runtime import native
+from tracejit.runtime import native, replay_text
 from tracejit.runtime.build import environment
 from tracejit.runtime.cache import STORE
 from tracejit.runtime.entry_text import KERNELS
 from tracejit.runtime.object_text import OBJECTS
+from tracejit.runtime.replay_text import REPLAYS
 
 MAX_SLOTS = 29
 
@@ -73,6 +75,7 @@ _FUNCTIONS = {
 _PYTHON_FUNCTIONS = (
     "PyDict_GetItemWithError",
     "PyDict_SetItem",
+    "PyDict_Size",
     "PyErr_Occurred",
     "PyErr_SetString",
     "PyEval_RestoreThread",
@@ -81,6 +84,8 @@ _PYTHON_FUNCTIONS = (
     "PyLong_AsLongLong",
     "PyLong_FromLongLong",
     "PyObject_CallNoArgs",
+    "PyObject_GetAttr",
+    "PyObject_Vectorcall",
     "PyTuple_GetItem",
     "PyTuple_Size",
     "PyType_IsSubtype",
@@ -95,7 +100,7 @@ def _c_string(text: str) -> str:
 
 def _module_text(digest: str) -> str:
     head = object.__basicsize__
-    return Template(KERNELS + OBJECTS).substitute(
+    return Template(KERNELS + OBJECTS + REPLAYS).substitute(
         digest=digest,
         head=head,
         type_field=head - ctypes.sizeof(ctypes.c_void_p),
@@ -124,6 +129,23 @@ def _module_text(digest: str) -> str:
         look_usage=_c_string("look(table, *objects): expected an array and objects"),
         entries_usage=_c_string("alike(dicts, key, value), enter(dicts, key, value): expected three arguments"),
         hold_usage=_c_string("hold(pairs), advance(pairs): expected an array"),
+        replay_usage=_c_string("a replay takes a tuple and a dict"),
+        replay_ready=replay_text.READY,
+        replay_state=replay_text.STATE,
+        replay_thread=replay_text.THREAD,
+        replay_dict=replay_text.DICT,
+        replay_key_0=replay_text.KEYS,
+        replay_key_1=replay_text.KEYS + 2,
+        replay_key_2=replay_text.KEYS + 4,
+        replay_held=replay_text.HELD,
+        replay_look=replay_text.LOOK,
+        replay_arguments=replay_text.ARGUMENTS,
+        replay_template=replay_text.TEMPLATE,
+        replay_template_table=replay_text.TEMPLATE_TABLE,
+        replay_control=replay_text.CONTROL,
+        replay_pointers=replay_text.POINTERS,
+        replay_scalars=replay_text.SCALARS,
+        max_arguments=replay_text.MAX_ARGUMENTS,
     )
 
 
@@ -148,6 +170,15 @@ class _MethodDefinition(ctypes.Structure):
     )
 
 
+def _built_in(definition: _MethodDefinition, own: Any) -> Callable[..., Any]:
+    """A built-in function that gets an object of its own in each call."""
+    make = ctypes.pythonapi.PyCFunction_NewEx
+    make.restype = ctypes.py_object
+    make.argtypes = (ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
+    function: Callable[..., Any] = make(ctypes.addressof(definition), own, None)
+    return function
+
+
 class Entry:
     """The native functions, bound to a state that `team.py` fills."""
 
@@ -164,7 +195,7 @@ class Entry:
         llvm.add_symbol("PyArray_NewFromDescr", _array_function(_NEW_FROM_DESCR))
         digest = hashlib.sha256(f"{environment()} {_module_text('')} {sys.version}".encode()).hexdigest()
         text = _module_text(digest[:16])
-        symbols = {name: f"{name}_{digest[:16]}" for name in (*_FUNCTIONS, "thread_main")}
+        symbols = {name: f"{name}_{digest[:16]}" for name in (*_FUNCTIONS, "replay", "thread_main")}
         begin = time.perf_counter()
         code = STORE.get(digest)
         cached = code is not None
@@ -176,6 +207,7 @@ class Entry:
         native.load(code, symbols["launch"])
         STORE.count(cached, time.perf_counter() - begin)
         self.thread_main = native.find(symbols["thread_main"])
+        self._replay = _MethodDefinition(b"replay", native.find(symbols["replay"]), _METH_FASTCALL, None)
         bound = [self._bind(name, native.find(symbols[name]), flags) for name, flags in _FUNCTIONS.items()]
         self.launch, self.run, self.address_of, self.hold, self.advance, *makers = bound
         self.stamp, self.make, self.look, self.alike, self.enter = makers
@@ -184,11 +216,14 @@ class Entry:
     def _bind(self, name: str, address: int, flags: int) -> Callable[..., Any]:
         definition = _MethodDefinition(name.encode(), address, flags, None)
         self._definitions.append(definition)
-        make = ctypes.pythonapi.PyCFunction_NewEx
-        make.restype = ctypes.py_object
-        make.argtypes = (ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
-        function: Callable[..., Any] = make(ctypes.addressof(definition), self.state, None)
-        return function
+        return _built_in(definition, self.state)
+
+    def replay(self, table: np.ndarray, slowly: Callable[[Any, Any], Any], *kept: Any) -> Callable[[Any, Any], Any]:
+        """A replay, a function of arguments and named arguments, by a table of `replay_text.REPLAY_WORDS` words.
+
+        `slowly` is called with the same where something is not as the table says; `kept` is what lives with the replay.
+        """
+        return _built_in(self._replay, (table, slowly, *kept))
 
     def _check(self) -> None:
         """The layout of Python's and NumPy's objects is read without their headers: see that it is as expected."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 KERNELS = """
 declare ptr @PyDict_GetItemWithError(ptr, ptr)
 declare i32 @PyDict_SetItem(ptr, ptr, ptr)
+declare i64 @PyDict_Size(ptr)
 declare ptr @PyErr_Occurred()
 declare void @PyErr_SetString(ptr, ptr)
 declare void @PyEval_RestoreThread(ptr)
@@ -17,6 +18,8 @@ declare double @PyFloat_AsDouble(ptr)
 declare i64 @PyLong_AsLongLong(ptr)
 declare ptr @PyLong_FromLongLong(i64)
 declare ptr @PyObject_CallNoArgs(ptr)
+declare ptr @PyObject_GetAttr(ptr, ptr)
+declare ptr @PyObject_Vectorcall(ptr, ptr, i64, ptr)
 declare void @Py_DecRef(ptr)
 declare void @Py_IncRef(ptr)
 declare ptr @PyType_GenericAlloc(ptr, i64)
@@ -33,6 +36,7 @@ declare ptr @PyArray_NewFromDescr(ptr, ptr, i32, ptr, ptr, ptr, i32, ptr)
 @new_usage = internal constant $new_usage
 @look_usage = internal constant $look_usage
 @entries_usage = internal constant $entries_usage
+@replay_usage = internal constant $replay_usage
 
 ; The address of an array's elements: the first field after the object's head.
 define internal i64 @data_of(ptr %array) alwaysinline {

@@ -55,19 +55,12 @@ def _for_each_dict(name: str, about: str, each: str, result: int) -> str:
 OBJECTS = """
 ; The place of the first pair of words (address, expected value) that does not hold, from 1 on; 0 if all hold.
 ; Pairs are looked at in order, so an address may depend on what a former pair holds.
-define ptr @hold_$digest(ptr %self, ptr %pairs) {
+define internal i64 @first_changed(ptr %data) {
 entry:
-  %state_word = call i64 @data_of(ptr %self)
-  %state = inttoptr i64 %state_word to ptr
-  %is = call i1 @is_array(ptr %pairs, ptr %state)
-  br i1 %is, label %begin, label %no
-begin:
-  %data_word = call i64 @data_of(ptr %pairs)
-  %data = inttoptr i64 %data_word to ptr
   %count = load i64, ptr %data
   br label %head
 head:
-  %i = phi i64 [ 0, %begin ], [ %next, %same ]
+  %i = phi i64 [ 0, %entry ], [ %next, %look ]
   %more = icmp ult i64 %i, %count
   br i1 %more, label %look, label %all
 look:
@@ -81,15 +74,22 @@ look:
   %address = inttoptr i64 %address_word to ptr
   %now = load i64, ptr %address
   %equal = icmp eq i64 %now, %expected
-  br i1 %equal, label %same, label %found
-same:
-  br label %head
+  br i1 %equal, label %head, label %found
 all:
-  br label %done
+  ret i64 0
 found:
-  br label %done
-done:
-  %result = phi i64 [ 0, %all ], [ %next, %found ]
+  ret i64 %next
+}
+
+define ptr @hold_$digest(ptr %self, ptr %pairs) {
+  %state_word = call i64 @data_of(ptr %self)
+  %state = inttoptr i64 %state_word to ptr
+  %is = call i1 @is_array(ptr %pairs, ptr %state)
+  br i1 %is, label %begin, label %no
+begin:
+  %data_word = call i64 @data_of(ptr %pairs)
+  %data = inttoptr i64 %data_word to ptr
+  %result = call i64 @first_changed(ptr %data)
   %object = call ptr @PyLong_FromLongLong(i64 %result)
   ret ptr %object
 no:
@@ -208,27 +208,9 @@ no:
   ret ptr %refused
 }
 
-; As `stamp`, with a new array in one more slot and the address of its elements among pointers. Behind the slots, the
+; As `copy_of`, with a new array in one more slot and the address of its elements among pointers. Behind the slots, the
 ; table has where the array goes, its place among the pointers, the address of its element type, and its shape.
-define ptr @make_$digest(ptr %self, ptr %args, i64 %count) {
-entry:
-  %state_word = call i64 @data_of(ptr %self)
-  %state = inttoptr i64 %state_word to ptr
-  %three = icmp eq i64 %count, 3
-  br i1 %three, label %look, label %no
-look:
-  %template = load ptr, ptr %args
-  %table_at = getelementptr ptr, ptr %args, i64 1
-  %table = load ptr, ptr %table_at
-  %pointers_at = getelementptr ptr, ptr %args, i64 2
-  %pointers_object = load ptr, ptr %pointers_at
-  %is_table = call i1 @is_array(ptr %table, ptr %state)
-  %is_pointers = call i1 @is_array(ptr %pointers_object, ptr %state)
-  %both = and i1 %is_table, %is_pointers
-  br i1 %both, label %begin, label %no
-begin:
-  %data_word = call i64 @data_of(ptr %table)
-  %data = inttoptr i64 %data_word to ptr
+define internal ptr @copy_with_array(ptr %state, ptr %template, ptr %data, ptr %pointers) {
   %made = call ptr @copy_of(ptr %template, ptr %data)
   %failed = icmp eq ptr %made, null
   br i1 %failed, label %nothing, label %array
@@ -263,10 +245,33 @@ put:
   %to = getelementptr i8, ptr %made, i64 %slot
   store ptr %new, ptr %to
   %address = call i64 @data_of(ptr %new)
-  %pointers_word = call i64 @data_of(ptr %pointers_object)
-  %pointers = inttoptr i64 %pointers_word to ptr
   %pointer_at = getelementptr i64, ptr %pointers, i64 %place
   store i64 %address, ptr %pointer_at
+  ret ptr %made
+}
+
+define ptr @make_$digest(ptr %self, ptr %args, i64 %count) {
+entry:
+  %state_word = call i64 @data_of(ptr %self)
+  %state = inttoptr i64 %state_word to ptr
+  %three = icmp eq i64 %count, 3
+  br i1 %three, label %look, label %no
+look:
+  %template = load ptr, ptr %args
+  %table_at = getelementptr ptr, ptr %args, i64 1
+  %table = load ptr, ptr %table_at
+  %pointers_at = getelementptr ptr, ptr %args, i64 2
+  %pointers_object = load ptr, ptr %pointers_at
+  %is_table = call i1 @is_array(ptr %table, ptr %state)
+  %is_pointers = call i1 @is_array(ptr %pointers_object, ptr %state)
+  %both = and i1 %is_table, %is_pointers
+  br i1 %both, label %begin, label %no
+begin:
+  %data_word = call i64 @data_of(ptr %table)
+  %data = inttoptr i64 %data_word to ptr
+  %pointers_word = call i64 @data_of(ptr %pointers_object)
+  %pointers = inttoptr i64 %pointers_word to ptr
+  %made = call ptr @copy_with_array(ptr %state, ptr %template, ptr %data, ptr %pointers)
   ret ptr %made
 no:
   %refused = call ptr @refuse(ptr %state, ptr @new_usage)

@@ -26,6 +26,7 @@ from tracejit.trace.replay.guards import ABSENT
 from tracejit.trace.replay.landed import Landed, external_of, inner
 from tracejit.trace.replay.proof import Proof
 from tracejit.trace.replay.shortcuts import joined_counters, without_loads
+from tracejit.trace.replay.straight import straight
 from tracejit.trace.replay.symbols import Later, Sym
 from tracejit.trace.replay.watch import Watch
 from tracejit.trace.replay.words import NEVER, advance, count_up, hold, sole_words, table
@@ -105,7 +106,8 @@ class Replay:
             enter=ENTRY.enter,
         )
         exec(compile_text(self.text, REPLAY), scope)
-        self.run = scope["replay"]
+        self.straight = straight(self.text, scope, scope["replay"])
+        self.run = scope["replay"] if self.straight is None else self.straight.run
 
     def _own(self, executable: Executable) -> Executable:
         """The program with pointers and numbers that only this replay sets."""
@@ -172,6 +174,8 @@ class Replay:
 
     def renew(self) -> bool:
         """Look at every guard; the words and the pointers to the memory of constants are then those of now."""
+        if self.straight is not None:
+            self.straight.refuse()
         if not self.watch.renew():
             return False
         self.grad_tables[0] = NEVER
@@ -183,6 +187,8 @@ class Replay:
                 exe.pointers[i] = ENTRY.address_of(t._array)
         # All of them may have moved: the next tensors that are found are compared with them.
         self._forget_found()
+        if self.straight is not None:
+            self.straight.admit()
         if self.found:
             return True
         return not self._overlap(list(range(len(exe.last))))
