@@ -13,6 +13,7 @@ import pytest
 import tracejit as tj
 from tests.trace.replaying import net
 from tests.trace.values import arr, bits
+from tracejit.trace.matcher import MISS
 from tracejit.trace.region import region_of
 
 
@@ -25,7 +26,7 @@ def inference(calls=12):
             compiled(arr(i, 1, 4))
     (replay,) = region_of(compiled).prover.replays
     assert replay.straight is not None
-    assert region_of(compiled).first_replay is replay.run
+    assert region_of(compiled).straight is not None
     return model, compiled
 
 
@@ -120,7 +121,7 @@ def test_wrong_calls_fail_as_without_a_replay():
         x = arr(5, 1, 4)
         assert bits(compiled(x)) == bits(tj.softmax(model(x), -1))
         assert bits(compiled(x=x)) == bits(tj.softmax(model(x), -1))
-    run = region_of(compiled).first_replay
+    run = region_of(compiled).straight
     for args in ((), ((x,),), ((x,), {}, 1), (3, {}), ((x,), 3)):
         with pytest.raises((TypeError, SystemError)):
             run(*args)
@@ -143,24 +144,69 @@ def test_another_number_of_threads(monkeypatch):
 
 
 def test_several_python_threads():
+    """Half of the arguments are strided, which the text replays: both ways write into the program's pointers."""
     model, compiled = inference()
     wrong, barrier = [], threading.Barrier(4)
 
     def work(k):
         with tj.no_grad():
-            xs = [arr(50 + 10 * k + i, 1, 4) for i in range(5)]
+            xs = [arr(50 + 10 * k + i, 1, 4) if i % 2 else arr(50 + 10 * k + i, 1, 8)[:, ::2] for i in range(6)]
             expected = [bits(tj.softmax(model(x), -1)) for x in xs]
             barrier.wait()
-            for i in range(2000):
-                if bits(compiled(xs[i % 5])) != expected[i % 5]:
+            for i in range(1500):
+                if bits(compiled(xs[i % 6])) != expected[i % 6]:
                     wrong.append((k, i))
 
     threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+    finally:
+        sys.setswitchinterval(before)
     assert not wrong
+
+
+def test_nothing_enters_a_region_that_somebody_is_in():
+    _, compiled = inference()
+    region, x = region_of(compiled), arr(4, 1, 4)
+    with tj.no_grad():
+        assert region.straight((x,), {}) is not MISS
+        replayed, permit = region.calls.replayed, region.free.pop()
+        pointers = region.prover.replays[0].executable.pointers.tolist()
+        assert region.straight((x,), {}) is MISS
+        assert pointers == region.prover.replays[0].executable.pointers.tolist()
+        region.free.append(permit)
+        assert region.straight((x,), {}) is not MISS
+        assert region.calls.replayed == replayed + 1
+
+
+@pytest.mark.parametrize("through", ["region", "method", "module"])
+def test_other_ways_to_a_region(through):
+    model, x = net(4, 8, 2), arr(3, 1, 4)
+
+    class Policy:
+        @tj.compile
+        def act(self, x):
+            return model(x)
+
+    def function(x):
+        return model(x)
+
+    with tj.no_grad():
+        expected = bits(model(x))
+        policy = Policy()
+        compiled = {"region": tj.compile(function), "method": policy.act, "module": tj.compile(net(4, 8, 2))}[through]
+        for _ in range(12):
+            assert bits(compiled(x)) == expected
+        region = region_of(compiled)
+        assert region.straight is not None
+        replayed = region.calls.replayed
+        assert bits((region if through == "region" else compiled)(x)) == expected
+    assert region.calls.replayed == replayed + 1
 
 
 class Falling:
@@ -260,4 +306,4 @@ def test_calls_that_do_more_are_left_to_the_text():
             compiled(*args)
         for replay in region_of(compiled).prover.replays:
             assert replay.straight is None
-            assert replay.run is replay.listing.scope["replay"]
+        assert region_of(compiled).straight is None

@@ -81,11 +81,11 @@ _PYTHON_FUNCTIONS = (
     "PyEval_RestoreThread",
     "PyEval_SaveThread",
     "PyFloat_AsDouble",
+    "PyList_Size",
     "PyLong_AsLongLong",
     "PyLong_FromLongLong",
     "PyObject_CallNoArgs",
     "PyObject_GetAttr",
-    "PyObject_Vectorcall",
     "PyTuple_GetItem",
     "PyTuple_Size",
     "PyType_IsSubtype",
@@ -145,6 +145,9 @@ def _module_text(digest: str) -> str:
         replay_control=replay_text.CONTROL,
         replay_pointers=replay_text.POINTERS,
         replay_scalars=replay_text.SCALARS,
+        replay_free=replay_text.FREE,
+        replay_count=replay_text.COUNT,
+        replay_miss=replay_text.MISS,
         max_arguments=replay_text.MAX_ARGUMENTS,
     )
 
@@ -218,12 +221,12 @@ class Entry:
         self._definitions.append(definition)
         return _built_in(definition, self.state)
 
-    def replay(self, table: np.ndarray, slowly: Callable[[Any, Any], Any], *kept: Any) -> Callable[[Any, Any], Any]:
+    def replay(self, table: np.ndarray, *kept: Any) -> Callable[[Any, Any], Any]:
         """A replay, a function of arguments and named arguments, by a table of `replay_text.REPLAY_WORDS` words.
 
-        `slowly` is called with the same where something is not as the table says; `kept` is what lives with the replay.
+        `kept` is what the table has the addresses of.
         """
-        return _built_in(self._replay, (table, slowly, *kept))
+        return _built_in(self._replay, (table, *kept))
 
     def _check(self) -> None:
         """The layout of Python's and NumPy's objects is read without their headers: see that it is as expected."""

@@ -208,9 +208,9 @@ no:
   ret ptr %refused
 }
 
-; As `copy_of`, with a new array in one more slot and the address of its elements among pointers. Behind the slots, the
-; table has where the array goes, its place among the pointers, the address of its element type, and its shape.
-define internal ptr @copy_with_array(ptr %state, ptr %template, ptr %data, ptr %pointers) {
+; As `copy_of`, with a new array in one more slot. Behind the slots, the table has where the array goes, its place among
+; pointers, the address of its element type, and its shape.
+define internal ptr @copy_with_array(ptr %state, ptr %template, ptr %data) {
   %made = call ptr @copy_of(ptr %template, ptr %data)
   %failed = icmp eq ptr %made, null
   br i1 %failed, label %nothing, label %array
@@ -219,8 +219,6 @@ array:
   %rest = getelementptr i64, ptr %data, i64 %slots
   %slot_at = getelementptr i64, ptr %rest, i64 1
   %slot = load i64, ptr %slot_at
-  %place_at = getelementptr i64, ptr %rest, i64 2
-  %place = load i64, ptr %place_at
   %element_at = getelementptr i64, ptr %rest, i64 3
   %element_word = load i64, ptr %element_at
   %element = inttoptr i64 %element_word to ptr
@@ -244,12 +242,26 @@ nothing:
 put:
   %to = getelementptr i8, ptr %made, i64 %slot
   store ptr %new, ptr %to
-  %address = call i64 @data_of(ptr %new)
-  %pointer_at = getelementptr i64, ptr %pointers, i64 %place
-  store i64 %address, ptr %pointer_at
   ret ptr %made
 }
 
+; Writes the address of the array's elements, of what `copy_with_array` gave by this table, to its place among pointers.
+define internal void @point_to(ptr %made, ptr %data, ptr %pointers) {
+  %slots = load i64, ptr %data
+  %rest = getelementptr i64, ptr %data, i64 %slots
+  %slot_at = getelementptr i64, ptr %rest, i64 1
+  %slot = load i64, ptr %slot_at
+  %place_at = getelementptr i64, ptr %rest, i64 2
+  %place = load i64, ptr %place_at
+  %array_at = getelementptr i8, ptr %made, i64 %slot
+  %array = load ptr, ptr %array_at
+  %address = call i64 @data_of(ptr %array)
+  %pointer_at = getelementptr i64, ptr %pointers, i64 %place
+  store i64 %address, ptr %pointer_at
+  ret void
+}
+
+; As `stamp`, with a new array in one more slot, too, and the address of its elements among pointers.
 define ptr @make_$digest(ptr %self, ptr %args, i64 %count) {
 entry:
   %state_word = call i64 @data_of(ptr %self)
@@ -271,7 +283,13 @@ begin:
   %data = inttoptr i64 %data_word to ptr
   %pointers_word = call i64 @data_of(ptr %pointers_object)
   %pointers = inttoptr i64 %pointers_word to ptr
-  %made = call ptr @copy_with_array(ptr %state, ptr %template, ptr %data, ptr %pointers)
+  %made = call ptr @copy_with_array(ptr %state, ptr %template, ptr %data)
+  %failed = icmp eq ptr %made, null
+  br i1 %failed, label %done, label %point
+point:
+  call void @point_to(ptr %made, ptr %data, ptr %pointers)
+  br label %done
+done:
   ret ptr %made
 no:
   %refused = call ptr @refuse(ptr %state, ptr @new_usage)

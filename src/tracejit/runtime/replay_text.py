@@ -31,7 +31,13 @@ CONTROL = 15
 """A list that holds the program's control block."""
 POINTERS = 16
 SCALARS = 17
-REPLAY_WORDS = 18
+FREE = 18
+"""A list that is empty while somebody is in the region."""
+COUNT = 19
+"""Where the address of the number of replayed calls stands."""
+MISS = 20
+"""What is given where something is not as before."""
+REPLAY_WORDS = 21
 
 MAX_ARGUMENTS = 8
 
@@ -109,8 +115,24 @@ go:
   ret i64 %code
 }
 
-; A call of a region; where anything is not as expected, the function beside the table is called instead. The tensor is
-; made first, as that may collect garbage: no Python code runs between the looks at memory and the end of the program.
+; Adds one to the number whose address stands in a word; false with an exception set.
+define internal i1 @count_one(ptr %at) {
+  %old = load ptr, ptr %at
+  %before = call i64 @PyLong_AsLongLong(ptr %old)
+  %after = add i64 %before, 1
+  %new = call ptr @PyLong_FromLongLong(i64 %after)
+  %none = icmp eq ptr %new, null
+  br i1 %none, label %failed, label %put
+put:
+  store ptr %new, ptr %at
+  call void @Py_DecRef(ptr %old)
+  ret i1 true
+failed:
+  ret i1 false
+}
+
+; A call of a region: its result, or what says that something is not as before, with nothing done. The tensor is made
+; first, as that may collect garbage: no Python code, which could enter the region, runs from then on.
 define ptr @replay_$digest(ptr %self, ptr %args, i64 %count) {
 entry:
   %objects = alloca [$max_arguments x ptr]
@@ -129,10 +151,6 @@ sizes:
   %given = load ptr, ptr %args
   %named_at = getelementptr ptr, ptr %args, i64 1
   %named = load ptr, ptr %named_at
-  %ready = call i64 @word(ptr %table, i64 $replay_ready)
-  %is_ready = icmp ne i64 %ready, 0
-  br i1 %is_ready, label %shapes, label %slowly
-shapes:
   %many = call i64 @PyTuple_Size(ptr %given)
   %wanted = call i64 @word(ptr %table, i64 $replay_arguments)
   %as_many = icmp eq i64 %many, %wanted
@@ -145,24 +163,31 @@ failed:
 types:
   %no_others = icmp eq i64 %others, 0
   %plain = and i1 %as_many, %no_others
-  br i1 %plain, label %thread, label %slowly
+  br i1 %plain, label %thread, label %miss
 thread:
   %thread_ok = call i64 @thread_fits(ptr %table)
   %thread_error = icmp slt i64 %thread_ok, 0
   br i1 %thread_error, label %failed, label %thread_known
 thread_known:
   %is_free = icmp ne i64 %thread_ok, 0
-  br i1 %is_free, label %make, label %slowly
+  br i1 %is_free, label %make, label %miss
 make:
   %template_word = call i64 @word(ptr %table, i64 $replay_template)
   %template = inttoptr i64 %template_word to ptr
   %template_table_word = call i64 @word(ptr %table, i64 $replay_template_table)
   %template_table = inttoptr i64 %template_table_word to ptr
-  %pointers_word = call i64 @word(ptr %table, i64 $replay_pointers)
-  %pointers = inttoptr i64 %pointers_word to ptr
-  %made = call ptr @copy_with_array(ptr %state, ptr %template, ptr %template_table, ptr %pointers)
+  %made = call ptr @copy_with_array(ptr %state, ptr %template, ptr %template_table)
   %none_made = icmp eq ptr %made, null
-  br i1 %none_made, label %failed, label %hold
+  br i1 %none_made, label %failed, label %enter
+enter:
+  %ready = call i64 @word(ptr %table, i64 $replay_ready)
+  %is_ready = icmp ne i64 %ready, 0
+  %free_word = call i64 @word(ptr %table, i64 $replay_free)
+  %free = inttoptr i64 %free_word to ptr
+  %places = call i64 @PyList_Size(ptr %free)
+  %is_open = icmp ne i64 %places, 0
+  %may_enter = and i1 %is_ready, %is_open
+  br i1 %may_enter, label %hold, label %drop
 hold:
   %held_word = call i64 @word(ptr %table, i64 $replay_held)
   %held = inttoptr i64 %held_word to ptr
@@ -196,17 +221,29 @@ look:
   %alike = icmp eq i64 %unlike, 0
   br i1 %alike, label %run, label %drop
 run:
+  %pointers_word = call i64 @word(ptr %table, i64 $replay_pointers)
+  %pointers = inttoptr i64 %pointers_word to ptr
+  call void @point_to(ptr %made, ptr %template_table, ptr %pointers)
   %code = call i64 @run_ready(ptr %state, ptr %table)
   %ran = icmp eq i64 %code, 0
-  br i1 %ran, label %done, label %drop
+  br i1 %ran, label %count_call, label %drop
+count_call:
+  %count_word = call i64 @word(ptr %table, i64 $replay_count)
+  %count_at = inttoptr i64 %count_word to ptr
+  %counted = call i1 @count_one(ptr %count_at)
+  br i1 %counted, label %done, label %lost
 done:
   ret ptr %made
+lost:
+  call void @Py_DecRef(ptr %made)
+  ret ptr null
 drop:
   call void @Py_DecRef(ptr %made)
-  br label %slowly
-slowly:
-  %python = call ptr @PyTuple_GetItem(ptr %self, i64 1)
-  %result = call ptr @PyObject_Vectorcall(ptr %python, ptr %args, i64 2, ptr null)
-  ret ptr %result
+  br label %miss
+miss:
+  %miss_word = call i64 @word(ptr %table, i64 $replay_miss)
+  %miss_object = inttoptr i64 %miss_word to ptr
+  call void @Py_IncRef(ptr %miss_object)
+  ret ptr %miss_object
 }
 """

@@ -93,6 +93,7 @@ class Region:
         self.begun = False
         self.keeper = Keeper(self)
         self.first_replay: Callable[..., Any] | None = None
+        self.straight: Callable[..., Any] | None = None
         self.prover: Prover | None = None if mode == "follow" else Prover(self)
         self.name = getattr(function, "__name__", type(function).__name__)
 
@@ -100,6 +101,11 @@ class Region:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function."""
+        straight = self.straight
+        if straight is not None:
+            out = straight(args, kwargs)
+            if out is not MISS:
+                return out
         if state.session is not None:
             return self.function(*args, **kwargs)
         try:
@@ -197,7 +203,7 @@ class Region:
         if self.prover is not None:
             # A replay may have the wrong program.
             self.prover.replays.clear()
-            self.first_replay = None
+            self.first_replay = self.straight = None
         return failure.error()
 
     def _abandon(self) -> None:
@@ -483,8 +489,13 @@ class CompiledFunction:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function through its region."""
         region = self._region
+        # The shortest ways: what `Region.__call__` does, without another Python call.
+        straight = region.straight
+        if straight is not None:
+            out = straight(args, kwargs)
+            if out is not MISS:
+                return out
         replay = region.first_replay
-        # The shortest way: what `Region.__call__` does, without another Python call.
         if replay is not None:
             try:
                 self._take()

@@ -106,8 +106,8 @@ class Replay:
             enter=ENTRY.enter,
         )
         exec(compile_text(self.text, REPLAY), scope)
-        self.straight = straight(self.text, scope, scope["replay"])
-        self.run = scope["replay"] if self.straight is None else self.straight.run
+        self.run = scope["replay"]
+        self.straight = straight(self.text, scope)
 
     def _own(self, executable: Executable) -> Executable:
         """The program with pointers and numbers that only this replay sets."""

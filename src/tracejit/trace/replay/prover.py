@@ -59,8 +59,11 @@ class Prover:
 
     def _put_first(self) -> None:
         """Let calls try the first replay before anything else; with `verify=` the region looks first what is due."""
-        found = self.replays[0].run if self.replays and self.region.verify is None else None
-        self.region.first_replay = found
+        region = self.region
+        first = self.replays[0] if self.replays and region.verify is None else None
+        native = None if first is None else first.straight
+        region.first_replay = None if first is None else first.run
+        region.straight = None if native is None else native.run(region.free, region.calls)
 
     def _changes(self, guard: Guard) -> bool:
         """Note a place whose number, tensor or list changed: the next proof loads it in each call."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from tracejit.runtime import replay_text as words
 from tracejit.runtime.entry import ENTRY
+from tracejit.runtime.objects import slot_place
 
 _TEXT = re.compile(
     r"""def replay\(args, kwargs\):
@@ -42,40 +43,49 @@ _STATE = ("session", "grad_enabled", "autocast")
 
 
 class Straight:
-    """A native replay with its table; `run` is the function. It leaves all to the text until it is told what holds."""
+    """A native replay with its table. It misses until it is told what holds."""
 
-    def __init__(self, parts: re.Match[str], scope: dict[str, Any], slowly: Callable[[Any, Any], Any]) -> None:
-        self._tables: list[np.ndarray] = scope["words"]
+    def __init__(self, parts: re.Match[str], scope: dict[str, Any]) -> None:
+        self._scope = scope
+        self._words: list[np.ndarray] = scope["words"]
         self._looks: list[Any] = scope["looks"]
-        state, names = scope["state"], ("__dict__", *_STATE)
+        self._names = ("__dict__", *_STATE)
         wanted = None, parts["grad"] == "True", None
-        like, table = scope[parts["like"]], scope[parts["table"]]
-        self._table = np.zeros(words.REPLAY_WORDS, np.int64)
-        self._table[words.STATE] = ENTRY.state.ctypes.data
-        self._table[words.THREAD], self._table[words.DICT] = id(state), id(names[0])
-        self._table[words.KEYS : words.KEYS + 6] = [id(x) for pair in zip(names[1:], wanted, strict=True) for x in pair]
-        self._table[words.LOOK] = scope["expected"].ctypes.data
-        self._table[words.ARGUMENTS] = parts["found"].count("v")
-        self._table[words.TEMPLATE], self._table[words.TEMPLATE_TABLE] = id(like), table.ctypes.data
-        self._table[words.CONTROL] = id(scope["C"])
-        self._table[words.POINTERS] = scope["pointers"].ctypes.data
-        self._table[words.SCALARS] = scope["scalars"].ctypes.data
-        # The table has the addresses of what the scope and these names keep.
-        self.run = ENTRY.replay(self._table, slowly, scope, names)
+        keys = [id(x) for pair in zip(_STATE, wanted, strict=True) for x in pair]
+        self._table = table = np.zeros(words.REPLAY_WORDS, np.int64)
+        table[words.STATE] = ENTRY.state.ctypes.data
+        table[words.THREAD], table[words.DICT] = id(scope["state"]), id(self._names[0])
+        table[words.KEYS : words.KEYS + len(keys)] = keys
+        table[words.LOOK] = scope["expected"].ctypes.data
+        table[words.ARGUMENTS] = parts["found"].count("v")
+        table[words.TEMPLATE], table[words.TEMPLATE_TABLE] = id(scope[parts["like"]]), scope[parts["table"]].ctypes.data
+        table[words.CONTROL] = id(scope["C"])
+        table[words.POINTERS], table[words.SCALARS] = (scope[name].ctypes.data for name in ("pointers", "scalars"))
+        table[words.MISS] = id(scope["MISS"])
+
+    def run(self, free: list[None], calls: Any) -> Callable[[Any, Any], Any]:
+        """The function of a call's arguments and named arguments: its result, counted among the calls, or `MISS`.
+
+        It misses while the list is empty, and is no part of the region's own call, which empties it.
+        """
+        self._table[words.FREE] = id(free)
+        self._table[words.COUNT] = id(calls) + slot_place(type(calls), "replayed")
+        # The table has the addresses of what these keep.
+        return ENTRY.replay(self._table, self._scope, self._names, free, calls)
 
     def refuse(self) -> None:
-        """Leave all to the text."""
+        """Miss until told otherwise."""
         self._table[words.READY] = 0
 
     def admit(self) -> None:
         """The words of memory are those of now; what Python has to look at is left to the text."""
-        self._table[words.HELD] = self._tables[0].ctypes.data
+        self._table[words.HELD] = self._words[0].ctypes.data
         self._table[words.READY] = not self._looks
 
 
-def straight(text: str, scope: dict[str, Any], slowly: Callable[[Any, Any], Any]) -> Straight | None:
-    """The native replay of a text with its names, None where the text does more; `slowly` is its function."""
+def straight(text: str, scope: dict[str, Any]) -> Straight | None:
+    """The native replay of a text with its names, None where the text does more."""
     parts = _TEXT.fullmatch(text)
     if parts is None or parts["found"].count("v") > words.MAX_ARGUMENTS:
         return None
-    return Straight(parts, scope, slowly)
+    return Straight(parts, scope)
