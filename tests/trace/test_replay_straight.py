@@ -107,6 +107,21 @@ def test_what_changed_is_seen():
                 check(x)
 
 
+def test_a_change_that_is_taken_back_costs_nothing_later():
+    model, compiled = inference()
+    x, region = arr(30, 1, 4), region_of(compiled)
+    with tj.no_grad():
+        for _ in range(3):
+            model[0].weight.requires_grad_(False)
+            assert region.straight((x,), {}) is MISS
+            assert bits(compiled(x)) == bits(tj.softmax(model(x), -1))
+            model[0].weight.requires_grad_(True)
+            first = next(r for r in region.prover.replays if r.straight is not None)
+            assert bits(compiled(x)) == bits(tj.softmax(model(x), -1))
+            assert region.prover.replays[0] is first
+            assert region.straight((x,), {}) is not MISS
+
+
 def test_wrong_calls_fail_as_without_a_replay():
     model, compiled = inference()
     with tj.no_grad():

@@ -174,8 +174,6 @@ class Replay:
 
     def renew(self) -> bool:
         """Look at every guard; the words and the pointers to the memory of constants are then those of now."""
-        if self.straight is not None:
-            self.straight.refuse()
         if not self.watch.renew():
             return False
         self.grad_tables[0] = NEVER

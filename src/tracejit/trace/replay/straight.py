@@ -37,7 +37,7 @@ _TEXT = re.compile(
     if run\(C\[0\], pointers, scalars\) and me\.again\(\): return MISS
     return (?P=made)"""
 )
-"""What `ENTRY.replay` does, line by line; its arguments are looked at behind the tensor that it makes."""
+"""What `ENTRY.replay` does. It makes the tensor before it looks at memory, as that may run Python code."""
 
 _STATE = ("session", "grad_enabled", "autocast")
 
@@ -49,6 +49,7 @@ class Straight:
         self._scope = scope
         self._words: list[np.ndarray] = scope["words"]
         self._looks: list[Any] = scope["looks"]
+        self._held: np.ndarray | None = None
         self._names = ("__dict__", *_STATE)
         wanted = None, parts["grad"] == "True", None
         keys = [id(x) for pair in zip(_STATE, wanted, strict=True) for x in pair]
@@ -73,13 +74,10 @@ class Straight:
         # The table has the addresses of what these keep.
         return ENTRY.replay(self._table, self._scope, self._names, free, calls)
 
-    def refuse(self) -> None:
-        """Miss until told otherwise."""
-        self._table[words.READY] = 0
-
     def admit(self) -> None:
         """The words of memory are those of now; what Python has to look at is left to the text."""
-        self._table[words.HELD] = self._words[0].ctypes.data
+        self._held = self._words[0]
+        self._table[words.HELD] = self._held.ctypes.data
         self._table[words.READY] = not self._looks
 
 
