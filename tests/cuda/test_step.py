@@ -31,7 +31,7 @@ def _graph_of_a_step() -> Graph:
     for _ in range(4):
         step(x, y)
     ((_, executable),) = region_of(step).executables()
-    graph: Graph = executable.compiled.source
+    graph: Graph = executable.compiled.source()
     return graph
 
 

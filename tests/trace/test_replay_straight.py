@@ -13,8 +13,15 @@ import pytest
 import tracejit as tj
 from tests.trace.replaying import net
 from tests.trace.values import arr, bits
+from tracejit import devices
 from tracejit.trace.matcher import MISS
 from tracejit.trace.region import region_of
+
+
+@pytest.fixture(autouse=True)
+def _usual_devices(monkeypatch):
+    """No default device was chosen, as other tests of this process may have: a replay would look at it in each call."""
+    monkeypatch.setattr(devices, "_changed", False)
 
 
 def inference(calls=12):
