@@ -16,13 +16,15 @@ PATIENCE = 3
 """How many calls a tree with a new program waits for a proof, whose findings are then kept with it."""
 KEEPS = 8
 """How often a region puts its tree on disk."""
+EVENTS = 20_000
+"""Events of a tree from which on it is not put there: that would take half a second, each time."""
 
 
 class Keeper:
     """Takes the tree of a region from disk before its first call, and puts it there when it has learnt something.
 
-    `trying` says that the first call is following a tree from disk. `unmet` are the events of that tree which no call
-    has met yet: they are not put back.
+    `digest` is the function's fingerprint. `trying` says that the first call is following a tree from disk. `unmet` are
+    the events of that tree which no call has met yet: they are not put back.
     """
 
     def __init__(self, region: Any) -> None:
@@ -63,7 +65,7 @@ class Keeper:
     def end_call(self) -> None:
         """After a call: put the tree on disk if it is due."""
         region = self.region
-        if self.digest is None or self._times >= KEEPS or not region.compiles:
+        if self.digest is None or self._times >= KEEPS or not region.compiles or region.recorded_events > EVENTS:
             return
         hints = frozenset() if region.prover is None else region.prover.hints
         now = region.recorded_events, len(hints)
