@@ -163,7 +163,10 @@ failed:
 types:
   %no_others = icmp eq i64 %others, 0
   %plain = and i1 %as_many, %no_others
-  br i1 %plain, label %thread, label %miss
+  %ready_now = call i64 @word(ptr %table, i64 $replay_ready)
+  %is_ready_now = icmp ne i64 %ready_now, 0
+  %may_go = and i1 %plain, %is_ready_now
+  br i1 %may_go, label %thread, label %miss
 thread:
   %thread_ok = call i64 @thread_fits(ptr %table)
   %thread_error = icmp slt i64 %thread_ok, 0
