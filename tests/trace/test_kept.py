@@ -342,9 +342,20 @@ def test_nothing_but_trees_is_read(kept_trees):
         def __reduce__(self) -> Any:
             return os.getenv, ("HOME",)
 
-    for value in (Evil(), print):
+    for value in (Evil(), print, np.load):
         kept.STORE.put("ab", "f", "", pickle.dumps(({}, value, frozenset())), TREE)
         assert kept.recall("ab", None) is None
+    # By way of what a module of the package imports.
+    for path in ("os.getenv", "pickle.loads"):
+        text = b"\x80\x04" + b"".join(
+            b"\x8c" + bytes([len(name)]) + name.encode() for name in ("tracejit.trace.kept", path)
+        )
+        text += b"\x93."
+        with pytest.raises(pickle.UnpicklingError):
+            kept._Unpickler(io.BytesIO(text)).load()
+    plain = [np.float32(1.5), np.arange(3), np.dtype("i4"), np.int64]
+    found = kept._Unpickler(io.BytesIO(pickle.dumps(plain, protocol=5))).load()
+    assert str(found) == str(plain)
 
 
 @settings(

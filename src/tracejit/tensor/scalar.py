@@ -84,11 +84,13 @@ def alike(x: Any) -> Any:
 
 def is_one_of(x: Any, special: tuple[float, ...]) -> bool:
     """Whether a number is one of some; a run-time number that is none of them stays one."""
+    found = alike(x) in special
     if isinstance(x, Scalar):
-        if x.value not in special and x.source.avoid(special):
-            return False
-        x.take()
-    return alike(x) in special
+        if found:
+            x.take()
+        else:
+            x.source.avoid(special, x.value)
+    return found
 
 
 def _converted(x: Any) -> Any:

@@ -18,6 +18,8 @@ import pickle
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from tracejit.config import logger
 from tracejit.runtime.cache import STORE, TREE
 from tracejit.tensor.generator import Generator, default_generator
@@ -32,6 +34,8 @@ _PACKAGE = __name__.partition(".")[0]
 _BUILTINS = {"Ellipsis"} | {
     t.__name__ for t in (bool, bytes, complex, dict, float, frozenset, int, list, range, set, slice, str, tuple, type)
 }
+_ARRAYS = ("_reconstruct", "_frombuffer", "scalar")
+"""NumPy's functions that make an array or a number of what was written of one."""
 _SINGLE = (type(None), type(...), type(NotImplemented))
 """Classes of one value: `pickle` writes them as the class of that value."""
 
@@ -276,15 +280,21 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """What stands under a name."""
-        if not _is_known(module, name):
-            raise pickle.UnpicklingError(f"{module}.{name} cannot be part of a tree")
-        return super().find_class(module, name)
+        if _is_known(module, name):
+            found = super().find_class(module, name)
+            # A name may lead through a module of this package to what that one imports.
+            if _is_known(getattr(found, "__module__", None) or module, name):
+                return found
+        raise pickle.UnpicklingError(f"{module}.{name} cannot be part of a tree")
 
 
 def _is_known(module: str | None, name: str) -> bool:
     if module == "builtins":
         return name in _BUILTINS
-    return module is not None and module.partition(".")[0] in (_PACKAGE, "numpy")
+    if module is None or module.partition(".")[0] != "numpy":
+        return module is not None and module.partition(".")[0] == _PACKAGE
+    kind = getattr(np, name, None)
+    return name in _ARRAYS or (isinstance(kind, type) and issubclass(kind, np.generic | np.ndarray | np.dtype))
 
 
 def _number(index: int, value: float | int, varies: bool, fixed: bool, low: int, high: int) -> Number:

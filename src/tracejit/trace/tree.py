@@ -52,9 +52,9 @@ class Number:
         if self.event is not None:
             self.event.match = None
 
-    def avoid(self, special: tuple[float, ...]) -> bool:
-        """Whether a number can be none of some and stay open: no, the tree only knows numbers by their value."""
-        return False
+    def avoid(self, special: tuple[float, ...], value: float | int) -> None:
+        """That the number is none of some became part of the structure: the tree knows that by its value alone."""
+        self.fix(value)
 
     def admits(self, value: Any) -> bool:
         """Whether a call with this value takes the same branch; a first change makes the number a run-time one."""

@@ -100,11 +100,12 @@ class Prover:
             return None
         self.tries += 1
         call = region.function, region.root.root, args, kwargs
+        before = self.changing.copy()
         proof, obstacles = prove(*call, self.changing, self.hints)
         if proof is None and self.hints:
             # They may be of another function's numbers, with which this one decides something.
             self.hints = frozenset()
-            self.changing.clear()
+            self.changing = before
             proof, obstacles = prove(*call, self.changing)
         if proof is None:
             self._note(obstacles)

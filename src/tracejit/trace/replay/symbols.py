@@ -81,10 +81,9 @@ class Source:
         """The number became part of the structure."""
         self.listing.require_number(self.text, value)
 
-    def avoid(self, special: tuple[float, ...]) -> bool:
-        """The number is none of some, which is part of the structure."""
+    def avoid(self, special: tuple[float, ...], value: Any) -> None:
+        """That the number is none of some became part of the structure."""
         self.listing.require(f"{self.text} not in {special!r}")
-        return True
 
 
 class Listing:
