@@ -225,9 +225,24 @@ together:
   ret ptr %code_object
 }
 
+; Runs a program that is laid out for the team, and gives its code.
+define internal i64 @run_job(ptr %state, i64 %control, i64 %pointers, i64 %scalars) {
+  %job = alloca [4 x i64]
+  %team = call i64 @word(ptr %state, i64 $team)
+  store i64 %team, ptr %job
+  %job_1 = getelementptr i64, ptr %job, i64 1
+  store i64 %control, ptr %job_1
+  %job_2 = getelementptr i64, ptr %job, i64 2
+  store i64 %pointers, ptr %job_2
+  %job_3 = getelementptr i64, ptr %job, i64 3
+  store i64 %scalars, ptr %job_3
+  %runner = call i64 @word(ptr %state, i64 $run_program)
+  %code = call i64 @call_kernel(i64 %runner, ptr %job, i64 1)
+  ret i64 %code
+}
+
 define ptr @run_$digest(ptr %self, ptr %args, i64 %count) {
 entry:
-  %job = alloca [4 x i64]
   %state_word = call i64 @data_of(ptr %self)
   %state = inttoptr i64 %state_word to ptr
   %three = icmp eq i64 %count, 3
@@ -269,24 +284,15 @@ prepare:
 failed:
   ret ptr null
 prepared:
-  %team = call i64 @word(ptr %state, i64 $team)
-  store i64 %team, ptr %job
-  %job_1 = getelementptr i64, ptr %job, i64 1
-  store i64 %control, ptr %job_1
-  %job_2 = getelementptr i64, ptr %job, i64 2
-  store i64 %pointers, ptr %job_2
-  %job_3 = getelementptr i64, ptr %job, i64 3
-  store i64 %scalars, ptr %job_3
-  %runner = call i64 @word(ptr %state, i64 $run_program)
   %release = call i64 @word(ptr %control_at, i64 $release)
   %keep = icmp eq i64 %release, 0
   br i1 %keep, label %locked, label %unlocked
 locked:
-  %short_code = call i64 @call_kernel(i64 %runner, ptr %job, i64 1)
+  %short_code = call i64 @run_job(ptr %state, i64 %control, i64 %pointers, i64 %scalars)
   br label %done
 unlocked:
   %python = call ptr @PyEval_SaveThread()
-  %long_code = call i64 @call_kernel(i64 %runner, ptr %job, i64 1)
+  %long_code = call i64 @run_job(ptr %state, i64 %control, i64 %pointers, i64 %scalars)
   call void @PyEval_RestoreThread(ptr %python)
   br label %done
 done:

@@ -296,10 +296,27 @@ no:
   ret ptr %refused
 }
 
-; Runs the kernel that a table names first over the table and objects, which only lends them; gives its code.
+; Runs the kernel that a table names first over the table and objects; gives its code.
+define internal i64 @look_at(ptr %state, ptr %table, ptr %objects, i64 %count) {
+  %block = alloca [4 x i64]
+  %table_word = ptrtoint ptr %table to i64
+  store i64 %table_word, ptr %block
+  %block_1 = getelementptr i64, ptr %block, i64 1
+  %objects_word = ptrtoint ptr %objects to i64
+  store i64 %objects_word, ptr %block_1
+  %block_2 = getelementptr i64, ptr %block, i64 2
+  store i64 %count, ptr %block_2
+  %block_3 = getelementptr i64, ptr %block, i64 3
+  %none = call i64 @word(ptr %state, i64 $none)
+  store i64 %none, ptr %block_3
+  %kernel = load i64, ptr %table
+  %code = call i64 @call_kernel(i64 %kernel, ptr %block, i64 1)
+  ret i64 %code
+}
+
+; `look_at` for objects that a call only lends.
 define ptr @look_$digest(ptr %self, ptr %args, i64 %count) {
 entry:
-  %block = alloca [4 x i64]
   %state_word = call i64 @data_of(ptr %self)
   %state = inttoptr i64 %state_word to ptr
   %some = icmp sgt i64 %count, 0
@@ -311,19 +328,9 @@ first:
 go:
   %data_word = call i64 @data_of(ptr %table)
   %data = inttoptr i64 %data_word to ptr
-  %kernel = load i64, ptr %data
-  store i64 %data_word, ptr %block
-  %block_1 = getelementptr i64, ptr %block, i64 1
   %objects = getelementptr ptr, ptr %args, i64 1
-  %objects_word = ptrtoint ptr %objects to i64
-  store i64 %objects_word, ptr %block_1
-  %block_2 = getelementptr i64, ptr %block, i64 2
   %objects_count = sub i64 %count, 1
-  store i64 %objects_count, ptr %block_2
-  %block_3 = getelementptr i64, ptr %block, i64 3
-  %none = call i64 @word(ptr %state, i64 $none)
-  store i64 %none, ptr %block_3
-  %code = call i64 @call_kernel(i64 %kernel, ptr %block, i64 1)
+  %code = call i64 @look_at(ptr %state, ptr %data, ptr %objects, i64 %objects_count)
   %object = call ptr @PyLong_FromLongLong(i64 %code)
   ret ptr %object
 no:

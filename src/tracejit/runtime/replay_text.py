@@ -79,8 +79,6 @@ failed:
 ; The code of a program that is laid out for the present number of threads and whose team is there; -1 otherwise,
 ; with nothing done.
 define internal i64 @run_ready(ptr %state, ptr %table) {
-entry:
-  %job = alloca [4 x i64]
   %list_word = call i64 @word(ptr %table, i64 $replay_control)
   %list = inttoptr i64 %list_word to ptr
   %items_at = getelementptr i8, ptr %list, i64 $list_items
@@ -101,17 +99,9 @@ entry:
 not_so:
   ret i64 -1
 go:
-  store i64 %team, ptr %job
-  %job_1 = getelementptr i64, ptr %job, i64 1
-  store i64 %control, ptr %job_1
-  %job_2 = getelementptr i64, ptr %job, i64 2
   %pointers = call i64 @word(ptr %table, i64 $replay_pointers)
-  store i64 %pointers, ptr %job_2
-  %job_3 = getelementptr i64, ptr %job, i64 3
   %scalars = call i64 @word(ptr %table, i64 $replay_scalars)
-  store i64 %scalars, ptr %job_3
-  %runner = call i64 @word(ptr %state, i64 $run_program)
-  %code = call i64 @call_kernel(i64 %runner, ptr %job, i64 1)
+  %code = call i64 @run_job(ptr %state, i64 %control, i64 %pointers, i64 %scalars)
   ret i64 %code
 }
 
@@ -136,7 +126,6 @@ failed:
 define ptr @replay_$digest(ptr %self, ptr %args, i64 %count) {
 entry:
   %objects = alloca [$max_arguments x ptr]
-  %block = alloca [4 x i64]
   %table_object = call ptr @PyTuple_GetItem(ptr %self, i64 0)
   %table_word = call i64 @data_of(ptr %table_object)
   %table = inttoptr i64 %table_word to ptr
@@ -210,17 +199,7 @@ fill:
 look:
   %look_word = call i64 @word(ptr %table, i64 $replay_look)
   %look_table = inttoptr i64 %look_word to ptr
-  store i64 %look_word, ptr %block
-  %block_1 = getelementptr i64, ptr %block, i64 1
-  %objects_word = ptrtoint ptr %objects to i64
-  store i64 %objects_word, ptr %block_1
-  %block_2 = getelementptr i64, ptr %block, i64 2
-  store i64 %many, ptr %block_2
-  %block_3 = getelementptr i64, ptr %block, i64 3
-  %none = call i64 @word(ptr %state, i64 $none)
-  store i64 %none, ptr %block_3
-  %looker = load i64, ptr %look_table
-  %unlike = call i64 @call_kernel(i64 %looker, ptr %block, i64 1)
+  %unlike = call i64 @look_at(ptr %state, ptr %look_table, ptr %objects, i64 %many)
   %alike = icmp eq i64 %unlike, 0
   br i1 %alike, label %run, label %drop
 run:
