@@ -16,6 +16,7 @@ from tests.test_compiler import softmax
 from tracejit.errors import CudaError, CudaOutOfMemoryError
 from tracejit.gpu_compiler import compile_for_gpu
 from tracejit.ir.node import Node
+from tracejit.kernels.gemm import panel_columns
 from tracejit.runtime.cuda.driver import Context, Driver
 from tracejit.runtime.cuda.memory import Block, Pool, room_for
 from tracejit.runtime.cuda.program import BINDINGS, machine_code
@@ -256,7 +257,7 @@ def test_kernels_are_captured_without_being_run() -> None:
 
 def test_library_operations_are_refused() -> None:
     context = context_on(Library())
-    packed = graph_of(lambda x: make("pack_panels", x, columns=16), np.ones((3, 4), np.float32))
+    packed = graph_of(lambda x: make("pack_panels", x, columns=panel_columns("float32")), np.ones((3, 4), np.float32))
     with pytest.raises(NotImplementedError, match="'pack_panels'"):
         compile_for_gpu(packed, context, Pool(context))
 

@@ -16,6 +16,9 @@ torch = pytest.importorskip("torch")
 SPECIALS = [0.0, -0.0, 1.0, -1.0, 0.5, 2.5, -2.5, 3.0, np.inf, -np.inf, np.nan, 1e-310, -1e-310, 1e-40, 1e300, -1e4]
 FLOATS = (dtypes.float32, dtypes.float64)
 INTS = (dtypes.uint8, dtypes.int8, dtypes.int32, dtypes.int64)
+INEXACT_THERE = {"sqrt"}
+"""PyTorch's is off by a unit where it takes a vector library (CPUs with AVX-512); NumPy's and ours are not."""
+
 TOLERANCE = {"float32": (2e-6, 1e-37), "float64": (4e-15, 1e-307)}
 INTEGERS = [0, 1, 2, 3, 5, 100, -1, -2, -7, -100]
 
@@ -84,7 +87,8 @@ def test_values(op: Op) -> None:
         if op.name == "relu":
             found = np.where(arrays[0] == 0, arrays[0], found)  # PyTorch keeps the sign of -0.0
         expected = namesake(op)(*map(torch.from_numpy, arrays)).numpy()
-        rtol, tiny = (0.0, 0.0) if op.exact or not dtype.is_floating_point else TOLERANCE[dtype.name]
+        exact = not dtype.is_floating_point or (op.exact and op.name not in INEXACT_THERE)
+        rtol, tiny = (0.0, 0.0) if exact else TOLERANCE[dtype.name]
         compare(found, expected, rtol, arrays, tiny)
 
 

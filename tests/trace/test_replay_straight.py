@@ -249,6 +249,7 @@ class Falling:
         self.call()
 
 
+@pytest.mark.usefixtures("small_heap")
 def test_a_collection_in_the_middle_of_a_call():
     """Making the result may collect garbage, whose `__del__` calls the function again or changes a weight."""
     model, compiled = inference()
