@@ -58,6 +58,11 @@ _PANEL_BYTES, _HEIGHT_BYTES = 16 * 1024, 96 * 1024
 second one."""
 
 
+_RUN_BYTES = (36 if TARGET.vector_bytes == 64 else 64) * 1024
+"""The largest panel of B that is packed for one run: CPUs with vectors of 64 bytes read twice as much in a step, and
+their first cache of 32 to 48 KiB shall hold a panel while all rows go past it."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Problem:
     """Sizes and strides (batch, row, column) of one product; a stride along a size of 1 is 0."""
@@ -293,6 +298,8 @@ def _block(p: _Problem, packs_a: bool, packs_b: bool, columns: int, rows: int) -
         group = _equal_parts(panels, min(room, most))
     wide = (columns * group if packs_b else 0) + height
     longest = (kernels.BLOCK_BYTES // size - height) // wide if wide else max(p.k, 1)
+    if packs_b:
+        longest = min(longest, max(_RUN_BYTES // (columns * size), LONGEST_ADDED))
     run = max(_equal_parts(p.k, longest), 1)
     if not packs_a:
         fitting = _HEIGHT_BYTES // (run * size) // TILE_ROWS * TILE_ROWS
