@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,14 +18,6 @@ os.environ.setdefault("TRACEJIT_TREES", "0")
 
 hypothesis.settings.register_profile("house", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("house")
-
-
-@pytest.fixture
-def small_heap() -> Iterator[None]:
-    """What other tests left behind is not looked at when a test collects garbage, as some do in each call."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ SPECIALS = [0.0, -0.0, 1.0, -1.0, 0.5, 2.5, -2.5, 3.0, np.inf, -np.inf, np.nan, 
 FLOATS = (dtypes.float32, dtypes.float64)
 INTS = (dtypes.uint8, dtypes.int8, dtypes.int32, dtypes.int64)
 INEXACT_THERE = {"sqrt"}
-"""PyTorch's is off by a unit where it takes a vector library (CPUs with AVX-512); NumPy's and ours are not."""
+"""Off by a unit in PyTorch on a CPU with AVX-512 (of 0.5, float64); ours has NumPy's bits."""
 
 TOLERANCE = {"float32": (2e-6, 1e-37), "float64": (4e-15, 1e-307)}
 INTEGERS = [0, 1, 2, 3, 5, 100, -1, -2, -7, -100]

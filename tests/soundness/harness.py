@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 
 import tracejit as tj
+from tests.garbage import small_heap
 from tracejit.trace.region import Region, region_of
 from tracejit.trace.replay.proof import FAILURE
 
@@ -45,13 +46,14 @@ class Case:
 
 @dataclasses.dataclass
 class Program:
-    """A case with what the tracer is expected to do with it."""
+    """A case with what the tracer is expected to do with it; `collects` says that its calls collect garbage."""
 
     name: str
     make: Callable[..., Case]
     how: str
     calls: int
     known: str | None
+    collects: bool
 
 
 def arr(seed: int, *shape: int, dtype: Any = np.float32) -> tj.Tensor:
@@ -78,14 +80,16 @@ class Topic:
     def __init__(self) -> None:
         self.programs: dict[str, Program] = {}
 
-    def program(self, how: str, calls: int = CALLS, known: str | None = None) -> Callable[..., Any]:
+    def program(
+        self, how: str, calls: int = CALLS, known: str | None = None, *, collects: bool = False
+    ) -> Callable[..., Any]:
         """Enter a program; `how` is what the tracer does with it, `known` names a difference that is not mended."""
 
         assert how in KINDS, how
 
         def enter(make: Callable[..., Case]) -> Callable[..., Case]:
             assert make.__name__ not in self.programs
-            self.programs[make.__name__] = Program(make.__name__, make, how, calls, known)
+            self.programs[make.__name__] = Program(make.__name__, make, how, calls, known, collects)
             return make
 
         return enter
@@ -196,6 +200,11 @@ def run(program: Program, jit: Any, refusable: bool = False) -> tuple[list[Any],
 
     A program that is `refusable` ends where the mode "replay" refuses a call, which then has changed nothing.
     """
+    with small_heap() if program.collects else contextlib.nullcontext():
+        return _run(program, jit, refusable)
+
+
+def _run(program: Program, jit: Any, refusable: bool) -> tuple[list[Any], Any]:
     tj.manual_seed(20)
     random.seed(21)
     np.random.seed(22)

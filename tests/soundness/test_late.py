@@ -31,7 +31,7 @@ MODULES = (
     test_values, test_world,
 )  # fmt: skip
 PROGRAMS = [
-    pytest.param(p, id=p.name, marks=[pytest.mark.xfail(reason=p.known, strict=False)] if p.known else [])
+    pytest.param(p, id=p.name, marks=[pytest.mark.xfail(reason=p.known, strict=True)] if p.known else [])
     for module in MODULES
     for p in module.topic.programs.values()
 ]

@@ -275,7 +275,7 @@ def two_results_that_are_the_same_computation():
     return Case(f, lambda i: arr(i, 3))
 
 
-@topic.program("one program", known=KEPT)
+@topic.program("one program", known=KEPT, collects=True)
 def weak_references_die_as_in_eager():
     def f(x):
         y = x * 2
@@ -289,7 +289,7 @@ def weak_references_die_as_in_eager():
     return Case(f, lambda i: arr(i, 3))
 
 
-@topic.program("one program")
+@topic.program("one program", collects=True)
 def weak_references_die_after_the_call():
     refs: list[Any] = []
 
@@ -305,7 +305,7 @@ def weak_references_die_after_the_call():
     return Case(f, lambda i: arr(i, 3), dead)
 
 
-@topic.program("one program", known=KEPT)
+@topic.program("one program", known=KEPT, collects=True)
 def finalizer_of_a_temporary():
     log: list[str] = []
 

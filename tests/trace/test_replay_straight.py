@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import tracejit as tj
+from tests.garbage import small_heap
 from tests.trace.replaying import net
 from tests.trace.values import arr, bits
 from tracejit import devices
@@ -249,7 +250,7 @@ class Falling:
         self.call()
 
 
-@pytest.mark.usefixtures("small_heap")
+@small_heap()
 def test_a_collection_in_the_middle_of_a_call():
     """Making the result may collect garbage, whose `__del__` calls the function again or changes a weight."""
     model, compiled = inference()

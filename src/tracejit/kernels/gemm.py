@@ -53,14 +53,15 @@ better than many panels, unless A would be packed again too often."""
 _STRIP_BYTES = 8 << 20
 """The largest A that is packed into memory of its own for all units; each of them packs its part of a larger one."""
 
-_RUN_BYTES = (36 if TARGET.vector_bytes == 64 else 64) * 1024
-"""The largest panel of B that is packed for one run: CPUs with vectors of 64 bytes read twice as much in a step, and
-their first cache of 32 to 48 KiB shall hold a panel while all rows go past it."""
+_WIDE = TARGET.vector_bytes == 64
+_RUN_BYTES = 36 * 1024 if _WIDE else kernels.BLOCK_BYTES
+"""The largest panel of B that is packed for one run of k: with vectors of 64 bytes a panel has twice the bytes, which
+the first cache (32 to 48 KiB) shall hold while all rows go past it."""
 
-_PANEL_BYTES, _HEIGHT_BYTES = (_RUN_BYTES, 32 * 1024) if TARGET.vector_bytes == 64 else (16 * 1024, 96 * 1024)
-_SLAB_BYTES = 768 * 1024 if TARGET.vector_bytes == 64 else 0
-"""If panels are so small that one stays in the first cache, all of them are gone through for rows of A that stay in the
-second one; where that has 2 MiB, only if all rows would not (1024x1024 @ 1024x1024: 0.9 of the time)."""
+_PANEL_BYTES = _RUN_BYTES if _WIDE else 16 * 1024
+_HEIGHT_BYTES, _SLAB_BYTES = (32 * 1024, 768 * 1024) if _WIDE else (96 * 1024, 0)
+"""If panels are so small that one stays in the first cache, and all rows of A are more than a slab, panels are gone
+through for rows of A that stay in the second cache (vectors of 64 bytes, 1024x1024 @ 1024x1024: 0.9 of the time)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +300,7 @@ def _block(p: _Problem, packs_a: bool, packs_b: bool, columns: int, rows: int) -
     wide = (columns * group if packs_b else 0) + height
     longest = (kernels.BLOCK_BYTES // size - height) // wide if wide else max(p.k, 1)
     if packs_b:
-        longest = min(longest, max(_RUN_BYTES // (columns * size), LONGEST_ADDED))
+        longest = min(longest, _RUN_BYTES // (columns * size))
     run = max(_equal_parts(p.k, longest), 1)
     if not packs_a:
         fitting = _HEIGHT_BYTES // (run * size) // TILE_ROWS * TILE_ROWS
