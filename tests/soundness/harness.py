@@ -53,7 +53,7 @@ class Program:
     how: str
     calls: int
     known: str | None
-    collects: bool
+    collects: bool = False
 
 
 def arr(seed: int, *shape: int, dtype: Any = np.float32) -> tj.Tensor:
