@@ -226,6 +226,47 @@ def test_options_that_are_not_supported() -> None:
         tj.optim.SGD([w], differentiable=True)
 
 
+FADING = [
+    ("SGD", {"lr": 0.05, "momentum": 0.9}, {"momentum_buffer": True}),
+    ("Adam", {}, {"exp_avg": True, "exp_avg_sq": True}),
+    ("AdamW", {"amsgrad": True}, {"exp_avg": True, "exp_avg_sq": True}),
+    ("Adam", {"eps": 1e-12}, {"exp_avg": True, "exp_avg_sq": False}),
+    ("RMSprop", {"momentum": 0.9}, {"square_avg": True, "momentum_buffer": True}),
+    ("RMSprop", {"centered": True}, {"square_avg": False, "grad_avg": True}),
+    ("RMSprop", {"eps": 1e-13}, {"square_avg": False}),
+]
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
+@pytest.mark.parametrize(("name", "options", "means"), FADING, ids=str)
+def test_means_of_what_gets_no_gradient_fade(
+    name: str, options: dict[str, Any], means: dict[str, bool], compiled: bool
+) -> None:
+    """Subnormal numbers in the state would stay there and slow every step; PyTorch keeps them."""
+    mine, theirs = tj.nn.Parameter(tj.ones(20)), torch.nn.Parameter(torch.ones(20))
+    a, b = getattr(tj.optim, name)([mine], **options), getattr(torch.optim, name)([theirs], **options, foreach=False)
+
+    def step(grad: tj.Tensor) -> None:
+        mine.grad = grad
+        a.step()
+
+    run = tj.compile(step) if compiled else step
+    for position in range(12):
+        if position == 5:
+            for key in means:
+                a.state[mine][key].copy_(tj.linspace(1.15e-38, 1.18e-38, 20))
+                b.state[theirs][key].copy_(torch.linspace(1.15e-38, 1.18e-38, 20))
+        size = 1.0 if position < 5 else 0.0
+        run(tj.full((20,), size))
+        theirs.grad = torch.full((20,), size)
+        b.step()
+    for key, fades in means.items():
+        assert a.state[mine][key].any().item() is not fades, key
+        assert b.state[theirs][key].all().item()
+    # The parameters do not tell the difference.
+    np.testing.assert_allclose(mine.detach().numpy(), theirs.detach().numpy(), rtol=1e-6)
+
+
 def test_updates_do_not_record_gradients() -> None:
     w = tj.nn.Parameter(tj.ones(2))
     for name, options in OPTIMIZERS:

@@ -71,6 +71,23 @@ trunc_f32, trunc_f64 = (_unary("trunc", k) for k in FLOATS.values())
 rint_f32, rint_f64 = (_unary("rint", k) for k in FLOATS.values())
 
 
+def _flush_denormal(kind: Any) -> Any:
+    # By the bits of the exponent: floating point instructions are slow on the numbers in question.
+    llvm_type = LLVM_FLOAT[kind][1]
+    bits, exponent = (32, 0xFF << 23) if kind is types.float32 else (64, 0x7FF << 52)
+
+    @intrinsic
+    def function(typingctx, x):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            word = builder.bitcast(args[0], ir.IntType(bits))
+            small = builder.icmp_unsigned("==", builder.and_(word, word.type(exponent)), word.type(0))
+            return builder.select(small, llvm_type(0.0), args[0])
+
+        return kind(kind), codegen
+
+    return function
+
+
 def _integer_abs(kind: Any) -> Any:
     @intrinsic
     def function(typingctx, x):  # type: ignore[no-untyped-def]
@@ -107,6 +124,7 @@ def _sign(kind: Any) -> Any:
     return function
 
 
+flush_denormal_f32, flush_denormal_f64 = (_flush_denormal(k) for k in FLOATS.values())
 abs_i8, abs_i16, abs_i32, abs_i64, abs_u8 = (_integer_abs(k) for k in INTEGERS.values())
 sign_i8, sign_i16, sign_i32, sign_i64, sign_u8 = (_sign(k) for k in INTEGERS.values())
 sign_f32, sign_f64 = (_sign(k) for k in FLOATS.values())

@@ -144,6 +144,25 @@ def abs(x):
     """
 
 
+def _flush_denormal(x: Any) -> Any:
+    return np.where(np.absolute(x) < np.finfo(x.dtype).tiny, x.dtype.type(0), x)
+
+
+@elementwise(
+    numpy=_flush_denormal,
+    exact=True,
+    kinds="f",
+    expr="flush_denormal_{t}({x})",
+    vjp={"x": lambda ct: ct},
+    smooth=False,
+)
+def flush_denormal(x):
+    """The element, or 0 where it is smaller than the smallest normal number of the type that is computed with.
+
+    Edge: of float16, computed with in float32, every element stays.
+    """
+
+
 def _sign(x: Any) -> Any:
     return np.subtract(x > 0, x < 0, dtype=x.dtype)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tracejit.optim.optimizer import Optimizer, check_range, negated
+from tracejit.optim.optimizer import Optimizer, check_range, let_fade, negated, root_is_lost
 from tracejit.tensor import Tensor, composite, maximum, sqrt
 
 __all__ = ["Adam", "AdamW", "adam_update"]
@@ -31,11 +31,13 @@ def adam_update(
     decoupled: bool,
     amsgrad: bool,
     maximize: bool,
+    fades: bool,
 ) -> None:
     """One step of Adam.
 
     ``share1`` and ``share2`` are 1 - beta1 and 1 - beta2, ``correction`` is 1 over the root of 1 - beta2 ** step,
     ``step_size`` the learning rate over 1 - beta1 ** step, ``keep`` what decoupled weight decay leaves of a parameter.
+    Means of squares fade if it ``fades``, those of gradients always.
     """
     for i, (param, grad) in enumerate(zip(params, negated(grads, maximize), strict=True)):
         if decays:
@@ -44,8 +46,8 @@ def adam_update(
             else:
                 grad = grad + param * weight_decay
         exp_avg, exp_avg_sq = exp_avgs[i], exp_avg_sqs[i]
-        exp_avg.add_((grad - exp_avg) * share1)
-        exp_avg_sq.mul_(beta2).add_(grad * grad * share2)
+        let_fade(exp_avg, exp_avg + (grad - exp_avg) * share1)
+        let_fade(exp_avg_sq, exp_avg_sq * beta2 + grad * grad * share2, fades)
         if amsgrad:
             largest = max_exp_avg_sqs[i]
             largest.copy_(maximum(largest, exp_avg_sq))
@@ -121,6 +123,7 @@ class Adam(Optimizer):
                     state["max_exp_avg_sq"] = self._filled(param)
         beta1, beta2 = group["betas"]
         lr, weight_decay = group["lr"], group["weight_decay"]
+        fades = root_is_lost(group["eps"], 1.0 / math.sqrt(1.0 - beta2))
         for step, members, states in self._advance(params):
             adam_update(
                 members,
@@ -140,6 +143,7 @@ class Adam(Optimizer):
                 decoupled=group["decoupled_weight_decay"],
                 amsgrad=amsgrad,
                 maximize=group["maximize"],
+                fades=fades,
             )
 
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import Any
 
-from tracejit.tensor import Tensor, enable_grad, full_like, no_grad
+from tracejit.tensor import Tensor, enable_grad, flush_denormal, full_like, no_grad
 from tracejit.tensor.state import untraced
 
-__all__ = ["Optimizer", "check_range", "negated"]
+__all__ = ["Optimizer", "check_range", "let_fade", "negated", "root_is_lost"]
 
 
 class Optimizer:
@@ -242,3 +242,20 @@ def check_range(name: str, value: Any, *, below: float | None = None, what: str 
         raise TypeError(f"{what or name} must be a Python number: tensors as optimizer options are not supported")
     if not value >= 0.0 or (below is not None and not value < below):
         raise ValueError(f"Invalid {what or name}: {value}")
+
+
+def let_fade(mean: Tensor, value: Tensor, fades: bool = True) -> None:
+    """Set a running mean: to 0 where it has become subnormal, if it `fades`.
+
+    A mean that shrinks by a share at every step ends among subnormal numbers, where rounding holds it for ever, and
+    many CPUs compute with those many times slower.
+    """
+    mean.copy_(flush_denormal(value) if fades else value)
+
+
+def root_is_lost(eps: float, correction: float = 1.0) -> bool:
+    """Whether `eps` stays the same number if the root of a subnormal float32, times at most `correction`, is added.
+
+    Only then may a mean of squares fade without a trace in what is divided by its root.
+    """
+    return eps >= correction * 2.0**-38

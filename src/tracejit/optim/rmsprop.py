@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tracejit.optim.optimizer import Optimizer, check_range, negated
+from tracejit.optim.optimizer import Optimizer, check_range, let_fade, negated, root_is_lost
 from tracejit.tensor import Tensor, composite, sqrt
 
 __all__ = ["RMSprop", "rmsprop_update"]
@@ -28,22 +28,23 @@ def rmsprop_update(
     has_momentum: bool,
     centered: bool,
     maximize: bool,
+    fades: bool,
 ) -> None:
-    """One step of RMSprop. ``share`` is 1 - alpha."""
+    """One step of RMSprop. ``share`` is 1 - alpha; the mean of squares fades if it ``fades``, other means always."""
     for i, (param, grad) in enumerate(zip(params, negated(grads, maximize), strict=True)):
         if decays:
             grad = grad + param * weight_decay
         square_avg = square_avgs[i]
-        square_avg.mul_(alpha).add_(grad * grad * share)
+        let_fade(square_avg, square_avg * alpha + grad * grad * share, fades)
         if centered:
             mean = grad_avgs[i]
-            mean.add_((grad - mean) * share)
+            let_fade(mean, mean + (grad - mean) * share)
             root = sqrt(square_avg - mean * mean) + eps
         else:
             root = sqrt(square_avg) + eps
         if has_momentum:
             buffer = buffers[i]
-            buffer.mul_(momentum).add_(grad / root)
+            let_fade(buffer, buffer * momentum + grad / root)
             param.sub_(buffer * lr)
         else:
             param.sub_(grad / root * lr)
@@ -128,4 +129,6 @@ class RMSprop(Optimizer):
             has_momentum=has_momentum,
             centered=centered,
             maximize=group["maximize"],
+            # The variance of a centered one could become negative.
+            fades=not centered and root_is_lost(group["eps"]),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tracejit.optim.optimizer import Optimizer, check_range, negated
+from tracejit.optim.optimizer import Optimizer, check_range, let_fade, negated
 from tracejit.tensor import Tensor, composite, empty_like
 
 __all__ = ["SGD", "sgd_update"]
@@ -35,7 +35,7 @@ def sgd_update(
             if first:
                 buffer.copy_(grad)
             else:
-                buffer.mul_(momentum).add_(grad * fresh_share)
+                let_fade(buffer, buffer * momentum + grad * fresh_share)
             grad = grad + buffer * momentum if nesterov else buffer
         param.sub_(grad * lr)
 

@@ -428,6 +428,11 @@ def square(input: Tensor) -> Any:
     return apply(ops.mul, (x, x))
 
 
+def flush_denormal(input: Tensor) -> Any:
+    """The elements, or 0 where they are subnormal. DType: floating point, kept."""
+    return apply(ops.flush_denormal, (input,))
+
+
 def _kept(name: str, *names: str) -> Callable[[Tensor], Any]:
     """A function that keeps the type; on types for which it changes nothing it copies."""
     op: Op = getattr(ops, name)
