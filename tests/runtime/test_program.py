@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from tracejit.kernels.threads import RENEWAL, TRIAL_ALONE, TRIAL_RUNS, TRIAL_TIMES, TRIES
 from tracejit.runtime.build import Kernel, build
 from tracejit.runtime.program import Address, Program, ProgramBuilder, _Launch, segment, sharing_threshold
 from tracejit.runtime.team import get_num_threads, set_num_threads
@@ -94,6 +95,49 @@ def test_pointers_scalars_and_threads_may_change_between_calls() -> None:
         x, y = np.full(1000, float(call)), np.zeros(1000)
         assert program.run(addresses(x, y), np.array([float(call)])) == 0
         np.testing.assert_array_equal(y, chain_expected(x, 4, float(call)))
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_a_short_program_runs_alone_where_sharing_takes_longer(threads: int) -> None:
+    set_num_threads(threads)
+    # Almost nothing to do in many stages, which are said to be worth sharing: the threads only wait for each other.
+    program = chain(8, 90, 1_250.0)
+    assert len(program.segments) == 90
+    x, y = np.linspace(0.0, 1.0, 8), np.zeros(8)
+    for run in range(2 * TRIES + 5):
+        assert program.stays_alone is (run >= 2 * TRIES)
+        y[:] = 0
+        assert program.run(addresses(x, y), np.array([0.5])) == 0
+        np.testing.assert_array_equal(y, chain_expected(x, 90, 0.5))
+
+
+def test_trials_are_made_anew_and_judged_by_most_of_their_tries() -> None:
+    set_num_threads(2)
+    program = chain(8, 2, 10_000.0)
+    trial = program.trial
+    x, y = np.zeros(8), np.zeros(8)
+    for alone_is_faster in (True, False):
+        # The last try of a trial whose others are known; a third of them were disturbed.
+        trial[TRIAL_RUNS] = 2 * TRIES - 1
+        trial[TRIAL_ALONE] = not alone_is_faster
+        shared, alone = trial[TRIAL_TIMES : TRIAL_TIMES + TRIES], trial[TRIAL_TIMES + TRIES : TRIAL_TIMES + 2 * TRIES]
+        (shared if alone_is_faster else alone)[:] = 2 << 40
+        (alone if alone_is_faster else shared)[:] = 1 << 40
+        (alone if alone_is_faster else shared)[::3] = 3 << 40
+        assert program.run(addresses(x, y), np.array([0.5])) == 0
+        assert program.stays_alone is alone_is_faster
+        assert trial[TRIAL_RUNS] == 2 * TRIES
+    trial[TRIAL_RUNS] = RENEWAL - 1
+    assert program.run(addresses(x, y), np.array([0.5])) == 0
+    assert trial[TRIAL_RUNS] == 0
+
+
+def test_long_programs_and_those_of_one_thread_try_nothing() -> None:
+    set_num_threads(2)
+    for program in (chain(8, 90, 10.0), chain(8, 2, 1_000_000.0)):
+        for _ in range(3):
+            assert program.run(addresses(np.zeros(8), np.zeros(8)), np.array([0.5])) == 0
+        assert program.trial[TRIAL_RUNS] == 0
 
 
 def test_slots_of_every_kind() -> None:

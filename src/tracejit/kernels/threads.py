@@ -88,7 +88,21 @@ RELEASE = 11
 TIMES = 12
 # Where each chunk begins among the tasks; RANGES says where each share begins among the chunks.
 CHUNKS = 13
-PROGRAM_WORDS = 14
+# What a short program learns about whether sharing is worth it; 0 if nobody asks.
+TRIAL = 14
+PROGRAM_WORDS = 15
+
+# Words of a trial: runs since it began, whether one thread alone is faster, and what the tries took, in ticks.
+TRIAL_RUNS = 0
+TRIAL_ALONE = 1
+TRIAL_TIMES = 2
+TRIES, UNCOUNTED = 24, 8
+"""Runs that a trial shares, and then as many that one thread does; of both, how many only bring data to where it will
+be."""
+MOST_PAIRS = (TRIES - UNCOUNTED) ** 2 // 2
+RENEWAL = 10_000
+"""Runs after which a trial is made anew: other programs may have wanted the CPUs, or want them by now."""
+TRIAL_WORDS = TRIAL_TIMES + 2 * TRIES
 
 TASK_WORDS = 5
 ERROR_SHIFT = 8
@@ -451,6 +465,27 @@ def _release(word):  # type: ignore[no-untyped-def]
         futex_wake(word, 1)
 
 
+@_part
+def _is_worth_sharing(trial):  # type: ignore[no-untyped-def]
+    run = load_i64(trial, TRIAL_RUNS)
+    return run < TRIES or (run >= 2 * TRIES and load_i64(trial, TRIAL_ALONE) == 0)
+
+
+@_part
+def _note_run(trial, spent):  # type: ignore[no-untyped-def]
+    """Counts a run; the last try decides. Pairs of tries are compared, so that a few that were disturbed do no harm."""
+    run = load_i64(trial, TRIAL_RUNS)
+    if run < 2 * TRIES:
+        store_i64(trial, TRIAL_TIMES + run, spent)
+    if run == 2 * TRIES - 1:
+        wins = 0
+        for shared in range(UNCOUNTED, TRIES):
+            for alone in range(TRIES + UNCOUNTED, 2 * TRIES):
+                wins += load_i64(trial, TRIAL_TIMES + alone) < load_i64(trial, TRIAL_TIMES + shared)
+        store_i64(trial, TRIAL_ALONE, wins > MOST_PAIRS)
+    store_i64(trial, TRIAL_RUNS, (run + 1) % RENEWAL)
+
+
 def run_program(p, lo, hi):  # type: ignore[no-untyped-def]
     """Runs a program. Slots: team, the program's control block, the call's pointers, the call's scalars."""
     by_hand()
@@ -459,8 +494,14 @@ def run_program(p, lo, hi):  # type: ignore[no-untyped-def]
     _acquire(load_i64(program, MUTEX))
     _patch(program, load_arg(p, 2), load_arg(p, 3))
     threads = load_i64(program, PROGRAM_THREADS)
+    trial = load_i64(program, TRIAL)
     wanted = load_i64(program, PARALLEL) != 0 and team != 0
-    if wanted and load_i64(team, TEAM_THREADS) == threads and exchange(team + 8 * LOCK, 1) == 0:
+    worth = trial == 0 or _is_worth_sharing(trial)
+    begin = ticks()
+    is_shared = False
+    if wanted and worth and load_i64(team, TEAM_THREADS) == threads:
+        is_shared = exchange(team + 8 * LOCK, 1) == 0
+    if is_shared:
         _begin_job(team, JOB_PROGRAM)
         store_i64(team, JOB_BLOCK, program)
         _lead(team, 0, 0)
@@ -471,5 +512,7 @@ def run_program(p, lo, hi):  # type: ignore[no-untyped-def]
         last = load_i64(load_i64(program, CHUNKS), chunks)
         # Tasks lie in the order of segments, and of threads in a segment: all of them in that order is the program.
         error = _run_tasks(load_i64(program, TASKS), 0, last, load_i64(program, TIMES))
+    if trial != 0 and wanted and is_shared == worth:
+        _note_run(trial, ticks() - begin)
     _release(load_i64(program, MUTEX))
     return error

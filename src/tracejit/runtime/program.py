@@ -38,6 +38,9 @@ from tracejit.kernels.threads import (
     TASK_WORDS,
     TASKS,
     TIMES,
+    TRIAL,
+    TRIAL_ALONE,
+    TRIAL_WORDS,
     read_ticks,
 )
 from tracejit.runtime.build import Kernel, build
@@ -54,6 +57,9 @@ _CHUNK_NS, _CHUNKS, _LAST_NS = 40_000.0, 8, 5_000.0
 """The first chunks of a share are equal, of at least so much and at most so many: each begins anew with what a kernel
 prepares. Each later one is half of what is left, down to _LAST_NS: whoever is through first finds little to wait for.
 """
+_TRIED_NS = 1_000_000.0
+"""A shared program that takes less tries whether one thread alone is faster: results that go from one CPU's caches to
+another's may take longer than their computation, and how long that takes is different on every machine."""
 _RELEASE_NS = 20_000.0
 """A program that takes longer lets other Python threads run meanwhile."""
 
@@ -319,6 +325,7 @@ class _Layout:
     tables: tuple[np.ndarray, ...]
     tasks: tuple[Task, ...]
     times: np.ndarray
+    trial: np.ndarray
 
     def measure(self, wanted: bool) -> None:
         """Makes runs note when each task begins and ends, or not."""
@@ -414,12 +421,26 @@ class Program:
         control[TASKS] = table.ctypes.data
         control[PARALLEL] = any(any(shares[1:]) for shares in segments)
         control[RELEASE] = self.releases
-        return _Layout(segments, control, (table, ranges, begins), tuple(tasks), aligned_words(2 * len(tasks) + 1))
+        trial = aligned_words(TRIAL_WORDS)
+        if control[PARALLEL] and sum(launch.cost for launch in self._launches) < _TRIED_NS:
+            control[TRIAL] = trial.ctypes.data
+        times = aligned_words(2 * len(tasks) + 1)
+        return _Layout(segments, control, (table, ranges, begins), tuple(tasks), times, trial)
 
     def measure(self, wanted: bool) -> None:
         """Makes runs note when each task begins and ends, for `timeline`, or not."""
         self._measured = wanted
         self._layouts[self._threads].measure(wanted)
+
+    @property
+    def trial(self) -> np.ndarray:
+        """The words of the trial whether sharing is worth it, which runs of a short program write."""
+        return self._layouts[self._threads].trial
+
+    @property
+    def stays_alone(self) -> bool:
+        """Whether one thread alone was found faster than the team, the last time that both were tried."""
+        return bool(self.trial[TRIAL_ALONE])
 
     def timeline(self) -> list[tuple[int, int, int]]:
         """The tasks of the last run since `measure`: launch, beginning and end in ticks. Empty if there was none."""
