@@ -211,6 +211,34 @@ def test_columns_of_a_are_packed_once_unless_they_are_many(dtype: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("strip_bytes", [0, 1 << 20])
+def test_results_that_are_written_once(dtype: str, strip_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gemm, "_STRIP_BYTES", strip_bytes)
+    monkeypatch.setattr(gemm, "_SLAB_BYTES", 0)
+    monkeypatch.setattr(gemm, "_IN_PLACE_BYTES", 0)
+    rng = np.random.default_rng(9)
+    monkeypatch.setattr(gemm, "_RESULT_BYTES", 1 << 10)
+    for height_bytes in (32 << 10, 0):
+        monkeypatch.setattr(gemm, "_FAR_HEIGHT_BYTES", height_bytes)
+        for m, n, k in ((203, 170, 301), (75, 40, 2100)):
+            a, b = sample(rng, dtype, m, k), sample(rng, dtype, k, n)
+            expected = reference(a, b)
+            for left, right in itertools.product(("rows", "columns", "gaps"), repeat=2):
+                same(run(plan_matmul, [laid_out(a, left), laid_out(b, right)], np.empty((m, n), dtype)), expected)
+
+
+def test_a_small_matrix_is_packed_for_each_half_of_many_rows() -> None:
+    def units(m: int, n: int, k: int) -> int:
+        a, b, c = (Operand("float32", shape, (shape[1], 1)) for shape in ((m, k), (k, n), (m, n)))
+        (item,) = plan_matmul(a, b, c)
+        return item.units
+
+    width = panel_columns("float32")
+    assert units(768, 16 * width, 128) == 2 * 16
+    assert units(128, 16 * width, 16 * width) == 16
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
 def test_columns_that_each_unit_packs(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gemm, "_STRIP_BYTES", 0)
     rng = np.random.default_rng(8)

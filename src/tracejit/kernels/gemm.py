@@ -37,6 +37,9 @@ _BYTES_PER_NANOSECOND = 5.0 * TARGET.vector_bytes
 _UNITS = 16
 """Units from which threads get about equal shares."""
 
+_TALL = 4
+"""How many times as large as B what goes between threads must be, for B to be packed twice instead."""
+
 _IN_PLACE_BYTES = 1 << 20
 """What may be read in place again and again: where an operand has long rows, few sets of the cache hold its columns."""
 
@@ -50,10 +53,10 @@ _WIDE_GROUP, _HEIGHT = 32, 96
 """Where rows of A are packed beside them, at most so many panels, and how many rows of float32. A long run of k is
 better than many panels, unless A would be packed again too often."""
 
-_STRIP_BYTES = 8 << 20
+_WIDE = TARGET.vector_bytes == 64
+_STRIP_BYTES = (32 if _WIDE else 8) << 20
 """The largest A that is packed into memory of its own for all units; each of them packs its part of a larger one."""
 
-_WIDE = TARGET.vector_bytes == 64
 _RUN_BYTES = 36 * 1024 if _WIDE else kernels.BLOCK_BYTES
 """The largest panel of B that is packed for one run of k: with vectors of 64 bytes a panel has twice the bytes, which
 the first cache (32 to 48 KiB) shall hold while all rows go past it."""
@@ -62,6 +65,11 @@ _PANEL_BYTES = _RUN_BYTES if _WIDE else 16 * 1024
 _HEIGHT_BYTES, _SLAB_BYTES = (32 * 1024, 768 * 1024) if _WIDE else (96 * 1024, 0)
 """If panels are so small that one stays in the first cache, and all rows of A are more than a slab, panels are gone
 through for rows of A that stay in the second cache (vectors of 64 bytes, 1024x1024 @ 1024x1024: 0.9 of the time)."""
+
+_RESULT_BYTES, _FAR_HEIGHT_BYTES = (2 << 20, 128 * 1024) if _WIDE else (1 << 62, 0)
+"""A result that is larger is written once, after a run of k as long as the block allows: the second cache does not
+hold it until the next run (1024x1024 @ 1024x1024 on two threads: 0.86 of the time). Rows of A then stay beside the
+block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +106,7 @@ def plan_matmul(a: Operand, b: Operand, c: Operand) -> tuple[Launch, ...]:
     Edge: sizes may be 0; k = 0 gives zeros; an empty c needs no launch.
     Raises: ValueError for shapes that do not fit, NotImplementedError for other dtypes.
     Cost: batch * m * n * k fused multiply-adds; at most 256 KiB of stack, and scratch memory for a copy of an A of at
-        most 8 MiB whose columns are contiguous.
+        most 32 MiB whose columns are contiguous.
 
     >>> square = Operand("float32", (64, 64), (64, 1))
     >>> [launch.function.__name__ for launch in plan_matmul(square, square, square)]
@@ -292,20 +300,22 @@ def _block(p: _Problem, packs_a: bool, packs_b: bool, columns: int, rows: int) -
     # Strips that are packed together are all written.
     height = _round_up(min(_HEIGHT * 4 // size, rows), kernels.strip_rows(size)) if packs_a else 0
     group = panels
+    is_far = p.m * p.n * size > _RESULT_BYTES
     if packs_b:
         # So many steps are one run, whatever is packed.
         room = (kernels.BLOCK_BYTES // size // LONGEST_ADDED - height) // columns
-        most = _WIDE_GROUP if packs_a else max(_GROUP, _GROUP_BYTES // (max(p.k, 1) * columns * size))
+        least, wanted = (1, kernels.BLOCK_BYTES) if is_far else (_GROUP, _GROUP_BYTES)
+        most = _WIDE_GROUP if packs_a else max(least, wanted // (max(p.k, 1) * columns * size))
         group = _equal_parts(panels, min(room, most))
     wide = (columns * group if packs_b else 0) + height
     longest = (kernels.BLOCK_BYTES // size - height) // wide if wide else max(p.k, 1)
-    if packs_b:
+    if packs_b and not is_far:
         longest = min(longest, _RUN_BYTES // (columns * size))
     run = max(_equal_parts(p.k, longest), 1)
     if not packs_a:
-        fitting = _HEIGHT_BYTES // (run * size) // TILE_ROWS * TILE_ROWS
-        cut = run * columns * size <= _PANEL_BYTES and rows * run * size > _SLAB_BYTES
-        height = min(rows, fitting) if cut else rows
+        fitting = (_FAR_HEIGHT_BYTES if is_far else _HEIGHT_BYTES) // (run * size) // TILE_ROWS * TILE_ROWS
+        stays = is_far or run * columns * size <= _PANEL_BYTES
+        height = min(rows, max(fitting, TILE_ROWS)) if stays and rows * run * size > _SLAB_BYTES else rows
     return run, group, height
 
 
@@ -319,6 +329,11 @@ def _equal_parts(whole: int, most: int) -> int:
 
 
 def _rows_of_unit(p: _Problem, panels: int) -> int:
-    """Rows of C in a unit: enough units for an even split, whole tiles, and no needless packing again."""
-    parts = max(1, min(-(-_UNITS // panels), p.m // (8 * TILE_ROWS)))
+    """Rows of C in a unit: enough units for an even split, whole tiles, and no needless packing again.
+
+    Where B is small beside A and C, it is packed for each half of the rows: neighbouring operations split by rows, too,
+    so a thread finds its rows of A in its own caches and leaves those of C there.
+    """
+    least = 2 if p.m * (p.k + p.n) > _TALL * p.k * p.n else 1
+    parts = max(1, min(max(-(-_UNITS // panels), least), p.m // (8 * TILE_ROWS)))
     return _round_up(-(-p.m // parts), TILE_ROWS)
