@@ -95,6 +95,14 @@ class Elements:
         pairs = [(v, r) for v in self.group.members for r in v.reads if r.source not in self.inside]
         return pairs + [(v, v.into) for v in self.group.members if v.into is not None]
 
+    @cached_property
+    def _mixed(self) -> set[int]:
+        """The buffers in which more is read or written than parts of a joined value that do not overlap."""
+        storage = self.plan.storage
+        read = {r.source for v, r in self._reads if r is not v.into and r.source.kind != VIRTUAL}
+        written = {v.into.source if v.into else v for v in self.stored if not v.is_apart}
+        return {id(storage[v]) for v in read | written if v in storage}
+
     def _is_full(self, value: Value) -> bool:
         return value in self.group.full or value.kind == REDUCTION
 
@@ -368,8 +376,11 @@ class Elements:
             self.writer.store(value.dtype.short, self.streaming[value], f"{j} - first", text)
             return
         if value.into is not None:
-            joined = value.into.source
-            pointer = self.writer.pointer(self.plan.storage[joined], value.into.offset * joined.dtype.itemsize)
+            buffer, offset = self.plan.storage[value.into.source], value.into.offset * value.dtype.itemsize
+            # In one scope with its neighbours, LLVM would look at where whole rows of parts lie, see them entangled,
+            # and give up on vectors.
+            apart = value.is_apart and id(buffer) not in self._mixed
+            pointer = self.writer.pointer(buffer, offset, apart=apart)
             self.writer.store(value.dtype.short, pointer, self.access(value, value.into).at(j), text)
             return
         pointer = self.writer.pointer(self.plan.storage[value])

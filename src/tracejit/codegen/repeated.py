@@ -44,7 +44,7 @@ class _Likeness:
                 # Tells what there is from what there is not.
                 parts.append(buffer is None)
             if value.into is not None:
-                parts += self._read(value.into)
+                parts += (*self._read(value.into), value.is_apart)
         self.key = tuple(parts)
 
     def _read(self, read: Read) -> tuple[Any, ...]:

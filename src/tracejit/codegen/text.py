@@ -57,7 +57,7 @@ class Writer:
         self._head: list[str] = []
         self._body: list[tuple[int, str]] = []
         self._pointers: dict[tuple[int, int], tuple[str, int]] = {}
-        self._scopes: dict[int, int] = {}
+        self._scopes: dict[Any, int] = {}
         self._numbers: dict[tuple[Any, ...], str] = {}
         self._names = 0
         self.depth = 1
@@ -92,13 +92,16 @@ class Writer:
         self._head.append(f"{name} = {text}")
         return name
 
-    def pointer(self, buffer: Buffer, offset: int = 0) -> tuple[str, int]:
-        """A variable that holds an address, and its alias scope: one for each buffer."""
+    def pointer(self, buffer: Buffer, offset: int = 0, *, apart: bool = False) -> tuple[str, int]:
+        """A variable that holds an address, and its alias scope: one for each buffer, or for each offset if what is
+        reached from there is `apart` from everything else.
+        """
         key = (id(buffer), offset)
         if key not in self._pointers:
             name = self.name("a")
             self._head.append(f"{name} = load_arg(p, {self._slot(Place(buffer, offset))})")
-            self._pointers[key] = (name, self._scopes.setdefault(id(buffer), len(self._scopes)))
+            scope = self._scopes.setdefault(key if apart else id(buffer), len(self._scopes))
+            self._pointers[key] = (name, scope)
         return self._pointers[key]
 
     def scratch(self, short: str, count: int) -> tuple[str, int]:

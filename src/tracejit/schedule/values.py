@@ -89,6 +89,11 @@ class Value:
         return self._cuts
 
     @property
+    def is_apart(self) -> bool:
+        """Whether it is written into a joined value whose parts do not overlap."""
+        return self.into is not None and not any(part.after for part in self.into.source.parts)
+
+    @property
     def name(self) -> str:
         if self.op is not None:
             return self.op.name
