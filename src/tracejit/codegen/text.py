@@ -99,10 +99,14 @@ class Writer:
         key = (id(buffer), offset)
         if key not in self._pointers:
             name = self.name("a")
-            self._head.append(f"{name} = load_arg(p, {self._slot(Place(buffer, offset))})")
+            self._head.append(f"{name} = {self._address(self._slot(Place(buffer, offset)), offset)}")
             scope = self._scopes.setdefault(key if apart else id(buffer), len(self._scopes))
             self._pointers[key] = (name, scope)
         return self._pointers[key]
+
+    def _address(self, slot: int, offset: int) -> str:
+        """The text of the address in a slot, `offset` bytes into a buffer."""
+        return f"load_arg(p, {slot})"
 
     def scratch(self, short: str, count: int) -> tuple[str, int]:
         """A variable that holds the address of stack memory, and its alias scope."""

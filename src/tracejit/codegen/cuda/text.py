@@ -152,17 +152,12 @@ class CudaWriter(Writer):
         self._head.append(f"{name} = {text}")
         return name
 
-    def pointer(self, buffer: Buffer, offset: int = 0) -> tuple[str, int]:
-        """A variable that holds an address, and its alias scope: one for each buffer."""
-        key = (id(buffer), offset)
-        if key not in self._pointers:
-            name, slot = self.name("a"), self._slot(Place(buffer, offset))
-            text = f"load_arg(p, {slot})"
-            if self.vector > 1 and isinstance(offset, int) and offset % VECTOR_BYTES == 0:
-                text = self._promise(text, slot, VECTOR_BYTES)
-            self._head.append(f"{name} = {text}")
-            self._pointers[key] = (name, self._scopes.setdefault(id(buffer), len(self._scopes)))
-        return self._pointers[key]
+    def _address(self, slot: int, offset: int) -> str:
+        """The text of the address in a slot, known to be one of whole vectors where it is."""
+        text = super()._address(slot, offset)
+        if self.vector > 1 and isinstance(offset, int) and offset % VECTOR_BYTES == 0:
+            return self._promise(text, slot, VECTOR_BYTES)
+        return text
 
     def scratch(self, short: str, count: int) -> tuple[str, int]:
         """A variable that holds the address of memory of one thread, which is to be in registers."""
