@@ -34,7 +34,7 @@ from tracejit.runtime.cache import RECIPE, STORE
 from tracejit.runtime.program import Address, Arena, Program, ScalarRef, Slot
 from tracejit.runtime.recipe import Origin, Part, Recipe, Step, unpack
 from tracejit.schedule import cost
-from tracejit.schedule.groups import CALL
+from tracejit.schedule.groups import CALL, Group
 from tracejit.schedule.layout import arrange_products
 from tracejit.schedule.lower import Layout, Planner, missing
 from tracejit.schedule.memory import ALIGNMENT, Buffer
@@ -181,7 +181,7 @@ class _Assembly:
         self._externals = self._inputs + len(graph.outputs)
         self._arena: list[tuple[int, int]] = []
         self._place_of: dict[Buffer, int] = {}
-        self._wanted: list[tuple[int, KernelText | Launch, tuple[Slot, ...], str, Origin | None]] = []
+        self._wanted: list[tuple[Group, int, KernelText | Launch, tuple[Slot, ...], str, Origin | None]] = []
 
     def generate(self) -> None:
         """Writes the kernels' texts and finds the library's kernels."""
@@ -189,26 +189,28 @@ class _Assembly:
         for group in self.plan.groups:
             stage = self.plan.stage[group]
             if group.kind == CALL:
-                self._want_call(group.members[0], stage)
+                self._want_call(group, stage)
                 continue
             for step, together in enumerate(texts.generate(group)):
                 for kernel in together:
                     if kernel.units:
                         slots = tuple([self._slot(s) for s in kernel.slots])
-                        self._wanted.append((stage + step, kernel, slots, kernel.doc, None))
+                        self._wanted.append((group, stage + step, kernel, slots, kernel.doc, None))
 
     def build(self) -> tuple[Recipe, list[Kernel]]:
         """Builds all kernels; gives the recipe, and the kernels of its parts."""
-        sources = [(w.text, w.name) if isinstance(w, KernelText) else w.function for _, w, *_ in self._wanted]
+        sources = [(w.text, w.name) if isinstance(w, KernelText) else w.function for _, _, w, *_ in self._wanted]
+        strands = {g: (k, strand.parts) for k, strand in enumerate(self.plan.strands, 1) for g in strand.groups}
         kernels: dict[Kernel, int] = {}
         parts: list[Part] = []
         steps: list[Step] = []
-        for kernel, (stage, wanted, slots, doc, origin) in zip(build_many(sources), self._wanted, strict=True):
+        for kernel, (group, stage, wanted, slots, doc, origin) in zip(build_many(sources), self._wanted, strict=True):
             part = kernels.setdefault(kernel, len(kernels))
             if part == len(parts):
                 parts.append(Part(kernel.digest, doc, origin))
             fails = isinstance(wanted, Launch) and wanted.fails
-            steps.append(Step(part, slots, int(wanted.units), float(wanted.unit_cost), stage, fails))
+            strand = strands.get(group, (0, 0))
+            steps.append(Step(part, slots, int(wanted.units), float(wanted.unit_cost), stage, fails, *strand))
         plan = self.plan
         recipe = Recipe(
             tuple(parts),
@@ -238,7 +240,8 @@ class _Assembly:
         self._arena.append((offset, nbytes))
         return self._externals + len(self._arena) - 1
 
-    def _want_call(self, call: Value, stage: int) -> None:
+    def _want_call(self, group: Group, stage: int) -> None:
+        call = group.members[0]
         assert call.op is not None
         operands = []
         reads = [*call.reads, *map(whole, call.results)]
@@ -254,7 +257,7 @@ class _Assembly:
         for step, launch in enumerate(call.launches):
             origin = (call.op.name, layouts, call.attrs, step)
             slots = tuple(library_slots(launch, operands, shared))
-            self._wanted.append((stage + step, launch, slots, f"Library: {call.name}.", origin))
+            self._wanted.append((group, stage + step, launch, slots, f"Library: {call.name}.", origin))
 
 
 def library_slots(launch: Launch, operands: list[Address], scratch: Address) -> list[Slot]:

@@ -141,7 +141,8 @@ def plan_matmul_add(a: Operand, b: Operand, c: Operand, out: Operand) -> tuple[L
         return ()
     panels = _plan_panels(problem)
     slots = (*panels.slots[: kernels.C], Ptr(3), *panels.slots[kernels.C + 1 :], Ptr(2))
-    return (replace(panels, function=_ADDING_KERNELS[problem.dtype], slots=slots, in_place=(kernels.D, kernels.C)),)
+    function = _ADDING_KERNELS[problem.dtype]
+    return (replace(panels, function=function, slots=slots, in_place=(kernels.D, kernels.C), along=(0, 2, 3)),)
 
 
 def panel_columns(dtype: str) -> int:
@@ -281,11 +282,18 @@ def _plan_panels(p: _Problem, *, a_mode: int | None = None, in_panels: bool = Fa
         b_mode = kernels.DIRECT
     if a_mode is None:
         a_mode = _packing_of_a(p)
+    if b_mode == kernels.DIRECT and a_mode == kernels.DIRECT and rows >= p.m:
+        rows = _few_rows(p.m)
     run, group, height = _block(p, a_mode == kernels.COPY, b_mode != kernels.DIRECT, columns, rows)
-    units = p.batch * panels * -(-p.m // rows)
+    parts = -(-p.m // rows)
+    units = p.batch * panels * parts
     slowness = 1.0 + max(0, columns // 2 - p.n) / p.n + (4.0 if b_mode == kernels.GATHER else 0.0)
     slots = p.slots(a_mode, b_mode, rows, run, group, height)
-    return Launch(_FLOAT_KERNELS[p.dtype]["panel"], slots, units, p.cost(units, slowness))
+    is_even = isinstance(p.m, int) and p.batch == 1 and parts > 1 and p.m % rows == 0 and not p.swapped
+    return Launch(
+        _FLOAT_KERNELS[p.dtype]["panel"], slots, units, p.cost(units, slowness), parts=parts if is_even else 0,
+        along=(0, 2),
+    )
 
 
 def _worth_packing(span: int, times: int) -> bool:
@@ -337,3 +345,8 @@ def _rows_of_unit(p: _Problem, panels: int) -> int:
     least = 2 if p.m * (p.k + p.n) > _TALL * p.k * p.n else 1
     parts = max(1, min(max(-(-_UNITS // panels), least), p.m // (8 * TILE_ROWS)))
     return _round_up(-(-p.m // parts), TILE_ROWS)
+
+
+def _few_rows(m: int) -> int:
+    """Rows of C in a unit where nothing is packed: equal parts of at least two tiles, which cost next to nothing."""
+    return next((m // parts for parts in (4, 2) if m % parts == 0 and m // parts >= 2 * TILE_ROWS), m)

@@ -52,6 +52,8 @@ class Launch:
     `unit_cost` is a rough serial cost of one unit in nanoseconds; the scheduler splits [0, units) over
     threads by it. `fails` says that the function may return an error code other than 0. `in_place` are two slots, of an
     operand and of a result, that may be one buffer: the operand must be contiguous, and is read only by this launch.
+    The k-th of `parts` equal parts of the units reads and writes only the k-th part of the rows of the operands and
+    results that are `along`, by the numbers that `Ptr` has; 0 parts if there is no such number.
     """
 
     function: Callable[..., Any]
@@ -60,6 +62,8 @@ class Launch:
     unit_cost: float
     fails: bool = False
     in_place: tuple[int, int] | None = None
+    parts: int = 0
+    along: tuple[int, ...] = ()
 
     @property
     def scratch(self) -> int:

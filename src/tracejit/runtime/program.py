@@ -60,6 +60,8 @@ prepares. Each later one is half of what is left, down to _LAST_NS: whoever is t
 _TRIED_NS = 1_000_000.0
 """A shared program that takes less tries whether one thread alone is faster: results that go from one CPU's caches to
 another's may take longer than their computation, and how long that takes is different on every machine."""
+_EVEN = 4
+"""Parts of a strand for each thread from which on it does not matter if some have one more."""
 _RELEASE_NS = 20_000.0
 """A program that takes longer lets other Python threads run meanwhile."""
 
@@ -98,6 +100,8 @@ class _Launch:
     unit_cost: float
     stage: int
     fails: bool = False
+    strand: int = 0
+    parts: int = 0
 
     @property
     def cost(self) -> float:
@@ -203,13 +207,17 @@ class ProgramBuilder:
         unit_cost: float,
         stage: int,
         fails: bool = False,
+        strand: int = 0,
+        parts: int = 0,
     ) -> int:
         """Adds a launch over `units` of `unit_cost` nanoseconds each; gives its index.
 
         Launches of one stage must not depend on each other; stages run in ascending order. `fails` is for
-        `written_last` alone: every launch's error code is looked at.
+        `written_last` alone: every launch's error code is looked at. The stages of a `strand` other than 0 follow one
+        another, hold no other launches and none that fails; each of its launches is cut into so many equal `parts`,
+        whose k-th depends on k-th ones alone, and threads do not wait for each other between its stages.
 
-        Raises: ValueError on an unknown buffer or scalar.
+        Raises: ValueError on an unknown buffer or scalar, or units that such parts do not divide.
         """
         for slot in slots:
             if isinstance(slot, Address) and not 0 <= slot.buffer < len(self._buffers):
@@ -218,7 +226,9 @@ class ProgramBuilder:
                 raise ValueError(f"the program has no scalar {slot.index}")
         if units < 0:
             raise ValueError(f"expected a number of units, got {units}")
-        self._launches.append(_Launch(kernel, tuple(slots), units, float(unit_cost), stage, fails))
+        if strand and (parts < 1 or units % parts):
+            raise ValueError(f"expected units that {parts} parts divide, got {units}")
+        self._launches.append(_Launch(kernel, tuple(slots), units, float(unit_cost), stage, fails, strand, parts))
         return len(self._launches) - 1
 
     def build(self, arena: Arena | None = None) -> Program:
@@ -293,19 +303,39 @@ def sharing_threshold(launches: Sequence[_Launch], single: float) -> float:
     return threshold if sum(c for c in costs.values() if c >= threshold) >= min(_WAKE_NS, 2 * single) else single
 
 
+def part(launches: Sequence[tuple[int, _Launch]], threads: int, threshold: float) -> Segment | None:
+    """What each thread does of a strand, one part of all launches; None if it is light or has too few parts."""
+    parts = launches[0][1].parts
+    total = sum(launch.cost for _, launch in launches)
+    if threads < 2 or total < threshold or (parts % threads and parts < _EVEN * threads):
+        return None
+    bounds = [parts * thread // threads for thread in range(threads + 1)]
+    return tuple(
+        (tuple(Task(k, launch.units * low // parts, launch.units * high // parts) for k, launch in launches),)
+        for low, high in itertools.pairwise(bounds)
+    )
+
+
 def segment(launches: Sequence[_Launch], threads: int, threshold: float) -> list[Segment]:
-    """A program's segments: its stages, where neighbours that the first thread does alone are one segment."""
+    """A program's segments: its strands and other stages, where neighbours that the first thread does alone are one
+    segment."""
     segments: list[Segment] = []
     numbered = sorted(enumerate(launches), key=lambda pair: pair[1].stage)
-    for _, stage in itertools.groupby(numbered, key=lambda pair: pair[1].stage):
-        shares = split(list(stage), threads, threshold)
-        if not any(shares):
+    for strand, group in itertools.groupby(numbered, key=lambda pair: pair[1].strand):
+        members = [pair for pair in group if pair[1].units]
+        parted = part(members, threads, threshold) if strand and members else None
+        if parted is not None:
+            segments.append(parted)
             continue
-        if segments and not any(shares[1:]) and not any(segments[-1][1:]):
-            alone = sum((*segments[-1][0], *shares[0]), ())
-            segments[-1] = ((alone,), *segments[-1][1:])
-        else:
-            segments.append(shares)
+        for _, stage in itertools.groupby(members, key=lambda pair: pair[1].stage):
+            shares = split(list(stage), threads, threshold)
+            if not any(shares):
+                continue
+            if segments and not any(shares[1:]) and not any(segments[-1][1:]):
+                alone = sum((*segments[-1][0], *shares[0]), ())
+                segments[-1] = ((alone,), *segments[-1][1:])
+            else:
+                segments.append(shares)
     return segments
 
 

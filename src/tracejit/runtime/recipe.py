@@ -32,7 +32,8 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A launch of a recipe: kernel `part` over `units` of `unit_cost` nanoseconds, in a stage."""
+    """A launch of a recipe: kernel `part` over `units` of `unit_cost` nanoseconds, in a stage, perhaps in `parts` of a
+    strand (see `ProgramBuilder.add_launch`)."""
 
     part: int
     slots: tuple[Slot, ...]
@@ -40,6 +41,8 @@ class Step:
     unit_cost: float
     stage: int
     fails: bool
+    strand: int = 0
+    parts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,14 @@ class Recipe:
             builder.scalar()
         for s in self.steps:
             builder.add_launch(
-                kernels[s.part], s.slots, units=s.units, unit_cost=s.unit_cost, stage=s.stage, fails=s.fails
+                kernels[s.part],
+                s.slots,
+                units=s.units,
+                unit_cost=s.unit_cost,
+                stage=s.stage,
+                fails=s.fails,
+                strand=s.strand,
+                parts=s.parts,
             )
         return builder.build(arena)
 
@@ -77,7 +87,10 @@ class Recipe:
         >>> unpack(recipe.pack()) == recipe
         True
         """
-        steps = [(s.part, [*map(_packed, s.slots)], s.units, s.unit_cost, s.stage, s.fails) for s in self.steps]
+        steps = [
+            (s.part, [*map(_packed, s.slots)], s.units, s.unit_cost, s.stage, s.fails, s.strand, s.parts)
+            for s in self.steps
+        ]
         rest = (self.externals, self.scalars, self.arena, self.arena_bytes, self.stages)
         return marshal.dumps(([(p.digest, p.doc, plain(p.origin)) for p in self.parts], steps, plain(rest)))
 

@@ -54,6 +54,9 @@ AHEAD, AHEAD_BYTES, LINE = 128, 1 << 20, 64
 take more memory than AHEAD_BYTES: visits that compute leave memory idle (softmax over 16 MB takes 0.6 of the time,
 over a matrix that the second cache holds 1.1)."""
 
+HELD_BYTES = 4 << 20
+"""Memory that may be held by what waits for the end of a strand: what is read much later is no longer in a cache."""
+
 USUAL_CACHE = 32 << 20
 """Bytes of the last cache where the system does not say."""
 

@@ -57,6 +57,14 @@ class PlannedLaunch(Protocol):
         """Two slots, of an operand that only this launch reads and of a result, that may be one buffer."""
 
     @property
+    def parts(self) -> int:
+        """Equal parts of the units each of which only needs its part of the rows of what is `along`; 0 if none."""
+
+    @property
+    def along(self) -> tuple[int, ...]:
+        """Operands and results, numbered as in slots."""
+
+    @property
     def scratch(self) -> int:
         """Bytes of memory that it shares with the other launches of its operation."""
 

@@ -17,6 +17,7 @@ from tracejit.schedule.groups import BLOCKS, CALL, COLUMN, LOOP, Cut, Group, Par
 from tracejit.schedule.lower import Lowered, Lowering, PlannedLaunch, Planner
 from tracejit.schedule.memory import Buffer, place
 from tracejit.schedule.sink import sink
+from tracejit.schedule.strands import Strand, parting
 from tracejit.schedule.values import Value, whole
 
 
@@ -36,6 +37,7 @@ class Plan:
     scratch: dict[Value, Buffer] = field(default_factory=dict)
     cuts: list[Cut] = field(default_factory=list)
     homes: dict[int, int] = field(default_factory=dict)
+    strands: list[Strand] = field(default_factory=list)
     arena: list[Buffer] = field(default_factory=list)
     arena_bytes: int = 0
 
@@ -188,17 +190,46 @@ class _Planning:
     # --- order and memory ---------------------------------------------------------------------------------------------
 
     def _order(self) -> None:
-        """Each group goes into the first stage in which everything that lies behind it is done."""
+        """Each group goes into the first stage in which everything that lies behind it is done; but what cannot be a
+        part of a strand waits for its end.
+        """
         plan = self.plan
-        ends: dict[Group, int] = {}
-        # Whatever lies behind a group has less behind it.
-        for group in sorted(self.groups, key=lambda g: (g.behind.bit_count(), g.number)):
-            start = max((ends[g] + 1 for g in self._before(group)), default=0)
-            plan.stage[group] = start
-            ends[group] = start + launches_of(group) - 1
-            plan.groups.append(group)
-        plan.groups.sort(key=lambda g: (plan.stage[g], g.number))
-        plan.stages = max(ends.values(), default=-1) + 1
+        before = {group: self._before(group) for group in self.groups}
+        left = {group: len(found) for group, found in before.items()}
+        after: dict[Group, list[Group]] = {}
+        for group, found in before.items():
+            for earlier in found:
+                after.setdefault(earlier, []).append(group)
+        ready = [group for group in self.groups if not left[group]]
+        running: dict[int, list[Group]] = {}
+        partings = {group: parting(group) for group in self.groups}
+        strand = Strand(partings, self.followed)
+        while ready or running:
+            stage = plan.stages
+            ready.sort(key=lambda g: (g.behind.bit_count(), g.number))
+            taken = [] if running else strand.next_of(ready)
+            if not taken:
+                self._end(strand)
+                strand, taken = Strand(partings, self.followed), ready
+                if not running:
+                    strand.begin(ready)
+            for group in taken:
+                plan.stage[group] = stage
+                running.setdefault(stage + launches_of(group) - 1, []).append(group)
+            ready = [] if taken is ready else [group for group in ready if group not in plan.stage]
+            for group in running.pop(stage, ()):
+                for later in after.get(group, ()):
+                    left[later] -= 1
+                    if not left[later]:
+                        ready.append(later)
+            plan.stages += 1
+        self._end(strand)
+        plan.groups = sorted(self.groups, key=lambda g: (plan.stage[g], g.number))
+
+    def _end(self, strand: Strand) -> None:
+        """Keeps a strand that is one: a single stage has nothing to wait for."""
+        if len({self.plan.stage[group] for group in strand.groups}) > 1:
+            self.plan.strands.append(strand)
 
     def _before(self, group: Group) -> set[Group]:
         """The groups that must be done right before a group."""
@@ -230,11 +261,16 @@ class _Planning:
         for group in reversed(plan.groups):
             if group.kind == CALL:
                 self._donate(group)
-        for value, buffer in plan.storage.items():
-            for group in [self.group_of[w] for w in writers(value)] + [g for g, _ in self.readers.get(value, [])]:
-                start = plan.stage[group]
-                buffer.live(start, max(start, start + launches_of(group) - 1))
+        self._live()
+        for strand in plan.strands:
+            self._share_memory(strand)
         arena = list(dict.fromkeys(b for b in plan.storage.values() if b.kind == "arena"))
+        # Memory that a strand is through with may still be in use by a thread that is behind.
+        for strand in plan.strands:
+            first, last = self._span(strand)
+            for buffer in arena:
+                if first <= buffer.last < last:
+                    buffer.last = last
         for group in plan.groups:
             if group.kind == CALL:
                 call, start = group.members[0], plan.stage[group]
@@ -254,6 +290,41 @@ class _Planning:
                     arena.append(buffer)
         plan.arena = arena
         plan.arena_bytes = place(arena)
+
+    def _live(self) -> None:
+        """Finds out between which stages memory is in use."""
+        plan = self.plan
+        for value, buffer in plan.storage.items():
+            for group in [self.group_of[w] for w in writers(value)] + [g for g, _ in self.readers.get(value, [])]:
+                start = plan.stage[group]
+                buffer.live(start, max(start, start + launches_of(group) - 1))
+
+    def _span(self, strand: Strand) -> tuple[int, int]:
+        stages = [self.plan.stage[group] for group in strand.groups]
+        return min(stages), max(stages)
+
+    def _share_memory(self, strand: Strand) -> None:
+        """Lets a value that comes and goes in a strand have the memory of one of the same size that is gone.
+
+        Each thread then writes over what it has read itself.
+        """
+        storage, (first, last) = self.plan.storage, self._span(strand)
+        values_in: dict[Buffer, list[Value]] = {}
+        for value, buffer in storage.items():
+            if buffer.kind == "arena" and first <= buffer.first and buffer.last < last:
+                values_in.setdefault(buffer, []).append(value)
+        free: dict[int, list[Buffer]] = {}
+        for buffer, values in sorted(values_in.items(), key=lambda pair: pair[0].first):
+            if not all(map(strand.keeps_apart, values)):
+                continue
+            same = free.setdefault(buffer.nbytes, [])
+            gone = next((other for other in same if other.last < buffer.first), None)
+            if gone is None:
+                same.append(buffer)
+                continue
+            for value in values:
+                storage[value] = gone
+            gone.live(buffer.first, buffer.last)
 
     def _donate(self, group: Group) -> None:
         """Lets a call that turns an operand into a result work on that operand's memory, if nobody else reads it."""

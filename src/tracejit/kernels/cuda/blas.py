@@ -53,6 +53,8 @@ class GemmLaunch:
     unit_cost: float = 0.0
     fails: bool = False
     in_place: None = None
+    parts: int = 0
+    along: tuple[int, ...] = ()
     scratch: int = 0
 
 

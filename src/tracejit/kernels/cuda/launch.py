@@ -34,6 +34,8 @@ class GpuLaunch:
     promises: tuple[tuple[int, int], ...] = ()
     plain: GpuLaunch | None = None
     checked: bool = False
+    parts: int = 0
+    along: tuple[int, ...] = ()
 
     @property
     def unit_cost(self) -> float:

@@ -1,0 +1,177 @@
+"""Strands: stages that threads go through without meeting, each on its own part of the rows.
+
+In: groups, with what they read and write, in the order in which they become ready. Out: which stages are one strand.
+Must not know: kernel text, addresses, the number of threads.
+
+Rows of a batch go through layers, or through steps of a recurrence, without a look at each other. Threads that keep to
+their rows find what they wrote in their own caches, and wait for nobody. Whatever looks at all rows, such as the
+gradient of a weight, waits until the strand ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import gcd
+
+from tracejit.schedule import cost
+from tracejit.schedule.groups import CALL, LOOP, ROW, Group
+from tracejit.schedule.values import REDUCTION, VIRTUAL, Read, Value
+
+
+@dataclass(frozen=True, slots=True)
+class Parting:
+    """How a group's units can be parted: the k-th of `parts` equal parts of them reads and writes only the k-th part of
+    the memory of what is `along`. `touched` is all that it reads or writes, `writes` what it writes.
+    """
+
+    parts: int
+    along: frozenset[Value]
+    touched: frozenset[Value]
+    writes: frozenset[Value]
+
+
+def _first_size(read: Read, shape: tuple[int, ...]) -> int:
+    """The size of the read's first dimension over `shape` if that runs through the whole source, equal parts of it in
+    order, and each of its steps stays in its own part; else 0.
+    """
+    dims = read.over(shape)
+    if not dims:
+        return 0
+    (size, step), rest = dims[0], dims[1:]
+    low = read.offset + sum((n - 1) * s for n, s in rest if s < 0)
+    high = read.offset + sum((n - 1) * s for n, s in rest if s > 0)
+    return size if step > 0 and size * step == read.source.numel and low >= 0 and high < step else 0
+
+
+class _Accesses:
+    """What a group reads and writes, while it is collected."""
+
+    def __init__(self, parts: int) -> None:
+        self.parts = parts
+        self.along: set[Value] = set()
+        self.across: set[Value] = set()
+
+    def add(self, source: Value, size: int) -> None:
+        """Takes note of an access that runs along a first dimension of this size, or along none."""
+        if size > 1:
+            self.parts = gcd(self.parts, size)
+            self.along.add(source)
+        else:
+            self.across.add(source)
+
+    def parting(self, writes: set[Value]) -> Parting | None:
+        """What was found; None if there are no parts."""
+        if self.parts < 2:
+            return None
+        along, touched = frozenset(self.along - self.across), frozenset(self.along | self.across)
+        return Parting(self.parts, along, touched, frozenset(writes))
+
+
+def parting(group: Group) -> Parting | None:
+    """How a group can be parted, if it can. One with open sizes is not."""
+    if _is_open(group):
+        return None
+    if group.kind == CALL:
+        return _parting_of_call(group.members[0])
+    if group.kind not in (LOOP, ROW):
+        return None
+    inner = min(group.cuts, default=group.numel) if group.kind == LOOP else group.unit
+    rows = group.numel // max(inner, 1)
+    found = _Accesses(rows if rows > 1 or group.kind == ROW else group.numel)
+    inside = frozenset(group.members)
+    writes = set()
+    for value in group.members:
+        shape = value.reads[0].shape if value.kind == REDUCTION and value.reads else value.shape
+        for read in value.reads:
+            if read.source not in inside and read.source.kind != VIRTUAL:
+                found.add(read.source, _first_size(read, shape))
+        own = value
+        if value.into is None:
+            found.add(value, value.numel)
+        else:
+            own = value.into.source
+            found.add(own, _first_size(value.into, value.shape))
+        writes.add(own)
+    return found.parting(writes)
+
+
+def _is_open(group: Group) -> bool:
+    """Whether any size is a symbol: comparing it would be a decision."""
+    reads = [read for value in group.members for read in (*value.reads, *([value.into] if value.into else []))]
+    numbers = [(*read.shape, *read.strides, read.offset, read.source.numel) for read in reads]
+    shapes = [value.shape for value in group.members] + [r.shape for v in group.members for r in v.results]
+    return not all(isinstance(number, int) for sizes in (*numbers, *shapes) for number in sizes)
+
+
+def _parting_of_call(call: Value) -> Parting | None:
+    if len(call.launches) != 1 or call.launches[0].parts < 2:
+        return None
+    launch = call.launches[0]
+    found = _Accesses(launch.parts)
+    for k, read in enumerate(call.reads):
+        size = _first_size(read, read.shape) if k in launch.along else 0
+        if size % launch.parts:
+            size = 0
+        found.add(read.source, launch.parts if size else 0)
+    for k, result in enumerate(call.results, len(call.reads)):
+        found.add(result, launch.parts if k in launch.along else 0)
+    return found.parting(set(call.results))
+
+
+class Strand:
+    """Groups whose stages threads may go through without meeting; each of them can be parted into `parts`.
+
+    `partings` are those of all groups, `followed` the groups that read what another one writes over.
+    """
+
+    def __init__(self, partings: Mapping[Group, Parting | None], followed: Mapping[Group, set[Group]]) -> None:
+        self.groups: set[Group] = set()
+        self.parts = 0
+        self._partings = partings
+        self._followed = followed
+        self._along: set[Value] = set()
+        self._across: set[Value] = set()
+        self._written: set[Value] = set()
+
+    def begin(self, groups: list[Group]) -> None:
+        """Begins with all of some groups, or with none if one of them cannot be part of it."""
+        for group in groups:
+            way = self._way(group)
+            if way is None:
+                self.groups.clear()
+                return
+            self._take(group, way)
+
+    def next_of(self, ready: list[Group]) -> list[Group]:
+        """Takes those of some groups that can be the next stage; none if the others would hold too much memory."""
+        ways = {group: self._way(group) for group in ready} if self.groups else {}
+        waiting = {r.source for g, way in ways.items() if way is None for v in g.members for r in v.reads}
+        if sum(v.numel * v.dtype.itemsize for v in waiting & self._written) > cost.HELD_BYTES:
+            return []
+        for group, way in ways.items():
+            if way is not None:
+                self._take(group, way)
+        return [group for group in ready if group in self.groups]
+
+    def _way(self, group: Group) -> Parting | None:
+        """How a group is parted if it can come next."""
+        way = self._partings[group]
+        if way is None or gcd(self.parts, way.parts) < 2 or not self.groups.isdisjoint(self._followed.get(group, ())):
+            return None
+        for value in way.touched:
+            changes = value in way.writes or value in self._written
+            if changes and (value in self._across or (value in self._along and value not in way.along)):
+                return None
+        return way
+
+    def _take(self, group: Group, way: Parting) -> None:
+        self.groups.add(group)
+        self.parts = gcd(self.parts, way.parts)
+        self._along |= way.along
+        self._across |= way.touched - way.along
+        self._written |= way.writes
+
+    def keeps_apart(self, value: Value) -> bool:
+        """Whether each part of the groups keeps to its own part of a value's memory."""
+        return value in self._along and value not in self._across
