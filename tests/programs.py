@@ -102,12 +102,12 @@ def check(graph: Graph, arrays: list[np.ndarray], scalars: tuple[float, ...] = (
     compiled = compile_graph(graph)
     again = compile_graph(graph)
     assert "passes" not in again.seconds, "the recipe of the program was not kept"
-    expected = run_eagerly(graph, [_copied(a) for a in arrays], scalars)
+    expected = run_eagerly(graph, [copied(a) for a in arrays], scalars)
     before = get_num_threads()
     try:
         for threads in (1, 2):
             set_num_threads(threads)
-            given = [_copied(a) for a in arrays]
+            given = [copied(a) for a in arrays]
             results = run_compiled(compiled if threads == 1 else again, graph, given, scalars)
             for k, (result, wanted) in enumerate(zip(results, expected, strict=True)):
                 if not same_bits(result, wanted):
@@ -125,7 +125,7 @@ def check(graph: Graph, arrays: list[np.ndarray], scalars: tuple[float, ...] = (
     return compiled
 
 
-def _copied(array: np.ndarray) -> np.ndarray:
+def copied(array: np.ndarray) -> np.ndarray:
     """A copy that lies in memory as the array does."""
     base = array
     while isinstance(base.base, np.ndarray):

@@ -199,6 +199,45 @@ def test_launches_without_units_and_programs_without_launches() -> None:
     assert program.segments == []
 
 
+def strand(parts: int, units: int, stages: int, cost: float) -> Program:
+    """x[i] * a + 1 again and again, then all of it backwards."""
+    builder = ProgramBuilder()
+    source, target = builder.external(), builder.external()
+    middle, factor = builder.arena(0, 8 * units), builder.scalar()
+    same = "def same(p, lo, hi):\n    for i in range(lo, hi):\n        x = load_f64(load_arg(p, 0), i)\n"
+    same += "        store_f64(load_arg(p, 1), i, x * arg_f64(p, 2) + 1.0)\n    return 0\n"
+    for stage in range(stages):
+        slots = [Address(middle if stage else source), Address(middle), factor]
+        builder.add_launch(
+            kernel(same), slots, units=units, unit_cost=cost, stage=stage, strand=1, parts=parts
+        )
+    slots = [Address(middle), Address(target), factor, units]
+    builder.add_launch(kernel(STEP), slots, units=units, unit_cost=cost, stage=stages)
+    return builder.build()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+@pytest.mark.parametrize(("parts", "units"), [(2, 32), (6, 600), (64, 64), (5, 4000)])
+def test_threads_go_through_a_strand_by_themselves(threads: int, parts: int, units: int) -> None:
+    set_num_threads(threads)
+    program = strand(parts, units, 20, 2e5 / units)
+    whole = threads > 1 and (parts % threads == 0 or parts >= 4 * threads)
+    assert len(program.segments) == (2 if whole else 1 if threads == 1 else 21)
+    x, y = np.linspace(0.0, 1.0, units), np.zeros(units)
+    for factor in (0.5, -0.25):
+        assert program.run(addresses(x, y), np.array([factor])) == 0
+        expected = x
+        for _ in range(20):
+            expected = expected * factor + 1.0
+        np.testing.assert_array_equal(y, expected[::-1] * factor + 1.0)
+
+
+def test_a_light_strand_is_no_reason_to_wake_a_thread() -> None:
+    set_num_threads(2)
+    (alone,) = strand(4, 32, 5, 1.0).segments
+    assert not any(alone[1:])
+
+
 def test_what_does_not_exist_is_refused() -> None:
     builder = ProgramBuilder()
     with pytest.raises(ValueError, match="no buffer 0"):
@@ -207,6 +246,8 @@ def test_what_does_not_exist_is_refused() -> None:
         builder.add_launch(kernel(FAIL), [type(builder.scalar())(1)], units=1, unit_cost=1.0, stage=0)
     with pytest.raises(ValueError, match="multiple of 64"):
         builder.arena(8, 8)
+    with pytest.raises(ValueError, match="that 2 parts divide, got 3"):
+        builder.add_launch(kernel(FAIL), [0, 0], units=3, unit_cost=1.0, stage=0, strand=1, parts=2)
     with pytest.raises(TypeError, match="three arrays"):
         builder.build().run([0], NOTHING)  # type: ignore[arg-type]
 

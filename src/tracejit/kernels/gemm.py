@@ -46,6 +46,9 @@ _IN_PLACE_BYTES = 1 << 20
 _PAGE_BYTES = 4096
 """Columns that are a multiple of this apart compete for the same few places of the first cache."""
 
+_CROWDED_BYTES = 2048
+"""Columns of A that are a multiple of this apart leave each other too little room in the first cache."""
+
 _GROUP, _GROUP_BYTES = 4, 128 * 1024
 """Panels of B that are packed at once: at least so many, and more while they are no larger than this."""
 
@@ -139,7 +142,7 @@ def plan_matmul_add(a: Operand, b: Operand, c: Operand, out: Operand) -> tuple[L
         raise NotImplementedError(f"matmul_add: there is no kernel for {a} @ {b}")
     if problem.m == 0 or problem.n == 0:
         return ()
-    panels = _plan_panels(problem)
+    panels = _plan_panels(problem, a_mode=kernels.COPY if _is_crowded(problem) else None)
     slots = (*panels.slots[: kernels.C], Ptr(3), *panels.slots[kernels.C + 1 :], Ptr(2))
     function = _ADDING_KERNELS[problem.dtype]
     return (replace(panels, function=function, slots=slots, in_place=(kernels.D, kernels.C), along=(0, 2, 3)),)
@@ -254,8 +257,15 @@ def _packing_of_b(p: _Problem) -> int:
 def _packing_of_a(p: _Problem) -> int:
     """How A is packed, if that is worth it: its columns, which are read again for each panel of B."""
     panels = -(-p.n // panel_columns(p.dtype))
-    columns_of_a = p.a[1] == 1 and p.k > 1
-    return kernels.COPY if columns_of_a and _worth_packing(p.k * p.a[2] * _SIZES[p.dtype], panels) else kernels.DIRECT
+    if p.a[1] != 1 or p.k <= 1:
+        return kernels.DIRECT
+    return kernels.COPY if _worth_packing(p.k * p.a[2] * _SIZES[p.dtype], panels) else kernels.DIRECT
+
+
+def _is_crowded(p: _Problem) -> bool:
+    """Whether each unit had better pack its rows of A: its columns leave each other no room in the first cache."""
+    wide = -(-p.n // panel_columns(p.dtype)) >= _GROUP and p.k >= 2 * TILE_ROWS
+    return wide and p.a[1] == 1 and p.a[2] * _SIZES[p.dtype] % _CROWDED_BYTES == 0
 
 
 def _plan_strips(p: _Problem) -> tuple[Launch, Launch]:
@@ -289,11 +299,11 @@ def _plan_panels(p: _Problem, *, a_mode: int | None = None, in_panels: bool = Fa
     units = p.batch * panels * parts
     slowness = 1.0 + max(0, columns // 2 - p.n) / p.n + (4.0 if b_mode == kernels.GATHER else 0.0)
     slots = p.slots(a_mode, b_mode, rows, run, group, height)
-    is_even = isinstance(p.m, int) and p.batch == 1 and parts > 1 and p.m % rows == 0 and not p.swapped
-    return Launch(
-        _FLOAT_KERNELS[p.dtype]["panel"], slots, units, p.cost(units, slowness), parts=parts if is_even else 0,
-        along=(0, 2),
-    )
+    function, unit_cost = _FLOAT_KERNELS[p.dtype]["panel"], p.cost(units, slowness)
+    if p.swapped or p.m % rows:
+        return Launch(function, slots, units, unit_cost)
+    along = (0, 1, 2) if p.batch > 1 and p.b[0] else (0, 2)
+    return Launch(function, slots, units, unit_cost, parts=p.batch * parts, along=along)
 
 
 def _worth_packing(span: int, times: int) -> bool:

@@ -16,8 +16,9 @@ from tracejit.schedule import values as kinds
 from tracejit.schedule.groups import BLOCKS, CALL, COLUMN, LOOP, Cut, Group, Partition, writers
 from tracejit.schedule.lower import Lowered, Lowering, PlannedLaunch, Planner
 from tracejit.schedule.memory import Buffer, place
+from tracejit.schedule.order import order
 from tracejit.schedule.sink import sink
-from tracejit.schedule.strands import Strand, parting
+from tracejit.schedule.strands import Strand
 from tracejit.schedule.values import Value, whole
 
 
@@ -190,46 +191,10 @@ class _Planning:
     # --- order and memory ---------------------------------------------------------------------------------------------
 
     def _order(self) -> None:
-        """Each group goes into the first stage in which everything that lies behind it is done; but what cannot be a
-        part of a strand waits for its end.
-        """
-        plan = self.plan
-        before = {group: self._before(group) for group in self.groups}
-        left = {group: len(found) for group, found in before.items()}
-        after: dict[Group, list[Group]] = {}
-        for group, found in before.items():
-            for earlier in found:
-                after.setdefault(earlier, []).append(group)
-        ready = [group for group in self.groups if not left[group]]
-        running: dict[int, list[Group]] = {}
-        partings = {group: parting(group) for group in self.groups}
-        strand = Strand(partings, self.followed)
-        while ready or running:
-            stage = plan.stages
-            ready.sort(key=lambda g: (g.behind.bit_count(), g.number))
-            taken = [] if running else strand.next_of(ready)
-            if not taken:
-                self._end(strand)
-                strand, taken = Strand(partings, self.followed), ready
-                if not running:
-                    strand.begin(ready)
-            for group in taken:
-                plan.stage[group] = stage
-                running.setdefault(stage + launches_of(group) - 1, []).append(group)
-            ready = [] if taken is ready else [group for group in ready if group not in plan.stage]
-            for group in running.pop(stage, ()):
-                for later in after.get(group, ()):
-                    left[later] -= 1
-                    if not left[later]:
-                        ready.append(later)
-            plan.stages += 1
-        self._end(strand)
-        plan.groups = sorted(self.groups, key=lambda g: (plan.stage[g], g.number))
-
-    def _end(self, strand: Strand) -> None:
-        """Keeps a strand that is one: a single stage has nothing to wait for."""
-        if len({self.plan.stage[group] for group in strand.groups}) > 1:
-            self.plan.strands.append(strand)
+        plan, groups = self.plan, self.groups
+        found = order({g: self._before(g) for g in groups}, self.followed, {g: launches_of(g) for g in groups})
+        plan.stage, plan.stages, plan.strands = found.stage, found.stages, found.strands
+        plan.groups = sorted(groups, key=lambda g: (plan.stage[g], g.number))
 
     def _before(self, group: Group) -> set[Group]:
         """The groups that must be done right before a group."""

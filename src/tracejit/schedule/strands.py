@@ -1,6 +1,6 @@
 """Strands: stages that threads go through without meeting, each on its own part of the rows.
 
-In: groups, with what they read and write, in the order in which they become ready. Out: which stages are one strand.
+In: groups, with what they read and write, in the order in which they become ready. Out: what can be part of a strand.
 Must not know: kernel text, addresses, the number of threads.
 
 Rows of a batch go through layers, or through steps of a recurrence, without a look at each other. Threads that keep to
@@ -10,11 +10,9 @@ gradient of a weight, waits until the strand ends.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import gcd
 
-from tracejit.schedule import cost
 from tracejit.schedule.groups import CALL, LOOP, ROW, Group
 from tracejit.schedule.values import REDUCTION, VIRTUAL, Read, Value
 
@@ -120,57 +118,36 @@ def _parting_of_call(call: Value) -> Parting | None:
 
 
 class Strand:
-    """Groups whose stages threads may go through without meeting; each of them can be parted into `parts`.
+    """Groups whose stages threads may go through without meeting; each of them can be parted into `parts`."""
 
-    `partings` are those of all groups, `followed` the groups that read what another one writes over.
-    """
-
-    def __init__(self, partings: Mapping[Group, Parting | None], followed: Mapping[Group, set[Group]]) -> None:
+    def __init__(self) -> None:
         self.groups: set[Group] = set()
         self.parts = 0
-        self._partings = partings
-        self._followed = followed
         self._along: set[Value] = set()
         self._across: set[Value] = set()
         self._written: set[Value] = set()
 
-    def begin(self, groups: list[Group]) -> None:
-        """Begins with all of some groups, or with none if one of them cannot be part of it."""
-        for group in groups:
-            way = self._way(group)
-            if way is None:
-                self.groups.clear()
-                return
-            self._take(group, way)
-
-    def next_of(self, ready: list[Group]) -> list[Group]:
-        """Takes those of some groups that can be the next stage; none if the others would hold too much memory."""
-        ways = {group: self._way(group) for group in ready} if self.groups else {}
-        waiting = {r.source for g, way in ways.items() if way is None for v in g.members for r in v.reads}
-        if sum(v.numel * v.dtype.itemsize for v in waiting & self._written) > cost.HELD_BYTES:
-            return []
-        for group, way in ways.items():
-            if way is not None:
-                self._take(group, way)
-        return [group for group in ready if group in self.groups]
-
-    def _way(self, group: Group) -> Parting | None:
-        """How a group is parted if it can come next."""
-        way = self._partings[group]
-        if way is None or gcd(self.parts, way.parts) < 2 or not self.groups.isdisjoint(self._followed.get(group, ())):
-            return None
+    def fits(self, way: Parting) -> bool:
+        """Whether a group that is parted this way can come next: parts of it need no other part of what is here."""
+        if gcd(self.parts, way.parts) < 2:
+            return False
         for value in way.touched:
             changes = value in way.writes or value in self._written
             if changes and (value in self._across or (value in self._along and value not in way.along)):
-                return None
-        return way
+                return False
+        return True
 
-    def _take(self, group: Group, way: Parting) -> None:
+    def take(self, group: Group, way: Parting) -> None:
+        """Goes on with a group that fits."""
         self.groups.add(group)
         self.parts = gcd(self.parts, way.parts)
         self._along |= way.along
         self._across |= way.touched - way.along
         self._written |= way.writes
+
+    def writes(self, value: Value) -> bool:
+        """Whether a value is written here."""
+        return value in self._written
 
     def keeps_apart(self, value: Value) -> bool:
         """Whether each part of the groups keeps to its own part of a value's memory."""

@@ -1,0 +1,209 @@
+"""Strands: what may be part of one, and that parts of it may be done in any order."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.programs import RandomGraph, copied, graph_of, make, run_compiled, run_eagerly, same_bits
+from tracejit.codegen.library import panel_columns, plan_call
+from tracejit.compiler import compile_graph
+from tracejit.ir.graph import Graph
+from tracejit.ir.node import Node
+from tracejit.passes.pipeline import run_passes
+from tracejit.runtime import program
+from tracejit.runtime.program import Segment, Task
+from tracejit.schedule import cost
+from tracejit.schedule.layout import arrange_products
+from tracejit.schedule.plan import Plan, make_plan
+from tracejit.schedule.strands import parting
+
+RNG = np.random.default_rng(17)
+ROWS, WIDTH = 32, 48
+
+
+def floats(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32) * np.float32(0.3)
+
+
+def plan_of(function: Callable[..., Any], *arrays: np.ndarray, homes: dict[int, int] | None = None) -> Plan:
+    graph = run_passes(graph_of(function, *arrays, homes=homes))[0]
+    return make_plan(arrange_products(graph, panel_columns), plan_call)
+
+
+def swapped(x: Node) -> Node:
+    return make("permute", x, dims=(1, 0))
+
+
+def recurrence(h: Node, w: Node, *xs: Node) -> tuple[Node, Node]:
+    """h = tanh(h @ w + x) again and again; the last h, and what the products of neighbours add up to."""
+    states = [h]
+    for x in xs:
+        states.append(make("tanh", make("add", make("matmul", states[-1], w), x)))
+    products = [make("matmul", swapped(a), b) for a, b in itertools.pairwise(states)]
+    total = products[0]
+    for p in products[1:]:
+        total = make("add", total, p)
+    return states[-1], total
+
+
+def recurrent_arrays(steps: int = 6) -> list[np.ndarray]:
+    return [floats(ROWS, WIDTH), floats(WIDTH, WIDTH), *[floats(ROWS, WIDTH) for _ in range(steps)]]
+
+
+def layers(x: Node, *weights: Node) -> Node:
+    for w in weights:
+        x = make("relu", make("matmul", x, w))
+        row = make("reshape", make("amax", x, dim=1), shape=(x.shape[0], 1))
+        x = make("sub", x, row)
+    return x
+
+
+def slices(x: Node, w: Node) -> Node:
+    """Halves of the columns go different ways and come together again."""
+    y = make("matmul", x, w)
+    width = y.shape[1] // 2
+    left, right = (
+        make("slice", y, start=(0, at), length=(y.shape[0], width), step=(1, 1)) for at in (0, width)
+    )
+    both = make("cat", make("exp", right), make("mul", left, right), dim=1)
+    return make("tanh", make("matmul", both, w))
+
+
+def below(x: Node, w: Node) -> Node:
+    """Rows look at the rows above them."""
+    y = make("exp", make("matmul", x, w))
+    up = make("slice", y, start=(0, 0), length=(y.shape[0] - 1, y.shape[1]), step=(1, 1))
+    down = make("slice", y, start=(1, 0), length=(y.shape[0] - 1, y.shape[1]), step=(1, 1))
+    return make("matmul", make("add", up, down), w)
+
+
+def turned(x: Node, w: Node) -> Node:
+    y = make("exp", make("matmul", x, w))
+    return make("matmul", make("add", make("matmul", swapped(y), y), w), w)
+
+
+SHAPES = {
+    "recurrence": (recurrence, recurrent_arrays()),
+    "layers": (layers, [floats(64, WIDTH), *[floats(WIDTH, WIDTH) for _ in range(3)]]),
+    "slices": (slices, [floats(ROWS, WIDTH), floats(WIDTH, WIDTH)]),
+    "below": (below, [floats(ROWS, WIDTH), floats(WIDTH, WIDTH)]),
+    "turned": (turned, [floats(WIDTH, WIDTH), floats(WIDTH, WIDTH)]),
+}
+
+
+@pytest.fixture(params=["first part first", "last part first"])
+def one_part_after_another(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs do all of a strand for one of its parts, then all of it for the next."""
+    backwards = request.param == "last part first"
+
+    def part(launches: Sequence[tuple[int, Any]], threads: int, threshold: float) -> Segment:
+        parts = launches[0][1].parts
+        tasks = [
+            Task(k, launch.units * at // parts, launch.units * (at + 1) // parts)
+            for at in (reversed(range(parts)) if backwards else range(parts))
+            for k, launch in launches
+        ]
+        return ((tuple(tasks),), *[()] * (threads - 1))
+
+    monkeypatch.setattr(program, "part", part)
+
+
+def check_bits(graph: Graph, arrays: list[np.ndarray], scalars: tuple[float, ...] = ()) -> int:
+    """Asserts that a program gives the right bits in memory that nobody has used; the parts of its strands."""
+    expected = run_eagerly(graph, [copied(a) for a in arrays], scalars)
+    compiled = compile_graph(graph)
+    compiled.program.arena[:] = 77
+    results = run_compiled(compiled, graph, [copied(a) for a in arrays], scalars)
+    for result, wanted in zip(results, expected, strict=True):
+        assert same_bits(result, wanted)
+    return sum(launch.parts for launch in compiled.program._launches if launch.strand)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_parts_may_be_done_in_any_order(name: str, one_part_after_another: None) -> None:
+    function, arrays = SHAPES[name]
+    assert check_bits(graph_of(function, *arrays), arrays)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.integers(0, 1 << 30))
+@np.errstate(all="ignore")
+def test_parts_of_random_programs_may_be_done_in_any_order(one_part_after_another: None, seed: int) -> None:
+    drawn = RandomGraph(seed, size=30)
+    check_bits(drawn.graph, drawn.arrays, (0.75 if drawn.scalars == "f" else 3,))
+
+
+def test_a_recurrence_is_one_strand_and_what_looks_at_all_rows_waits() -> None:
+    plan = plan_of(recurrence, *recurrent_arrays())
+    first, second = plan.strands
+    assert [g.members[-1].name for g in plan.groups if g in first.groups].count("tanh") == 6
+    # Then products and their sum, by its own rows.
+    assert {g.members[0].name for g in second.groups} == {"matmul", "matmul_add"}
+    assert (first.parts, second.parts) == (2, 2)
+    assert max(plan.stage[g] for g in first.groups) < min(plan.stage[g] for g in second.groups)
+
+
+def test_what_comes_and_goes_in_a_strand_has_little_memory() -> None:
+    def sizes(steps: int) -> int:
+        arrays = recurrent_arrays(steps)
+        return plan_of(lambda *nodes: recurrence(*nodes)[0], *arrays).arena_bytes
+
+    assert sizes(12) == sizes(6) > 0
+
+
+def test_too_much_memory_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "HELD_BYTES", 4 * ROWS * WIDTH)
+    plan = plan_of(recurrence, *recurrent_arrays())
+    steps = [[g.members[-1].name for g in strand.groups].count("tanh") for strand in plan.strands]
+    assert max(steps) < 6
+
+
+def test_a_matrix_is_written_over_when_all_threads_have_read_it() -> None:
+    def update(x: Node, w: Node) -> tuple[Node, Node]:
+        y = make("relu", make("matmul", make("relu", make("matmul", x, w)), w))
+        return y, make("mul", w, 0.5)
+
+    plan = plan_of(update, floats(ROWS, ROWS), floats(ROWS, ROWS), homes={1: 1})
+    (strand,) = plan.strands
+    (late,) = [g for g in plan.groups if g.members[0].name == "mul"]
+    assert late not in strand.groups
+    assert plan.stage[late] > max(plan.stage[g] for g in strand.groups)
+
+
+@pytest.mark.parametrize(
+    ("function", "along"),
+    [
+        (lambda x: make("exp", x), True),
+        (lambda x: make("reshape", make("exp", x), shape=(WIDTH, ROWS)), True),
+        (lambda x: make("exp", make("slice", x, start=(0, 3), length=(ROWS, 9), step=(1, 2))), True),
+        (lambda x: make("exp", make("slice", x, start=(2, 0), length=(ROWS - 2, WIDTH), step=(1, 1))), False),
+        (lambda x: make("exp", make("slice", x, start=(0, 0), length=(ROWS // 2, WIDTH), step=(2, 1))), True),
+        (lambda x: make("exp", swapped(x)), False),
+        (lambda x: make("exp", make("flip", x, dims=(0,))), False),
+        (lambda x: make("exp", make("flip", x, dims=(1,))), True),
+        (lambda x: make("exp", make("expand", make("reshape", x, shape=(1, *x.shape)), shape=(4, *x.shape))), False),
+        (lambda x: make("amax", x, dim=1), True),
+    ],
+)
+def test_which_operands_are_parted_with_the_units(function: Callable[[Node], Node], along: bool) -> None:
+    plan = plan_of(function, floats(ROWS, WIDTH))
+    (group,) = plan.groups
+    way = parting(group)
+    assert way is not None
+    (source,) = (r.source for v in group.members for r in v.reads if r.source.kind == "input")
+    assert (source in way.along) is along
+    assert source in way.touched
+    assert source not in way.writes
+
+
+@pytest.mark.parametrize("function", [lambda x: make("sum", x, dim=0), lambda x: make("cumsum", x, dim=0)])
+def test_what_cannot_be_parted(function: Callable[[Node], Node]) -> None:
+    plan = plan_of(function, floats(ROWS, WIDTH))
+    assert [parting(group) for group in plan.groups] == [None]
