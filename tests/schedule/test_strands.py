@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.programs import RandomGraph, copied, graph_of, make, run_compiled, run_eagerly, same_bits
+from tests.programs import RandomGraph, copied, graph_of, input_of, make, run_compiled, run_eagerly, same_bits
 from tracejit.codegen.library import panel_columns, plan_call
 from tracejit.compiler import compile_graph
 from tracejit.ir.graph import Graph
@@ -138,6 +139,67 @@ def test_parts_may_be_done_in_any_order(name: str, one_part_after_another: None)
 def test_parts_of_random_programs_may_be_done_in_any_order(one_part_after_another: None, seed: int) -> None:
     drawn = RandomGraph(seed, size=30)
     check_bits(drawn.graph, drawn.arrays, (0.75 if drawn.scalars == "f" else 3,))
+
+
+class RandomRows:
+    """A random program whose values mostly are [SIDE, SIDE], so that rows, columns and both may go into a product."""
+
+    SIDE = 32
+
+    def __init__(self, seed: int) -> None:
+        self.rng = random.Random(seed)
+        draw = np.random.default_rng(seed)
+        shape = (self.SIDE, self.SIDE)
+        self.arrays = [(draw.standard_normal(shape) * 0.2).astype(np.float32) for _ in range(3)]
+        self.inputs = [input_of(k, a) for k, a in enumerate(self.arrays)]
+        self.pool: list[Node] = list(self.inputs)
+        for _ in range(self.rng.randrange(4, 16)):
+            self.pool.append(self._grow(self._pick(), self._pick()))
+        outputs = self.rng.sample(self.pool[3:], k=min(3, len(self.pool) - 3))
+        homes = {k: k for k in range(len(outputs)) if self.rng.random() < 0.4}
+        self.graph = Graph(tuple(self.inputs), (), tuple(outputs), homes)
+
+    def _pick(self) -> Node:
+        return self.rng.choice(self.pool[-3:] if self.rng.random() < 0.7 else self.pool)
+
+    def _half(self, x: Node, dim: int, last: bool) -> Node:
+        half = self.SIDE // 2
+        length = tuple(half if d == dim else self.SIDE for d in range(2))
+        start = tuple(half if d == dim and last else 0 for d in range(2))
+        return make("slice", x, start=start, length=length, step=(1, 1))
+
+    def _grow(self, x: Node, y: Node) -> Node:
+        dim, last = self.rng.randrange(2), self.rng.random() < 0.5
+        row = (self.SIDE, 1) if dim else (1, self.SIDE)
+        return self.rng.choice(
+            [
+                lambda: make("matmul", x, y),
+                lambda: make("matmul", x, self.rng.choice(self.inputs)),
+                lambda: make("matmul", swapped(x), y),
+                lambda: make("add", make("matmul", x, y), self._pick()),
+                lambda: make("tanh", x),
+                lambda: make("add", x, y),
+                lambda: make("mul", x, make("reshape", make("amax", y, dim=dim), shape=row)),
+                lambda: make("sub", x, make("reshape", make("sum", x, dim=1), shape=(self.SIDE, 1))),
+                lambda: make("cat", self._half(x, dim, last), make("tanh", self._half(y, dim, not last)), dim=dim),
+                lambda: make("place", x, make("tanh", self._half(y, dim, False)), start=(0, 0), step=(1, 1)),
+                lambda: make("add", make("flip", x, dims=(dim,)), y),
+                lambda: make("tanh", swapped(x)),
+            ]
+        )()
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.integers(0, 1 << 30))
+@np.errstate(all="ignore")
+def test_parts_of_random_rows_may_be_done_in_any_order(one_part_after_another: None, seed: int) -> None:
+    drawn = RandomRows(seed)
+    check_bits(drawn.graph, drawn.arrays)
+
+
+def test_most_random_rows_have_a_strand() -> None:
+    plans = [make_plan(RandomRows(seed).graph, plan_call) for seed in range(40)]
+    assert sum(bool(plan.strands) for plan in plans) > 20
 
 
 def test_a_recurrence_is_one_strand_and_what_looks_at_all_rows_waits() -> None:
