@@ -45,6 +45,7 @@ from tracejit.kernels.threads import (
 )
 from tracejit.runtime.build import Kernel, build
 from tracejit.runtime.entry import ENTRY, OTHER_THREADS
+from tracejit.runtime.pages import LARGE, pages
 from tracejit.runtime.team import TEAM, aligned_words
 
 _ALIGNMENT = 64
@@ -136,7 +137,8 @@ class Arena:
         """Memory of at least this size: the same for all programs as long as none needs more."""
         if nbytes > self._memory.nbytes:
             # Half as much again, so that sizes that grow step by step leave few outgrown arenas behind.
-            self._memory = aligned_words(-(-max(nbytes, self._memory.nbytes * 3 // 2) // 8)).view(np.uint8)
+            size = max(nbytes, self._memory.nbytes * 3 // 2)
+            self._memory = pages(size) if size >= 2 * LARGE else aligned_words(-(-size // 8)).view(np.uint8)
         return self._memory
 
 
