@@ -70,6 +70,10 @@ class Word:
         """The quotient of two numbers of which none is negative and the second is not 0."""
         return self._apply(self.builder.udiv, self, other)
 
+    def remainder(self, other: Word | int) -> Word:
+        """The remainder of two numbers of which none is negative and the second is not 0."""
+        return self._apply(self.builder.urem, self, other)
+
     def ceil_div(self, other: Word | int) -> Word:
         """The quotient rounded up, for a divisor above 0."""
         return -(-self // other)

@@ -182,7 +182,13 @@ def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word, *, adds: bool
                     a_at = left + a_direct.choose(i * a_m, whole * left_tile) * size
                     tile(i, (height - i).least(step), a_at)
 
-    with code.loop(low.quotient(panels), (high + panels - 1).quotient(panels)) as block:
+    first_block, last_block = low.quotient(panels), (high + panels - 1).quotient(panels)
+    # Whole parts of the rows that follow one another are gone through as one, with panels that are packed once.
+    whole = (first_block * panels).equals(low) & (last_block * panels).equals(high)
+    whole_batches = first_block.remainder(parts).equals(0) & last_block.remainder(parts).equals(0)
+    one_batch = first_block.quotient(parts).equals((last_block - 1).quotient(parts))
+    together = (whole & one_batch).choose(last_block - first_block, (whole & whole_batches).choose(parts, 1))
+    with code.loop(first_block, last_block, together) as block:
         batch = block.quotient(parts)
         i = (block - batch * parts) * rows
         a_at = a + (batch * a_batch + i * a_m) * size
@@ -195,7 +201,8 @@ def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word, *, adds: bool
             last, length = end.least(first + group), (k - start).least(run)
             b_at = b + (batch * b_batch + start * b_k + first * columns * b_n) * size
             _pack_panels(code, lane, b_mode, b_at, b_k, b_n, buffer, length, n - first * columns, last - first)
-            sweep(a_at, c_at, start, length, first, last, b_direct.choose(b_at, buffer), rows.least(m - i))
+            there = (rows * together).least(m - i)
+            sweep(a_at, c_at, start, length, first, last, b_direct.choose(b_at, buffer), there)
 
 
 def _pack(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
