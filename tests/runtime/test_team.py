@@ -305,3 +305,10 @@ def test_the_first_error_in_the_order_of_work_comes_back() -> None:
             # Everything fails but the first chunk: the second one's error is it, whoever finishes first.
             expected = 1 + 8 if threads > 1 else 1
             assert launch(build(text, "fail_from").address, 8 * chunks, HEAVY, 8) == expected
+
+
+def test_every_launch_may_be_shared() -> None:
+    """The launches that a team is calibrated and stopped with must not ask for a team."""
+    script = "import os\nos.environ['TRACEJIT_PARALLEL_US'] = '0'\n" + PRELUDE
+    script += "set_num_threads(2)\nTEAM.start()\nassert TEAM.started\nTEAM.stop()\nassert not TEAM.started\n"
+    run_python(script)

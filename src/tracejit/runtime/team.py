@@ -26,6 +26,8 @@ from tracejit.runtime.entry import ENTRY
 _log = logger("timing")
 _libc = ctypes.CDLL(None)
 _CALIBRATION_SPINS = 20_000
+_ALONE = -1.0
+"""A cost below every threshold, whatever `parallel_us` is."""
 
 
 def aligned_words(count: int) -> np.ndarray:
@@ -98,7 +100,7 @@ class Team:
         fastest = float("inf")
         for _ in range(3):
             begin = time.perf_counter()
-            ENTRY.launch(kernel, _CALIBRATION_SPINS, 0.0, word)
+            ENTRY.launch(kernel, _CALIBRATION_SPINS, _ALONE, word)
             fastest = min(fastest, time.perf_counter() - begin)
         self._spins = max(1, int(SETTINGS.spin_us * 1e-6 / fastest * _CALIBRATION_SPINS))
         _log.debug("a spin takes %.1f ns", fastest / _CALIBRATION_SPINS * 1e9)
@@ -110,7 +112,7 @@ class Team:
             if not address:
                 return
             ENTRY.state[entry.TEAM] = 0
-            ENTRY.launch(build(native_side.stop_team).address, 1, 0.0, address)
+            ENTRY.launch(build(native_side.stop_team).address, 1, _ALONE, address)
             for handle in self._handles:
                 _libc.pthread_join(handle, None)
             self._handles.clear()
