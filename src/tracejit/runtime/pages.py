@@ -9,6 +9,7 @@ of them; in a virtual machine each miss is a walk through two trees. A page of 2
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 
 import numpy as np
@@ -28,7 +29,9 @@ def pages(nbytes: int) -> np.ndarray:
     """
     area = mmap.mmap(-1, nbytes + LARGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
-        area.madvise(mmap.MADV_HUGEPAGE)
+        # A system that has none of them refuses, and gives small ones.
+        with contextlib.suppress(OSError):
+            area.madvise(mmap.MADV_HUGEPAGE)
     raw = np.frombuffer(area, np.uint8)
     start = -raw.ctypes.data % LARGE
     return raw[start : start + nbytes]
