@@ -356,14 +356,22 @@ def _loaded(
 
 
 def plan_graph(
-    graph: Graph, planner: Planner, clock: Clock | None = None, arrange: Callable[[Graph], Graph] | None = None
+    graph: Graph,
+    planner: Planner,
+    clock: Clock | None = None,
+    arrange: Callable[[Graph], Graph] | None = None,
+    *,
+    strands: bool = True,
 ) -> tuple[Plan, Notes]:
-    """The plan of a graph, and what was decided on the way; `arrange` arranges products for another than the CPU."""
+    """The plan of a graph, and what was decided on the way; `arrange` arranges products for another than the CPU.
+
+    Who does not use `strands` had better have none: they hold memory longer.
+    """
     clock = Clock() if clock is None else clock
     simplified, report = run_passes(graph)
     clock.lap("passes")
     simplified = arrange_products(simplified, panel_columns) if arrange is None else arrange(simplified)
-    plan = make_plan(simplified, planner)
+    plan = make_plan(simplified, planner, strands=strands)
     notes = Notes(simplified, report, describe(simplified, plan))
     clock.lap("schedule")
     return plan, notes

@@ -45,8 +45,8 @@ def plan_for_gpu(graph: Graph, calls: bool = False) -> tuple[Plan, Notes]:
     Raises: NotImplementedError naming a library operation that has no kernels for a GPU.
     """
     if calls:
-        return plan_graph(graph, plan_with_calls, arrange=lambda g: arrange_products(g, None, _is_own))
-    return plan_graph(graph, plan_call, arrange=lambda g: arrange_products(g, None))
+        return plan_graph(graph, plan_with_calls, arrange=lambda g: arrange_products(g, None, _is_own), strands=False)
+    return plan_graph(graph, plan_call, arrange=lambda g: arrange_products(g, None), strands=False)
 
 
 def compile_for_gpu(graph: Graph, context: Context, pool: Pool) -> DeviceProgram:

@@ -269,3 +269,10 @@ def test_which_operands_are_parted_with_the_units(function: Callable[[Node], Nod
 def test_what_cannot_be_parted(function: Callable[[Node], Node]) -> None:
     plan = plan_of(function, floats(ROWS, WIDTH))
     assert [parting(group) for group in plan.groups] == [None]
+
+
+def test_who_uses_no_strands_has_none() -> None:
+    graph = graph_of(recurrence, *recurrent_arrays())
+    plan = make_plan(graph, plan_call, strands=False)
+    assert not plan.strands
+    assert make_plan(graph, plan_call).strands

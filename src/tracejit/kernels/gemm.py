@@ -67,7 +67,7 @@ the first cache (32 to 48 KiB) shall hold while all rows go past it."""
 _PANEL_BYTES = _RUN_BYTES if _WIDE else 16 * 1024
 _HEIGHT_BYTES, _SLAB_BYTES = (32 * 1024, 768 * 1024) if _WIDE else (96 * 1024, 0)
 """If panels are so small that one stays in the first cache, and all rows of A are more than a slab, panels are gone
-through for rows of A that stay in the second cache (vectors of 64 bytes, 1024x1024 @ 1024x1024: 0.9 of the time)."""
+through for rows of A that stay in the second cache."""
 
 _RESULT_BYTES, _FAR_HEIGHT_BYTES = (2 << 20, 128 * 1024) if _WIDE else (1 << 62, 0)
 """A result that is larger is written once, after a run of k as long as the block allows: the second cache does not

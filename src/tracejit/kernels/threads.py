@@ -497,7 +497,9 @@ def run_program(p, lo, hi):  # type: ignore[no-untyped-def]
     trial = load_i64(program, TRIAL)
     wanted = load_i64(program, PARALLEL) != 0 and team != 0
     worth = trial == 0 or _is_worth_sharing(trial)
-    begin = ticks()
+    begin = 0
+    if trial != 0:
+        begin = ticks()
     is_shared = False
     if wanted and worth and load_i64(team, TEAM_THREADS) == threads:
         is_shared = exchange(team + 8 * LOCK, 1) == 0

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from tracejit.schedule import cost
 from tracejit.schedule.groups import Group
-from tracejit.schedule.strands import Strand, parting
+from tracejit.schedule.strands import Parting, Strand
 from tracejit.schedule.values import Value
 
 
@@ -30,13 +30,17 @@ class _Ordering:
     """
 
     def __init__(
-        self, before: Mapping[Group, set[Group]], followed: Mapping[Group, set[Group]], lengths: Mapping[Group, int]
+        self,
+        before: Mapping[Group, set[Group]],
+        followed: Mapping[Group, set[Group]],
+        lengths: Mapping[Group, int],
+        partings: Mapping[Group, Parting | None],
     ) -> None:
         self.out = Order()
         self._before = before
         self._followed = followed
         self._lengths = lengths
-        self._partings = {group: parting(group) for group in before}
+        self._partings = partings
         self._left = {group: len(found) for group, found in before.items()}
         self._after: dict[Group, list[Group]] = {}
         for group, found in before.items():
@@ -78,13 +82,19 @@ class _Ordering:
             self.out.stages += 1
         self._end()
 
-    def _takes(self, strand: Strand, group: Group) -> bool:
-        """Goes on with a group if it can be part of the strand."""
+    def _way(self, strand: Strand, group: Group) -> Parting | None:
+        """How a group is parted if it can be the next of a strand."""
         way = self._partings[group]
         if way is None or not strand.fits(way) or not strand.groups.isdisjoint(self._followed.get(group, ())):
-            return False
-        strand.take(group, way)
-        return True
+            return None
+        return way
+
+    def _takes(self, strand: Strand, group: Group) -> bool:
+        """Goes on with a group if it can be the next of the strand."""
+        way = self._way(strand, group)
+        if way is not None:
+            strand.take(group, way)
+        return way is not None
 
     def _strand_of(self, groups: list[Group]) -> Strand:
         """A strand that begins with all of these groups; empty if one of them cannot be part of it."""
@@ -96,8 +106,7 @@ class _Ordering:
         if not self._strand.groups:
             return []
         for group in ready:
-            way = self._partings[group]
-            if way is None or not self._strand.fits(way):
+            if self._way(self._strand, group) is None:
                 self._wait(group)
         if self._held_bytes > cost.HELD_BYTES:
             return []
@@ -139,10 +148,14 @@ class _Ordering:
 
 
 def order(
-    before: Mapping[Group, set[Group]], followed: Mapping[Group, set[Group]], lengths: Mapping[Group, int]
+    before: Mapping[Group, set[Group]],
+    followed: Mapping[Group, set[Group]],
+    lengths: Mapping[Group, int],
+    partings: Mapping[Group, Parting | None],
 ) -> Order:
     """The order of the groups that are the keys of `before`, the groups that must be done right before each.
 
-    `followed` are those of them that read memory that it writes over, `lengths` the stages that each takes.
+    `followed` are those of them that read memory that it writes over, `lengths` the stages that each takes, `partings`
+    how each can be parted, if it can.
     """
-    return _Ordering(before, followed, lengths).out
+    return _Ordering(before, followed, lengths, partings).out

@@ -18,7 +18,7 @@ from tracejit.schedule.lower import Lowered, Lowering, PlannedLaunch, Planner
 from tracejit.schedule.memory import Buffer, place
 from tracejit.schedule.order import order
 from tracejit.schedule.sink import sink
-from tracejit.schedule.strands import Strand
+from tracejit.schedule.strands import Strand, parting
 from tracejit.schedule.values import Value, whole
 
 
@@ -73,7 +73,7 @@ def fails(group: Group) -> bool:
 
 
 class _Planning:
-    def __init__(self, graph: Graph, planner: Planner) -> None:
+    def __init__(self, graph: Graph, planner: Planner, strands: bool) -> None:
         self.graph = graph
         lowering = Lowering(graph, planner)
         self.lowered: Lowered = lowering.out
@@ -95,7 +95,7 @@ class _Planning:
         """For a group that writes in place those that must have read before."""
         self.plan = Plan(cuts=partition.cuts, homes=dict(graph.homes))
         self._settle_homes()
-        self._order()
+        self._order(strands)
         self._store()
 
     def _bind_outputs(self, lowering: Lowering) -> None:
@@ -190,9 +190,11 @@ class _Planning:
 
     # --- order and memory ---------------------------------------------------------------------------------------------
 
-    def _order(self) -> None:
+    def _order(self, strands: bool) -> None:
         plan, groups = self.plan, self.groups
-        found = order({g: self._before(g) for g in groups}, self.followed, {g: launches_of(g) for g in groups})
+        partings = {g: parting(g) if strands else None for g in groups}
+        lengths = {g: launches_of(g) for g in groups}
+        found = order({g: self._before(g) for g in groups}, self.followed, lengths, partings)
         plan.stage, plan.stages, plan.strands = found.stage, found.stages, found.strands
         plan.groups = sorted(groups, key=lambda g: (plan.stage[g], g.number))
 
@@ -322,9 +324,9 @@ class _Planning:
         return Buffer("output", output, nbytes) if home is None else self.plan.storage[self.lowered.inputs[home]]
 
 
-def make_plan(graph: Graph, planner: Planner) -> Plan:
-    """The plan of a graph.
+def make_plan(graph: Graph, planner: Planner, *, strands: bool = True) -> Plan:
+    """The plan of a graph; with `strands` for threads that may go through stages without meeting.
 
     Raises: NotImplementedError naming an operation that has no kernel.
     """
-    return _Planning(graph, planner).plan
+    return _Planning(graph, planner, strands).plan

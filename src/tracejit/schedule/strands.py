@@ -1,6 +1,6 @@
 """Strands: stages that threads go through without meeting, each on its own part of the rows.
 
-In: groups, with what they read and write, in the order in which they become ready. Out: what can be part of a strand.
+In: groups, with what they read and write. Out: what can be part of a strand.
 Must not know: kernel text, addresses, the number of threads.
 
 Rows of a batch go through layers, or through steps of a recurrence, without a look at each other. Threads that keep to

@@ -91,7 +91,8 @@ class Value:
     @property
     def is_apart(self) -> bool:
         """Whether it is written into a joined value whose parts do not overlap."""
-        return self.into is not None and not any(part.after for part in self.into.source.parts)
+        # The last part of one whose parts overlap comes after the others.
+        return self.into is not None and not self.into.source.parts[-1].after
 
     @property
     def name(self) -> str:
