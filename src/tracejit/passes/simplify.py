@@ -47,6 +47,14 @@ def _cast_chain(x: Node, a: dtypes.dtype, b: dtypes.dtype) -> Node | None:
     return apply(ops.cast, x, dtype=b)
 
 
+def _gelu_by_steps(x: Node) -> Node | None:
+    """What `gelu` computes, unless its steps are those of a wider type."""
+    if x.dtype in dtypes.HALVES:
+        return None
+    grown = apply(ops.add, apply(ops.erf, apply(ops.mul, x, math.sqrt(0.5))), 1.0)
+    return apply(ops.mul, x, apply(ops.mul, grown, 0.5))
+
+
 RULES: tuple[Rule, ...] = (
     *(
         Rule(
@@ -82,6 +90,13 @@ RULES: tuple[Rule, ...] = (
             examples=({"c": 2}, {"c": 0}, {"c": -0.1}, {"c": math.inf}),
         )
         for op in (ops.mul, ops.div)
+    ),
+    Rule(
+        "gelu written out, so that its slope shares what it can",
+        EXACT,
+        "gelu(x)",
+        _gelu_by_steps,
+        kinds="f",
     ),
     Rule("copy: graphs have values, not memory", EXACT, "copy(x)", "x"),
     Rule("-x * -y", EXACT, "mul(neg(x), neg(y))", "mul(x, y)", kinds="if"),

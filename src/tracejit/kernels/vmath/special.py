@@ -1,4 +1,4 @@
-"""erf and its inverse.
+"""erf, its inverse, and GELU.
 
 Source: erf(x) = 1 - exp(-g(x)) with g = -log(erfc(x)); Giles, "Approximating the erfinv function" (2010), for the
 variable w = -log(1 - x**2). The polynomials are fits of this project.
@@ -27,6 +27,11 @@ def erf(x: V) -> V:
     scale = power_of_biased(n)
     large = (1.0 - scale) - expm1_reduced(r) * scale
     return (magnitude < 1.0).where(small, large.with_sign(x))
+
+
+def gelu(x: V) -> V:
+    """x times the normal distribution's share below x, in steps that a graph can take one by one."""
+    return x * ((erf(x * 0.7071067811865476) + 1.0) * 0.5)
 
 
 def _leading_and_rest(t: V, coefficients: tuple[float, ...]) -> tuple[V, V]:

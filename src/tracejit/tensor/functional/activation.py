@@ -252,8 +252,7 @@ def silu(input: Tensor) -> Any:
 @composite
 @in_single
 def _gelu(x: Tensor) -> Any:
-    grown = apply(ops.add, (apply(ops.erf, (apply(ops.mul, (x, math.sqrt(0.5))),)), 1.0))
-    return apply(ops.mul, (apply(ops.mul, (x, 0.5)), grown))
+    return apply(ops.gelu, (x,))
 
 
 @composite
