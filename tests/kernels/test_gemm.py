@@ -18,6 +18,7 @@ from tracejit.kernels.gemm import (
     plan_matmul,
     plan_matmul_add,
     plan_matmul_panels,
+    plan_matmul_relu,
     plan_pack_panels,
 )
 from tracejit.kernels.launch import Launch, Operand
@@ -124,6 +125,36 @@ def test_large_products_are_added(dtype: str) -> None:
     expected = c + reference(a, b)
     for left, right in itertools.product(("rows", "columns"), ("rows", "columns", "gaps")):
         same(run(plan_matmul_add, [laid_out(a, left), laid_out(b, right), c], np.empty((900, 1300), dtype)), expected)
+
+
+def relu(x: np.ndarray) -> np.ndarray:
+    return np.where(x <= 0, x.dtype.type(0), x)
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("shape", [s for s in SHAPES if s[1] > 1] + [(300, 260, 1200), (96, 64, 0), (1, 1000, 300)])
+def test_a_bias_and_relu_behind_a_product(dtype: str, shape: tuple[int, int, int]) -> None:
+    m, n, k = shape
+    rng = np.random.default_rng(m)
+    a, b, bias = sample(rng, dtype, m, k), sample(rng, dtype, k, n), sample(rng, dtype, n)
+    bias[::3] = -0.0
+    bias[1] = np.nan
+    expected = relu(reference(a, b) + bias)
+    for left, right in itertools.product(("rows", "columns", "gaps"), repeat=2):
+        found = run(plan_matmul_relu, [laid_out(a, left), laid_out(b, right), bias], np.empty((m, n), dtype))
+        same(found, expected)
+        assert not np.signbit(found[found == 0]).any()
+
+
+def test_a_bias_must_fit() -> None:
+    a, bias = Operand("float32", (4, 4), (4, 1)), Operand("float32", (4,), (2,))
+    with pytest.raises(ValueError, match="must be contiguous"):
+        plan_matmul_relu(a, a, bias, a)
+    with pytest.raises(ValueError, match="like a row of the result"):
+        plan_matmul_relu(a, a, Operand("float32", (5,), (1,)), a)
+    whole = Operand("int32", (4, 4), (4, 1))
+    with pytest.raises(NotImplementedError, match="no kernel"):
+        plan_matmul_relu(whole, whole, Operand("int32", (4,), (1,)), whole)
 
 
 @settings(max_examples=60, deadline=None)
@@ -358,7 +389,7 @@ def test_what_is_packed_fits_the_buffer(
     sizes = ((*batch, m, k), (*batch, k, n))
     a, b = (laid_out(np.empty(s, dtype), layout) for s, layout in zip(sizes, layouts, strict=True))
     launch = plan_matmul(operand(a), operand(b), operand(np.empty((*batch, m, n), dtype)))[-1]
-    a_mode, b_mode, _, run, group, height = launch.slots[gemm_kernels.A_MODE :]
+    a_mode, b_mode, _, run, group, height = launch.slots[gemm_kernels.A_MODE : gemm_kernels.ADDED]
     size = np.dtype(dtype).itemsize
     panel = gemm_kernels.TILE_VECTORS * gemm_kernels.TARGET.vector_bytes
     packed_a = height * (run + 1) * size if a_mode == gemm_kernels.COPY else 0

@@ -169,6 +169,12 @@ _BY_NAME: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
         ([Values((2, 0)), Values((0, 3)), Values((2, 3))], {}),
         ([Values((0, 2)), Values((2, 3)), Values((0, 3))], {}),
     ],
+    "matmul_relu": [
+        ([Values((3, 4)), Values((4, 5)), Values((5,))], {}),
+        ([Values((20, 9)), Values((9, 40)), Values((40,))], {}),
+        ([Values((2, 0)), Values((0, 3)), Values((3,))], {}),
+        ([Values((0, 2)), Values((2, 3)), Values((3,))], {}),
+    ],
     "attention": [
         (_HEADS, {"scale": 0.5, "causal": False}),
         (_HEADS, {"scale": -0.3, "causal": True}),

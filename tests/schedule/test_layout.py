@@ -130,3 +130,41 @@ def test_few_products_and_small_ones_pack_for_themselves() -> None:
         arrays += [np.ones((rows, size), np.float32)] * count
         graph = graph_of(cell(count), *arrays)
         assert arrange_products(graph, panel_columns) is graph
+
+
+def layer(x: Node, w: Node, b: Node) -> Node:
+    return make("relu", make("add", make("matmul", x, swapped(w)), b))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("rows", [1, 3, 40])
+def test_a_product_ends_with_its_bias_and_relu(kind: type, rows: int) -> None:
+    rng = np.random.default_rng(rows)
+    arrays = [rng.standard_normal(shape).astype(kind) for shape in ((rows, 30), (70, 30), (70,))]
+    graph = arrange_products(graph_of(layer, *arrays), panel_columns)
+    assert graph.outputs[0].name == "matmul_relu"
+    compiled = check(graph_of(layer, *arrays), arrays)
+    assert [g.kind for g in compiled.groups] == ["call"]
+    gaps = [arrays[0], arrays[1], np.repeat(arrays[2], 2)[::2]]
+    check(graph_of(layer, *gaps), gaps)
+
+
+@pytest.mark.parametrize("wanted", ["product", "sum"])
+def test_a_product_that_is_read_elsewhere_stays_alone(wanted: str) -> None:
+    def both(x: Node, w: Node, b: Node) -> tuple[Node, ...]:
+        product = make("matmul", x, w)
+        total = make("add", product, b)
+        return make("relu", total), make("exp", product if wanted == "product" else total)
+
+    arrays = [np.ones(shape, np.float32) for shape in ((5, 30), (30, 7), (7,))]
+    graph = graph_of(both, *arrays)
+    assert arrange_products(graph, panel_columns) is graph
+    check(graph, arrays)
+
+
+def test_what_is_no_bias_is_no_end_of_a_product() -> None:
+    for shapes in (((5, 30), (30, 7), (5, 7)), ((5, 30), (30, 7), (5, 1)), ((5, 30), (30, 1), (1,))):
+        arrays = [np.ones(shape, np.float32) for shape in shapes]
+        graph = graph_of(lambda x, w, b: make("relu", make("add", make("matmul", x, w), b)), *arrays)
+        assert "matmul_relu" not in [n.name for n in arrange_products(graph, panel_columns).nodes()]
+        check(graph, arrays)

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import llvmlite.ir as ir
 
+from tracejit.kernels.emit import SHORT_LOOP
 from tracejit.kernels.fold import LANES
 from tracejit.kernels.gemm_vectors import (
     I8,
     I32,
     I64,
-    SHORT_LOOP,
     TARGET,
     Lane,
     VectorBuilder,

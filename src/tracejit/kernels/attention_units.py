@@ -13,7 +13,8 @@ from typing import Any
 from tracejit.kernels.attention_rows import ADDED, FLAGS, NO_MASK, add_steps, add_weights
 from tracejit.kernels.gemm_code import Code, Word
 from tracejit.kernels.gemm_kernels import BLOCK_BYTES, TILE_ROWS, TILE_VECTORS, call_tile
-from tracejit.kernels.gemm_vectors import Lane, add_copy, add_transpose
+from tracejit.kernels.gemm_packing import add_copy, add_transpose
+from tracejit.kernels.gemm_vectors import Lane
 
 PACK = ("operand", "scratch", "heads", "batch_step", "head_step", "row_step", "rows", "width", "chunk", "space",
         "turned", "straight")  # fmt: skip

@@ -36,7 +36,8 @@ from tracejit.kernels.conv_vectors import add_zeros
 from tracejit.kernels.conv_windows import MAX_PIXELS, Band, Window
 from tracejit.kernels.gemm_code import Code, Word
 from tracejit.kernels.gemm_kernels import TILE_VECTORS
-from tracejit.kernels.gemm_vectors import TARGET, Lane, add_transpose
+from tracejit.kernels.gemm_packing import add_transpose
+from tracejit.kernels.gemm_vectors import TARGET, Lane
 
 
 class Weight:

@@ -92,7 +92,8 @@ class _Problem:
     def slots(self, *ways: int) -> tuple[int | Ptr, ...]:
         left, right = (Ptr(1), Ptr(0)) if self.swapped else (Ptr(0), Ptr(1))
         sizes = (self.m, self.n, self.k)
-        return (left, right, Ptr(2), *sizes, *self.a, *self.b, self.c[0], self.c[1], *ways)
+        unused = [0] * (kernels.ADDED - kernels.A_MODE - len(ways) + 1)
+        return (left, right, Ptr(2), *sizes, *self.a, *self.b, self.c[0], self.c[1], *ways, *unused)
 
     def cost(self, units: int, slowness: float = 1.0) -> float:
         """Nanoseconds of one of `units` equal parts, at a fraction of the full speed."""
@@ -143,9 +144,37 @@ def plan_matmul_add(a: Operand, b: Operand, c: Operand, out: Operand) -> tuple[L
     if problem.m == 0 or problem.n == 0:
         return ()
     panels = _plan_panels(problem, a_mode=kernels.COPY if _is_crowded(problem) else None)
-    slots = (*panels.slots[: kernels.C], Ptr(3), *panels.slots[kernels.C + 1 :], Ptr(2))
+    slots = _with_added(panels)
     function = _ADDING_KERNELS[problem.dtype]
-    return (replace(panels, function=function, slots=slots, in_place=(kernels.D, kernels.C), along=(0, 2, 3)),)
+    return (replace(panels, function=function, slots=slots, in_place=(kernels.ADDED, kernels.C), along=(0, 2, 3)),)
+
+
+def plan_matmul_relu(a: Operand, b: Operand, bias: Operand, out: Operand) -> tuple[Launch, ...]:
+    """The launches of OUT = relu(A @ B + BIAS); Ptr 0 to 3 are A, B, BIAS, OUT.
+
+    Shape: a (m, k), b (k, n), bias (n), out (m, n). Any strides on a and b; bias and the rows of out are contiguous.
+    DType: float32, float64; the same for all.
+    Edge: sizes may be 0.
+    Raises: ValueError for shapes that do not fit or a bias that is not contiguous;
+        NotImplementedError for other dtypes.
+    Cost: m * n * k fused multiply-adds; OUT is gone through once more while a cache holds it.
+    """
+    problem = _checked(a, b, out)
+    if bias.shape != (problem.n,) or not bias.contiguous or bias.dtype != out.dtype:
+        raise ValueError(f"matmul_relu: the bias must be contiguous and like a row of the result, got {bias}")
+    if problem.dtype not in _FLOAT_KERNELS or len(a.shape) != 2:
+        raise NotImplementedError(f"matmul_relu: there is no kernel for {a} @ {b}")
+    if problem.m == 0 or problem.n == 0:
+        return ()
+    *before, product = _plan_float(problem)
+    along = (0, 3) if product.along else ()
+    return (*before, replace(product, slots=_with_added(product), along=along))
+
+
+def _with_added(product: Launch) -> tuple[int | float | Ptr | Scratch, ...]:
+    """The slots of a product to which Ptr(2) is added, so that Ptr(3) is the result."""
+    slots = product.slots
+    return (*slots[: kernels.C], Ptr(3), *slots[kernels.C + 1 : kernels.ADDED], Ptr(2))
 
 
 def panel_columns(dtype: str) -> int:

@@ -12,29 +12,31 @@ from typing import Any
 import llvmlite.ir as ir
 
 from tracejit.kernels.gemm_code import Code, Word, native_kernel
+from tracejit.kernels.gemm_packing import add_copy, add_strips, add_transpose
 from tracejit.kernels.gemm_vectors import (
+    ADDING,
+    ALONE,
+    ENDING,
     F32,
     F64,
     TARGET,
     Lane,
     add_column,
-    add_copy,
     add_dots,
     add_row_dots,
-    add_strips,
     add_tile,
-    add_transpose,
 )
 
 (A, B, C, M, N, K, A_BATCH, A_M, A_K, B_BATCH, B_K, B_N, C_BATCH, C_M) = range(14)
 """The slots of the argument block: addresses, sizes, strides in elements."""
 
 (A_MODE, B_MODE, ROWS, RUN, GROUP, HEIGHT) = range(14, 20)
-"""More of them for panels: how A and B are read, rows of C in a unit, steps of k in a pass, panels of B (columns, for
-few rows) and rows of A that are gone through at once."""
+"""More of them, 0 where a kernel does not look at them; for panels: how A and B are read, rows of C in a unit, steps of
+k in a pass, panels of B (columns, for few rows) and rows of A that are gone through at once."""
 
-D = 20
-"""One more where D is added, which lies in memory like C: its address."""
+ADDED = 20
+"""The last one: the address of D where it is added, which lies in memory like C; else of the row that is added before
+what is below 0 becomes 0, or 0 if C is the product alone."""
 
 DIRECT, COPY, TRANSPOSE, GATHER, STRIPS = range(5)
 """How an operand is read: in place, or packed from contiguous rows (of B; columns of A), or for B alone from contiguous
@@ -81,13 +83,14 @@ def call_tile(
     begin: Word | int,
     rows: Word,
     left: Word,
-    *far: Word,
+    *more: Word,
+    use: str = ALONE,
 ) -> None:
     """Calls for one tile (see `add_tile`), of which `rows` rows and `left` columns are there at most."""
 
     def tile(height: int, vectors: int) -> None:
-        function = add_tile(code.module, lane, height, vectors, adds=bool(far))
-        code.call(function, a, a_m, a_k, b, b_k, c, c_m, k, begin, rows, left, *far)
+        function = add_tile(code.module, lane, height, vectors, use)
+        code.call(function, a, a_m, a_k, b, b_k, c, c_m, k, begin, rows, left, *more)
 
     def strip(vectors: int) -> None:
         many = rows > SHORT_ROWS
@@ -126,15 +129,15 @@ def _pack_strips(code: Code, lane: Lane, a: Word, a_k: Word, block: Word, k: Wor
         code.call(strips, source, a_k, out, (k + 1) * TILE_ROWS, (k - start).least(_CHUNK), rows - i)
 
 
-def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word, *, adds: bool = False) -> None:
+def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word, *, use: str = ENDING) -> None:
     """Panels of columns of B for a part of the rows of C; units that follow one another share what is packed.
 
-    With `adds` C is D + A @ B, and all of k is one run.
+    If it is ADDING, C is D + A @ B, and all of k is one run; else C is relu(A @ B + bias) if there is a bias.
     """
     a, b, c, m, n, k, a_m, a_k, b_k, b_n, c_m = code.slots(p, A, B, C, M, N, K, A_M, A_K, B_K, B_N, C_M)
     a_batch, b_batch, c_batch, a_mode, b_mode = code.slots(p, A_BATCH, B_BATCH, C_BATCH, A_MODE, B_MODE)
     rows, run, group, tall = code.slots(p, ROWS, RUN, GROUP, HEIGHT)
-    far = [address - c for address in code.slots(p, D)] if adds else []
+    (added,) = code.slots(p, ADDED)
     size, columns = lane.size, TILE_VECTORS * lane.count
     parts = (m + rows - 1).quotient(rows)
     panels = (n + columns - 1).quotient(columns)
@@ -162,16 +165,18 @@ def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word, *, adds: bool
             step = (rest > SHORT_ROWS).choose(TILE_ROWS, SHORT_ROWS)
             with code.loop(first, last) as panel:
                 b_at, there = right + (panel - first) * right_panel * size, n - panel * columns
+                bias = (added.differs(0) & (start + length >= k)).choose(added + panel * columns * size, 0)
+                more = added - c if use == ADDING else bias
                 c_at, begin = c_first + (top * c_m + panel * columns) * size, start.equals(0).number()
 
                 def tile(i: Word, rows: Word, a_at: Word) -> None:
                     operands = a_at, left_m, left_k, b_at, right_k, c_at + i * c_m * size, c_m
-                    call_tile(code, lane, *operands, length, begin, rows, there, *far)
+                    call_tile(code, lane, *operands, length, begin, rows, there, more, use=use)
 
                 def column() -> None:
-                    function = add_column(code.module, lane, TILE_ROWS, TILE_VECTORS, adds=adds)
+                    function = add_column(code.module, lane, TILE_ROWS, TILE_VECTORS, use)
                     operands = left, left_m, left_k, left_tile, b_at, right_k, c_at, c_m
-                    code.call(function, *operands, length, begin, whole, *far)
+                    code.call(function, *operands, length, begin, whole, more)
 
                 def tiles() -> None:
                     with code.loop(0, whole) as i:
@@ -230,10 +235,10 @@ def _strips(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
 def _thin(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
     """One row of C at a time, wide panels of B in place."""
     a, b, c, m, n, k, a_m, a_k, b_k, c_m = code.slots(p, A, B, C, M, N, K, A_M, A_K, B_K, C_M)
-    a_batch, b_batch, c_batch = code.slots(p, A_BATCH, B_BATCH, C_BATCH)
+    a_batch, b_batch, c_batch, added = code.slots(p, A_BATCH, B_BATCH, C_BATCH, ADDED)
     columns = THIN_VECTORS * lane.count
     panels = (n + columns - 1).quotient(columns)
-    tile = add_tile(code.module, lane, 1, THIN_VECTORS)
+    tile = add_tile(code.module, lane, 1, THIN_VECTORS, ENDING)
     with code.loop(low, high) as unit:
         row = unit.quotient(panels)
         batch = row.quotient(m)
@@ -241,13 +246,14 @@ def _thin(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
         a_at = a + (batch * a_batch + i * a_m) * lane.size
         b_at = b + (batch * b_batch + j) * lane.size
         c_at = c + (batch * c_batch + i * c_m + j) * lane.size
-        code.call(tile, a_at, 0, a_k, b_at, b_k, c_at, c_m, k, 1, 1, n - j)
+        bias = added.differs(0).choose(added + j * lane.size, 0)
+        code.call(tile, a_at, 0, a_k, b_at, b_k, c_at, c_m, k, 1, 1, n - j, bias)
 
 
 def _dots(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
     """Few rows of A against contiguous columns of B: nothing is packed."""
     a, b, c, m, n, k, a_m, a_k, b_n, c_m = code.slots(p, A, B, C, M, N, K, A_M, A_K, B_N, C_M)
-    a_batch, b_batch, c_batch, width = code.slots(p, A_BATCH, B_BATCH, C_BATCH, GROUP)
+    a_batch, b_batch, c_batch, width, added = code.slots(p, A_BATCH, B_BATCH, C_BATCH, GROUP, ADDED)
     panels = (n + width - 1).quotient(width)
     with code.loop(low, high) as unit:
         batch = unit.quotient(panels)
@@ -256,12 +262,16 @@ def _dots(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
         b_at = b + (batch * b_batch + j * b_n) * lane.size
         c_at = c + (batch * c_batch + j) * lane.size
 
+        def bias(column: Word) -> Word:
+            return added.differs(0).choose(added + column * lane.size, 0)
+
         def columns(first: Any) -> None:
             places = (b_at + first * b_n * lane.size, b_n, c_at + first * lane.size, c_m)
-            code.call(add_dots(code.module, lane, DOT_ROWS), a_at, a_m, a_k, *places, k, m, n - j - first)
+            left = n - j - first
+            code.call(add_dots(code.module, lane, DOT_ROWS), a_at, a_m, a_k, *places, k, m, left, bias(j + first))
 
         def row() -> None:
-            code.call(add_row_dots(code.module, lane, ROW_VECTORS), a_at, b_at, b_n, c_at, k)
+            code.call(add_row_dots(code.module, lane, ROW_VECTORS), a_at, b_at, b_n, c_at, k, bias(j))
 
         def some() -> None:
             with code.loop(0, width.least(n - j), lane.count) as first:
@@ -288,8 +298,8 @@ def _integer(kind: Any, code: Code, p: Word, low: Word, high: Word) -> None:
 
 panel_f32 = native_kernel("panel_f32", partial(_panel, F32))
 panel_f64 = native_kernel("panel_f64", partial(_panel, F64))
-panel_add_f32 = native_kernel("panel_add_f32", partial(_panel, F32, adds=True))
-panel_add_f64 = native_kernel("panel_add_f64", partial(_panel, F64, adds=True))
+panel_add_f32 = native_kernel("panel_add_f32", partial(_panel, F32, use=ADDING))
+panel_add_f64 = native_kernel("panel_add_f64", partial(_panel, F64, use=ADDING))
 pack_f32 = native_kernel("pack_f32", partial(_pack, F32))
 pack_f64 = native_kernel("pack_f64", partial(_pack, F64))
 strips_f32 = native_kernel("strips_f32", partial(_strips, F32))

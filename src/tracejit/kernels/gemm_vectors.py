@@ -1,4 +1,4 @@
-"""LLVM vector functions that matrix kernels are made of: a product tile, a dot tile, packing with transposition.
+"""LLVM vector functions that matrix kernels are made of: a product tile, a dot tile.
 
 Each builder adds one internal function to the module that is being compiled and returns it; callers share it.
 All arguments are int64: addresses in bytes, strides in elements. The vector width is this machine's; no result
@@ -16,7 +16,7 @@ import llvmlite.ir as ir
 from numba.core import cgutils
 
 from tracejit.config import SETTINGS
-from tracejit.kernels.emit import I64, SHORT_LOOP, Splat, emit_loop, internal_function
+from tracejit.kernels.emit import I64, Splat, emit_loop, internal_function
 
 I1 = ir.IntType(1)
 I8 = ir.IntType(8)
@@ -42,10 +42,7 @@ def _detect_target() -> Target:
 
 
 TARGET = _detect_target()
-_LINE_BYTES = 64
-_AHEAD, _FAR_BYTES = 8, 256
-"""How many rows (along a row how many bytes) ahead of what is packed are asked for, which the CPU itself does not do
-where rows lie far apart or are many."""
+LINE_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,12 +258,15 @@ class VectorBuilder:
 
 
 
-def _row_addresses(v: VectorBuilder, base: Any, stride: Any, left: Any, count: int) -> list[Any]:
+def row_addresses(v: VectorBuilder, base: Any, stride: Any, left: Any, count: int) -> list[Any]:
     """The addresses of `count` rows; rows past `left` repeat the last one."""
     last = v.ir.sub(left, I64(1))
     step = v.bytes(stride)
     return [v.ir.add(base, v.ir.mul(v.minimum(I64(i), last), step)) for i in range(count)]
 
+
+ALONE, ADDING, ENDING = "", "_add", "_end"
+"""What is done with a product: nothing, it is added to a D, or a bias and relu may follow."""
 
 Load = Callable[[Any, int], Any]
 """Vector `j` of the row at an address."""
@@ -290,6 +290,26 @@ def _starts(v: VectorBuilder, begin: Any, rows: list[Any], vectors: int, load: L
     return sums
 
 
+def _ended(v: VectorBuilder, bias: Any, sums: list[Any], vectors: int, load: Load) -> list[Any]:
+    """The sums, or, if the address of a bias is not 0, relu(sums + bias)."""
+    start = v.ir.block
+    ending, ended = v.ir.append_basic_block("ending"), v.ir.append_basic_block("ended")
+    v.ir.cbranch(v.ir.icmp_signed("!=", bias, I64(0)), ending, ended)
+    v.ir.position_at_end(ending)
+    addends = [load(bias, j) for j in range(vectors)]
+    totals = [v.ir.fadd(value, addends[position % vectors]) for position, value in enumerate(sums)]
+    raised = [v.ir.select(v.ir.fcmp_ordered("<=", total, v.zeros), v.zeros, total) for total in totals]
+    v.ir.branch(ended)
+    v.ir.position_at_end(ended)
+    results = []
+    for value, other in zip(sums, raised, strict=True):
+        phi = v.ir.phi(v.lane.vector)
+        phi.add_incoming(value, start)
+        phi.add_incoming(other, ending)
+        results.append(phi)
+    return results
+
+
 def _chains(
     v: VectorBuilder, k: Any, rows: list[Any], a_step: Any, b: Any, b_step: Any, sums: list[Any], load: Load
 ) -> list[Any]:
@@ -308,20 +328,21 @@ def _chains(
     return emit_loop(v.ir, k, [I64(0), b, *sums], step)[2:]
 
 
-def add_tile(module: Any, lane: Lane, rows: int, vectors: int, *, adds: bool = False) -> Any:
+def add_tile(module: Any, lane: Lane, rows: int, vectors: int, use: str = ALONE) -> Any:
     """C[rows, vectors*W] = or += A @ B, each element's chain held in a register.
 
     Arguments: a, a_m, a_k, b, b_k, c, c_m, k, begin, m_left, n_left. `begin` other than 0 starts the chains at 0,
     else they go on from C. Rows past `m_left` repeat the last one, columns past `n_left` are not touched.
-    With `adds` there is one more, how far from C lies a D: all chains start at 0, and C = D + A @ B, where D may be C.
+    ADDING has one more, how far from C lies a D: all chains start at 0, and C = D + A @ B, where D may be C. ENDING has
+    the address of a bias, one row; if it is not 0, C = relu(C + bias).
     """
 
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
-        a, a_m, a_k, b, b_k, c, c_m, k, begin, m_left, n_left, *far = arguments
+        a, a_m, a_k, b, b_k, c, c_m, k, begin, m_left, n_left, *more = arguments
         v = VectorBuilder(builder, lane)
         a_step, b_step = v.bytes(a_k), v.bytes(b_k)
-        a_rows = _row_addresses(v, a, a_m, m_left, rows)
-        c_rows = _row_addresses(v, c, c_m, m_left, rows)
+        a_rows = row_addresses(v, a, a_m, m_left, rows)
+        c_rows = row_addresses(v, c, c_m, m_left, rows)
         columns = [I64(j * TARGET.vector_bytes) for j in range(vectors)]
         for row in c_rows:
             v.prefetch(row)
@@ -339,13 +360,13 @@ def add_tile(module: Any, lane: Lane, rows: int, vectors: int, *, adds: bool = F
             v.store_masked(value, at, masks[j], columns[j])
 
         def results(load: Load) -> list[Any]:
-            starts = [v.zeros] * (rows * vectors) if adds else _starts(v, begin, c_rows, vectors, load)
+            starts = [v.zeros] * (rows * vectors) if use == ADDING else _starts(v, begin, c_rows, vectors, load)
             sums = _chains(v, k, a_rows, a_step, b, b_step, starts, load)
-            if adds:
+            if use == ADDING:
                 # All of a row before its stores: rows past the last repeat it, and D may be C.
-                addends = [load(builder.add(row, far[0]), j) for row in c_rows for j in range(vectors)]
+                addends = [load(builder.add(row, more[0]), j) for row in c_rows for j in range(vectors)]
                 sums = [builder.fadd(addend, value) for addend, value in zip(addends, sums, strict=True)]
-            return sums
+            return _ended(v, more[0], sums, vectors, load) if use == ENDING else sums
 
         def write(store: Callable[[Any, Any, int], None], sums: list[Any]) -> None:
             for position, value in enumerate(sums):
@@ -371,19 +392,18 @@ def add_tile(module: Any, lane: Lane, rows: int, vectors: int, *, adds: bool = F
             with otherwise:
                 write(store_masked, results(load_masked))
 
-    name = f"tile_{lane.name}_{rows}x{vectors}"
-    return internal_function(module, f"{name}_add", 12, body) if adds else internal_function(module, name, 11, body)
+    return internal_function(module, f"tile_{lane.name}_{rows}x{vectors}{use}", 12 if use else 11, body)
 
 
-def add_column(module: Any, lane: Lane, rows: int, vectors: int, *, adds: bool = False) -> Any:
+def add_column(module: Any, lane: Lane, rows: int, vectors: int, use: str = ALONE) -> Any:
     """Whole tiles one below the other, as `add_tile` computes each: what is between two of them is a few additions.
 
     Arguments: a, a_m, a_k, a_tile, b, b_k, c, c_m, k, begin, tiles; `a_tile` is how far a tile's rows of A lie from
-    those of the one above. With `adds` there is one more, how far from C lies a D.
+    those of the one above. ADDING and ENDING have one more, as for a tile.
     """
 
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
-        a, a_m, a_k, a_tile, b, b_k, c, c_m, k, begin, tiles, *far = arguments
+        a, a_m, a_k, a_tile, b, b_k, c, c_m, k, begin, tiles, *more = arguments
         v = VectorBuilder(builder, lane)
         a_step, b_step, a_down, c_down = v.bytes(a_k), v.bytes(b_k), v.bytes(a_tile), v.bytes(c_m)
         a_rows = [builder.mul(v.bytes(a_m), I64(i)) for i in range(rows)]
@@ -400,115 +420,20 @@ def add_column(module: Any, lane: Lane, rows: int, vectors: int, *, adds: bool =
             below = c_rows.pop()
             for row in c_rows:
                 v.prefetch(row)
-            starts = [v.zeros] * (rows * vectors) if adds else _starts(v, begin, c_rows, vectors, load)
+            starts = [v.zeros] * (rows * vectors) if use == ADDING else _starts(v, begin, c_rows, vectors, load)
             results = _chains(v, k, [builder.add(a_at, row) for row in a_rows], a_step, b, b_step, starts, load)
+            if use == ENDING:
+                results = _ended(v, more[0], results, vectors, load)
             for position, value in enumerate(results):
                 row, j = c_rows[position // vectors], position % vectors
-                if adds:
-                    value = builder.fadd(load(builder.add(row, far[0]), j), value)
+                if use == ADDING:
+                    value = builder.fadd(load(builder.add(row, more[0]), j), value)
                 v.store(value, row, columns[j])
             return [builder.add(a_at, a_down), below]
 
         emit_loop(builder, tiles, [a, c], tile)
 
-    name = f"column_{lane.name}_{rows}x{vectors}"
-    return internal_function(module, f"{name}_add", 12, body) if adds else internal_function(module, name, 11, body)
-
-
-def add_transpose(module: Any, lane: Lane) -> Any:
-    """Copies `n_left` (at most W) rows of k contiguous elements into columns: out[k * out_k + n] = rows[n, k].
-
-    Arguments: rows, rows_n, out, out_k, k, n_left. Writes whole vectors.
-    """
-
-    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
-        rows, rows_n, out, out_k, k, n_left = arguments
-        v = VectorBuilder(builder, lane)
-        sources = _row_addresses(v, rows, rows_n, n_left, v.width)
-        out_step = v.bytes(out_k)
-
-        def step(state: list[Any]) -> list[Any]:
-            at, target = state
-            for source in sources:
-                v.prefetch(builder.add(builder.add(source, at), I64(_FAR_BYTES)), written=False)
-            for column in v.load_transposed([(source, at) for source in sources]):
-                v.store(column, target)
-                target = builder.add(target, out_step)
-            return [builder.add(at, I64(TARGET.vector_bytes)), target]
-
-        blocks = builder.sdiv(k, I64(v.width))
-        at, target = emit_loop(builder, blocks, [I64(0), out], step)
-        left = builder.sub(k, builder.mul(blocks, I64(v.width)))
-
-        def single(state: list[Any]) -> list[Any]:
-            at, target = state
-            for n, source in enumerate(sources):
-                value = builder.load(v.pointer(source, lane.kind, at), align=lane.size)
-                builder.store(value, v.pointer(target, lane.kind, I64(n * lane.size)), align=lane.size)
-            return [builder.add(at, I64(lane.size)), builder.add(target, out_step)]
-
-        emit_loop(builder, left, [at, target], single)
-
-    return internal_function(module, f"transpose_{lane.name}", 6, body)
-
-
-def add_copy(module: Any, lane: Lane, vectors: int) -> Any:
-    """Copies k rows of `n_left` (at most vectors*W) contiguous elements into rows of whole vectors, padded by 0.
-
-    Arguments: rows, rows_k, out, k, n_left.
-    """
-
-    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
-        rows, rows_k, out, k, n_left = arguments
-        v = VectorBuilder(builder, lane)
-        step = v.bytes(rows_k)
-        columns = [I64(j * TARGET.vector_bytes) for j in range(vectors)]
-        masks = [v.mask(builder.sub(n_left, I64(j * v.width))) for j in range(vectors)]
-
-        ahead = builder.mul(step, I64(_AHEAD))
-
-        def copy(state: list[Any]) -> list[Any]:
-            source, target = state
-            v.prefetch(builder.add(source, ahead), written=False)
-            for at, mask in zip(columns, masks, strict=True):
-                v.store(v.load_masked(source, mask, at), target, at)
-            return [builder.add(source, step), builder.add(target, I64(vectors * TARGET.vector_bytes))]
-
-        emit_loop(builder, k, [rows, out], copy, together=SHORT_LOOP)
-
-    return internal_function(module, f"copy_{lane.name}_{vectors}", 5, body)
-
-
-def add_strips(module: Any, lane: Lane, rows: int, strips: int) -> Any:
-    """Copies k columns of `m_left` contiguous elements (at most strips*rows) into strips of `rows` of them.
-
-    Arguments: columns, columns_k, out, out_strip, k, m_left. Whole vectors are written, at most one of them past the
-    last element of a strip.
-    """
-    pieces = range(0, rows, lane.count)
-
-    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
-        columns, columns_k, out, out_strip, k, m_left = arguments
-        v = VectorBuilder(builder, lane)
-        step = v.bytes(columns_k)
-        places = [(strip, row) for strip in range(strips) for row in pieces]
-        masks = [v.mask(builder.sub(m_left, I64(strip * rows + row))) for strip, row in places]
-        starts = [v.bytes(builder.mul(out_strip, I64(strip))) for strip in range(strips)]
-
-        ahead = builder.mul(step, I64(_AHEAD))
-
-        def copy(state: list[Any]) -> list[Any]:
-            source, target = state
-            for line in range(0, strips * rows * lane.size, _LINE_BYTES):
-                v.prefetch(builder.add(builder.add(source, ahead), I64(line)), written=False)
-            for (strip, row), mask in zip(places, masks, strict=True):
-                value = v.load_masked(source, mask, I64((strip * rows + row) * lane.size))
-                v.store(value, builder.add(target, starts[strip]), I64(row * lane.size))
-            return [builder.add(source, step), builder.add(target, I64(rows * lane.size))]
-
-        emit_loop(builder, k, [columns, out], copy)
-
-    return internal_function(module, f"strips_{lane.name}_{rows}x{strips}", 6, body)
+    return internal_function(module, f"column_{lane.name}_{rows}x{vectors}{use}", 12 if use else 11, body)
 
 
 def _dots(
@@ -554,32 +479,34 @@ def _dots(
 def add_dots(module: Any, lane: Lane, rows: int) -> Any:
     """C[rows, W] = A @ B where B[k, n] lies at b + n*b_n + k: B is transposed in registers, nothing is packed.
 
-    Arguments: a, a_m, a_k, b, b_n, c, c_m, k, m_left, n_left. Rows past `m_left` repeat the last one, columns past
-    `n_left` are not touched. The whole of k is one pass, a vector of each row of B at a time.
+    Arguments: a, a_m, a_k, b, b_n, c, c_m, k, m_left, n_left, bias. Rows past `m_left` repeat the last one, columns
+    past `n_left` are not touched; the bias is that of an ENDING tile. The whole of k is one pass, a vector of each row
+    of B at a time.
     """
 
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
-        a, a_m, a_k, b, b_n, c, c_m, k, m_left, n_left = arguments
+        a, a_m, a_k, b, b_n, c, c_m, k, m_left, n_left, bias = arguments
         v = VectorBuilder(builder, lane)
-        a_rows, c_rows = (_row_addresses(v, *matrix, m_left, rows) for matrix in ((a, a_m), (c, c_m)))
-        b_rows = _row_addresses(v, b, b_n, n_left, v.width)
+        a_rows, c_rows = (row_addresses(v, *matrix, m_left, rows) for matrix in ((a, a_m), (c, c_m)))
+        b_rows = row_addresses(v, b, b_n, n_left, v.width)
         mask = v.mask(n_left)
         sums = _dots(v, a_rows, v.bytes(a_k), [lambda offset: [(row, offset) for row in b_rows]], k)
-        for (chain,), row in zip(sums, c_rows, strict=True):
-            v.store_masked(chain, row, mask)
+        results = _ended(v, bias, [chain for (chain,) in sums], 1, lambda at, j: v.load_masked(at, mask))
+        for result, row in zip(results, c_rows, strict=True):
+            v.store_masked(result, row, mask)
 
-    return internal_function(module, f"dots_{lane.name}_{rows}", 10, body)
+    return internal_function(module, f"dots_{lane.name}_{rows}", 11, body)
 
 
 def add_row_dots(module: Any, lane: Lane, vectors: int) -> Any:
     """C[1, vectors*W] = A @ B as `add_dots` does it, for a contiguous row A and for columns that are all there.
 
-    Arguments: a, b, b_n, c, k. So many columns at a time keep the multiply-adds busy, each of which waits for the one
-    before in its column.
+    Arguments: a, b, b_n, c, k, bias. So many columns at a time keep the multiply-adds busy, each of which waits for the
+    one before in its column.
     """
 
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
-        a, b, b_n, c, k = arguments
+        a, b, b_n, c, k, bias = arguments
         v = VectorBuilder(builder, lane)
         step = v.bytes(b_n)
         down = [builder.mul(step, I64(row)) for row in range(v.width)]
@@ -588,8 +515,10 @@ def add_row_dots(module: Any, lane: Lane, vectors: int) -> Any:
             return lambda offset: [(base, row) for base in [builder.add(first, offset)] for row in down]
 
         firsts = [builder.add(b, builder.mul(step, I64(j * v.width))) for j in range(vectors)]
+        places = [I64(j * TARGET.vector_bytes) for j in range(vectors)]
         (chains,) = _dots(v, [a], I64(lane.size), [group(first) for first in firsts], k)
-        for j, chain in enumerate(chains):
-            v.store(chain, c, I64(j * TARGET.vector_bytes))
+        results = _ended(v, bias, chains, vectors, lambda at, j: v.load(at, places[j]))
+        for result, place in zip(results, places, strict=True):
+            v.store(result, c, place)
 
-    return internal_function(module, f"row_dots_{lane.name}_{vectors}", 5, body)
+    return internal_function(module, f"row_dots_{lane.name}_{vectors}", 6, body)

@@ -11,7 +11,8 @@ from numba.extending import intrinsic
 
 from tracejit.kernels.emit import internal_function
 from tracejit.kernels.gemm_code import Code, Word
-from tracejit.kernels.gemm_vectors import F32, F64, Lane, add_transpose
+from tracejit.kernels.gemm_packing import add_transpose
+from tracejit.kernels.gemm_vectors import F32, F64, Lane
 
 TILE_ROWS, TILE_COLUMNS = 64, 64
 """Rows and columns of a tile; a row of it takes TILE_COLUMNS elements."""

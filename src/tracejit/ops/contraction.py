@@ -84,6 +84,21 @@ def matmul_panels(a, panels, *, size):
 
 @record(
     family="library",
+    infer=lambda a, b, bias: Aval((a.shape[0], b.shape[1]), a.dtype),
+    numpy=lambda a, b, bias: ops.relu.numpy(np.matmul(a, b) + bias),
+    kinds="f",
+    nograd="the compiler makes it of a product and what reads it",
+)
+def matmul_relu(a, b, bias):
+    """relu(a @ b + bias), the product and the sum rounded one by one.
+
+    Shape: (n, k), (k, m) and (m,) give (n, m).
+    Cost: 2 * n * k * m floating point operations.
+    """
+
+
+@record(
+    family="library",
     infer=lambda a, b, c: c,
     numpy=lambda a, b, c: c + np.matmul(a, b),
     kinds="f",

@@ -125,12 +125,43 @@ def _accumulated(node: Node) -> Node:
     return make(ops.matmul_add, (*product.args, total))
 
 
+def end_products(graph: Graph) -> Graph:
+    """A bias and what is not below 0 are taken care of by the product that nobody else reads, while its result is in a
+    cache.
+    """
+    readers, outputs = graph.readers(), set(graph.outputs)
+
+    def is_read_once(node: Node) -> bool:
+        return len(readers[node]) == 1 and node not in outputs
+
+    found = set()
+    for node in graph.nodes():
+        if node.op is ops.relu and node.args[0].op is ops.add and is_read_once(node.args[0]):
+            product, bias = node.args[0].args
+            if _takes_bias(product, bias) and is_read_once(product):
+                found.add(node)
+    return rewrite_at(graph, found, _ended)
+
+
+def _takes_bias(product: Node, bias: Node) -> bool:
+    if product.is_number or bias.is_number or product.op is not ops.matmul or product.dtype not in _KINDS:
+        return False
+    # The product with one column may be computed as a row.
+    return len(product.shape) == 2 and product.shape[1] > 1 and bias.shape == product.shape[1:]
+
+
+def _ended(node: Node) -> Node:
+    product, bias = node.args[0].args
+    return make(ops.matmul_relu, (*product.args, bias))
+
+
 def arrange_products(
     graph: Graph, panel_columns: Callable[[str], int] | None, movable: Callable[[Node], bool] = _any
 ) -> Graph:
-    """All of these, in the order in which one opens the way for another; without panels if they have no columns.
+    """All of these, in the order in which one opens the way for another; without panels, and without a bias, if panels
+    have no columns.
 
     Products that are not `movable` are computed as they are asked for: turned or added up they would have other bits.
     """
     graph = accumulate_products(write_out_products(turn_products(graph, movable)), movable)
-    return graph if panel_columns is None else share_panels(graph, panel_columns)
+    return graph if panel_columns is None else end_products(share_panels(graph, panel_columns))

@@ -1,0 +1,111 @@
+"""LLVM vector functions that pack matrices: rows into panels, columns into strips, a transpose.
+
+Arguments are those of `gemm_vectors`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tracejit.kernels.emit import I64, SHORT_LOOP, emit_loop, internal_function
+from tracejit.kernels.gemm_vectors import LINE_BYTES, TARGET, Lane, VectorBuilder, row_addresses
+
+_AHEAD, _FAR_BYTES = 8, 256
+"""How many rows (along a row how many bytes) ahead of what is packed are asked for, which the CPU itself does not do
+where rows lie far apart or are many."""
+
+
+def add_transpose(module: Any, lane: Lane) -> Any:
+    """Copies `n_left` (at most W) rows of k contiguous elements into columns: out[k * out_k + n] = rows[n, k].
+
+    Arguments: rows, rows_n, out, out_k, k, n_left. Writes whole vectors.
+    """
+
+    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
+        rows, rows_n, out, out_k, k, n_left = arguments
+        v = VectorBuilder(builder, lane)
+        sources = row_addresses(v, rows, rows_n, n_left, v.width)
+        out_step = v.bytes(out_k)
+
+        def step(state: list[Any]) -> list[Any]:
+            at, target = state
+            for source in sources:
+                v.prefetch(builder.add(builder.add(source, at), I64(_FAR_BYTES)), written=False)
+            for column in v.load_transposed([(source, at) for source in sources]):
+                v.store(column, target)
+                target = builder.add(target, out_step)
+            return [builder.add(at, I64(TARGET.vector_bytes)), target]
+
+        blocks = builder.sdiv(k, I64(v.width))
+        at, target = emit_loop(builder, blocks, [I64(0), out], step)
+        left = builder.sub(k, builder.mul(blocks, I64(v.width)))
+
+        def single(state: list[Any]) -> list[Any]:
+            at, target = state
+            for n, source in enumerate(sources):
+                value = builder.load(v.pointer(source, lane.kind, at), align=lane.size)
+                builder.store(value, v.pointer(target, lane.kind, I64(n * lane.size)), align=lane.size)
+            return [builder.add(at, I64(lane.size)), builder.add(target, out_step)]
+
+        emit_loop(builder, left, [at, target], single)
+
+    return internal_function(module, f"transpose_{lane.name}", 6, body)
+
+
+def add_copy(module: Any, lane: Lane, vectors: int) -> Any:
+    """Copies k rows of `n_left` (at most vectors*W) contiguous elements into rows of whole vectors, padded by 0.
+
+    Arguments: rows, rows_k, out, k, n_left.
+    """
+
+    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
+        rows, rows_k, out, k, n_left = arguments
+        v = VectorBuilder(builder, lane)
+        step = v.bytes(rows_k)
+        columns = [I64(j * TARGET.vector_bytes) for j in range(vectors)]
+        masks = [v.mask(builder.sub(n_left, I64(j * v.width))) for j in range(vectors)]
+
+        ahead = builder.mul(step, I64(_AHEAD))
+
+        def copy(state: list[Any]) -> list[Any]:
+            source, target = state
+            v.prefetch(builder.add(source, ahead), written=False)
+            for at, mask in zip(columns, masks, strict=True):
+                v.store(v.load_masked(source, mask, at), target, at)
+            return [builder.add(source, step), builder.add(target, I64(vectors * TARGET.vector_bytes))]
+
+        emit_loop(builder, k, [rows, out], copy, together=SHORT_LOOP)
+
+    return internal_function(module, f"copy_{lane.name}_{vectors}", 5, body)
+
+
+def add_strips(module: Any, lane: Lane, rows: int, strips: int) -> Any:
+    """Copies k columns of `m_left` contiguous elements (at most strips*rows) into strips of `rows` of them.
+
+    Arguments: columns, columns_k, out, out_strip, k, m_left. Whole vectors are written, at most one of them past the
+    last element of a strip.
+    """
+    pieces = range(0, rows, lane.count)
+
+    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
+        columns, columns_k, out, out_strip, k, m_left = arguments
+        v = VectorBuilder(builder, lane)
+        step = v.bytes(columns_k)
+        places = [(strip, row) for strip in range(strips) for row in pieces]
+        masks = [v.mask(builder.sub(m_left, I64(strip * rows + row))) for strip, row in places]
+        starts = [v.bytes(builder.mul(out_strip, I64(strip))) for strip in range(strips)]
+
+        ahead = builder.mul(step, I64(_AHEAD))
+
+        def copy(state: list[Any]) -> list[Any]:
+            source, target = state
+            for line in range(0, strips * rows * lane.size, LINE_BYTES):
+                v.prefetch(builder.add(builder.add(source, ahead), I64(line)), written=False)
+            for (strip, row), mask in zip(places, masks, strict=True):
+                value = v.load_masked(source, mask, I64((strip * rows + row) * lane.size))
+                v.store(value, builder.add(target, starts[strip]), I64(row * lane.size))
+            return [builder.add(source, step), builder.add(target, I64(rows * lane.size))]
+
+        emit_loop(builder, k, [columns, out], copy)
+
+    return internal_function(module, f"strips_{lane.name}_{rows}x{strips}", 6, body)
