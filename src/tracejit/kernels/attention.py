@@ -12,7 +12,7 @@ from typing import Any
 
 from tracejit.kernels import attention_kernels as kernels
 from tracejit.kernels.attention_rows import ADDED, FLAGS, NO_MASK
-from tracejit.kernels.attention_units import BACKWARD, FORWARD, PACK
+from tracejit.kernels.attention_units import BACKWARD, FORWARD, PACK, PANELS
 from tracejit.kernels.fold import LANES
 from tracejit.kernels.gemm import panel_columns
 from tracejit.kernels.gemm_kernels import BLOCK_BYTES
@@ -37,7 +37,9 @@ _HEIGHTS = (48, 36, 24, 12, 6, 4, 3, 2, 1)
 """Rows of scores that may be there at once: most of them are whole tiles on every CPU."""
 _CAUSAL_HEIGHT = 24
 """The most of them if what is hidden from a whole block is left out."""
-_LINE_BYTES = 64
+_LINE_BYTES, _PAGE_BYTES = 64, 4096
+_IN_PLACE_ROWS = 128
+"""The most rows of a head that are read where they lie, unless they are a page apart and compete for places."""
 _CHUNK = 256
 """Rows of an operand that one unit packs."""
 _RUN_BYTES = 1024
@@ -46,6 +48,8 @@ _PASS_BYTES = 16 << 10
 """Bytes of the rows that a pass goes over before the next one does: enough to hide what a row waits for at its end."""
 _BYTES_PER_NANOSECOND = 4.0 * TARGET.vector_bytes
 """Bytes of products a core gets through in a nanosecond, roughly."""
+_TURNING_COST, _COPYING_COST = 24.0, 6.0
+"""How many times as long as its products a byte takes to be packed, turned or as it lies, roughly."""
 _WEIGHT_COST = 0.8
 """Nanoseconds that a weight costs beside its products, roughly."""
 
@@ -68,6 +72,10 @@ class _Problem:
     @property
     def size(self) -> int:
         return _SIZES[self.dtype]
+
+    def rows_of(self, operand: str) -> int:
+        """Rows of a head of an operand."""
+        return self.source if operand in ("k", "v") else self.length
 
     @property
     def pitch(self) -> int:
@@ -95,24 +103,46 @@ class _Problem:
 
 
 class _Packing:
-    """Operands in panels in scratch memory: where each begins, and the launches that put them there."""
+    """Operands in panels: where each begins, and the launches that put those that are packed into scratch memory."""
 
     def __init__(self, problem: _Problem) -> None:
         self.problem = problem
         self.space = 0
         self._wanted: list[tuple[int, Operand, tuple[int, int, int], int, int]] = []
+        self._straight: dict[str, int] = {}
+        self._in_place: dict[str, tuple[Any, ...]] = {}
 
-    def add(self, index: int, x: Operand, dims: tuple[int, int, int], *, turned: bool, straight: bool) -> list[int]:
-        """Packs operand `index`, whose heads, rows and elements are in `dims` of its last three dimensions."""
+    def turn(self, index: int, x: Operand, dims: tuple[int, int, int]) -> int:
+        """Packs operand `index` turned, whose heads, rows and elements are in `dims` of its last three dimensions."""
+        return self._pack(index, x, dims, turned=True)
+
+    def read(self, name: str, index: int, x: Operand, dims: tuple[int, int, int]) -> None:
+        """Has an operand read by panels of its columns: in place if heads are short, else packed."""
+        row = x.strides[1 + dims[1]]
+        if x.shape[1 + dims[1]] <= _IN_PLACE_ROWS and row * self.problem.size % _PAGE_BYTES:
+            self._in_place[name] = (Ptr(index), 0, x.strides[0], x.strides[1 + dims[0]], row, 1)
+        else:
+            self._straight[name] = self._pack(index, x, dims, turned=False)
+
+    def _pack(self, index: int, x: Operand, dims: tuple[int, int, int], *, turned: bool) -> int:
         rows, width = x.shape[1 + dims[1]], x.shape[1 + dims[2]]
-        columns = panel_columns(self.problem.dtype)
-        starts = [-1, -1]
-        for form, wanted, several, each in ((0, turned, rows, width), (1, straight, width, rows)):
-            if wanted:
-                starts[form] = self.space
-                self.space += -(-several // columns) * columns * each
-        self._wanted.append((index, x, dims, starts[0], starts[1]))
-        return [start for start in starts if start >= 0]
+        several, each = (rows, width) if turned else (width, rows)
+        columns, start = panel_columns(self.problem.dtype), self.space
+        self.space += -(-several // columns) * columns * each
+        self._wanted.append((index, x, dims, start if turned else -1, -1 if turned else start))
+        return start
+
+    @property
+    def words(self) -> dict[str, Any]:
+        """The slots that say where the panels are."""
+        p, found = self.problem, {"scratch": self.scratch, "space": self.space}
+        packed = {
+            name: (self.scratch, start, p.heads * self.space, self.space, panel_columns(p.dtype), p.rows_of(name))
+            for name, start in self._straight.items()
+        }
+        for name, words in (self._in_place | packed).items():
+            found |= {f"{name}_{word}": value for word, value in zip(PANELS, words, strict=True)}
+        return found
 
     @property
     def scratch(self) -> Scratch:
@@ -139,7 +169,8 @@ class _Packing:
                 "straight": straight,
             }
             units = p.batch * p.heads * -(-rows // _CHUNK)
-            cost = min(rows, _CHUNK) * width * p.size / _BYTES_PER_NANOSECOND * 4.0
+            slowness = _TURNING_COST if turned >= 0 else _COPYING_COST
+            cost = min(rows, _CHUNK) * width * p.size / _BYTES_PER_NANOSECOND * slowness
             made.append(Launch(_PACK[p.dtype], tuple(words[name] for name in PACK), units, cost))
         return tuple(made)
 
@@ -260,10 +291,10 @@ def _plan_forward(p: _Problem, q: Operand, k: Operand, v: Operand, mask: Operand
     if p.batch * p.heads * p.length == 0:
         return ()
     packing = _Packing(p)
-    (words["k_turned"],) = packing.add(1, k, _BY_HEAD, turned=True, straight=False)
-    (words["v_straight"],) = packing.add(2, v, _BY_HEAD, turned=False, straight=True)
+    words["k_turned"] = packing.turn(1, k, _BY_HEAD)
+    packing.read("v", 2, v, _BY_HEAD)
     last = 3 if mask is None else 4
-    words |= {"q": Ptr(0), "out": Ptr(last), "stats": Ptr(last + 1), "scratch": packing.scratch, "space": packing.space}
+    words |= {"q": Ptr(0), "out": Ptr(last), "stats": Ptr(last + 1), **packing.words}
     height = words["height"]
     units = p.batch * p.heads * -(-p.length // height)
     slots = tuple(words[name] for name in FORWARD)
@@ -281,15 +312,15 @@ def _plan_backward(
     if p.batch * p.heads == 0:
         return ()
     packing = _Packing(p)
-    words["k_turned"], words["k_straight"] = packing.add(2, k, _BY_HEAD, turned=True, straight=True)
-    (words["v_turned"],) = packing.add(3, v, _BY_HEAD, turned=True, straight=False)
-    (words["q_straight"],) = packing.add(1, q, _BY_HEAD, turned=False, straight=True)
-    (words["ct_straight"],) = packing.add(0, ct, _BY_ROW, turned=False, straight=True)
+    words["k_turned"] = packing.turn(2, k, _BY_HEAD)
+    words["v_turned"] = packing.turn(3, v, _BY_HEAD)
+    for name, index, x, dims in (("k", 2, k, _BY_HEAD), ("q", 1, q, _BY_HEAD), ("ct", 0, ct, _BY_ROW)):
+        packing.read(name, index, x, dims)
     last = 4 if mask is None else 5
     words |= {name: Ptr(index) for name, index in (("ct", 0), ("q", 1), ("stats", last))}
     words |= {name: Ptr(last + 1 + index) for index, name in enumerate(("dq", "dk", "dv"))}
     words |= {"ct_batch": ct.strides[0], "ct_head": ct.strides[2], "ct_row": ct.strides[1]}
-    words |= {"scratch": packing.scratch, "space": packing.space}
+    words |= packing.words
     units = p.batch * p.heads
     slots = tuple(words[name] for name in BACKWARD)
     return (*packing.launches(), Launch(_BACKWARD[p.dtype, p.masked], slots, units, p.cost(5) * p.length))

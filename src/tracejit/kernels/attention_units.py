@@ -8,13 +8,13 @@ sum. Every product is one chain of fused multiply-adds in ascending order, so th
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from tracejit.kernels.attention_rows import ADDED, FLAGS, NO_MASK, add_steps, add_weights
 from tracejit.kernels.gemm_code import Code, Word
 from tracejit.kernels.gemm_kernels import BLOCK_BYTES, TILE_ROWS, TILE_VECTORS, call_tile
 from tracejit.kernels.gemm_packing import add_copy, add_transpose
-from tracejit.kernels.gemm_vectors import Lane
+from tracejit.kernels.gemm_vectors import Lane, add_column
 
 PACK = ("operand", "scratch", "heads", "batch_step", "head_step", "row_step", "rows", "width", "chunk", "space",
         "turned", "straight")  # fmt: skip
@@ -25,14 +25,24 @@ if there are none."""
 _SHARED = ("q", "stats", "mask", "scratch", "kind", "heads", "length", "source", "width", "depth", "causal", "scale",
            "q_batch", "q_head", "q_row", "mask_batch", "mask_head", "mask_row", "height", "pitch", "run", "together",
            "space", "k_turned")  # fmt: skip
-FORWARD = (*_SHARED, "out", "v_straight")
+PANELS = ("panels", "panels_start", "panels_batch", "panels_head", "panels_row", "panels_column")
+"""Slots of an operand that is read in panels of columns, after its name: an address, where in it the panels start, and
+how far apart batches, heads, rows of a panel, and the first columns of panels lie (that distance for each column), in
+elements. The panels are packed, or the operand itself."""
+
+
+def _panels_of(*operands: str) -> tuple[str, ...]:
+    return tuple(f"{operand}_{word}" for operand in operands for word in PANELS)
+
+
+FORWARD = (*_SHARED, "out", *_panels_of("v"))
 """The slots of attention: addresses; the kind of mask; `width` of queries and keys, `depth` of values; strides; a block
 of scores has `height` rows that lie `pitch` elements apart, `together` of them in a pass; `run` keys are gone through
-at once; each head has `space` elements of scratch memory, in which the panels of packed operands begin at the places
+at once; each head has `space` elements of scratch memory, in which the panels of turned operands begin at the places
 named like them."""
 
-BACKWARD = (*_SHARED, "ct", "dq", "dk", "dv", "ct_batch", "ct_head", "ct_row", "v_turned", "k_straight", "q_straight",
-            "ct_straight")  # fmt: skip
+BACKWARD = (*_SHARED, "ct", "dq", "dk", "dv", "ct_batch", "ct_head", "ct_row", "v_turned",
+            *_panels_of("k", "q", "ct"))  # fmt: skip
 """The slots of its gradients."""
 
 
@@ -72,6 +82,14 @@ def pack(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
             code.call(copy, at, s.row_step, panel, last - first, s.width - column)
 
 
+class _Panels(NamedTuple):
+    """Panels of columns of an operand of a head: an address, and the distances of rows and of columns."""
+
+    base: Word
+    row: Word
+    column: Word
+
+
 class _Heads:
     """What forward and backward share: the head, a block of its rows, and products with panels."""
 
@@ -99,9 +117,14 @@ class _Heads:
         step = self.slots.heads * width
         return base + (self.batch * rows * step + self.inner * width) * self.lane.size, step
 
-    def panels(self, place: Word) -> Word:
-        """The address of a packed operand of the head."""
+    def turned(self, place: Word) -> Word:
+        """The address of the panels of a turned operand of the head."""
         return self.packed + place * self.lane.size
+
+    def panels(self, operand: str) -> _Panels:
+        """The panels of an operand of the head."""
+        base, start, batch, head, row, column = (getattr(self.slots, f"{operand}_{word}") for word in PANELS)
+        return _Panels(base + (start + self.batch * batch + self.inner * head) * self.lane.size, row, column)
 
     def against(
         self, base: Word, step: Word, panels: Word, width: Word, out: Word, first: Word, rows: Word, seen: Word
@@ -118,41 +141,58 @@ class _Heads:
             panel = panels + j * width * size
             # Whole vectors, since the block has room for them.
             there = (seen - j).ceil_div(lane.count) * lane.count
-            with code.loop(top, rows, TILE_ROWS) as i:
-                at, to = left + i * step * size, out + (i * pitch + j) * size
-                call_tile(code, lane, at, step, 1, panel, self.columns, to, pitch, width, 1, rows - i, there)
+            at, to = left + top * step * size, out + (top * pitch + j) * size
+            self.tiles(at, step, 1, panel, self.columns, to, pitch, width, 1, rows - top, there)
 
     def along(
-        self, block: Word, panels: Word, count: Word, width: Word, out: Word, step: Word, rows: Word, seen: Word
+        self, block: Word, panels: _Panels, width: Word, out: Word, step: Word, rows: Word, seen: Word
     ) -> None:
-        """A block of weights times the first `seen` of `count` rows of length `width`, in panels."""
-        code, lane, size, pitch, run = self.code, self.lane, self.lane.size, self.slots.pitch, self.slots.run
-        with (
-            code.loop(0, seen.most(1), run) as start,
-            code.loop(0, width, self.columns) as j,
-            code.loop(0, rows, TILE_ROWS) as i,
-        ):
-            at, to = block + (i * pitch + start) * size, out + (i * step + j) * size
-            panel = panels + (j * count + start * self.columns) * size
+        """A block of weights times the first `seen` rows of length `width`, in panels."""
+        size, pitch, run = self.lane.size, self.slots.pitch, self.slots.run
+        code = self.code
+        with code.loop(0, seen.most(1), run) as start, code.loop(0, width, self.columns) as j:
+            panel = panels.base + (j * panels.column + start * panels.row) * size
             length, begin = run.least(seen - start), start.equals(0).number()
-            call_tile(code, lane, at, pitch, 1, panel, self.columns, to, step, length, begin, rows - i, width - j)
+            at, to = block + start * size, out + j * size
+            self.tiles(at, pitch, 1, panel, panels.row, to, step, length, begin, rows, width - j)
 
     def across(
-        self, block: Word, panels: Word, first: Word, width: Word, out: Word, step: Word, rows: Word, seen: Word
+        self, block: Word, panels: _Panels, first: Word, width: Word, out: Word, step: Word, rows: Word, seen: Word
     ) -> None:
         """Adds the transposed block times rows of length `width` from `first` on, in panels, to `seen` rows."""
-        code, lane, size, pitch = self.code, self.lane, self.lane.size, self.slots.pitch
-        with code.loop(0, seen, TILE_ROWS) as i, code.loop(0, width, self.columns) as j:
-            at, to = block + i * size, out + (i * step + j) * size
-            panel = panels + (j * self.slots.length + first * self.columns) * size
-            call_tile(code, lane, at, 1, pitch, panel, self.columns, to, step, rows, 0, seen - i, width - j)
+        code, size, pitch = self.code, self.lane.size, self.slots.pitch
+        with code.loop(0, width, self.columns) as j:
+            panel = panels.base + (j * panels.column + first * panels.row) * size
+            self.tiles(block, 1, pitch, panel, panels.row, out + j * size, step, rows, 0, seen, width - j)
 
     def clear(self, out: Word, step: Word, rows: Word, width: Word) -> None:
         """Rows of zeros."""
+        with self.code.loop(0, width, self.columns) as j:
+            to = out + j * self.lane.size
+            self.tiles(to, 0, 0, to, 0, to, step, self.code.word(0), 1, rows, width - j)
+
+    def tiles(
+        self,
+        a: Word,
+        a_m: Word | int,
+        a_k: Word | int,
+        b: Word,
+        b_k: Word | int,
+        c: Word,
+        c_m: Word,
+        k: Word,
+        begin: Word | int,
+        rows: Word,
+        left: Word,
+    ) -> None:
+        """A panel's tiles for `rows` rows: the whole ones at once."""
         code, lane, size = self.code, self.lane, self.lane.size
-        with code.loop(0, rows, TILE_ROWS) as i, code.loop(0, width, self.columns) as j:
-            to = out + (i * step + j) * size
-            call_tile(code, lane, to, 0, 0, to, 0, to, step, code.word(0), 1, rows - i, width - j)
+        whole = (left >= self.columns).choose(rows.quotient(TILE_ROWS), 0)
+        column = add_column(code.module, lane, TILE_ROWS, TILE_VECTORS)
+        code.call(column, a, a_m, a_k, a_m * TILE_ROWS, b, b_k, c, c_m, k, begin, whole)
+        with code.loop(whole * TILE_ROWS, rows, TILE_ROWS) as i:
+            at, to = a + i * a_m * size, c + i * c_m * size
+            call_tile(code, lane, at, a_m, a_k, b, b_k, to, c_m, k, begin, rows - i, left)
 
     def each_row(self, first: Word, rows: Word, seen: Word, passes: Any, weights: Word, steps: Word) -> None:
         """Lets the passes of the mask's kind go over a block: over some rows, which stay in the first cache, each."""
@@ -195,11 +235,11 @@ def forward(lane: Lane, masked: bool, code: Code, p: Word, low: Word, high: Word
         first = (unit - h.head * blocks) * s.height
         rows = s.height.least(s.length - first)
         seen = h.seen(first, rows)
-        h.against(h.q, s.q_row, h.panels(s.k_turned), s.width, block, first, rows, seen)
+        h.against(h.q, s.q_row, h.turned(s.k_turned), s.width, block, first, rows, seen)
         h.each_row(first, rows, seen, add_weights, block, block)
         out, step = h.result(s.out, s.length, s.depth)
         at = out + first * step * lane.size
-        h.along(block, h.panels(s.v_straight), s.source, s.depth, at, step, rows, seen)
+        h.along(block, h.panels("v"), s.depth, at, step, rows, seen)
 
 
 def backward(lane: Lane, masked: bool, code: Code, p: Word, low: Word, high: Word) -> None:
@@ -219,10 +259,10 @@ def backward(lane: Lane, masked: bool, code: Code, p: Word, low: Word, high: Wor
         with code.loop(0, s.length, s.height) as first:
             rows = s.height.least(s.length - first)
             seen = h.seen(first, rows)
-            h.against(h.q, s.q_row, h.panels(s.k_turned), s.width, weights, first, rows, seen)
-            h.against(ct, s.ct_row, h.panels(s.v_turned), s.depth, steps, first, rows, seen)
+            h.against(h.q, s.q_row, h.turned(s.k_turned), s.width, weights, first, rows, seen)
+            h.against(ct, s.ct_row, h.turned(s.v_turned), s.depth, steps, first, rows, seen)
             h.each_row(first, rows, seen, add_steps, weights, steps)
             at = dq + first * dq_step * size
-            h.along(steps, h.panels(s.k_straight), s.source, s.width, at, dq_step, rows, seen)
-            h.across(weights, h.panels(s.ct_straight), first, s.depth, dv, dv_step, rows, seen)
-            h.across(steps, h.panels(s.q_straight), first, s.width, dk, dk_step, rows, seen)
+            h.along(steps, h.panels("k"), s.width, at, dq_step, rows, seen)
+            h.across(weights, h.panels("ct"), first, s.depth, dv, dv_step, rows, seen)
+            h.across(steps, h.panels("q"), first, s.width, dk, dk_step, rows, seen)

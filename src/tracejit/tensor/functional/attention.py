@@ -81,17 +81,20 @@ def scaled_dot_product_attention(
 _MOST_KEYS = {4: 32_736, 8: 16_352}
 """Keys up to which two rows of scores fit what a kernel has on its stack, by the bytes of an element."""
 _SMALL_BYTES = 4 << 20
-"""Weights of so many bytes in all stay in the caches: to keep them is cheaper than to compute them again."""
-_SHORT, _SHORT_WITH_GRADIENTS = 32, 128
-"""Rows from which it is not if half of the weights need not be computed at all."""
+"""Weights of so many bytes in all stay in the caches: a backward pass may keep them instead of computing them again."""
+_FEW, _SHORT, _LONG = 16, 32, 64
+"""Rows from which one operation is faster; from which it is with gradients; and from which it is with gradients only if
+half of the weights need not be computed at all (on a CPU with AVX-512; 0.5 to 0.9 of the time)."""
 
 
 def _is_small(operands: tuple[Tensor, ...], weights: tuple[int, ...], size: int, is_causal: bool) -> bool:
-    """Whether the operations one by one, which give the same bits, are faster; `size` is that of an element."""
-    short = _SHORT
+    """Whether the operations one by one, which give the same bits, are as fast; `size` is that of an element."""
+    if not 0 < prod(weights) * size <= _SMALL_BYTES:
+        return False
+    rows = weights[-2]
     if state.grad_enabled and any(x._requires_grad for x in operands):
-        short = _SHORT_WITH_GRADIENTS
-    return 0 < prod(weights) * size <= _SMALL_BYTES and not (is_causal and weights[-2] >= short)
+        return rows < _SHORT or (rows >= _LONG and not is_causal)
+    return rows < _FEW
 
 
 def _fused(
