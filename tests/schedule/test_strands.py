@@ -16,7 +16,7 @@ from tests.programs import RandomGraph, copied, graph_of, input_of, make, run_co
 from tracejit.codegen.library import panel_columns, plan_call
 from tracejit.compiler import compile_graph
 from tracejit.ir.graph import Graph
-from tracejit.ir.node import Node
+from tracejit.ir.node import Node, item
 from tracejit.passes.pipeline import run_passes
 from tracejit.runtime import program
 from tracejit.runtime.program import Segment, Task
@@ -90,7 +90,30 @@ def turned(x: Node, w: Node) -> Node:
     return make("matmul", make("add", make("matmul", swapped(y), y), w), w)
 
 
+BATCH, LENGTH, HEADS = 4, 20, 2
+
+
+def attending(x: Node, w: Node, *weights: Node) -> Node:
+    """Layers of attention: heads of a batch look at each other, batches do not."""
+    width = x.shape[1]
+    each = (BATCH, LENGTH, HEADS, width // HEADS)
+
+    def part(qkv: Node, at: int) -> Node:
+        start, length = (0, 0, at, 0, 0), (BATCH, LENGTH, 1, *each[2:])
+        cut = make("slice", qkv, start=start, length=length, step=(1,) * 5)
+        return make("permute", make("reshape", cut, shape=each), dims=(0, 2, 1, 3))
+
+    for v in weights:
+        qkv = make("reshape", make("matmul", x, w), shape=(BATCH, LENGTH, 3, *each[2:]))
+        out = item(make("attention", *(part(qkv, at) for at in range(3)), scale=0.3, causal=True), 0)
+        x = make("tanh", make("matmul", make("reshape", out, shape=x.shape), v))
+    return x
+
+
 SHAPES = {
+    "attending": (
+        attending, [floats(BATCH * LENGTH, WIDTH), floats(WIDTH, 3 * WIDTH), *[floats(WIDTH, WIDTH) for _ in range(2)]]
+    ),
     "recurrence": (recurrence, recurrent_arrays()),
     "layers": (layers, [floats(64, WIDTH), *[floats(WIDTH, WIDTH) for _ in range(3)]]),
     "slices": (slices, [floats(ROWS, WIDTH), floats(WIDTH, WIDTH)]),
@@ -210,6 +233,16 @@ def test_a_recurrence_is_one_strand_and_what_looks_at_all_rows_waits() -> None:
     assert {g.members[0].name for g in second.groups} == {"matmul", "matmul_add"}
     assert (first.parts, second.parts) == (2, 2)
     assert max(plan.stage[g] for g in first.groups) < min(plan.stage[g] for g in second.groups)
+
+
+def test_attention_is_part_of_a_strand() -> None:
+    plan = plan_of(attending, *SHAPES["attending"][1])
+    (strand,) = plan.strands
+    assert strand.parts == BATCH
+    assert len(strand.groups) == len(plan.groups)
+    # Threads that are behind still use the scratch memory of a layer when others are in the next one.
+    last = max(b.last for b in plan.scratch.values())
+    assert [b.last for b in plan.scratch.values()] == [last, last]
 
 
 def test_what_comes_and_goes_in_a_strand_has_little_memory() -> None:

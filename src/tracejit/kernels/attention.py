@@ -38,6 +38,8 @@ _HEIGHTS = (48, 36, 24, 12, 6, 4, 3, 2, 1)
 _CAUSAL_HEIGHT = 24
 """The most of them if what is hidden from a whole block is left out."""
 _LINE_BYTES, _PAGE_BYTES = 64, 4096
+_MOST_OPERANDS = 9
+"""Operands and results of a gradient with a mask."""
 _IN_PLACE_ROWS = 128
 """The most rows of a head that are read where they lie, unless they are a page apart and compete for places."""
 _CHUNK = 256
@@ -72,6 +74,11 @@ class _Problem:
     @property
     def size(self) -> int:
         return _SIZES[self.dtype]
+
+    @property
+    def along(self) -> tuple[int, ...]:
+        """All operands and results: each batch is for itself."""
+        return tuple(range(_MOST_OPERANDS))
 
     def rows_of(self, operand: str) -> int:
         """Rows of a head of an operand."""
@@ -171,7 +178,8 @@ class _Packing:
             units = p.batch * p.heads * -(-rows // _CHUNK)
             slowness = _TURNING_COST if turned >= 0 else _COPYING_COST
             cost = min(rows, _CHUNK) * width * p.size / _BYTES_PER_NANOSECOND * slowness
-            made.append(Launch(_PACK[p.dtype], tuple(words[name] for name in PACK), units, cost))
+            slots = tuple(words[name] for name in PACK)
+            made.append(Launch(_PACK[p.dtype], slots, units, cost, parts=p.batch, along=p.along))
         return tuple(made)
 
 
@@ -299,7 +307,8 @@ def _plan_forward(p: _Problem, q: Operand, k: Operand, v: Operand, mask: Operand
     units = p.batch * p.heads * -(-p.length // height)
     slots = tuple(words[name] for name in FORWARD)
     cost = p.cost(2) * min(height, p.length)
-    return (*packing.launches(), Launch(_FORWARD[p.dtype, p.masked], slots, units, cost))
+    launch = Launch(_FORWARD[p.dtype, p.masked], slots, units, cost, parts=p.batch, along=p.along)
+    return (*packing.launches(), launch)
 
 
 def _plan_backward(
@@ -323,4 +332,6 @@ def _plan_backward(
     words |= packing.words
     units = p.batch * p.heads
     slots = tuple(words[name] for name in BACKWARD)
-    return (*packing.launches(), Launch(_BACKWARD[p.dtype, p.masked], slots, units, p.cost(5) * p.length))
+    cost = p.cost(5) * p.length
+    launch = Launch(_BACKWARD[p.dtype, p.masked], slots, units, cost, parts=p.batch, along=p.along)
+    return (*packing.launches(), launch)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 
 from tracejit.schedule import cost
 from tracejit.schedule.groups import Group
@@ -62,8 +63,9 @@ class _Ordering:
             stage = self.out.stages
             # Whatever lies behind a group has less behind it.
             ready.sort(key=lambda g: (g.behind.bit_count(), g.number))
-            taken = [] if running else self._go_on(ready)
-            if not taken:
+            goes_on = self._strand.groups.issuperset(chain.from_iterable(running.values()))
+            taken = self._go_on(ready) if goes_on else []
+            if not taken and not (goes_on and running):
                 self._end()
                 taken = ready
                 if not running:

@@ -232,12 +232,6 @@ class _Planning:
         for strand in plan.strands:
             self._share_memory(strand)
         arena = list(dict.fromkeys(b for b in plan.storage.values() if b.kind == "arena"))
-        # Memory that a strand is through with may still be in use by a thread that is behind.
-        for strand in plan.strands:
-            first, last = self._span(strand)
-            for buffer in arena:
-                if first <= buffer.last < last:
-                    buffer.last = last
         for group in plan.groups:
             if group.kind == CALL:
                 call, start = group.members[0], plan.stage[group]
@@ -255,6 +249,12 @@ class _Planning:
                     buffer = Buffer("arena", 0, value.numel * blocks * kind.itemsize, start, start + 1)
                     plan.partials[value] = buffer
                     arena.append(buffer)
+        # Memory that a strand is through with may still be in use by a thread that is behind.
+        for strand in plan.strands:
+            first, last = self._span(strand)
+            for buffer in arena:
+                if first <= buffer.last < last:
+                    buffer.last = last
         plan.arena = arena
         plan.arena_bytes = place(arena)
 
@@ -267,8 +267,8 @@ class _Planning:
                 buffer.live(start, max(start, start + launches_of(group) - 1))
 
     def _span(self, strand: Strand) -> tuple[int, int]:
-        stages = [self.plan.stage[group] for group in strand.groups]
-        return min(stages), max(stages)
+        first = min(self.plan.stage[group] for group in strand.groups)
+        return first, max(self.plan.stage[group] + launches_of(group) - 1 for group in strand.groups)
 
     def _share_memory(self, strand: Strand) -> None:
         """Lets a value that comes and goes in a strand have the memory of one of the same size that is gone.

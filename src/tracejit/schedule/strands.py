@@ -103,17 +103,22 @@ def _is_open(group: Group) -> bool:
 
 
 def _parting_of_call(call: Value) -> Parting | None:
-    if len(call.launches) != 1 or call.launches[0].parts < 2:
+    """How all launches of a call can be parted: part k of one needs no more than part k of those before."""
+    launches = call.launches
+    if not launches or any(launch.parts < 2 for launch in launches):
         return None
-    launch = call.launches[0]
-    found = _Accesses(launch.parts)
+    found = _Accesses(gcd(*(launch.parts for launch in launches)))
+
+    def is_along(index: int) -> bool:
+        return all(index in launch.along for launch in launches)
+
     for k, read in enumerate(call.reads):
-        size = _first_size(read, read.shape) if k in launch.along else 0
-        if size % launch.parts:
+        size = _first_size(read, read.shape) if is_along(k) else 0
+        if size % found.parts:
             size = 0
-        found.add(read.source, launch.parts if size else 0)
+        found.add(read.source, found.parts if size else 0)
     for k, result in enumerate(call.results, len(call.reads)):
-        found.add(result, launch.parts if k in launch.along else 0)
+        found.add(result, found.parts if is_along(k) else 0)
     return found.parting(set(call.results))
 
 
