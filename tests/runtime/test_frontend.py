@@ -31,9 +31,10 @@ def divisions(name: str, hint: str) -> tuple[int, np.ndarray]:
 
 
 def widest(text: str, kind: str) -> int:
-    """How many divisions of the widest vectors there are: what a loop leaves over may be done in narrower ones."""
-    widths = [int(width) for width in re.findall(rf"fdiv <(\d+) x {kind}>", text)]
-    return widths.count(max(widths, default=0))
+    """How many divisions of the widest vectors a turn has: what a loop leaves over may be done in narrower ones."""
+    turns = [[int(width) for width in re.findall(rf"fdiv <(\d+) x {kind}>", part)] for part in text.split("\n\n")]
+    most = max(map(max, filter(None, turns)), default=0)
+    return max(turn.count(most) for turn in turns)
 
 
 def test_interleaved_loops_have_more_vectors_and_the_same_bits() -> None:

@@ -161,8 +161,8 @@ def _define_fold(what: str, kind: Kind) -> Any:
             name = f"lanes_{what}_{kind.name}"
             again = name in builder.module.globals
             function = internal_function(builder.module, name, 2, write, kind.llvm)
-            if again:
-                function.attributes.add("noinline")
+            function.attributes.discard("alwaysinline")
+            function.attributes.add("noinline" if again else "alwaysinline")
             return builder.call(function, args)
 
         return kind.numba(types.int64, types.int64), codegen

@@ -143,14 +143,15 @@ def _set_scope(builder: Any, instruction: Any, scope: int, scopes: int) -> None:
     """Marks a memory access as scope `scope` of `scopes`; scopes are named by strings, which are unique by content."""
     module, name = builder.module, builder.function.name
     # Kept with the module, which they refer to, for as long as it lives.
-    known: dict[tuple[str, int, int], Any] = vars(module).setdefault("tracejit_scopes", {})
-    nodes = known.get((name, scope, scopes))
-    if nodes is None:
+    known: dict[tuple[str, int], tuple[list[Any], dict[int, Any]]] = vars(module).setdefault("tracejit_scopes", {})
+    if (name, scopes) not in known:
         domain = module.add_metadata([f"tracejit {name}"])
-        every = [module.add_metadata([f"{name} {k}", domain]) for k in range(scopes)]
+        known[name, scopes] = [module.add_metadata([f"{name} {k}", domain]) for k in range(scopes)], {}
+    every, marks = known[name, scopes]
+    if scope not in marks:
         others = every[:scope] + every[scope + 1 :]
-        nodes = module.add_metadata([every[scope]]), module.add_metadata(others) if others else None
-        known[name, scope, scopes] = nodes
+        marks[scope] = module.add_metadata([every[scope]]), module.add_metadata(others) if others else None
+    nodes = marks[scope]
     instruction.set_metadata("alias.scope", nodes[0])
     if nodes[1] is not None:
         instruction.set_metadata("noalias", nodes[1])

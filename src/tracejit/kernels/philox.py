@@ -27,36 +27,40 @@ _WEYL_0 = 0x9E3779B9
 _WEYL_1 = 0xBB67AE85
 
 
-def _halves(builder: Any, value: Any) -> tuple[Any, Any]:
-    """The low and the high word of 64 bits."""
-    return builder.trunc(value, _I32), builder.trunc(builder.lshr(value, _I64(32)), _I32)
+def _word(builder: Any, value: Any) -> Any:
+    """A word without what is above it."""
+    return builder.and_(value, _I64(0xFFFFFFFF))
 
 
-def _product(builder: Any, multiplier: int, word: Any) -> tuple[Any, Any]:
-    return _halves(builder, builder.mul(builder.zext(word, _I64), _I64(multiplier)))
+def _high(builder: Any, value: Any) -> Any:
+    return builder.lshr(value, _I64(32))
 
 
 def _philox(builder: Any, seed: Any, offset: Any, index: Any) -> tuple[Any, Any, Any, Any]:
-    """Emits the four words of the block; LLVM drops what of them is not used."""
-    key_0, key_1 = _halves(builder, seed)
-    c0, c1 = _halves(builder, index)
-    c2, c3 = _halves(builder, offset)
+    """Emits the four words of the block; LLVM drops what of them is not used.
+
+    A word is the lower half of 64 bits, for a product takes such and gives such: vectors of shorter words would be made
+    longer and short again in each round.
+    """
+    key_0, key_1 = seed, _high(builder, seed)
+    c0, c1 = index, _high(builder, index)
+    c2, c3 = offset, _high(builder, offset)
     for turn in range(_ROUNDS):
-        low_0, high_0 = _product(builder, _MULTIPLIER_0, c0)
-        low_1, high_1 = _product(builder, _MULTIPLIER_1, c2)
-        round_0 = builder.add(key_0, _I32(turn * _WEYL_0 & 0xFFFFFFFF))
-        round_1 = builder.add(key_1, _I32(turn * _WEYL_1 & 0xFFFFFFFF))
+        product_0 = builder.mul(_word(builder, c0), _I64(_MULTIPLIER_0))
+        product_1 = builder.mul(_word(builder, c2), _I64(_MULTIPLIER_1))
+        round_0 = builder.add(key_0, _I64(turn * _WEYL_0 & 0xFFFFFFFF))
+        round_1 = builder.add(key_1, _I64(turn * _WEYL_1 & 0xFFFFFFFF))
         c0, c1, c2, c3 = (
-            builder.xor(builder.xor(high_1, c1), round_0),
-            low_1,
-            builder.xor(builder.xor(high_0, c3), round_1),
-            low_0,
+            builder.xor(builder.xor(_high(builder, product_1), c1), round_0),
+            product_1,
+            builder.xor(builder.xor(_high(builder, product_0), c3), round_1),
+            product_0,
         )
     return c0, c1, c2, c3
 
 
 def _word_64(builder: Any, low: Any, high: Any) -> Any:
-    return builder.or_(builder.zext(low, _I64), builder.shl(builder.zext(high, _I64), _I64(32)))
+    return builder.or_(_word(builder, low), builder.shl(high, _I64(32)))
 
 
 def _make(name: str, doc: str, result: Any, finish: Callable[[Any, Any, Any], Any]) -> Any:
@@ -84,7 +88,7 @@ philox_u32 = _make(
     "philox_u32",
     "Word 0 of block (seed, offset, index), in [0, 2**32).",
     types.int64,
-    lambda builder, w0, w1: builder.zext(w0, _I64),
+    lambda builder, w0, w1: _word(builder, w0),
 )
 philox_u64 = _make(
     "philox_u64",
@@ -96,7 +100,7 @@ uniform_f32 = _make(
     "uniform_f32",
     "A float32 in [0, 1): the upper 24 bits of word 0, times 2**-24.",
     types.float32,
-    lambda builder, w0, w1: _scaled(builder, w0, 24, _F32),
+    lambda builder, w0, w1: _scaled(builder, builder.trunc(w0, _I32), 24, _F32),
 )
 uniform_f64 = _make(
     "uniform_f64",

@@ -33,7 +33,7 @@ from numba.extending import _Intrinsic
 from tracejit import kernels
 from tracejit.config import SETTINGS, code_key, logger, thread_budget
 from tracejit.errors import KernelBuildError
-from tracejit.runtime import frontend, lowering, native, scalars
+from tracejit.runtime import frontend, lowering, native, scalars, vectors
 from tracejit.runtime.cache import STORE
 
 _log = logger("timing")
@@ -113,7 +113,7 @@ def environment() -> str:
     # Read, not imported: a process whose kernels are on disk needs none of them.
     root = Path(kernels.__path__[0])
     sources = sorted(path for path in root.rglob("*.py") if not path.is_relative_to(root / "cuda"))
-    sources += [Path(module.__file__) for module in (frontend, lowering, native, scalars) if module.__file__]
+    sources += [Path(module.__file__) for module in (frontend, lowering, native, scalars, vectors) if module.__file__]
     return _hash(
         [
             platform.python_version(),

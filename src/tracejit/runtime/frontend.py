@@ -161,13 +161,13 @@ def name_loops(text: str) -> str:
     return _LOOP.sub(r"!\1 = distinct !{ !\1, ", text) if LOOP in text else text
 
 
-def lower_directly(function: FunctionType, text: str) -> Lowered:
-    """LLVM text of a kernel in the language of `lowering`.
+def lower_directly(function: FunctionType, text: str, *, vectors: bool = True) -> Lowered:
+    """LLVM text of a kernel in the language of `lowering`; with `vectors` loops may be made of this CPU's vectors.
 
     Raises: Unsupported if the kernel is written in more than that; NumbaError from an intrinsic that is misused.
     """
     with without_collections():
-        module = lowering.lower(function, text, function.__name__, _call_intrinsic)
+        module = lowering.lower(function, text, function.__name__, _call_intrinsic, vectors=vectors)
         text = name_loops(str(module))
         for part in module.functions:
             for block in part.blocks:

@@ -77,6 +77,7 @@ def _pass_manager(by_hand: bool) -> tuple[Any, Any]:
     if not by_hand:
         return builder.getModulePassManager(), builder
     passes = llvm.create_new_module_pass_manager()
+    passes.add_always_inliner_pass()
     # Functions are called with many constants; without the first of these they are computed with.
     passes.add_ipsccp_pass()
     passes.add_sroa_pass()

@@ -160,7 +160,7 @@ def llvm_module(kernel: CudaText, together: bool = False) -> Any:
     try:
         library = {} if kernel.function is None else {kernel.function.__name__: kernel.function}
         function = build.function_of(kernel.text, kernel.name, {**build.namespace(gpu=True), **library})
-        lowered = frontend.lower_directly(function, kernel.text)
+        lowered = frontend.lower_directly(function, kernel.text, vectors=False)
     except (Unsupported, NumbaError) as error:
         raise KernelBuildError(f"kernel {kernel.name}: {error}") from error
     entry = _entry(kernel, together)

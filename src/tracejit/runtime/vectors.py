@@ -1,0 +1,547 @@
+"""Loops over elements as loops over vectors, in LLVM text: what LLVM's vectoriser makes of them, without its search.
+
+In: the instructions of a loop's body, as llvmlite has them, and its bounds. Out: text of the same loop over vectors.
+Must not know: Python, what a loop computes.
+
+LLVM's passes over a loop take as long as all else that compiling it takes, and it writes each body three times: for
+vectors, for shorter ones, for elements. Here what is left of whole vectors is a vector, too, whose lanes are masked,
+and a kernel of such loops needs none but a few passes. A loop becomes one over vectors if each instruction in it is the
+same on every lane: what it reads and writes is adjacent or one place, a value is a lane's own, the index, or the same
+for all. Other loops are left to LLVM, and so are all where masked accesses are not free.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import llvmlite.ir as ir
+
+from tracejit.kernels.gemm_vectors import TARGET
+from tracejit.kernels.memory import LOOP
+
+_ARITHMETIC = frozenset(
+    ["add", "sub", "mul", "and", "or", "xor", "shl", "lshr", "ashr", "fadd", "fsub", "fmul", "fdiv", "fneg"]
+)
+"""No division of integers: a lane that is masked would divide by zero."""
+_CASTS = frozenset(["trunc", "zext", "sext", "fptrunc", "fpext", "fptosi", "fptoui", "sitofp", "uitofp", "bitcast"])
+_CALLS = re.compile(
+    r"llvm\.((?:fma|sqrt|fabs|floor|ceil|trunc|rint|nearbyint|roundeven|copysign)\.(?=f)|fsh[lr]\.(?=i))([fi]\d+)"
+)
+_FLOATS = {"half": 16, "float": 32, "double": 64}
+_COPY = "@@"
+"""Where the text of an instruction names one of the copies of a loop's body."""
+_SHORT = 20
+"""Instructions of a body that is so short that the loop around it counts."""
+_MOST = 4
+"""Vectors side by side, at most."""
+
+
+class _Left(Exception):
+    """A loop that is left to LLVM."""
+
+
+@dataclass(slots=True)
+class Loop:
+    """A loop over an index, from `start` to below `stop`, at whose end `following` comes.
+
+    `wish` is what the kernel's text asks LLVM to do with it.
+    """
+
+    head: Any
+    body: Any
+    following: Any
+    done: Any
+    index: Any
+    start: Any
+    stop: Any
+    step: int
+    wish: list[Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Same:
+    """A value that is the same in all turns."""
+
+    text: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Linear:
+    """The index, plus what is the same in all turns; no text is nothing."""
+
+    offset: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Adjacent:
+    """The address of an element of as many adjacent ones as there are turns."""
+
+    first: str
+    offset: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Lanes:
+    """A vector's name, in each copy of the body."""
+
+    text: str
+    kind: str
+
+
+_Found = _Same | _Linear | _Adjacent | _Lanes
+
+
+class Loops:
+    """The loops of a kernel while it is written, and whether they are as fast as they will be."""
+
+    def __init__(self, allowed: bool) -> None:
+        self._allowed = allowed and TARGET.free_masks
+        self._begun = 0
+        self._widened = 0
+        self._around_calls = 0
+        self._left = False
+
+    def begin(self) -> int:
+        """Notes that a loop begins; gives its number."""
+        self._begun += 1
+        return self._begun
+
+    def end(self, number: int, block: Any) -> None:
+        """Notes the end of a loop that stays as it is, and the block in which its body ends."""
+        if number != self._begun:
+            return
+        calls = [i.callee.name for i in block.instructions if i.opname == "call"]
+        if any(not name.startswith("llvm.") for name in calls):
+            self._around_calls += 1
+        elif not any(name.startswith("llvm.prefetch") for name in calls):
+            self._left = True
+
+    def widen(self, number: int, loop: Loop, block: Any) -> bool:
+        """Makes a loop whose body ends in `block` one over vectors; whether it did."""
+        if number != self._begun or not self._allowed or block is not loop.body or loop.step != 1:
+            return False
+        try:
+            lines = _Widening(loop, self._widened).lines()
+        except _Left:
+            return False
+        self._widened += 1
+        loop.head.instructions[:] = [_Text(lines)]
+        for gone in (loop.body, loop.following):
+            gone.instructions.clear()
+            loop.head.function.blocks.remove(gone)
+        return True
+
+    def done(self, function: Any, blocks: int) -> bool:
+        """Whether LLVM has no loop to make vectors of: neither in the kernel, which the walk over its text gave so many
+        blocks, nor in what it calls.
+        """
+        if self._left or not self._allowed or not self._widened + self._around_calls:
+            return False
+        others = [f for f in function.module.functions if f is not function and f.blocks]
+        # Intrinsics write loops of their own.
+        return len(function.blocks) == blocks - 2 * self._widened and all(map(_is_of_vectors, others))
+
+
+def _is_of_vectors(function: Any) -> bool:
+    """Whether a function computes with vectors, or calls others."""
+    instructions = [i for block in function.blocks for i in block.instructions]
+    return any(isinstance(i.type, ir.VectorType) or (i.opname == "call" and i.callee.blocks) for i in instructions)
+
+
+class _Text:
+    """Many instructions and labels among llvmlite's instructions."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self._text = "\n  ".join(lines)
+
+    def __str__(self) -> str:
+        return self._text
+
+
+class _Widening:
+    """Reads a body once, and writes it several times."""
+
+    def __init__(self, loop: Loop, number: int) -> None:
+        self._loop = loop
+        self._stem = f"%w{number}"
+        self._names = 0
+        self._before: list[str] = []
+        self._known: dict[str, str] = {}
+        """What is computed before the loop, by its text: equal addresses have one name."""
+        self._body: list[tuple[str | None, str | None]] = []
+        """Lines of a turn, each as it is and with masks."""
+        self._found: dict[int, _Found] = {id(loop.index): _Linear("")}
+        self._splats: dict[tuple[str, str], str] = {}
+        self._index_vectors: dict[str, str] = {}
+        self._addresses: dict[_Adjacent, str] = {}
+        self._accesses: list[tuple[bool, Any, _Found]] = []
+        self._copies = self._wished()
+        memory = [i for i in loop.body.instructions if i.opname in ("load", "store")]
+        kinds = [str((i.operands[0] if i.opname == "store" else i).type) for i in memory if _scope(i) is not None]
+        self._width = TARGET.vector_bytes * 8 // max(map(_bits, kinds), default=8)
+        self._stored = {id(i.operands[1]) for i in memory if i.opname == "store" and _is_variable(i.operands[1])}
+        self._variables: dict[int, _Linear] = {}
+
+    def _wished(self) -> int:
+        """How many vectors side by side the text asks for; 0 if it leaves that open."""
+        wish = self._loop.wish
+        if wish is None:
+            return 0
+        if len(wish) != 2 or wish[1].constant & (wish[1].constant - 1):
+            raise _Left
+        return int(wish[1].constant)
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    def lines(self) -> list[str]:
+        """The lines in place of the loop's head and body."""
+        for instruction in self._loop.body.instructions:
+            read = _READERS.get(instruction.opname)
+            if read is not None:
+                read(self, instruction)
+            elif instruction.opname in _ARITHMETIC:
+                self._arithmetic(instruction)
+            elif instruction.opname in _CASTS:
+                self._cast(instruction)
+            else:
+                raise _Left
+        self._check_accesses()
+        return self._written()
+
+    def _value(self, operand: Any) -> _Found:
+        found = self._found.get(id(operand))
+        if found is not None:
+            return found
+        # Constants, arguments, and what was computed before the loop.
+        return _Same(operand.get_reference(), str(operand.type))
+
+    def _name(self) -> str:
+        self._names += 1
+        return f"{self._stem}.{self._names}"
+
+    def _ahead(self, text: str) -> str:
+        """Computes something before the loop."""
+        if text not in self._known:
+            name = self._known[text] = self._name()
+            self._before.append(f"{name} = {text}")
+        return self._known[text]
+
+    def _vector(self, kind: str) -> str:
+        _bits(kind)
+        return f"<{self._width} x {kind}>"
+
+    def _are_same(self, instruction: Any) -> bool:
+        """Computes an instruction before the loop if its operands are the same in all turns; whether they are."""
+        values = [self._value(operand) for operand in instruction.operands]
+        if not all(isinstance(value, _Same) for value in values):
+            return False
+        text = str(instruction).strip().partition(" = ")[2]
+        for operand, value in zip(instruction.operands, values, strict=True):
+            reference = operand.get_reference()
+            if isinstance(value, _Same) and value.text != reference:
+                text = text.replace(reference, value.text)
+        self._found[id(instruction)] = _Same(self._ahead(text), str(instruction.type))
+        return True
+
+    def _lanes(self, operand: Any) -> str:
+        """The text of an operand as a vector."""
+        found = self._value(operand)
+        if isinstance(found, _Lanes):
+            return found.text
+        if isinstance(found, _Linear):
+            return self._indices(found)
+        if not isinstance(found, _Same):
+            raise _Left
+        if isinstance(operand, ir.Constant):
+            return f"splat ({found.kind} {found.text})"
+        return self._splat(found)
+
+    def _splat(self, value: _Same) -> str:
+        key = value.text, value.kind
+        if key not in self._splats:
+            vector = self._vector(value.kind)
+            one = self._ahead(f"insertelement {vector} undef, {value.kind} {value.text}, i32 0")
+            zeros = f"<{self._width} x i32> zeroinitializer"
+            self._splats[key] = self._ahead(f"shufflevector {vector} {one}, {vector} undef, {zeros}")
+        return self._splats[key]
+
+    def _indices(self, index: _Linear) -> str:
+        """The index of each lane."""
+        if index.offset in self._index_vectors:
+            return self._index_vectors[index.offset]
+        vector, name = self._vector("i64"), self._name()
+        self._index_vectors[index.offset] = f"{name}{_COPY}"
+        lanes = ", ".join(f"i64 {k}" for k in range(self._width))
+        first = f"{name}f{_COPY}"
+        self._line(f"{first} = add i64 %INDEX%, {index.offset or 0}")
+        self._line(f"{name}i{_COPY} = insertelement {vector} undef, i64 {first}, i32 0")
+        zeros = f"<{self._width} x i32> zeroinitializer"
+        self._line(f"{name}s{_COPY} = shufflevector {vector} {name}i{_COPY}, {vector} undef, {zeros}")
+        self._line(f"{name}{_COPY} = add {vector} {name}s{_COPY}, <{lanes}>")
+        return f"{name}{_COPY}"
+
+    def _line(self, text: str) -> None:
+        self._body.append((text, text))
+
+    def _give(self, instruction: Any, text: str, masked: str | None = None) -> None:
+        """Writes an instruction that gives a vector."""
+        name = f"{self._name()}{_COPY}"
+        self._body.append((f"{name} = {text}", f"{name} = {masked or text}"))
+        self._found[id(instruction)] = _Lanes(name, str(instruction.type))
+
+    def _arithmetic(self, instruction: Any) -> None:
+        if self._are_same(instruction):
+            return
+        values = [self._value(operand) for operand in instruction.operands]
+        if instruction.opname in ("add", "sub"):
+            if instruction.opname == "add" and isinstance(values[0], _Same):
+                values.reverse()
+            index, other = values
+            if isinstance(index, _Linear) and isinstance(other, _Same):
+                offset = self._ahead(f"{instruction.opname} i64 {index.offset or 0}, {other.text}")
+                self._found[id(instruction)] = _Linear(offset)
+                return
+        operands = ", ".join(self._lanes(operand) for operand in instruction.operands)
+        name = " ".join([instruction.opname, *instruction.flags])
+        self._give(instruction, f"{name} {self._vector(str(instruction.type))} {operands}")
+
+    def _cast(self, instruction: Any) -> None:
+        if not self._are_same(instruction):
+            operand = instruction.operands[0]
+            to = self._vector(str(instruction.type))
+            text = f"{self._vector(str(operand.type))} {self._lanes(operand)} to {to}"
+            self._give(instruction, f"{instruction.opname} {text}")
+
+    def _pointer(self, instruction: Any) -> None:
+        if not self._are_same(instruction):
+            raise _Left
+
+    def _compare(self, instruction: Any) -> None:
+        if not self._are_same(instruction):
+            kind = self._vector(str(instruction.operands[0].type))
+            operands = ", ".join(self._lanes(operand) for operand in instruction.operands)
+            self._give(instruction, f"{instruction.opname} {instruction.op} {kind} {operands}")
+
+    def _select(self, instruction: Any) -> None:
+        if not self._are_same(instruction):
+            operands = [f"{self._vector(str(o.type))} {self._lanes(o)}" for o in instruction.operands]
+            self._give(instruction, f"select {', '.join(operands)}")
+
+    def _call(self, instruction: Any) -> None:
+        match = _CALLS.fullmatch(instruction.callee.name)
+        if match is None:
+            raise _Left
+        if self._are_same(instruction):
+            return
+        name = f"llvm.{match[1]}v{self._width}{match[2]}"
+        vector = ir.VectorType(instruction.type, self._width)
+        self._declare(name, vector, [vector] * len(instruction.args))
+        kind = self._vector(str(instruction.type))
+        operands = ", ".join(f"{kind} {self._lanes(operand)}" for operand in instruction.args)
+        self._give(instruction, f'call {kind} @"{name}"({operands})')
+
+    def _declare(self, name: str, result: Any, arguments: list[Any]) -> None:
+        module = self._loop.head.function.module
+        if name not in module.globals:
+            ir.Function(module, ir.FunctionType(result, arguments), name)
+
+    def _address(self, instruction: Any) -> None:
+        if self._are_same(instruction):
+            return
+        base, index = self._value(instruction.pointer), self._value(instruction.indices[0])
+        if len(instruction.indices) != 1 or not isinstance(base, _Same) or not isinstance(index, _Linear):
+            raise _Left
+        self._found[id(instruction)] = _Adjacent(base.text, index.offset, str(instruction.source_etype))
+
+    def _load(self, instruction: Any) -> None:
+        place = instruction.operands[0]
+        if _is_variable(place):
+            if id(place) in self._variables:
+                self._found[id(instruction)] = self._variables[id(place)]
+            elif id(place) in self._stored or not self._are_same(instruction):
+                raise _Left  # what the turn before has left there
+            return
+        at, kind = self._value(place), str(instruction.type)
+        if "invariant.load" not in instruction.metadata:
+            self._accesses.append((False, _scope(instruction), at))
+        if self._are_same(instruction):
+            return
+        vector, pointer = self._vector(kind), self._element(at, kind)
+        marks = instruction._stringify_metadata(leading_comma=True)
+        text = f"load {vector}, ptr {pointer}, align {_bits(kind) // 8}{marks}"
+        # Few CPUs have masks for what is no number to them.
+        stored = "i16" if kind == "half" else kind
+        mask, given = ir.VectorType(ir.IntType(1), self._width), ir.VectorType(_element_type(stored), self._width)
+        name = f"llvm.masked.load.v{self._width}{_short(stored)}.p0"
+        self._declare(name, given, [ir.IntType(8).as_pointer(), ir.IntType(32), mask, given])
+        operands = f"ptr {pointer}, i32 {_bits(kind) // 8}, {mask} %MASK%, {given} zeroinitializer"
+        masked = f'call {given} @"{name}"({operands}){marks}'
+        if stored != kind:
+            bits = f"{self._name()}{_COPY}"
+            self._body.append((None, f"{bits} = {masked}"))
+            masked = f"bitcast {given} {bits} to {vector}"
+        self._give(instruction, text, masked)
+
+    def _store(self, instruction: Any) -> None:
+        value, place = instruction.operands
+        if _is_variable(place):
+            found = self._value(value)
+            if not isinstance(found, _Linear) or found.offset:
+                raise _Left
+            # A variable for the index: other loops of the text may have the same.
+            self._variables[id(place)] = found
+            self._before.append(
+                f"store i64 {self._ahead(f'sub i64 {self._loop.stop.get_reference()}, 1')}, "
+                f"{place.type} {place.get_reference()}"
+            )
+            return
+        at, kind = self._value(place), str(value.type)
+        self._accesses.append((True, _scope(instruction), at))
+        vector, pointer, lanes = self._vector(kind), self._element(at, kind), self._lanes(value)
+        marks = instruction._stringify_metadata(leading_comma=True)
+        text = f"store {vector} {lanes}, ptr {pointer}, align {_bits(kind) // 8}{marks}"
+        stored = "i16" if kind == "half" else kind
+        mask, given = ir.VectorType(ir.IntType(1), self._width), ir.VectorType(_element_type(stored), self._width)
+        name = f"llvm.masked.store.v{self._width}{_short(stored)}.p0"
+        self._declare(name, ir.VoidType(), [given, ir.IntType(8).as_pointer(), ir.IntType(32), mask])
+        if stored != kind:
+            bits = f"{self._name()}{_COPY}"
+            self._body.append((None, f"{bits} = bitcast {vector} {lanes} to {given}"))
+            lanes = bits
+        operands = f"{given} {lanes}, ptr {pointer}, i32 {_bits(kind) // 8}, {mask} %MASK%"
+        self._body.append((text, f'call void @"{name}"({operands}){marks}'))
+
+    def _element(self, at: _Found, kind: str) -> str:
+        """The address of a vector of a type."""
+        if not isinstance(at, _Adjacent) or at.kind != kind:
+            raise _Left
+        if at not in self._addresses:
+            first = at.first
+            if at.offset:
+                first = self._ahead(f"getelementptr {kind}, ptr {first}, i64 {at.offset}")
+            name = self._addresses[at] = f"{self._name()}{_COPY}"
+            self._line(f"{name} = getelementptr {kind}, ptr {first}, i64 %INDEX%")
+        return self._addresses[at]
+
+    def _check_accesses(self) -> None:
+        """Turns may be done at once: what one writes no other one reads or writes."""
+        written = {id(scope) for writes, scope, _ in self._accesses if writes}
+        if not written or any(scope is None for _, scope, _ in self._accesses):
+            raise _Left
+        for scope in written:
+            if len({at for _, other, at in self._accesses if id(other) == scope}) > 1:
+                raise _Left
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    def _side_by_side(self) -> int:
+        """How many vectors in a turn: as LLVM would, several if a body is short, so that the loop counts for little."""
+        size = len(self._body)
+        if self._copies or size >= _SHORT:
+            return self._copies or 1
+        stores = sum(writes for writes, _, _ in self._accesses)
+        loads = sum(isinstance(at, _Adjacent) for _, _, at in self._accesses) - stores
+        several = max(_SHORT // size, _MOST // max(1, stores), _MOST // max(1, loads))
+        return min(_MOST, 1 << (several.bit_length() - 1))
+
+    def _turn(self, copies: int, tag: str, index: str, masked: bool) -> list[str]:
+        """The body, instruction by instruction for so many vectors."""
+        lines = []
+        for plain, with_mask in self._body:
+            text = with_mask if masked else plain
+            if text is not None:
+                text = text.replace("%MASK%", f"{self._stem}.mask")
+                for k in range(copies):
+                    at = index if k == 0 else f"{index}.{k}"
+                    lines.append(text.replace(_COPY, f"{tag}{k}").replace("%INDEX%", at))
+        return lines
+
+    def _written(self) -> list[str]:
+        w, copies, width = self._stem, self._side_by_side(), self._width
+        start, stop = self._loop.start.get_reference(), self._loop.stop.get_reference()
+        done, step, mark = self._loop.done.get_reference(), width * copies, self._as_it_is()
+        numbers, iota = self._vector("i32"), ", ".join(f"i32 {k}" for k in range(width))
+        return [
+            f"{w}.some = icmp slt i64 {start}, {stop}",
+            f"br i1 {w}.some, label {w}.before, label {done}",
+            f"{w[1:]}.before:",
+            *self._before,
+            f"{w}.count = sub i64 {stop}, {start}",
+            f"{w}.whole = and i64 {w}.count, {-step}",
+            f"{w}.end = add i64 {start}, {w}.whole",
+            f"{w}.few = icmp eq i64 {w}.whole, 0",
+            f"br i1 {w}.few, label {w}.rest, label {w}.turn",
+            f"{w[1:]}.turn:",
+            f"{w}.j = phi i64 [ {start}, {w}.before ], [ {w}.next, {w}.turn ]",
+            *(f"{w}.j.{k} = add nsw i64 {w}.j, {k * width}" for k in range(1, copies)),
+            *self._turn(copies, "m", f"{w}.j", masked=False),
+            f"{w}.next = add nsw i64 {w}.j, {step}",
+            f"{w}.more = icmp slt i64 {w}.next, {w}.end",
+            f"br i1 {w}.more, label {w}.turn, label {w}.rest{mark}",
+            f"{w[1:]}.rest:",
+            f"{w}.left = icmp slt i64 {w}.end, {stop}",
+            f"br i1 {w}.left, label {w}.part, label {done}",
+            f"{w[1:]}.part:",
+            f"{w}.i = phi i64 [ {w}.end, {w}.rest ], [ {w}.beyond, {w}.part ]",
+            f"{w}.lack = sub i64 {stop}, {w}.i",
+            f"{w}.lanes = trunc i64 {w}.lack to i32",
+            f"{w}.one = insertelement {numbers} undef, i32 {w}.lanes, i32 0",
+            f"{w}.all = shufflevector {numbers} {w}.one, {numbers} undef, {numbers} zeroinitializer",
+            f"{w}.mask = icmp ugt {numbers} {w}.all, <{iota}>",
+            *self._turn(1, "t", f"{w}.i", masked=True),
+            f"{w}.beyond = add nsw i64 {w}.i, {width}",
+            f"{w}.again = icmp slt i64 {w}.beyond, {stop}" if copies > 1 else f"{w}.again = icmp ne i64 0, 0",
+            f"br i1 {w}.again, label {w}.part, label {done}{mark}",
+        ]
+
+    def _as_it_is(self) -> str:
+        """Metadata of a loop that LLVM shall leave as it is."""
+        module = self._loop.head.function.module
+        node = module.add_metadata(
+            [f"{LOOP} {len(module.metadata)}", module.add_metadata(["llvm.loop.unroll.disable"])]
+        )
+        return f", !llvm.loop {node.get_reference()}"
+
+
+def _bits(kind: str) -> int:
+    """The bits of an element of a vector."""
+    if kind in _FLOATS:
+        return _FLOATS[kind]
+    if kind[0] != "i" or not kind[1:].isdecimal():
+        raise _Left
+    return int(kind[1:])
+
+
+def _short(kind: str) -> str:
+    """A type as the names of LLVM's intrinsics have it."""
+    return f"f{_FLOATS[kind]}" if kind in _FLOATS else kind
+
+
+def _element_type(kind: str) -> Any:
+    return {"float": ir.FloatType(), "double": ir.DoubleType()}.get(kind) or ir.IntType(_bits(kind))
+
+
+def _is_variable(pointer: Any) -> bool:
+    """Whether a pointer is to a variable of the kernel's text, not to memory that it asks for."""
+    return getattr(pointer, "opname", "") == "alloca" and not isinstance(pointer.allocated_type, ir.ArrayType)
+
+
+def _scope(access: Any) -> Any:
+    return access.metadata.get("alias.scope")
+
+
+_READERS: dict[str, Callable[[_Widening, Any], None]] = {
+    "load": _Widening._load,
+    "store": _Widening._store,
+    "getelementptr": _Widening._address,
+    "inttoptr": _Widening._pointer,
+    "icmp": _Widening._compare,
+    "fcmp": _Widening._compare,
+    "select": _Widening._select,
+    "call": _Widening._call,
+}

@@ -1,0 +1,180 @@
+"""Loops made of vectors: the bits of loops through numba, nothing beyond their ends, and what is left to LLVM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.runtime.lowering_ways import directly, through_numba
+from tracejit.kernels.gemm_vectors import TARGET
+from tracejit.runtime import frontend
+from tracejit.runtime.build import build, function_of
+from tracejit.runtime.team import launch
+
+LENGTHS = (0, 1, 2, 7, 15, 16, 17, 31, 33, 63, 64, 65, 100, 127, 129, 200)
+KINDS = {
+    "f32": np.float32, "f64": np.float64, "f16": np.float16, "i8": np.int8, "i16": np.int16, "i32": np.int32,
+    "i64": np.int64, "u8": np.uint8, "b1": np.bool_,
+}  # fmt: skip
+GUARD = 80
+
+wide_only = pytest.mark.skipif(not TARGET.free_masks, reason="loops are left to LLVM where masks are not free")
+
+
+def kernel(*body: str, head: tuple[str, ...] = (), loop: str = "for j in range(lo, hi):") -> str:
+    """A kernel over two operands and a result with a loop over `body`."""
+    lines = ["a = load_arg(p, 0)", "b = load_arg(p, 1)", "out = load_arg(p, 2)", *head, loop]
+    lines += [*(f"    {line}" for line in body), "return 0"]
+    return "def kernel(p, lo, hi):\n" + "".join(f"    {line}\n" for line in lines)
+
+
+def lowered(text: str) -> str:
+    return frontend.lower_directly(function_of(text, "kernel"), text).text
+
+
+def turns(text: str) -> int:
+    """How many loops over vectors a kernel has."""
+    return lowered(text).count(".turn:")
+
+
+def values(kind: Any, count: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    if kind is np.bool_:
+        return rng.integers(0, 2, count).astype(np.bool_)
+    if np.dtype(kind).kind in "iu":
+        info = np.iinfo(kind)
+        return rng.integers(info.min, info.max, count, dtype=kind, endpoint=True)
+    made = rng.standard_normal(count).astype(kind)
+    made[::5] = rng.choice(np.array([0.0, -0.0, np.inf, -np.inf, 1e-40], kind), made[::5].shape)
+    return made
+
+
+def outcomes(text: str, a: np.ndarray, b: np.ndarray, result: Any, count: int) -> list[np.ndarray]:
+    """All memory of the result after a kernel of both ways; it has nothing but guards beyond `count` elements."""
+    found = []
+    for way in (directly, through_numba):
+        memory = np.full(count * np.dtype(result).itemsize + 2 * GUARD, 0xA5, np.uint8)
+        out = memory[GUARD : len(memory) - GUARD].view(result)
+        with way():
+            assert launch(build(text, "kernel").address, count, 1.0, a, b, out) == 0
+        assert (memory[:GUARD] == 0xA5).all()
+        assert (memory[len(memory) - GUARD :] == 0xA5).all()
+        found.append(memory)
+    return found
+
+
+def same(text: str, kind: Any, result: Any, lengths: tuple[int, ...] = LENGTHS) -> None:
+    for count in lengths:
+        a, b = values(kind, count + 3, count), values(kind, count + 3, count + 1)
+        direct, through = outcomes(text, a, b, result, count)
+        assert direct.tobytes() == through.tobytes(), count
+
+
+BODIES = {
+    "f32": ("x + y * x", "f32"),
+    "f64": ("x / y - x", "f64"),
+    "f16": ("x * y", "f16"),
+    "i8": ("int8(x + y)", "i8"),
+    "i16": ("int16(x * y)", "i16"),
+    "i32": ("int32((x ^ y) + (x << 3))", "i32"),
+    "i64": ("x * y + j", "i64"),
+    "u8": ("uint8((x & y) | 5)", "u8"),
+    "b1": ("x < y", "b1"),
+}
+
+
+@wide_only
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_element_type_has_the_bits_of_the_loop_over_elements(kind: str) -> None:
+    value, result = BODIES[kind]
+    body = [f"x = load_{kind}_s(a, j, 0, 3)", f"y = load_{kind}_s(b, j + 3 - 2 - 1, 1, 3)"]
+    text = kernel(*body, f"store_{result}_s(out, j, {value}, 2, 3)")
+    assert turns(text) == 1
+    same(text, KINDS[kind], KINDS[result])
+
+
+MIXED = {
+    "a choice": ["v = select(x < y, x, float32(2.0))", "store_f32_s(out, j, v, 2, 3)"],
+    "the index": ["store_f32_s(out, j, x + float32(j - lo), 2, 3)"],
+    "an integer": ["store_f32_s(out, j, float32(int32(float32(3.5))) * y, 2, 3)"],
+    "functions": ["interleave(4)", "store_f32_s(out, j, exp_f32(x) + sqrt_f32(y * y), 2, 3)"],
+    "one element": ["store_f32_s(out, j, x * load_f32_s(b, 1, 1, 3), 2, 3)"],
+    "in place": ["store_f32_s(out, j, x, 2, 3)", "store_f32_s(out, j, load_f32_s(out, j, 2, 3) + y, 2, 3)"],
+    "moved on": ["store_f32_s(out, j, load_f32_s(a, j + 2, 0, 3) - load_f32_s(b, 1 + j, 1, 3), 2, 3)"],
+}
+
+
+@wide_only
+@pytest.mark.parametrize("what", MIXED)
+def test_bodies_have_the_bits_of_the_loop_over_elements(what: str) -> None:
+    text = kernel("x = load_f32_s(a, j, 0, 3)", "y = load_f32_s(b, j, 1, 3)", *MIXED[what])
+    assert turns(text) == 1
+    same(text, np.float32, np.float32)
+
+
+@wide_only
+def test_float64_and_bool_beside_float32() -> None:
+    body = ["x = load_f32_s(a, j, 0, 3)", "v = float64(x) * 1.1", "store_f32_s(out, j, float32(v), 2, 3)"]
+    same(kernel(*body), np.float32, np.float32)
+    body = ["x = load_f32_s(a, j, 0, 3)", "store_b1_s(out, j, x > load_f32_s(b, j, 1, 3), 2, 3)"]
+    assert turns(kernel(*body)) == 1
+    same(kernel(*body), np.float32, np.bool_)
+
+
+@wide_only
+def test_a_variable_of_a_loop_is_what_the_last_turn_left() -> None:
+    text = kernel(
+        "store_i64_s(out, j, load_i64_s(a, j, 0, 3), 2, 3)",
+        head=("j = 7",),
+    ).replace("return 0", "store_i64(b, 0, j)\n    return 0")
+    assert turns(text) == 1
+    a, out = np.arange(70), np.zeros(70, np.int64)
+    for count in (0, 1, 16, 70):
+        b = np.zeros(1, np.int64)
+        with directly():
+            # No part of the range is another call's: the variable is what the whole of it left.
+            launch(build(text, "kernel").address, count, 0.0, a, b, out)
+        assert b[0] == (count - 1 if count else 0)
+
+
+LEFT = {
+    "a division that lanes beyond the end would do": "store_i64_s(out, j, load_i64_s(a, j, 0, 3) // 3, 2, 3)",
+    "a gather": "store_i64_s(out, j, load_i64_s(a, load_i64_s(b, j, 1, 3), 0, 3), 2, 3)",
+    "every other element": "store_i64_s(out, j, load_i64_s(a, 2 * j, 0, 3), 2, 3)",
+    "what another turn writes": "store_i64_s(out, j, load_i64_s(out, j - 1, 2, 3), 2, 3)",
+    "one place for all": "store_i64_s(out, 0, load_i64_s(a, j, 0, 3), 2, 3)",
+    "memory that may be any": "store_i64(out, j, load_i64(a, j))",
+}
+
+
+@pytest.mark.parametrize("what", LEFT)
+def test_loops_that_are_left_to_llvm(what: str) -> None:
+    text = kernel(LEFT[what])
+    assert turns(text) == 0
+    assert not frontend.lower_directly(function_of(text, "kernel"), text).by_hand
+
+
+def test_sums_and_other_steps_are_left() -> None:
+    total = kernel("t = t + load_i64_s(a, j, 0, 3)", "store_i64_s(out, j, t, 2, 3)", head=("t = 0",))
+    apart = kernel("store_i64_s(out, j, load_i64_s(a, j, 0, 3), 2, 3)", loop="for j in range(lo, hi, 2):")
+    branch = kernel("if j > 3:", "    store_i64_s(out, j, load_i64_s(a, j, 0, 3), 2, 3)")
+    assert [turns(text) for text in (total, apart, branch)] == [0, 0, 0]
+
+
+@wide_only
+def test_a_kernel_is_done_if_all_its_loops_are() -> None:
+    move = "store_f32_s(out, j, load_f32_s(a, j, 0, 3), 2, 3)"
+    one = kernel(move)
+    rows = kernel("for j in range(lo, hi):", f"    {move}", loop="for u in range(lo, hi):")
+    folded = kernel("store_f32_s(out, u, fold_sum_f32(a, hi), 2, 3)", loop="for u in range(lo, hi):")
+    beside = one.replace("return 0", "for k in range(lo, hi):\n        store_f32(b, k * 2, 0.0)\n    return 0")
+    none = "def kernel(p, lo, hi):\n    return 0\n"
+    texts = (one, rows, folded, beside, none)
+    assert ["!tracejit.by_hand =" in lowered(text) for text in texts] == [True, True, True, False, False]
+
+
+def test_kernels_for_another_machine_have_no_vectors() -> None:
+    text = kernel("store_f32_s(out, j, load_f32_s(a, j, 0, 3), 2, 3)")
+    assert " x float>" not in frontend.lower_directly(function_of(text, "kernel"), text, vectors=False).text
