@@ -107,9 +107,12 @@ class _Ordering:
         """The next stage of the strand; nothing if there is none, or too much memory is held for what waits."""
         if not self._strand.groups:
             return []
-        for group in ready:
-            if self._way(self._strand, group) is None:
-                self._wait(group)
+        waiting = [group for group in ready if self._way(self._strand, group) is None]
+        if len(waiting) == len(ready):
+            # Nobody will ask what waits: to find out goes through all that comes later.
+            return []
+        for group in waiting:
+            self._wait(group)
         if self._held_bytes > cost.HELD_BYTES:
             return []
         return [group for group in ready if self._takes(self._strand, group)]
