@@ -18,6 +18,7 @@ _LOADS = frozenset(("LOAD_FAST", "LOAD_NAME", "LOAD_GLOBAL", "LOAD_DEREF"))
 """Instructions that put one value on the stack and take none."""
 
 
+@functools.lru_cache(maxsize=1024)
 def is_user_file(name: str) -> bool:
     """Whether a file lies outside this package and is not text that it generated."""
     return not name.startswith(_INSIDE)

@@ -123,8 +123,8 @@ class Proof:
         if isinstance(expected, Tensor):
             if self.world.is_fresh(expected):
                 # An assignment gives a tensor a second slot.
-                slots = [s for s, t in enumerate(self.segment().values) if t is expected]
-                return slot_of.get(id(found)) in slots
+                slot, values = slot_of.get(id(found), -1), self.segment().values
+                return 0 <= slot < len(values) and values[slot] is expected
             return expected is found
         if self.world.is_fresh(expected) and isinstance(expected, (list, tuple)):
             return (
