@@ -6,6 +6,7 @@ Must not know: what is computed.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,12 @@ from tracejit.kernels.memory import LOOP
 I64 = ir.IntType(64)
 SHORT_LOOP = 4
 """How many times a short body of a loop is best done in each of its turns."""
+
+
+@functools.cache
+def integers(*numbers: int, bits: int = 32) -> Any:
+    """A constant vector of integers, such as the order of a shuffle. Its text is written once: it is long."""
+    return ir.Constant(ir.VectorType(ir.IntType(bits), len(numbers)), numbers)
 
 
 class Splat(ir.Constant):

@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from tracejit.kernels.emit import Splat, emit_loop, internal_function
+from tracejit.kernels.emit import Splat, emit_loop, integers, internal_function
 
 LANES = 32
 _I32 = ir.IntType(32)
@@ -101,8 +101,8 @@ def _tail_mask(builder: Any, count: Any) -> Any:
     """True in the first `count` lanes."""
     wide = ir.VectorType(_I32, LANES)
     first = builder.insert_element(ir.Constant(wide, ir.Undefined), builder.trunc(count, _I32), _I32(0))
-    counts = builder.shuffle_vector(first, ir.Constant(wide, ir.Undefined), ir.Constant(wide, [0] * LANES))
-    return builder.icmp_signed("<", ir.Constant(wide, list(range(LANES))), counts)
+    counts = builder.shuffle_vector(first, ir.Constant(wide, ir.Undefined), integers(*[0] * LANES))
+    return builder.icmp_signed("<", integers(*range(LANES)), counts)
 
 
 def _write_lanes(builder: Any, kind: Kind, step: Any, identity: Any, lanes: Any, address: Any, count: Any) -> Any:
@@ -142,9 +142,8 @@ def _write_fold(builder: Any, kind: Kind, step: Any, identity: Any, address: Any
     while width > 1:
         width //= 2
         undefined = ir.Constant(value.type, ir.Undefined)
-        order = ir.VectorType(_I32, width)
-        low = builder.shuffle_vector(value, undefined, ir.Constant(order, list(range(width))))
-        high = builder.shuffle_vector(value, undefined, ir.Constant(order, list(range(width, 2 * width))))
+        low = builder.shuffle_vector(value, undefined, integers(*range(width)))
+        high = builder.shuffle_vector(value, undefined, integers(*range(width, 2 * width)))
         value = step(builder, kind, low, high)
     return builder.extract_element(value, _I32(0))
 

@@ -7,6 +7,7 @@ depends on it, because every element is one chain of fused multiply-adds along k
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ import llvmlite.ir as ir
 from numba.core import cgutils
 
 from tracejit.config import SETTINGS
-from tracejit.kernels.emit import I64, Splat, emit_loop, internal_function
+from tracejit.kernels.emit import I64, Splat, emit_loop, integers, internal_function
 
 I1 = ir.IntType(1)
 I8 = ir.IntType(8)
@@ -60,9 +61,11 @@ class Lane:
 
     @property
     def vector(self) -> Any:
-        return ir.VectorType(self.kind, self.count)
+        return _vector(self)
 
 
+# A type keeps its text.
+_vector: Callable[[Lane], Any] = functools.cache(lambda lane: ir.VectorType(lane.kind, lane.count))
 F32 = Lane("f32", ir.FloatType(), 4)
 F64 = Lane("f64", ir.DoubleType(), 8)
 
@@ -83,8 +86,10 @@ class VectorBuilder:
         self._bases: dict[tuple[Any, Any, Any], Any] = {}
 
     def _intrinsic(self, name: str, result: Any, arguments: list[Any]) -> Any:
-        kind = ir.FunctionType(result, [argument.type for argument in arguments])
-        return self.ir.call(cgutils.get_or_insert_function(self.ir.module, kind, name), arguments)
+        function = self.ir.module.globals.get(name)
+        if function is None:
+            function = ir.Function(self.ir.module, ir.FunctionType(result, [a.type for a in arguments]), name)
+        return self.ir.call(function, arguments)
 
     def bytes(self, elements: Any) -> Any:
         """A count of elements as a count of bytes."""
@@ -124,14 +129,12 @@ class VectorBuilder:
         """The number in every lane."""
         kind = ir.VectorType(number.type, self.width)
         single = self.ir.insert_element(ir.Constant(kind, ir.Undefined), number, I32(0))
-        order = ir.Constant(ir.VectorType(I32, self.width), [0] * self.width)
-        return self.ir.shuffle_vector(single, ir.Constant(kind, ir.Undefined), order)
+        return self.ir.shuffle_vector(single, ir.Constant(kind, ir.Undefined), integers(*[0] * self.width))
 
     def mask(self, count: Any) -> Any:
         """True in the first `count` lanes (none if it is negative, all if it is large)."""
         if TARGET.free_masks:
-            lanes = ir.Constant(ir.VectorType(I64, self.width), list(range(self.width)))
-            return self.ir.icmp_signed("<", lanes, self.spread(count))
+            return self.ir.icmp_signed("<", integers(*range(self.width), bits=64), self.spread(count))
         # Sign bits out of a table stay in a register, where LLVM would compare anew in each turn of a loop.
         clear = self.ir.icmp_signed("<", count, I64(0))
         first = self.ir.sub(I64(self.width), self.ir.select(clear, I64(0), self.minimum(count, I64(self.width))))
@@ -195,7 +198,7 @@ class VectorBuilder:
             elements //= 2
 
     def _pick(self, left: Any, right: Any, order: list[int]) -> Any:
-        return self.ir.shuffle_vector(left, right, ir.Constant(ir.VectorType(I32, len(order)), order))
+        return self.ir.shuffle_vector(left, right, integers(*order))
 
     def _transpose_inside(self, rows: list[Any]) -> list[Any]:
         """Rows of one 16-byte column of blocks -> per column c: the vector whose block L holds column (L, c)."""
@@ -228,7 +231,7 @@ class VectorBuilder:
         """The vectors one after another in one vector."""
         while len(parts) > 1:
             size = parts[0].type.count
-            order = ir.Constant(ir.VectorType(I32, 2 * size), list(range(2 * size)))
+            order = integers(*range(2 * size))
             parts = [self.ir.shuffle_vector(parts[k], parts[k + 1], order) for k in range(0, len(parts), 2)]
         return parts[0]
 

@@ -422,6 +422,7 @@ def stop_team(p, lo, hi):  # type: ignore[no-untyped-def]
 
 def spin(p, lo, hi):  # type: ignore[no-untyped-def]
     """Does what a waiting thread does, hi - lo times: its duration is what the number of spins is made of."""
+    by_hand()
     word = load_arg(p, 0)
     for turn in range(lo, hi):
         if load_acquire(word) != 0:

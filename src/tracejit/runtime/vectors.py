@@ -183,9 +183,12 @@ class _Widening:
         self._copies = self._wished()
         memory = [i for i in loop.body.instructions if i.opname in ("load", "store")]
         kinds = [str((i.operands[0] if i.opname == "store" else i).type) for i in memory if _scope(i) is not None]
-        self._width = TARGET.vector_bytes * 8 // max(map(_bits, kinds), default=8)
+        if not kinds:
+            raise _Left
+        self._width = TARGET.vector_bytes * 8 // max(map(_bits, kinds))
         self._stored = {id(i.operands[1]) for i in memory if i.opname == "store" and _is_variable(i.operands[1])}
         self._variables: dict[int, _Linear] = {}
+        self._declared: dict[str, Any] = {}
 
     def _wished(self) -> int:
         """How many vectors side by side the text asks for; 0 if it leaves that open."""
@@ -211,6 +214,10 @@ class _Widening:
             else:
                 raise _Left
         self._check_accesses()
+        module = self._loop.head.function.module
+        for name, kind in self._declared.items():
+            if name not in module.globals:
+                ir.Function(module, kind, name)
         return self._written()
 
     def _value(self, operand: Any) -> _Found:
@@ -346,9 +353,7 @@ class _Widening:
         self._give(instruction, f'call {kind} @"{name}"({operands})')
 
     def _declare(self, name: str, result: Any, arguments: list[Any]) -> None:
-        module = self._loop.head.function.module
-        if name not in module.globals:
-            ir.Function(module, ir.FunctionType(result, arguments), name)
+        self._declared[name] = ir.FunctionType(result, arguments)
 
     def _address(self, instruction: Any) -> None:
         if self._are_same(instruction):
