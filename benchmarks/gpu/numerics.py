@@ -45,5 +45,5 @@ def philox_words(name: str) -> Kernel:
     with k.when(b.icmp_signed("<", index, k.argument("n"))):
         # The same emission as the CPU's kernels.
         word = philox._philox(b, k.argument("seed"), k.argument("offset"), index)[0]
-        k.store(k.argument("out"), index, V(b, word), I32)
+        k.store(k.argument("out"), index, V(b, b.trunc(word, I32)), I32)
     return k
