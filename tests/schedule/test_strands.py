@@ -20,7 +20,7 @@ from tracejit.ir.node import Node, item
 from tracejit.passes.pipeline import run_passes
 from tracejit.runtime import program
 from tracejit.runtime.program import Segment, Task
-from tracejit.schedule import cost
+from tracejit.schedule import cost, order
 from tracejit.schedule.layout import arrange_products
 from tracejit.schedule.plan import Plan, make_plan
 from tracejit.schedule.strands import parting
@@ -309,3 +309,27 @@ def test_who_uses_no_strands_has_none() -> None:
     plan = make_plan(graph, plan_call, strands=False)
     assert not plan.strands
     assert make_plan(graph, plan_call).strands
+
+
+def layered(h: Node, *weights: Node) -> tuple[Node, ...]:
+    """The gradients of the weights of layers, one behind another."""
+    states = [h]
+    for w in weights:
+        states.append(make("tanh", make("matmul", states[-1], w)))
+    ct, gradients = states[-1], []
+    for w, state in zip(reversed(weights), reversed(states[:-1]), strict=True):
+        gradients.append(make("mul", make("matmul", swapped(state), ct), 0.5))
+        ct = make("mul", make("matmul", ct, swapped(w)), state)
+    return (*gradients, ct)
+
+
+def test_what_waits_is_not_looked_for_again_in_each_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+    held_up = order._Ordering._held_up
+    monkeypatch.setattr(order._Ordering, "_held_up", lambda self, group: looks.append(group) or held_up(self, group))
+    counts = []
+    for layers in (6, 12, 24):
+        looks.clear()
+        plan_of(layered, floats(3, 5), *[floats(5, 5) for _ in range(layers)])
+        counts.append(len(looks))
+    assert counts[2] - counts[1] <= 3 * (counts[1] - counts[0]) + 8
