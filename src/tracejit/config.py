@@ -43,6 +43,7 @@ class Settings:
     background: bool = _flag(False, "whether programs are compiled by another process while eager goes on")
     vector_bits: int = _flag(0, "width of x86 vectors: 256, 512, or 0 for the widest there is", in_key=True)
     opt_level: int = _flag(3, "LLVM's optimisation level, 0 to 3", in_key=True)
+    amx: bool = _flag(True, "whether products of bfloat16 use the CPU's tiles (AMX), if it has any", in_key=True)
     parallel_us: float = _flag(10.0, "serial cost in microseconds from which a launch is split over threads")
     spin_us: float = _flag(50.0, "how long a waiting thread spins before it sleeps")
 

@@ -76,7 +76,7 @@ block."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Problem:
+class Problem:
     """Sizes and strides (batch, row, column) of one product; a stride along a size of 1 is 0."""
 
     dtype: str
@@ -116,7 +116,7 @@ def plan_matmul(a: Operand, b: Operand, c: Operand) -> tuple[Launch, ...]:
     >>> [launch.function.__name__ for launch in plan_matmul(square, square, square)]
     ['gemm_panel_f32']
     """
-    problem = _checked(a, b, c)
+    problem = checked(a, b, c)
     if problem.batch == 0 or problem.m == 0 or problem.n == 0:
         return ()
     if problem.dtype in _INTEGER_KERNELS:
@@ -136,7 +136,7 @@ def plan_matmul_add(a: Operand, b: Operand, c: Operand, out: Operand) -> tuple[L
     Raises: ValueError for shapes that do not fit or a c that is not contiguous, NotImplementedError for other dtypes.
     Cost: m * n * k fused multiply-adds, m * n additions.
     """
-    problem = _checked(a, b, out)
+    problem = checked(a, b, out)
     if not c.contiguous or c.shape != out.shape or c.dtype != out.dtype:
         raise ValueError(f"matmul_add: what is added must be contiguous and like the result, got {c}")
     if problem.dtype not in _ADDING_KERNELS or len(a.shape) != 2 or problem.k > LONGEST_ADDED:
@@ -159,7 +159,7 @@ def plan_matmul_relu(a: Operand, b: Operand, bias: Operand, out: Operand) -> tup
         NotImplementedError for other dtypes.
     Cost: m * n * k fused multiply-adds; OUT is gone through once more while a cache holds it.
     """
-    problem = _checked(a, b, out)
+    problem = checked(a, b, out)
     if bias.shape != (problem.n,) or not bias.contiguous or bias.dtype != out.dtype:
         raise ValueError(f"matmul_relu: the bias must be contiguous and like a row of the result, got {bias}")
     if problem.dtype not in _FLOAT_KERNELS or len(a.shape) != 2:
@@ -195,7 +195,7 @@ def plan_pack_panels(b: Operand, panels: Operand, columns: int) -> tuple[Launch,
     k, n = b.shape
     if k == 0 or n == 0:
         return ()
-    problem = _Problem(b.dtype, 1, 1, n, k, (0, 0, 0), _strides(b), (0, 0, 0))
+    problem = Problem(b.dtype, 1, 1, n, k, (0, 0, 0), _strides(b), (0, 0, 0))
     slots = (Ptr(0), Ptr(0), Ptr(1), *problem.slots(kernels.DIRECT, _packing_of_b(problem))[3:])
     return (Launch(_PACKING_KERNELS[b.dtype], slots, -(-n // columns), 0.3 * k * columns),)
 
@@ -216,12 +216,16 @@ def plan_matmul_panels(a: Operand, panels: Operand, c: Operand) -> tuple[Launch,
     if m == 0 or n == 0:
         return ()
     # A panel after the other in memory: a column further is k elements on, at the first column of a panel.
-    problem = _Problem(a.dtype, 1, m, n, k, _strides(a), (0, columns, k), _strides(c))
+    problem = Problem(a.dtype, 1, m, n, k, _strides(a), (0, columns, k), _strides(c))
     return (_plan_panels(problem, in_panels=True),)
 
 
-def _checked(a: Operand, b: Operand, c: Operand) -> _Problem:
-    if not a.dtype == b.dtype == c.dtype:
+def checked(a: Operand, b: Operand, c: Operand, *, alike: bool = True) -> Problem:
+    """The sizes and strides of C = A @ B.
+
+    Raises: ValueError for shapes that do not fit, or types that are not `alike` and have to be.
+    """
+    if alike and not a.dtype == b.dtype == c.dtype:
         raise ValueError(f"matmul: the dtypes differ: {a.dtype} @ {b.dtype} -> {c.dtype}")
     if not len(a.shape) == len(b.shape) == len(c.shape) or len(a.shape) not in (2, 3):
         raise ValueError(f"matmul: the operands must be all 2-D or all 3-D, got {a.shape} @ {b.shape} -> {c.shape}")
@@ -232,7 +236,7 @@ def _checked(a: Operand, b: Operand, c: Operand) -> _Problem:
         raise ValueError(f"matmul: the shapes do not fit: {a.shape} @ {b.shape} -> {c.shape}")
     if n > 1 and c.strides[-1] != 1 and 0 not in c.shape:
         raise ValueError(f"matmul: the rows of the result must be contiguous, its strides are {c.strides}")
-    return _Problem(a.dtype, batch[0] if batch else 1, m, n, k, _strides(a), _strides(b), _strides(c))
+    return Problem(a.dtype, batch[0] if batch else 1, m, n, k, _strides(a), _strides(b), _strides(c))
 
 
 def _strides(operand: Operand) -> tuple[int, int, int]:
@@ -240,7 +244,7 @@ def _strides(operand: Operand) -> tuple[int, int, int]:
     return (0, steps[0], steps[1]) if len(steps) == 2 else (steps[0], steps[1], steps[2])
 
 
-def _simplified(problem: _Problem) -> _Problem:
+def _simplified(problem: Problem) -> Problem:
     """The same product with the batch folded into rows where memory allows, and a column turned into a row."""
     p = problem
     if p.batch > 1 and p.b[0] == 0 and (p.m == 1 or p.a[0] == p.m * p.a[1]) and (p.m == 1 or p.c[0] == p.m * p.c[1]):
@@ -252,7 +256,7 @@ def _simplified(problem: _Problem) -> _Problem:
     return p
 
 
-def _plan_float(p: _Problem) -> tuple[Launch, ...]:
+def _plan_float(p: Problem) -> tuple[Launch, ...]:
     functions = _FLOAT_KERNELS[p.dtype]
     width = TARGET.vector_bytes // _SIZES[p.dtype]
     rows_of_b, columns_of_b = _ways_of_b(p)
@@ -272,18 +276,18 @@ def _plan_float(p: _Problem) -> tuple[Launch, ...]:
     return (_plan_panels(p),)
 
 
-def _ways_of_b(p: _Problem) -> tuple[bool, bool]:
+def _ways_of_b(p: Problem) -> tuple[bool, bool]:
     """Whether the rows of B are contiguous, and whether its columns are."""
     return p.b[2] == 1 or p.n == 1, p.b[1] == 1 or p.k <= 1
 
 
-def _packing_of_b(p: _Problem) -> int:
+def _packing_of_b(p: Problem) -> int:
     """How B is packed if it is."""
     rows_of_b, columns_of_b = _ways_of_b(p)
     return kernels.COPY if rows_of_b else kernels.TRANSPOSE if columns_of_b else kernels.GATHER
 
 
-def _packing_of_a(p: _Problem) -> int:
+def _packing_of_a(p: Problem) -> int:
     """How A is packed, if that is worth it: its columns, which are read again for each panel of B."""
     panels = -(-p.n // panel_columns(p.dtype))
     if p.a[1] != 1 or p.k <= 1:
@@ -291,13 +295,13 @@ def _packing_of_a(p: _Problem) -> int:
     return kernels.COPY if _worth_packing(p.k * p.a[2] * _SIZES[p.dtype], panels) else kernels.DIRECT
 
 
-def _is_crowded(p: _Problem) -> bool:
+def _is_crowded(p: Problem) -> bool:
     """Whether each unit had better pack its rows of A: its columns leave each other no room in the first cache."""
     wide = -(-p.n // panel_columns(p.dtype)) >= _GROUP and p.k >= 2 * TILE_ROWS
     return wide and p.a[1] == 1 and p.a[2] * _SIZES[p.dtype] % _CROWDED_BYTES == 0
 
 
-def _plan_strips(p: _Problem) -> tuple[Launch, Launch]:
+def _plan_strips(p: Problem) -> tuple[Launch, Launch]:
     """A is packed once for all units."""
     size, together = _SIZES[p.dtype], kernels.strip_rows(_SIZES[p.dtype])
     down, along = kernels.strip_strides(p.k)
@@ -311,7 +315,7 @@ def _plan_strips(p: _Problem) -> tuple[Launch, Launch]:
     return pack, replace(panels, slots=slots)
 
 
-def _plan_panels(p: _Problem, *, a_mode: int | None = None, in_panels: bool = False) -> Launch:
+def _plan_panels(p: Problem, *, a_mode: int | None = None, in_panels: bool = False) -> Launch:
     size = _SIZES[p.dtype]
     columns = panel_columns(p.dtype)
     panels = -(-p.n // columns)
@@ -340,7 +344,7 @@ def _worth_packing(span: int, times: int) -> bool:
     return abs(span) * (times - 1) > _IN_PLACE_BYTES
 
 
-def _block(p: _Problem, packs_a: bool, packs_b: bool, columns: int, rows: int) -> tuple[int, int, int]:
+def _block(p: Problem, packs_a: bool, packs_b: bool, columns: int, rows: int) -> tuple[int, int, int]:
     """Steps of k, panels of B and rows of A that are gone through together, so that what is packed fits."""
     size = _SIZES[p.dtype]
     panels = -(-p.n // columns)
@@ -375,7 +379,7 @@ def _equal_parts(whole: int, most: int) -> int:
     return -(-whole // max(1, -(-whole // most)))
 
 
-def _rows_of_unit(p: _Problem, panels: int) -> int:
+def _rows_of_unit(p: Problem, panels: int) -> int:
     """Rows of C in a unit: enough units for an even split, whole tiles, and no needless packing again.
 
     Where B is small beside A and C, it is packed for each half of the rows: neighbouring operations split by rows, too,

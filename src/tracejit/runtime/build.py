@@ -32,6 +32,7 @@ from numba.extending import _Intrinsic
 
 from tracejit import kernels
 from tracejit.config import SETTINGS, code_key, logger, thread_budget
+from tracejit.cpu import has_tiles
 from tracejit.errors import KernelBuildError
 from tracejit.runtime import frontend, lowering, native, scalars, vectors
 from tracejit.runtime.cache import STORE
@@ -123,7 +124,7 @@ def environment() -> str:
             platform.machine(),
             native.cpu_name(),
             native.cpu_features(),
-            repr(code_key(SETTINGS)),
+            repr((code_key(SETTINGS), has_tiles())),
             *(source.read_text(encoding="utf-8") for source in sources),
         ]
     )

@@ -1,0 +1,122 @@
+"""The plan of a matrix product on tiles (AMX): operands into tiles, tiles into squares of the result.
+
+Each element is a chain over steps of 32 places of k, in ascending order from 0: the products of the even places are
+added up by fused multiply-adds from 0 and those of the odd places, too; the sum of both is added to what was there.
+Subnormal numbers count as 0, among operands, sums and results. Nothing of that depends on the plan.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tracejit.cpu import has_tiles
+from tracejit.kernels import square_kernels as kernels
+from tracejit.kernels.gemm import Problem, checked
+from tracejit.kernels.launch import Launch, Operand, Ptr, Scratch
+from tracejit.kernels.square_vectors import DEPTH, ROW_BYTES, SIDE, SQUARE, TILE_BYTES
+
+_SIZES = {"float32": 4, "bfloat16": 2}
+_PACKING = {
+    ("float32", "along"): kernels.square_along_f32,
+    ("float32", "across"): kernels.square_across_f32,
+    ("float32", "neither"): kernels.square_gathered_f32,
+    ("bfloat16", "along"): kernels.square_along_bf16,
+    ("bfloat16", "across"): kernels.square_across_bf16,
+    ("bfloat16", "neither"): kernels.square_gathered_bf16,
+}
+_MULTIPLYING = {"float32": kernels.square_f32, "bfloat16": kernels.square_bf16}
+
+_UNITS = 16
+"""Units from which threads get about equal shares."""
+
+_SIDE_BY_SIDE = 4
+"""Tiles that are filled together at least if their lines lie side by side: a row of memory is read some way along."""
+
+_BLOCK_BYTES = 768 * 1024
+"""Rows of A that are gone through for each 32 columns of B, and stay in the second cache."""
+
+_OPERATIONS, _BYTES, _GATHERED = 1000.0, 8.0, 0.5
+"""Floating point operations, bytes that are packed, and elements that are gathered, in a nanosecond, roughly."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """One operand as tiles: how many lines it has, and the distances (in elements) of a batch, a line, a place of k."""
+
+    pointer: int
+    dtype: str
+    batches: int
+    lines: int
+    batch: int
+    line: int
+    place: int
+
+
+def plan_bfloat16_matmul(a: Operand, b: Operand, c: Operand) -> tuple[Launch, ...]:
+    """The launches of C = A @ B with operands rounded to bfloat16; Ptr 0, 1, 2 are A, B, C.
+
+    Shape: a (m, k) or (batch, m, k); b (k, n) or (batch, k, n); c (m, n) or (batch, m, n). Any strides on a and b,
+        0 included; the rows of c are contiguous.
+    DType: each bfloat16 or float32.
+    Edge: sizes may be 0; k = 0 gives zeros; an empty c needs no launch.
+    Raises: ValueError for shapes that do not fit, NotImplementedError for other dtypes, or without tiles.
+    Cost: batch * m * n * k multiply-adds; scratch memory for a copy of A and B as bfloat16, of A only if its rows are
+        not read as they are.
+    """
+    p = checked(a, b, c, alike=False)
+    if not {a.dtype, b.dtype, c.dtype} <= _SIZES.keys():
+        raise NotImplementedError(f"bfloat16_matmul: there is no kernel for {a.dtype} @ {b.dtype} -> {c.dtype}")
+    if not has_tiles():
+        raise NotImplementedError("bfloat16_matmul: this CPU has no tiles (AMX), or may not use them")
+    if p.batch == 0 or p.m == 0 or p.n == 0:
+        return ()
+    left = _Side(0, a.dtype, p.batch if p.a[0] else 1, p.m, p.a[0], p.a[1], p.a[2])
+    right = _Side(1, b.dtype, p.batch if p.b[0] else 1, p.n, p.b[0], p.b[2], p.b[1])
+    squares, panels, steps = -(-p.m // SQUARE), -(-p.n // SQUARE), -(-p.k // DEPTH)
+    deep = steps * kernels.STEP_BYTES
+    in_place = a.dtype == "bfloat16" and (p.a[2] == 1 or p.k == 1) and p.k % DEPTH == 0 and p.m % SIDE == 0
+    room_a = 0 if in_place else left.batches * squares * deep
+    room = Scratch(room_a + right.batches * panels * deep)
+    launches = [] if in_place or not p.k else [_pack(left, room, 0, p.k)]
+    if p.k:
+        launches.append(_pack(right, room, room_a, p.k))
+    row = 2 * p.a[1] if in_place else ROW_BYTES
+    # From a batch, a square, a tile, a row, 32 places of k to the next.
+    left_steps = (2 * p.a[0], SQUARE * row, SIDE * row, row, ROW_BYTES)
+    if not in_place:
+        left_steps = (deep * squares if p.a[0] else 0, deep, TILE_BYTES, row, kernels.STEP_BYTES)
+    size = _SIZES[c.dtype]
+    tall, wide = _unit(p, squares, panels, deep)
+    units = p.batch * -(-squares // tall) * -(-panels // wide)
+    operands = (Ptr(0) if in_place else room, 0, room, room_a, Ptr(2), p.m, p.n, p.k)
+    right_steps, result_steps = (deep * panels if p.b[0] else 0, deep), (size * p.c[0], size * p.c[1])
+    cost = 2.0 * SQUARE * SQUARE * tall * wide * (steps * DEPTH + 2 * SQUARE) / _OPERATIONS
+    slots = (*operands, *left_steps, *right_steps, *result_steps, tall, wide)
+    return (*launches, Launch(_MULTIPLYING[c.dtype], slots, units, cost))
+
+
+def _pack(side: _Side, room: Scratch, at: int, k: int) -> Launch:
+    """An operand into tiles, from `at` on in the room."""
+    ways = ["along"] if side.place == 1 or k == 1 else []
+    ways += ["across"] if side.line == 1 or side.lines == 1 else []
+    way = ways[-side.pointer] if ways else "neither"
+    # Elements with gaps are put along k first.
+    turned = (way == "across") != (side.pointer == 1)
+    size = _SIZES[side.dtype]
+    tiles = -(-side.lines // SIDE)
+    together = -(-side.batches * tiles // _UNITS)
+    together = min(tiles, max(together, _SIDE_BY_SIDE if way == "across" else 1))
+    distances = (size * side.batch, size * side.line, size * side.place)
+    slots = (Ptr(side.pointer), room, at, side.lines, k, *distances, int(turned), together)
+    elements = together * SIDE * k
+    cost = elements * (size / _BYTES + (_GATHERED if way == "neither" else 0.0))
+    return Launch(_PACKING[side.dtype, way], slots, side.batches * -(-tiles // together), cost)
+
+
+def _unit(p: Problem, squares: int, panels: int, deep: int) -> tuple[int, int]:
+    """Squares of a unit, down and along: rows of A that stay in the second cache, enough units for an even split."""
+    tall = min(squares, max(1, _BLOCK_BYTES // max(deep, 1)))
+    down = -(-squares // tall)
+    along = min(panels, -(-_UNITS // (p.batch * down)))
+    down = min(squares, max(down, -(-_UNITS // (p.batch * along))))
+    return -(-squares // down), -(-panels // along)
