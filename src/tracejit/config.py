@@ -50,9 +50,12 @@ class Settings:
 
 @dataclass(slots=True)
 class Products:
-    """What programs allow for products of float32 on a GPU: `tf32` that operands are rounded to 10 bits first."""
+    """What programs allow for products of float32: `tf32` that a GPU rounds operands to 10 bits first, `bfloat16` that
+    a CPU with tiles rounds them to 7.
+    """
 
     tf32: bool = False
+    bfloat16: bool = False
 
 
 PRODUCTS = Products()

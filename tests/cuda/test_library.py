@@ -69,8 +69,8 @@ def test_an_index_out_of_range_is_reported_and_nothing_is_read_there() -> None:
     assert len(execution.kernels) == 2
 
 
-FOR_CPUS = {"pack_panels", "matmul_panels", "matmul_relu"}
-"""What a compiled program for the CPU makes of products, and only that."""
+FOR_CPUS = {"pack_panels", "matmul_panels", "matmul_relu", "bfloat16_matmul"}
+"""What a compiled program for the CPU makes of products, and only that; products on a CPU's tiles."""
 
 
 @pytest.mark.parametrize("op", ops.family("library"), ids=lambda op: op.name)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tracejit import dtypes
+from tracejit.cpu import has_tiles
 from tracejit.kernels.gemm import panel_columns
 from tracejit.ops.record import Op, ops
 
@@ -152,6 +153,11 @@ _BY_NAME: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
         ([Values((3, 4)), Values((4, 5))], {}),
         ([Values((2, 3, 4)), Values((2, 4, 1))], {}),
         ([Values((2, 0)), Values((0, 3))], {}),
+    ],
+    "bfloat16_matmul": [
+        ([Singles((3, 4)), Singles((4, 5))], {"single": True}),
+        ([Singles((2, 0)), Singles((0, 3))], {"single": True}),
+        ([Singles((2, 20, 33)), Singles((2, 33, 18))], {"single": False}),
     ],
     "pack_panels": [
         ([Singles((4, 5))], {"columns": _PANEL}),
@@ -298,3 +304,6 @@ def cases(op: Op) -> list[Case]:
 
 
 ALL_CASES = [case for op in ops for case in cases(op)]
+
+WITHOUT = () if has_tiles() else (ops.bfloat16_matmul,)
+"""What this CPU has no kernel for."""

@@ -18,8 +18,8 @@ from tracejit.ops import Op
 from tracejit.schedule.lower import Layout
 
 _PREFIX = "plan_"
-_FROM_SHAPES = frozenset(("size", "kernel"))
-"""Attributes of adjoints that a planner may leave out: their result has that shape."""
+_FROM_SHAPES = frozenset(("size", "kernel", "single"))
+"""Attributes that a planner may leave out: the result has that shape, or that type."""
 
 
 @functools.cache

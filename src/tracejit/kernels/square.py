@@ -67,7 +67,7 @@ def plan_bfloat16_matmul(a: Operand, b: Operand, c: Operand) -> tuple[Launch, ..
     if not {a.dtype, b.dtype, c.dtype} <= _SIZES.keys():
         raise NotImplementedError(f"bfloat16_matmul: there is no kernel for {a.dtype} @ {b.dtype} -> {c.dtype}")
     if not has_tiles():
-        raise NotImplementedError("bfloat16_matmul: this CPU has no tiles (AMX), or may not use them")
+        raise NotImplementedError("cannot compile 'bfloat16_matmul': the CPU has no tiles (AMX), or may not use them")
     if p.batch == 0 or p.m == 0 or p.n == 0:
         return ()
     left = _Side(0, a.dtype, p.batch if p.a[0] else 1, p.m, p.a[0], p.a[1], p.a[2])

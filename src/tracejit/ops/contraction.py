@@ -8,10 +8,22 @@ from typing import Any
 import numpy as np
 
 from tracejit.aval import Aval
+from tracejit.dtypes import bfloat16, float32
 from tracejit.ops.record import ops, record
 
 LONGEST_ADDED = 96
 """The largest inner size of a product that `matmul_add` adds."""
+
+_LEAST_SIDE, _LEAST_DEPTH, _LEAST_WORK = 16, 32, 1 << 15
+"""Rows and columns of a tile, places that one holds of what is added up, multiply-adds: from these on packing pays."""
+
+
+def pays_on_tiles(m: int, n: int, k: int) -> bool:
+    """Whether a product of bfloat16, (m, k) by (k, n), is to be computed on tiles where there are any.
+
+    Sizes alone decide: what is computed must not depend on what else is.
+    """
+    return min(m, n) >= _LEAST_SIDE and k >= _LEAST_DEPTH and m * n * k >= _LEAST_WORK
 
 
 def _product(a: Aval, b: Aval) -> Aval:
@@ -41,6 +53,40 @@ def matmul(a, b):
     Edge: zeros if k is 0.
     Cost: 2 * b * n * k * m floating point operations.
     Source: each element is one chain of fused multiply-adds along the inner dimension, in ascending order.
+    """
+
+
+def _rounded(x: Any) -> Any:
+    return np.asarray(x, np.float32).astype(bfloat16.np).astype(np.float32)
+
+
+def _type_of(single: bool) -> Any:
+    return float32 if single else bfloat16
+
+
+def _product_like(x: Aval, left: Any, right: Any) -> Any:
+    return ops.bfloat16_matmul(left, right, single=x.dtype is float32)
+
+
+@record(
+    family="library",
+    infer=lambda a, b, single: Aval((*a.shape[:-1], b.shape[-1]), _type_of(single)),
+    numpy=lambda a, b, single: np.matmul(_rounded(a), _rounded(b)).astype(_type_of(single).np),
+    kinds="f",
+    vjp={
+        "a": lambda ct, b, a_aval, b_aval: _product_like(a_aval, ct, transposed(b, b_aval.ndim)),
+        "b": lambda ct, a, a_aval, b_aval: _product_like(b_aval, transposed(a, a_aval.ndim), ct),
+    },
+)
+def bfloat16_matmul(a, b, *, single):
+    """Matrix product of operands rounded to bfloat16, added up in float32, on a CPU's tiles (AMX).
+
+    Shape: as `matmul`. DType: each operand bfloat16 or float32; float32 if it is to be `single`, else rounded once.
+    Edge: zeros if k is 0. Subnormal numbers count as 0, among operands, sums and results.
+    Raises: NotImplementedError without tiles.
+    Cost: 2 * b * n * k * m floating point operations.
+    Source: for each 32 places of the inner dimension the even ones are a chain of fused multiply-adds from 0, and the
+    odd ones; the sum of both is added to that of the places before.
     """
 
 

@@ -1,18 +1,20 @@
 """Products of all steps of one tensor with the same matrix become one product.
 
-In: a graph. Out: a graph with the same bits: each element of a product is one chain of multiply-adds along the inner
-dimension, however many rows are computed together.
+In: a graph. Out: a graph with the same bits: an element of a product is added up in an order that depends on the
+inner dimension alone, however many rows are computed together.
 """
 
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 from tracejit.ir.graph import Graph
-from tracejit.ir.node import Node, apply
+from tracejit.ir.node import Node, apply, make
 from tracejit.ir.rewrite import rewrite_at
-from tracejit.ops.record import ops
+from tracejit.ops.record import Op, ops
 
+_PRODUCTS = (ops.matmul, ops.bfloat16_matmul)
 Step = tuple[Node, int, int]
 """A tensor, one of its dimensions, and a place along it."""
 
@@ -36,14 +38,14 @@ def _step_of(node: Node) -> Step | None:
 
 def join_products(graph: Graph, soundness: str) -> Graph:
     """Computes the products of all steps of a tensor with one matrix at once: the inputs' part of a recurrent cell."""
-    found: dict[tuple[Node, int, Node], dict[Node, int]] = {}
+    found: dict[tuple[Node, int, Node, Any, Any], dict[Node, int]] = {}
     for node in graph.nodes():
-        step = _step_of(node.args[0]) if node.op is ops.matmul and len(node.shape) == 2 else None
+        step = _step_of(node.args[0]) if node.op in _PRODUCTS and len(node.shape) == 2 else None
         if step is not None:
             x, dim, place = step
-            found.setdefault((x, dim, node.args[1]), {})[node] = place
+            found.setdefault((x, dim, node.args[1], node.op, node.attrs), {})[node] = place
     # Each step once: a product of steps that nobody wants would be work in vain.
-    whole = [places for (x, dim, _), places in found.items() if 1 < len(places) == x.shape[dim]]
+    whole = [places for (x, dim, *_), places in found.items() if 1 < len(places) == x.shape[dim]]
     return rewrite_at(graph, {node for places in whole for node in places}, _part)
 
 
@@ -54,7 +56,9 @@ def _part(node: Node) -> Node:
         return node
     x, dim, place = step
     rows = apply(ops.reshape, x, shape=(prod(x.shape[:-1]), x.shape[-1]))
-    whole = apply(ops.reshape, apply(ops.matmul, rows, matrix), shape=(*x.shape[:-1], matrix.shape[-1]))
+    assert isinstance(node.op, Op)
+    product = make(node.op, (rows, matrix), node.attrs)
+    whole = apply(ops.reshape, product, shape=(*x.shape[:-1], matrix.shape[-1]))
     start = tuple(place if d == dim else 0 for d in range(len(whole.shape)))
     length = tuple(1 if d == dim else size for d, size in enumerate(whole.shape))
     part = apply(ops.slice, whole, start=start, length=length, step=(1,) * len(start))

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 
 from tracejit import dtypes
-from tracejit.ir.node import CONST, Node, apply, const_value
+from tracejit.ir.node import CONST, Node, apply, const_value, make
 from tracejit.ir.pattern import EXACT, FAST, FINITE, Rule, held_exactly
 from tracejit.ops.record import Op, ops
 
@@ -53,6 +53,12 @@ def _gelu_by_steps(x: Node) -> Node | None:
         return None
     grown = apply(ops.add, apply(ops.erf, apply(ops.mul, x, math.sqrt(0.5))), 1.0)
     return apply(ops.mul, x, apply(ops.mul, grown, 0.5))
+
+
+def _narrow(x: Node, out: Node) -> Node | None:
+    """Operands of a product as they were before they were widened: it rounds them to what they are."""
+    args = [x if a.op is ops.cast and a.args[0] is x else a for a in out.args]
+    return make(ops.bfloat16_matmul, tuple(args), out.attrs) if not x.is_number and x.dtype is dtypes.bfloat16 else None
 
 
 RULES: tuple[Rule, ...] = (
@@ -143,6 +149,17 @@ RULES: tuple[Rule, ...] = (
                 (dtypes.bool, dtypes.int64, dtypes.float32),
                 (dtypes.uint8, dtypes.int16, dtypes.float16),
             )
+        ),
+    ),
+    Rule(
+        "bfloat16 product of what was widened",
+        EXACT,
+        "bfloat16_matmul(cast(x, dtype=_a), _y, single=_s) | bfloat16_matmul(_y, cast(x, dtype=_a), single=_s)",
+        _narrow,
+        examples=tuple(
+            {"x": ((5, 5), dtypes.bfloat16), "_a": dtypes.float32, "_y": ((5, 5), y), "_s": single}
+            for y in (dtypes.float32, dtypes.bfloat16)
+            for single in (True, False)
         ),
     ),
     Rule("x + 0", FINITE, "add(x, 0)", "x", kinds="f"),

@@ -12,11 +12,12 @@ from tracejit import dtypes
 from tracejit.ir.graph import Graph
 from tracejit.ir.node import Node, apply, make
 from tracejit.ir.rewrite import rewrite_at
-from tracejit.ops import ops
+from tracejit.ops import Op, ops
 from tracejit.ops.contraction import LONGEST_ADDED
 from tracejit.schedule import cost
 
 _KINDS = (dtypes.float32, dtypes.float64)
+_PRODUCTS = (ops.matmul, ops.bfloat16_matmul)
 
 
 def _is_swap(node: Node) -> bool:
@@ -42,7 +43,7 @@ def turn_products(graph: Graph, movable: Callable[[Node], bool] = _any) -> Graph
         swaps = {
             user
             for node, users in graph.readers().items()
-            if node.op is ops.matmul and node not in outputs and all(map(_is_swap, users)) and movable(node)
+            if node.op in _PRODUCTS and node not in outputs and all(map(_is_swap, users)) and movable(node)
             for user in users
         }
         if not swaps:
@@ -51,8 +52,10 @@ def turn_products(graph: Graph, movable: Callable[[Node], bool] = _any) -> Graph
 
 
 def _turn(node: Node) -> Node:
-    a, b = node.args[0].args
-    return make(ops.matmul, (_swapped(b), _swapped(a)))
+    product = node.args[0]
+    a, b = product.args
+    assert isinstance(product.op, Op)
+    return make(product.op, (_swapped(b), _swapped(a)), product.attrs)
 
 
 def write_out_products(graph: Graph) -> Graph:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import update_wrapper
 from typing import Any
 
+from tracejit.config import PRODUCTS
 from tracejit.tensor.casting import call_cast
 from tracejit.tensor.state import state
 
@@ -31,6 +32,8 @@ class Composite:
         self.operands = operands
         self.open = open
         update_wrapper(self, function)
+        self._name = function.__qualname__
+        self._rounded: Composite | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if state.autocast is not None:
@@ -38,7 +41,16 @@ class Composite:
         session = state.session
         if session is None:
             return self.function(*args, **kwargs)
-        return session.composite(self, args, kwargs)
+        return session.composite(self.rounded if PRODUCTS.bfloat16 else self, args, kwargs)
+
+    @property
+    def rounded(self) -> Composite:
+        """This composite where operands of float32 products are rounded to bfloat16: another unit of a region."""
+        if self._rounded is None:
+            twin = self._rounded = Composite(self.function, self.mutates, self.operands, self.open)
+            twin._rounded = twin
+            twin._name = f"{self._name}.rounded"
+        return self._rounded
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         """Bind as a method of Tensor."""
@@ -50,7 +62,7 @@ class Composite:
         return f"<composite {self.function.__name__}>"
 
     def __reduce__(self) -> Any:
-        return self.function.__qualname__
+        return self._name
 
 
 class Bound:

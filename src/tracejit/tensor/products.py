@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from tracejit import dtypes
 from tracejit.config import PRODUCTS
+from tracejit.cpu import has_tiles
+from tracejit.ops.contraction import pays_on_tiles
 from tracejit.ops.record import ops
 from tracejit.shapes import broadcast
 from tracejit.tensor.arithmetic import add, mul
 from tracejit.tensor.casting import SHORT, call_cast
 from tracejit.tensor.dispatch import apply
+from tracejit.tensor.promote import to_dtype
 from tracejit.tensor.reducing import sum
 from tracejit.tensor.shaping import permute, reshape, unsqueeze
 from tracejit.tensor.state import state
-from tracejit.tensor.tensor import Tensor, method
+from tracejit.tensor.tensor import Tensor, method, on_gpu
 
 _PRECISIONS = ("highest", "high", "medium")
 _precision = _PRECISIONS[0]
@@ -23,9 +27,11 @@ def set_float32_matmul_precision(precision: str) -> None:
     """Say how exact products of float32 must be at least: "highest", "high" or "medium".
 
     Edge: the two lower ones are permissions for hardware that multiplies shorter numbers faster. "high" allows TF32 on
-    GPUs. "medium" allows operands rounded to bfloat16 where that is faster, which takes a CPU that multiplies bfloat16
-    (AVX512-BF16, AMX); no kernel here uses its instructions, so on the CPU products of float32 are float32 to the last
-    bit whatever is set. What is to be computed in bfloat16 on any CPU, `autocast` says.
+    GPUs. "medium" also allows operands rounded to bfloat16, which CPUs with tiles (AMX) do: in matrix products,
+    `linear`, `bmm` and the like, if rows and columns are at least 16, 32 places are added up and all of it is as much
+    as 32x32 by 32x32; and in the gradients of these, whatever is set when those are computed. Attention that is one
+    operation, convolutions and smaller products stay products of float32, as everything does on another CPU. What is
+    to be computed in bfloat16 on any CPU, `autocast` says.
     Raises: TypeError or ValueError for anything else.
 
     >>> import tracejit as tj
@@ -39,11 +45,30 @@ def set_float32_matmul_precision(precision: str) -> None:
         raise ValueError(f"{precision!r} is not one of 'highest', 'high' or 'medium'")
     _precision = precision
     PRODUCTS.tf32 = precision != _PRECISIONS[0]
+    PRODUCTS.bfloat16 = precision == _PRECISIONS[2] and has_tiles()
 
 
 def get_float32_matmul_precision() -> str:
     """What `set_float32_matmul_precision` was given last, "highest" at first."""
     return _precision
+
+
+def _on_tiles(a: Tensor, b: Tensor) -> bool:
+    """Whether a product of matrices or stacks, whose types and shapes fit, is computed on tiles."""
+    kind = a._dtype
+    if kind is not dtypes.bfloat16 and not (PRODUCTS.bfloat16 and kind is dtypes.float32):
+        return False
+    return pays_on_tiles(a._shape[-2], b._shape[-1], a._shape[-1]) and has_tiles() and not on_gpu(a)
+
+
+def _product(a: Tensor, b: Tensor, single: bool = False) -> Any:
+    """The product of two matrices or stacks, whose types and shapes fit; if it is to be `single`, not rounded to 16
+    bits."""
+    if _on_tiles(a, b):
+        return apply(ops.bfloat16_matmul, (a, b), (single or a._dtype is dtypes.float32,))
+    if single:
+        a, b = to_dtype(a, dtypes.float32), to_dtype(b, dtypes.float32)
+    return apply(ops.matmul, (a, b))
 
 
 def _same_type(a: Tensor, b: Tensor, what: str) -> None:
@@ -68,17 +93,22 @@ def matmul(input: Tensor, other: Tensor) -> Any:
     """
     if state.autocast is not None:
         return call_cast(SHORT, matmul, (input, other))
+    return contracted(input, other)
+
+
+def contracted(input: Tensor, other: Tensor, single: bool = False) -> Any:
+    """`matmul`, of types of 16 bits as float32 if it is to be `single`, where nothing is cast automatically."""
     _same_type(input, other, "matmul")
     sa, sb = input._shape, other._shape
     if len(sa) == 2 and len(sb) == 2:
-        return mm(input, other)
+        return _stacked(input, other, single)
     if not sa or not sb:
         raise RuntimeError("both arguments to matmul need to be at least 1D, but they are 0D and/or 0D")
     if len(sa) == 1 and len(sb) == 1:
         return dot(input, other)
     a = unsqueeze(input, 0) if len(sa) == 1 else input
     b = unsqueeze(other, 1) if len(sb) == 1 else other
-    out = _stacked(a, b)
+    out = _stacked(a, b, single)
     if len(sa) == 1 or len(sb) == 1:
         shape = out._shape
         drop = ([-2] if len(sa) == 1 else []) + ([-1] if len(sb) == 1 else [])
@@ -86,7 +116,7 @@ def matmul(input: Tensor, other: Tensor) -> Any:
     return out
 
 
-def _stacked(a: Tensor, b: Tensor) -> Any:
+def _stacked(a: Tensor, b: Tensor, single: bool) -> Any:
     """The product of stacks of matrices."""
     sa, sb = a._shape, b._shape
     if sa[-1] != sb[-2]:
@@ -98,8 +128,8 @@ def _stacked(a: Tensor, b: Tensor) -> Any:
         )
     if len(sb) == 2:
         # One matrix for the whole stack: a single tall product.
-        flat = apply(ops.reshape, (a,), ((_rows(sa), sa[-1]),))
-        out = apply(ops.matmul, (flat, b))
+        flat = a if len(sa) == 2 else apply(ops.reshape, (a,), ((_rows(sa), sa[-1]),))
+        out = _product(flat, b, single)
         return out if len(sa) == 2 else apply(ops.reshape, (out,), ((*sa[:-1], sb[-1]),))
     lead = broadcast(sa[:-2], sb[:-2])
     count = _rows((*lead, 1))
@@ -108,7 +138,7 @@ def _stacked(a: Tensor, b: Tensor) -> Any:
         if s[:-2] != lead:
             x = apply(ops.expand, (x,), ((*lead, *s[-2:]),))
         parts.append(apply(ops.reshape, (x,), ((count, *s[-2:]),)) if len(lead) != 1 else x)
-    out = apply(ops.matmul, tuple(parts))
+    out = _product(parts[0], parts[1], single)
     return out if len(lead) == 1 else apply(ops.reshape, (out,), ((*lead, sa[-2], sb[-1]),))
 
 
@@ -133,7 +163,7 @@ def mm(input: Tensor, mat2: Tensor) -> Any:
         raise RuntimeError("self must be a matrix" if len(sa) != 2 else "mat2 must be a matrix")
     if sa[1] != sb[0]:
         raise RuntimeError(f"mat1 and mat2 shapes cannot be multiplied ({sa[0]}x{sa[1]} and {sb[0]}x{sb[1]})")
-    return apply(ops.matmul, (input, mat2))
+    return _product(input, mat2)
 
 
 @method()
@@ -150,7 +180,7 @@ def bmm(input: Tensor, mat2: Tensor) -> Any:
             f"Expected size for first two dimensions of batch2 tensor to be: [{sa[0]}, {sa[2]}] but got: "
             f"[{sb[0]}, {sb[1]}]."
         )
-    return apply(ops.matmul, (input, mat2))
+    return _product(input, mat2)
 
 
 @method()

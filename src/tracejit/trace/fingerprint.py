@@ -44,7 +44,7 @@ def fingerprint(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     (True, False)
     """
     walk = _Walk()
-    walk.see((function, args, kwargs, state.grad_enabled, state.autocast is None, PRODUCTS.tf32))
+    walk.see((function, args, kwargs, state.grad_enabled, state.autocast is None, PRODUCTS.tf32, PRODUCTS.bfloat16))
     return hashlib.sha256("\n".join([_package(), *walk.words]).encode()).hexdigest()
 
 

@@ -10,8 +10,8 @@ from tracejit.tensor.casting import SHORT
 from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply, beside
 from tracejit.tensor.host import host
-from tracejit.tensor.products import matmul
-from tracejit.tensor.promote import in_single, to_dtype
+from tracejit.tensor.products import contracted, matmul
+from tracejit.tensor.promote import to_dtype
 from tracejit.tensor.shaping import permute, reshape
 from tracejit.tensor.tensor import Tensor
 
@@ -45,10 +45,15 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
 
 
 @composite
-@in_single
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Any:
-    out = matmul(x, permute(weight, (1, 0)) if len(weight._shape) == 2 else weight)
-    return out if bias is None else apply(ops.add, (out, bias))
+    matrix = permute(weight, (1, 0)) if len(weight._shape) == 2 else weight
+    if bias is None:
+        return matmul(x, matrix)
+    kind = x._dtype
+    if kind not in dtypes.HALVES:
+        return apply(ops.add, (matmul(x, matrix), bias))
+    # Rounded once, behind the bias.
+    return to_dtype(apply(ops.add, (contracted(x, matrix, single=True), to_dtype(bias, dtypes.float32))), kind)
 
 
 def bilinear(input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:

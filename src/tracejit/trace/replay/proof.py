@@ -8,6 +8,7 @@ from typing import Any
 from tracejit import devices, dtypes
 from tracejit.devices import get_default_device
 from tracejit.runtime.bytecode import compile_text
+from tracejit.tensor import products
 from tracejit.tensor.composite import Composite
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor
@@ -194,6 +195,8 @@ def prove(
                 )
             # What is made in the call may be of the default type.
             world.read("item", vars(dtypes), "_default")
+            # And products of float32 as exact as is asked for.
+            world.read("item", vars(products), "_precision")
             # And on the default device, which is the thread's own once anybody chose one.
             world.read("item", vars(devices), "_changed")
             if devices.was_chosen():
