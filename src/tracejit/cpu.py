@@ -13,7 +13,7 @@ import llvmlite.binding as llvm
 
 from tracejit.config import SETTINGS
 
-_NEEDED = frozenset(("amx-tile", "amx-bf16", "avx512f", "avx512bw", "avx512vl", "avx512dq"))
+_NEEDED = frozenset(("amx-tile", "amx-bf16", "avx512bf16", "avx512f", "avx512bw", "avx512vl", "avx512dq"))
 """Tiles that multiply bfloat16, and the vectors of 64 bytes that fill them."""
 
 _ARCH_PRCTL, _REQUEST, _TILE_DATA = 158, 0x1023, 18

@@ -11,6 +11,8 @@ from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from tracejit.dtypes import bfloat16
+
 
 @intrinsic
 def fused(typingctx, x, y, z):  # type: ignore[no-untyped-def]
@@ -54,11 +56,12 @@ def _flushed(x: np.ndarray) -> np.ndarray:
 
 
 def square_reference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The float32 product of bfloat16 matrices on tiles, step by step.
+    """The float32 product of matrices of float32 or bfloat16 on tiles, step by step.
 
     A product of two bfloat16 is a float32 unless it is out of range, so a fused multiply-add is one addition.
     """
-    a, b = (_flushed(np.asarray(x, np.float32)) for x in (a, b))
+    with np.errstate(invalid="ignore"):
+        a, b = (_flushed(np.asarray(x, np.float32)).astype(bfloat16.np).astype(np.float32) for x in (a, b))
     out = np.zeros((*a.shape[:-1], b.shape[-1]), np.float32)
     with np.errstate(all="ignore"):
         for start in range(0, a.shape[-1], 32):

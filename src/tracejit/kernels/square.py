@@ -13,7 +13,7 @@ from tracejit.cpu import has_tiles
 from tracejit.kernels import square_kernels as kernels
 from tracejit.kernels.gemm import Problem, checked
 from tracejit.kernels.launch import Launch, Operand, Ptr, Scratch
-from tracejit.kernels.square_vectors import DEPTH, ROW_BYTES, SIDE, SQUARE, TILE_BYTES
+from tracejit.kernels.square_vectors import DEPTH, SIDE, SQUARE
 
 _SIZES = {"float32": 4, "bfloat16": 2}
 _PACKING = {
@@ -34,6 +34,9 @@ _SIDE_BY_SIDE = 4
 
 _BLOCK_BYTES = 768 * 1024
 """Rows of A that are gone through for each 32 columns of B, and stay in the second cache."""
+
+_RUN = 8
+"""Steps of k of which 32 rows and 32 columns stay in the first cache together, with room for the next rows."""
 
 _OPERATIONS, _BYTES, _GATHERED = 1000.0, 8.0, 0.5
 """Floating point operations, bytes that are packed, and elements that are gathered, in a nanosecond, roughly."""
@@ -60,8 +63,7 @@ def plan_bfloat16_matmul(a: Operand, b: Operand, c: Operand) -> tuple[Launch, ..
     DType: each bfloat16 or float32.
     Edge: sizes may be 0; k = 0 gives zeros; an empty c needs no launch.
     Raises: ValueError for shapes that do not fit, NotImplementedError for other dtypes, or without tiles.
-    Cost: batch * m * n * k multiply-adds; scratch memory for a copy of A and B as bfloat16, of A only if its rows are
-        not read as they are.
+    Cost: batch * m * n * k multiply-adds; scratch memory for a copy of A and B as bfloat16.
     """
     p = checked(a, b, c, alike=False)
     if not {a.dtype, b.dtype, c.dtype} <= _SIZES.keys():
@@ -74,25 +76,16 @@ def plan_bfloat16_matmul(a: Operand, b: Operand, c: Operand) -> tuple[Launch, ..
     right = _Side(1, b.dtype, p.batch if p.b[0] else 1, p.n, p.b[0], p.b[2], p.b[1])
     squares, panels, steps = -(-p.m // SQUARE), -(-p.n // SQUARE), -(-p.k // DEPTH)
     deep = steps * kernels.STEP_BYTES
-    in_place = a.dtype == "bfloat16" and (p.a[2] == 1 or p.k == 1) and p.k % DEPTH == 0 and p.m % SIDE == 0
-    room_a = 0 if in_place else left.batches * squares * deep
-    room = Scratch(room_a + right.batches * panels * deep)
-    launches = [] if in_place or not p.k else [_pack(left, room, 0, p.k)]
-    if p.k:
-        launches.append(_pack(right, room, room_a, p.k))
-    row = 2 * p.a[1] if in_place else ROW_BYTES
-    # From a batch, a square, a tile, a row, 32 places of k to the next.
-    left_steps = (2 * p.a[0], SQUARE * row, SIDE * row, row, ROW_BYTES)
-    if not in_place:
-        left_steps = (deep * squares if p.a[0] else 0, deep, TILE_BYTES, row, kernels.STEP_BYTES)
-    size = _SIZES[c.dtype]
+    of_a = left.batches * squares * deep
+    room = Scratch(of_a + right.batches * panels * deep)
+    packing = (_pack(left, room, 0, p.k), _pack(right, room, of_a, p.k)) if p.k else ()
     tall, wide = _unit(p, squares, panels, deep)
+    batches = (deep * squares if p.a[0] else 0, deep * panels if p.b[0] else 0, _SIZES[c.dtype] * p.c[0])
+    run = -(-max(steps, 1) // max(1, -(-steps // _RUN)))
+    slots = (room, of_a, Ptr(2), p.m, p.n, p.k, *batches, _SIZES[c.dtype] * p.c[1], tall, wide, run)
     units = p.batch * -(-squares // tall) * -(-panels // wide)
-    operands = (Ptr(0) if in_place else room, 0, room, room_a, Ptr(2), p.m, p.n, p.k)
-    right_steps, result_steps = (deep * panels if p.b[0] else 0, deep), (size * p.c[0], size * p.c[1])
     cost = 2.0 * SQUARE * SQUARE * tall * wide * (steps * DEPTH + 2 * SQUARE) / _OPERATIONS
-    slots = (*operands, *left_steps, *right_steps, *result_steps, tall, wide)
-    return (*launches, Launch(_MULTIPLYING[c.dtype], slots, units, cost))
+    return (*packing, Launch(_MULTIPLYING[c.dtype], slots, units, cost))
 
 
 def _pack(side: _Side, room: Scratch, at: int, k: int) -> Launch:
@@ -115,7 +108,7 @@ def _pack(side: _Side, room: Scratch, at: int, k: int) -> Launch:
 
 def _unit(p: Problem, squares: int, panels: int, deep: int) -> tuple[int, int]:
     """Squares of a unit, down and along: rows of A that stay in the second cache, enough units for an even split."""
-    tall = min(squares, max(1, _BLOCK_BYTES // max(deep, 1)))
+    tall = min(squares, kernels.MOST_TALL, max(1, _BLOCK_BYTES // max(deep, 1)))
     down = -(-squares // tall)
     along = min(panels, -(-_UNITS // (p.batch * down)))
     down = min(squares, max(down, -(-_UNITS // (p.batch * along))))

@@ -29,13 +29,16 @@ from tracejit.kernels.square_vectors import (
 """Slots of packing: addresses, how far behind the second it begins; lines (rows of A or columns of B), places of k;
 distances of a batch, a line, a place of k; whether tiles are turned, and how many a unit fills side by side."""
 
-(A, A_AT, B, B_AT, C, M, N, K) = range(8)
-(A_BATCH, A_SQUARE, A_TILE, A_ROW, A_STEP, B_BATCH, B_SQUARE, C_BATCH, C_ROW, HIGH, WIDE) = range(8, 19)
-"""Slots of multiplying: addresses, and how far behind them it begins; sizes; distances of a batch, of 32 rows, of a
-tile, of a row and of 32 places of k; of a batch and of 32 columns; of a batch and of a row; squares of a unit."""
+(PACKED, B_AT, C, M, N, K, A_BATCH, B_BATCH, C_BATCH, C_ROW, TALL, WIDE, RUN) = range(13)
+"""Slots of multiplying: where A begins, and how far behind it B; C; sizes; distances of batches, of a row of C; squares
+of a unit down and along, steps of k that are gone through for all rows."""
 
 STEP_BYTES = 2 * TILE_BYTES
 """What 32 places of k of a square's rows or columns take."""
+
+MOST_TALL = 16
+SUM_BYTES = SQUARE * SQUARE * 4
+"""Squares below one another of a unit at most; what the sums of one take."""
 
 _SHORT, _SINGLE = 2, 4
 _ALONG, _ACROSS, _NEITHER = "along", "across", "neither"
@@ -96,49 +99,54 @@ def _pack(size: int, way: str, code: Code, p: Word, low: Word, high: Word) -> No
 
 
 def _multiply(size: int, code: Code, p: Word, low: Word, high: Word) -> None:
-    """Squares of C, of `size` bytes an element: for a part of the columns all of a part of the rows."""
-    a, a_at, b, b_at, c, m, n, k = code.slots(p, A, A_AT, B, B_AT, C, M, N, K)
-    a_batch, a_square, a_tile, a_row, a_step = code.slots(p, A_BATCH, A_SQUARE, A_TILE, A_ROW, A_STEP)
-    b_batch, b_square, c_batch, c_row, tall, wide = code.slots(p, B_BATCH, B_SQUARE, C_BATCH, C_ROW, HIGH, WIDE)
+    """Squares of C, of `size` bytes an element: for a part of the columns all of a part of the rows.
+
+    For a run of k the columns stay in the first cache, as rows go past them; sums wait on the stack for the next.
+    """
+    a, b_at, c, m, n, k = code.slots(p, PACKED, B_AT, C, M, N, K)
+    a_batch, b_batch, c_batch, c_row = code.slots(p, A_BATCH, B_BATCH, C_BATCH, C_ROW)
+    tall, wide, run = code.slots(p, TALL, WIDE, RUN)
     steps = (k + (DEPTH - 1)).quotient(DEPTH)
     rows, columns = ((x + (SQUARE - 1)).quotient(SQUARE) for x in (m, n))
     down, along = (rows + (tall - 1)).quotient(tall), (columns + (wide - 1)).quotient(wide)
-    buffer = code.buffer(SQUARE * 2 * ROW_BYTES)
+    buffer = code.buffer(MOST_TALL * SUM_BYTES)
     configure_tiles(code.builder)
     with code.loop(low, high) as unit:
         row = unit.quotient(along)
         batch = row.quotient(down)
         top, left = (row - batch * down) * tall, (unit - row * along) * wide
+        a_from, b_from, c_to = a + batch * a_batch, a + b_at + batch * b_batch, c + batch * c_batch
         with (
             code.loop(left, columns.least(left + wide)) as j,
+            # Without places of k there is a run, too: of zeros.
+            code.loop(0, steps.most(1), run) as start,
             code.loop(top, rows.least(top + tall)) as i,
         ):
-            a_from = a + a_at + batch * a_batch + i * a_square
-            b_from = b + b_at + batch * b_batch + j * b_square
-            c_to = c + batch * c_batch + i * SQUARE * c_row + j * (SQUARE * size)
+            sums, begin = buffer + (i - top) * SUM_BYTES, start.equals(0).number()
+            operands = [x + (index * steps + start) * STEP_BYTES for x, index in ((a_from, i), (b_from, j))]
+            length = (steps - start).least(run)
             high_left, wide_left = m - i * SQUARE, n - j * SQUARE
+            target = c_to + i * SQUARE * c_row + j * (SQUARE * size)
+            is_last = start + run >= steps
 
             def square(height: int, width: int, into: Word, pitch: Word | int) -> None:
-                function = add_square(code.module, height, width)
-                code.call(function, a_from, a_row, a_tile, a_step, b_from, into, pitch, steps)
+                code.call(add_square(code.module, height, width), *operands, sums, begin, into, pitch, length)
+
+            def part(height: int) -> None:
+                pitch = 2 * ROW_BYTES
+                code.either(
+                    wide_left > SIDE, lambda: square(height, 2, sums, pitch), lambda: square(height, 1, sums, pitch)
+                )
 
             def through_buffer() -> None:
-                pitch = 2 * ROW_BYTES
-
-                def part(height: int) -> None:
-                    code.either(
-                        wide_left > SIDE,
-                        lambda: square(height, 2, buffer, pitch),
-                        lambda: square(height, 1, buffer, pitch),
-                    )
-
                 code.either(high_left > SIDE, lambda: part(2), lambda: part(1))
-                write = add_write(code.module, size)
-                code.call(write, buffer, c_to, c_row, high_left.least(SQUARE), wide_left.least(SQUARE))
+                with code.when(is_last):
+                    write = add_write(code.module, size)
+                    code.call(write, sums, target, c_row, high_left.least(SQUARE), wide_left.least(SQUARE))
 
             if size == _SINGLE:
-                whole = (high_left >= SQUARE) & (wide_left >= SQUARE)
-                code.either(whole, lambda: square(2, 2, c_to, c_row), through_buffer)
+                whole = is_last & (high_left >= SQUARE) & (wide_left >= SQUARE)
+                code.either(whole, lambda: square(2, 2, target, c_row), through_buffer)
             else:
                 through_buffer()
     release_tiles(code.builder)

@@ -15,9 +15,8 @@ from typing import Any
 import llvmlite.ir as ir
 from numba.core import cgutils
 
-from tracejit.kernels.emit import I64, Splat, emit_loop, internal_function
+from tracejit.kernels.emit import I64, emit_loop, internal_function
 from tracejit.kernels.gemm_vectors import F32, I8, I32, VectorBuilder
-from tracejit.kernels.memory import bfloat16_bits
 
 SIDE, DEPTH = 16, 32
 """Rows (of B and C columns) of a tile, places of k."""
@@ -28,6 +27,22 @@ TILE_BYTES = SIDE * ROW_BYTES
 SQUARE = 2 * SIDE
 """Rows and columns of C that are computed at once: two tiles of A and two of B make four of C, and there are eight."""
 
+
+
+class _Bfloat(ir.Type):
+    """LLVM's bfloat, which only the instruction that makes it is asked for."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Bfloat)
+
+    def __hash__(self) -> int:
+        return hash(_Bfloat)
+
+
+_BFLOAT = _Bfloat()
 _I16 = ir.IntType(16)
 _WORDS = ir.VectorType(I32, SIDE)
 _SINGLES = ir.VectorType(ir.FloatType(), SIDE)
@@ -77,15 +92,14 @@ def _store(builder: Any, value: Any, address: Any, mask: Any) -> None:
     _call(builder, name, ir.VoidType(), value, pointer, I32(_SIZES[kind]), mask)
 
 
-def _rounded(builder: Any, singles: Any) -> Any:
-    """Floats rounded to bfloat16, in the upper halves of words."""
-    return bfloat16_bits(builder, singles, lambda number: Splat(_WORDS, number))
+def _shortened(builder: Any, low: Any, high: Any) -> Any:
+    """The floats of two vectors, one after the other, as bfloat16.
 
-
-def _joined(builder: Any, low: Any, high: Any) -> Any:
-    """The upper halves of the words of two vectors, one after the other."""
-    order = ir.Constant(ir.VectorType(I32, DEPTH), list(range(1, 2 * DEPTH, 2)))
-    return builder.shuffle_vector(builder.bitcast(low, _ALL_HALVES), builder.bitcast(high, _ALL_HALVES), order)
+    The instruction takes subnormal numbers for zeros, as the one that multiplies does with those of bfloat16.
+    """
+    kind = ir.VectorType(_BFLOAT, DEPTH)
+    found = _call(builder, "llvm.x86.avx512bf16.cvtne2ps2bf16.512", kind, high, low)
+    return builder.bitcast(found, _ALL_HALVES)
 
 
 def _along(builder: Any, source: Any, size: int, count: Any) -> Any:
@@ -95,22 +109,23 @@ def _along(builder: Any, source: Any, size: int, count: Any) -> Any:
         mask = None if count is None else _first(builder, builder.sub(count, I64(first)), kind)
         return _load(builder, builder.add(source, I64(first * size)), kind, mask)
 
-    if size == 2:
-        return builder.bitcast(part(_ALL_HALVES, 0), _WORDS)
-    low, high = (_rounded(builder, part(_SINGLES, first)) for first in (0, SIDE))
-    return builder.bitcast(_joined(builder, low, high), _WORDS)
+    halves = part(_ALL_HALVES, 0) if size == 2 else _shortened(builder, part(_SINGLES, 0), part(_SINGLES, SIDE))
+    return builder.bitcast(halves, _WORDS)
 
 
-def _across(builder: Any, source: Any, step: Any, size: int, counts: tuple[Any, Any] | None) -> Any:
+def _across(builder: Any, source: Any, step: Any, size: int, counts: list[Any] | None) -> Any:
     """Two places of k of 16 columns (rows of A), which lie side by side, as words; 0 where they are not there."""
-    words = []
+    kind = _HALVES if size == 2 else _SINGLES
+    loaded = []
     for place in range(2):
-        kind = _HALVES if size == 2 else _SINGLES
         mask = None if counts is None else _first(builder, counts[place], kind)
-        loaded = _load(builder, builder.add(source, step) if place else source, kind, mask)
-        upper = builder.shl(builder.zext(loaded, _WORDS), Splat(_WORDS, 16)) if size == 2 else _rounded(builder, loaded)
-        words.append(upper)
-    return builder.or_(builder.lshr(words[0], Splat(_WORDS, 16)), words[1])
+        loaded.append(_load(builder, builder.add(source, step) if place else source, kind, mask))
+    order = [place + SIDE * odd for place in range(SIDE) for odd in range(2)]
+    indices = ir.Constant(ir.VectorType(I32, DEPTH), order)
+    if size == 2:
+        return builder.bitcast(builder.shuffle_vector(*loaded, indices), _WORDS)
+    halves = _shortened(builder, *loaded)
+    return builder.bitcast(builder.shuffle_vector(halves, ir.Constant(_ALL_HALVES, ir.Undefined), indices), _WORDS)
 
 
 def add_fill(module: Any, size: int, *, along: bool, turned: bool) -> Any:
@@ -139,7 +154,7 @@ def add_fill(module: Any, size: int, *, along: bool, turned: bool) -> Any:
                 else:
                     flags = [builder.icmp_signed("<", I64(2 * line + place), k) for place in range(2)]
                     counts = [builder.select(flag, left, I64(0)) for flag in flags]
-                    words = _across(builder, at, step, size, None if whole else (counts[0], counts[1]))
+                    words = _across(builder, at, step, size, None if whole else counts)
                     at = builder.add(at, builder.shl(step, I64(1)))
                 place = _pointer(builder, builder.add(target, I64(line * ROW_BYTES)), _WORDS)
                 builder.store(words, place, align=ROW_BYTES)
@@ -182,41 +197,49 @@ def release_tiles(builder: Any) -> None:
 
 
 def add_square(module: Any, rows: int, columns: int) -> Any:
-    """C = A @ B for `rows` and `columns` tiles, 1 or 2 of each, as float32.
+    """C = or += A @ B for `rows` and `columns` tiles, 1 or 2 of each, as float32.
 
-    Arguments: a, a_row, a_tile, a_step, b, c, c_row, steps. Rows of a tile of A are `a_row` apart, its two tiles
-    `a_tile`, those of the next 32 places of k `a_step`; tiles of B lie one after another, two for each step. Rows of C
-    are `c_row` apart.
+    Arguments: a, b, sums, begin, c, c_row, steps. Two tiles of A, and of B, lie one after another for each step of 32
+    places of k. `begin` other than 0 starts from 0, else from the sums, whose rows have 32 places. Rows of C, which may
+    be the sums, are `c_row` apart.
     """
 
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
-        a, a_row, a_tile, a_step, b, c, c_row, steps = arguments
-
-        def tiled(name: str, tile: int, address: Any, row: Any) -> None:
-            _call(builder, f"llvm.x86.{name}", ir.VoidType(), I8(tile), _pointer(builder, address, I8), row)
-
+        a, b, sums, begin, c, c_row, steps = arguments
         places = [(i, j) for i in range(rows) for j in range(columns)]
-        for i, j in places:
-            _call(builder, "llvm.x86.tilezero", ir.VoidType(), I8(_C_TILES[i][j]))
+
+        def each(name: str, start: Any, row: Any) -> None:
+            down = builder.mul(row, I64(SIDE))
+            for i, j in places:
+                place = builder.add(builder.add(start, down) if i else start, I64(j * ROW_BYTES))
+                _call(builder, name, ir.VoidType(), I8(_C_TILES[i][j]), _pointer(builder, place, I8), row)
+
+        with builder.if_else(builder.icmp_signed("!=", begin, I64(0))) as (then, otherwise):
+            with then:
+                for i, j in places:
+                    _call(builder, "llvm.x86.tilezero", ir.VoidType(), I8(_C_TILES[i][j]))
+            with otherwise:
+                each("llvm.x86.tileloadd64", sums, I64(2 * ROW_BYTES))
+
+        def load(tile: int, address: Any, index: int) -> None:
+            place = _pointer(builder, builder.add(address, I64(index * TILE_BYTES)), I8)
+            _call(builder, "llvm.x86.tileloadd64", ir.VoidType(), I8(tile), place, I64(ROW_BYTES))
 
         def step(state: list[Any]) -> list[Any]:
             a_at, b_at = state
             for i, j in places:
                 if j == 0:
-                    tiled("tileloadd64", _A_TILES[i], builder.add(a_at, a_tile) if i else a_at, a_row)
+                    load(_A_TILES[i], a_at, i)
                 if i == 0:
-                    tiled("tileloadd64", _B_TILES[j], builder.add(b_at, I64(j * TILE_BYTES)), I64(ROW_BYTES))
+                    load(_B_TILES[j], b_at, j)
                 tiles = (I8(tile) for tile in (_C_TILES[i][j], _A_TILES[i], _B_TILES[j]))
                 _call(builder, "llvm.x86.tdpbf16ps", ir.VoidType(), *tiles)
-            return [builder.add(a_at, a_step), builder.add(b_at, I64(2 * TILE_BYTES))]
+            return [builder.add(at, I64(2 * TILE_BYTES)) for at in state]
 
         emit_loop(builder, steps, [a, b], step, rolled=True)
-        down = builder.mul(c_row, I64(SIDE))
-        for i, j in places:
-            row = builder.add(c, down) if i else c
-            tiled("tilestored64", _C_TILES[i][j], builder.add(row, I64(j * ROW_BYTES)), c_row)
+        each("llvm.x86.tilestored64", c, c_row)
 
-    return internal_function(module, f"square_{rows}x{columns}", 8, body)
+    return internal_function(module, f"square_{rows}x{columns}", 7, body)
 
 
 def add_write(module: Any, size: int) -> Any:
@@ -235,7 +258,7 @@ def add_write(module: Any, size: int) -> Any:
             at, target = state
             parts = [_load(builder, builder.add(at, I64(half * ROW_BYTES)), _SINGLES) for half in range(2)]
             if size == 2:
-                parts = [_joined(builder, *(_rounded(builder, part) for part in parts))]
+                parts = [_shortened(builder, *parts)]
             for part, first, mask in zip(parts, firsts, masks, strict=True):
                 _store(builder, part, builder.add(target, I64(first * size)), mask)
             return [builder.add(at, I64(2 * ROW_BYTES)), builder.add(target, c_row)]
