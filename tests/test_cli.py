@@ -44,7 +44,7 @@ def script(tmp_path: Path) -> Path:
 def test_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     printed = capsys.readouterr().out
-    for word in ("python", "numba", "llvmlite", "cpu", "features", "threads", "cache", "gpu"):
+    for word in ("python", "numba", "llvmlite", "cpu", "features", "tiles", "threads", "cache", "gpu"):
         assert any(line.startswith(word) for line in printed.splitlines()), word
     assert printed.splitlines()[-1].split(maxsplit=1) == ["self-test", "one kernel built and run: ok"]
 

@@ -14,7 +14,7 @@ from tracejit.ir.check import check
 from tracejit.ir.graph import Graph
 from tracejit.ir.interpret import interpret
 from tracejit.ir.node import Node, apply, input
-from tracejit.ops.record import ops
+from tracejit.ops.record import Op, ops
 from tracejit.passes import run_passes
 
 SHAPES = ((4, 6, 5), (5, 8), (8,), (4, 8))
@@ -48,9 +48,9 @@ def spread(x: Node, dim: int, start: int, whole: int) -> Node:
     return apply(ops.unslice, x, shape=shape, start=at, step=(1,) * len(at))
 
 
-def steps(x: Node, matrix: Node, dim: int, places: Any) -> list[Node]:
+def steps(x: Node, matrix: Node, dim: int, places: Any, op: Op = ops.matmul, **attrs: Any) -> list[Node]:
     shape = tuple(n for d, n in enumerate(x.shape) if d != dim)
-    return [apply(ops.matmul, apply(ops.reshape, part(x, dim, t, 1), shape=shape), matrix) for t in places]
+    return [apply(op, apply(ops.reshape, part(x, dim, t, 1), shape=shape), matrix, **attrs) for t in places]
 
 
 @pytest.mark.parametrize("dim", [0, 1])
@@ -59,6 +59,14 @@ def test_products_of_all_steps_are_one(dim: int) -> None:
     products = steps(x[0], x[1], dim, range(SHAPES[0][dim]))
     _, count = passed(x, *(apply(ops.relu, p) for p in products))
     assert count["matmul"] == 1
+
+
+@pytest.mark.parametrize("single", [True, False])
+def test_products_of_bfloat16_are_joined_with_their_like(single: bool) -> None:
+    x = leaves()
+    products = steps(x[0], x[1], 1, range(6), ops.bfloat16_matmul, single=single)
+    _, count = passed(x, *products, *steps(x[0], x[1], 1, range(5)))
+    assert (count["bfloat16_matmul"], count["matmul"]) == (1, 5)
 
 
 def test_some_of_the_steps_stay_apart() -> None:

@@ -29,6 +29,18 @@ def test_a_product_that_is_only_read_transposed_is_turned() -> None:
     assert graph.outputs[0].args == (product,)
 
 
+@pytest.mark.parametrize("single", [True, False])
+def test_a_product_of_bfloat16_is_turned_and_nothing_else(single: bool) -> None:
+    def turned(a: Node, b: Node) -> Node:
+        return make("exp", swapped(make("bfloat16_matmul", a, b, single=single)))
+
+    a, b = np.ones((40, 1), np.float32), np.ones((1, 50), np.float32)
+    graph = arrange_products(graph_of(turned, a, b), panel_columns)
+    (product,) = [n for n in graph.nodes() if "matmul" in n.name]
+    assert (product.name, product.shape, product.attrs) == ("bfloat16_matmul", (50, 40), (single,))
+    assert graph.outputs[0].args == (product,)
+
+
 def test_a_product_that_is_also_read_as_it_is_stays() -> None:
     def both(a: Node, b: Node) -> tuple[Node, ...]:
         product = make("matmul", a, b)

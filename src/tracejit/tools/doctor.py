@@ -13,6 +13,7 @@ import numpy as np
 from tracejit.aval import Aval
 from tracejit.compiler import compile_graph
 from tracejit.config import SETTINGS, describe, thread_budget
+from tracejit.cpu import has_tiles
 from tracejit.dtypes import float32
 from tracejit.errors import CudaError, KernelBuildError
 from tracejit.gpu_compiler import compile_for_gpu
@@ -64,10 +65,11 @@ def versions() -> Iterator[tuple[str, str]]:
 
 
 def processor() -> Iterator[tuple[str, str]]:
-    """The CPU as LLVM sees it, its vector features, and the threads that kernels may use."""
+    """The CPU as LLVM sees it, its vector features, whether it has tiles, and the threads that kernels may use."""
     flags = native.cpu_features().split(",")
     yield "cpu", native.cpu_name()
     yield "features", " ".join(name for name in FEATURES if f"+{name}" in flags) or "none of those that matter"
+    yield "tiles", "multiply bfloat16" if has_tiles() else "none (AMX), or not to be used"
     yield "threads", str(thread_budget(SETTINGS, os.environ))
 
 
