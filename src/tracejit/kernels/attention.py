@@ -203,7 +203,7 @@ def plan_attention(
     >>> q = Operand("float32", (1, 1, 8, 4), (32, 32, 4, 1))
     >>> out, stats = Operand("float32", (1, 8, 1, 4), (32, 4, 4, 1)), Operand("float32", (1, 1, 8, 2), (16, 16, 2, 1))
     >>> [launch.function.__name__ for launch in plan_attention(q, q, q, out, stats, 0.5, True)]
-    ['attention_pack_f32', 'attention_pack_f32', 'attention_f32']
+    ['attention_pack_f32', 'attention_f32']
     """
     return _plan_forward(_checked(q, k, v, None, scale, causal), q, k, v, None)
 
