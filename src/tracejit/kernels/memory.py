@@ -117,16 +117,13 @@ def _to_storage(builder: Any, element: Element, value: Any) -> Any:
     return value
 
 
-def bfloat16_bits(builder: Any, value: Any, constant: Callable[[int], Any] = _I32) -> Any:
-    """The bits of a float32 rounded to bfloat16, ties to even, as a float32: a NaN stays one, its sign kept.
-
-    `constant` makes an integer of a number, of which there is one for each lane if `value` is a vector.
-    """
-    bits = builder.bitcast(value, constant(0).type)
-    odd = builder.and_(builder.lshr(bits, constant(16)), constant(1))
-    nearest = builder.add(builder.add(bits, constant(0x7FFF)), odd)
+def bfloat16_bits(builder: Any, value: Any) -> Any:
+    """The bits of a float32 rounded to bfloat16, ties to even, as a float32: a NaN stays one, its sign kept."""
+    bits = builder.bitcast(value, _I32)
+    odd = builder.and_(builder.lshr(bits, _I32(16)), _I32(1))
+    nearest = builder.add(builder.add(bits, _I32(0x7FFF)), odd)
     nan = builder.fcmp_unordered("uno", value, value)
-    return builder.and_(builder.select(nan, builder.or_(bits, constant(0x400000)), nearest), constant(0xFFFF0000))
+    return builder.and_(builder.select(nan, builder.or_(bits, _I32(0x400000)), nearest), _I32(0xFFFF0000))
 
 
 def _require_half(element: Element) -> None:

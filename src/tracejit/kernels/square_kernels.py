@@ -61,8 +61,7 @@ def _gathered(code: Code, size: int, buffer: Word, source: Word, line: Word, pla
 
 
 def _pack(size: int, way: str, code: Code, p: Word, low: Word, high: Word) -> None:
-    """Tiles side by side, over all of k. Two of them are a square's, which lie one after another, then the next places
-    of k."""
+    """Tiles side by side, over all of k: two of a square one after another, then those of the next places of k."""
     source, out, out_at, lines, places, batches, line, place, turned, together = code.slots(
         p, SOURCE, OUT, OUT_AT, LINES, PLACES, BATCH, LINE, PLACE, TURNED, TOGETHER
     )

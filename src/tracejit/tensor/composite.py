@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import update_wrapper
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from tracejit.config import PRODUCTS
 from tracejit.tensor.casting import call_cast
 from tracejit.tensor.state import state
+
+_making = threading.Lock()
 
 
 class Composite:
@@ -33,7 +36,7 @@ class Composite:
         self.open = open
         update_wrapper(self, function)
         self._name = function.__qualname__
-        self._rounded: Composite | None = None
+        self._twin: Composite | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if state.autocast is not None:
@@ -46,11 +49,13 @@ class Composite:
     @property
     def rounded(self) -> Composite:
         """This composite where operands of float32 products are rounded to bfloat16: another unit of a region."""
-        if self._rounded is None:
-            twin = self._rounded = Composite(self.function, self.mutates, self.operands, self.open)
-            twin._rounded = twin
-            twin._name = f"{self._name}.rounded"
-        return self._rounded
+        if self._twin is None:
+            with _making:
+                if self._twin is None:
+                    twin = Composite(self.function, self.mutates, self.operands, self.open)
+                    twin._name, twin._twin = f"{self._name}.rounded", twin
+                    self._twin = twin
+        return self._twin
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         """Bind as a method of Tensor."""

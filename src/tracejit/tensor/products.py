@@ -62,8 +62,7 @@ def _on_tiles(a: Tensor, b: Tensor) -> bool:
 
 
 def _product(a: Tensor, b: Tensor, single: bool = False) -> Any:
-    """The product of two matrices or stacks, whose types and shapes fit; if it is to be `single`, not rounded to 16
-    bits."""
+    """The product of two matrices or stacks, whose types and shapes fit, as float32 if it is to be `single`."""
     if _on_tiles(a, b):
         return apply(ops.bfloat16_matmul, (a, b), (single or a._dtype is dtypes.float32,))
     if single:
