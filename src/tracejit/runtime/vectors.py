@@ -353,6 +353,7 @@ class _Widening:
         self._give(instruction, f'call {kind} @"{name}"({operands})')
 
     def _declare(self, name: str, result: Any, arguments: list[Any]) -> None:
+        """Has an intrinsic declared with the types that whoever else calls it by llvmlite declares it with."""
         self._declared[name] = ir.FunctionType(result, arguments)
 
     def _address(self, instruction: Any) -> None:
@@ -383,7 +384,7 @@ class _Widening:
         stored = "i16" if kind == "half" else kind
         mask, given = ir.VectorType(ir.IntType(1), self._width), ir.VectorType(_element_type(stored), self._width)
         name = f"llvm.masked.load.v{self._width}{_short(stored)}.p0"
-        self._declare(name, given, [ir.IntType(8).as_pointer(), ir.IntType(32), mask, given])
+        self._declare(name, given, [given.as_pointer(), ir.IntType(32), mask, given])
         operands = f"ptr {pointer}, i32 {_bits(kind) // 8}, {mask} %MASK%, {given} zeroinitializer"
         masked = f'call {given} @"{name}"({operands}){marks}'
         if stored != kind:
@@ -413,7 +414,7 @@ class _Widening:
         stored = "i16" if kind == "half" else kind
         mask, given = ir.VectorType(ir.IntType(1), self._width), ir.VectorType(_element_type(stored), self._width)
         name = f"llvm.masked.store.v{self._width}{_short(stored)}.p0"
-        self._declare(name, ir.VoidType(), [given, ir.IntType(8).as_pointer(), ir.IntType(32), mask])
+        self._declare(name, ir.VoidType(), [given, given.as_pointer(), ir.IntType(32), mask])
         if stored != kind:
             bits = f"{self._name()}{_COPY}"
             self._body.append((None, f"{bits} = bitcast {vector} {lanes} to {given}"))
