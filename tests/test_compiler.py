@@ -62,6 +62,23 @@ def test_random_graphs_have_the_bits_of_eager(seed: int) -> None:
     check(drawn.graph, drawn.arrays, (0.75 if drawn.scalars == "f" else 3,))
 
 
+@pytest.mark.parametrize("fold", ["sum", "amax"])
+def test_rows_that_are_read_in_another_order_are_folded_apart(fold: str) -> None:
+    """A group that folds its rows does not fold them for whoever wants them in another order."""
+
+    def both(x: Node) -> tuple[Node, ...]:
+        y = make("mul", x, 2.0)
+        return make("amax", y, dim=1), make(fold, make("flip", y, dims=(0, 1)), dim=1)
+
+    arrays = [np.arange(35, dtype=np.float32).reshape(7, 5)]
+    check(graph_of(both, *arrays), arrays)
+
+
+def test_what_float16_keeps_small_stays() -> None:
+    arrays = [np.array([2e-5, 6e-8, 0.0, -1e-5, 1.0], np.float16)]
+    check(graph_of(lambda x: make("flush_denormal", x), *arrays), arrays)
+
+
 LAYOUTS = [("contiguous", ()), ("sliced", (0, 3)), ("contiguous", (37,)), ("transposed", (5, 7))]
 
 

@@ -22,7 +22,7 @@ from tracejit.passes import simplify, views
 RULES = (*views.RULES, *simplify.RULES)
 TYPES = {
     "b": (dtypes.bool,),
-    "i": (dtypes.int32, dtypes.int8),
+    "i": (dtypes.int32, dtypes.int8, dtypes.uint8),
     "f": (dtypes.float32, dtypes.float64, dtypes.float16, dtypes.bfloat16),
 }
 SPECIALS = [0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 1e-310, -1e-40, 6e-8, 65504.0, 3.4e38, 1e300]

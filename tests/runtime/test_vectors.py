@@ -126,7 +126,8 @@ def test_float64_and_bool_beside_float32() -> None:
 @wide_only
 def test_a_loop_beside_a_fold_that_masks_the_same_vectors() -> None:
     body = ["x = load_f16_s(a, j, 0, 3)", "y = select(x < x, int8(7), load_i8_s(b, j, 1, 3))"]
-    text = kernel(*body, "store_i8_s(out, j, y, 2, 3)").replace("return 0", "store_i8(out, lo, fold_amax_i8(b, hi))\n    return 0")
+    end = "store_i8(out, lo, fold_amax_i8(b, hi))\n    return 0"
+    text = kernel(*body, "store_i8_s(out, j, y, 2, 3)").replace("return 0", end)
     assert turns(text) == 1
     frontend.lower_directly(function_of(text, "kernel"), text)
 

@@ -145,6 +145,8 @@ def abs(x):
 
 
 def _flush_denormal(x: Any) -> Any:
+    if x.dtype == np.float16:
+        return x.copy()
     return np.where(np.absolute(x) < np.finfo(x.dtype).tiny, x.dtype.type(0), x)
 
 

@@ -440,7 +440,8 @@ class Partition:
             self._refusal[own] = reason
         for group in self._readers.get(read.source, []):
             same = (group.kind, group.outer, group.unit, group.layout) == (kind, rows, unit, layout)
-            if same and self._refuse_one(group, value, False) is None:
+            # Where the operand is made its places are the kernel's own, which were asked for above.
+            if same and group is not own and self._refuse_one(group, value, False) is None:
                 self._enter(group, value, False)
                 self._take_cuts(group)
                 return group
