@@ -24,11 +24,9 @@ for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "TRACEJIT_NUM_THREA
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
+from benchmarks.launching import operand, program  # noqa: E402
 from tracejit import dtypes  # noqa: E402
-from tracejit.kernels.launch import Launch, Operand, Ptr, Scratch  # noqa: E402
 from tracejit.kernels.square import plan_bfloat16_matmul  # noqa: E402
-from tracejit.runtime.build import build  # noqa: E402
-from tracejit.runtime.program import Address, ProgramBuilder  # noqa: E402
 
 SIZES = [(1024, 1024, 1024), (512, 512, 512), (128, 512, 512), (768, 128, 512), (128, 128, 128), (64, 64, 64)]
 """m, n, k of the products."""
@@ -37,26 +35,6 @@ CLOCK = time.thread_time if OPTIONS.threads == 1 else time.perf_counter
 
 REST_SECONDS, ROUND_SECONDS = 0.02, 0.02
 """Before each turn, as a BLAS's threads spin for a while; how long a turn is."""
-
-
-def operand(array: np.ndarray) -> Operand:
-    return Operand(array.dtype.name, array.shape, tuple(stride // array.itemsize for stride in array.strides))
-
-
-def program(plan: tuple[Launch, ...], arrays: list[np.ndarray]) -> Callable[[], object]:
-    """A native program of the launches."""
-    builder = ProgramBuilder()
-    buffers = [builder.external() for _ in arrays]
-    scratch = Address(builder.arena(0, max(launch.scratch for launch in plan)))
-    for stage, launch in enumerate(plan):
-        slots = [
-            Address(buffers[slot.index]) if isinstance(slot, Ptr) else scratch if isinstance(slot, Scratch) else slot
-            for slot in launch.slots
-        ]
-        builder.add_launch(build(launch.function), slots, units=launch.units, unit_cost=launch.unit_cost, stage=stage)
-    made = builder.build()
-    pointers, scalars = np.array([array.ctypes.data for array in arrays]), np.zeros(0)
-    return lambda: (made.run(pointers, scalars), arrays)
 
 
 def case(m: int, n: int, k: int, layout: str, short: bool) -> tuple[Callable[[], object], Callable[[], object]]:

@@ -1,6 +1,6 @@
 """Matrix products and convolutions of the kernel library against NumPy and PyTorch, in one run, interleaved.
 
-Run: PYTHONPATH=src python benchmarks/gemm.py [--threads N] [--only TEXT] [--rounds N]   (needs torch)
+Run: PYTHONPATH=src:. python benchmarks/gemm.py [--threads N] [--only TEXT] [--rounds N]   (needs torch)
 Prints the least microseconds of each and how many times faster than the better peer the library is.
 """
 
@@ -23,11 +23,9 @@ for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "TRACEJIT_NUM_THREA
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
+from benchmarks.launching import operand, program  # noqa: E402
 from tracejit.kernels.conv import plan_conv2d, plan_conv2d_input_grad, plan_conv2d_weight_grad  # noqa: E402
 from tracejit.kernels.gemm import plan_matmul  # noqa: E402
-from tracejit.kernels.launch import Launch, Operand, Ptr, Scratch  # noqa: E402
-from tracejit.runtime.build import build  # noqa: E402
-from tracejit.runtime.program import Address, ProgramBuilder  # noqa: E402
 
 PRODUCTS = [
     *[(m, n, k, layout) for m, n, k in [
@@ -58,26 +56,6 @@ class Case:
     name: str
     flops: float
     runs: dict[str, Callable[[], object]]
-
-
-def operand(array: np.ndarray) -> Operand:
-    return Operand(array.dtype.name, array.shape, tuple(stride // array.itemsize for stride in array.strides))
-
-
-def program(plan: tuple[Launch, ...], arrays: list[np.ndarray]) -> Callable[[], object]:
-    """A native program of the launches."""
-    builder = ProgramBuilder()
-    buffers = [builder.external() for _ in arrays]
-    scratch = Address(builder.arena(0, max(launch.scratch for launch in plan)))
-    for stage, launch in enumerate(plan):
-        slots = [
-            Address(buffers[slot.index]) if isinstance(slot, Ptr) else scratch if isinstance(slot, Scratch) else slot
-            for slot in launch.slots
-        ]
-        builder.add_launch(build(launch.function), slots, units=launch.units, unit_cost=launch.unit_cost, stage=stage)
-    made = builder.build()
-    pointers, scalars = np.array([array.ctypes.data for array in arrays]), np.zeros(0)
-    return lambda: (made.run(pointers, scalars), arrays)
 
 
 def random(*shape: int, transposed: bool = False) -> np.ndarray:

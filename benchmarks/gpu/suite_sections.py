@@ -18,7 +18,7 @@ import tracejit as tj
 from benchmarks.gpu.suite_models import run_models
 from benchmarks.gpu.timed import Timed, timed
 from tests.cuda.on_gpu import gpu, run_on
-from tests.ops.cases import Case, cases
+from tests.ops.cases import FOR_CPUS, Case, cases
 from tests.programs import graph_of, make, run_eagerly
 from tracejit import dtypes
 from tracejit.gpu_compiler import compile_for_gpu
@@ -32,7 +32,6 @@ ROUNDS = 5
 _KEPT = 1 << 20
 """Elements of a result that are compared."""
 _CHECKED = (dtypes.float32, dtypes.float16, dtypes.int32)
-_FOR_CPUS = ("pack_panels", "matmul_panels", "matmul_relu")
 
 
 class Session:
@@ -269,7 +268,7 @@ def _checks(session: Session) -> None:
                 return
             for number, case in enumerate(cases(op)):
                 name = f"{op.name} {kind.name} {number}"
-                if op.name in _FOR_CPUS or (kind.name[0] == "i" and "i" not in op.kinds):
+                if op.name in FOR_CPUS or (kind.name[0] == "i" and "i" not in op.kinds):
                     continue
                 with session.part(name):
                     graph, arrays = _graph_of(op, case, case.build(kind))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.cuda.running import Execution, check, kernels_of
-from tests.ops.cases import cases
+from tests.ops.cases import FOR_CPUS, cases
 from tests.programs import graph_of, make
 from tracejit import dtypes
 from tracejit.ir.node import Node, item
@@ -67,10 +67,6 @@ def test_an_index_out_of_range_is_reported_and_nothing_is_read_there() -> None:
     with pytest.raises(IndexError):
         execution.run()
     assert len(execution.kernels) == 2
-
-
-FOR_CPUS = {"pack_panels", "matmul_panels", "matmul_relu", "bfloat16_matmul"}
-"""What a compiled program for the CPU makes of products, and only that; products on a CPU's tiles."""
 
 
 @pytest.mark.parametrize("op", ops.family("library"), ids=lambda op: op.name)

@@ -134,6 +134,9 @@ _CONV_2 = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2), "groups": 2}
 _POOL = {"kernel": (2, 3), "stride": (2, 1), "padding": (1, 1)}
 _AVG = {**_POOL, "ceil_mode": False, "count_include_pad": True, "divisor": 0}
 
+FOR_CPUS = {"pack_panels", "matmul_panels", "matmul_relu", "bfloat16_matmul"}
+"""What a compiled program for the CPU makes of products, and only that; products on a CPU's tiles."""
+
 _PANEL = panel_columns("float32")
 _HEADS = [Values((2, 3, 4, 5)), Values((2, 3, 6, 5)), Values((2, 3, 6, 2))]
 _ALONE = [Values((1, 1, 3, 2)), Values((1, 1, 1, 2)), Values((1, 1, 1, 3))]

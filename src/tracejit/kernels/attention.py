@@ -38,8 +38,6 @@ _HEIGHTS = (48, 36, 24, 12, 6, 4, 3, 2, 1)
 _CAUSAL_HEIGHT = 24
 """The most of them if what is hidden from a whole block is left out."""
 _LINE_BYTES, _PAGE_BYTES = 64, 4096
-_MOST_OPERANDS = 9
-"""Operands and results of a gradient with a mask."""
 _IN_PLACE_ROWS = 128
 """The most rows of a head that are read where they lie, unless they are a page apart and compete for places."""
 _CHUNK = 256
@@ -76,15 +74,6 @@ class _Problem:
         return _SIZES[self.dtype]
 
     @property
-    def along(self) -> tuple[int, ...]:
-        """All operands and results: each batch is for itself."""
-        return tuple(range(_MOST_OPERANDS))
-
-    def rows_of(self, operand: str) -> int:
-        """Rows of a head of an operand."""
-        return self.source if operand in ("k", "v") else self.length
-
-    @property
     def pitch(self) -> int:
         """Elements between rows of scores: whole groups of lanes, and a line more, so that rows do not compete."""
         return -(-self.source // LANES) * LANES + _LINE_BYTES // self.size
@@ -116,7 +105,7 @@ class _Packing:
         self.problem = problem
         self.space = 0
         self._wanted: list[tuple[int, Operand, tuple[int, int, int], int, int]] = []
-        self._straight: dict[str, int] = {}
+        self._straight: dict[str, tuple[int, int]] = {}
         self._in_place: dict[str, tuple[Any, ...]] = {}
 
     def turn(self, index: int, x: Operand, dims: tuple[int, int, int]) -> int:
@@ -129,7 +118,7 @@ class _Packing:
         if x.shape[1 + dims[1]] <= _IN_PLACE_ROWS and row * self.problem.size % _PAGE_BYTES:
             self._in_place[name] = (Ptr(index), 0, x.strides[0], x.strides[1 + dims[0]], row, 1)
         else:
-            self._straight[name] = self._pack(index, x, dims, turned=False)
+            self._straight[name] = self._pack(index, x, dims, turned=False), x.shape[1 + dims[1]]
 
     def _pack(self, index: int, x: Operand, dims: tuple[int, int, int], *, turned: bool) -> int:
         rows, width = x.shape[1 + dims[1]], x.shape[1 + dims[2]]
@@ -144,8 +133,8 @@ class _Packing:
         """The slots that say where the panels are."""
         p, found = self.problem, {"scratch": self.scratch, "space": self.space}
         packed = {
-            name: (self.scratch, start, p.heads * self.space, self.space, panel_columns(p.dtype), p.rows_of(name))
-            for name, start in self._straight.items()
+            name: (self.scratch, start, p.heads * self.space, self.space, panel_columns(p.dtype), rows)
+            for name, (start, rows) in self._straight.items()
         }
         for name, words in (self._in_place | packed).items():
             found |= {f"{name}_{word}": value for word, value in zip(PANELS, words, strict=True)}
@@ -156,7 +145,8 @@ class _Packing:
         p = self.problem
         return Scratch(p.batch * p.heads * self.space * p.size)
 
-    def launches(self) -> tuple[Launch, ...]:
+    def launches(self, last: Launch) -> tuple[Launch, ...]:
+        """Those that pack, then the `last`, which reads what they packed; each batch is for itself in all of them."""
         p = self.problem
         made = []
         for index, x, dims, turned, straight in self._wanted:
@@ -179,8 +169,8 @@ class _Packing:
             slowness = _TURNING_COST if turned >= 0 else _COPYING_COST
             cost = min(rows, _CHUNK) * width * p.size / _BYTES_PER_NANOSECOND * slowness
             slots = tuple(words[name] for name in PACK)
-            made.append(Launch(_PACK[p.dtype], slots, units, cost, parts=p.batch, along=p.along))
-        return tuple(made)
+            made.append(Launch(_PACK[p.dtype], slots, units, cost, parts=last.parts, along=last.along))
+        return (*made, last)
 
 
 _BY_HEAD, _BY_ROW = (0, 1, 2), (1, 0, 2)
@@ -198,7 +188,7 @@ def plan_attention(
     Edge: without keys the result is 0.
     Raises: ValueError for strides or shapes that do not fit, NotImplementedError for other dtypes, or more keys than a
         row of scores has room for (65,520 of float32).
-    Cost: at most 256 KiB of stack; scratch memory like k and v.
+    Cost: at most 256 KiB of stack; scratch memory like k, and like v if heads are long.
 
     >>> q = Operand("float32", (1, 1, 8, 4), (32, 32, 4, 1))
     >>> out, stats = Operand("float32", (1, 8, 1, 4), (32, 4, 4, 1)), Operand("float32", (1, 1, 8, 2), (16, 16, 2, 1))
@@ -230,7 +220,7 @@ def plan_attention_grad(
     """The launches of the gradients of attention, from the cotangent ct of its result.
 
     Shape: ct (b, l, h, d), whose rows are contiguous; dq (b, l, h, e), dk (b, s, h, e), dv (b, s, h, d).
-    Cost: scratch memory like the operands, k and v twice.
+    Cost: scratch memory like k and v; like the operands, and k again, if heads are long.
     """
     return _plan_backward(_checked(q, k, v, None, scale, causal), ct, q, k, v, None)
 
@@ -307,8 +297,8 @@ def _plan_forward(p: _Problem, q: Operand, k: Operand, v: Operand, mask: Operand
     units = p.batch * p.heads * -(-p.length // height)
     slots = tuple(words[name] for name in FORWARD)
     cost = p.cost(2) * min(height, p.length)
-    launch = Launch(_FORWARD[p.dtype, p.masked], slots, units, cost, parts=p.batch, along=p.along)
-    return (*packing.launches(), launch)
+    along = tuple(range(last + 2))
+    return packing.launches(Launch(_FORWARD[p.dtype, p.masked], slots, units, cost, parts=p.batch, along=along))
 
 
 def _plan_backward(
@@ -333,5 +323,5 @@ def _plan_backward(
     units = p.batch * p.heads
     slots = tuple(words[name] for name in BACKWARD)
     cost = p.cost(5) * p.length
-    launch = Launch(_BACKWARD[p.dtype, p.masked], slots, units, cost, parts=p.batch, along=p.along)
-    return (*packing.launches(), launch)
+    along = tuple(range(last + 4))
+    return packing.launches(Launch(_BACKWARD[p.dtype, p.masked], slots, units, cost, parts=p.batch, along=along))

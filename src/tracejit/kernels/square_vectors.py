@@ -15,7 +15,7 @@ from typing import Any
 import llvmlite.ir as ir
 from numba.core import cgutils
 
-from tracejit.kernels.emit import I64, emit_loop, internal_function
+from tracejit.kernels.emit import I64, emit_loop, integers, internal_function
 from tracejit.kernels.gemm_vectors import F32, I8, I32, VectorBuilder
 
 SIDE, DEPTH = 16, 32
@@ -71,9 +71,8 @@ def _first(builder: Any, count: Any, kind: Any) -> Any:
     few = builder.select(builder.icmp_signed("<", count, most), count, most)
     few = builder.select(builder.icmp_signed("<", few, I64(0)), I64(0), few)
     one = builder.insert_element(ir.Constant(lanes, ir.Undefined), builder.trunc(few, lane), I32(0))
-    order = ir.Constant(ir.VectorType(I32, kind.count), [0] * kind.count)
-    spread = builder.shuffle_vector(one, ir.Constant(lanes, ir.Undefined), order)
-    return builder.icmp_signed("<", ir.Constant(lanes, list(range(kind.count))), spread)
+    spread = builder.shuffle_vector(one, ir.Constant(lanes, ir.Undefined), integers(*[0] * kind.count))
+    return builder.icmp_signed("<", integers(*range(kind.count), bits=lane.width), spread)
 
 
 def _load(builder: Any, address: Any, kind: Any, mask: Any = None) -> Any:
@@ -121,7 +120,7 @@ def _across(builder: Any, source: Any, step: Any, size: int, counts: list[Any] |
         mask = None if counts is None else _first(builder, counts[place], kind)
         loaded.append(_load(builder, builder.add(source, step) if place else source, kind, mask))
     order = [place + SIDE * odd for place in range(SIDE) for odd in range(2)]
-    indices = ir.Constant(ir.VectorType(I32, DEPTH), order)
+    indices = integers(*order)
     if size == 2:
         return builder.bitcast(builder.shuffle_vector(*loaded, indices), _WORDS)
     halves = _shortened(builder, *loaded)

@@ -156,3 +156,7 @@ def matmul_add(a, b, c):
     Shape: (n, k), (k, m) and (n, m) give (n, m); k is at most `LONGEST_ADDED`.
     Cost: 2 * n * k * m floating point operations, and no memory for the product.
     """
+
+
+PRODUCTS = (matmul, bfloat16_matmul)
+"""Matrix products each of whose elements is added up in an order that depends on the inner dimension alone."""

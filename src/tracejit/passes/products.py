@@ -12,9 +12,9 @@ from typing import Any
 from tracejit.ir.graph import Graph
 from tracejit.ir.node import Node, apply, make
 from tracejit.ir.rewrite import rewrite_at
+from tracejit.ops.contraction import PRODUCTS
 from tracejit.ops.record import Op, ops
 
-_PRODUCTS = (ops.matmul, ops.bfloat16_matmul)
 Step = tuple[Node, int, int]
 """A tensor, one of its dimensions, and a place along it."""
 
@@ -40,7 +40,7 @@ def join_products(graph: Graph, soundness: str) -> Graph:
     """Computes the products of all steps of a tensor with one matrix at once: the inputs' part of a recurrent cell."""
     found: dict[tuple[Node, int, Node, Any, Any], dict[Node, int]] = {}
     for node in graph.nodes():
-        step = _step_of(node.args[0]) if node.op in _PRODUCTS and len(node.shape) == 2 else None
+        step = _step_of(node.args[0]) if node.op in PRODUCTS and len(node.shape) == 2 else None
         if step is not None:
             x, dim, place = step
             found.setdefault((x, dim, node.args[1], node.op, node.attrs), {})[node] = place

@@ -13,11 +13,10 @@ from tracejit.ir.graph import Graph
 from tracejit.ir.node import Node, apply, make
 from tracejit.ir.rewrite import rewrite_at
 from tracejit.ops import Op, ops
-from tracejit.ops.contraction import LONGEST_ADDED
+from tracejit.ops.contraction import LONGEST_ADDED, PRODUCTS
 from tracejit.schedule import cost
 
 _KINDS = (dtypes.float32, dtypes.float64)
-_PRODUCTS = (ops.matmul, ops.bfloat16_matmul)
 
 
 def _is_swap(node: Node) -> bool:
@@ -43,7 +42,7 @@ def turn_products(graph: Graph, movable: Callable[[Node], bool] = _any) -> Graph
         swaps = {
             user
             for node, users in graph.readers().items()
-            if node.op in _PRODUCTS and node not in outputs and all(map(_is_swap, users)) and movable(node)
+            if node.op in PRODUCTS and node not in outputs and all(map(_is_swap, users)) and movable(node)
             for user in users
         }
         if not swaps:
