@@ -328,6 +328,12 @@ def test_shares_are_even() -> None:
     assert sum(costs) == sum(launch.cost for launch in launches)
 
 
+def test_few_long_units_are_shared_evenly_beside_a_little_more() -> None:
+    launches = [_Launch(kernel(FAIL), (), units, cost, 0) for units, cost in [(64, 1.0), (4, 3000.0)]]
+    (shares,) = segment(launches, 2, 10_000.0)
+    assert [sum(t.high - t.low for c in share for t in c if t.launch == 1) for share in shares] == [2, 2]
+
+
 @pytest.mark.parametrize("cost", [20e3, 70e3, 400e3, 9e6])
 def test_chunks_become_smaller_towards_the_end_of_a_share(cost: float) -> None:
     unit_cost = 2 * cost / 1_000_000

@@ -63,8 +63,9 @@ _TRIED_NS = 1_000_000.0
 another's may take longer than their computation, and how long that takes is different on every machine."""
 _EVEN = 4
 """Parts of a strand for each thread from which on it does not matter if some have one more."""
-_RELEASE_NS = 20_000.0
-"""A program that takes longer lets other Python threads run meanwhile."""
+_RELEASE_NS = 200_000.0
+"""A program that takes longer lets other Python threads run meanwhile. Python itself makes them wait 5 ms, and a replay
+that nobody can disturb writes gradients where they were."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,8 +246,8 @@ def _cut(launch: _Launch, position: float) -> int:
         return 0
     if position >= launch.cost - _SNAP_NS:
         return launch.units
-    unit = int(position / launch.unit_cost)
-    return unit - unit % GRAIN if launch.units >= GRAIN * GRAIN else unit
+    grain = GRAIN if launch.units >= GRAIN * GRAIN else 1
+    return min(launch.units, grain * round(position / (launch.unit_cost * grain)))
 
 
 def _portions(cost: float) -> list[float]:
