@@ -325,8 +325,8 @@ def _plan_panels(p: Problem, *, a_mode: int | None = None, in_panels: bool = Fal
         b_mode = kernels.DIRECT
     if a_mode is None:
         a_mode = _packing_of_a(p)
-    if b_mode == kernels.DIRECT and a_mode == kernels.DIRECT and rows >= p.m:
-        rows = _few_rows(p.m)
+    if b_mode == kernels.DIRECT and a_mode == kernels.DIRECT:
+        rows = min(rows, _few_rows(p.m))
     run, group, height = _block(p, a_mode == kernels.COPY, b_mode != kernels.DIRECT, columns, rows)
     parts = -(-p.m // rows)
     units = p.batch * panels * parts
@@ -386,7 +386,8 @@ def _rows_of_unit(p: Problem, panels: int) -> int:
     so a thread finds its rows of A in its own caches and leaves those of C there.
     """
     least = 2 if p.m * (p.k + p.n) > _TALL * p.k * p.n else 1
-    parts = max(1, min(max(-(-_UNITS // panels), least), p.m // (8 * TILE_ROWS)))
+    most = max(p.m // (8 * TILE_ROWS), min(2, p.m // (4 * TILE_ROWS)))
+    parts = max(1, min(max(-(-_UNITS // panels), least), most))
     return _round_up(-(-p.m // parts), TILE_ROWS)
 
 
