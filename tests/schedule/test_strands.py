@@ -122,10 +122,11 @@ SHAPES = {
 }
 
 
-@pytest.fixture(params=["first part first", "last part first"])
+@pytest.fixture(params=itertools.product(["first part first", "last part first"], ["near", "far"]), ids=" ".join)
 def one_part_after_another(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Programs do all of a strand for one of its parts, then all of it for the next."""
-    backwards = request.param == "last part first"
+    """Programs do all of a strand for one of its parts, then all of it for the next; all are near, or none is."""
+    backwards = request.param[0] == "last part first"
+    monkeypatch.setattr(cost, "NEAR_BYTES", (0, 1 << 60) if request.param[1] == "near" else (1, 0))
 
     def part(launches: Sequence[tuple[int, Any]], threads: int, threshold: float) -> Segment:
         parts = launches[0][1].parts

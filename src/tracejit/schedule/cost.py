@@ -57,6 +57,10 @@ over a matrix that the second cache holds 1.1)."""
 HELD_BYTES = 4 << 20
 """Memory that may be held by what waits for the end of a strand: what is read much later is no longer in a cache."""
 
+NEAR_BYTES = (256 << 10, 1 << 20)
+"""What a program's launches write, at least and at most, if it is one that the second caches hold and that threads
+share: less is done by one of them."""
+
 USUAL_CACHE = 32 << 20
 """Bytes of the last cache where the system does not say."""
 
@@ -102,6 +106,11 @@ def of_element(value: Value) -> float:
     """The cost of computing one element. Wider numbers leave fewer to a vector, and want longer polynomials."""
     words = max([value.dtype.itemsize, *(r.source.dtype.itemsize for r in value.reads)]) / 4
     return ADDITION * work(value) * max(1.0, words * words if is_elementary(value) else words)
+
+
+def is_near(nbytes: int) -> bool:
+    """Whether a program that writes so many bytes stays in the second caches of the threads that share it."""
+    return NEAR_BYTES[0] <= nbytes <= NEAR_BYTES[1]
 
 
 def shares(rows: int, inner: int, columns: int) -> bool:

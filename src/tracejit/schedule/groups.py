@@ -243,6 +243,24 @@ class Partition:
         group.cuts = self._all_cuts(group)
         group.outside = buffers(group.members)
 
+    def part(self, group: Group, members: list[Value]) -> None:
+        """Lets a loop of its own compute members that need no others, if one can go through their operands."""
+        full = set(members)
+        cuts = self._try_cuts(members, full, group.numel, 1)
+        if cuts is None:
+            return
+        first = self._open(LOOP, group.numel)
+        first.members, first.full, first.cuts, first.behind = members, full, cuts, group.behind
+        first.outside = buffers(members)
+        for member in members:
+            self.group_of[member] = first
+        group.members = [v for v in group.members if v not in full]
+        group.full -= full
+        for other in self.groups:
+            if other is group or other.behind >> group.number & 1:
+                other.behind |= 1 << first.number
+        self.renew(group)
+
     def forget_cuts(self) -> None:
         """Takes note that producers and consumers came into one group."""
         self.cuts = [c for c in self.cuts if self.group_of[c.producer] is not self.group_of[c.consumer]]

@@ -36,6 +36,7 @@ class _Ordering:
         followed: Mapping[Group, set[Group]],
         lengths: Mapping[Group, int],
         partings: Mapping[Group, Parting | None],
+        late: bool,
     ) -> None:
         self.out = Order()
         self._before = before
@@ -47,8 +48,36 @@ class _Ordering:
         for group, found in before.items():
             for earlier in found:
                 self._after.setdefault(earlier, []).append(group)
+        self._tails = self._measure_tails() if late else {}
         self._begin(Strand())
         self._run()
+
+    def _measure_tails(self) -> dict[Group, int]:
+        """Stages from the beginning of each group to the end of all that comes after it."""
+        tails: dict[Group, int] = {}
+        for group in sorted(self._before, key=lambda g: (-g.behind.bit_count(), -g.number)):
+            tails[group] = self._lengths[group] + max((tails[g] for g in self._after.get(group, ())), default=0)
+        return tails
+
+    def _first(self, ready: list[Group]) -> list[Group]:
+        """What of the groups to begin with where no strand goes on: all of them, unless what can wait shall.
+
+        Then those that cannot be part of a strand come first, so that they do not keep one from beginning, and of the
+        others those that most comes after.
+        """
+        if not self._tails:
+            return ready
+        whole = [group for group in ready if self._partings[group] is None]
+        most = max((tail for group, tail in self._tails.items() if group not in self.out.stage), default=0)
+        return whole or [group for group in ready if self._tails[group] == most] or ready
+
+    def _can_wait(self, group: Group) -> bool:
+        """Whether all that comes right after a group waits for the end of the strand anyway."""
+        after = self._after.get(group, ()) if self._tails else ()
+        return bool(after) and all(
+            self._partings[later] is None or not self._strand.groups.isdisjoint(self._followed.get(later, ()))
+            for later in after
+        )
 
     def _begin(self, strand: Strand) -> None:
         self._strand = strand
@@ -67,9 +96,9 @@ class _Ordering:
             taken = self._go_on(ready) if goes_on else []
             if not taken and not (goes_on and running):
                 self._end()
-                taken = ready
+                taken = self._first(ready)
                 if not running:
-                    self._begin(self._strand_of(ready))
+                    self._begin(self._strand_of(taken))
             for group in taken:
                 self.out.stage[group] = stage
             for group in taken:
@@ -115,7 +144,7 @@ class _Ordering:
             self._wait(group)
         if self._held_bytes > cost.HELD_BYTES:
             return []
-        return [group for group in ready if self._takes(self._strand, group)]
+        return [group for group in ready if not self._can_wait(group) and self._takes(self._strand, group)]
 
     def _held_up(self, group: Group) -> list[Group]:
         """What comes after a group and waits for nothing but groups that wait for the end of the strand."""
@@ -157,10 +186,13 @@ def order(
     followed: Mapping[Group, set[Group]],
     lengths: Mapping[Group, int],
     partings: Mapping[Group, Parting | None],
+    *,
+    late: bool = False,
 ) -> Order:
     """The order of the groups that are the keys of `before`, the groups that must be done right before each.
 
     `followed` are those of them that read memory that it writes over, `lengths` the stages that each takes, `partings`
-    how each can be parted, if it can.
+    how each can be parted, if it can. If it is `late`, what can wait does: gradients of weights until their updates are
+    due, which then follow on the same threads.
     """
-    return _Ordering(before, followed, lengths, partings).out
+    return _Ordering(before, followed, lengths, partings, late).out

@@ -16,6 +16,7 @@ from tracejit.schedule import values as kinds
 from tracejit.schedule.groups import BLOCKS, CALL, COLUMN, LOOP, Cut, Group, Partition, writers
 from tracejit.schedule.lower import Lowered, Lowering, PlannedLaunch, Planner
 from tracejit.schedule.memory import Buffer, place
+from tracejit.schedule.near import is_near, part_columns
 from tracejit.schedule.order import order
 from tracejit.schedule.sink import sink
 from tracejit.schedule.strands import Strand, parting
@@ -82,6 +83,9 @@ class _Planning:
         self._drop_unused()
         partition = Partition(self.lowered.values)
         sink(partition, self.target)
+        self._near = strands and is_near(partition, self.target)
+        if self._near:
+            part_columns(partition)
         self.group_of = partition.group_of
         self.groups = partition.groups
         # Numbers of merged groups stay in the sets of what lies behind a group, so none is given out again.
@@ -194,7 +198,7 @@ class _Planning:
         plan, groups = self.plan, self.groups
         partings = {g: parting(g) if strands else None for g in groups}
         lengths = {g: launches_of(g) for g in groups}
-        found = order({g: self._before(g) for g in groups}, self.followed, lengths, partings)
+        found = order({g: self._before(g) for g in groups}, self.followed, lengths, partings, late=self._near)
         plan.stage, plan.stages, plan.strands = found.stage, found.stages, found.strands
         plan.groups = sorted(groups, key=lambda g: (plan.stage[g], g.number))
 
@@ -255,6 +259,10 @@ class _Planning:
             for buffer in arena:
                 if first <= buffer.last < last:
                     buffer.last = last
+        if self._near:
+            # What one thread wrote last is in its own cache, and so are the places that it will write again.
+            for buffer in arena:
+                buffer.live(0, plan.stages)
         plan.arena = arena
         plan.arena_bytes = place(arena)
 

@@ -1,0 +1,36 @@
+"""Programs that the second caches hold: on several threads, their time goes where memory changes hands.
+
+In: a partition. Out: whether it is one of such a program; then groups that threads can go through by rows.
+Must not know: kernel text, memory.
+
+A line that one CPU wrote takes another one 6 ns to read, and a meeting of the threads a microsecond: a product of 64
+rows with a matrix of 128x128 takes 7. What makes rows beside sums of columns is parted from these, which need all rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from tracejit.schedule import cost
+from tracejit.schedule import values as kinds
+from tracejit.schedule.groups import CALL, COLUMN, Partition
+from tracejit.schedule.values import Value
+from tracejit.symbols import present
+
+
+def is_near(partition: Partition, targets: Collection[Value]) -> bool:
+    """Whether what groups write for each other, and the values that the caller wants, stay near the CPUs."""
+    written = set(targets)
+    for group in partition.groups:
+        read = {r.source for value in group.members for r in value.reads}
+        written.update(value for value in read if partition.group_of.get(value) is not group)
+    return cost.is_near(sum(present(v.numel) * v.dtype.itemsize for v in written if v.kind != kinds.VIRTUAL))
+
+
+def part_columns(partition: Partition) -> None:
+    """Gives what makes operands of library operations beside sums of columns a kernel of its own."""
+    called = {r.source for group in partition.groups if group.kind == CALL for r in group.members[0].reads}
+    for group in list(partition.groups):
+        made = [value for value in group.members if value in group.full]
+        if group.kind == COLUMN and not called.isdisjoint(made):
+            partition.part(group, made)
