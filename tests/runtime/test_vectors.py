@@ -133,6 +133,19 @@ def test_a_loop_beside_a_fold_that_masks_the_same_vectors() -> None:
 
 
 @wide_only
+def test_memory_of_the_kernel_s_own_is_written_by_whole_vectors() -> None:
+    """A load waits long for what a masked store has just written."""
+    first = ["x = load_f32_s(a, j, 0, 4)", "store_f32_s(kept, j, exp_f32(x), 3, 4)"]
+    second = "store_f32_s(out, j, load_f32_s(kept, j, 3, 4) + load_f32_s(b, j, 1, 4), 2, 4)"
+    text = kernel(*first, head=("kept = stack_i64(256)",))
+    text = text.replace("return 0", f"for j in range(lo, hi):\n        {second}\n    return 0")
+    assert turns(text) == 2
+    assert len([line for line in lowered(text).splitlines() if "call void @\"llvm.masked.store" in line]) == 1
+    # The last vector ends behind the memory that was asked for: 512 elements.
+    same(text, np.float32, np.float32, (1, 10, 16, 100, 511, 512))
+
+
+@wide_only
 def test_a_variable_of_a_loop_is_what_the_last_turn_left() -> None:
     text = kernel(
         "store_i64_s(out, j, load_i64_s(a, j, 0, 3), 2, 3)",

@@ -350,7 +350,9 @@ def _make_stack(element: Element) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             # In the entry block, so that a call inside a loop does not grow the stack.
             with builder.goto_entry_block():
-                buffer = builder.alloca(ir.ArrayType(element.storage, elements))
+                # Loops over vectors write whole ones.
+                room = elements + _STACK_ALIGN
+                buffer = builder.alloca(ir.ArrayType(element.storage, room))
                 buffer.align = _STACK_ALIGN
             return builder.ptrtoint(buffer, _I64)
 

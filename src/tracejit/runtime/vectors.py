@@ -411,6 +411,10 @@ class _Widening:
         vector, pointer, lanes = self._vector(kind), self._element(at, kind), self._lanes(value)
         marks = instruction._stringify_metadata(leading_comma=True)
         text = f"store {vector} {lanes}, ptr {pointer}, align {_bits(kind) // 8}{marks}"
+        if _is_own(place):
+            # A load cannot have what a masked store still has on its way.
+            self._line(text)
+            return
         stored = "i16" if kind == "half" else kind
         mask, given = ir.VectorType(ir.IntType(1), self._width), ir.VectorType(_element_type(stored), self._width)
         name = f"llvm.masked.store.v{self._width}{_short(stored)}.p0"
@@ -535,6 +539,15 @@ def _element_type(kind: str) -> Any:
 def _is_variable(pointer: Any) -> bool:
     """Whether a pointer is to a variable of the kernel's text, not to memory that it asks for."""
     return getattr(pointer, "opname", "") == "alloca" and not isinstance(pointer.allocated_type, ir.ArrayType)
+
+
+def _is_own(pointer: Any) -> bool:
+    """Whether a pointer is to memory that the kernel's text asks for, which has room for a vector behind its end."""
+    for opname in ("getelementptr", "inttoptr", "ptrtoint"):
+        if getattr(pointer, "opname", "") != opname:
+            return False
+        pointer = pointer.operands[0]
+    return getattr(pointer, "opname", "") == "alloca"
 
 
 def _scope(access: Any) -> Any:
