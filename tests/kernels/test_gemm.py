@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,9 @@ from tracejit.kernels.gemm import (
     panel_columns,
     plan_matmul,
     plan_matmul_add,
+    plan_matmul_bias,
+    plan_matmul_mask,
+    plan_matmul_mul,
     plan_matmul_panels,
     plan_matmul_relu,
     plan_pack_panels,
@@ -144,6 +149,40 @@ def test_a_bias_and_relu_behind_a_product(dtype: str, shape: tuple[int, int, int
         found = run(plan_matmul_relu, [laid_out(a, left), laid_out(b, right), bias], np.empty((m, n), dtype))
         same(found, expected)
         assert not np.signbit(found[found == 0]).any()
+
+
+GATES: dict[str, tuple[Any, Callable[[np.ndarray, np.ndarray], np.ndarray]]] = {
+    "multiplied": (plan_matmul_mul, lambda x, gate: x * gate),
+    "masked": (plan_matmul_mask, lambda x, gate: np.where(gate <= 0, x.dtype.type(0), x)),
+    "moved": (plan_matmul_bias, lambda x, gate: x + gate),
+}
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("gate", GATES)
+@pytest.mark.parametrize("shape", [s for s in SHAPES if s[1] > 1] + [(300, 260, 1200), (96, 64, 0), (1, 1000, 300)])
+def test_a_product_goes_through_a_gate(dtype: str, gate: str, shape: tuple[int, int, int]) -> None:
+    m, n, k = shape
+    rng = np.random.default_rng(m)
+    plan, through = GATES[gate]
+    a, b = sample(rng, dtype, m, k), sample(rng, dtype, k, n)
+    values = sample(rng, dtype, n) if gate == "moved" else sample(rng, dtype, m, n)
+    values.flat[::3] = -0.0
+    values.flat[1] = np.nan
+    expected = through(reference(a, b), values)
+    for left, right in itertools.product(("rows", "columns", "gaps"), repeat=2):
+        same(run(plan, [laid_out(a, left), laid_out(b, right), values], np.empty((m, n), dtype)), expected)
+
+
+def test_a_gate_must_fit() -> None:
+    a = Operand("float32", (4, 4), (4, 1))
+    with pytest.raises(ValueError, match="must be contiguous"):
+        plan_matmul_mul(a, a, Operand("float32", (4, 4), (1, 4)), a)
+    with pytest.raises(ValueError, match="like the result or a row of it"):
+        plan_matmul_bias(a, a, a, a)
+    whole = Operand("int32", (4, 4), (4, 1))
+    with pytest.raises(NotImplementedError, match="no kernel"):
+        plan_matmul_mask(whole, whole, whole, whole)
 
 
 def test_a_bias_must_fit() -> None:

@@ -134,7 +134,10 @@ _CONV_2 = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2), "groups": 2}
 _POOL = {"kernel": (2, 3), "stride": (2, 1), "padding": (1, 1)}
 _AVG = {**_POOL, "ceil_mode": False, "count_include_pad": True, "divisor": 0}
 
-FOR_CPUS = {"pack_panels", "matmul_panels", "matmul_relu", "bfloat16_matmul"}
+FOR_CPUS = {
+    *("pack_panels", "matmul_panels", "matmul_relu", "matmul_bias", "matmul_mul", "matmul_mask"),
+    "bfloat16_matmul",
+}
 """What a compiled program for the CPU makes of products, and only that; products on a CPU's tiles."""
 
 _PANEL = panel_columns("float32")
@@ -143,6 +146,10 @@ _ALONE = [Values((1, 1, 3, 2)), Values((1, 1, 1, 2)), Values((1, 1, 1, 3))]
 _BACK = [Values((1, 2, 2, 3)), Values((1, 2, 2, 5)), Values((1, 2, 4, 5)), Values((1, 2, 4, 3))]
 # A row's maximum, about, and its sum.
 _STATS = Given([[[[1, 3], [0.5, 2]], [[0, 4], [1, 1.5]]]])
+
+_SIZES = ((3, 4, 5), (20, 9, 40), (2, 0, 3), (0, 2, 3))
+_GATED: list[Any] = [([Values((m, k)), Values((k, n)), Values((m, n))], {}) for m, k, n in _SIZES]
+_BIASED: list[Any] = [([Values((m, k)), Values((k, n)), Values((n,))], {}) for m, k, n in _SIZES]
 
 _BY_NAME: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
     "full": [([2], {"shape": (2, 3), "dtype": dtypes.float32}), ([0.5], {"shape": (), "dtype": dtypes.float64})],
@@ -178,12 +185,10 @@ _BY_NAME: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
         ([Values((2, 0)), Values((0, 3)), Values((2, 3))], {}),
         ([Values((0, 2)), Values((2, 3)), Values((0, 3))], {}),
     ],
-    "matmul_relu": [
-        ([Values((3, 4)), Values((4, 5)), Values((5,))], {}),
-        ([Values((20, 9)), Values((9, 40)), Values((40,))], {}),
-        ([Values((2, 0)), Values((0, 3)), Values((3,))], {}),
-        ([Values((0, 2)), Values((2, 3)), Values((3,))], {}),
-    ],
+    "matmul_mul": _GATED,
+    "matmul_mask": _GATED,
+    "matmul_bias": _BIASED,
+    "matmul_relu": _BIASED,
     "attention": [
         (_HEADS, {"scale": 0.5, "causal": False}),
         (_HEADS, {"scale": -0.3, "causal": True}),

@@ -161,6 +161,59 @@ def test_a_product_ends_with_its_bias_and_relu(kind: type, rows: int) -> None:
     check(graph_of(layer, *gaps), gaps)
 
 
+def masked(x: Node, w: Node, h: Node) -> tuple[Node, ...]:
+    d = make("where", make("le", h, 0.0), 0.0, make("matmul", x, w))
+    return d, make("matmul", h, swapped(w))
+
+
+def multiplied(x: Node, w: Node, h: Node) -> tuple[Node, ...]:
+    slope = make("reshape", make("exp", h), shape=(2, h.shape[0] // 2, h.shape[1]))
+    product = make("reshape", make("matmul", x, w), shape=slope.shape)
+    return make("mul", slope, product), make("sin", slope)
+
+
+def moved(x: Node, w: Node, h: Node) -> tuple[Node, ...]:
+    row = make("reshape", make("slice", h, start=(0, 0), length=(1, h.shape[1]), step=(1, 1)), shape=(h.shape[1],))
+    y = make("add", make("matmul", x, w), make("exp", row))
+    return (make("matmul", swapped(y), y),)
+
+
+ENDS = {"matmul_mask": masked, "matmul_mul": multiplied, "matmul_bias": moved}
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+@pytest.mark.parametrize("end", ENDS)
+def test_a_product_ends_with_what_alone_reads_it(end: str, kind: type) -> None:
+    rng = np.random.default_rng(4)
+    arrays = [rng.standard_normal(shape).astype(kind) for shape in ((40, 30), (30, 70), (40, 70))]
+    graph = graph_of(ENDS[end], *arrays)
+    assert end in [n.name for n in arrange_products(graph, panel_columns).nodes()]
+    check(graph, arrays)
+    # Few rows are not multiplied by panels.
+    few = [arrays[0][:4], arrays[1], arrays[2][:4]]
+    graph = graph_of(ENDS[end], *few)
+    assert end not in [n.name for n in arrange_products(graph, panel_columns).nodes()]
+    check(graph, few)
+
+
+def test_what_would_have_to_be_kept_for_it_is_no_gate() -> None:
+    def derivative(x: Node, w: Node, t: Node) -> Node:
+        return make("mul", make("matmul", x, w), make("sub", 1.0, make("mul", t, t)))
+
+    def activated(x: Node, w: Node, row: Node) -> Node:
+        return make("tanh", make("add", make("matmul", x, w), row))
+
+    def squared(x: Node, w: Node, v: Node) -> Node:
+        return make("mul", make("matmul", x, w), make("matmul", x, v))
+
+    rng = np.random.default_rng(5)
+    for function, shape in ((derivative, (40, 70)), (activated, (70,)), (squared, (30, 70))):
+        arrays = [rng.standard_normal(s).astype(np.float32) for s in ((40, 30), (30, 70), shape)]
+        graph = graph_of(function, *arrays)
+        assert arrange_products(graph, panel_columns) is graph
+        check(graph, arrays)
+
+
 @pytest.mark.parametrize("wanted", ["product", "sum"])
 def test_a_product_that_is_read_elsewhere_stays_alone(wanted: str) -> None:
     def both(x: Node, w: Node, b: Node) -> tuple[Node, ...]:

@@ -30,7 +30,7 @@ def turned(x: Node) -> Node:
 
 def backward(ct: Node, h: Node, x: Node, w: Node, v: Node, bias: Node) -> tuple[Node, ...]:
     """Two layers backwards: the updated weights and bias, and the gradient of what went into the first."""
-    d = make("where", make("le", h, 0.0), 0.0, make("matmul", ct, turned(v)))
+    d = make("mul", make("neg", h), make("matmul", ct, turned(v)))
     after = make("tanh", make("matmul", d, turned(w)))
 
     def updated(old: Node, gradient: Node) -> Node:
@@ -66,14 +66,14 @@ def test_a_gradient_and_its_update_are_one_strand() -> None:
 def test_what_makes_rows_is_parted_from_sums_of_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_of_backward()
     (columns,) = [g for g in plan.groups if g.kind == COLUMN]
-    (mask,) = [g for g in plan.groups if "where" in names(g)]
+    (rows,) = [g for g in plan.groups if "neg" in names(g)]
     assert names(columns) == ["sum"]
     # The gradient goes back through both layers by rows.
-    (strand,) = [s for s in plan.strands if mask in s.groups]
-    assert [names(g)[-1] for g in plan.groups if g in strand.groups] == ["matmul", "where", "matmul", "tanh"]
+    (strand,) = [s for s in plan.strands if rows in s.groups]
+    assert [names(g)[-1] for g in plan.groups if g in strand.groups] == ["matmul", "mul", "matmul", "tanh"]
     monkeypatch.setattr(cost, "NEAR_BYTES", (1, 0))
     (columns,) = [g for g in plan_of_backward().groups if g.kind == COLUMN]
-    assert names(columns) == ["le", "where", "sum"]
+    assert names(columns) == ["neg", "mul", "sum"]
 
 
 def test_every_value_has_memory_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

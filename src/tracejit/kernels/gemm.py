@@ -12,7 +12,7 @@ from typing import Any
 
 from tracejit.kernels import gemm_kernels as kernels
 from tracejit.kernels.gemm_kernels import DOT_ROWS, ROW_VECTORS, THIN_VECTORS, TILE_ROWS, TILE_VECTORS
-from tracejit.kernels.gemm_vectors import TARGET
+from tracejit.kernels.gemm_vectors import MASKED, MOVED, MULTIPLIED, TARGET
 from tracejit.kernels.launch import Launch, Operand, Ptr, Scratch
 from tracejit.ops.contraction import LONGEST_ADDED
 
@@ -92,7 +92,7 @@ class Problem:
     def slots(self, *ways: int) -> tuple[int | Ptr, ...]:
         left, right = (Ptr(1), Ptr(0)) if self.swapped else (Ptr(0), Ptr(1))
         sizes = (self.m, self.n, self.k)
-        unused = [0] * (kernels.ADDED - kernels.A_MODE - len(ways) + 1)
+        unused = [0] * (kernels.GATE_USE - kernels.A_MODE - len(ways) + 1)
         return (left, right, Ptr(2), *sizes, *self.a, *self.b, self.c[0], self.c[1], *ways, *unused)
 
     def cost(self, units: int, slowness: float = 1.0) -> float:
@@ -171,10 +171,49 @@ def plan_matmul_relu(a: Operand, b: Operand, bias: Operand, out: Operand) -> tup
     return (*before, replace(product, slots=_with_added(product), along=along))
 
 
+def plan_matmul_mul(a: Operand, b: Operand, gate: Operand, out: Operand) -> tuple[Launch, ...]:
+    """The launches of OUT = (A @ B) * GATE; Ptr 0 to 3 are A, B, GATE, OUT.
+
+    Shape: a (m, k), b (k, n), gate and out (m, n). Any strides on a and b; gate and out are contiguous.
+    DType: float32, float64; the same for all.
+    Edge: sizes may be 0.
+    Raises: ValueError for shapes that do not fit or a gate that is not contiguous;
+        NotImplementedError for other dtypes.
+    Cost: m * n * k fused multiply-adds, m * n multiplications.
+    """
+    return _plan_gated("matmul_mul", (a, b, gate, out), out.shape, MULTIPLIED)
+
+
+def plan_matmul_mask(a: Operand, b: Operand, gate: Operand, out: Operand) -> tuple[Launch, ...]:
+    """The launches of OUT = A @ B, but 0 where GATE <= 0; otherwise as `plan_matmul_mul`."""
+    return _plan_gated("matmul_mask", (a, b, gate, out), out.shape, MASKED)
+
+
+def plan_matmul_bias(a: Operand, b: Operand, bias: Operand, out: Operand) -> tuple[Launch, ...]:
+    """The launches of OUT = A @ B + BIAS, a row of n; otherwise as `plan_matmul_mul`."""
+    return _plan_gated("matmul_bias", (a, b, bias, out), out.shape[1:], MOVED)
+
+
+def _plan_gated(name: str, operands: tuple[Operand, ...], shape: tuple[int, ...], use: int) -> tuple[Launch, ...]:
+    a, b, gate, out = operands
+    problem = checked(a, b, out)
+    if not (gate.contiguous and out.contiguous) or gate.shape != shape or gate.dtype != out.dtype:
+        raise ValueError(f"{name}: the third operand must be contiguous and like the result or a row of it, got {gate}")
+    if problem.dtype not in _FLOAT_KERNELS or len(a.shape) != 2:
+        raise NotImplementedError(f"{name}: there is no kernel for {a} @ {b}")
+    if problem.m == 0 or problem.n == 0:
+        return ()
+    *before, product = _plan_strips(problem) if _packs_strips(problem) else (_plan_panels(problem),)
+    head, stride = product.slots[: kernels.GATE], problem.n if len(shape) == 2 else 0
+    slots = (*head[: kernels.C], Ptr(3), *head[kernels.C + 1 :], Ptr(2), stride, use)
+    along = (0, 2, 3) if stride else (0, 3)
+    return (*before, replace(product, slots=slots, along=along if product.along else ()))
+
+
 def _with_added(product: Launch) -> tuple[int | float | Ptr | Scratch, ...]:
     """The slots of a product to which Ptr(2) is added, so that Ptr(3) is the result."""
     slots = product.slots
-    return (*slots[: kernels.C], Ptr(3), *slots[kernels.C + 1 : kernels.ADDED], Ptr(2))
+    return (*slots[: kernels.C], Ptr(3), *slots[kernels.C + 1 : kernels.ADDED], Ptr(2), *slots[kernels.GATE :])
 
 
 def panel_columns(dtype: str) -> int:
@@ -271,9 +310,12 @@ def _plan_float(p: Problem) -> tuple[Launch, ...]:
         units = p.batch * -(-p.n // columns)
         slots = p.slots(kernels.DIRECT, kernels.DIRECT, p.m, p.k, columns)
         return (Launch(functions["dots"], slots, units, p.cost(units, 5.0 if p.m == 1 else 2.5)),)
-    if p.batch == 1 and _packing_of_a(p) == kernels.COPY and p.m * p.k * _SIZES[p.dtype] <= _STRIP_BYTES:
-        return _plan_strips(p)
-    return (_plan_panels(p),)
+    return _plan_strips(p) if _packs_strips(p) else (_plan_panels(p),)
+
+
+def _packs_strips(p: Problem) -> bool:
+    """Whether A is packed once for all units."""
+    return p.batch == 1 and _packing_of_a(p) == kernels.COPY and p.m * p.k * _SIZES[p.dtype] <= _STRIP_BYTES
 
 
 def _ways_of_b(p: Problem) -> tuple[bool, bool]:

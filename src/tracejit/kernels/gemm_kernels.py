@@ -23,6 +23,7 @@ from tracejit.kernels.gemm_vectors import (
     Lane,
     add_column,
     add_dots,
+    add_gate,
     add_row_dots,
     add_tile,
 )
@@ -34,9 +35,10 @@ from tracejit.kernels.gemm_vectors import (
 """More of them, 0 where a kernel does not look at them; for panels: how A and B are read, rows of C in a unit, steps of
 k in a pass, panels of B (columns, for few rows) and rows of A that are gone through at once."""
 
-ADDED = 20
-"""The last one: the address of D where it is added, which lies in memory like C; else of the row that is added before
-what is below 0 becomes 0, or 0 if C is the product alone."""
+(ADDED, GATE, GATE_M, GATE_USE) = range(20, 24)
+"""The last ones. ADDED: the address of D where it is added, which lies in memory like C; else of the row that is added
+before what is below 0 becomes 0, or 0. For panels alone: the address of a gate that C goes through at last, or 0, the
+stride of its rows, and what it does (see `add_gate`)."""
 
 DIRECT, COPY, TRANSPOSE, GATHER, STRIPS = range(5)
 """How an operand is read: in place, or packed from contiguous rows (of B; columns of A), or for B alone from contiguous
@@ -132,12 +134,13 @@ def _pack_strips(code: Code, lane: Lane, a: Word, a_k: Word, block: Word, k: Wor
 def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word, *, use: str = ENDING) -> None:
     """Panels of columns of B for a part of the rows of C; units that follow one another share what is packed.
 
-    If it is ADDING, C is D + A @ B, and all of k is one run; else C is relu(A @ B + bias) if there is a bias.
+    If it is ADDING, C is D + A @ B, and all of k is one run; else C is relu(A @ B + bias) if there is a bias, and goes
+    through a gate if there is one, while it is in the first cache.
     """
     a, b, c, m, n, k, a_m, a_k, b_k, b_n, c_m = code.slots(p, A, B, C, M, N, K, A_M, A_K, B_K, B_N, C_M)
     a_batch, b_batch, c_batch, a_mode, b_mode = code.slots(p, A_BATCH, B_BATCH, C_BATCH, A_MODE, B_MODE)
     rows, run, group, tall = code.slots(p, ROWS, RUN, GROUP, HEIGHT)
-    (added,) = code.slots(p, ADDED)
+    added, gate, gate_m, gate_use = code.slots(p, ADDED, GATE, GATE_M, GATE_USE)
     size, columns = lane.size, TILE_VECTORS * lane.count
     parts = (m + rows - 1).quotient(rows)
     panels = (n + columns - 1).quotient(columns)
@@ -146,9 +149,9 @@ def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word, *, use: str =
     strips = buffer + b_direct.choose(0, group * run * columns * size)
 
     def sweep(
-        a: Word, c_first: Word, start: Word, length: Word, first: Word, last: Word, right: Word, count: Word
+        a: Word, row: Word, c_first: Word, start: Word, length: Word, first: Word, last: Word, right: Word, count: Word
     ) -> None:
-        """All rows of some panels for one run of k."""
+        """All rows of some panels for one run of k, from row `row` of C on."""
         right_k, right_panel = b_direct.choose(b_k, columns), b_direct.choose(b_n, length) * columns
         with code.loop(0, count, tall) as top:
             height = (count - top).least(tall)
@@ -186,6 +189,11 @@ def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word, *, use: str =
                 with code.loop(whole * TILE_ROWS, height, step) as i:
                     a_at = left + a_direct.choose(i * a_m, whole * left_tile) * size
                     tile(i, (height - i).least(step), a_at)
+                if use == ENDING:
+                    with code.when(gate.differs(0) & (start + length >= k)):
+                        gate_at = gate + ((row + top) * gate_m + panel * columns) * size
+                        operands = c_at, c_m, gate_at, gate_m, height, there, gate_use
+                        code.call(add_gate(code.module, lane, TILE_VECTORS), *operands)
 
     first_block, last_block = low.quotient(panels), (high + panels - 1).quotient(panels)
     # Whole parts of the rows that follow one another are gone through as one, with panels that are packed once.
@@ -207,7 +215,7 @@ def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word, *, use: str =
             b_at = b + (batch * b_batch + start * b_k + first * columns * b_n) * size
             _pack_panels(code, lane, b_mode, b_at, b_k, b_n, buffer, length, n - first * columns, last - first)
             there = (rows * together).least(m - i)
-            sweep(a_at, c_at, start, length, first, last, b_direct.choose(b_at, buffer), there)
+            sweep(a_at, i, c_at, start, length, first, last, b_direct.choose(b_at, buffer), there)
 
 
 def _pack(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:

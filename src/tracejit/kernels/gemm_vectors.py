@@ -439,6 +439,50 @@ def add_column(module: Any, lane: Lane, rows: int, vectors: int, use: str = ALON
     return internal_function(module, f"column_{lane.name}_{rows}x{vectors}{use}", 12 if use else 11, body)
 
 
+MULTIPLIED, MASKED, MOVED = range(3)
+"""What a gate does to a product: multiplies it, makes it 0 where the gate is not above 0, adds to it."""
+
+
+def add_gate(module: Any, lane: Lane, vectors: int) -> Any:
+    """C[rows, vectors*W] goes through a gate D: what that does to it is one of those above.
+
+    Arguments: c, c_m, d, d_m, rows, n_left, use. Columns past `n_left` are not touched.
+    """
+
+    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
+        c, c_m, d, d_m, rows, n_left, use = arguments
+        v = VectorBuilder(builder, lane)
+        c_step, d_step = v.bytes(c_m), v.bytes(d_m)
+        is_masked, is_moved = (builder.icmp_signed("==", use, I64(other)) for other in (MASKED, MOVED))
+        columns = [I64(j * TARGET.vector_bytes) for j in range(vectors)]
+        there = [v.mask(builder.sub(n_left, I64(j * v.width))) for j in range(vectors)]
+        full = builder.icmp_signed(">=", n_left, I64(vectors * v.width))
+
+        def row(state: list[Any]) -> list[Any]:
+            at, gates = state
+            results = []
+            for column, mask in zip(columns, there, strict=True):
+                value, gate = v.load_masked(at, mask, column), v.load_masked(gates, mask, column)
+                kept = builder.select(builder.fcmp_ordered("<=", gate, v.zeros), v.zeros, value)
+                result = builder.select(is_masked, kept, builder.fmul(value, gate))
+                results.append(builder.select(is_moved, builder.fadd(value, gate), result))
+            if TARGET.free_masks:
+                for result, mask, column in zip(results, there, columns, strict=True):
+                    v.store_masked(result, at, mask, column)
+            else:
+                with builder.if_else(full) as (then, otherwise):
+                    with then:
+                        for result, column in zip(results, columns, strict=True):
+                            v.store(result, at, column)
+                    with otherwise:
+                        v.store_first([results], [at], n_left)
+            return [builder.add(at, c_step), builder.add(gates, d_step)]
+
+        emit_loop(builder, rows, [c, d], row)
+
+    return internal_function(module, f"gate_{lane.name}_{vectors}", 7, body)
+
+
 def _dots(
     v: VectorBuilder, a_rows: list[Any], a_step: Any, groups: list[Callable[[Any], list[Place]]], k: Any
 ) -> list[list[Any]]:

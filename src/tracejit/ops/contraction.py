@@ -145,6 +145,51 @@ def matmul_relu(a, b, bias):
 
 @record(
     family="library",
+    infer=lambda a, b, gate: gate,
+    numpy=lambda a, b, gate: np.matmul(a, b) * gate,
+    kinds="f",
+    nograd="the compiler makes it of a product and what reads it",
+)
+def matmul_mul(a, b, gate):
+    """(a @ b) * gate, the product rounded before it is multiplied.
+
+    Shape: (n, k), (k, m) and (n, m) give (n, m).
+    Cost: 2 * n * k * m floating point operations, and no memory for the product.
+    """
+
+
+@record(
+    family="library",
+    infer=lambda a, b, gate: gate,
+    numpy=lambda a, b, gate: np.where(gate <= 0, gate.dtype.type(0), np.matmul(a, b)),
+    kinds="f",
+    nograd="the compiler makes it of a product and what reads it",
+)
+def matmul_mask(a, b, gate):
+    """a @ b, but 0 where gate <= 0.
+
+    Shape: (n, k), (k, m) and (n, m) give (n, m).
+    Cost: 2 * n * k * m floating point operations, and no memory for the product.
+    """
+
+
+@record(
+    family="library",
+    infer=lambda a, b, bias: Aval((a.shape[0], b.shape[1]), a.dtype),
+    numpy=lambda a, b, bias: np.matmul(a, b) + bias,
+    kinds="f",
+    nograd="the compiler makes it of a product and what reads it",
+)
+def matmul_bias(a, b, bias):
+    """a @ b + bias, the product rounded before it is added to.
+
+    Shape: (n, k), (k, m) and (m,) give (n, m).
+    Cost: 2 * n * k * m floating point operations, and no memory for the product.
+    """
+
+
+@record(
+    family="library",
     infer=lambda a, b, c: c,
     numpy=lambda a, b, c: c + np.matmul(a, b),
     kinds="f",

@@ -42,6 +42,9 @@ SHARED, SHARED_ROWS, SHARED_SIZE = 4, (8, 96), 1 << 12
 """Products with one matrix, of so many rows and with so many elements of the matrix, from which it is packed once: each
 of them would spend a fifth of its time on it."""
 
+GATED_ROWS = 8
+"""Rows of a product from which on it is one by panels, which may end with a multiplication or with zeros."""
+
 SHORT_ROW = 16
 """Columns of a matrix below which its rows had better follow one another in one loop."""
 

@@ -6,17 +6,19 @@ dimension, so B'A' has the bits of (AB)' - and the gradient of a linear layer's 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from tracejit import dtypes
 from tracejit.ir.graph import Graph
-from tracejit.ir.node import Node, apply, make
+from tracejit.ir.node import CONST, Node, apply, const_value, make
 from tracejit.ir.rewrite import rewrite_at
 from tracejit.ops import Op, ops
 from tracejit.ops.contraction import LONGEST_ADDED, PRODUCTS
 from tracejit.schedule import cost
 
 _KINDS = (dtypes.float32, dtypes.float64)
+_LOOKED_AT = 16
+"""Operations that are looked at for one that takes long."""
 
 
 def _is_swap(node: Node) -> bool:
@@ -128,8 +130,8 @@ def _accumulated(node: Node) -> Node:
 
 
 def end_products(graph: Graph) -> Graph:
-    """A bias and what is not below 0 are taken care of by the product that nobody else reads, while its result is in a
-    cache.
+    """What reads a product alone is done by it, while its result is in a cache: a bias and a relu, or a derivative that
+    it is multiplied by or that makes it 0.
     """
     readers, outputs = graph.readers(), set(graph.outputs)
 
@@ -142,6 +144,13 @@ def end_products(graph: Graph) -> Graph:
             product, bias = node.args[0].args
             if _takes_bias(product, bias) and is_read_once(product):
                 found.add(node)
+        way = _gate_of(node)
+        if way is not None:
+            op, whole, product, gate = way
+            if is_read_once(whole) and is_read_once(product):
+                pays = _ends_up_in_memory(node, readers) if op is ops.matmul_bias else _is_kept(gate, readers)
+                if pays:
+                    found.add(node)
     return rewrite_at(graph, found, _ended)
 
 
@@ -152,16 +161,94 @@ def _takes_bias(product: Node, bias: Node) -> bool:
     return len(product.shape) == 2 and product.shape[1] > 1 and bias.shape == product.shape[1:]
 
 
+def _gate_of(node: Node) -> tuple[Op, Node, Node, Node] | None:
+    """The operation that a node is if it is a product, perhaps in another shape, that goes through a gate; what goes
+    through it, the product, the gate.
+    """
+    ways: list[tuple[Op, Node, Node]] = []
+    if node.op is ops.mul:
+        x, y = node.args
+        ways = [(ops.matmul_mul, x, y), (ops.matmul_mul, y, x)]
+    elif node.op is ops.where and node.args[0].op is ops.le:
+        (gate, bound), (_, zero, whole) = node.args[0].args, node.args
+        if _is_zero(bound) and _is_zero(zero):
+            ways = [(ops.matmul_mask, whole, gate)]
+    elif node.op is ops.add:
+        x, y = node.args
+        ways = [(ops.matmul_bias, x, y), (ops.matmul_bias, y, x)]
+    found = []
+    for op, whole, gate in ways:
+        product = whole.args[0] if whole.op is ops.reshape else whole
+        if _takes_gate(product) and not gate.is_number and gate.dtype is node.dtype and whole.shape == node.shape:
+            if gate.shape == (product.shape[1:] if op is ops.matmul_bias else node.shape):
+                found.append((op, whole, product, gate))
+    # Of two products either could be the gate.
+    return found[0] if len(found) == 1 else None
+
+
+def _is_zero(node: Node) -> bool:
+    return node.op == CONST and repr(float(const_value(node))) == "0.0"
+
+
+def _takes_gate(product: Node) -> bool:
+    """Whether a product is one by panels."""
+    if product.op is not ops.matmul or len(product.shape) != 2 or product.dtype not in _KINDS:
+        return False
+    rows, columns = product.shape
+    return isinstance(rows, int) and isinstance(columns, int) and rows >= cost.GATED_ROWS and columns > 1
+
+
+def _readers_behind_views(node: Node, readers: Mapping[Node, Iterable[Node]]) -> Iterator[Node]:
+    """What reads a node, perhaps through views."""
+    for reader in readers[node]:
+        if reader.op in (ops.reshape, ops.permute, ops.slice):
+            yield from _readers_behind_views(reader, readers)
+        else:
+            yield reader
+
+
+def _ends_up_in_memory(node: Node, readers: Mapping[Node, Iterable[Node]]) -> bool:
+    """Whether nothing computes anything with a node on its way to memory."""
+    return all(reader.family == "library" for reader in _readers_behind_views(node, readers))
+
+
+def _is_kept(gate: Node, readers: Mapping[Node, Iterable[Node]]) -> bool:
+    """Whether a gate is in memory anyway: a library operation reads it, or it takes long to compute from what is."""
+
+    def is_in_memory(node: Node) -> bool:
+        return any(reader.family == "library" for reader in _readers_behind_views(node, readers))
+
+    while gate.op is ops.reshape:
+        gate = gate.args[0]
+    if is_in_memory(gate):
+        return True
+    rest, seen = [gate], set[Node]()
+    while rest and len(seen) < _LOOKED_AT:
+        node = rest.pop()
+        if node in seen or not isinstance(node.op, Op) or node.op.family != "elementwise":
+            continue
+        if node.op.work >= cost.ELEMENTARY:
+            return True
+        seen.add(node)
+        rest += [arg for arg in node.args if not is_in_memory(arg)]
+    return False
+
+
 def _ended(node: Node) -> Node:
-    product, bias = node.args[0].args
-    return make(ops.matmul_relu, (*product.args, bias))
+    way = _gate_of(node)
+    if way is None:
+        product, bias = node.args[0].args
+        return make(ops.matmul_relu, (*product.args, bias))
+    op, _, product, gate = way
+    flat = gate if op is ops.matmul_bias else apply(ops.reshape, gate, shape=product.shape)
+    return apply(ops.reshape, make(op, (*product.args, flat)), shape=node.shape)
 
 
 def arrange_products(
     graph: Graph, panel_columns: Callable[[str], int] | None, movable: Callable[[Node], bool] = _any
 ) -> Graph:
-    """All of these, in the order in which one opens the way for another; without panels, and without a bias, if panels
-    have no columns.
+    """All of these, in the order in which one opens the way for another; without panels, and without what products end
+    with, if panels have no columns.
 
     Products that are not `movable` are computed as they are asked for: turned or added up they would have other bits.
     """
