@@ -200,7 +200,7 @@ def _takes_gate(product: Node) -> bool:
 
 def _readers_behind_views(node: Node, readers: Mapping[Node, Iterable[Node]]) -> Iterator[Node]:
     """What reads a node, perhaps through views."""
-    for reader in readers[node]:
+    for reader in readers.get(node, ()):
         if reader.op in (ops.reshape, ops.permute, ops.slice):
             yield from _readers_behind_views(reader, readers)
         else:
