@@ -26,6 +26,7 @@ def everything_far(monkeypatch: pytest.MonkeyPatch) -> None:
     limit = cost.FAR_BYTES
     monkeypatch.setattr(cost, "FAR_BYTES", 0)
     monkeypatch.setattr(cost, "FAR_ROW", 0)
+    monkeypatch.setattr(cost, "MIRRORED_BYTES", 0)
 
     def usual_flat_kernel(*of: Any) -> Any:
         with monkeypatch.context() as patched:
@@ -68,6 +69,13 @@ WHOLE = [(name, np.int32) for name in ("loop", "row of a broadcast", "transposed
 def test_any_shape(everything_far: None, name: str, dtype: type, shape: tuple[int, int]) -> None:
     x = (RNG.standard_normal(shape) * 5).astype(dtype)
     compiled = check(graph_of(FORMULAS[name], x), [x])
+    assert all("stream(" in kernel.text and "end_streams()" in kernel.text for kernel in compiled.kernels)
+
+
+@pytest.mark.parametrize("n", [1, 40, 64, 129, 400])
+def test_squares_beside_their_mirror_images(everything_far: None, n: int) -> None:
+    x = RNG.standard_normal((n, n)).astype(np.float32)
+    compiled = check(graph_of(lambda x: make("sub", x, make("permute", x, dims=(1, 0))), x), [x])
     assert all("stream(" in kernel.text and "end_streams()" in kernel.text for kernel in compiled.kernels)
 
 

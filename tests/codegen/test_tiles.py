@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 import tracejit as tj
+from tests.kernels.launching import caller
 from tests.programs import graph_of, make
+from tracejit import compiler
 from tracejit.compiler import compile_graph
-from tracejit.kernels.tiles import TILE_ROWS
+from tracejit.ir.graph import Graph
+from tracejit.ir.node import Node
+from tracejit.runtime.program import Address
 from tracejit.schedule import cost
 
+SQUARES = [(64, 64), (127, 127), (300, 300), (513, 513), (3, 130, 130), (725, 725), (2, 770, 770)]
 SIZES = [(1, 1), (3, 5), (8, 8), (31, 33), (64, 32), (65, 130), (257, 100), (9, 300)]
 
 CASES: dict[str, Callable[..., tj.Tensor]] = {
@@ -67,14 +74,81 @@ def test_a_transposed_operand_is_read_in_tiles() -> None:
     assert "turn_f32" in tj.explain(f).kernels[0]["text"]
 
 
-def test_far_tiles_ask_for_the_next_ones() -> None:
-    columns = cost.FAR_BYTES // 8192
+def run_in_pieces(graph: Graph, x: np.ndarray, out: np.ndarray, pieces: int) -> None:
+    """Runs a graph of one kernel over `x` in so many pieces, the last of them first."""
+    (launched,) = compile_graph(graph).program._launches
+    block = np.zeros(len(launched.slots), np.int64)
+    for k, slot in enumerate(launched.slots):
+        if isinstance(slot, Address):
+            block[k] = (x, out)[slot.buffer].ctypes.data + slot.offset
+        else:
+            block[k] = np.float64(slot).view(np.int64) if isinstance(slot, float) else slot
+    cuts = [launched.units * piece // pieces for piece in range(pieces + 1)]
+    for low, high in reversed(list(itertools.pairwise(cuts))):
+        caller()(launched.kernel.address, block.ctypes.data, low, high)
 
-    def text(columns: int) -> str:
-        x = np.empty((1024, columns), np.float32)
-        return compile_graph(graph_of(lambda x: make("mul", make("permute", x, dims=(1, 0)), 2), x)).kernels[0].text
 
-    asked = [line for line in text(columns).splitlines() if "prefetch" in line]
-    assert len(asked) == TILE_ROWS * 4 // cost.LINE
-    assert all("* (top + below * " in line for line in asked)
-    assert "prefetch" not in text(columns - 1)
+def swapped(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The dimensions in order, but for the last two."""
+    return (*range(len(shape) - 2), len(shape) - 1, len(shape) - 2)
+
+
+def symmetric(x: Node) -> Node:
+    return make("add", x, make("permute", x, dims=swapped(x.shape)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", SQUARES, ids=str)
+@pytest.mark.parametrize("small", [False, True])
+def test_squares_may_be_cut_anywhere_and_lie_anywhere(
+    shape: tuple[int, ...], dtype: type, small: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = compiler.version()
+    if small:
+        # Each tile is followed by its mirror image whatever the size.
+        monkeypatch.setattr(cost, "MIRRORED_BYTES", 0)
+        monkeypatch.setattr(compiler, "version", lambda: f"{usual} all squares are large")
+    rng, numel = np.random.default_rng(3), math.prod(shape)
+    graph = graph_of(symmetric, np.empty(shape, dtype))
+    for pieces, at, to in ((1, 0, 0), (2, 1, 0), (7, 4, 9), (numel // shape[-1], 15, 4)):
+        memory, beside = rng.standard_normal(numel + 16).astype(dtype), np.full(numel + 16, np.nan, dtype)
+        x, out = memory[at : at + numel].reshape(shape), beside[to : to + numel].reshape(shape)
+        run_in_pieces(graph, x, out, pieces)
+        assert out.tobytes() == (x + x.swapaxes(-1, -2)).tobytes(), (pieces, at, to)
+        assert np.isnan(beside[:to]).all()
+        assert np.isnan(beside[to + numel :]).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1000), (1000, 1), (63, 400), (400, 65), (5, 200, 300), (2, 1030, 70)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32, np.int64])
+def test_matrices_may_be_cut_anywhere_and_lie_anywhere(shape: tuple[int, ...], dtype: type) -> None:
+    rng, numel = np.random.default_rng(4), math.prod(shape)
+    turned = (*shape[:-2], shape[-1], shape[-2])
+    order = swapped(shape)
+    graph = graph_of(lambda x: make("mul", make("permute", x, dims=order), 3), np.empty(shape, dtype))
+    for pieces, at, to in ((1, 0, 0), (3, 1, 0), (5, 4, 9)):
+        memory, beside = (rng.standard_normal(numel + 16) * 99).astype(dtype), np.full(numel + 16, 77, dtype)
+        x, out = memory[at : at + numel].reshape(shape), beside[to : to + numel].reshape(turned)
+        run_in_pieces(graph, x, out, pieces)
+        assert out.tobytes() == (x.transpose(order) * dtype(3)).tobytes(), (pieces, at, to)
+        assert (beside[:to] == 77).all()
+        assert (beside[to + numel :] == 77).all()
+
+
+def test_tiles_of_a_square_that_read_the_same_memory_follow_one_another() -> None:
+    def text(function: Callable[..., Node], *shapes: tuple[int, int]) -> str:
+        arrays = [np.empty(shape, np.float32) for shape in shapes]
+        return compile_graph(graph_of(function, *arrays)).kernels[0].text
+
+    assert "pairs = " in text(symmetric, (100, 100))
+    assert "pairs = " not in text(lambda x, y: make("add", x, make("permute", y, dims=(1, 0))), (99, 99), (99, 99))
+    assert "pairs = " not in text(lambda x: make("mul", make("permute", x, dims=(1, 0)), 2), (99, 99))
+
+
+def test_squares_of_other_sizes_need_no_other_kernel() -> None:
+    f = tj.compile(lambda x: x - x.T * 2)
+    rng = np.random.default_rng(5)
+    for n in (100, 100, 100, 130, 131, 800, 64, 900):
+        x = tj.from_numpy(rng.standard_normal((n, n)).astype(np.float32))
+        assert f(x).numpy().tobytes() == (x.numpy() - x.numpy().T * np.float32(2)).tobytes(), n
+    assert tj.explain(f).compiles <= 2

@@ -23,7 +23,8 @@ DTYPES = ("float32", "float64", "float16", "bfloat16", "int8", "int16", "int32",
 
 
 @functools.cache
-def _caller() -> Callable[..., int]:
+def caller() -> Callable[..., int]:
+    """Calls a kernel: its address, that of its argument block, where its range begins and ends."""
     def call(function, block, low, high):  # type: ignore[no-untyped-def]
         return call_kernel(function, block, low, high)
 
@@ -65,7 +66,7 @@ def _launch(plan: tuple[Launch, ...], arrays: list[np.ndarray], pieces: int, scr
                 block[k] = slot
         cuts = [item.units * piece // pieces for piece in range(pieces + 1)]
         codes = [
-            _caller()(build(item.function).address, block.ctypes.data, low, high)
+            caller()(build(item.function).address, block.ctypes.data, low, high)
             for low, high in reversed(list(itertools.pairwise(cuts)))
             if low < high
         ]

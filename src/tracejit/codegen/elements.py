@@ -9,16 +9,17 @@ A group is seen as [rows, inner]; `u` is the row and `j` the place in it. Texts 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from tracejit import dtypes
 from tracejit.codegen import expression
 from tracejit.codegen.text import Writer
-from tracejit.kernels.tiles import TILE_COLUMNS, TILE_ROWS, TILED
+from tracejit.kernels.tiles import TILE_BYTES, TILE_PITCH, TILED
 from tracejit.schedule import cost
 from tracejit.schedule.groups import LOOP, Group
 from tracejit.schedule.plan import Plan
+from tracejit.schedule.squares import is_mirrored
 from tracejit.schedule.values import ELEMENTWISE, REDUCTION, VIRTUAL, Number, Read, Value, split
 
 
@@ -71,6 +72,7 @@ class Elements:
         self.streaming: dict[Value, tuple[str, int]] = {}
         self._beside: dict[Value, tuple[str, int]] = {}
         self.tiled = group.kind == LOOP and any(self._runs_across(v, r) for v, r in self._reads)
+        self.mirrored = self.tiled and is_mirrored(group)
         self._plan_counters()
 
     def _find_far(self) -> list[Value]:
@@ -149,9 +151,32 @@ class Elements:
         """How many rows follow one another along the last of the row's dimensions."""
         return self.writer.size(self._size(len(self._row_cuts) - 1))
 
+    @cached_property
+    def tile_side(self) -> int:
+        """Rows and places of a tile."""
+        return TILE_BYTES // max(r.source.dtype.itemsize for v, r in self._reads if self._runs_across(v, r))
+
+    def find_lines(self) -> None:
+        """Sets `down` and `aside`: how far into a line of memory rows (of what is turned) and places (stored) begin.
+
+        Tiles of long rows begin with lines, or each of their rows would take a line more.
+        """
+        read = next(r for v, r in self._reads if self._runs_across(v, r))
+        self._find_line("down", read.source, read.offset, self.run)
+        # Where values are joined, parts begin anywhere.
+        stored = next((v for v in self.stored if v.into is None), None)
+        self._find_line("aside", stored, 0, self.n)
+
+    def _find_line(self, name: str, value: Value | None, offset: int, length: str) -> None:
+        if value is None:
+            self.writer.line(f"{name} = 0")
+            return
+        size = value.dtype.itemsize
+        pointer = self.writer.pointer(self.plan.storage[value], offset * size)[0]
+        self.writer.line(f"{name} = {pointer} % {cost.LINE} // {size} if {length} >= {cost.ALIGNED} else 0")
+
     def fill_tiles(self, first: str, rows: str, columns: str) -> None:
         """Turns the tiles of `rows` rows from `u`, their first, on and of `columns` places from `first` on."""
-        self._turned: list[tuple[str, int, Access]] = []
         for value, read in self._reads:
             access = self.access(value, read)
             if access.tile is None or access.tile in self._filled:
@@ -160,20 +185,7 @@ class Elements:
             size = read.source.dtype.itemsize
             pointer = self.writer.pointer(self.plan.storage[read.source], read.offset * size)
             at = f"{pointer[0]} + {size} * ({access.at(first)})"
-            # `u` is the tile's first row only here.
-            base = "top" if access.base == "u" else access.base
-            self._turned.append((pointer[0], size, replace(access, base=base)))
             self.writer.line(f"turn_{TILED[size]}({at}, {access.stride}, {access.tile[0]}, {rows}, {columns})")
-
-    def ask_for_tiles(self, row: str, begin: str) -> None:
-        """Asks for row `row` of what is turned next, and for row `u` of what lies beside, from place `begin` on."""
-        lines = [(f"{p} + {size} * ({access.at(row)})", TILE_ROWS * size) for p, size, access in self._turned]
-        for pointer, size, written in self.streams():
-            if not written:
-                lines.append((f"{pointer} + {size} * ({self.own(self.stored[0], begin)})", TILE_COLUMNS * size))
-        for address, nbytes in lines:
-            for line in range(0, nbytes, cost.LINE):
-                self.writer.line(f"prefetch_to_read({address} + {line})")
 
     def start_rows(self, first: str) -> None:
         """Sets the counters of the row's dimensions to those of row `first`."""
@@ -259,7 +271,7 @@ class Elements:
             return None
         key = (read.source, read.offset, read.strides, read.shape, value.shape)
         if key not in self._tiles:
-            nbytes = TILE_ROWS * TILE_COLUMNS * read.source.dtype.itemsize
+            nbytes = self.tile_side * TILE_PITCH * read.source.dtype.itemsize
             self._tiles[key] = self.writer.scratch("i64", nbytes // 8)
         return self._tiles[key]
 
@@ -297,7 +309,7 @@ class Elements:
     def _fetch_turned(self, tile: tuple[str, int], read: Read) -> str:
         if tile not in self._texts:
             name = self._texts[tile] = self.writer.name("x")
-            place = f"(u - top) * {TILE_COLUMNS} + j - first"
+            place = f"(u - top) * {TILE_PITCH} + j - first"
             self.writer.line(f"{name} = {self.writer.load(read.source.dtype.short, tile, place)}")
         return self._texts[tile]
 

@@ -16,7 +16,6 @@ from tracejit.codegen.elements import Elements
 from tracejit.codegen.folds import combine, write_blocks, write_column, write_row
 from tracejit.codegen.scratch import Scratch
 from tracejit.codegen.text import KernelText, Writer
-from tracejit.kernels.tiles import TILE_COLUMNS, TILE_ROWS
 from tracejit.kernels.vmath import IN_PLACE
 from tracejit.schedule import cost
 from tracejit.schedule.groups import BLOCKS, COLUMN, LOOP, ROW, Group
@@ -206,12 +205,7 @@ def _needed(elements: Elements, values: Sequence[Value], kept: Collection[Value]
 def _write_tiles(elements: Elements) -> tuple[int, float, float]:
     """Writes a loop over tiles: what is read across its rows in memory is turned before, tile by tile."""
     writer = elements.writer
-    run = elements.run
-    writer.line("top = lo")
-    writer.line("while top < hi:")
-    writer.depth += 1
-    writer.line(f"bottom = min(top + {TILE_ROWS}, hi, top + {run} - top % {run})")
-    elements.open_pieces(elements.far, f"top * {elements.n}", "0", elements.n, TILE_COLUMNS)
+    _open_tiles(elements)
     writer.line("u = top")
     elements.start_rows("u")
     elements.begin_row()
@@ -221,21 +215,83 @@ def _write_tiles(elements: Elements) -> tuple[int, float, float]:
     elements.start_rows("u")
     elements.begin_row()
     elements.hoist(elements.group.members)
-    if elements.far:
-        # Pieces of rows, each in a page of its own, are nothing that the CPU foresees.
-        writer.line(f"below = min(stop + u - top, {elements.n} - 1)")
-        writer.line(f"beside = min(stop, {elements.n} - {TILE_COLUMNS})")
-        elements.ask_for_tiles("below", "beside")
-    elements.begin_stream(elements.far, TILE_COLUMNS)
+    elements.begin_stream(elements.far, elements.tile_side)
     writer.line("for j in range(first, stop):")
     writer.depth += 1
     writer.interleave(cost.interleaving(elements.group.members))
     _write_body(elements)
     writer.depth -= 1
     elements.end_stream()
-    writer.depth -= 2
-    writer.line("top = bottom")
     return elements.rows, elements.inner, 3.0
+
+
+def _open_tiles(elements: Elements) -> None:
+    """Opens loops over tiles, each from row `top` to `bottom` and from place `first` to `stop`.
+
+    They go through matrices block by block, and through a block in strips of a tile's rows. Rows that are turned are
+    far apart in memory: what finds those of a block is at hand until the block is done.
+    """
+    writer, n, side = elements.writer, elements.n, elements.tile_side
+    elements.find_lines()
+    if elements.mirrored:
+        _open_mirrored_strips(elements)
+    else:
+        block, run = side * cost.STRIPS, elements.run
+        writer.line("below = lo")
+        writer.line("while below < hi:")
+        writer.depth += 1
+        writer.line("start = below")
+        writer.line(f"row = start % {run}")
+        writer.line(f"below = min(start + {block} - (row + down) % {block}, hi, start + {run} - row)")
+        writer.line(f"above = start - (row + down) % {side}")
+        writer.line(f"for left in range(-aside, {n}, {block}):")
+        writer.depth += 1
+        writer.line(f"right = min(left + {block}, {n})")
+    writer.line(f"for edge in range(above, below, {side}):")
+    writer.depth += 1
+    writer.line("top = max(edge, start)")
+    writer.line(f"bottom = min(edge + {side}, below)")
+    writer.line(f"for begin in range(left, right, {side}):")
+    writer.depth += 1
+    writer.line("first = max(begin, 0)")
+    writer.line(f"stop = min(begin + {side}, right)")
+
+
+def _open_mirrored_strips(elements: Elements) -> None:
+    """Opens a loop over strips of squares, each of which is followed by its mirror image, which reads the same memory.
+
+    Of m blocks along a side, a block is done with those that are up to m // 2 further on in its row, past the end of
+    which the row begins anew: so each pair is met once, and all blocks have equally many. The rows of all squares are
+    equal shares of their strips. Of squares that a cache holds strips are no pairs.
+    """
+    writer, n, run, side = elements.writer, elements.n, elements.run, elements.tile_side
+    block, rows = side * cost.STRIPS, writer.size(elements.rows)
+    writer.line(f"high = ({n} + max(down, aside) + {block - 1}) // {block}")
+    writer.line(f"pairs = 1 if {n} * {n} * {elements.stored[0].dtype.itemsize} >= {cost.MIRRORED_BYTES} else 0")
+    writer.line("wide = high - pairs * ((high - 1) // 2)")
+    writer.line(f"strips = {rows} // {run} * high * wide * {cost.STRIPS}")
+    writer.line(f"for w in range(lo * strips // {rows}, hi * strips // {rows}):")
+    writer.depth += 1
+    writer.line(f"q = w // {cost.STRIPS}")
+    writer.line("r = q // wide")
+    writer.line("along = q - r * wide")
+    writer.line("matrix = r // high")
+    writer.line("across = r - matrix * high")
+    # A block on the diagonal is its own image; of an even number the one in the middle is met from both sides.
+    writer.line("times = min(1 + pairs * along * (high - 2 * along), 2)")
+    writer.line("along = (along + pairs * across) % high")
+    writer.line(f"start = matrix * {run}")
+    writer.line(f"above = start + across * {block} + w % {cost.STRIPS} * {side} - down")
+    writer.line(f"below = min(above + {side}, start + {run})")
+    writer.line(f"left = along * {block} - aside")
+    writer.line(f"right = min(left + {block}, {n})")
+    writer.line("for turn in range(times):")
+    writer.depth += 1
+    writer.line("if turn == 1:")
+    writer.depth += 1
+    writer.line("above, left = start + left + aside - down, above - start + down - aside")
+    writer.line(f"below, right = min(above + {block}, start + {run}), min(left + {side}, {n})")
+    writer.depth -= 1
 
 
 def _write_body(elements: Elements) -> None:

@@ -243,22 +243,42 @@ class VectorBuilder:
             column = self.ir.insert_element(column, value, I32(lane))
         return column
 
+    def _load_pieces(self, rows: list[Place], elements: int, piece: int) -> list[Any]:
+        """Piece `piece` of so many elements of each of the rows."""
+        kind = ir.VectorType(self.lane.kind, elements)
+        places = [self.pointer(base, kind, offset) for base, offset in rows]
+        parts = [self.ir.gep(place, [I64(piece)], source_etype=kind) for place in places]
+        return [self.ir.load(part, align=self.lane.size) for part in parts]
+
     def load_transposed(self, rows: list[Place]) -> list[Any]:
         """The columns of the square block at the beginning of the rows.
 
         Loads 16 bytes at a time and joins those of one column of 16-byte blocks, so that only the elements inside
-        16 bytes are left to be shuffled.
+        16 bytes are left to be shuffled. Where a row is a line of memory, it is half of it that is loaded: lines that
+        lie far apart are in the way of one another in the first cache, and had better be met no more than twice.
         """
         per = 16 // self.lane.size
-        narrow = ir.VectorType(self.lane.kind, per)
-        places = [self.pointer(base, narrow, offset) for base, offset in rows]
+        if TARGET.vector_bytes == LINE_BYTES:
+            return self._load_halves_transposed(rows, per)
         columns = []
         for block in range(self.width // per):
-            parts = [self.ir.gep(place, [I64(block)], source_etype=narrow) for place in places]
-            loaded = [self.ir.load(part, align=self.lane.size) for part in parts]
+            loaded = self._load_pieces(rows, per, block)
             columns += self._transpose_inside([self._join(loaded[r::per]) for r in range(per)])
         return columns
 
+    def _load_halves_transposed(self, rows: list[Place], per: int) -> list[Any]:
+        """The same for rows of four blocks of 16 bytes, which have `per` elements each."""
+        columns = []
+        for half in [self._load_pieces(rows, 2 * per, k) for k in range(2)]:
+            # Of each column, what is in the upper rows and in the lower ones: in the even or the odd blocks.
+            upper, lower = (
+                self._transpose_inside([self._join([half[r], half[r + per]]) for r in range(first, first + per)])
+                for first in (0, 2 * per)
+            )
+            for start in (0, per):
+                order = [start + 2 * per * block + k for block in range(4) for k in range(per)]
+                columns += [self._pick(*pair, order) for pair in zip(upper, lower, strict=True)]
+        return columns
 
 
 def row_addresses(v: VectorBuilder, base: Any, stride: Any, left: Any, count: int) -> list[Any]:

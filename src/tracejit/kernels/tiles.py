@@ -9,30 +9,56 @@ from typing import Any
 from numba.core import types
 from numba.extending import intrinsic
 
-from tracejit.kernels.emit import internal_function
+from tracejit.kernels.emit import I64, internal_function
 from tracejit.kernels.gemm_code import Code, Word
-from tracejit.kernels.gemm_packing import add_transpose
-from tracejit.kernels.gemm_vectors import F32, F64, Lane
+from tracejit.kernels.gemm_vectors import F32, F64, TARGET, Lane, VectorBuilder
 
-TILE_ROWS, TILE_COLUMNS = 64, 64
-"""Rows and columns of a tile; a row of it takes TILE_COLUMNS elements."""
+TILE_BYTES, TILE_PITCH = 256, 64
+"""Bytes that a tile has of each row of what is turned, four lines of memory, and elements from row to row of a tile."""
 TILED = {4: "f32", 8: "f64"}
 """How elements of a size in bytes are moved; smaller ones are read one by one."""
+
+
+def _add_block(module: Any, lane: Lane) -> Any:
+    """tile[r, c] = source[c, r] for as many rows and columns as a vector has elements.
+
+    Arguments: source, bytes from row to row of it, tile.
+    """
+
+    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
+        source, step, tile = arguments
+        v = VectorBuilder(builder, lane)
+        rows = [(builder.add(source, builder.mul(step, I64(c))), I64(0)) for c in range(v.width)]
+        for r, column in enumerate(v.load_transposed(rows)):
+            v.store(column, tile, I64(r * TILE_PITCH * lane.size))
+
+    return internal_function(module, f"turn_block_{lane.name}", 3, body)
 
 
 def _add_turn(module: Any, lane: Lane) -> Any:
     """tile[r, c] = source[c, r] for `columns` rows of the source, `stride` elements apart, and `rows` places in each.
 
-    Arguments: source, stride, tile, rows, columns.
+    Arguments: source, stride, tile, rows, columns. Whole blocks of the tile are written.
     """
-    transpose = add_transpose(module, lane)
+    block, width = _add_block(module, lane), lane.count
 
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
-        code = Code(builder)
+        code, v = Code(builder), VectorBuilder(builder, lane)
         source, stride, tile, rows, columns = (Word(builder, a) for a in arguments)
-        with code.loop(0, columns, lane.count) as c:
-            at = source + c * stride * lane.size
-            code.call(transpose, at, stride, tile + c * lane.size, TILE_COLUMNS, rows, columns - c)
+        step = stride * lane.size
+        beside = code.buffer(width * TARGET.vector_bytes)
+        with code.loop(0, columns, width) as c, code.loop(0, rows, width) as r:
+            at, target = source + c * step + r * lane.size, tile + (r * TILE_PITCH + c) * lane.size
+
+            def part() -> None:
+                # What is there of a block, each row of which fills a vector.
+                mask = v.mask((rows - r).value)
+                with code.loop(0, (columns - c).least(width)) as row:
+                    v.store(v.load_masked((at + row * step).value, mask), (beside + row * TARGET.vector_bytes).value)
+                code.call(block, beside, TARGET.vector_bytes, target)
+
+            whole = ((rows - r) >= width) & ((columns - c) >= width)
+            code.either(whole, lambda: code.call(block, at, step, target), part)
 
     return internal_function(module, f"turn_{lane.name}", 5, body)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from math import gcd
 
 from tracejit.schedule.groups import CALL, LOOP, ROW, Group
+from tracejit.schedule.squares import is_mirrored
 from tracejit.schedule.values import REDUCTION, VIRTUAL, Read, Value
 
 
@@ -76,7 +77,11 @@ def parting(group: Group) -> Parting | None:
         return None
     inner = min(group.cuts, default=group.numel) if group.kind == LOOP else group.unit
     rows = group.numel // max(inner, 1)
-    found = _Accesses(rows if rows > 1 or group.kind == ROW else group.numel)
+    cut = rows > 1
+    if is_mirrored(group):
+        # As many squares as there are rows of each.
+        rows //= inner
+    found = _Accesses(rows if cut or group.kind == ROW else group.numel)
     inside = frozenset(group.members)
     writes = set()
     for value in group.members:
