@@ -261,36 +261,42 @@ def _open_mirrored_strips(elements: Elements) -> None:
     """Opens a loop over strips of squares, each of which is followed by its mirror image, which reads the same memory.
 
     Of m blocks along a side, a block is done with those that are up to m // 2 further on in its row, past the end of
-    which the row begins anew: so each pair is met once, and all blocks have equally many. The rows of all squares are
-    equal shares of their strips. Of squares that a cache holds strips are no pairs.
+    which the row begins anew: so each pair is met once, and all blocks have equally many. Of squares that a cache holds
+    strips are whole rows of tiles, and no pairs. The rows of all squares are equal shares of their strips.
     """
-    writer, n, run, side = elements.writer, elements.n, elements.run, elements.tile_side
-    block, rows = side * cost.STRIPS, writer.size(elements.rows)
-    writer.line(f"high = ({n} + max(down, aside) + {block - 1}) // {block}")
+    writer, n, run, side, strips = elements.writer, elements.n, elements.run, elements.tile_side, cost.STRIPS
+    rows = writer.size(elements.rows)
     writer.line(f"pairs = 1 if {n} * {n} * {elements.stored[0].dtype.itemsize} >= {cost.MIRRORED_BYTES} else 0")
-    writer.line("wide = high - pairs * ((high - 1) // 2)")
-    writer.line(f"strips = {rows} // {run} * high * wide * {cost.STRIPS}")
-    writer.line(f"for w in range(lo * strips // {rows}, hi * strips // {rows}):")
+    writer.line(f"block = {side * strips} if pairs == 1 else {side}")
+    writer.line(f"high = ({n} + max(down, aside) + {side - 1}) // {side}")
+    writer.line(f"high = (high + {strips - 1}) // {strips} if pairs == 1 else high")
+    writer.line("wide = high // 2 + 1 if pairs == 1 else 1")
+    writer.line(f"all = {rows} // {run} * high * wide * (block // {side})")
+    writer.line(f"for w in range(lo * all // {rows}, hi * all // {rows}):")
     writer.depth += 1
-    writer.line(f"q = w // {cost.STRIPS}")
+    writer.line(f"q = w // {strips} if pairs == 1 else w")
     writer.line("r = q // wide")
     writer.line("along = q - r * wide")
     writer.line("matrix = r // high")
     writer.line("across = r - matrix * high")
+    writer.line(f"start = matrix * {run}")
+    writer.line("above = start + across * block - down")
     # A block on the diagonal is its own image; of an even number the one in the middle is met from both sides.
     writer.line("times = min(1 + pairs * along * (high - 2 * along), 2)")
-    writer.line("along = (along + pairs * across) % high")
-    writer.line(f"start = matrix * {run}")
-    writer.line(f"above = start + across * {block} + w % {cost.STRIPS} * {side} - down")
+    writer.line("if pairs == 1:")
+    writer.depth += 1
+    writer.line("along = (along + across) % high")
+    writer.line(f"above += w % {strips} * {side}")
+    writer.depth -= 1
     writer.line(f"below = min(above + {side}, start + {run})")
-    writer.line(f"left = along * {block} - aside")
-    writer.line(f"right = min(left + {block}, {n})")
+    writer.line("left = along * block - aside")
+    writer.line(f"right = min(left + block, {n}) if pairs == 1 else {n}")
     writer.line("for turn in range(times):")
     writer.depth += 1
     writer.line("if turn == 1:")
     writer.depth += 1
     writer.line("above, left = start + left + aside - down, above - start + down - aside")
-    writer.line(f"below, right = min(above + {block}, start + {run}), min(left + {side}, {n})")
+    writer.line(f"below, right = min(above + block, start + {run}), min(left + {side}, {n})")
     writer.depth -= 1
 
 
