@@ -90,6 +90,14 @@ def turned(x: Node, w: Node) -> Node:
     return make("matmul", make("add", make("matmul", swapped(y), y), w), w)
 
 
+def squares(x: Node, w: Node) -> Node:
+    """Squares of a batch are added to their transposes: parts are whole squares."""
+    width = x.shape[1]
+    y = make("reshape", make("exp", make("matmul", x, w)), shape=(x.shape[0] // width, width, width))
+    both = make("add", make("permute", y, dims=(0, 2, 1)), y)
+    return make("matmul", make("reshape", both, shape=x.shape), w)
+
+
 BATCH, LENGTH, HEADS = 4, 20, 2
 
 
@@ -119,6 +127,7 @@ SHAPES = {
     "slices": (slices, [floats(ROWS, WIDTH), floats(WIDTH, WIDTH)]),
     "below": (below, [floats(ROWS, WIDTH), floats(WIDTH, WIDTH)]),
     "turned": (turned, [floats(WIDTH, WIDTH), floats(WIDTH, WIDTH)]),
+    "squares": (squares, [floats(6 * WIDTH, WIDTH), floats(WIDTH, WIDTH)]),
 }
 
 

@@ -243,31 +243,27 @@ class VectorBuilder:
             column = self.ir.insert_element(column, value, I32(lane))
         return column
 
-    def _load_pieces(self, rows: list[Place], elements: int, piece: int) -> list[Any]:
-        """Piece `piece` of so many elements of each of the rows."""
-        kind = ir.VectorType(self.lane.kind, elements)
-        places = [self.pointer(base, kind, offset) for base, offset in rows]
-        parts = [self.ir.gep(place, [I64(piece)], source_etype=kind) for place in places]
-        return [self.ir.load(part, align=self.lane.size) for part in parts]
-
     def load_transposed(self, rows: list[Place]) -> list[Any]:
         """The columns of the square block at the beginning of the rows.
 
         Loads 16 bytes at a time and joins those of one column of 16-byte blocks, so that only the elements inside
-        16 bytes are left to be shuffled. Where a row is a line of memory, it is half of it that is loaded: lines that
-        lie far apart are in the way of one another in the first cache, and had better be met no more than twice.
+        16 bytes are left to be shuffled.
         """
         per = 16 // self.lane.size
-        if TARGET.vector_bytes == LINE_BYTES:
-            return self._load_halves_transposed(rows, per)
         columns = []
         for block in range(self.width // per):
             loaded = self._load_pieces(rows, per, block)
             columns += self._transpose_inside([self._join(loaded[r::per]) for r in range(per)])
         return columns
 
-    def _load_halves_transposed(self, rows: list[Place], per: int) -> list[Any]:
-        """The same for rows of four blocks of 16 bytes, which have `per` elements each."""
+    def load_lines_transposed(self, rows: list[Place]) -> list[Any]:
+        """The same where rows are whole lines of memory that lie far apart.
+
+        Such lines are in the way of one another in the first cache: they are met twice, half a line at a time.
+        """
+        if TARGET.vector_bytes != LINE_BYTES:
+            return self.load_transposed(rows)
+        per = 16 // self.lane.size
         columns = []
         for half in [self._load_pieces(rows, 2 * per, k) for k in range(2)]:
             # Of each column, what is in the upper rows and in the lower ones: in the even or the odd blocks.
@@ -279,6 +275,13 @@ class VectorBuilder:
                 order = [start + 2 * per * block + k for block in range(4) for k in range(per)]
                 columns += [self._pick(*pair, order) for pair in zip(upper, lower, strict=True)]
         return columns
+
+    def _load_pieces(self, rows: list[Place], elements: int, piece: int) -> list[Any]:
+        """Piece `piece` of so many elements of each of the rows."""
+        kind = ir.VectorType(self.lane.kind, elements)
+        places = [self.pointer(base, kind, offset) for base, offset in rows]
+        parts = [self.ir.gep(place, [I64(piece)], source_etype=kind) for place in places]
+        return [self.ir.load(part, align=self.lane.size) for part in parts]
 
 
 def row_addresses(v: VectorBuilder, base: Any, stride: Any, left: Any, count: int) -> list[Any]:

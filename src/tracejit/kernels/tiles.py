@@ -29,7 +29,7 @@ def _add_block(module: Any, lane: Lane) -> Any:
         source, step, tile = arguments
         v = VectorBuilder(builder, lane)
         rows = [(builder.add(source, builder.mul(step, I64(c))), I64(0)) for c in range(v.width)]
-        for r, column in enumerate(v.load_transposed(rows)):
+        for r, column in enumerate(v.load_lines_transposed(rows)):
             v.store(column, tile, I64(r * TILE_PITCH * lane.size))
 
     return internal_function(module, f"turn_block_{lane.name}", 3, body)

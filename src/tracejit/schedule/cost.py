@@ -87,9 +87,9 @@ of a result is then neither read before it is written nor in the way of an opera
 time). Rows of fewer bytes than FAR_ROW would leave too many lines that are written in parts."""
 
 STRIPS, ALIGNED, MIRRORED_BYTES = 2, 128, 2 << 20
-"""Tiles along a side of a block of them; places in a row from which on tiles had better begin with lines of memory (of
-2048 float32: 0.75 of the time); and bytes of a square from which on the two tiles of it that read the same memory had
-better follow one another, since the second cache does not hold it (0.85 of the time)."""
+"""Tiles along a side of a block of them; places in a row from which on tiles had better begin with lines of memory (in
+0.75 of the time over 2048 rows of 2048 float32); bytes of a square from which on two tiles of it that read the same
+memory had better follow one another, since the second cache does not hold it (0.8 of the time)."""
 
 RANDOM = 70.0
 """The work of a random number."""
