@@ -434,5 +434,8 @@ def _rows_of_unit(p: Problem, panels: int) -> int:
 
 
 def _few_rows(m: int) -> int:
-    """Rows of C in a unit where nothing is packed: equal parts of at least two tiles, which cost next to nothing."""
-    return next((m // parts for parts in (4, 2) if m % parts == 0 and m // parts >= 2 * TILE_ROWS), m)
+    """Rows of C in a unit where nothing is packed: equal parts of at least two tiles, which cost next to nothing, else
+    halves, so that threads can part them.
+    """
+    whole = [parts for parts in (4, 2) if m % parts == 0 and m // parts >= 2 * TILE_ROWS]
+    return m // (whole[0] if whole else 2 if m % 2 == 0 and m >= TILE_ROWS else 1)
