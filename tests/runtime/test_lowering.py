@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 import random
 from collections.abc import Callable
@@ -17,9 +18,10 @@ from numba.core.registry import cpu_target
 from tests.programs import RandomGraph, run_compiled, same_bits
 from tests.runtime.lowering_ways import directly, through_numba
 from tracejit.compiler import compile_graph
-from tracejit.kernels import memory, threads
+from tracejit.errors import KernelBuildError
+from tracejit.kernels import emit, memory, threads
 from tracejit.runtime import frontend, scalars
-from tracejit.runtime.build import build, function_of, namespace
+from tracejit.runtime.build import build, build_together, function_of, namespace
 from tracejit.runtime.scalars import Unsupported, Value
 from tracejit.runtime.team import launch
 
@@ -362,16 +364,16 @@ def test_generated_kernels_have_numbas_bits(seed: int) -> None:
 
 
 def test_the_kernels_that_run_programs_are_lowered_directly() -> None:
-    kernels = (threads.worker, threads.launch_on_team, threads.stop_team, threads.spin, threads.run_program)
     with directly():
-        for kernel in kernels:
+        for kernel in threads.KERNELS:
             assert build(kernel).address
+        assert len(set(build_together(threads.KERNELS, "team_again"))) == len(threads.KERNELS)
 
 
 # --- functions, and what is left to numba -----------------------------------------------------------------------------
 
 
-load_arg, load_i64, store_i64 = memory.load_arg, memory.load_i64, memory.store_i64
+load_arg, load_i64, store_i64, store_f64 = memory.load_arg, memory.load_i64, memory.store_i64, memory.store_f64
 
 
 def find(values, count, limit):  # type: ignore[no-untyped-def]
@@ -401,6 +403,87 @@ def test_functions_are_written_out_where_they_are_called() -> None:
     with directly():
         assert launch(build(calls_others).address, 9, 1.0, values, out) == 0
     assert out.tolist() == [2, 5 - 10]
+
+
+@emit.shared
+def shared_find(values, count, limit):  # type: ignore[no-untyped-def]
+    for k in range(count):
+        if load_i64(values, k) > limit:
+            return k
+    return -1
+
+
+@emit.shared
+def shared_note(out, place, value):  # type: ignore[no-untyped-def]
+    if place < 0:
+        return
+    store_i64(out, place, value)
+
+
+def finds_twice(p, lo, hi):  # type: ignore[no-untyped-def]
+    values, out = load_arg(p, 0), load_arg(p, 1)
+    shared_note(out, 0, shared_find(values, hi, 4))
+    shared_note(out, -1, shared_find(values, hi, 5))
+    return shared_find(values, hi, 100)
+
+
+def finds_once(p, lo, hi):  # type: ignore[no-untyped-def]
+    values, out = load_arg(p, 0), load_arg(p, 1)
+    shared_note(out, 1, shared_find(values, hi, 6))
+    return 0
+
+
+def test_shared_functions_are_there_once_for_all_kernels_of_a_module() -> None:
+    values, out = np.arange(9), np.zeros(2, np.int64)
+    twice, once = build_together((finds_twice, finds_once), "finding")
+    assert launch(twice, 9, 1.0, values, out) == -1
+    assert launch(once, 9, 1.0, values, out) == 0
+    assert out.tolist() == [5, 7]
+    texts = {function: inspect.getsource(function) for function in (finds_twice, finds_once)}
+    written = frontend.lower_together(texts, "finding").text
+    assert written.count("define internal i64") == 2
+
+
+@emit.shared
+def shared_number(out, number):  # type: ignore[no-untyped-def]
+    store_f64(out, 0, number)
+
+
+def shares_a_float(p, lo, hi):  # type: ignore[no-untyped-def]
+    shared_number(load_arg(p, 0), 1.5)
+    return 0
+
+
+@emit.shared
+def shared_half(number):  # type: ignore[no-untyped-def]
+    return 0.5 * number
+
+
+def takes_a_float(p, lo, hi):  # type: ignore[no-untyped-def]
+    store_f64(load_arg(p, 0), 0, shared_half(hi))
+    return 0
+
+
+@emit.shared
+def shared_endless(number):  # type: ignore[no-untyped-def]
+    return shared_endless(number)
+
+
+def calls_itself(p, lo, hi):  # type: ignore[no-untyped-def]
+    return shared_endless(hi)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (shares_a_float, "of other than int64"),
+        (takes_a_float, "gives other than int64"),
+        (calls_itself, "calls itself"),
+    ],
+)
+def test_shared_functions_are_of_whole_numbers_and_do_not_call_themselves(function: Any, message: str) -> None:
+    with pytest.raises(KernelBuildError, match=message):
+        frontend.lower_together({function: inspect.getsource(function)}, "refused")
 
 
 def kernel(*lines: str) -> str:

@@ -15,8 +15,16 @@ import llvmlite.ir as ir
 from tracejit.kernels.memory import LOOP
 
 I64 = ir.IntType(64)
+SHARED: set[Callable[..., Any]] = set()
+"""Functions that kernel text calls, where all others are written out in place of each call; see `shared`."""
 SHORT_LOOP = 4
 """How many times a short body of a loop is best done in each of its turns."""
+
+
+def shared(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Has the kernels of a module share a function of int64s: it is compiled once, and called."""
+    SHARED.add(function)
+    return function
 
 
 @functools.cache

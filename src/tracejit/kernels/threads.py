@@ -23,6 +23,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, register_jitable
 
+from tracejit.kernels.emit import shared
 from tracejit.kernels.memory import (
     by_hand,
     call_kernel,
@@ -120,6 +121,11 @@ _part = register_jitable(no_cpython_wrapper=True, no_cfunc_wrapper=True)
 """Makes a function callable from kernels, and from nowhere else."""
 
 
+def _shared(function):  # type: ignore[no-untyped-def]
+    """A part that is long, or called in several places, and whose call costs next to nothing beside what it does."""
+    return shared(_part(function))
+
+
 def _futex(context: Any, builder: Any, address: Any, operation: int, value: Any) -> Any:
     word = ir.IntType(64)
     kind = ir.FunctionType(word, [word], var_arg=True)
@@ -188,7 +194,7 @@ def _advance(word, sleepers):  # type: ignore[no-untyped-def]
         futex_wake(word, _EVERYBODY)
 
 
-@_part
+@_shared
 def _run_tasks(tasks, begin, end, times):  # type: ignore[no-untyped-def]
     """Runs tasks until one fails; gives (launch << ERROR_SHIFT | code) of that one, or 0."""
     for task in range(begin, end):
@@ -236,7 +242,7 @@ def _run_chunks(team, program, thread, begin, end):  # type: ignore[no-untyped-d
     return error
 
 
-@_part
+@_shared
 def _run_claimed(team, thread, owner, chunk):  # type: ignore[no-untyped-def]
     """A chunk of `owner`'s share of the current piece."""
     threads = load_i64(team, TEAM_THREADS)
@@ -267,7 +273,7 @@ def _make_known(team):  # type: ignore[no-untyped-def]
     _advance(team + 8 * CURRENT, team + 8 * SLEEPERS)
 
 
-@_part
+@_shared
 def _share_segment(team, ranges, segment):  # type: ignore[no-untyped-def]
     threads = load_i64(team, TEAM_THREADS)
     number = load_i64(team, CURRENT) + 1
@@ -298,7 +304,7 @@ def _finish(team):  # type: ignore[no-untyped-def]
         _advance(team + 8 * CURRENT, team + 8 * SLEEPERS)
 
 
-@_part
+@_shared
 def _lead(team, thread, segment):  # type: ignore[no-untyped-def]
     """Goes on with a job from a segment on, up to the next piece for all threads or to the end."""
     if load_i64(team, JOB) == JOB_PROGRAM:
@@ -317,7 +323,7 @@ def _lead(team, thread, segment):  # type: ignore[no-untyped-def]
     _finish(team)
 
 
-@_part
+@_shared
 def _take_part(team, thread, number):  # type: ignore[no-untyped-def]
     """Does chunks of piece `number` as long as there are any: a thread's own first, then those of the others."""
     threads = load_i64(team, TEAM_THREADS)
@@ -355,7 +361,7 @@ def _wait_for_work(team, number):  # type: ignore[no-untyped-def]
     fetch_add(team + 8 * MAIN_ASLEEP, -1)
 
 
-@_part
+@_shared
 def _see_through(team):  # type: ignore[no-untyped-def]
     """The main thread's part of a job whose first piece is known, or which is finished; gives the first error."""
     while load_acquire(team + 8 * FINISHED) == 0:
@@ -519,3 +525,7 @@ def run_program(p, lo, hi):  # type: ignore[no-untyped-def]
         _note_run(trial, ticks() - begin)
     _release(load_i64(program, MUTEX))
     return error
+
+
+KERNELS = (launch_on_team, run_program, worker, stop_team, spin)
+"""What every process needs that computes with a team."""

@@ -34,7 +34,7 @@ from tracejit import kernels
 from tracejit.config import SETTINGS, code_key, logger, thread_budget
 from tracejit.cpu import has_tiles
 from tracejit.errors import KernelBuildError
-from tracejit.runtime import frontend, lowering, native, scalars, vectors
+from tracejit.runtime import frontend, lowering, native, scalars, syntax, vectors
 from tracejit.runtime.cache import STORE
 
 _log = logger("timing")
@@ -114,7 +114,8 @@ def environment() -> str:
     # Read, not imported: a process whose kernels are on disk needs none of them.
     root = Path(kernels.__path__[0])
     sources = sorted(path for path in root.rglob("*.py") if not path.is_relative_to(root / "cuda"))
-    sources += [Path(module.__file__) for module in (frontend, lowering, native, scalars, vectors) if module.__file__]
+    own = (frontend, lowering, native, scalars, syntax, vectors)
+    sources += [Path(module.__file__) for module in own if module.__file__]
     return _hash(
         [
             platform.python_version(),
@@ -303,6 +304,32 @@ def build(source: Callable[..., Any] | str, name: str | None = None) -> Kernel:
     if name is None:
         raise KernelBuildError("kernel text needs the name of the function that it defines")
     return _build((source, name))
+
+
+def build_together(functions: Sequence[Callable[..., Any]], name: str) -> list[int]:
+    """The addresses of kernels of the library that are one piece of machine code, which has once what they share.
+
+    Raises: KernelBuildError if one of them is written in more than the language of `lowering`.
+    """
+    begin = time.perf_counter()
+    with _lock:
+        requests = [_request(function) for function in functions]
+        digest = _hash([name, *(request.digest for request in requests)])
+        symbols = {request.name: _symbol(request.name, digest) for request in requests}
+        code = STORE.get(digest)
+        cached = code is not None
+        if code is None:
+            lowered = frontend.lower_together({request.function(): request.text for request in requests}, name)
+            module = native.parse(lowered.text)
+            for function, symbol in symbols.items():
+                module.get_function(function).name = symbol
+            native.optimise(module, symbols.values(), by_hand=lowered.by_hand)
+            code = native.object_code(module)
+            STORE.put(digest, name, "\n".join(request.text for request in requests), code)
+        first, *others = symbols.values()
+        addresses = [native.load(code, first), *map(native.find, others)]
+    STORE.count(cached, time.perf_counter() - begin)
+    return addresses
 
 
 def build_many(sources: Sequence[Source]) -> list[Kernel]:

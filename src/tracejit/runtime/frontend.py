@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
@@ -161,19 +161,34 @@ def name_loops(text: str) -> str:
     return _LOOP.sub(r"!\1 = distinct !{ !\1, ", text) if LOOP in text else text
 
 
-def lower_directly(function: FunctionType, text: str, *, vectors: bool = True) -> Lowered:
-    """LLVM text of a kernel in the language of `lowering`; with `vectors` loops may be made of this CPU's vectors.
-
-    Raises: Unsupported if the kernel is written in more than that; NumbaError from an intrinsic that is misused.
-    """
+def _direct_text(kernels: Mapping[FunctionType, str], name: str, vectors: bool = True) -> str:
     with without_collections():
-        module = lowering.lower(function, text, function.__name__, _call_intrinsic, vectors=vectors)
+        module = lowering.lower(kernels, name, _call_intrinsic, vectors=vectors)
         text = name_loops(str(module))
         for part in module.functions:
             for block in part.blocks:
                 # Instructions refer to the block that they are in: without this only a search would free them.
                 block.instructions.clear()
-        return Lowered(text, function.__name__, ())
+        return text
+
+
+def lower_directly(function: FunctionType, text: str, *, vectors: bool = True) -> Lowered:
+    """LLVM text of a kernel in the language of `lowering`; with `vectors` loops may be made of this CPU's vectors.
+
+    Raises: Unsupported if the kernel is written in more than that; NumbaError from an intrinsic that is misused.
+    """
+    return Lowered(_direct_text({function: text}, function.__name__, vectors), function.__name__, ())
+
+
+def lower_together(kernels: Mapping[FunctionType, str], name: str) -> Lowered:
+    """LLVM text of several kernels, each under its name, which share what `emit.shared` says.
+
+    Raises: KernelBuildError if one of them is written in more than the language of `lowering`.
+    """
+    try:
+        return Lowered(_direct_text(kernels, name), name, ())
+    except (Unsupported, NumbaError) as error:
+        raise KernelBuildError(f"kernels {name}: {error}") from error
 
 
 def lower(function: FunctionType, text: str) -> Lowered:

@@ -16,11 +16,7 @@ from __future__ import annotations
 
 import ast
 import builtins
-import functools
-import inspect
-import textwrap
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any
@@ -28,9 +24,9 @@ from typing import Any
 import llvmlite.ir as ir
 from numba.core import types
 
-from tracejit.kernels.emit import name_loop
+from tracejit.kernels.emit import SHARED, name_loop
 from tracejit.kernels.memory import ARGS, BY_HAND, WISH
-from tracejit.runtime import scalars
+from tracejit.runtime import scalars, syntax
 from tracejit.runtime.scalars import I64, NOTHING, Unsupported, Value
 from tracejit.runtime.vectors import Loop, Loops
 
@@ -95,127 +91,77 @@ class _Frame:
         raise Unsupported(f"the name {name!r}")
 
 
-def _definition(text: str) -> ast.FunctionDef:
-    try:
-        body = ast.parse(textwrap.dedent(text)).body
-    except SyntaxError as error:
-        raise Unsupported(str(error)) from None
-    if len(body) != 1 or not isinstance(body[0], ast.FunctionDef):
-        raise Unsupported("text that is not one function")
-    return body[0]
-
-
-@functools.cache
-def _definition_of(function: FunctionType) -> ast.FunctionDef:
-    """The syntax of a function that kernels call."""
-    try:
-        return _definition(inspect.getsource(function))
-    except (OSError, TypeError):
-        raise Unsupported(f"{function.__name__} without its text") from None
-
-
-def _parameters(definition: ast.FunctionDef) -> list[str]:
-    arguments = definition.args
-    if arguments.vararg or arguments.kwarg or arguments.kwonlyargs or arguments.posonlyargs or arguments.defaults:
-        raise Unsupported("parameters other than plain names")
-    return [argument.arg for argument in arguments.args]
-
-
-def _names(node: ast.AST) -> Iterator[ast.Name]:
-    """The names in some syntax. `ast.walk` takes three times as long."""
-    if isinstance(node, ast.Name):
-        yield node
-        return
-    for name in node._fields:
-        part = getattr(node, name)
-        for inner in part if isinstance(part, list) else (part,):
-            if isinstance(inner, ast.AST):
-                yield from _names(inner)
-
-
-def _settled(definition: ast.FunctionDef) -> frozenset[str]:
-    """Names that need no memory: assigned in one place, and read only behind it where it has been passed.
-
-    LLVM would find them, too, but takes as long as we to read each load and store.
-    """
-    stores = Counter(argument.arg for argument in definition.args.args)
-    loose: set[str] = set()
-
-    def read(node: ast.AST | None, known: set[str]) -> None:
-        if node is not None:
-            loose.update(n.id for n in _names(node) if isinstance(n.ctx, ast.Load) and n.id not in known)
-
-    def store(target: ast.AST, known: set[str]) -> None:
-        for node in _names(target):
-            stores[node.id] += 1
-            known.add(node.id)
-
-    def go_through(body: list[ast.stmt], known: set[str]) -> None:
-        for statement in body:
-            if isinstance(statement, ast.If | ast.While | ast.For):
-                read(statement.iter if isinstance(statement, ast.For) else statement.test, known)
-                inner = set(known)
-                if isinstance(statement, ast.For):
-                    store(statement.target, inner)
-                go_through(statement.body, inner)
-                go_through(statement.orelse, set(known))
-            elif isinstance(statement, ast.Assign):
-                read(statement.value, known)
-                for target in statement.targets:
-                    store(target, known)
-            elif isinstance(statement, ast.AugAssign):
-                read(statement.value, known)
-                loose.update(node.id for node in _names(statement.target))
-            else:
-                read(statement, known)
-
-    go_through(definition.body, set(stores))
-    return frozenset(name for name, count in stores.items() if count == 1 and name not in loose)
-
-
-@functools.cache
-def _settled_in(function: FunctionType) -> frozenset[str]:
-    """The names of a function that kernels call."""
-    return _settled(_definition_of(function))
-
-
 def lower(
-    function: FunctionType, text: str, symbol: str, call_intrinsic: CallIntrinsic, *, vectors: bool = True
+    kernels: Mapping[FunctionType, str], symbol: str, call_intrinsic: CallIntrinsic, *, vectors: bool = True
 ) -> ir.Module:
-    """An LLVM module in which `symbol` is the kernel that `text` defines, with `vectors` made of this CPU's vectors.
+    """An LLVM module of kernels, each under its name, that their texts define; with `vectors` made of this CPU's.
 
-    Raises: Unsupported if the text is outside of the language.
+    The `SHARED` functions that they call are in the module once.
+
+    Raises: Unsupported if a text is outside of the language.
     """
-    definition = _definition(text)
-    names = _parameters(definition)
+    module = ir.Module(symbol)
+    made: dict[FunctionType, _Shared] = {}
+    done = [_lower(module, *kernel, call_intrinsic, vectors, made) for kernel in kernels.items()]
+    if all(done) and not made:
+        module.add_named_metadata(BY_HAND)
+    return module
+
+
+def _lower(
+    module: ir.Module,
+    function: FunctionType,
+    text: str,
+    call_intrinsic: CallIntrinsic,
+    vectors: bool,
+    made: dict[FunctionType, _Shared],
+) -> bool:
+    """Writes a kernel; gives whether no loop is left of which LLVM might make vectors."""
+    definition = syntax.definition(text)
+    names = syntax.parameters(definition)
     if len(names) != len((ARGS, types.int64, types.int64)):
         raise Unsupported("a kernel takes (p, lo, hi)")
-    module = ir.Module(symbol)
-    native = ir.Function(module, KERNEL_TYPE, symbol)
+    native = ir.Function(module, KERNEL_TYPE, function.__name__)
     for pointer in native.args[:2]:
         pointer.add_attribute("noalias")
-    entry, body = native.append_basic_block("entry"), native.append_basic_block("body")
-    ir.IRBuilder(entry).branch(body)
-    walk = _Walk(ir.IRBuilder(body), native, call_intrinsic, _Frame(function, _settled(definition)), vectors)
+    frame = _Frame(function, syntax.settled(definition))
+    walk = _Walk(native, call_intrinsic, frame, vectors, made)
     for name, kind, argument in zip(names, (ARGS, types.int64, types.int64), native.args[2:], strict=True):
         walk.assign(name, Value(kind, argument))
     walk.statements(definition.body)
     if not walk.builder.block.is_terminated:
         raise Unsupported("a kernel that may end without a return")
     walk.mark_loops()
-    if walk.is_done():
-        module.add_named_metadata(BY_HAND)
-    return module
+    return walk.is_done()
+
+
+@dataclass(slots=True)
+class _Shared:
+    """A function that the kernels of a module call: its native function, and whether it gives no value."""
+
+    native: Any
+    gives_nothing: bool
 
 
 class _Walk:
-    """Writes the instructions of one kernel at its builder's place."""
+    """Writes the instructions of one native function at its builder's place."""
 
-    def __init__(self, builder: Any, native: Any, call_intrinsic: CallIntrinsic, frame: _Frame, vectors: bool) -> None:
-        self.builder = builder
+    def __init__(
+        self,
+        native: Any,
+        call_intrinsic: CallIntrinsic,
+        frame: _Frame,
+        vectors: bool,
+        made: dict[FunctionType, _Shared],
+    ) -> None:
+        entry, body = native.append_basic_block("entry"), native.append_basic_block("body")
+        ir.IRBuilder(entry).branch(body)
+        self.builder = ir.IRBuilder(body)
         self._native = native
         self._call_intrinsic = call_intrinsic
         self._frame = frame
+        self._vectors = vectors
+        self._made = made
         self._back: list[tuple[Any, _Loop]] = []
         self._wish: list[Any] | None = None
         self._wishes = 0
@@ -530,7 +476,7 @@ class _Walk:
             kind = callee.dtype if isinstance(callee, types.NumberClass) else callee
             return Value(kind, scalars.cast(self.builder, arguments[0], kind))
         if isinstance(callee, FunctionType):
-            return self._write_out(callee, arguments)
+            return (self._call_shared if callee in SHARED else self._write_out)(callee, arguments)
         if callee in _EXTREMES:
             return scalars.extreme(self.builder, _EXTREMES[callee], arguments)
         value = self._call_intrinsic(self.builder, callee, arguments)
@@ -539,14 +485,40 @@ class _Walk:
         self._note_wish()
         return value
 
+    def _call_shared(self, function: FunctionType, arguments: list[Value]) -> Value:
+        """Calls a function that the module has once."""
+        if any(argument.kind != types.int64 for argument in arguments):
+            raise Unsupported(f"{function.__name__} of other than int64")
+        shared = self._made.get(function)
+        if shared is None:
+            shared = self._made[function] = self._share(function, len(arguments))
+        result = self.builder.call(shared.native, [argument.value for argument in arguments])
+        return NOTHING if shared.gives_nothing else Value(types.int64, result)
+
+    def _share(self, function: FunctionType, count: int) -> _Shared:
+        name = f"{function.__module__}.{function.__qualname__}"
+        if name in self._native.module.globals:
+            raise Unsupported(f"{function.__name__}, which calls itself")
+        native = ir.Function(self._native.module, ir.FunctionType(I64, [I64] * count), name)
+        native.linkage = "internal"
+        native.attributes.add("nounwind")
+        frame = _Frame(function, frozenset(), self._frame.depth)
+        walk = _Walk(native, self._call_intrinsic, frame, self._vectors, self._made)
+        result = walk._write_out(function, [Value(types.int64, argument) for argument in native.args])
+        if result.kind not in (types.int64, types.none):
+            raise Unsupported(f"{function.__name__}, which gives other than int64")
+        walk.builder.ret(I64(0) if result.kind == types.none else result.value)
+        walk.mark_loops()
+        return _Shared(native, result.kind == types.none)
+
     def _write_out(self, function: FunctionType, arguments: list[Value]) -> Value:
         """Writes the body of a function that is called."""
         if self._frame.depth + 1 > _DEEPEST_CALL:
             raise Unsupported(f"the depth of calls of {function.__name__}")
-        definition = _definition_of(function)
+        definition = syntax.definition_of(function)
         depth, done = self._frame.depth + 1, self._new_block("returned")
-        frame = _Frame(function, _settled_in(function), depth, done=done)
-        names = _parameters(definition)
+        frame = _Frame(function, syntax.settled_in(function), depth, done=done)
+        names = syntax.parameters(definition)
         if len(names) != len(arguments):
             raise Unsupported(f"{len(arguments)} arguments of {function.__name__}")
         outer, self._frame = self._frame, frame

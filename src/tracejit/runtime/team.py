@@ -20,12 +20,12 @@ import numpy as np
 from tracejit.config import SETTINGS, logger, thread_budget
 from tracejit.kernels import threads as native_side
 from tracejit.runtime import entry
-from tracejit.runtime.build import build
+from tracejit.runtime.build import build_together
 from tracejit.runtime.entry import ENTRY
 
 _log = logger("timing")
 _libc = ctypes.CDLL(None)
-_CALIBRATION_SPINS = 20_000
+_CALIBRATION_SPINS = 5_000
 _ALONE = -1.0
 """A cost below every threshold, whatever `parallel_us` is."""
 
@@ -52,8 +52,9 @@ class Team:
         state[entry.THREADS] = threads
         state[entry.THRESHOLD : entry.THRESHOLD + 1].view(np.float64)[0] = SETTINGS.parallel_us * 1e3
         state[entry.STARTER] = id(self._starter)
-        state[entry.LAUNCH_ON_TEAM] = build(native_side.launch_on_team).address
-        state[entry.RUN_PROGRAM] = build(native_side.run_program).address
+        # One after another they took three times as long, most of it when the first heavy launch waits for a team.
+        addresses = build_together(native_side.KERNELS, "team")
+        state[entry.LAUNCH_ON_TEAM], state[entry.RUN_PROGRAM], self._worker, self._stop, self._spin = addresses
 
     @property
     def started(self) -> bool:
@@ -69,13 +70,12 @@ class Team:
             block = aligned_words(native_side.SHARES + native_side.LINE * self.threads)
             block[native_side.TEAM_THREADS] = self.threads
             block[native_side.SPINS] = self._spins
-            worker = build(native_side.worker).address
             self._blocks.append(block)
             # The workers inherit the mask: signals are for Python's own threads.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             try:
                 for number in range(1, self.threads):
-                    arguments = np.array([worker, block.ctypes.data, number], np.int64)
+                    arguments = np.array([self._worker, block.ctypes.data, number], np.int64)
                     self._blocks.append(arguments)
                     self._handles.append(self._create(arguments))
             finally:
@@ -95,12 +95,11 @@ class Team:
         """How many spins take `spin_us`; the fastest of three measurements, as others may share the CPU."""
         if self._spins:
             return
-        kernel = build(native_side.spin).address
         word = np.zeros(1, np.int64)
         fastest = float("inf")
         for _ in range(3):
             begin = time.perf_counter()
-            ENTRY.launch(kernel, _CALIBRATION_SPINS, _ALONE, word)
+            ENTRY.launch(self._spin, _CALIBRATION_SPINS, _ALONE, word)
             fastest = min(fastest, time.perf_counter() - begin)
         self._spins = max(1, int(SETTINGS.spin_us * 1e-6 / fastest * _CALIBRATION_SPINS))
         _log.debug("a spin takes %.1f ns", fastest / _CALIBRATION_SPINS * 1e9)
@@ -112,7 +111,7 @@ class Team:
             if not address:
                 return
             ENTRY.state[entry.TEAM] = 0
-            ENTRY.launch(build(native_side.stop_team).address, 1, _ALONE, address)
+            ENTRY.launch(self._stop, 1, _ALONE, address)
             for handle in self._handles:
                 _libc.pthread_join(handle, None)
             self._handles.clear()
