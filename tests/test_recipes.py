@@ -15,7 +15,7 @@ import pytest
 from tests.programs import graph_of, make, run_compiled
 from tracejit import compiler, dtypes
 from tracejit.aval import Aval
-from tracejit.codegen.library import planners
+from tracejit.codegen.library import planner
 from tracejit.compiler import Compiled, compile_graph
 from tracejit.ir.graph import Graph
 from tracejit.ir.node import Node, apply, const, input, scalar
@@ -142,7 +142,7 @@ def test_graphs_that_differ_have_recipes_of_their_own(store: Store) -> None:
 
 
 def test_every_operation_of_the_library_has_a_planner() -> None:
-    assert {op.name for op in ops.family("library")} <= set(planners())
+    assert all(planner(op.name) for op in ops.family("library"))
 
 
 WORK = """
@@ -163,7 +163,7 @@ def step(x, y):
     return loss
 
 losses = [step(x, y).item().hex() for _ in range(8)]
-planned = [name for name in sys.modules if name in ("tracejit.kernels.conv", "tracejit.kernels.attention")]
+planned = [name for name in sys.modules if name in ("tracejit.kernels.conv", "tracejit.kernels.gemm")]
 print(losses, planned, cache.stats().misses)
 """
 
@@ -178,7 +178,8 @@ def test_a_new_process_loads_no_kernel_library_and_compiles_nothing(tmp_path: Pa
         outputs.append(done.stdout.split("] "))
     (cold, loaded, misses), (warm, nothing, none) = outputs
     assert warm == cold
-    assert "conv" in loaded
+    # Of the library a process loads what its operations need.
+    assert loaded == "['tracejit.kernels.gemm'"
     assert int(misses) > 0
     assert nothing == "["
     assert int(none) == 0

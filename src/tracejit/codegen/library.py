@@ -23,24 +23,27 @@ _FROM_SHAPES = frozenset(("size", "kernel", "single"))
 
 
 @functools.cache
-def planners() -> dict[str, Callable[..., tuple[Launch, ...]]]:
-    """The planners of the kernel library by the name of the operation."""
-    found: dict[str, Callable[..., tuple[Launch, ...]]] = {}
-    for module in kernels.modules():
-        for name, value in vars(module).items():
-            if name.startswith(_PREFIX) and getattr(value, "__module__", None) == module.__name__:
-                found[name[len(_PREFIX) :]] = value
-    return found
+def planner(name: str) -> Callable[..., tuple[Launch, ...]] | None:
+    """The planner of the operation of this name, if the kernel library has one."""
+    module = kernels.defining(_PREFIX + name)
+    return None if module is None else getattr(module, _PREFIX + name)
 
 
 @functools.cache
 def _accepted(op: Op) -> tuple[int, ...]:
     """The places of the attributes that an operation's planner takes; the others follow from the shapes."""
-    names = inspect.signature(planners()[op.name]).parameters
+    names = inspect.signature(_planner_of(op)).parameters
     unknown = [name for name in op.attrs if name not in names and name not in _FROM_SHAPES]
     if unknown:
         raise TypeError(f"{_PREFIX}{op.name} does not take {unknown}, which the shapes do not tell")
     return tuple(i for i, name in enumerate(op.attrs) if name in names)
+
+
+def _planner_of(op: Op) -> Callable[..., tuple[Launch, ...]]:
+    found = planner(op.name)
+    if found is None:
+        raise NotImplementedError(f"cannot compile '{op.name}': the kernel library has no {_PREFIX}{op.name}")
+    return found
 
 
 def plan_call(op: Op, layouts: tuple[Layout, ...], attrs: tuple[Any, ...]) -> tuple[Launch, ...]:
@@ -48,17 +51,15 @@ def plan_call(op: Op, layouts: tuple[Layout, ...], attrs: tuple[Any, ...]) -> tu
 
     Raises: NotImplementedError if there is no kernel, ValueError if an operand must be contiguous.
     """
-    planner = planners().get(op.name)
-    if planner is None:
-        raise NotImplementedError(f"cannot compile '{op.name}': the kernel library has no {_PREFIX}{op.name}")
+    plan = _planner_of(op)
     chosen = {op.attrs[i]: attrs[i] for i in _accepted(op)}
-    return planner(*(Operand(*layout) for layout in layouts), **chosen)
+    return plan(*(Operand(*layout) for layout in layouts), **chosen)
 
 
 def panel_columns(dtype: str) -> int:
     """The columns of a panel that products of an element type are read in; see `kernels.gemm.panel_columns`.
 
-    The kernels are loaded when this is asked for first, as by `planners`: an import of tracejit does not need them.
+    The kernels are loaded when this is asked for first, as by `planner`: an import of tracejit does not need them.
     """
     columns: int = importlib.import_module(f"{kernels.__name__}.gemm").panel_columns(dtype)
     return columns

@@ -84,13 +84,13 @@ def _is_callable_in_kernels(value: Any) -> bool:
 
 @functools.cache
 def namespace(gpu: bool = False) -> dict[str, Any]:
-    """The names that kernel text sees: intrinsics and jitted functions of the kernel library, and scalar types; with
+    """The names that kernel text sees: intrinsics and jitted functions of the library's `words`, and scalar types; with
     `gpu` those for GPUs as well.
 
     Edge: where two modules define one name, the later one in alphabetical order counts, for all text alike.
     """
     names: dict[str, Any] = dict(namespace()) if gpu else {}
-    for module in kernels.modules(gpu):
+    for module in kernels.gpu_modules() if gpu else kernels.words():
         for name, value in vars(module).items():
             if not name.startswith("_") and _is_callable_in_kernels(value):
                 names[name] = value

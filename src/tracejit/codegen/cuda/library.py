@@ -41,7 +41,7 @@ _TEXT = """def {name}(p, lo, hi):
 def own_launches() -> dict[str, Callable[..., tuple[GpuLaunch, ...]]]:
     """What launches an operation's own GPU kernels, by the name of the operation."""
     found: dict[str, Callable[..., tuple[GpuLaunch, ...]]] = {}
-    for module in kernels.modules(gpu=True):
+    for module in kernels.gpu_modules():
         for name, value in vars(module).items():
             if name.startswith(_PREFIX):
                 found[name[len(_PREFIX) :]] = value

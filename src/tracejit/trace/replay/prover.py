@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tracejit.runtime.collection import without_collections
 from tracejit.tensor.tensor import Tensor
 from tracejit.trace.executable import Executable
 from tracejit.trace.follower import Follower
@@ -101,12 +102,13 @@ class Prover:
         self.tries += 1
         call = region.function, region.root.root, args, kwargs
         before = self.changing.copy()
-        proof, obstacles = prove(*call, self.changing, self.hints)
-        if proof is None and self.hints:
-            # They may be of another function's numbers, with which this one decides something.
-            self.hints = frozenset()
-            self.changing = before
-            proof, obstacles = prove(*call, self.changing)
+        with without_collections():
+            proof, obstacles = prove(*call, self.changing, self.hints)
+            if proof is None and self.hints:
+                # They may be of another function's numbers, with which this one decides something.
+                self.hints = frozenset()
+                self.changing = before
+                proof, obstacles = prove(*call, self.changing)
         if proof is None:
             self._note(obstacles)
             if demanded:
@@ -126,10 +128,12 @@ class Prover:
     def enter(self, proof: Proof, landed: list[Landed], out: Any, generators: dict[int, tuple[int, int]]) -> None:
         """After the call: keep a replay if the call did what the proof says."""
         try:
-            one = check_result(proof, landed)
-            proof.expect(out, {slot: t() for slot, t in one.alive.items()}, generators)
-            replay = Replay(proof, one)
-            if replay.escaped(one):
+            with without_collections():
+                one = check_result(proof, landed)
+                proof.expect(out, {slot: t() for slot, t in one.alive.items()}, generators)
+                replay = Replay(proof, one)
+                escaped = replay.escaped(one)
+            if escaped:
                 raise Unproven("a tensor stays alive where the bytecode does not show it")
         except Unproven as e:
             self._note([("?", e)])
