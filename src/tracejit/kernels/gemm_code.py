@@ -14,6 +14,7 @@ import llvmlite.ir as ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from tracejit.kernels.emit import internal_function
 from tracejit.kernels.memory import ARGS, BY_HAND
 
 I32 = ir.IntType(32)
@@ -69,10 +70,6 @@ class Word:
     def quotient(self, other: Word | int) -> Word:
         """The quotient of two numbers of which none is negative and the second is not 0."""
         return self._apply(self.builder.udiv, self, other)
-
-    def remainder(self, other: Word | int) -> Word:
-        """The remainder of two numbers of which none is negative and the second is not 0."""
-        return self._apply(self.builder.urem, self, other)
 
     def ceil_div(self, other: Word | int) -> Word:
         """The quotient rounded up, for a divisor above 0."""
@@ -213,6 +210,15 @@ class Code:
                 yes()
             with otherwise:
                 no()
+
+    def quotient(self, whole: Word, part: Word) -> Word:
+        """As `Word.quotient`, by a function of the module, since LLVM makes much code of a division."""
+
+        def body(inner: Any, arguments: Any) -> Any:
+            return inner.udiv(*arguments)
+
+        function = internal_function(self.module, "quotient", 2, body, I64)
+        return Word(self.builder, self.builder.call(function, [whole.value, part.value]))
 
     def call(self, function: Any, *words: Word | int) -> None:
         self.builder.call(function, [x.value if isinstance(x, Word) else ir.Constant(I64, x) for x in words])

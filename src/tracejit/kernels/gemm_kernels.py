@@ -142,7 +142,7 @@ def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word, *, use: str =
     rows, run, group, tall = code.slots(p, ROWS, RUN, GROUP, HEIGHT)
     added, gate, gate_m, gate_use = code.slots(p, ADDED, GATE, GATE_M, GATE_USE)
     size, columns = lane.size, TILE_VECTORS * lane.count
-    parts = (m + rows - 1).quotient(rows)
+    parts = code.quotient(m + rows - 1, rows)
     panels = (n + columns - 1).quotient(columns)
     buffer = code.buffer(BLOCK_BYTES)
     a_direct, packs_a, b_direct = a_mode.equals(DIRECT), a_mode.equals(COPY), b_mode.equals(DIRECT)
@@ -195,14 +195,15 @@ def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word, *, use: str =
                         operands = c_at, c_m, gate_at, gate_m, height, there, gate_use
                         code.call(add_gate(code.module, lane, TILE_VECTORS), *operands)
 
-    first_block, last_block = low.quotient(panels), (high + panels - 1).quotient(panels)
+    first_block, last_block = code.quotient(low, panels), code.quotient(high + panels - 1, panels)
+    first_batch, last_batch = code.quotient(first_block, parts), code.quotient(last_block - 1, parts)
     # Whole parts of the rows that follow one another are gone through as one, with panels that are packed once.
     whole = (first_block * panels).equals(low) & (last_block * panels).equals(high)
-    whole_batches = first_block.remainder(parts).equals(0) & last_block.remainder(parts).equals(0)
-    one_batch = first_block.quotient(parts).equals((last_block - 1).quotient(parts))
+    whole_batches = (first_batch * parts).equals(first_block) & (last_batch * parts + parts).equals(last_block)
+    one_batch = first_batch.equals(last_batch)
     together = (whole & one_batch).choose(last_block - first_block, (whole & whole_batches).choose(parts, 1))
     with code.loop(first_block, last_block, together) as block:
-        batch = block.quotient(parts)
+        batch = code.quotient(block, parts)
         i = (block - batch * parts) * rows
         a_at = a + (batch * a_batch + i * a_m) * size
         c_at = c + (batch * c_batch + i * c_m) * size

@@ -34,7 +34,7 @@ from tracejit import kernels
 from tracejit.config import SETTINGS, code_key, logger, thread_budget
 from tracejit.cpu import has_tiles
 from tracejit.errors import KernelBuildError
-from tracejit.runtime import frontend, lowering, native, scalars, syntax, vectors
+from tracejit.runtime import frontend, lowering, native, printing, scalars, syntax, vectors
 from tracejit.runtime.cache import STORE
 
 _log = logger("timing")
@@ -114,7 +114,7 @@ def environment() -> str:
     # Read, not imported: a process whose kernels are on disk needs none of them.
     root = Path(kernels.__path__[0])
     sources = sorted(path for path in root.rglob("*.py") if not path.is_relative_to(root / "cuda"))
-    own = (frontend, lowering, native, scalars, syntax, vectors)
+    own = (frontend, lowering, native, printing, scalars, syntax, vectors)
     sources += [Path(module.__file__) for module in own if module.__file__]
     return _hash(
         [

@@ -31,6 +31,7 @@ from tracejit.errors import KernelBuildError
 from tracejit.kernels.memory import ARGS, BY_HAND, LOOP
 from tracejit.runtime import lowering
 from tracejit.runtime.collection import without_collections
+from tracejit.runtime.printing import module_text
 from tracejit.runtime.scalars import NOTHING, Unsupported, Value, cast, constant
 
 _log = logger("timing")
@@ -164,7 +165,7 @@ def name_loops(text: str) -> str:
 def _direct_text(kernels: Mapping[FunctionType, str], name: str, vectors: bool = True) -> str:
     with without_collections():
         module = lowering.lower(kernels, name, _call_intrinsic, vectors=vectors)
-        text = name_loops(str(module))
+        text = name_loops(module_text(module))
         for part in module.functions:
             for block in part.blocks:
                 # Instructions refer to the block that they are in: without this only a search would free them.

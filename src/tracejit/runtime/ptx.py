@@ -24,7 +24,7 @@ from numba.core.errors import NumbaError
 from tracejit import kernels
 from tracejit.codegen.cuda.text import HEAD, CudaText
 from tracejit.errors import KernelBuildError
-from tracejit.runtime import build, frontend, lowering, scalars, syntax
+from tracejit.runtime import build, frontend, lowering, printing, scalars, syntax
 from tracejit.runtime.cache import PTX, STORE
 from tracejit.runtime.scalars import Unsupported
 
@@ -121,8 +121,8 @@ def _environment() -> bytes:
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
     for path in sorted(Path(kernels.__path__[0]).rglob("*.py")):
         digest.update(path.read_bytes())
-    for module in (__file__, frontend.__file__, lowering.__file__, scalars.__file__, syntax.__file__):
-        digest.update(Path(str(module)).read_bytes())
+    for file in (__file__, *(module.__file__ for module in (frontend, lowering, printing, scalars, syntax))):
+        digest.update(Path(str(file)).read_bytes())
     return digest.digest()
 
 
