@@ -286,7 +286,10 @@ def _dots(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
             with code.loop(0, width.least(n - j), lane.count) as first:
                 columns(first)
 
-        code.either((width > lane.count) & (n - j >= width), row, some)
+        if ROW_VECTORS == 1:
+            some()
+        else:
+            code.either((width > lane.count) & (n - j >= width), row, some)
 
 
 def _integer(kind: Any, code: Code, p: Word, low: Word, high: Word) -> None:
