@@ -15,7 +15,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from tracejit.kernels.emit import internal_function
-from tracejit.kernels.memory import ARGS, BY_HAND
+from tracejit.kernels.memory import ARGS, BY_HAND, COMBINED
 
 I32 = ir.IntType(32)
 I64 = ir.IntType(64)
@@ -242,6 +242,7 @@ def native_kernel(name: str, body: Callable[[Code, Word, Word, Word], None], *, 
             inner.ret_void()
             if by_hand:
                 builder.module.add_named_metadata(BY_HAND)
+                builder.module.add_named_metadata(COMBINED)
             builder.call(function, [builder.ptrtoint(args[0], I64), args[1], args[2]])
             return context.get_constant(types.int64, 0)
 

@@ -155,6 +155,7 @@ def _content(value: Any) -> list[str]:
     return [type(value).__qualname__, text]
 
 
+@functools.cache
 def _source(function: Callable[..., Any]) -> str:
     try:
         return inspect.getsource(function)
@@ -187,7 +188,7 @@ def _optimised(function: FunctionType, text: str, symbol: str) -> Any:
     lowered = frontend.lower(function, text)
     module = native.parse(lowered.text)
     module.get_function(lowered.symbol).name = symbol
-    native.optimise(module, (symbol,), lowered.linked, by_hand=lowered.by_hand)
+    native.optimise(module, (symbol,), lowered.linked, by_hand=lowered.by_hand, combined=lowered.combined)
     return module
 
 

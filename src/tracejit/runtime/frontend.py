@@ -28,7 +28,7 @@ from numba.extending import _Intrinsic
 
 from tracejit.config import logger
 from tracejit.errors import KernelBuildError
-from tracejit.kernels.memory import ARGS, BY_HAND, LOOP
+from tracejit.kernels.memory import ARGS, BY_HAND, COMBINED, LOOP
 from tracejit.runtime import lowering
 from tracejit.runtime.collection import without_collections
 from tracejit.runtime.printing import module_text
@@ -50,6 +50,11 @@ class Lowered:
     def by_hand(self) -> bool:
         """Whether the kernel's loops are as fast as they will be."""
         return f"!{BY_HAND} =" in self.text
+
+    @property
+    def combined(self) -> bool:
+        """Whether nothing is gained by combining the kernel's instructions."""
+        return f"!{COMBINED} =" in self.text
 
 
 class _Collector(CodeLibrary):

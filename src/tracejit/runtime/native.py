@@ -67,7 +67,7 @@ def _engine() -> Any:
     return llvm.create_mcjit_compiler(empty, _target_machine())
 
 
-def _pass_manager(by_hand: bool) -> tuple[Any, Any]:
+def _pass_manager(by_hand: bool, combined: bool) -> tuple[Any, Any]:
     """The passes over a module and their builder; code written by hand only needs to be tidied."""
     tuning = llvm.create_pipeline_tuning_options(speed_level=SETTINGS.opt_level)
     tuning.loop_vectorization = True
@@ -81,7 +81,8 @@ def _pass_manager(by_hand: bool) -> tuple[Any, Any]:
     # Functions are called with many constants; without the first of these they are computed with.
     passes.add_ipsccp_pass()
     passes.add_sroa_pass()
-    passes.add_instruction_combine_pass()
+    if not combined:
+        passes.add_instruction_combine_pass()
     passes.add_simplify_cfg_pass()
     passes.add_dead_code_elimination_pass()
     return passes, builder
@@ -117,11 +118,19 @@ def _check_symbols(module: Any) -> None:
             raise KernelBuildError(f"{module.name}: there is no native function {function.name!r} to call")
 
 
-def optimise(module: Any, symbols: Iterable[str], linked: Sequence[Any] = (), *, by_hand: bool = False) -> None:
+def optimise(
+    module: Any,
+    symbols: Iterable[str],
+    linked: Sequence[Any] = (),
+    *,
+    by_hand: bool = False,
+    combined: bool = False,
+) -> None:
     """Makes a module ready for code generation, and only `symbols` visible from outside.
 
     `linked` are modules with functions that the module calls; they are copied. `by_hand` says that loops are unrolled
-    and made of vectors already.
+    and made of vectors already, `combined` that instructions are not worth the time to combine them: it takes two
+    thirds of what all passes over such a module take.
 
     Raises: KernelBuildError if the module calls what there is not.
     """
@@ -129,7 +138,7 @@ def optimise(module: Any, symbols: Iterable[str], linked: Sequence[Any] = (), *,
         for other in linked:
             module.link_in(other, preserve=True)
         _hide(module, frozenset(symbols))
-        passes, builder = _pass_manager(by_hand)
+        passes, builder = _pass_manager(by_hand, combined)
         passes.run(module, builder)
         _check_symbols(module)
 

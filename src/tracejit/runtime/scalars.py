@@ -10,6 +10,7 @@ float64. Division by zero gives 0 for integers, and what IEEE arithmetic says fo
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +43,13 @@ class Value:
     @property
     def argument_type(self) -> Any:
         """The type with which numba would look for a function that takes literals."""
-        return self.kind if self.literal is None else types.IntegerLiteral(self.literal)
+        return self.kind if self.literal is None else _literal_type(self.literal)
+
+
+@functools.cache
+def _literal_type(number: int) -> Any:
+    """The type of a literal; numba works out anew each time what type the number itself has."""
+    return types.IntegerLiteral(number)
 
 
 NOTHING = Value(types.none, None)
