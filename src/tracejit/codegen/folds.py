@@ -349,6 +349,8 @@ def combine(group: Group, plan: Plan, value: Value) -> KernelText:
     writer = Writer()
     partial, out = writer.pointer(plan.partials[value]), writer.pointer(plan.storage[value])
     several, n = writer.size(blocks), writer.size(inner)
+    # A chain of steps takes what it takes: LLVM would need as long to find that out as for all else.
+    writer.line("by_hand()")
     writer.line("for w in range(lo, hi):")
     writer.depth += 1
     writer.line(f"o = w // {n}")
