@@ -122,7 +122,7 @@ _part = register_jitable(no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 def _shared(function):  # type: ignore[no-untyped-def]
-    """A part that is long, or called in several places, and whose call costs next to nothing beside what it does."""
+    """A long part that is called in several places, and whose call costs next to nothing beside what it does."""
     return shared(_part(function))
 
 
@@ -242,7 +242,7 @@ def _run_chunks(team, program, thread, begin, end):  # type: ignore[no-untyped-d
     return error
 
 
-@_shared
+@_part
 def _run_claimed(team, thread, owner, chunk):  # type: ignore[no-untyped-def]
     """A chunk of `owner`'s share of the current piece."""
     threads = load_i64(team, TEAM_THREADS)
@@ -273,7 +273,7 @@ def _make_known(team):  # type: ignore[no-untyped-def]
     _advance(team + 8 * CURRENT, team + 8 * SLEEPERS)
 
 
-@_shared
+@_part
 def _share_segment(team, ranges, segment):  # type: ignore[no-untyped-def]
     threads = load_i64(team, TEAM_THREADS)
     number = load_i64(team, CURRENT) + 1
