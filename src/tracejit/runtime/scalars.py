@@ -46,7 +46,7 @@ class Value:
         return self.kind if self.literal is None else _literal_type(self.literal)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=None, typed=True)
 def _literal_type(number: int) -> Any:
     """The type of a literal; numba works out anew each time what type the number itself has."""
     return types.IntegerLiteral(number)
