@@ -314,8 +314,9 @@ def _plan_float(p: Problem) -> tuple[Launch, ...]:
 
 
 def _packs_strips(p: Problem) -> bool:
-    """Whether A is packed once for all units."""
-    return p.batch == 1 and _packing_of_a(p) == kernels.COPY and p.m * p.k * _SIZES[p.dtype] <= _STRIP_BYTES
+    """Whether A is packed once for all units: not where one block has all panels, and so packs its rows but once."""
+    small = p.m * p.k * _SIZES[p.dtype] <= _STRIP_BYTES and p.n > _GROUP * panel_columns(p.dtype)
+    return p.batch == 1 and small and _packing_of_a(p) == kernels.COPY
 
 
 def _ways_of_b(p: Problem) -> tuple[bool, bool]:
@@ -371,7 +372,7 @@ def _plan_panels(p: Problem, *, a_mode: int | None = None, in_panels: bool = Fal
         rows = min(rows, _few_rows(p.m))
     run, group, height = _block(p, a_mode == kernels.COPY, b_mode != kernels.DIRECT, columns, rows)
     parts = -(-p.m // rows)
-    units = p.batch * panels * parts
+    units = p.batch * parts * (1 if a_mode == kernels.COPY and group >= panels else panels)
     slowness = 1.0 + max(0, columns // 2 - p.n) / p.n + (4.0 if b_mode == kernels.GATHER else 0.0)
     slots = p.slots(a_mode, b_mode, rows, run, group, height)
     function, unit_cost = _FLOAT_KERNELS[p.dtype]["panel"], p.cost(units, slowness)

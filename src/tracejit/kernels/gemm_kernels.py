@@ -1,7 +1,7 @@
 """Matrix product kernels: the loops over panels, rows and blocks of k round the vector functions.
 
-All read one argument block, see the slots below, which `gemm` fills. A unit is a panel of columns (with `rows` rows
-of C at most), so that any split over threads does the same arithmetic for each element.
+All read one argument block, see the slots below, which `gemm` fills. A unit is a panel of columns, or all of them, with
+`rows` rows of C at most, so that any split over threads does the same arithmetic for each element.
 """
 
 from __future__ import annotations
@@ -146,6 +146,9 @@ def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word, *, use: str =
     panels = (n + columns - 1).quotient(columns)
     buffer = code.buffer(BLOCK_BYTES)
     a_direct, packs_a, b_direct = a_mode.equals(DIRECT), a_mode.equals(COPY), b_mode.equals(DIRECT)
+    # Where rows of A are packed for all panels at once, a unit has all of them.
+    each = (packs_a & (group >= panels)).choose(panels, 1)
+    low, high = low * each, high * each
     strips = buffer + b_direct.choose(0, group * run * columns * size)
 
     def sweep(
