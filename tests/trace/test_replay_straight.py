@@ -15,8 +15,10 @@ from tests.garbage import small_heap
 from tests.trace.replaying import net
 from tests.trace.values import arr, bits
 from tracejit import devices
+from tracejit.kernels import looks
 from tracejit.trace.matcher import MISS
 from tracejit.trace.region import region_of
+from tracejit.trace.replay import arrivals
 
 WORDS_TELL = pytest.mark.skipif(
     sys.version_info >= (3, 13), reason="Python looks at the attributes of objects there, so the text replays"
@@ -48,6 +50,19 @@ def text_calls(compiled, monkeypatch):
     calls, run = [], scope["run"]
     monkeypatch.setitem(scope, "run", lambda *args: calls.append(1) or run(*args))
     return calls
+
+
+@WORDS_TELL
+def test_the_kernel_that_looks_has_to_be_earned(monkeypatch):
+    monkeypatch.setattr(arrivals, "EARNED", 10)
+    model, compiled = inference()
+    by_text = text_calls(compiled, monkeypatch)
+    with tj.no_grad():
+        for i in range(20):
+            assert bits(compiled(arr(i, 1, 4))) == bits(tj.softmax(model(arr(i, 1, 4)), -1))
+    replays = region_of(compiled).calls.replayed
+    assert 0 < len(by_text) < 10 < 20 < replays
+    assert region_of(compiled).prover.replays[0].look.table[looks.KERNEL] != 0
 
 
 @WORDS_TELL

@@ -296,9 +296,15 @@ no:
   ret ptr %refused
 }
 
-; Runs the kernel that a table names first over the table and objects; gives its code.
+; Runs the kernel that a table names first over the table and objects; gives its code, 1 if there is no kernel yet.
 define internal i64 @look_at(ptr %state, ptr %table, ptr %objects, i64 %count) {
   %block = alloca [4 x i64]
+  %kernel = load i64, ptr %table
+  %none_yet = icmp eq i64 %kernel, 0
+  br i1 %none_yet, label %unknown, label %known
+unknown:
+  ret i64 1
+known:
   %table_word = ptrtoint ptr %table to i64
   store i64 %table_word, ptr %block
   %block_1 = getelementptr i64, ptr %block, i64 1
@@ -309,7 +315,6 @@ define internal i64 @look_at(ptr %state, ptr %table, ptr %objects, i64 %count) {
   %block_3 = getelementptr i64, ptr %block, i64 3
   %none = call i64 @word(ptr %state, i64 $none)
   store i64 %none, ptr %block_3
-  %kernel = load i64, ptr %table
   %code = call i64 @call_kernel(i64 %kernel, ptr %block, i64 1)
   ret i64 %code
 }

@@ -25,6 +25,10 @@ from tracejit.tensor.tensor import Tensor
 from tracejit.trace.executable import Executable
 from tracejit.trace.tree import External
 
+EARNED = 200
+"""Long looks after which the kernel of the native one is compiled, which takes as long as some thousands of them: many
+programs are called less often."""
+
 Found = tuple[str, Tensor, External]
 """The text of a tensor in a call, the tensor of the proof, and what one in its place must be like."""
 
@@ -45,7 +49,7 @@ def _plain(found: Sequence[Found], places: list[list[int]], exe: Executable) -> 
 class Look:
     """The native look at the tensors of a call: `ENTRY.look(table, *tensors)` is 0 if all are as expected.
 
-    Edge: it says no until it is told where the program writes.
+    Edge: it says no until it is told where the program writes, and has been told so `EARNED` times.
     """
 
     def __init__(
@@ -56,8 +60,8 @@ class Look:
         self._spans = np.zeros(1, np.int64)
         # The table has the addresses of these.
         self._kept = found, exe.pointers
+        self._left = EARNED
         words = [0] * looks.ROWS
-        words[looks.KERNEL] = build(looks.look_at_tensors).address
         words[looks.TENSORS] = len(found)
         words[looks.CONSTANTS] = self._constants.ctypes.data
         words[looks.SPANS] = self._spans.ctypes.data
@@ -74,6 +78,9 @@ class Look:
         """The program writes where it says now; tensors that are as expected and lie elsewhere are admitted."""
         self._spans = np.array([len(exe.lows), *exe.highs, *exe.lows], np.int64)
         self.table[looks.SPANS] = self._spans.ctypes.data
+        self._left -= 1
+        if self._left == 0:
+            self.table[looks.KERNEL] = build(looks.look_at_tensors).address
         self.table[looks.READY] = 1
 
 
