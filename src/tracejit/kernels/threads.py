@@ -101,8 +101,9 @@ TRIES, UNCOUNTED = 24, 8
 """Runs that a trial shares, and then as many that one thread does; of both, how many only bring data to where it will
 be."""
 MOST_PAIRS = (TRIES - UNCOUNTED) ** 2 // 2
-RENEWAL = 10_000
-"""Runs after which a trial is made anew: other programs may have wanted the CPUs, or want them by now."""
+RENEWAL = 2_000
+"""Runs after which a trial is made anew: other programs may have wanted the CPUs, or want them by now. Of these runs a
+hundredth is spent on the slower way."""
 TRIAL_WORDS = TRIAL_TIMES + 2 * TRIES
 
 TASK_WORDS = 5
