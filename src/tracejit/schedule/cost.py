@@ -61,8 +61,8 @@ HELD_BYTES = 4 << 20
 """Memory that may be held by what waits for the end of a strand: what is read much later is no longer in a cache."""
 
 NEAR_BYTES = (256 << 10, 1 << 20)
-"""What a program's launches write, at least and at most, if it is one that the second caches hold and that threads
-share: less is done by one of them."""
+"""What a program's launches read and write, at least and at most, if it is one that the second caches hold and that
+threads share: less is done by one of them."""
 
 USUAL_CACHE = 32 << 20
 """Bytes of the last cache where the system does not say."""
@@ -117,7 +117,7 @@ def of_element(value: Value) -> float:
 
 
 def is_near(nbytes: int) -> bool:
-    """Whether a program that writes so many bytes stays in the second caches of the threads that share it."""
+    """Whether a program of so many bytes stays in the second caches of the threads that share it."""
     return NEAR_BYTES[0] <= nbytes <= NEAR_BYTES[1]
 
 

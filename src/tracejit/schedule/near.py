@@ -19,12 +19,12 @@ from tracejit.symbols import present
 
 
 def is_near(partition: Partition, targets: Collection[Value]) -> bool:
-    """Whether what groups write for each other, and the values that the caller wants, stay near the CPUs."""
-    written = set(targets)
+    """Whether what groups read from memory, and the values that the caller wants, stay near the CPUs."""
+    touched = set(targets)
     for group in partition.groups:
         read = {r.source for value in group.members for r in value.reads}
-        written.update(value for value in read if partition.group_of.get(value) is not group)
-    return cost.is_near(sum(present(v.numel) * v.dtype.itemsize for v in written if v.kind != kinds.VIRTUAL))
+        touched.update(value for value in read if partition.group_of.get(value) is not group)
+    return cost.is_near(sum(present(v.numel) * v.dtype.itemsize for v in touched if v.kind != kinds.VIRTUAL))
 
 
 def part_columns(partition: Partition) -> None:
