@@ -203,7 +203,7 @@ def _plan_gated(name: str, operands: tuple[Operand, ...], shape: tuple[int, ...]
         raise NotImplementedError(f"{name}: there is no kernel for {a} @ {b}")
     if problem.m == 0 or problem.n == 0:
         return ()
-    *before, product = _plan_strips(problem) if _packs_strips(problem) else (_plan_panels(problem),)
+    *before, product = _plan_tiles(problem)
     head, stride = product.slots[: kernels.GATE], problem.n if len(shape) == 2 else 0
     slots = (*head[: kernels.C], Ptr(3), *head[kernels.C + 1 :], Ptr(2), stride, use)
     along = (0, 2, 3) if stride else (0, 3)
@@ -310,13 +310,14 @@ def _plan_float(p: Problem) -> tuple[Launch, ...]:
         units = p.batch * -(-p.n // columns)
         slots = p.slots(kernels.DIRECT, kernels.DIRECT, p.m, p.k, columns)
         return (Launch(functions["dots"], slots, units, p.cost(units, 5.0 if p.m == 1 else 2.5)),)
-    return _plan_strips(p) if _packs_strips(p) else (_plan_panels(p),)
+    return _plan_tiles(p)
 
 
-def _packs_strips(p: Problem) -> bool:
-    """Whether A is packed once for all units: not where one block has all panels, and so packs its rows but once."""
+def _plan_tiles(p: Problem) -> tuple[Launch, ...]:
+    """Panels of B, before which A is packed for all units, unless one block has all panels and so packs it but once."""
     small = p.m * p.k * _SIZES[p.dtype] <= _STRIP_BYTES and p.n > _GROUP * panel_columns(p.dtype)
-    return p.batch == 1 and small and _packing_of_a(p) == kernels.COPY
+    strips = p.batch == 1 and small and _packing_of_a(p) == kernels.COPY
+    return _plan_strips(p) if strips else (_plan_panels(p),)
 
 
 def _ways_of_b(p: Problem) -> tuple[bool, bool]:

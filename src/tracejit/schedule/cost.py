@@ -43,7 +43,7 @@ SHARED, SHARED_ROWS, SHARED_SIZE = 4, (8, 96), 1 << 12
 of them would spend a fifth of its time on it."""
 
 GATED_ROWS = 8
-"""Rows of a product from which on it is one by panels, which may end with a multiplication or with zeros."""
+"""Rows of a product from which on it is surely one by panels, which alone may go through a gate."""
 
 SHORT_ROW = 16
 """Columns of a matrix below which its rows had better follow one another in one loop."""

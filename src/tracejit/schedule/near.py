@@ -3,8 +3,9 @@
 In: a partition. Out: whether it is one of such a program; then groups that threads can go through by rows.
 Must not know: kernel text, memory.
 
-A line that one CPU wrote takes another one 6 ns to read, and a meeting of the threads a microsecond: a product of 64
-rows with a matrix of 128x128 takes 7. What makes rows beside sums of columns is parted from these, which need all rows.
+A line that one CPU wrote takes another one 6 ns to read, and a meeting of the threads up to a microsecond; half of a
+product of 64 rows with a matrix of 128x128 takes seven. What makes rows beside sums of columns is parted from these,
+which need all rows.
 """
 
 from __future__ import annotations

@@ -68,8 +68,10 @@ class _Ordering:
         if not self._tails:
             return ready
         whole = [group for group in ready if self._partings[group] is None]
-        most = max((tail for group, tail in self._tails.items() if group not in self.out.stage), default=0)
-        return whole or [group for group in ready if self._tails[group] == most] or ready
+        if whole or not ready:
+            return whole
+        most = max(tail for group, tail in self._tails.items() if group not in self.out.stage)
+        return [group for group in ready if self._tails[group] == most] or ready
 
     def _can_wait(self, group: Group) -> bool:
         """Whether all that comes right after a group waits for the end of the strand anyway."""
