@@ -208,9 +208,9 @@ class _Assembly:
             part = kernels.setdefault(kernel, len(kernels))
             if part == len(parts):
                 parts.append(Part(kernel.digest, doc, origin))
-            fails = isinstance(wanted, Launch) and wanted.fails
+            fails, grain = (wanted.fails, wanted.grain) if isinstance(wanted, Launch) else (False, 1)
             strand = strands.get(group, (0, 0))
-            steps.append(Step(part, slots, int(wanted.units), float(wanted.unit_cost), stage, fails, *strand))
+            steps.append(Step(part, slots, int(wanted.units), float(wanted.unit_cost), stage, fails, *strand, grain))
         plan = self.plan
         recipe = Recipe(
             tuple(parts),

@@ -297,6 +297,7 @@ class Template:
                     unit_cost=launch.unit_cost,
                     stage=item.stage + step,
                     fails=launch.fails,
+                    grain=launch.grain,
                 )
                 note(kernel, item.doc)
                 launched += 1

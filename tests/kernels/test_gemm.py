@@ -297,6 +297,24 @@ def test_results_that_are_written_once(dtype: str, strip_bytes: int, monkeypatch
                 same(run(plan_matmul, [laid_out(a, left), laid_out(b, right)], np.empty((m, n), dtype)), expected)
 
 
+def test_threads_keep_panels_together_that_are_packed_together_for_a_large_result(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def groups(m: int, k: int) -> tuple[int, int]:
+        operands = (Operand("float32", (m, k), (k, 1)), Operand("float32", (k, 1024), (1024, 1)))
+        (item,) = plan_matmul(*operands, Operand("float32", (m, 1024), (1024, 1)))
+        assert item.units == 1024 // panel_columns("float32")
+        group = item.slots[gemm_kernels.GROUP]
+        assert isinstance(group, int)
+        return item.grain, group
+
+    monkeypatch.setattr(gemm, "_RESULT_BYTES", 2 << 20)
+    for k in (1024, 4096):
+        grain, group = groups(1024, k)
+        assert grain == group >= 4
+    assert groups(256, 1024)[0] == 1
+
+
 def test_a_small_matrix_is_packed_for_each_half_of_many_rows() -> None:
     def units(m: int, n: int, k: int) -> int:
         a, b, c = (Operand("float32", shape, (shape[1], 1)) for shape in ((m, k), (k, n), (m, n)))

@@ -349,6 +349,13 @@ def test_chunks_become_smaller_towards_the_end_of_a_share(cost: float) -> None:
         assert len(costs) <= 8 + np.log2(max(1.0, cost / 8 / 5_000.0))
 
 
+@pytest.mark.parametrize(("grain", "sizes"), [(1, [2, 2, 2, 2, 2, 2, 2, 1, 1]), (4, [4] * 4), (8, [4] * 4)])
+def test_units_that_share_what_is_prepared_stay_together(grain: int, sizes: list[int]) -> None:
+    (shares,) = segment([_Launch(kernel(FAIL), (), 32, 400e3, 0, grain=grain)], 2, 10_000.0)
+    for share in shares:
+        assert [sum(task.high - task.low for task in chunk) for chunk in share] == sizes
+
+
 @pytest.mark.parametrize(
     ("costs", "threshold"),
     [

@@ -373,14 +373,22 @@ def _plan_panels(p: Problem, *, a_mode: int | None = None, in_panels: bool = Fal
         rows = min(rows, _few_rows(p.m))
     run, group, height = _block(p, a_mode == kernels.COPY, b_mode != kernels.DIRECT, columns, rows)
     parts = -(-p.m // rows)
-    units = p.batch * parts * (1 if a_mode == kernels.COPY and group >= panels else panels)
+    each = 1 if a_mode == kernels.COPY and group >= panels else panels
+    units = p.batch * parts * each
+    # In shorter products a fine split between threads gains more than what is packed together.
+    grain = group if b_mode != kernels.DIRECT and each > 1 and _is_far(p) else 1
     slowness = 1.0 + max(0, columns // 2 - p.n) / p.n + (4.0 if b_mode == kernels.GATHER else 0.0)
     slots = p.slots(a_mode, b_mode, rows, run, group, height)
     function, unit_cost = _FLOAT_KERNELS[p.dtype]["panel"], p.cost(units, slowness)
     if p.swapped or p.m % rows:
-        return Launch(function, slots, units, unit_cost)
+        return Launch(function, slots, units, unit_cost, grain=grain)
     along = (0, 1, 2) if p.batch > 1 and p.b[0] else (0, 2)
-    return Launch(function, slots, units, unit_cost, parts=p.batch * parts, along=along)
+    return Launch(function, slots, units, unit_cost, parts=p.batch * parts, along=along, grain=grain)
+
+
+def _is_far(p: Problem) -> bool:
+    """Whether the second cache does not hold the result."""
+    return p.m * p.n * _SIZES[p.dtype] > _RESULT_BYTES
 
 
 def _worth_packing(span: int, times: int) -> bool:
@@ -395,15 +403,16 @@ def _block(p: Problem, packs_a: bool, packs_b: bool, columns: int, rows: int) ->
     # Strips that are packed together are all written.
     height = _round_up(min(_HEIGHT * 4 // size, rows), kernels.strip_rows(size)) if packs_a else 0
     group = panels
-    is_far = p.m * p.n * size > _RESULT_BYTES
+    is_far = _is_far(p)
+    block = (kernels.FAR_BLOCK_BYTES if is_far else kernels.BLOCK_BYTES) // size
     if packs_b:
         # So many steps are one run, whatever is packed.
-        room = (kernels.BLOCK_BYTES // size // LONGEST_ADDED - height) // columns
-        least, wanted = (1, kernels.BLOCK_BYTES) if is_far else (_GROUP, _GROUP_BYTES)
-        most = _WIDE_GROUP if packs_a else max(least, wanted // (max(p.k, 1) * columns * size))
+        room = (block // LONGEST_ADDED - height) // columns
+        wanted = block if is_far else _GROUP_BYTES // size
+        most = _WIDE_GROUP if packs_a else max(_GROUP, wanted // (max(p.k, 1) * columns))
         group = _equal_parts(panels, min(room, most))
     wide = (columns * group if packs_b else 0) + height
-    longest = (kernels.BLOCK_BYTES // size - height) // wide if wide else max(p.k, 1)
+    longest = (block - height) // wide if wide else max(p.k, 1)
     if packs_b and not is_far:
         longest = min(longest, _RUN_BYTES // (columns * size))
     run = max(_equal_parts(p.k, longest), 1)

@@ -57,6 +57,9 @@ the first cache can hold."""
 BLOCK_BYTES = 256 * 1024
 """Packed panels of B and rows of A, which stay in the second cache."""
 
+FAR_BLOCK_BYTES = 512 * 1024 if TARGET.vector_bytes == 64 else BLOCK_BYTES
+"""The same for products whose results the second cache does not hold, so that it is there for what is packed."""
+
 _CHUNK = 8
 """Steps of k that are copied at once: rows whose addresses differ by a power of two share few places of a cache."""
 
@@ -144,7 +147,7 @@ def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word, *, use: str =
     size, columns = lane.size, TILE_VECTORS * lane.count
     parts = code.quotient(m + rows - 1, rows)
     panels = (n + columns - 1).quotient(columns)
-    buffer = code.buffer(BLOCK_BYTES)
+    buffer = code.buffer(FAR_BLOCK_BYTES)
     a_direct, packs_a, b_direct = a_mode.equals(DIRECT), a_mode.equals(COPY), b_mode.equals(DIRECT)
     # Where rows of A are packed for all panels at once, a unit has all of them.
     each = (packs_a & (group >= panels)).choose(panels, 1)

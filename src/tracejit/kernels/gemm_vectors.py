@@ -17,7 +17,7 @@ import llvmlite.ir as ir
 from numba.core import cgutils
 
 from tracejit.config import SETTINGS
-from tracejit.kernels.emit import I64, Splat, emit_loop, integers, internal_function
+from tracejit.kernels.emit import I64, SHORT_LOOP, Splat, emit_loop, integers, internal_function
 
 I1 = ir.IntType(1)
 I8 = ir.IntType(8)
@@ -337,21 +337,22 @@ def _ended(v: VectorBuilder, bias: Any, sums: list[Any], vectors: int, load: Loa
 
 
 def _chains(
-    v: VectorBuilder, k: Any, rows: list[Any], a_step: Any, b: Any, b_step: Any, sums: list[Any], load: Load
+    v: VectorBuilder, k: Any, a: list[Any], b: Any, steps: tuple[Any, Any], sums: list[Any], load: Load, turn: int = 1
 ) -> list[Any]:
-    """The sums, row by row, after `k` steps along the rows of A and the vectors at `b`."""
-    vectors = len(sums) // len(rows)
+    """The sums, row by row, after `k` steps along the rows `a` and the vectors at `b`, `turn` of them in each turn."""
+    a_step, b_step = steps
+    vectors = len(sums) // len(a)
 
     def step(state: list[Any]) -> list[Any]:
         a_at, b_at, *sums = state
         panel = [load(b_at, j) for j in range(vectors)]
         out = []
-        for i, row in enumerate(rows):
+        for i, row in enumerate(a):
             value = v.splat(row, a_at)
             out += [v.fma(value, panel[j], sums[i * vectors + j]) for j in range(vectors)]
         return [v.ir.add(a_at, a_step), v.ir.add(b_at, b_step), *out]
 
-    return emit_loop(v.ir, k, [I64(0), b, *sums], step)[2:]
+    return emit_loop(v.ir, k, [I64(0), b, *sums], step, together=turn)[2:]
 
 
 def add_tile(module: Any, lane: Lane, rows: int, vectors: int, use: str = ALONE) -> Any:
@@ -366,8 +367,8 @@ def add_tile(module: Any, lane: Lane, rows: int, vectors: int, use: str = ALONE)
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
         a, a_m, a_k, b, b_k, c, c_m, k, begin, m_left, n_left, *more = arguments
         v = VectorBuilder(builder, lane)
-        a_step, b_step = v.bytes(a_k), v.bytes(b_k)
         a_rows = row_addresses(v, a, a_m, m_left, rows)
+        steps = v.bytes(a_k), v.bytes(b_k)
         c_rows = row_addresses(v, c, c_m, m_left, rows)
         columns = [I64(j * TARGET.vector_bytes) for j in range(vectors)]
         for row in c_rows:
@@ -387,7 +388,7 @@ def add_tile(module: Any, lane: Lane, rows: int, vectors: int, use: str = ALONE)
 
         def results(load: Load) -> list[Any]:
             starts = [v.zeros] * (rows * vectors) if use == ADDING else _starts(v, begin, c_rows, vectors, load)
-            sums = _chains(v, k, a_rows, a_step, b, b_step, starts, load)
+            sums = _chains(v, k, a_rows, b, steps, starts, load)
             if use == ADDING:
                 # All of a row before its stores: rows past the last repeat it, and D may be C.
                 addends = [load(builder.add(row, more[0]), j) for row in c_rows for j in range(vectors)]
@@ -431,7 +432,9 @@ def add_column(module: Any, lane: Lane, rows: int, vectors: int, use: str = ALON
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
         a, a_m, a_k, a_tile, b, b_k, c, c_m, k, begin, tiles, *more = arguments
         v = VectorBuilder(builder, lane)
-        a_step, b_step, a_down, c_down = v.bytes(a_k), v.bytes(b_k), v.bytes(a_tile), v.bytes(c_m)
+        steps, a_down, c_down = (v.bytes(a_k), v.bytes(b_k)), v.bytes(a_tile), v.bytes(c_m)
+        # A few steps in a turn: the CPU foresees the end of a shorter loop, and asks further ahead for what it reads.
+        turn = 1 if use == ADDING else SHORT_LOOP
         a_rows = [builder.mul(v.bytes(a_m), I64(i)) for i in range(rows)]
         columns = [I64(j * TARGET.vector_bytes) for j in range(vectors)]
 
@@ -447,7 +450,7 @@ def add_column(module: Any, lane: Lane, rows: int, vectors: int, use: str = ALON
             for row in c_rows:
                 v.prefetch(row)
             starts = [v.zeros] * (rows * vectors) if use == ADDING else _starts(v, begin, c_rows, vectors, load)
-            results = _chains(v, k, [builder.add(a_at, row) for row in a_rows], a_step, b, b_step, starts, load)
+            results = _chains(v, k, [builder.add(a_at, row) for row in a_rows], b, steps, starts, load, turn)
             if use == ENDING:
                 results = _ended(v, more[0], results, vectors, load)
             for position, value in enumerate(results):

@@ -54,7 +54,8 @@ class Launch:
     operand and of a result, that may be one buffer: the operand must be contiguous, and is read only by this launch.
     The k-th of `parts` equal parts of the units reads and writes at most the k-th part of the rows of the operands and
     results that are `along`, by the numbers that `Ptr` has, and of the scratch memory no more than these parts of the
-    launches before have written; 0 parts if there is no such number.
+    launches before have written; 0 parts if there is no such number. So many units as `grain` that follow one another
+    on one thread share what the first of them prepares.
     """
 
     function: Callable[..., Any]
@@ -65,6 +66,7 @@ class Launch:
     in_place: tuple[int, int] | None = None
     parts: int = 0
     along: tuple[int, ...] = ()
+    grain: int = 1
 
     @property
     def scratch(self) -> int:

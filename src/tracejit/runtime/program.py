@@ -58,6 +58,8 @@ _CHUNK_NS, _CHUNKS, _LAST_NS = 40_000.0, 8, 5_000.0
 """The first chunks of a share are equal, of at least so much and at most so many: each begins anew with what a kernel
 prepares. Each later one is half of what is left, down to _LAST_NS: whoever is through first finds little to wait for.
 """
+_LEAST_CHUNKS = 4
+"""So many chunks of a long share there are even if that parts units which had better stay together."""
 _TRIED_NS = 1_000_000.0
 """A shared program that takes less tries whether one thread alone is faster: results that go from one CPU's caches to
 another's may take longer than their computation, and how long that takes is different on every machine."""
@@ -104,6 +106,7 @@ class _Launch:
     fails: bool = False
     strand: int = 0
     parts: int = 0
+    grain: int = 1
 
     @property
     def cost(self) -> float:
@@ -212,13 +215,15 @@ class ProgramBuilder:
         fails: bool = False,
         strand: int = 0,
         parts: int = 0,
+        grain: int = 1,
     ) -> int:
         """Adds a launch over `units` of `unit_cost` nanoseconds each; gives its index.
 
         Launches of one stage must not depend on each other; stages run in ascending order. `fails` is for
         `written_last` alone: every launch's error code is looked at. The stages of a `strand` other than 0 follow one
         another, hold no other launches and none that fails; each of its launches is cut into so many equal `parts`,
-        whose k-th depends on k-th ones alone, and threads do not wait for each other between its stages.
+        whose k-th depends on k-th ones alone, and threads do not wait for each other between its stages. So many units
+        as `grain` stay together where shares are large enough.
 
         Raises: ValueError on an unknown buffer or scalar, or units that such parts do not divide.
         """
@@ -231,7 +236,8 @@ class ProgramBuilder:
             raise ValueError(f"expected a number of units, got {units}")
         if strand and (parts < 1 or units % parts):
             raise ValueError(f"expected units that {parts} parts divide, got {units}")
-        self._launches.append(_Launch(kernel, tuple(slots), units, float(unit_cost), stage, fails, strand, parts))
+        launch = _Launch(kernel, tuple(slots), units, float(unit_cost), stage, fails, strand, parts, grain)
+        self._launches.append(launch)
         return len(self._launches) - 1
 
     def build(self, arena: Arena | None = None) -> Program:
@@ -250,11 +256,11 @@ def _cut(launch: _Launch, position: float) -> int:
     return min(launch.units, grain * round(position / (launch.unit_cost * grain)))
 
 
-def _portions(cost: float) -> list[float]:
-    """What the chunks of a share cost."""
-    most = max(cost / _CHUNKS, _CHUNK_NS)
+def _portions(cost: float, least: float) -> list[float]:
+    """What the chunks of a share cost, each at least `least`."""
+    most = max(cost / _CHUNKS, _CHUNK_NS, least)
     portions, rest = [], cost
-    while rest >= 2 * _LAST_NS:
+    while rest >= 2 * max(_LAST_NS, least):
         portions.append(min(most, rest / 2))
         rest -= portions[-1]
     return [*portions, rest]
@@ -290,7 +296,9 @@ def split(launches: Sequence[tuple[int, _Launch]], threads: int, threshold: floa
     if total < threshold or takers <= 1:
         alone = tuple(Task(index, 0, launch.units) for index, launch in launches if launch.units)
         return ((alone,) if alone else (), *[()] * (threads - 1))
-    portions = _portions(total / takers)
+    share = total / takers
+    grain = max([launch.unit_cost * launch.grain for _, launch in launches if launch.grain > 1], default=0.0)
+    portions = _portions(share, min(grain, share / _LEAST_CHUNKS))
     each = len(portions)
     chunks = _cut_up(launches, portions * takers)
     shares = [tuple(c for c in chunks[each * k : each * (k + 1)] if c) for k in range(takers)]

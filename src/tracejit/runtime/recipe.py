@@ -33,7 +33,7 @@ class Part:
 @dataclass(frozen=True, slots=True)
 class Step:
     """A launch of a recipe: kernel `part` over `units` of `unit_cost` nanoseconds, in a stage, perhaps in `parts` of a
-    strand (see `ProgramBuilder.add_launch`)."""
+    strand, `grain` together where that is possible (see `ProgramBuilder.add_launch`)."""
 
     part: int
     slots: tuple[Slot, ...]
@@ -43,6 +43,7 @@ class Step:
     fails: bool
     strand: int = 0
     parts: int = 0
+    grain: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,7 @@ class Recipe:
                 fails=s.fails,
                 strand=s.strand,
                 parts=s.parts,
+                grain=s.grain,
             )
         return builder.build(arena)
 
@@ -88,7 +90,7 @@ class Recipe:
         True
         """
         steps = [
-            (s.part, [*map(_packed, s.slots)], s.units, s.unit_cost, s.stage, s.fails, s.strand, s.parts)
+            (s.part, [*map(_packed, s.slots)], s.units, s.unit_cost, s.stage, s.fails, s.strand, s.parts, s.grain)
             for s in self.steps
         ]
         rest = (self.externals, self.scalars, self.arena, self.arena_bytes, self.stages)
