@@ -153,13 +153,18 @@ def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word, *, use: str =
     each = (packs_a & (group >= panels)).choose(panels, 1)
     low, high = low * each, high * each
     strips = buffer + b_direct.choose(0, group * run * columns * size)
+    upwards = code.cell(0)
 
     def sweep(
         a: Word, row: Word, c_first: Word, start: Word, length: Word, first: Word, last: Word, right: Word, count: Word
     ) -> None:
-        """All rows of some panels for one run of k, from row `row` of C on."""
+        """All rows of some panels for one run of k, from row `row` of C on; upwards each second time, as the rows of A
+        that were last are still in the second cache."""
         right_k, right_panel = b_direct.choose(b_k, columns), b_direct.choose(b_n, length) * columns
-        with code.loop(0, count, tall) as top:
+        bands, turned = code.quotient(count + tall - 1, tall), upwards.now.differs(0)
+        upwards.set(1 - upwards.now)
+        with code.loop(0, bands) as band:
+            top = turned.choose(bands - 1 - band, band) * tall
             height = (count - top).least(tall)
             source = a + (top * a_m + start * a_k) * size
             with code.when(packs_a):
