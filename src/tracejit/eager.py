@@ -28,6 +28,7 @@ from tracejit.ir.node import Node
 from tracejit.kernels.fold import STEPS_IN_NUMPY, fold_in_numpy
 from tracejit.kernels.template import lanes
 from tracejit.ops import Op, ops
+from tracejit.runtime.arrays import SMALL_BYTES, copied, empty
 from tracejit.runtime.build import build
 from tracejit.runtime.cuda.array import DeviceArray, OnGpu
 from tracejit.runtime.team import address_of, launch
@@ -63,7 +64,8 @@ def _numpy(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
         finally:
             _reset(token)
     if type(result) is np.ndarray:
-        return result
+        # What is made of numbers alone is kept, as parameters and the states of optimizers are.
+        return result if result.nbytes < SMALL_BYTES or np.ndarray in map(type, args) else copied(result)
     if type(result) is tuple:
         return tuple(map(np.asarray, result))
     return np.asarray(result)
@@ -144,7 +146,7 @@ def _launch_flat(op: Op, args: tuple[Any, ...]) -> np.ndarray:
     if len(args) == 1:
         flat = _flat_kernels.get((op, x.dtype.num))
         if flat is not None and x.flags.c_contiguous:
-            out = np.empty(x.shape, flat.dtype)
+            out = empty(x.shape, flat.dtype)
             launch(flat.address, out.size, flat.cost, x, out)
             return out
     elif len(args) == 2 and type(x) is np.ndarray:
@@ -155,7 +157,7 @@ def _launch_flat(op: Op, args: tuple[Any, ...]) -> np.ndarray:
         if flat is not None and flat.plain and x.flags.c_contiguous:
             fits = x.shape == y.shape and y.flags.c_contiguous if is_array else kind is float or kind is int
             if fits:
-                out = np.empty(x.shape, flat.dtype)
+                out = empty(x.shape, flat.dtype)
                 launch(flat.address, out.size, flat.cost, x, y, out)
                 return out
     elif type(x) is np.ndarray and x.flags.c_contiguous:
@@ -168,7 +170,7 @@ def _launch_flat(op: Op, args: tuple[Any, ...]) -> np.ndarray:
             key = (op, x.dtype.num, y_kind if y_number else y.dtype.num, z_kind if z_number else z.dtype.num)
             flat = _flat_kernels.get(key)
             if flat is not None and flat.plain:
-                out = np.empty(x.shape, flat.dtype)
+                out = empty(x.shape, flat.dtype)
                 launch(flat.address, out.size, flat.cost, x, y, z, out)
                 return out
     return _run_any(op, args)
@@ -192,7 +194,7 @@ def _run_any(op: Op, args: tuple[Any, ...]) -> np.ndarray:
         if op.exact and is_rare(tuple(key)):
             # As a kernel does it: a number of NumPy's does not decide the type, and the result is contiguous.
             numbers = tuple(a.item() if isinstance(a, np.generic) else a for a in args)
-            return np.asarray(_numpy(op, numbers, ()), order="C")
+            return copied(np.asarray(_numpy(op, numbers, ()), order="C"))
         flat = _flat_kernels[tuple(key)] = _Flat(op, args)
     given: list[Any] = list(args)
     if not alike or shape is None:
@@ -200,7 +202,7 @@ def _run_any(op: Op, args: tuple[Any, ...]) -> np.ndarray:
         for k, a in enumerate(args):
             if type(a) is np.ndarray:
                 given[k] = np.ascontiguousarray(np.broadcast_to(a, shape))
-    out = np.empty(shape, flat.dtype)
+    out = empty(shape, flat.dtype)
     given.append(out)
     launch(flat.address, out.size, flat.cost, *[_plain(given[k]) for k in flat.slots])
     return out
@@ -280,7 +282,7 @@ def _run_program(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
         if len(_programs) >= _MAX_PROGRAMS:
             _programs.clear()
         found = _programs[tuple(key)] = _Single(op, args, attrs)
-    outs = [np.empty(shape, kind) for shape, kind in found.results]
+    outs = [empty(shape, kind) for shape, kind in found.results]
     arrays += outs
     scalars = np.array([word(number) for number in numbers], np.int64) if numbers else _NO_SCALARS
     if found.run(np.array([address_of(a) for a in arrays], np.int64), scalars):
@@ -295,7 +297,7 @@ def _run_in_numpy(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     if op.family == "reduction":
         return _reduce_in_numpy(op, args[0], attrs[0])
     # A fresh, contiguous array, as programs give it.
-    return np.array(_numpy(op, args, attrs), order="C")
+    return copied(np.asarray(_numpy(op, args, attrs), order="C"))
 
 
 def _reduce_in_numpy(op: Op, x: np.ndarray, dim: int) -> np.ndarray | None:

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from tracejit.kernels import looks
+from tracejit.runtime.arrays import SMALL_BYTES
 from tracejit.runtime.build import build
-from tracejit.runtime.entry import _NEW_FROM_DESCR, ENTRY
+from tracejit.runtime.entry import _ARRAY_FUNCTIONS, ENTRY, LINE_BYTES
 from tracejit.runtime.objects import make_call, slot_offset
 
 
@@ -21,15 +22,16 @@ class Holder:
     __slots__ = ("array", "name", "rest")
 
 
-def test_the_place_in_numpys_interface_is_that_of_its_header():
+@pytest.mark.parametrize("name", _ARRAY_FUNCTIONS)
+def test_the_place_in_numpys_interface_is_that_of_its_header(name):
     text = Path(np.get_include(), "numpy", "__multiarray_api.h").read_text(encoding="utf-8")
-    found = re.search(r"define PyArray_NewFromDescr \\\s.*?PyArray_API\[(\d+)\]", text, re.DOTALL)
+    found = re.search(rf"define {name} \\\s.*?PyArray_API\[(\d+)\]", text, re.DOTALL)
     assert found is not None
-    assert int(found[1]) == _NEW_FROM_DESCR
+    assert int(found[1]) == _ARRAY_FUNCTIONS[name]
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64, np.int64, np.int8, np.bool_])
-@pytest.mark.parametrize("shape", [(), (3,), (4, 5), (2, 0, 3), (1, 2, 3, 4)])
+@pytest.mark.parametrize("shape", [(), (3,), (4, 5), (2, 0, 3), (1, 2, 3, 4), (33, 1, 65), (2000,)])
 def test_make_gives_a_copy_with_an_array_of_its_own(kind, shape):
     like = Holder()
     like.name, like.rest = ["a"], None
@@ -49,8 +51,11 @@ def test_make_gives_a_copy_with_an_array_of_its_own(kind, shape):
     assert one.name is like.name
     assert one.rest is None
     assert (one.array.shape, one.array.dtype, type(one.array)) == (shape, dtype, np.ndarray)
-    flags = one.array.flags
-    assert (flags.c_contiguous, flags.owndata, flags.writeable, flags.aligned) == (True,) * 4
+    flags, is_small = one.array.flags, one.array.nbytes < SMALL_BYTES
+    assert (flags.c_contiguous, flags.writeable, flags.aligned) == (True,) * 3
+    assert flags.f_contiguous == np.empty(shape, kind).flags.f_contiguous
+    assert flags.owndata == is_small
+    assert is_small or not one.array.ctypes.data % LINE_BYTES
     assert pointers == [0, two.array.ctypes.data, 0]
     assert not np.shares_memory(one.array, two.array)
     assert gc.is_tracked(one)
@@ -58,12 +63,13 @@ def test_make_gives_a_copy_with_an_array_of_its_own(kind, shape):
     assert counted == 2
 
 
-def test_make_keeps_nothing():
+@pytest.mark.parametrize("shape", [(3, 4), (30, 40)])
+def test_make_keeps_nothing(shape):
     # NumPy's own types may live for ever, and are then not counted.
     like, dtype = Holder(), np.dtype(np.float32, metadata={"own": True})
     like.name = ["a"]
     scope = {"pointers": np.zeros(1, np.int64)}
-    expression = make_call(like, Holder.__slots__, "array", ((3, 4), dtype), 0, scope, "made")
+    expression = make_call(like, Holder.__slots__, "array", (shape, dtype), 0, scope, "made")
     before = sys.getrefcount(dtype), sys.getrefcount(like.name)
     made = [eval(expression, scope) for _ in range(10)]
     meanwhile = sys.getrefcount(dtype), sys.getrefcount(like.name)

@@ -55,8 +55,12 @@ OTHER_THREADS = -2
 LIST_ITEMS = 24
 """Where a list keeps the address of its items."""
 
-_NEW_FROM_DESCR = 94
-"""The place of PyArray_NewFromDescr in NumPy's binary interface, the same in all its versions."""
+_ARRAY_FUNCTIONS = {"PyArray_NewFromDescr": 94, "PyArray_SetBaseObject": 282}
+"""The places of functions in NumPy's binary interface, the same in all its versions."""
+
+LINE_BYTES = 64
+_OWN_FLAGS = 0x0001 | 0x0100 | 0x0400
+"""NumPy's flags of an array in row-major order, aligned, that may be written."""
 
 _METH_O = 0x0008
 _METH_FASTCALL = 0x0080
@@ -114,6 +118,8 @@ def _module_text(digest: str) -> str:
         int_type=INT_TYPE,
         float_type=FLOAT_TYPE,
         array_type=ARRAY_TYPE,
+        line_mask=LINE_BYTES - 1,
+        own_flags=_OWN_FLAGS,
         type_error=TYPE_ERROR,
         list_items=LIST_ITEMS,
         none=NONE,
@@ -195,7 +201,8 @@ class Entry:
         for name in _PYTHON_FUNCTIONS:
             function = getattr(ctypes.pythonapi, name)
             llvm.add_symbol(name, ctypes.cast(function, ctypes.c_void_p).value)
-        llvm.add_symbol("PyArray_NewFromDescr", _array_function(_NEW_FROM_DESCR))
+        for name, index in _ARRAY_FUNCTIONS.items():
+            llvm.add_symbol(name, _array_function(index))
         digest = hashlib.sha256(f"{environment()} {_module_text('')} {sys.version}".encode()).hexdigest()
         text = _module_text(digest[:16])
         symbols = {name: f"{name}_{digest[:16]}" for name in (*_FUNCTIONS, "replay", "thread_main")}

@@ -208,8 +208,60 @@ no:
   ret ptr %refused
 }
 
+; A new array, whose elements are not set. A table has the address of its element type, that of bytes, how many of these
+; to ask for, so that the elements may begin with a line, or 0 if they may begin anywhere, and its shape.
+define internal ptr @new_array(ptr %state, ptr %table) {
+  %element_word = load i64, ptr %table
+  %element = inttoptr i64 %element_word to ptr
+  %byte_at = getelementptr i64, ptr %table, i64 1
+  %byte_word = load i64, ptr %byte_at
+  %byte = inttoptr i64 %byte_word to ptr
+  %size_at = getelementptr i64, ptr %table, i64 2
+  %size = load i64, ptr %size_at
+  %rank_at = getelementptr i64, ptr %table, i64 3
+  %rank = load i64, ptr %rank_at
+  %rank_int = trunc i64 %rank to i32
+  %shape = getelementptr i64, ptr %table, i64 4
+  %class_word = call i64 @word(ptr %state, i64 $array_type)
+  %class = inttoptr i64 %class_word to ptr
+  %anywhere = icmp eq i64 %size, 0
+  br i1 %anywhere, label %plain, label %placed
+plain:
+  ; The function takes a reference of the element type's over.
+  call void @Py_IncRef(ptr %element)
+  %new = call ptr @PyArray_NewFromDescr(ptr %class, ptr %element, i32 %rank_int, ptr %shape, ptr null, ptr null,
+                                        i32 0, ptr null)
+  ret ptr %new
+placed:
+  call void @Py_IncRef(ptr %byte)
+  %memory = call ptr @PyArray_NewFromDescr(ptr %class, ptr %byte, i32 1, ptr %size_at, ptr null, ptr null,
+                                           i32 0, ptr null)
+  %none = icmp eq ptr %memory, null
+  br i1 %none, label %nothing, label %inside
+inside:
+  %first = call i64 @data_of(ptr %memory)
+  %past = add i64 %first, $line_mask
+  %rest = and i64 %past, $line_mask
+  %line_word = sub i64 %past, %rest
+  %line = inttoptr i64 %line_word to ptr
+  call void @Py_IncRef(ptr %element)
+  %view = call ptr @PyArray_NewFromDescr(ptr %class, ptr %element, i32 %rank_int, ptr %shape, ptr null, ptr %line,
+                                         i32 $own_flags, ptr null)
+  %unseen = icmp eq ptr %view, null
+  br i1 %unseen, label %drop, label %based
+drop:
+  call void @Py_DecRef(ptr %memory)
+  br label %nothing
+nothing:
+  ret ptr null
+based:
+  ; Takes the reference of the memory's over.
+  %refused = call i32 @PyArray_SetBaseObject(ptr %view, ptr %memory)
+  ret ptr %view
+}
+
 ; As `copy_of`, with a new array in one more slot. Behind the slots, the table has where the array goes, its place among
-; pointers, the address of its element type, and its shape.
+; pointers, and what `new_array` wants.
 define internal ptr @copy_with_array(ptr %state, ptr %template, ptr %data) {
   %made = call ptr @copy_of(ptr %template, ptr %data)
   %failed = icmp eq ptr %made, null
@@ -219,19 +271,8 @@ array:
   %rest = getelementptr i64, ptr %data, i64 %slots
   %slot_at = getelementptr i64, ptr %rest, i64 1
   %slot = load i64, ptr %slot_at
-  %element_at = getelementptr i64, ptr %rest, i64 3
-  %element_word = load i64, ptr %element_at
-  %element = inttoptr i64 %element_word to ptr
-  %rank_at = getelementptr i64, ptr %rest, i64 4
-  %rank = load i64, ptr %rank_at
-  %rank_int = trunc i64 %rank to i32
-  %shape = getelementptr i64, ptr %rest, i64 5
-  %class_word = call i64 @word(ptr %state, i64 $array_type)
-  %class = inttoptr i64 %class_word to ptr
-  ; The function takes a reference of the element type's over.
-  call void @Py_IncRef(ptr %element)
-  %new = call ptr @PyArray_NewFromDescr(ptr %class, ptr %element, i32 %rank_int, ptr %shape, ptr null, ptr null,
-                                        i32 0, ptr null)
+  %array_table = getelementptr i64, ptr %rest, i64 3
+  %new = call ptr @new_array(ptr %state, ptr %array_table)
   %none = icmp eq ptr %new, null
   br i1 %none, label %drop, label %put
 drop:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from tracejit.runtime.arrays import table_of
 from tracejit.runtime.entry import ENTRY
 
 _POINTER = 8
@@ -95,6 +96,6 @@ def make_call(
     scope[f"{key}_like"] = template
     # The table has the address of the type, which is kept here.
     scope[f"{key}_type"] = dtype
-    words = [len(held), *offsets, place, id(dtype), len(shape), *shape]
+    words = [len(held), *offsets, place, *table_of(shape, dtype)]
     scope[f"{key}_table"] = np.array(words, np.int64)
     return f"make({key}_like, {key}_table, pointers)"

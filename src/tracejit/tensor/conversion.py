@@ -10,6 +10,7 @@ from tracejit import dtypes
 from tracejit.devices import CPU, device, require
 from tracejit.dtypes import dtype
 from tracejit.ops.record import ops
+from tracejit.runtime.arrays import copied
 from tracejit.runtime.cuda.driver import available
 from tracejit.tensor.dispatch import apply, wrap
 from tracejit.tensor.promote import to_dtype
@@ -90,10 +91,10 @@ def tensor(data: Any, *, dtype: dtype | None = None, device: Any = None, require
 
 def _array_of(data: Any, d: dtype | None) -> Any:
     if isinstance(data, Tensor):
-        return np.array(data._data(), d.np if d else None)
+        return copied(data._data(), d.np if d else None)
     if isinstance(data, (np.ndarray, np.generic)):
         kind = d or dtypes.from_numpy(data.dtype)
-        return np.array(data, kind.np)
+        return copied(data, kind.np)
     if isinstance(data, (list, tuple)):
         data = _plain(data)
     elif not isinstance(data, (bool, int, float)):
@@ -115,7 +116,7 @@ def _array_of(data: Any, d: dtype | None) -> Any:
             d = dtypes.bool if letter == "b" else dtypes.int64 if not _typed(data) else dtypes.from_numpy(array.dtype)
     if d.category != 2 and letter == "f":
         return array.astype(d.np)
-    return np.array(array, d.np)
+    return copied(array, d.np)
 
 
 def _typed(data: Any) -> bool:
@@ -163,8 +164,8 @@ def __deepcopy__(self: Tensor, memo: dict[int, Any]) -> Tensor:
         raise RuntimeError(
             "Only Tensors created explicitly by the user (graph leaves) support the deepcopy protocol at the moment."
         )
-    copied = apply(ops.copy, (self.detach(),)) if on_gpu(self) else wrap(np.array(self._data()))
-    out = alias(type(self), copied, self._requires_grad)
+    fresh = apply(ops.copy, (self.detach(),)) if on_gpu(self) else wrap(copied(self._data()))
+    out = alias(type(self), fresh, self._requires_grad)
     memo[id(self)] = out
     if self._grad is not None:
         out._grad = __deepcopy__(self._grad, memo)

@@ -11,6 +11,7 @@ from tracejit import dtypes
 from tracejit.devices import require
 from tracejit.dtypes import dtype as dtype_
 from tracejit.ops.record import ops
+from tracejit.runtime.arrays import copied
 from tracejit.tensor.arithmetic import add, binary, mul
 from tracejit.tensor.dispatch import apply, beside, made_on, wrap
 from tracejit.tensor.promote import to_dtype
@@ -119,7 +120,7 @@ def new_empty(self: Tensor, *size: Any, dtype: dtype_ | None = None, device: Any
 @method()
 def new_tensor(self: Tensor, data: Any, dtype: dtype_ | None = None, device: Any = None) -> Tensor:
     """A tensor with a copy of the data in the type of the tensor."""
-    array = np.array(data._data() if isinstance(data, Tensor) else data, (dtype or self._dtype).np)
+    array = copied(data._data() if isinstance(data, Tensor) else data, (dtype or self._dtype).np)
     return moved(wrap(array), require(device or self.device))
 
 

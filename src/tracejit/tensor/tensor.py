@@ -16,6 +16,7 @@ from tracejit import dtypes
 from tracejit.aval import Aval
 from tracejit.devices import CPU, CUDA
 from tracejit.devices import device as device_
+from tracejit.runtime.arrays import copied
 from tracejit.runtime.cuda.array import DeviceArray
 from tracejit.shapes import contiguous_strides
 from tracejit.tensor.state import state
@@ -113,7 +114,7 @@ class Tensor:
 
     def __init__(self, data: Any = (), requires_grad: bool = False) -> None:
         if type(data) is not np.ndarray:
-            data = np.array(data._data() if isinstance(data, Tensor) else data, dtypes.get_default_dtype().np)
+            data = copied(data._data() if isinstance(data, Tensor) else data, dtypes.get_default_dtype().np)
         self._array = data
         self._dtype = _BY_NUM[data.dtype.num]
         self._requires_grad = requires_grad

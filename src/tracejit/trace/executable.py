@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tracejit.ir.graph import Graph
+from tracejit.runtime.arrays import empty
 from tracejit.runtime.entry import ENTRY
 from tracejit.trace.background import Elsewhere, Job
 from tracejit.trace.structure import Built, Ends, Kept, Structures, computes_on_gpu, make_graph, outline, scalars_of
@@ -91,7 +92,7 @@ class Executable:
     def load(self, compiled: Any) -> None:
         """Take the program over and lay out its pointers."""
         self.compiled = compiled
-        self.empty = compiled.empty if self.gpu else np.empty
+        self.empty = compiled.empty if self.gpu else empty
         homes = len(self.mutated)
         self.pointers = np.zeros(len(self.inputs) + len(self.outputs) + homes, np.int64)
         self.scalars = np.zeros(max(len(self.numbers), 1), np.float64)
@@ -115,9 +116,9 @@ class Executable:
                 moved.append(i)
         k = len(last)
         made: list[tuple[int, Any]] = []
-        empty = self.empty
+        new = self.empty
         for slot, shape, kind in self.outputs:
-            array = empty(shape, kind)
+            array = new(shape, kind)
             pointers[k] = address_of(array)
             made.append((slot, array))
             k += 1

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tracejit.runtime.arrays import empty
 from tracejit.runtime.bytecode import compile_text
 from tracejit.runtime.entry import ENTRY
 from tracejit.runtime.objects import copy_call, make_call, slot_place
@@ -251,7 +252,7 @@ class Replay:
         self.grad_tables[0] = NEVER
         first = len(self.executable.inputs)
         for _, at, (_, shape, kind) in self.handed:
-            array = np.empty(shape, kind)
+            array = empty(shape, kind)
             self.executable.pointers[first + at] = ENTRY.address_of(array)
             t = Tensor.__new__(Tensor)
             t._array = array
