@@ -45,7 +45,8 @@ class Suite:
         return model
 
     def _tensors(self, workload: Workload) -> list[tuple[Any, ...]]:
-        return [tuple(self.torch.from_numpy(a) for a in batch) for batch in workload.data()]
+        # In memory of the framework's own: a NumPy array may begin anywhere in a line of the cache.
+        return [tuple(self.torch.tensor(a) for a in batch) for batch in workload.data()]
 
     def _training(self, workload: Workload, model: Any, change: Callable[[Any], Any]) -> Case:
         opt = self.torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)

@@ -28,7 +28,7 @@ from tracejit.ir.node import Node
 from tracejit.kernels.fold import STEPS_IN_NUMPY, fold_in_numpy
 from tracejit.kernels.template import lanes
 from tracejit.ops import Op, ops
-from tracejit.runtime.arrays import SMALL_BYTES, copied, empty
+from tracejit.runtime.arrays import SMALL_BYTES, empty, placed
 from tracejit.runtime.build import build
 from tracejit.runtime.cuda.array import DeviceArray, OnGpu
 from tracejit.runtime.team import address_of, launch
@@ -65,7 +65,7 @@ def _numpy(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
             _reset(token)
     if type(result) is np.ndarray:
         # What is made of numbers alone is kept, as parameters and the states of optimizers are.
-        return result if result.nbytes < SMALL_BYTES or np.ndarray in map(type, args) else copied(result)
+        return result if result.nbytes < SMALL_BYTES or np.ndarray in map(type, args) else placed(result)
     if type(result) is tuple:
         return tuple(map(np.asarray, result))
     return np.asarray(result)
@@ -194,7 +194,7 @@ def _run_any(op: Op, args: tuple[Any, ...]) -> np.ndarray:
         if op.exact and is_rare(tuple(key)):
             # As a kernel does it: a number of NumPy's does not decide the type, and the result is contiguous.
             numbers = tuple(a.item() if isinstance(a, np.generic) else a for a in args)
-            return copied(np.asarray(_numpy(op, numbers, ()), order="C"))
+            return placed(np.asarray(_numpy(op, numbers, ()), order="C"))
         flat = _flat_kernels[tuple(key)] = _Flat(op, args)
     given: list[Any] = list(args)
     if not alike or shape is None:
@@ -297,7 +297,7 @@ def _run_in_numpy(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     if op.family == "reduction":
         return _reduce_in_numpy(op, args[0], attrs[0])
     # A fresh, contiguous array, as programs give it.
-    return copied(np.asarray(_numpy(op, args, attrs), order="C"))
+    return placed(np.asarray(_numpy(op, args, attrs), order="C"))
 
 
 def _reduce_in_numpy(op: Op, x: np.ndarray, dim: int) -> np.ndarray | None:

@@ -47,6 +47,11 @@ def table_of(shape: tuple[int, ...], kind: np.dtype) -> list[int]:
     return [id(kind), id(_BYTE), nbytes + LINE_BYTES if nbytes >= SMALL_BYTES else 0, len(shape), *shape]
 
 
+def placed(array: np.ndarray) -> np.ndarray:
+    """An array in row-major order that nobody else has, or a copy of it that begins with a line."""
+    return copied(array) if array.nbytes >= SMALL_BYTES and _address_of(array) % LINE_BYTES else array
+
+
 def copied(values: Any, kind: np.dtype | None = None) -> np.ndarray:
     """A copy of an array or of numbers in the order of an array's memory, of another type if one is given.
 
