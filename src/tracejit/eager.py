@@ -28,7 +28,7 @@ from tracejit.ir.node import Node
 from tracejit.kernels.fold import STEPS_IN_NUMPY, fold_in_numpy
 from tracejit.kernels.template import lanes
 from tracejit.ops import Op, ops
-from tracejit.runtime.arrays import SMALL_BYTES, empty, placed
+from tracejit.runtime.arrays import SMALL_BYTES, copied, empty, placed
 from tracejit.runtime.build import build
 from tracejit.runtime.cuda.array import DeviceArray, OnGpu
 from tracejit.runtime.team import address_of, launch
@@ -297,7 +297,7 @@ def _run_in_numpy(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     if op.family == "reduction":
         return _reduce_in_numpy(op, args[0], attrs[0])
     # A fresh, contiguous array, as programs give it.
-    return placed(np.asarray(_numpy(op, args, attrs), order="C"))
+    return copied(np.asarray(_numpy(op, args, attrs), order="C"))
 
 
 def _reduce_in_numpy(op: Op, x: np.ndarray, dim: int) -> np.ndarray | None:
