@@ -200,3 +200,28 @@ def test_a_kernel_is_done_if_all_its_loops_are() -> None:
 def test_kernels_for_another_machine_have_no_vectors() -> None:
     text = kernel("store_f32_s(out, j, load_f32_s(a, j, 0, 3), 2, 3)")
     assert " x float>" not in frontend.lower_directly(function_of(text, "kernel"), text, vectors=False).text
+
+
+@wide_only
+@pytest.mark.parametrize("kept", ["f16", "f32", "f64"])
+@pytest.mark.parametrize("name", ["exp", "exp2", "sigmoid"])
+def test_powers_of_two_by_an_instruction_have_the_bits_of_products(name: str, kept: str) -> None:
+    """Results that are subnormal, overflow or vanish, and of elements that are shorter than what is computed."""
+    wide = "f64" if kept == "f64" else "f32"
+    text = kernel(f"store_{kept}_s(out, j, {name}_{wide}(load_{kept}_s(a, j, 0, 3)), 2, 3)")
+    assert turns(text) == 1
+    assert "mask.scalef" in lowered(text)
+    kind = KINDS[kept]
+    limit = 800.0 if kept == "f64" else 160.0
+    a = np.linspace(-limit, limit, 5000).astype(kind)
+    a[:9] = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-7, 88.72284, -87.33655, -103.97208]
+    for count in (5000, 17):
+        direct, other = outcomes(text, a[:count], a[:count], kind, count)
+        assert direct.tobytes() == other.tobytes()
+
+
+def test_code_for_another_machine_has_no_instruction_of_this_one() -> None:
+    text = kernel("store_f32_s(out, j, exp_f32(load_f32_s(a, j, 0, 3)), 2, 3)")
+    other = frontend.lower_directly(function_of(text, "kernel"), text, vectors=False).text
+    assert "scalef" not in other
+    assert "ldexp" not in other

@@ -543,6 +543,8 @@ LOOP = "tracejit.loop"
 """How the metadata of a loop begins, until it names itself."""
 BY_HAND = "tracejit.by_hand"
 """Metadata that a module has whose loops are as fast as they will be."""
+OF_THIS_CPU = "tracejit.of_this_cpu"
+"""Metadata that a module has whose code is for this CPU, and whose loops may become ones over vectors."""
 COMBINED = "tracejit.combined"
 """Metadata that a module has, beside the other, whose instructions are no more than they have to be."""
 

@@ -25,7 +25,7 @@ import llvmlite.ir as ir
 from numba.core import types
 
 from tracejit.kernels.emit import SHARED, name_loop
-from tracejit.kernels.memory import ARGS, BY_HAND, WISH
+from tracejit.kernels.memory import ARGS, BY_HAND, OF_THIS_CPU, WISH
 from tracejit.runtime import scalars, syntax
 from tracejit.runtime.scalars import I64, NOTHING, Unsupported, Value
 from tracejit.runtime.vectors import Loop, Loops
@@ -101,6 +101,8 @@ def lower(
     Raises: Unsupported if a text is outside of the language.
     """
     module = ir.Module(symbol)
+    if vectors:
+        module.add_named_metadata(OF_THIS_CPU)
     made: dict[FunctionType, _Shared] = {}
     done = [_lower(module, *kernel, call_intrinsic, vectors, made) for kernel in kernels.items()]
     if all(done) and not made:

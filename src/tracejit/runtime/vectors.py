@@ -21,6 +21,7 @@ import llvmlite.ir as ir
 
 from tracejit.kernels.gemm_vectors import TARGET
 from tracejit.kernels.memory import LOOP
+from tracejit.runtime import powers
 
 _ARITHMETIC = frozenset(
     ["add", "sub", "mul", "and", "or", "xor", "shl", "lshr", "ashr", "fadd", "fsub", "fmul", "fdiv", "fneg"]
@@ -342,7 +343,8 @@ class _Widening:
     def _call(self, instruction: Any) -> None:
         match = _CALLS.fullmatch(instruction.callee.name)
         if match is None:
-            raise _Left
+            self._scale(instruction)
+            return
         if self._are_same(instruction):
             return
         name = f"llvm.{match[1]}v{self._width}{match[2]}"
@@ -351,6 +353,31 @@ class _Widening:
         kind = self._vector(str(instruction.type))
         operands = ", ".join(f"{kind} {self._lanes(operand)}" for operand in instruction.args)
         self._give(instruction, f'call {kind} @"{name}"({operands})')
+
+    def _scale(self, instruction: Any) -> None:
+        """Multiplication by a power of two that is made of a float: there is an instruction that takes the float."""
+        name = instruction.callee.name
+        if name in powers.WHOLES:
+            if not self._are_same(instruction):
+                self._found[id(instruction)] = self._value(instruction.args[0])
+            return
+        if name not in powers.SCALES:
+            raise _Left
+        if self._are_same(instruction):
+            return
+        values, kind = [self._value(operand) for operand in instruction.args], str(instruction.type)
+        if not all(isinstance(value, _Lanes) and value.kind == kind for value in values):
+            raise _Left
+        operands = [self._lanes(operand) for operand in instruction.args]
+        text, declared = powers.scaled(kind, self._width, operands, self._named)
+        self._declared.update(declared)
+        self._give(instruction, text)
+
+    def _named(self, text: str) -> str:
+        """Writes an instruction; gives the name of its value."""
+        name = f"{self._name()}{_COPY}"
+        self._line(f"{name} = {text}")
+        return name
 
     def _declare(self, name: str, result: Any, arguments: list[Any]) -> None:
         """Has an intrinsic declared with the types that whoever else calls it by llvmlite declares it with."""

@@ -12,8 +12,8 @@ from tracejit.kernels.vmath.expression import (
     nearest_integer,
     polynomial,
     power_of_biased,
-    scale_by_power,
-    shrink_by_power,
+    scale_by_whole,
+    shrink_by_whole,
 )
 
 # Beyond these exp, sinh and cosh have overflowed or underflowed to zero for good.
@@ -40,11 +40,11 @@ def vanishing(x: V, low: float) -> tuple[V, V]:
     return vanishes, vanishes.where(x.const(0.0), x)
 
 
-def reduce_by_log2(x: V, offset: int = 0) -> tuple[V, V]:
-    """(r, n + offset) with x = r + n log 2 and |r| <= log(2) / 2."""
+def reduce_by_log2(x: V, offset: int = 0) -> tuple[V, V, V]:
+    """(r, n, n + offset) with x = r + n log 2 and |r| <= log(2) / 2; the first n is a float."""
     high, low = c.LN2[x.width]
     whole, n = nearest_integer(x, c.LOG2_E[x.width][0], offset)
-    return whole.fma(-low, whole.fma(-high, x)), n
+    return whole.fma(-low, whole.fma(-high, x)), whole, n
 
 
 def expm1_reduced(r: V) -> V:
@@ -61,8 +61,8 @@ def exp(x: V, shift: int = 0) -> V:
     """exp(x) * 2**shift."""
     high = _HIGHEST[x.width]
     vanishes, x = vanishing(x, _LOWEST[x.width])
-    r, n = reduce_by_log2((x > high).where(x.const(high), x), 2 * FORMATS[x.width].bias + shift)
-    return vanishes.where(x.const(0.0), scale_by_power(exp_reduced(r), n))
+    r, whole, n = reduce_by_log2((x > high).where(x.const(high), x), 2 * FORMATS[x.width].bias + shift)
+    return vanishes.where(x.const(0.0), scale_by_whole(exp_reduced(r), whole + float(shift) if shift else whole, n))
 
 
 def exp2(x: V) -> V:
@@ -72,13 +72,13 @@ def exp2(x: V) -> V:
     x = (x > limit).where(x.const(limit), x)
     whole, n = nearest_integer(x, 1.0, 2 * FORMATS[x.width].bias)
     r = x - whole
-    return vanishes.where(x.const(0.0), scale_by_power(polynomial(r, c.EXP2[x.width]).fma(r, 1.0), n))
+    return vanishes.where(x.const(0.0), scale_by_whole(polynomial(r, c.EXP2[x.width]).fma(r, 1.0), whole, n))
 
 
 def expm1(x: V) -> V:
     """exp(x) - 1 without cancellation."""
     # at the upper limit it has overflowed, and 2**(n - 1) still exists
-    r, n = reduce_by_log2(clamp(x, -40.0, 89.0 if x.width == 32 else 710.0), FORMATS[x.width].bias - 1)
+    r, _, n = reduce_by_log2(clamp(x, -40.0, 89.0 if x.width == 32 else 710.0), FORMATS[x.width].bias - 1)
     tail = polynomial(r, c.EXP[x.width]) * (r * r)
     high = r + tail
     low = tail - (high - r)
@@ -130,8 +130,8 @@ def sigmoid(x: V) -> V:
     """1 / (1 + exp(-x)), from exp(-|x|) so that nothing overflows."""
     form = FORMATS[x.width]
     vanishes, negative = vanishing(-x.abs(), _LOWEST[x.width])
-    r, n = reduce_by_log2(negative, form.bias + form.halfway)
-    small = vanishes.where(x.const(0.0), shrink_by_power(exp_reduced(r), n))
+    r, whole, n = reduce_by_log2(negative, form.bias + form.halfway)
+    small = vanishes.where(x.const(0.0), shrink_by_whole(exp_reduced(r), whole, n))
     total = small + 1.0
     # The sign's bit is what instructions choose by; for -0 both are the same.
     quotient = (x.bits() < 0).where(small, 1.0) / total

@@ -12,7 +12,9 @@ from typing import Union
 from llvmlite import ir
 from numba.core import cgutils
 
-from tracejit.kernels.emit import Splat
+from tracejit.kernels.emit import Splat, integers
+from tracejit.kernels.gemm_vectors import TARGET
+from tracejit.kernels.memory import OF_THIS_CPU
 
 Number = Union[int, float, "V"]
 
@@ -291,6 +293,70 @@ def scale_by_power(x: V, n: V) -> V:
     # The magic number's low bits are 0, so what is added here and taken away in `nearest_integer` costs nothing.
     half = ((n + form.magic_bits) >> 1) - (form.magic_bits >> 1)
     return x * power_of_biased(half) * power_of_biased(n - half)
+
+
+SCALE, WHOLE = "llvm.ldexp.f{}.i32", "llvm.fptosi.sat.i32.f{}"
+"""Multiplication by a power of two, and what makes its exponent of a float; `runtime.vectors` knows both."""
+
+
+def scale_of_vectors(width: int, lanes: int) -> tuple[str, ir.FunctionType, list[ir.Constant]]:
+    """The instruction x * 2**n of vectors of floats that AVX-512 has: its name, its type, what it wants behind x and n.
+
+    >>> name, kind, more = scale_of_vectors(32, 8)
+    >>> name, kind.args[0].count, [str(argument) for argument in more]
+    ('llvm.x86.avx512.mask.scalef.ps.256', 8, ['<8 x float> zeroinitializer', 'i8 -1'])
+    """
+    vector, mask = ir.VectorType(_FLOAT_OF[width], lanes), ir.IntType(max(8, lanes))
+    more = [ir.Constant(vector, None), ir.Constant(mask, -1)]
+    if width * lanes == 512:
+        more.append(ir.Constant(ir.IntType(32), 4))  # the rounding that is set
+    letter = "s" if width == 32 else "d"
+    kind = ir.FunctionType(vector, [vector, vector, *(argument.type for argument in more)])
+    return f"llvm.x86.avx512.mask.scalef.p{letter}.{width * lanes}", kind, more
+
+
+def scale_by_whole(x: V, whole: V, n: V) -> V:
+    """x * 2**whole with one rounding, where n is the same as for `scale_by_power`."""
+    return _scaled(x, whole) or scale_by_power(x, n)
+
+
+def shrink_by_whole(x: V, whole: V, n: V) -> V:
+    """The same for results that do not overflow, where n is as for `shrink_by_power`."""
+    return _scaled(x, whole) or shrink_by_power(x, n)
+
+
+def _scaled(x: V, whole: V) -> V | None:
+    """x * 2**whole where this CPU has an instruction for it: AVX-512 has, for vectors."""
+    builder, kind = x.builder, x.value.type
+    if not TARGET.free_masks:
+        return None
+    if isinstance(kind, ir.VectorType):
+        return _scaled_vectors(x, whole)
+    if not any(name == OF_THIS_CPU for name in builder.module.namedmetadata):
+        return None
+    number, function = ir.IntType(32), cgutils.get_or_insert_function
+    to_whole = function(builder.module, ir.FunctionType(number, [kind]), WHOLE.format(x.width))
+    scale = function(builder.module, ir.FunctionType(kind, [kind, number]), SCALE.format(x.width))
+    return V(builder, builder.call(scale, [x.value, builder.call(to_whole, [whole.value])]))
+
+
+def _scaled_vectors(x: V, whole: V) -> V:
+    """Vectors may be several of the machine's."""
+    builder, kind = x.builder, x.value.type
+    lanes = min(kind.count, TARGET.vector_bytes * 8 // x.width)
+    name, function_type, more = scale_of_vectors(x.width, lanes)
+    function = cgutils.get_or_insert_function(builder.module, function_type, name)
+    if lanes == kind.count:
+        return V(builder, builder.call(function, [x.value, whole.value, *more]))
+    parts = []
+    for first in range(0, kind.count, lanes):
+        order = integers(*range(first, first + lanes))
+        pieces = [builder.shuffle_vector(v.value, v.value, order) for v in (x, whole)]
+        parts.append(builder.call(function, [*pieces, *more]))
+    while len(parts) > 1:
+        order = integers(*range(2 * parts[0].type.count))
+        parts = [builder.shuffle_vector(*parts[k : k + 2], order) for k in range(0, len(parts), 2)]
+    return V(builder, parts[0])
 
 
 def shrink_by_power(x: V, n: V) -> V:

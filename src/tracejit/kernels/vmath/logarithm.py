@@ -17,7 +17,7 @@ from tracejit.kernels.vmath.expression import (
     polynomial,
     power_of_biased,
     power_of_two,
-    scale_by_power,
+    scale_by_whole,
     two_product,
 )
 
@@ -154,7 +154,7 @@ def _pow_core_64(x: V, y: V) -> V:
     whole, n = nearest_integer(product, c.LOG2_E[64][0], 2 * FORMATS[64].bias)
     high, low = c.LN2[64]
     r = whole.fma(-high, product) + whole.fma(-low, product_low)
-    return scale_by_power(expm1_reduced(r) + 1.0, n)
+    return scale_by_whole(expm1_reduced(r) + 1.0, whole, n)
 
 
 def _pow_edges(x: V, y: V, core: V) -> V:

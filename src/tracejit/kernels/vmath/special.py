@@ -23,7 +23,7 @@ def erf(x: V) -> V:
     limit = _ERF_ONE[x.width]
     limited = (magnitude > limit).where(x.const(limit), magnitude)
     coefficients = c.ERFC_LOG_32[32] if x.width == 32 else c.ERFC_LOG_64[64]
-    r, n = reduce_by_log2(-polynomial(limited - 2.0, coefficients), FORMATS[x.width].bias)
+    r, _, n = reduce_by_log2(-polynomial(limited - 2.0, coefficients), FORMATS[x.width].bias)
     scale = power_of_biased(n)
     large = (1.0 - scale) - expm1_reduced(r) * scale
     return (magnitude < 1.0).where(small, large.with_sign(x))
