@@ -31,13 +31,14 @@ def clamp(x: V, low: float, high: float) -> V:
     return (x > high).where(x.const(high), x)
 
 
-def vanishing(x: V, low: float) -> tuple[V, V]:
-    """Where a function of x is zero, being below `low`, and x with 0 there.
+def remaining(x: V, low: float, high: float) -> tuple[V, V]:
+    """Where a function of x is not zero for good, as it is below `low`; and x up to `high`, with 0 in other places.
 
-    Computing such zeros by underflow takes ten times as long on many CPUs, and masks are full of them.
+    Computing such zeros by underflow takes ten times as long on many CPUs, and masks are full of them. AVX-512 sets
+    places to 0 while it computes.
     """
-    vanishes = x < low
-    return vanishes, vanishes.where(x.const(0.0), x)
+    remains = x.not_below(low)
+    return remains, remains.where((x > high).where(x.const(high), x), 0.0)
 
 
 def reduce_by_log2(x: V, offset: int = 0) -> tuple[V, V, V]:
@@ -59,20 +60,18 @@ def exp_reduced(r: V) -> V:
 
 def exp(x: V, shift: int = 0) -> V:
     """exp(x) * 2**shift."""
-    high = _HIGHEST[x.width]
-    vanishes, x = vanishing(x, _LOWEST[x.width])
-    r, whole, n = reduce_by_log2((x > high).where(x.const(high), x), 2 * FORMATS[x.width].bias + shift)
-    return vanishes.where(x.const(0.0), scale_by_whole(exp_reduced(r), whole + float(shift) if shift else whole, n))
+    remains, x = remaining(x, _LOWEST[x.width], _HIGHEST[x.width])
+    r, whole, n = reduce_by_log2(x, 2 * FORMATS[x.width].bias + shift)
+    return remains.where(scale_by_whole(exp_reduced(r), whole + float(shift) if shift else whole, n), 0.0)
 
 
 def exp2(x: V) -> V:
     """2**x."""
     limit = _LIMIT2[x.width]
-    vanishes, x = vanishing(x, -limit)
-    x = (x > limit).where(x.const(limit), x)
+    remains, x = remaining(x, -limit, limit)
     whole, n = nearest_integer(x, 1.0, 2 * FORMATS[x.width].bias)
     r = x - whole
-    return vanishes.where(x.const(0.0), scale_by_whole(polynomial(r, c.EXP2[x.width]).fma(r, 1.0), whole, n))
+    return remains.where(scale_by_whole(polynomial(r, c.EXP2[x.width]).fma(r, 1.0), whole, n), 0.0)
 
 
 def expm1(x: V) -> V:
@@ -129,9 +128,10 @@ def tanh(x: V) -> V:
 def sigmoid(x: V) -> V:
     """1 / (1 + exp(-x)), from exp(-|x|) so that nothing overflows."""
     form = FORMATS[x.width]
-    vanishes, negative = vanishing(-x.abs(), _LOWEST[x.width])
-    r, whole, n = reduce_by_log2(negative, form.bias + form.halfway)
-    small = vanishes.where(x.const(0.0), shrink_by_whole(exp_reduced(r), whole, n))
+    negative = -x.abs()
+    remains = negative.not_below(_LOWEST[x.width])
+    r, whole, n = reduce_by_log2(remains.where(negative, 0.0), form.bias + form.halfway)
+    small = remains.where(shrink_by_whole(exp_reduced(r), whole, n), 0.0)
     total = small + 1.0
     # The sign's bit is what instructions choose by; for -0 both are the same.
     quotient = (x.bits() < 0).where(small, 1.0) / total

@@ -123,6 +123,10 @@ class V:
     def __ge__(self, other: Number) -> V:
         return self._compare(">=", other)
 
+    def not_below(self, other: Number) -> V:
+        """Whether it is not below; true on nan."""
+        return V(self.builder, self.builder.fcmp_unordered(">=", self.value, self.const(other).value))
+
     def equals(self, other: Number) -> V:
         """Elementwise equality (`==` keeps Python's meaning)."""
         return self._compare("==", other)
