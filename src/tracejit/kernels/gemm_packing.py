@@ -69,7 +69,8 @@ def add_copy(module: Any, lane: Lane, vectors: int) -> Any:
 
         def copy(state: list[Any]) -> list[Any]:
             source, target = state
-            v.prefetch(builder.add(source, ahead), written=False)
+            for line in range(0, vectors * TARGET.vector_bytes, LINE_BYTES):
+                v.prefetch(builder.add(builder.add(source, ahead), I64(line)), written=False)
             for at, mask in zip(columns, masks, strict=True):
                 v.store(v.load_masked(source, mask, at), target, at)
             return [builder.add(source, step), builder.add(target, I64(vectors * TARGET.vector_bytes))]
