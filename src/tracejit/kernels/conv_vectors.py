@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from tracejit.kernels.emit import I64, SHORT_LOOP, emit_loop, internal_function
+from tracejit.kernels.gemm_kernels import TILE_ROWS, TILE_VECTORS
 from tracejit.kernels.gemm_vectors import TARGET, Lane, VectorBuilder
 
 _FEW_CHAINS = 8
@@ -39,7 +40,9 @@ def add_lookup(module: Any, lane: Lane, rows: int, vectors: int) -> Any:
                 out += [v.fma(value, panel[j], chains[r * vectors + j]) for j in range(vectors)]
             return [builder.add(offset_at, I64(8)), builder.add(b_at, I64(vectors * TARGET.vector_bytes)), *out]
 
-        chains = emit_loop(builder, k, [offsets, b, *_start_chains(v, targets, begin)], step)[2:]
+        # As for a column of products; the tile that most of the work is done by is worth the code.
+        together = SHORT_LOOP if (rows, vectors) == (TILE_ROWS, TILE_VECTORS) else 1
+        chains = emit_loop(builder, k, [offsets, b, *_start_chains(v, targets, begin)], step, together=together)[2:]
         for value, target in zip(chains, targets, strict=True):
             v.store(value, target)
 
