@@ -61,8 +61,8 @@ _STRIP_BYTES = (32 if _WIDE else 8) << 20
 """The largest A that is packed into memory of its own for all units; each of them packs its part of a larger one."""
 
 _RUN_BYTES = 64 * 1024 if _WIDE else kernels.BLOCK_BYTES
-"""The largest panel of B that is packed for one run of k. The second cache gives it as fast as a tile reads it (512 steps
-in one run take 0.95 to 0.98 of the time of two runs, whose panels the first cache holds)."""
+"""The largest panel of B that is packed for one run of k. The second cache gives it as fast as a tile reads it: 512
+steps in one run take 0.95 to 0.98 of the time of two runs, whose panels the first cache holds."""
 
 _PANEL_BYTES = 36 * 1024 if _WIDE else 16 * 1024
 _HEIGHT_BYTES, _SLAB_BYTES = (32 * 1024, 768 * 1024) if _WIDE else (96 * 1024, 0)
