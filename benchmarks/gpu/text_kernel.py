@@ -51,7 +51,7 @@ def text_kernel_ptx(capability: int, name: str = "text_kernel") -> str:
     scope = dict(namespace())
     linecache.cache[file] = (len(TEXT), None, TEXT.splitlines(keepends=True), file)
     exec(compile(TEXT, file, "exec"), scope)
-    lowered = frontend.lower(scope[name], TEXT)
+    lowered = frontend.lower_directly(scope[name], TEXT, vectors=False)
     module = llvm.parse_assembly(lowered.text)
     module.get_function(lowered.symbol).name = "body"
     entry = _ENTRY.format(symbol="body", name=name, slots=3, threads=THREADS)

@@ -307,8 +307,8 @@ def scale_of_vectors(width: int, lanes: int) -> tuple[str, ir.FunctionType, list
     """The instruction x * 2**n of vectors of floats that AVX-512 has: its name, its type, what it wants behind x and n.
 
     >>> name, kind, more = scale_of_vectors(32, 8)
-    >>> name, kind.args[0].count, [str(argument) for argument in more]
-    ('llvm.x86.avx512.mask.scalef.ps.256', 8, ['<8 x float> zeroinitializer', 'i8 -1'])
+    >>> name, kind.args[0].count, str(more[1])
+    ('llvm.x86.avx512.mask.scalef.ps.256', 8, 'i8 -1')
     """
     vector, mask = ir.VectorType(_FLOAT_OF[width], lanes), ir.IntType(max(8, lanes))
     more = [ir.Constant(vector, None), ir.Constant(mask, -1)]
@@ -332,12 +332,10 @@ def shrink_by_whole(x: V, whole: V, n: V) -> V:
 def _scaled(x: V, whole: V) -> V | None:
     """x * 2**whole where this CPU has an instruction for it: AVX-512 has, for vectors."""
     builder, kind = x.builder, x.value.type
-    if not TARGET.free_masks:
+    if not TARGET.free_masks or OF_THIS_CPU not in builder.module.namedmetadata:
         return None
     if isinstance(kind, ir.VectorType):
         return _scaled_vectors(x, whole)
-    if not any(name == OF_THIS_CPU for name in builder.module.namedmetadata):
-        return None
     number, function = ir.IntType(32), cgutils.get_or_insert_function
     to_whole = function(builder.module, ir.FunctionType(number, [kind]), WHOLE.format(x.width))
     scale = function(builder.module, ir.FunctionType(kind, [kind, number]), SCALE.format(x.width))
