@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,16 @@ os.environ.setdefault("TRACEJIT_TREES", "0")
 
 hypothesis.settings.register_profile("house", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("house")
+
+
+_HAS_TORCH = importlib.util.find_spec("torch") is not None
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leaves out what compares with PyTorch where there is none."""
+    if _HAS_TORCH or collection_path.suffix != ".py":
+        return None
+    return True if re.search(r"^import torch$", collection_path.read_text(encoding="utf-8"), re.MULTILINE) else None
 
 
 @pytest.fixture(autouse=True, scope="session")
