@@ -52,7 +52,7 @@ def test_batches() -> None:
 
 def test_a_product_is_added_to_what_was_there() -> None:
     arrays = [matrix(30, 20), matrix(20, 40), matrix(30, 40)]
-    graph = graph_of(lambda a, b, c: make("matmul_add", a, b, c), *arrays)
+    graph = graph_of(lambda a, b, c: make("matmul_add", c, a, b), *arrays)
     check(graph, arrays)
 
 
@@ -96,7 +96,7 @@ def one_by_one(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def test_parts_are_added_to_what_was_there() -> None:
     arrays = [matrix(3, 600), matrix(600, 5), matrix(3, 5)]
-    graph = graph_of(lambda a, b, c: make("matmul_add", a, b, c), *arrays)
+    graph = graph_of(lambda a, b, c: make("matmul_add", c, a, b), *arrays)
     sums = graph_of(lambda a, b, c: make("add", c, make("matmul", a, b)), *arrays)
     results = [Execution(g, arrays, (), True).run()[0] for g in (graph, sums)]
     assert_same(*results, [])

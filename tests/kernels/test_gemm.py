@@ -18,7 +18,6 @@ from tracejit.kernels import gemm, gemm_kernels
 from tracejit.kernels.gemm import (
     panel_columns,
     plan_matmul,
-    plan_matmul_add,
     plan_matmul_bias,
     plan_matmul_mask,
     plan_matmul_mul,
@@ -27,7 +26,6 @@ from tracejit.kernels.gemm import (
     plan_pack_panels,
 )
 from tracejit.kernels.launch import Launch, Operand
-from tracejit.ops.contraction import LONGEST_ADDED
 
 FLOATS = ("float32", "float64")
 SHAPES = [
@@ -101,35 +99,6 @@ def test_any_batched_product(
     left = a if shared == "a" else laid_out(a, layouts[0])
     right = b if shared == "b" else laid_out(b, layouts[1])
     same(run(plan_matmul, [left, right], np.empty((batch, m, n), dtype)), reference(a, b))
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    dtype=st.sampled_from(FLOATS),
-    sizes=st.tuples(st.integers(1, 150), st.integers(1, 80), st.integers(0, LONGEST_ADDED)),
-    layouts=st.tuples(*[st.sampled_from(("rows", "columns", "gaps", "reversed"))] * 2),
-    in_place=st.booleans(),
-    seed=st.integers(0, 99),
-)
-def test_a_product_is_rounded_before_it_is_added(
-    dtype: str, sizes: tuple[int, int, int], layouts: tuple[str, str], in_place: bool, seed: int
-) -> None:
-    m, n, k = sizes
-    rng = np.random.default_rng(seed)
-    a, b, c = sample(rng, dtype, m, k), sample(rng, dtype, k, n), sample(rng, dtype, m, n)
-    expected = c + reference(a, b)
-    result = c if in_place else np.empty((m, n), dtype)
-    same(run(plan_matmul_add, [laid_out(a, layouts[0]), laid_out(b, layouts[1]), c], result), expected)
-
-
-@pytest.mark.parametrize("dtype", FLOATS)
-def test_large_products_are_added(dtype: str) -> None:
-    rng = np.random.default_rng(2)
-    k = LONGEST_ADDED
-    a, b, c = sample(rng, dtype, 900, k), sample(rng, dtype, k, 1300), sample(rng, dtype, 900, 1300)
-    expected = c + reference(a, b)
-    for left, right in itertools.product(("rows", "columns"), ("rows", "columns", "gaps")):
-        same(run(plan_matmul_add, [laid_out(a, left), laid_out(b, right), c], np.empty((900, 1300), dtype)), expected)
 
 
 def relu(x: np.ndarray) -> np.ndarray:
@@ -228,15 +197,6 @@ def test_panels_must_be_those_of_this_machine() -> None:
         plan_matmul_panels(a, Operand("float32", (1, 5, columns), (5 * columns, columns, 1)), a)
 
 
-def test_what_is_added_must_fit() -> None:
-    a, c = Operand("float32", (4, 4), (4, 1)), Operand("float32", (4, 4), (1, 4))
-    with pytest.raises(ValueError, match="must be contiguous"):
-        plan_matmul_add(a, a, c, a)
-    long = Operand("float32", (4, 99), (99, 1)), Operand("float32", (99, 4), (4, 1))
-    with pytest.raises(NotImplementedError, match="no kernel"):
-        plan_matmul_add(*long, a, a)
-
-
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_a_row_does_not_depend_on_the_batch_it_is_in(dtype: str) -> None:
     rng = np.random.default_rng(0)
@@ -265,8 +225,6 @@ def test_rows_that_fill_no_tile(dtype: str, m: int) -> None:
     expected = reference(a, b)
     for left, right in itertools.product(("rows", "columns"), repeat=2):
         same(run(plan_matmul, [laid_out(a, left), laid_out(b, right)], np.empty((m, n), dtype)), expected)
-        added = run(plan_matmul_add, [laid_out(a, left), laid_out(b, right), expected], np.empty((m, n), dtype))
-        same(added, expected + expected)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

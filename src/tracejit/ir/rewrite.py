@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
 from tracejit.ir.graph import Graph, topological
-from tracejit.ir.node import Node, remake
+from tracejit.ir.node import Node, item, remake
 from tracejit.ops.record import Op
 
 # More steps at one node than any chain of rules needs: two rules undo each other.
@@ -63,6 +63,42 @@ def rewrite_at(graph: Graph, nodes: Collection[Node], step: Callable[[Node], Nod
             new = step(new)
         if new is not node:
             moved[node] = new
+    return _replaced(graph, moved)
+
+
+def rewrite_together(graph: Graph, groups: Sequence[tuple[Node, ...]], step: Callable[..., Node]) -> Graph:
+    """The graph with each of some groups of nodes replaced by the results, in their order, of one node, which `step`
+    makes of what has become of them; the graph itself if one of a group would need another's result.
+    """
+    leader = {node: group[0] for group in groups for node in group}
+    members = {group[0]: group for group in groups}
+    before: dict[Node, set[Node]] = {}
+    for node in graph.nodes():
+        before.setdefault(leader.get(node, node), set()).update([leader.get(a, a) for a in node.args])
+    after: dict[Node, list[Node]] = {}
+    for one, needed in before.items():
+        for other in needed:
+            after.setdefault(other, []).append(one)
+    left = {one: len(needed) for one, needed in before.items()}
+    ready = [one for one, count in left.items() if not count]
+    for one in ready:
+        for later in after.get(one, ()):
+            left[later] -= 1
+            if not left[later]:
+                ready.append(later)
+    if len(ready) < len(left):
+        return graph
+    moved: dict[Node, Node] = {}
+    for one in ready:
+        group = members.get(one, (one,))
+        new = [
+            node if moved.keys().isdisjoint(node.args) else remake(node, tuple([moved.get(a, a) for a in node.args]))
+            for node in group
+        ]
+        if one in members:
+            whole = step(*new)
+            new = [item(whole, k) for k in range(len(group))]
+        moved.update((node, other) for node, other in zip(group, new, strict=True) if node is not other)
     return _replaced(graph, moved)
 
 

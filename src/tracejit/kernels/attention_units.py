@@ -79,7 +79,7 @@ def pack(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
             copy = add_copy(code.module, lane, TILE_VECTORS)
             panel = target + (s.straight + column * s.rows + first * columns) * size
             at = source + (first * s.row_step + column) * size
-            code.call(copy, at, s.row_step, panel, last - first, s.width - column)
+            code.call(copy, at, s.row_step, panel, columns, last - first, s.width - column)
 
 
 class _Panels(NamedTuple):

@@ -14,7 +14,6 @@ from tracejit.kernels import gemm_kernels as kernels
 from tracejit.kernels.gemm_kernels import DOT_ROWS, ROW_VECTORS, THIN_VECTORS, TILE_ROWS, TILE_VECTORS
 from tracejit.kernels.gemm_vectors import MASKED, MOVED, MULTIPLIED, TARGET
 from tracejit.kernels.launch import Launch, Operand, Ptr, Scratch
-from tracejit.ops.contraction import LONGEST_ADDED
 
 _SIZES = {"float32": 4, "float64": 8}
 _FLOAT_KERNELS: dict[str, dict[str, Callable[..., Any]]] = {
@@ -23,7 +22,6 @@ _FLOAT_KERNELS: dict[str, dict[str, Callable[..., Any]]] = {
 }
 _PACKING_KERNELS = {"float32": kernels.gemm_pack_f32, "float64": kernels.gemm_pack_f64}
 _STRIP_KERNELS = {"float32": kernels.gemm_strips_f32, "float64": kernels.gemm_strips_f64}
-_ADDING_KERNELS = {"float32": kernels.gemm_panel_add_f32, "float64": kernels.gemm_panel_add_f64}
 _INTEGER_KERNELS: dict[str, Callable[..., Any]] = {
     "int8": kernels.gemm_i8,
     "int16": kernels.gemm_i16,
@@ -46,15 +44,15 @@ _IN_PLACE_BYTES = 1 << 20
 _PAGE_BYTES = 4096
 """Columns that are a multiple of this apart compete for the same few places of the first cache."""
 
-_CROWDED_BYTES = 2048
-"""Columns of A that are a multiple of this apart leave each other too little room in the first cache."""
-
 _GROUP, _GROUP_BYTES = 4, 128 * 1024
 """Panels of B that are packed at once: at least so many, and more while they are no larger than this."""
 
 _WIDE_GROUP, _HEIGHT = 32, 96
 """Where rows of A are packed beside them, at most so many panels, and how many rows of float32. A long run of k is
 better than many panels, unless A would be packed again too often."""
+
+_LEAST_RUN = 96
+"""Steps of k that are one run, whatever is packed."""
 
 _WIDE = TARGET.vector_bytes == 64
 _STRIP_BYTES = (32 if _WIDE else 8) << 20
@@ -125,28 +123,6 @@ def plan_matmul(a: Operand, b: Operand, c: Operand) -> tuple[Launch, ...]:
     if problem.dtype not in _FLOAT_KERNELS:
         raise NotImplementedError(f"matmul: there is no kernel for {problem.dtype}")
     return _plan_float(_simplified(problem))
-
-
-def plan_matmul_add(a: Operand, b: Operand, c: Operand, out: Operand) -> tuple[Launch, ...]:
-    """The launch of OUT = C + A @ B, where C may be OUT; Ptr 0 to 3 are A, B, C, OUT.
-
-    Shape: a (m, k), b (k, n), c and out (m, n). Any strides on a and b; c and out are contiguous.
-    DType: float32, float64; the same for all.
-    Edge: k is at most `LONGEST_ADDED`; sizes may be 0.
-    Raises: ValueError for shapes that do not fit or a c that is not contiguous, NotImplementedError for other dtypes.
-    Cost: m * n * k fused multiply-adds, m * n additions.
-    """
-    problem = checked(a, b, out)
-    if not c.contiguous or c.shape != out.shape or c.dtype != out.dtype:
-        raise ValueError(f"matmul_add: what is added must be contiguous and like the result, got {c}")
-    if problem.dtype not in _ADDING_KERNELS or len(a.shape) != 2 or problem.k > LONGEST_ADDED:
-        raise NotImplementedError(f"matmul_add: there is no kernel for {a} @ {b}")
-    if problem.m == 0 or problem.n == 0:
-        return ()
-    panels = _plan_panels(problem, a_mode=kernels.COPY if _is_crowded(problem) else None)
-    slots = _with_added(panels)
-    function = _ADDING_KERNELS[problem.dtype]
-    return (replace(panels, function=function, slots=slots, in_place=(kernels.ADDED, kernels.C), along=(0, 2, 3)),)
 
 
 def plan_matmul_relu(a: Operand, b: Operand, bias: Operand, out: Operand) -> tuple[Launch, ...]:
@@ -336,13 +312,7 @@ def _packing_of_a(p: Problem) -> int:
     panels = -(-p.n // panel_columns(p.dtype))
     if p.a[1] != 1 or p.k <= 1:
         return kernels.DIRECT
-    return kernels.COPY if _worth_packing(p.k * p.a[2] * _SIZES[p.dtype], panels) else kernels.DIRECT
-
-
-def _is_crowded(p: Problem) -> bool:
-    """Whether each unit had better pack its rows of A: its columns leave each other no room in the first cache."""
-    wide = -(-p.n // panel_columns(p.dtype)) >= _GROUP and p.k >= 2 * TILE_ROWS
-    return wide and p.a[1] == 1 and p.a[2] * _SIZES[p.dtype] % _CROWDED_BYTES == 0
+    return kernels.COPY if worth_packing(p.k * p.a[2] * _SIZES[p.dtype], panels) else kernels.DIRECT
 
 
 def _plan_strips(p: Problem) -> tuple[Launch, Launch]:
@@ -365,7 +335,7 @@ def _plan_panels(p: Problem, *, a_mode: int | None = None, in_panels: bool = Fal
     panels = -(-p.n // columns)
     rows = _rows_of_unit(p, p.batch * panels)
     b_mode = kernels.DIRECT if in_panels else _packing_of_b(p)
-    if b_mode == kernels.COPY and not _worth_packing(p.k * p.b[1] * size, -(-rows // TILE_ROWS)):
+    if b_mode == kernels.COPY and not worth_packing(p.k * p.b[1] * size, -(-rows // TILE_ROWS)):
         b_mode = kernels.DIRECT
     if a_mode is None:
         a_mode = _packing_of_a(p)
@@ -391,7 +361,7 @@ def _is_far(p: Problem) -> bool:
     return p.m * p.n * _SIZES[p.dtype] > _RESULT_BYTES
 
 
-def _worth_packing(span: int, times: int) -> bool:
+def worth_packing(span: int, times: int) -> bool:
     """Whether an operand that takes up `span` bytes, with gaps, is packed to be read so many times."""
     return abs(span) * (times - 1) > _IN_PLACE_BYTES
 
@@ -406,8 +376,7 @@ def _block(p: Problem, packs_a: bool, packs_b: bool, columns: int, rows: int) ->
     is_far = _is_far(p)
     block = (kernels.FAR_BLOCK_BYTES if is_far else kernels.BLOCK_BYTES) // size
     if packs_b:
-        # So many steps are one run, whatever is packed.
-        room = (block // LONGEST_ADDED - height) // columns
+        room = (block // _LEAST_RUN - height) // columns
         wanted = block if is_far else _GROUP_BYTES // size
         most = _WIDE_GROUP if packs_a else max(_GROUP, wanted // (max(p.k, 1) * columns))
         group = _equal_parts(panels, min(room, most))

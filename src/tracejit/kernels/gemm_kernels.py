@@ -14,7 +14,6 @@ import llvmlite.ir as ir
 from tracejit.kernels.gemm_code import Code, Word, native_kernel
 from tracejit.kernels.gemm_packing import add_copy, add_strips, add_transpose
 from tracejit.kernels.gemm_vectors import (
-    ADDING,
     ALONE,
     ENDING,
     F32,
@@ -36,8 +35,7 @@ from tracejit.kernels.gemm_vectors import (
 k in a pass, panels of B (columns, for few rows) and rows of A that are gone through at once."""
 
 (ADDED, GATE, GATE_M, GATE_USE) = range(20, 24)
-"""The last ones. ADDED: the address of D where it is added, which lies in memory like C; else of the row that is added
-before what is below 0 becomes 0, or 0. For panels alone: the address of a gate that C goes through at last, or 0, the
+"""The last ones. ADDED: the address of the row that is added before what is below 0 becomes 0, or 0. For panels alone: the address of a gate that C goes through at last, or 0, the
 stride of its rows, and what it does (see `add_gate`)."""
 
 DIRECT, COPY, TRANSPOSE, GATHER, STRIPS = range(5)
@@ -104,25 +102,39 @@ def call_tile(
     code.either(left <= lane.count, lambda: strip(1), lambda: strip(TILE_VECTORS))
 
 
-def _pack_panels(
-    code: Code, lane: Lane, mode: Word, b: Word, b_k: Word, b_n: Word, block: Word, k: Word, left: Word, panels: Word
+def pack_panels(
+    code: Code,
+    lane: Lane,
+    mode: Word,
+    b: Word,
+    b_k: Word,
+    b_n: Word,
+    block: Word,
+    k: Word,
+    left: Word,
+    panels: Word,
+    side_by_side: Word | None = None,
 ) -> None:
-    """Packs k rows of panels of B, one panel after another, of which `left` columns are there."""
+    """Packs k rows of panels of B, of which `left` columns are there: one panel after another, or `side_by_side` in
+    rows of so many elements.
+    """
     columns, size = TILE_VECTORS * lane.count, lane.size
+    down: Word | int = columns if side_by_side is None else side_by_side
+    along: Word | int = k * columns if side_by_side is None else columns
 
     with code.when(mode.equals(COPY)), code.loop(0, k, _CHUNK) as i, code.loop(0, panels) as panel:
         source = b + (i * b_k + panel * columns) * size
-        copy, out = add_copy(code.module, lane, TILE_VECTORS), block + (panel * k + i) * columns * size
-        code.call(copy, source, b_k, out, (k - i).least(_CHUNK), left - panel * columns)
+        copy, out = add_copy(code.module, lane, TILE_VECTORS), block + (panel * along + i * down) * size
+        code.call(copy, source, b_k, out, down, (k - i).least(_CHUNK), left - panel * columns)
 
     with code.when(mode > COPY), code.loop(0, panels) as panel:
-        source, out = b + panel * columns * b_n * size, block + panel * k * columns * size
+        source, out = b + panel * columns * b_n * size, block + panel * along * size
         there = (left - panel * columns).least(columns)
         with code.when(mode.equals(TRANSPOSE)), code.loop(0, there, lane.count) as j:
             transpose = add_transpose(code.module, lane)
-            code.call(transpose, source + j * b_n * size, b_n, out + j * size, columns, k, there - j)
+            code.call(transpose, source + j * b_n * size, b_n, out + j * size, down, k, there - j)
         with code.when(mode.equals(GATHER)), code.loop(0, k) as i, code.loop(0, there) as j:
-            code.store(out, i * columns + j, code.load(source, i * b_k + j * b_n, lane.kind))
+            code.store(out, i * down + j, code.load(source, i * b_k + j * b_n, lane.kind))
 
 
 def _pack_strips(code: Code, lane: Lane, a: Word, a_k: Word, block: Word, k: Word, rows: Word) -> None:
@@ -134,11 +146,10 @@ def _pack_strips(code: Code, lane: Lane, a: Word, a_k: Word, block: Word, k: Wor
         code.call(strips, source, a_k, out, (k + 1) * TILE_ROWS, (k - start).least(_CHUNK), rows - i)
 
 
-def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word, *, use: str = ENDING) -> None:
+def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
     """Panels of columns of B for a part of the rows of C; units that follow one another share what is packed.
 
-    If it is ADDING, C is D + A @ B, and all of k is one run; else C is relu(A @ B + bias) if there is a bias, and goes
-    through a gate if there is one, while it is in the first cache.
+    C is relu(A @ B + bias) if there is a bias, and goes through a gate if there is one, while it is in the first cache.
     """
     a, b, c, m, n, k, a_m, a_k, b_k, b_n, c_m = code.slots(p, A, B, C, M, N, K, A_M, A_K, B_K, B_N, C_M)
     a_batch, b_batch, c_batch, a_mode, b_mode = code.slots(p, A_BATCH, B_BATCH, C_BATCH, A_MODE, B_MODE)
@@ -180,17 +191,16 @@ def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word, *, use: str =
             with code.loop(first, last) as panel:
                 b_at, there = right + (panel - first) * right_panel * size, n - panel * columns
                 bias = (added.differs(0) & (start + length >= k)).choose(added + panel * columns * size, 0)
-                more = added - c if use == ADDING else bias
                 c_at, begin = c_first + (top * c_m + panel * columns) * size, start.equals(0).number()
 
                 def tile(i: Word, rows: Word, a_at: Word) -> None:
                     operands = a_at, left_m, left_k, b_at, right_k, c_at + i * c_m * size, c_m
-                    call_tile(code, lane, *operands, length, begin, rows, there, more, use=use)
+                    call_tile(code, lane, *operands, length, begin, rows, there, bias, use=ENDING)
 
                 def column() -> None:
-                    function = add_column(code.module, lane, TILE_ROWS, TILE_VECTORS, use)
+                    function = add_column(code.module, lane, TILE_ROWS, TILE_VECTORS, ENDING)
                     operands = left, left_m, left_k, left_tile, b_at, right_k, c_at, c_m
-                    code.call(function, *operands, length, begin, whole, more)
+                    code.call(function, *operands, length, begin, whole, bias)
 
                 def tiles() -> None:
                     with code.loop(0, whole) as i:
@@ -200,11 +210,10 @@ def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word, *, use: str =
                 with code.loop(whole * TILE_ROWS, height, step) as i:
                     a_at = left + a_direct.choose(i * a_m, whole * left_tile) * size
                     tile(i, (height - i).least(step), a_at)
-                if use == ENDING:
-                    with code.when(gate.differs(0) & (start + length >= k)):
-                        gate_at = gate + ((row + top) * gate_m + panel * columns) * size
-                        operands = c_at, c_m, gate_at, gate_m, height, there, gate_use
-                        code.call(add_gate(code.module, lane, TILE_VECTORS), *operands)
+                with code.when(gate.differs(0) & (start + length >= k)):
+                    gate_at = gate + ((row + top) * gate_m + panel * columns) * size
+                    operands = c_at, c_m, gate_at, gate_m, height, there, gate_use
+                    code.call(add_gate(code.module, lane, TILE_VECTORS), *operands)
 
     first_block, last_block = code.quotient(low, panels), code.quotient(high + panels - 1, panels)
     first_batch, last_batch = code.quotient(first_block, parts), code.quotient(last_block - 1, parts)
@@ -225,7 +234,7 @@ def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word, *, use: str =
         ):
             last, length = end.least(first + group), (k - start).least(run)
             b_at = b + (batch * b_batch + start * b_k + first * columns * b_n) * size
-            _pack_panels(code, lane, b_mode, b_at, b_k, b_n, buffer, length, n - first * columns, last - first)
+            pack_panels(code, lane, b_mode, b_at, b_k, b_n, buffer, length, n - first * columns, last - first)
             there = (rows * together).least(m - i)
             sweep(a_at, i, c_at, start, length, first, last, b_direct.choose(b_at, buffer), there)
 
@@ -237,7 +246,7 @@ def _pack(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
     with code.loop(low, high) as panel:
         out, left = c + panel * k * columns * size, n - panel * columns
         source = b + panel * columns * b_n * size
-        _pack_panels(code, lane, mode, source, b_k, b_n, out, k, left, code.word(1))
+        pack_panels(code, lane, mode, source, b_k, b_n, out, k, left, code.word(1))
         # What packs columns writes whole vectors.
         with code.when(left < columns), code.loop(0, k) as row, code.loop(left, columns) as column:
             code.store(out, row * columns + column, Word(code.builder, ir.Constant(lane.kind, 0.0)))
@@ -321,8 +330,6 @@ def _integer(kind: Any, code: Code, p: Word, low: Word, high: Word) -> None:
 
 panel_f32 = native_kernel("panel_f32", partial(_panel, F32))
 panel_f64 = native_kernel("panel_f64", partial(_panel, F64))
-panel_add_f32 = native_kernel("panel_add_f32", partial(_panel, F32, use=ADDING))
-panel_add_f64 = native_kernel("panel_add_f64", partial(_panel, F64, use=ADDING))
 pack_f32 = native_kernel("pack_f32", partial(_pack, F32))
 pack_f64 = native_kernel("pack_f64", partial(_pack, F64))
 strips_f32 = native_kernel("strips_f32", partial(_strips, F32))
@@ -345,16 +352,6 @@ def gemm_panel_f32(p: Any, lo: int, hi: int) -> Any:
 def gemm_panel_f64(p: Any, lo: int, hi: int) -> Any:
     """Panels of B in place or packed, float64."""
     return panel_f64(p, lo, hi)
-
-
-def gemm_panel_add_f32(p: Any, lo: int, hi: int) -> Any:
-    """Panels of B in place or packed, a matrix added, float32."""
-    return panel_add_f32(p, lo, hi)
-
-
-def gemm_panel_add_f64(p: Any, lo: int, hi: int) -> Any:
-    """Panels of B in place or packed, a matrix added, float64."""
-    return panel_add_f64(p, lo, hi)
 
 
 def gemm_pack_f32(p: Any, lo: int, hi: int) -> Any:

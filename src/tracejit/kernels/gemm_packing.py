@@ -55,13 +55,13 @@ def add_transpose(module: Any, lane: Lane) -> Any:
 def add_copy(module: Any, lane: Lane, vectors: int) -> Any:
     """Copies k rows of `n_left` (at most vectors*W) contiguous elements into rows of whole vectors, padded by 0.
 
-    Arguments: rows, rows_k, out, k, n_left.
+    Arguments: rows, rows_k, out, out_k, k, n_left.
     """
 
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
-        rows, rows_k, out, k, n_left = arguments
+        rows, rows_k, out, out_k, k, n_left = arguments
         v = VectorBuilder(builder, lane)
-        step = v.bytes(rows_k)
+        step, out_step = v.bytes(rows_k), v.bytes(out_k)
         columns = [I64(j * TARGET.vector_bytes) for j in range(vectors)]
         masks = [v.mask(builder.sub(n_left, I64(j * v.width))) for j in range(vectors)]
 
@@ -73,11 +73,35 @@ def add_copy(module: Any, lane: Lane, vectors: int) -> Any:
                 v.prefetch(builder.add(builder.add(source, ahead), I64(line)), written=False)
             for at, mask in zip(columns, masks, strict=True):
                 v.store(v.load_masked(source, mask, at), target, at)
-            return [builder.add(source, step), builder.add(target, I64(vectors * TARGET.vector_bytes))]
+            return [builder.add(source, step), builder.add(target, out_step)]
 
         emit_loop(builder, k, [rows, out], copy, together=SHORT_LOOP)
 
-    return internal_function(module, f"copy_{lane.name}_{vectors}", 5, body)
+    return internal_function(module, f"copy_{lane.name}_{vectors}", 6, body)
+
+
+def add_part(module: Any, lane: Lane, vectors: int) -> Any:
+    """Copies rows of `n_left` (at most vectors*W) contiguous elements, and touches no others.
+
+    Arguments: source, source_m, target, target_m, rows, n_left.
+    """
+
+    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
+        source, source_m, target, target_m, rows, n_left = arguments
+        v = VectorBuilder(builder, lane)
+        source_step, target_step = v.bytes(source_m), v.bytes(target_m)
+        columns = [I64(j * TARGET.vector_bytes) for j in range(vectors)]
+        masks = [v.mask(builder.sub(n_left, I64(j * v.width))) for j in range(vectors)]
+
+        def copy(state: list[Any]) -> list[Any]:
+            read, written = state
+            for at, mask in zip(columns, masks, strict=True):
+                v.store_masked(v.load_masked(read, mask, at), written, mask, at)
+            return [builder.add(read, source_step), builder.add(written, target_step)]
+
+        emit_loop(builder, rows, [source, target], copy)
+
+    return internal_function(module, f"part_{lane.name}_{vectors}", 6, body)
 
 
 def add_strips(module: Any, lane: Lane, rows: int, strips: int) -> Any:

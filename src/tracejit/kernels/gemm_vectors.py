@@ -360,8 +360,7 @@ def add_tile(module: Any, lane: Lane, rows: int, vectors: int, use: str = ALONE)
 
     Arguments: a, a_m, a_k, b, b_k, c, c_m, k, begin, m_left, n_left. `begin` other than 0 starts the chains at 0,
     else they go on from C. Rows past `m_left` repeat the last one, columns past `n_left` are not touched.
-    ADDING has one more, how far from C lies a D: all chains start at 0, and C = D + A @ B, where D may be C. ENDING has
-    the address of a bias, one row; if it is not 0, C = relu(C + bias).
+    ENDING has one more, the address of a bias, one row; if it is not 0, C = relu(C + bias).
     """
 
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
@@ -387,12 +386,8 @@ def add_tile(module: Any, lane: Lane, rows: int, vectors: int, use: str = ALONE)
             v.store_masked(value, at, masks[j], columns[j])
 
         def results(load: Load) -> list[Any]:
-            starts = [v.zeros] * (rows * vectors) if use == ADDING else _starts(v, begin, c_rows, vectors, load)
+            starts = _starts(v, begin, c_rows, vectors, load)
             sums = _chains(v, k, a_rows, b, steps, starts, load)
-            if use == ADDING:
-                # All of a row before its stores: rows past the last repeat it, and D may be C.
-                addends = [load(builder.add(row, more[0]), j) for row in c_rows for j in range(vectors)]
-                sums = [builder.fadd(addend, value) for addend, value in zip(addends, sums, strict=True)]
             return _ended(v, more[0], sums, vectors, load) if use == ENDING else sums
 
         def write(store: Callable[[Any, Any, int], None], sums: list[Any]) -> None:
@@ -426,7 +421,8 @@ def add_column(module: Any, lane: Lane, rows: int, vectors: int, use: str = ALON
     """Whole tiles one below the other, as `add_tile` computes each: what is between two of them is a few additions.
 
     Arguments: a, a_m, a_k, a_tile, b, b_k, c, c_m, k, begin, tiles; `a_tile` is how far a tile's rows of A lie from
-    those of the one above. ADDING and ENDING have one more, as for a tile.
+    those of the one above. ENDING has one more, as for a tile. ADDING has one more, how far from C lies a D: all chains
+    start at 0, and C = D + A @ B, where D may be C.
     """
 
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:

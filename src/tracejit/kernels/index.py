@@ -203,7 +203,7 @@ def check_launch(index: Operand, slot: Ptr, low: int, high: int) -> Launch:
 
 def _copy(x: Operand, source: Ptr, target: Ptr) -> Launch:
     """A launch that copies; nothing is done where both are one buffer."""
-    return Launch(_kernel(_COPY, "copy", t=move_name(x)), (source, target), product(x.shape), 0.1, in_place=(0, 1))
+    return Launch(_kernel(_COPY, "copy", t=move_name(x)), (source, target), product(x.shape), 0.1, in_place=((0, 1),))
 
 
 def plan_wrap_index(index: Operand, out: Operand, size: int) -> tuple[Launch, ...]:

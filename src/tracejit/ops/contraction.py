@@ -3,6 +3,7 @@
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -188,18 +189,45 @@ def matmul_bias(a, b, bias):
     """
 
 
+def _added(total: Any, *factors: Any) -> Any:
+    for a, b in zip(factors[::2], factors[1::2], strict=True):
+        total = total + np.matmul(a, b)
+    return total
+
+
+def _added_both(first: Any, second: Any, *factors: Any) -> Any:
+    a, b, other = factors[::3], factors[1::3], factors[2::3]
+    return tuple([_added(x, *chain(*zip(a, y, strict=True))) for x, y in ((first, b), (second, other))])
+
+
 @record(
     family="library",
-    infer=lambda a, b, c: c,
-    numpy=lambda a, b, c: c + np.matmul(a, b),
+    infer=lambda *terms: terms[0],
+    numpy=_added,
     kinds="f",
     nograd="the compiler makes it of gradients that are added up",
 )
-def matmul_add(a, b, c):
-    """c + a @ b, the product rounded before it is added.
+def matmul_add(*terms):
+    """c + a @ b + a' @ b' + ..., each product rounded before it is added.
 
-    Shape: (n, k), (k, m) and (n, m) give (n, m); k is at most `LONGEST_ADDED`.
-    Cost: 2 * n * k * m floating point operations, and no memory for the product.
+    Shape: (n, m), then (n, k) and (k, m) for each product give (n, m); k is at most `LONGEST_ADDED`.
+    Cost: 2 * n * k * m floating point operations for each product, and no memory for them.
+    """
+
+
+@record(
+    family="library",
+    infer=lambda *terms: terms[:2],
+    numpy=_added_both,
+    results=("first", "second"),
+    kinds="f",
+    nograd="the compiler makes it of gradients that are added up",
+)
+def matmul_add_both(*terms):
+    """Two sums of products as by `matmul_add` with the same first factors: c, c', then a, b, b' for each product.
+
+    Shape: (n, m) twice, then (n, k), (k, m) and (k, m) for each product give (n, m) twice.
+    Cost: that of both, but each first factor is read once.
     """
 
 

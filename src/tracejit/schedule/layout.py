@@ -7,11 +7,12 @@ dimension, so B'A' has the bits of (AB)' - and the gradient of a linear layer's 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 
 from tracejit import dtypes
 from tracejit.ir.graph import Graph
 from tracejit.ir.node import CONST, Node, apply, const_value, make
-from tracejit.ir.rewrite import rewrite_at
+from tracejit.ir.rewrite import rewrite_at, rewrite_together
 from tracejit.ops import Op, ops
 from tracejit.ops.contraction import LONGEST_ADDED, PRODUCTS
 from tracejit.schedule import cost
@@ -104,7 +105,8 @@ def share_panels(graph: Graph, panel_columns: Callable[[str], int]) -> Graph:
 
 def accumulate_products(graph: Graph, movable: Callable[[Node], bool] = _any) -> Graph:
     """Sums of products that nobody else reads, such as a weight's gradient over the steps of a loop, take no memory
-    but their own: each product, if it is `movable`, is added to those before as it is computed.
+    but their own: products, if they are `movable`, are added to those before as they are computed, several in one
+    operation.
     """
     readers, outputs = graph.readers(), set(graph.outputs)
     sums: set[Node] = set()
@@ -126,7 +128,26 @@ def _is_short_product(node: Node) -> bool:
 
 def _accumulated(node: Node) -> Node:
     total, product = node.args
-    return make(ops.matmul_add, (*product.args, total))
+    # Who else reads the total is no sum of this kind.
+    goes_on = total.op is ops.matmul_add and len(total.args) < 1 + 2 * cost.CHAIN
+    return make(ops.matmul_add, (*(total.args if goes_on else (total,)), *product.args))
+
+
+def share_factors(graph: Graph) -> Graph:
+    """Computes two sums of products with the same first factors as one operation, if neither needs the other: the
+    gradients of a cell's two matrices, which both read those of its gates.
+    """
+    found: dict[tuple[object, ...], list[Node]] = {}
+    for node in graph.nodes():
+        if node.op is ops.matmul_add:
+            found.setdefault((node.shape, node.dtype, *node.args[1::2]), []).append(node)
+    pairs = [pair for alike in found.values() for pair in zip(alike[::2], alike[1::2], strict=False)]
+    return rewrite_together(graph, pairs, _both) if pairs else graph
+
+
+def _both(first: Node, second: Node) -> Node:
+    factors = zip(first.args[1::2], first.args[2::2], second.args[2::2], strict=True)
+    return make(ops.matmul_add_both, (first.args[0], second.args[0], *chain.from_iterable(factors)))
 
 
 def end_products(graph: Graph) -> Graph:
@@ -253,4 +274,4 @@ def arrange_products(
     Products that are not `movable` are computed as they are asked for: turned or added up they would have other bits.
     """
     graph = accumulate_products(write_out_products(turn_products(graph, movable)), movable)
-    return graph if panel_columns is None else end_products(share_panels(graph, panel_columns))
+    return graph if panel_columns is None else share_factors(end_products(share_panels(graph, panel_columns)))

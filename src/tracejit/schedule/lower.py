@@ -53,8 +53,8 @@ class PlannedLaunch(Protocol):
         """Whether the kernel may return an error code."""
 
     @property
-    def in_place(self) -> tuple[int, int] | None:
-        """Two slots, of an operand that only this launch reads and of a result, that may be one buffer."""
+    def in_place(self) -> tuple[tuple[int, int], ...]:
+        """Pairs of slots, of an operand that only this launch reads and of a result, that may be one buffer."""
 
     @property
     def parts(self) -> int:

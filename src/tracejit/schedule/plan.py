@@ -304,10 +304,8 @@ class _Planning:
     def _donate(self, group: Group) -> None:
         """Lets a call that turns an operand into a result work on that operand's memory, if nobody else reads it."""
         call, storage = group.members[0], self.plan.storage
-        for launch in call.launches:
-            if launch.in_place is None:
-                continue
-            at, to = (launch.slots[slot].index for slot in launch.in_place)
+        for launch, pair in [(launch, pair) for launch in call.launches for pair in launch.in_place]:
+            at, to = (launch.slots[slot].index for slot in pair)
             to -= len(call.reads)
             read, result = call.reads[at], call.results[to]
             source = read.source

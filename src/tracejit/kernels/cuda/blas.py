@@ -52,7 +52,7 @@ class GemmLaunch:
     units: int = 1
     unit_cost: float = 0.0
     fails: bool = False
-    in_place: None = None
+    in_place: tuple[tuple[int, int], ...] = ()
     parts: int = 0
     along: tuple[int, ...] = ()
     scratch: int = 0

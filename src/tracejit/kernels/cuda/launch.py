@@ -48,9 +48,9 @@ class GpuLaunch:
         return False
 
     @property
-    def in_place(self) -> None:
+    def in_place(self) -> tuple[tuple[int, int], ...]:
         """Slots that may be one buffer: none."""
-        return
+        return ()
 
     @property
     def scratch(self) -> int:

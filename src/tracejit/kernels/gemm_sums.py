@@ -1,0 +1,226 @@
+"""Sums of matrix products, C = D + A1 @ B1 + A2 @ B2 + ..., such as a weight's gradient over the steps of a loop.
+
+Each element of a product is one chain of fused multiply-adds along k, from 0, which is then added to the sum of those
+before. Several sums with the same first factors, such as the gradients of a cell's two matrices, are computed together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+from tracejit.kernels.gemm import Problem, checked, worth_packing
+from tracejit.kernels.gemm_code import Code, Word, native_kernel
+from tracejit.kernels.gemm_kernels import BLOCK_BYTES, COPY, DIRECT, GATHER, TILE_VECTORS, TRANSPOSE, pack_panels
+from tracejit.kernels.gemm_packing import add_part
+from tracejit.kernels.gemm_vectors import ADDING, F32, F64, TARGET, Lane, add_column
+from tracejit.kernels.launch import Launch, Operand, Ptr
+from tracejit.ops.contraction import LONGEST_ADDED
+
+(M, N, K, A_M, A_K, A_MODE, ROWS, TALL, GROUP, RIGHT, EDGE, COUNT, RESULTS, FIRST) = range(14)
+"""The slots of the argument block: sizes, strides in elements, how A is read, rows of C in a unit, and of those that are
+gone through at once, columns of B of which that is done, where in the buffer packed B begins, and a copy of a part of C
+that is not made of whole tiles; the number of products that are added to each result, and of results."""
+
+(C, D, B_K, B_N, B_MODE, OF_RESULT) = range(6)
+"""From FIRST on for each result: addresses of C and D, which are contiguous, and how its B is read. Behind them for
+each product the addresses of A and of B for each result."""
+
+_ROWS, _VECTORS = 6, 4 if TARGET.registers == 32 else 2
+"""The tile: along so few steps of k what matters is how little is read for each of them."""
+
+_TALL_BYTES, _GROUP = 384, 2
+"""Rows of C that are gone through at once, in bytes of a column, whole tiles and whole vectors of any machine and type:
+with a panel of B and their rows of A they stay in the first cache. Panels of B that are packed at once."""
+
+_PARTS = 8
+"""Units, if there are rows for so many."""
+
+_CROWDED_BYTES, _LONG, _AGAIN = 2048, 16, 2
+"""So many rows that are a multiple of this apart leave each other too little room in the first cache, which matters if
+they are read so often."""
+
+
+def _sums(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
+    """Parts of the rows of C, those that follow one another as one.
+
+    What is packed is filled up to whole tiles; where C has none, a copy in the buffer does that has them.
+    """
+    m, n, k, a_m, a_k, a_mode, rows, tall = code.slots(p, M, N, K, A_M, A_K, A_MODE, ROWS, TALL)
+    group, right, edge, count, results = code.slots(p, GROUP, RIGHT, EDGE, COUNT, RESULTS)
+    size, columns = lane.size, _VECTORS * lane.count
+    packed = TILE_VECTORS * lane.count
+    buffer = code.buffer(BLOCK_BYTES)
+    right, edge = buffer + right, buffer + edge
+    a_direct = a_mode.equals(DIRECT)
+    left_m, left_k = a_direct.choose(a_m, 1), a_direct.choose(a_k, tall)
+    b_block = group * k * size
+    factors = p + (results * OF_RESULT + FIRST) * 8
+
+    def pack(mode: Word, x: Word, x_k: Word, x_n: Word, block: Word, left: Word, side_by_side: Word) -> None:
+        with code.when(mode > DIRECT):
+            panels = (left + packed - 1).quotient(packed)
+            pack_panels(code, lane, mode, x, x_k, x_n, block, k, left, panels, side_by_side)
+
+    def add(top: Word, there: Word, first: Word, last: Word, product: Word) -> None:
+        """Adds a product to some columns of some rows of all results."""
+        which = product * (results + 1)
+        source = code.load(factors, which) + top * a_m * size
+        pack(a_mode, source, a_k, a_m, buffer, there, tall)
+        a = a_direct.choose(source, buffer)
+        with code.loop(0, results) as result:
+            block = p + (result * OF_RESULT + FIRST) * 8
+            c, d, b_k, mode = (code.load(block, slot) for slot in (C, D, B_K, B_MODE))
+            direct = mode.equals(DIRECT)
+            b = direct.choose(code.load(factors, which + result + 1) + first * size, right + result * b_block)
+            right_k = direct.choose(b_k, group)
+            before = product.equals(0).choose(d - c, 0)
+            with code.loop(first, last, columns) as column:
+                width, c_at = n - column, c + (top * n + column) * size
+                whole = (width >= columns).choose(there.quotient(_ROWS), 0)
+                rest = there - whole * _ROWS
+
+                def tiles(at: Word, to: Word, to_m: Word, tiles: Word, added: Word) -> None:
+                    function = add_column(code.module, lane, _ROWS, _VECTORS, ADDING)
+                    b_at, down = b + (column - first) * size, left_m * _ROWS
+                    code.call(function, at, left_m, left_k, down, b_at, right_k, to, to_m, k, 1, tiles, added)
+
+                tiles(a, c_at, n, whole, before)
+                with code.when(rest > 0):
+                    done = whole * _ROWS
+                    part, end = add_part(code.module, lane, _VECTORS), c_at + done * n * size
+                    code.call(part, end + before, n, edge, columns, rest, width)
+                    left = a + done * left_m * size
+                    tiles(left, edge, code.word(columns), (rest + _ROWS - 1).quotient(_ROWS), code.word(0))
+                    code.call(part, edge, columns, end, n, rest, width)
+
+    end = (high * rows).least(m)
+    with code.loop(0, n, group) as first, code.loop(0, count) as product:
+        last = n.least(first + group)
+        with code.loop(0, results) as result:
+            b_k, b_n, mode = (code.load(p, result * OF_RESULT + FIRST + slot) for slot in (B_K, B_N, B_MODE))
+            source = code.load(factors, product * (results + 1) + result + 1) + first * b_n * size
+            pack(mode, source, b_k, b_n, right + result * b_block, last - first, group)
+        with code.loop(low * rows, end, tall) as top:
+            add(top, (end - top).least(tall), first, last, product)
+
+
+sums_f32 = native_kernel("sums_f32", partial(_sums, F32))
+sums_f64 = native_kernel("sums_f64", partial(_sums, F64))
+
+
+def gemm_sums_f32(p: Any, lo: int, hi: int) -> Any:
+    """Products added up, float32."""
+    return sums_f32(p, lo, hi)
+
+
+def gemm_sums_f64(p: Any, lo: int, hi: int) -> Any:
+    """Products added up, float64."""
+    return sums_f64(p, lo, hi)
+
+
+_KERNELS = {"float32": (gemm_sums_f32, F32), "float64": (gemm_sums_f64, F64)}
+
+
+def plan_matmul_add(*operands: Operand) -> tuple[Launch, ...]:
+    """The launches of OUT = C + A1 @ B1 + A2 @ B2 + ..., added from left to right; C may be OUT.
+
+    The operands are C, A1, B1, A2, B2, ..., OUT, and so are the numbers of Ptr.
+    Shape: each a (m, k), each b (k, n), c and out (m, n). Any strides on a and b; c and out are contiguous.
+    DType: float32, float64; the same for all.
+    Edge: k is at most `LONGEST_ADDED`; sizes may be 0.
+    Raises: ValueError for shapes that do not fit or a c that is not contiguous, NotImplementedError for other dtypes.
+    Cost: for each product m * n * k fused multiply-adds and m * n additions; one launch for products that follow one
+        another and lie in memory alike.
+
+    >>> square = Operand("float32", (64, 64), (64, 1))
+    >>> [launch.function.__name__ for launch in plan_matmul_add(square, square, square, square, square, square)]
+    ['gemm_sums_f32']
+    """
+    return _plan("matmul_add", 1, operands)
+
+
+def plan_matmul_add_both(*operands: Operand) -> tuple[Launch, ...]:
+    """The launches of two such sums with the same first factors, which are packed once.
+
+    The operands are C, C', A1, B1, B1', A2, B2, B2', ..., OUT, OUT'; otherwise as `plan_matmul_add`.
+    """
+    return _plan("matmul_add_both", 2, operands)
+
+
+def _plan(name: str, results: int, operands: tuple[Operand, ...]) -> tuple[Launch, ...]:
+    first, last, each = results, len(operands) - results, results + 1
+    added, outs = operands[:first], operands[last:]
+    shape = outs[0].shape
+    if not all(x.contiguous and x.shape == shape and x.dtype == outs[0].dtype for x in (*added, *outs)):
+        raise ValueError(f"{name}: what is added must be contiguous and like the result, got {added} for {outs}")
+    places = range(first, last, each)
+    problems = [
+        tuple([checked(operands[at], b, out) for b, out in zip(operands[at + 1 : at + each], outs, strict=True)])
+        for at in places
+    ]
+    longest = max(p.k for alike in problems for p in alike)
+    if outs[0].dtype not in _KERNELS or len(shape) != 2 or longest > LONGEST_ADDED:
+        raise NotImplementedError(f"{name}: there is no kernel for {operands}")
+    if 0 in shape:
+        return ()
+    launches: list[Launch] = []
+    for of_results, alike in groupby(range(len(places)), lambda i: problems[i]):
+        numbers = [places[i] for i in alike]
+        ends = [(last + r, last + r if launches else r) for r in range(results)]
+        launches.append(_plan_launch(of_results, numbers, ends))
+    along = (*range(first), *places, *range(last, len(operands)))
+    return tuple([replace(launch, along=along if launch.parts else ()) for launch in launches])
+
+
+def _plan_launch(problems: tuple[Problem, ...], places: list[int], ends: list[tuple[int, int]]) -> Launch:
+    """Adds products that lie in memory alike. `problems` are those of the results, `places` the numbers of the first
+    factors, `ends` those of a result and of what is added to it.
+    """
+    p = problems[0]
+    function, lane = _KERNELS[p.dtype]
+    columns, k = _VECTORS * lane.count, max(p.k, 1)
+    panels, rows, tall = -(-p.n // columns), _rows_of_part(p.m), _TALL_BYTES // lane.size
+    whole_rows, whole_columns = rows % _ROWS == 0 and p.m % _ROWS == 0, p.n % columns == 0
+    a_mode = _mode(p.a[1], p.a[2], k, lane, panels * len(problems), whole_rows, any_way=True)
+    b_modes = [_mode(q.b[2], q.b[1], k, lane, p.m // _ROWS, whole_columns, any_way=False) for q in problems]
+    group = columns * (min(panels, _GROUP) if any(b_modes) else panels)
+    right = tall * k * lane.size if a_mode else 0
+    edge = right + (len(problems) * group * k * lane.size if any(b_modes) else 0)
+    sizes = (p.m, p.n, p.k, *p.a[1:], a_mode, rows, tall, group, right, edge, len(places), len(problems))
+    each: list[int | Ptr] = []
+    for (out, added), q, mode in zip(ends, problems, b_modes, strict=True):
+        each += [Ptr(out), Ptr(added), *q.b[1:], mode]
+    factors = [Ptr(place + side) for place in places for side in range(len(problems) + 1)]
+    units = -(-p.m // rows)
+    starts = [len(sizes) + OF_RESULT * r for r, (out, added) in enumerate(ends) if out != added]
+    return Launch(
+        function,
+        (*sizes, *each, *factors),
+        units,
+        p.cost(units) * len(places) * len(problems),
+        in_place=tuple([(start + D, start + C) for start in starts]),
+        parts=0 if p.m % rows else units,
+    )
+
+
+def _mode(near: int, far: int, k: int, lane: Lane, times: int, whole: bool, *, any_way: bool) -> int:
+    """How a matrix is read whose elements along k are `far` from one another, those of one place of k `near`.
+
+    In place where it is made of `whole` tiles, if tiles can read it so (`any_way`, or contiguous), unless its rows, some
+    of each of which are read `times` times, leave each other too little room in the first cache.
+    """
+    way = COPY if near == 1 else TRANSPOSE if far == 1 or k <= 1 else GATHER
+    step = far * lane.size
+    crowded = k >= _LONG and times >= _AGAIN and step % _CROWDED_BYTES == 0
+    in_the_way = way == COPY and (crowded or worth_packing(step * k, times))
+    return DIRECT if whole and (any_way or way == COPY) and not in_the_way else way
+
+
+def _rows_of_part(m: int) -> int:
+    """Rows of C in a unit: equal parts if there are such."""
+    most = max(1, min(_PARTS, m // (2 * _ROWS)))
+    equal = [parts for parts in range(most, most // 2, -1) if m % parts == 0]
+    return -(-m // (equal[0] if equal else most))
