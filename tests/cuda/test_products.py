@@ -52,8 +52,8 @@ def test_batches() -> None:
 
 def test_a_product_is_added_to_what_was_there() -> None:
     arrays = [matrix(30, 20), matrix(20, 40), matrix(30, 40)]
-    graph = graph_of(lambda a, b, c: make("matmul_add", c, a, b), *arrays)
-    check(graph, arrays)
+    check(graph_of(lambda a, b, c: make("matmul_add", c, a, b), *arrays), arrays)
+    check(graph_of(lambda a, b, c: make("matmul_add", c, a, b, make("neg", a), b, a, b), *arrays), arrays)
 
 
 @pytest.mark.parametrize("tile", [product.LARGE, product.MEDIUM, product.SMALL], ids=lambda tile: str(tile.side))

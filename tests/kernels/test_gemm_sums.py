@@ -96,9 +96,11 @@ def test_products_that_lie_otherwise_have_a_launch_of_their_own() -> None:
 
 
 def test_parts_of_a_gradient_are_equal_parts_of_its_rows() -> None:
-    a, b, c = (Operand("float32", *layout) for layout in (((512, 32), (1, 512)), ((32, 64), (64, 1)), ((512, 64), (64, 1))))
+    layouts = ((512, 32), (1, 512)), ((32, 64), (64, 1)), ((512, 64), (64, 1))
+    a, b, c = (Operand("float32", *layout) for layout in layouts)
     (item,) = plan_matmul_add_both(c, c, a, b, b, a, b, b, c, c)
-    assert item.parts == item.units >= 2 and 512 % item.parts == 0
+    assert item.parts == item.units >= 2
+    assert 512 % item.parts == 0
     assert item.along == (0, 1, 2, 5, 8, 9)
     assert [[item.slots[slot].index for slot in pair] for pair in item.in_place] == [[0, 8], [1, 9]]  # type: ignore[union-attr]
     assert [gemm_sums._rows_of_part(m) for m in (5, 26, 512, 99)] == [5, 13, 64, 13]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,8 @@ from tests.programs import check, graph_of, make
 from tracejit.ir.node import Node
 from tracejit.kernels.gemm import panel_columns
 from tracejit.ops.contraction import LONGEST_ADDED
-from tracejit.schedule import cost
-from tracejit.schedule.layout import accumulate_products, arrange_products, turn_products
+from tracejit.schedule import cost, layout
+from tracejit.schedule.layout import accumulate_products, arrange_products, share_factors, turn_products
 
 A, B = np.ones((3, 4), np.float32), np.ones((4, 5), np.float32)
 
@@ -71,11 +72,77 @@ def total(*arrays: Node) -> Node:
 def test_products_that_are_added_up_need_no_memory_but_their_sum() -> None:
     arrays = steps(4)
     graph = accumulate_products(graph_of(total, *arrays))
-    assert [n.name for n in graph.nodes()].count("matmul_add") == 3
+    assert [len(n.args) for n in graph.nodes() if n.name == "matmul_add"] == [7]
     compiled = check(graph_of(total, *arrays), arrays)
-    assert [g.kind for g in compiled.groups] == ["call"] * 4
+    assert [g.kind for g in compiled.groups] == ["call"] * 2
+    # The first product lies where the sum will be.
+    assert compiled.arena_bytes == 0
+
+
+def test_long_sums_are_cut_so_that_what_they_add_up_need_not_wait() -> None:
+    count = 2 * cost.CHAIN + 3
+    arrays = steps(count)
+    graph = accumulate_products(graph_of(total, *arrays))
+    assert [len(n.args) // 2 for n in graph.nodes() if n.name == "matmul_add"] == [cost.CHAIN, cost.CHAIN, 2]
+    compiled = check(graph_of(total, *arrays), arrays)
+    assert len(compiled.groups) == 4
     # The sums before the last lie in one place.
     assert compiled.arena_bytes == -(-30 * 40 * 4 // 64) * 64
+
+
+def cell_gradients(*arrays: Node) -> tuple[Node, Node]:
+    """The gradients of a cell's two matrices: steps of what comes from its gates, of its input, of its state."""
+    gates = arrays[::3]
+    return tuple(total(*chain.from_iterable(zip(gates, arrays[at::3], strict=True))) for at in (1, 2))
+
+
+def cell_arrays(count: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(count)
+    return [rng.standard_normal((32, (64, 40, 40)[k % 3])).astype(np.float32) for k in range(3 * count)]
+
+
+@pytest.mark.parametrize("count", [2, 5, 12])
+def test_gradients_of_a_cells_matrices_are_added_up_together(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = cell_arrays(count)
+    graph = graph_of(cell_gradients, *arrays)
+    names = [n.name for n in arrange_products(graph, panel_columns).nodes()]
+    pieces = -(-(count - 1) // cost.CHAIN)
+    assert (names.count("matmul"), names.count("matmul_add"), names.count("matmul_add_both")) == (2, 0, pieces)
+    together = check(graph, arrays)
+    assert together.arena_bytes <= 2 * 64 * 40 * 4
+    monkeypatch.setattr(cost, "CHAIN", 1)
+    monkeypatch.setattr(layout, "share_factors", lambda graph: graph)
+    apart = check(graph, arrays)
+    assert (len(together.groups), len(apart.groups)) == (2 + pieces, 2 * count)
+
+
+def test_sums_of_which_one_needs_the_other_stay_apart() -> None:
+    def build(a: Node, b: Node, c: Node, d: Node) -> Node:
+        first = make("add", make("matmul", a, b), make("matmul", c, d))
+        return make("add", make("matmul", a, first), make("matmul", c, make("exp", first)))
+
+    rng = np.random.default_rng(5)
+    arrays = [rng.standard_normal((32, 32)).astype(np.float32) for _ in range(4)]
+    graph = accumulate_products(graph_of(build, *arrays))
+    assert [n.name for n in graph.nodes()].count("matmul_add") == 2
+    assert share_factors(graph) is graph
+    check(graph_of(build, *arrays), arrays)
+
+
+def test_sums_that_would_need_each_other_in_turn_stay_apart() -> None:
+    def build(*x: Node) -> tuple[Node, ...]:
+        def added(factor: Node, second: Node) -> Node:
+            return make("add", make("matmul", x[0], x[1]), make("matmul", factor, second))
+
+        # Those with one first factor together, both pairs would need what the other makes.
+        first, other = added(x[2], x[0]), added(x[3], x[0])
+        return added(x[3], make("exp", first)), added(x[2], make("exp", other))
+
+    rng = np.random.default_rng(6)
+    arrays = [rng.standard_normal((32, 32)).astype(np.float32) for _ in range(4)]
+    graph = accumulate_products(graph_of(build, *arrays))
+    assert share_factors(graph) is graph
+    check(graph_of(build, *arrays), arrays)
 
 
 def test_a_product_that_is_read_elsewhere_or_long_is_added_apart() -> None:

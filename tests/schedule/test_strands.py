@@ -266,6 +266,8 @@ def test_what_comes_and_goes_in_a_strand_has_little_memory() -> None:
 
 def test_too_much_memory_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "HELD_BYTES", 4 * ROWS * WIDTH)
+    # What is added up in one operation waits together.
+    monkeypatch.setattr(cost, "CHAIN", 2)
     plan = plan_of(recurrence, *recurrent_arrays())
     steps = [[g.members[-1].name for g in strand.groups].count("tanh") for strand in plan.strands]
     assert max(steps) < 6

@@ -35,8 +35,8 @@ from tracejit.kernels.gemm_vectors import (
 k in a pass, panels of B (columns, for few rows) and rows of A that are gone through at once."""
 
 (ADDED, GATE, GATE_M, GATE_USE) = range(20, 24)
-"""The last ones. ADDED: the address of the row that is added before what is below 0 becomes 0, or 0. For panels alone: the address of a gate that C goes through at last, or 0, the
-stride of its rows, and what it does (see `add_gate`)."""
+"""The last ones. ADDED: the address of the row that is added before what is below 0 becomes 0, or 0. For panels alone:
+the address of a gate that C goes through at last, or 0, the stride of its rows, and what it does (see `add_gate`)."""
 
 DIRECT, COPY, TRANSPOSE, GATHER, STRIPS = range(5)
 """How an operand is read: in place, or packed from contiguous rows (of B; columns of A), or for B alone from contiguous

@@ -20,9 +20,9 @@ from tracejit.kernels.launch import Launch, Operand, Ptr
 from tracejit.ops.contraction import LONGEST_ADDED
 
 (M, N, K, A_M, A_K, A_MODE, ROWS, TALL, GROUP, RIGHT, EDGE, COUNT, RESULTS, FIRST) = range(14)
-"""The slots of the argument block: sizes, strides in elements, how A is read, rows of C in a unit, and of those that are
-gone through at once, columns of B of which that is done, where in the buffer packed B begins, and a copy of a part of C
-that is not made of whole tiles; the number of products that are added to each result, and of results."""
+"""The slots of the argument block: sizes, strides in elements, how A is read, rows of C in a unit; rows of C and
+columns of B that are gone through at once; where in the buffer packed B begins, and a copy of a part of C that is not
+made of whole tiles; the number of products that are added to each result, and of results."""
 
 (C, D, B_K, B_N, B_MODE, OF_RESULT) = range(6)
 """From FIRST on for each result: addresses of C and D, which are contiguous, and how its B is read. Behind them for
@@ -209,8 +209,8 @@ def _plan_launch(problems: tuple[Problem, ...], places: list[int], ends: list[tu
 def _mode(near: int, far: int, k: int, lane: Lane, times: int, whole: bool, *, any_way: bool) -> int:
     """How a matrix is read whose elements along k are `far` from one another, those of one place of k `near`.
 
-    In place where it is made of `whole` tiles, if tiles can read it so (`any_way`, or contiguous), unless its rows, some
-    of each of which are read `times` times, leave each other too little room in the first cache.
+    In place where it is made of `whole` tiles, if tiles can read it so (`any_way`, or contiguous), unless its rows,
+    parts of which are read `times` times, leave each other too little room in the first cache.
     """
     way = COPY if near == 1 else TRANSPOSE if far == 1 or k <= 1 else GATHER
     step = far * lane.size

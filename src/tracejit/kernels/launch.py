@@ -52,10 +52,10 @@ class Launch:
     `unit_cost` is a rough serial cost of one unit in nanoseconds; the scheduler splits [0, units) over
     threads by it. `fails` says that the function may return an error code other than 0. `in_place` are pairs of slots,
     of an operand and of a result, that may be one buffer: the operand must be contiguous, and is read only by this
-    launch. The k-th of `parts` equal parts of the units reads and writes at most the k-th part of the rows of the operands and
-    results that are `along`, by the numbers that `Ptr` has, and of the scratch memory no more than these parts of the
-    launches before have written; 0 parts if there is no such number. So many units as `grain` that follow one another
-    on one thread share what the first of them prepares.
+    launch. The k-th of `parts` equal parts of the units reads and writes at most the k-th part of the rows of the
+    operands and results that are `along`, by the numbers that `Ptr` has, and of the scratch memory no more than these
+    parts of the launches before have written; 0 parts if there is no such number. So many units as `grain` that follow
+    one another on one thread share what the first of them prepares.
     """
 
     function: Callable[..., Any]

@@ -304,9 +304,9 @@ class _Planning:
     def _donate(self, group: Group) -> None:
         """Lets a call that turns an operand into a result work on that operand's memory, if nobody else reads it."""
         call, storage = group.members[0], self.plan.storage
-        for launch, pair in [(launch, pair) for launch in call.launches for pair in launch.in_place]:
-            at, to = (launch.slots[slot].index for slot in pair)
-            to -= len(call.reads)
+        slots = [tuple([one.slots[slot].index for slot in pair]) for one in call.launches for pair in one.in_place]
+        for at, number in slots:
+            to = number - len(call.reads)
             read, result = call.reads[at], call.results[to]
             source = read.source
             again = any(r.source is source for k, r in enumerate(call.reads) if k != at)

@@ -245,10 +245,19 @@ def launch_matmul(a: Operand, b: Operand, c: Operand) -> tuple[GpuLaunch, ...]:
     return _product(a, b, c, (Ptr(0), Ptr(1), Ptr(2)), False)
 
 
-def launch_matmul_add(a: Operand, b: Operand, c: Operand, out: Operand) -> tuple[GpuLaunch, ...]:
-    """The launches of OUT = C + A @ B, where C may be OUT. Operands: A, B, C, OUT; the last two are contiguous."""
+def launch_matmul_add(c: Operand, *operands: Operand) -> tuple[GpuLaunch, ...]:
+    """The launches of OUT = C + A1 @ B1 + A2 @ B2 + ..., where C may be OUT. Operands: C, A1, B1, A2, B2, ..., OUT.
+
+    C and OUT are contiguous.
+    """
     if c.dtype not in ("float32", "float64"):
         raise NotImplementedError(f"matmul_add: there is no GPU kernel for {c.dtype}")
     if not c.contiguous:
         raise ValueError("matmul_add: what is added to must be contiguous")
-    return _product(a, b, out, (Ptr(0), Ptr(1), Ptr(3), Ptr(2)), True)
+    *factors, out = operands
+    total, added = Ptr(len(operands)), Ptr(0)
+    launches: list[GpuLaunch] = []
+    for at in range(0, len(factors), 2):
+        launches += _product(factors[at], factors[at + 1], out, (Ptr(at + 1), Ptr(at + 2), total, added), True)
+        added = total
+    return tuple(launches)
