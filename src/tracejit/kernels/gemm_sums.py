@@ -19,10 +19,10 @@ from tracejit.kernels.gemm_vectors import ADDING, F32, F64, TARGET, Lane, add_co
 from tracejit.kernels.launch import Launch, Operand, Ptr
 from tracejit.ops.contraction import LONGEST_ADDED
 
-(M, N, K, A_M, A_K, A_MODE, ROWS, TALL, GROUP, RIGHT, EDGE, COUNT, RESULTS, FIRST) = range(14)
+(M, N, K, A_M, A_K, A_MODE, ROWS, TALL, GROUP, LEFT, RIGHT, COUNT, RESULTS, FIRST) = range(14)
 """The slots of the argument block: sizes, strides in elements, how A is read, rows of C in a unit; rows of C and
-columns of B that are gone through at once; where in the buffer packed B begins, and a copy of a part of C that is not
-made of whole tiles; the number of products that are added to each result, and of results."""
+columns of B that are gone through at once; where in the buffer, behind a copy of a part of C that is not made of whole
+tiles, packed A and B begin; the number of products that are added to each result, and of results."""
 
 (C, D, B_K, B_N, B_MODE, OF_RESULT) = range(6)
 """From FIRST on for each result: addresses of C and D, which are contiguous, and how its B is read. Behind them for
@@ -31,9 +31,9 @@ each product the addresses of A and of B for each result."""
 _ROWS, _VECTORS = 6, 4 if TARGET.registers == 32 else 2
 """The tile: along so few steps of k what matters is how little is read for each of them."""
 
-_TALL_BYTES, _GROUP = 384, 2
+_TALL_BYTES, _GROUP = 384, 8
 """Rows of C that are gone through at once, in bytes of a column, whole tiles and whole vectors of any machine and type:
-with a panel of B and their rows of A they stay in the first cache. Panels of B that are packed at once."""
+with a panel of B and their rows of A they stay in the first cache. Panels of B that are packed at once, at most."""
 
 _PARTS = 8
 """Units, if there are rows for so many."""
@@ -46,63 +46,77 @@ they are read so often."""
 def _sums(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
     """Parts of the rows of C, those that follow one another as one.
 
-    What is packed is filled up to whole tiles; where C has none, a copy in the buffer does that has them.
+    What is packed is filled up to whole tiles; where C has none, a copy in the buffer does.
     """
     m, n, k, a_m, a_k, a_mode, rows, tall = code.slots(p, M, N, K, A_M, A_K, A_MODE, ROWS, TALL)
-    group, right, edge, count, results = code.slots(p, GROUP, RIGHT, EDGE, COUNT, RESULTS)
+    group, left, right, count, results = code.slots(p, GROUP, LEFT, RIGHT, COUNT, RESULTS)
     size, columns = lane.size, _VECTORS * lane.count
     packed = TILE_VECTORS * lane.count
-    buffer = code.buffer(BLOCK_BYTES)
-    right, edge = buffer + right, buffer + edge
+    edge = code.buffer(BLOCK_BYTES)
+    left, right = edge + left, edge + right
     a_direct = a_mode.equals(DIRECT)
     left_m, left_k = a_direct.choose(a_m, 1), a_direct.choose(a_k, tall)
     b_block = group * k * size
     factors = p + (results * OF_RESULT + FIRST) * 8
 
-    def pack(mode: Word, x: Word, x_k: Word, x_n: Word, block: Word, left: Word, side_by_side: Word) -> None:
+    def pack(mode: Word, x: Word, x_k: Word, x_n: Word, block: Word, there: Word, side_by_side: Word) -> None:
         with code.when(mode > DIRECT):
-            panels = (left + packed - 1).quotient(packed)
-            pack_panels(code, lane, mode, x, x_k, x_n, block, k, left, panels, side_by_side)
+            panels = (there + packed - 1).quotient(packed)
+            pack_panels(code, lane, mode, x, x_k, x_n, block, k, there, panels, side_by_side)
 
     def add(top: Word, there: Word, first: Word, last: Word, product: Word) -> None:
         """Adds a product to some columns of some rows of all results."""
         which = product * (results + 1)
         source = code.load(factors, which) + top * a_m * size
-        pack(a_mode, source, a_k, a_m, buffer, there, tall)
-        a = a_direct.choose(source, buffer)
+        pack(a_mode, source, a_k, a_m, left, there, tall)
+        a = a_direct.choose(source, left)
         with code.loop(0, results) as result:
             block = p + (result * OF_RESULT + FIRST) * 8
             c, d, b_k, mode = (code.load(block, slot) for slot in (C, D, B_K, B_MODE))
             direct = mode.equals(DIRECT)
             b = direct.choose(code.load(factors, which + result + 1) + first * size, right + result * b_block)
-            right_k = direct.choose(b_k, group)
+            right_k, right_step = direct.choose(b_k, columns), direct.choose(1, k) * size
             before = product.equals(0).choose(d - c, 0)
             with code.loop(first, last, columns) as column:
                 width, c_at = n - column, c + (top * n + column) * size
-                whole = (width >= columns).choose(there.quotient(_ROWS), 0)
-                rest = there - whole * _ROWS
+                full = there.quotient(_ROWS)
+                done = full * _ROWS
+                rest = there - done
+                # What is read in place may end with the last tile, which then begins among the rows above.
+                above = a_direct.choose(_ROWS - rest, 0)
 
-                def tiles(at: Word, to: Word, to_m: Word, tiles: Word, added: Word) -> None:
-                    function = add_column(code.module, lane, _ROWS, _VECTORS, ADDING)
-                    b_at, down = b + (column - first) * size, left_m * _ROWS
-                    code.call(function, at, left_m, left_k, down, b_at, right_k, to, to_m, k, 1, tiles, added)
+                def tiles(at: Word, to: Word, to_m: Word, count: Word, added: Word) -> None:
+                    def column_of(vectors: int) -> None:
+                        function = add_column(code.module, lane, _ROWS, vectors, ADDING)
+                        b_at, down = b + (column - first) * right_step, left_m * _ROWS
+                        code.call(function, at, left_m, left_k, down, b_at, right_k, to, to_m, k, 1, count, added)
 
-                tiles(a, c_at, n, whole, before)
+                    code.either(width <= packed, lambda: column_of(TILE_VECTORS), lambda: column_of(_VECTORS))
+
+                def through_copy(at: Word, skipped: Word, start: Word, rows: Word, count: Word) -> None:
+                    part, copy = add_part(code.module, lane, _VECTORS), edge + skipped * columns * size
+                    code.call(part, start + before, n, copy, columns, rows, width)
+                    tiles(at, edge, code.word(columns), count, code.word(0))
+                    code.call(part, copy, columns, start, n, rows, width)
+
+                code.either(
+                    width >= columns,
+                    lambda: tiles(a, c_at, n, full, before),
+                    lambda: through_copy(a, code.word(0), c_at, done, full),
+                )
                 with code.when(rest > 0):
-                    done = whole * _ROWS
-                    part, end = add_part(code.module, lane, _VECTORS), c_at + done * n * size
-                    code.call(part, end + before, n, edge, columns, rest, width)
-                    left = a + done * left_m * size
-                    tiles(left, edge, code.word(columns), (rest + _ROWS - 1).quotient(_ROWS), code.word(0))
-                    code.call(part, edge, columns, end, n, rest, width)
+                    at = a + (done - above) * left_m * size
+                    through_copy(at, above, c_at + done * n * size, rest, code.word(1))
 
     end = (high * rows).least(m)
     with code.loop(0, n, group) as first, code.loop(0, count) as product:
         last = n.least(first + group)
         with code.loop(0, results) as result:
             b_k, b_n, mode = (code.load(p, result * OF_RESULT + FIRST + slot) for slot in (B_K, B_N, B_MODE))
-            source = code.load(factors, product * (results + 1) + result + 1) + first * b_n * size
-            pack(mode, source, b_k, b_n, right + result * b_block, last - first, group)
+            source, block = code.load(factors, product * (results + 1) + result + 1), right + result * b_block
+            with code.loop(first, last, columns) as column:
+                there, out = (n - column).least(columns), block + (column - first) * k * size
+                pack(mode, source + column * b_n * size, b_k, b_n, out, there, code.word(columns))
         with code.loop(low * rows, end, tall) as top:
             add(top, (end - top).least(tall), first, last, product)
 
@@ -183,13 +197,14 @@ def _plan_launch(problems: tuple[Problem, ...], places: list[int], ends: list[tu
     function, lane = _KERNELS[p.dtype]
     columns, k = _VECTORS * lane.count, max(p.k, 1)
     panels, rows, tall = -(-p.n // columns), _rows_of_part(p.m), _TALL_BYTES // lane.size
-    whole_rows, whole_columns = rows % _ROWS == 0 and p.m % _ROWS == 0, p.n % columns == 0
-    a_mode = _mode(p.a[1], p.a[2], k, lane, panels * len(problems), whole_rows, any_way=True)
-    b_modes = [_mode(q.b[2], q.b[1], k, lane, p.m // _ROWS, whole_columns, any_way=False) for q in problems]
-    group = columns * (min(panels, _GROUP) if any(b_modes) else panels)
-    right = tall * k * lane.size if a_mode else 0
-    edge = right + (len(problems) * group * k * lane.size if any(b_modes) else 0)
-    sizes = (p.m, p.n, p.k, *p.a[1:], a_mode, rows, tall, group, right, edge, len(places), len(problems))
+    fits = p.m >= _ROWS, p.n % columns == 0
+    a_mode = _mode(p.a[1], p.a[2], k, lane, panels * len(problems), fits[0], any_way=True)
+    b_modes = [_mode(q.b[2], q.b[1], k, lane, p.m // _ROWS, fits[1], any_way=False) for q in problems]
+    edge = tall * columns * lane.size
+    right = edge + (tall * k * lane.size if a_mode else 0)
+    panel = len(problems) * columns * k * lane.size if any(b_modes) else 0
+    group = columns * min(panels, (BLOCK_BYTES - right) // max(panel, 1), _GROUP if panel else panels)
+    sizes = (p.m, p.n, p.k, *p.a[1:], a_mode, rows, tall, group, edge, right, len(places), len(problems))
     each: list[int | Ptr] = []
     for (out, added), q, mode in zip(ends, problems, b_modes, strict=True):
         each += [Ptr(out), Ptr(added), *q.b[1:], mode]
@@ -206,17 +221,17 @@ def _plan_launch(problems: tuple[Problem, ...], places: list[int], ends: list[tu
     )
 
 
-def _mode(near: int, far: int, k: int, lane: Lane, times: int, whole: bool, *, any_way: bool) -> int:
+def _mode(near: int, far: int, k: int, lane: Lane, times: int, fits: bool, *, any_way: bool) -> int:
     """How a matrix is read whose elements along k are `far` from one another, those of one place of k `near`.
 
-    In place where it is made of `whole` tiles, if tiles can read it so (`any_way`, or contiguous), unless its rows,
-    parts of which are read `times` times, leave each other too little room in the first cache.
+    In place where it `fits`, if tiles can read it so (`any_way`, or contiguous), unless its rows, of which parts are
+    read `times` times, leave each other too little room in the first cache.
     """
     way = COPY if near == 1 else TRANSPOSE if far == 1 or k <= 1 else GATHER
     step = far * lane.size
     crowded = k >= _LONG and times >= _AGAIN and step % _CROWDED_BYTES == 0
     in_the_way = way == COPY and (crowded or worth_packing(step * k, times))
-    return DIRECT if whole and (any_way or way == COPY) and not in_the_way else way
+    return DIRECT if fits and (any_way or way == COPY) and not in_the_way else way
 
 
 def _rows_of_part(m: int) -> int:
