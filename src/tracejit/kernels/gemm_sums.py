@@ -64,6 +64,20 @@ def _sums(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
             panels = (there + packed - 1).quotient(packed)
             pack_panels(code, lane, mode, x, x_k, x_n, block, k, there, panels, side_by_side)
 
+    def asks(top: Word, first: Word, product: Word, result: Word) -> tuple[Word, Word]:
+        """What tiles ask for that the next product reads, and the step from row to row: those of the first result rows
+        of A, others of B, that of one result after the other for one part of the rows after the other.
+        """
+        turn = (top - low * rows).quotient(tall)
+        of_a, is_next = result.equals(0), product + 1 < count
+        # If there is nothing to ask for, the same row again and again costs next to nothing.
+        is_asked = is_next & (of_a | (turn < results))
+        operand = of_a.choose(0, is_asked.choose(turn + 1, 0))
+        b_k = code.load(p, of_a.choose(0, (operand - 1).most(0)) * OF_RESULT + FIRST + B_K)
+        address = code.load(factors, (product + is_next.number()) * (results + 1) + operand)
+        step = is_asked.choose(of_a.choose(a_k, b_k) * size, 0)
+        return address + of_a.choose(top * a_m, first) * size, step
+
     def add(top: Word, there: Word, first: Word, last: Word, product: Word) -> None:
         """Adds a product to some columns of some rows of all results."""
         which = product * (results + 1)
@@ -77,19 +91,22 @@ def _sums(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
             b = direct.choose(code.load(factors, which + result + 1) + first * size, right + result * b_block)
             right_k, right_step = direct.choose(b_k, columns), direct.choose(1, k) * size
             before = product.equals(0).choose(d - c, 0)
+            asked, asked_step = asks(top, first, product, result)
             with code.loop(first, last, columns) as column:
                 width, c_at = n - column, c + (top * n + column) * size
                 full = there.quotient(_ROWS)
                 done = full * _ROWS
                 rest = there - done
+                ask = asked + (column - first).quotient(columns) * full * asked_step
+
                 # What is read in place may end with the last tile, which then begins among the rows above.
                 above = a_direct.choose(_ROWS - rest, 0)
 
                 def tiles(at: Word, to: Word, to_m: Word, count: Word, added: Word) -> None:
                     def column_of(vectors: int) -> None:
                         function = add_column(code.module, lane, _ROWS, vectors, ADDING)
-                        b_at, down = b + (column - first) * right_step, left_m * _ROWS
-                        code.call(function, at, left_m, left_k, down, b_at, right_k, to, to_m, k, 1, count, added)
+                        operands = at, left_m, left_k, left_m * _ROWS, b + (column - first) * right_step, right_k
+                        code.call(function, *operands, to, to_m, k, 1, count, added, ask, asked_step)
 
                     code.either(width <= packed, lambda: column_of(TILE_VECTORS), lambda: column_of(_VECTORS))
 

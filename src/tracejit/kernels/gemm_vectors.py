@@ -119,11 +119,11 @@ class VectorBuilder:
     def store(self, value: Any, address: Any, offset: Any = None) -> None:
         self.ir.store(value, self.pointer(address, self.lane.vector, offset), align=self.lane.size)
 
-    def prefetch(self, address: Any, *, written: bool = True) -> None:
-        """Asks for the cache line at an address, which will be written, or only read."""
+    def prefetch(self, address: Any, *, written: bool = True, nearest: bool = True) -> None:
+        """Asks for the cache line at an address, which will be written, or only read, for the nearest cache or not."""
         kind = ir.FunctionType(ir.VoidType(), [I8.as_pointer(), I32, I32, I32])
         function = cgutils.get_or_insert_function(self.ir.module, kind, "llvm.prefetch.p0")
-        self.ir.call(function, [self.pointer(address, I8), I32(int(written)), I32(3), I32(1)])
+        self.ir.call(function, [self.pointer(address, I8), I32(int(written)), I32(3 if nearest else 2), I32(1)])
 
     def spread(self, number: Any) -> Any:
         """The number in every lane."""
@@ -294,6 +294,9 @@ def row_addresses(v: VectorBuilder, base: Any, stride: Any, left: Any, count: in
 ALONE, ADDING, ENDING = "", "_add", "_end"
 """What is done with a product: nothing, it is added to a D, or a bias and relu may follow."""
 
+ASKED_BYTES = 512
+"""What a tile of a column that is ADDING asks for of a row."""
+
 Load = Callable[[Any, int], Any]
 """Vector `j` of the row at an address."""
 
@@ -421,8 +424,8 @@ def add_column(module: Any, lane: Lane, rows: int, vectors: int, use: str = ALON
     """Whole tiles one below the other, as `add_tile` computes each: what is between two of them is a few additions.
 
     Arguments: a, a_m, a_k, a_tile, b, b_k, c, c_m, k, begin, tiles; `a_tile` is how far a tile's rows of A lie from
-    those of the one above. ENDING has one more, as for a tile. ADDING has one more, how far from C lies a D: all chains
-    start at 0, and C = D + A @ B, where D may be C.
+    those of the one above. ENDING has one more, as for a tile. ADDING has how far from C lies a D, where a row is that
+    will be read soon, and how far, in bytes, the next tile's: C = D + A @ B, where D may be C.
     """
 
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
@@ -438,7 +441,9 @@ def add_column(module: Any, lane: Lane, rows: int, vectors: int, use: str = ALON
             return v.load(at, columns[j])
 
         def tile(state: list[Any]) -> list[Any]:
-            a_at, c_at = state
+            a_at, c_at, *asked = state
+            for place in [builder.add(x, I64(at)) for x in asked for at in range(0, ASKED_BYTES, LINE_BYTES)]:
+                v.prefetch(place, written=False, nearest=False)
             c_rows = [c_at]
             for _ in range(rows):
                 c_rows.append(builder.add(c_rows[-1], c_down))
@@ -454,11 +459,12 @@ def add_column(module: Any, lane: Lane, rows: int, vectors: int, use: str = ALON
                 if use == ADDING:
                     value = builder.fadd(load(builder.add(row, more[0]), j), value)
                 v.store(value, row, columns[j])
-            return [builder.add(a_at, a_down), below]
+            return [builder.add(a_at, a_down), below, *[builder.add(row, more[2]) for row in asked]]
 
-        emit_loop(builder, tiles, [a, c], tile)
+        emit_loop(builder, tiles, [a, c, *more[1:2]], tile)
 
-    return internal_function(module, f"column_{lane.name}_{rows}x{vectors}{use}", 12 if use else 11, body)
+    arguments = {ADDING: 14, ENDING: 12}.get(use, 11)
+    return internal_function(module, f"column_{lane.name}_{rows}x{vectors}{use}", arguments, body)
 
 
 MULTIPLIED, MASKED, MOVED = range(3)
