@@ -135,7 +135,7 @@ _POOL = {"kernel": (2, 3), "stride": (2, 1), "padding": (1, 1)}
 _AVG = {**_POOL, "ceil_mode": False, "count_include_pad": True, "divisor": 0}
 
 FOR_CPUS = {
-    *("pack_panels", "matmul_panels", "matmul_relu", "matmul_bias", "matmul_mul", "matmul_mask"),
+    *("pack_panels", "matmul_panels", "matmul_relu", "matmul_bias", "matmul_mul", "matmul_mask", "matmul_add_both"),
     "bfloat16_matmul",
 }
 """What a compiled program for the CPU makes of products, and only that; products on a CPU's tiles."""
