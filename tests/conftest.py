@@ -23,13 +23,14 @@ hypothesis.settings.load_profile("house")
 
 
 _HAS_TORCH = importlib.util.find_spec("torch") is not None
+_COMPARES = re.compile(r"^(import torch$|from tests\.\w+\.parity import )", re.MULTILINE)
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
     """Leaves out what compares with PyTorch where there is none."""
     if _HAS_TORCH or collection_path.suffix != ".py":
         return None
-    return True if re.search(r"^import torch$", collection_path.read_text(encoding="utf-8"), re.MULTILINE) else None
+    return True if _COMPARES.search(collection_path.read_text(encoding="utf-8")) else None
 
 
 @pytest.fixture(autouse=True, scope="session")
