@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -441,3 +442,36 @@ def test_a_saved_view_inside_of_a_composite_goes_stale():
         return f, lambda i: (arr(i, 4, 3).requires_grad_(),), list
 
     compare(make)
+
+
+def test_recording_keeps_nothing_longer_than_the_function_does():
+    alive = []
+
+    def f(x):
+        y = x + 1.0
+        kept = weakref.ref(y)
+        y = y * 2.0
+        alive.append(kept() is not None)
+        return y
+
+    compiled = compile(f)
+    for _ in range(2):
+        compiled(arr(0, 3))
+    assert alive == [False, False]
+
+
+def test_values_where_others_were_while_recording_are_not_taken_for_them():
+    def make():
+        def f(x):
+            total = x * 0.0
+            for k in range(40):
+                # Each of these is gone before the next one is made, often in its place.
+                total = total + (x + float(k)).sum() * 0.5
+                total = total - (x.T * 2.0).T
+            return total, [x.sum() + float(k) for k in range(3)]
+
+        return f, lambda i: (arr(i, 3, 4),), list
+
+    region = compare(make)
+    assert region.calls.side_exits == 0
+    assert region.runs + region.calls.replayed == 6

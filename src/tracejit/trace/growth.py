@@ -38,6 +38,9 @@ class Ungrown(Exception):
 class Sketch(Recorder):
     """A recorder whose tensors have shapes and histories, but no values."""
 
+    keeps_all = True
+    # The branch that it makes is followed with them.
+
     def __init__(self, region: Any, place: Place) -> None:
         super().__init__(region, place)
         self.positions: dict[int, tuple[Any, Any, Any]] = {}

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tracejit.compiler import supports
 from tracejit.ops.record import Op
 from tracejit.runtime.cuda.array import DeviceArray
 from tracejit.tensor.autograd import detached
@@ -19,8 +18,10 @@ from tracejit.tensor.scalar import Scalar, returned
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import current, next_position
 from tracejit.tensor.tensor import GpuAval, Tensor, aval_of, on_gpu
+from tracejit.trace import obstacles
 from tracejit.trace.backward import record_backward
 from tracejit.trace.eager import EAGER
+from tracejit.trace.passing import passing
 from tracejit.trace.ranges import bound_numbers, index_ranges
 from tracejit.trace.source import user_line, user_literal
 from tracejit.trace.tape import NodePlan, TapeReader, Untraceable
@@ -44,6 +45,9 @@ from tracejit.trace.unit import Unit
 
 class Recorder:
     """The session of a call that extends the tree."""
+
+    keeps_all = False
+    """Whether what has a name is kept until the segment ends, whoever else still has it."""
 
     def __init__(self, region: Any, place: Place) -> None:
         self.region = region
@@ -69,6 +73,7 @@ class Recorder:
         self.stands: dict[Any, int] = {}
         self.mutated: dict[int, Any] = {}
         self.kept: list[Any] = []
+        self.shapes: dict[int, tuple[int, ...]] = {}
         self.top_draws: dict[int, Number] = {}
         # Where the segment computes, once that is known: all of a program is done by one device.
         self.gpu: bool | None = None
@@ -77,11 +82,18 @@ class Recorder:
 
     def name(self, t: Tensor, slot: int) -> None:
         """Let a slot stand for a tensor from here on."""
+        array = t._array
         self.named[id(t)] = (slot, t._version)
-        self.arrays[id(t._array)] = slot
+        self.arrays[id(array)] = slot
+        if not self.keeps_all and t._node is None and t._base is None and slot not in self.bound:
+            # Nobody asks for its history: it may go, and its memory be used again, when the program's Python is done
+            # with it. Fresh memory for each step would take as long as the steps.
+            self.shapes[slot] = array.shape
+            self.kept += (passing(t, self.named), passing(array, self.arrays))
+            return
         self.by_slot[slot] = t
         self.kept.append(t)
-        self.kept.append(t._array)
+        self.kept.append(array)
 
     def known(self, t: Tensor) -> int | None:
         """The slot of a tensor, None if it has none or its memory was changed behind the name."""
@@ -126,6 +138,11 @@ class Recorder:
             self.border[id(node), t._index] = slot
             self.kept.append(node)
         self.name(t, slot)
+
+    def _shape(self, slot: int) -> tuple[int, ...]:
+        """The shape of a slot's tensor."""
+        shape = self.shapes.get(slot)
+        return self.by_slot[slot]._shape if shape is None else shape
 
     def _note_view(self, source: int, view: int) -> None:
         """Note which tensor from outside a view shows, if one."""
@@ -234,7 +251,7 @@ class Recorder:
             tuple(unit.draws),
             leaves,
             tuple(unit.assigned),
-            index_ranges(unit.steps, self.last, binds, lambda slot: self.by_slot[slot]._shape),
+            index_ranges(unit.steps, self.last, binds, self._shape),
             self.slots,
             self.numbers,
         )
@@ -263,7 +280,7 @@ class Recorder:
     def step(self, unit: Unit, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
         """Run a record and write it down as a step of the unit."""
         if unit.broken is None:
-            unit.broken = _obstacle(op, args)
+            unit.broken = obstacles.of_operation(op, args)
         if unit.broken is None and DeviceArray.used:
             unit.broken = self._stray(unit, op, args)
         if unit.broken is not None:
@@ -299,7 +316,7 @@ class Recorder:
         """Run and record an operation."""
         if self.unit is not None:
             return self.step(self.unit, op, args, attrs)
-        obstacle = _obstacle(op, args)
+        obstacle = obstacles.of_operation(op, args)
         if obstacle is not None:
             self.cut(obstacle, eager=op)
             return compute(op, args, attrs)
@@ -364,7 +381,7 @@ class Recorder:
         unit = self.unit
         if unit is not None:
             if unit.broken is None:
-                unit.broken = self._unassignable(target, value)
+                unit.broken = obstacles.of_assignment(target, value)
             if unit.broken is None:
                 slot, source = self.known(target), self.known(value)
                 if slot is None or source is None:
@@ -374,7 +391,7 @@ class Recorder:
                     return
             self._write(target, value)
             return
-        reason = self._unassignable(target, value)
+        reason = obstacles.of_assignment(target, value)
         if reason is not None:
             self.cut(reason, eager="assign")
             self._write(target, value)
@@ -390,15 +407,6 @@ class Recorder:
         if self.gpu is None:
             self.gpu = gpu
         return None if gpu is self.gpu else f"{unit.name} computes on two devices"
-
-    def _unassignable(self, target: Tensor, value: Tensor) -> str | None:
-        if on_gpu(target) is not on_gpu(value):
-            return "a tensor is changed in place with one of another device"
-        if target._base is not None:
-            return "a view is changed in place"
-        if not target._array.flags.c_contiguous or not target._array.flags.writeable:
-            return "a tensor that is not contiguous is changed in place"
-        return None
 
     def _assign(self, unit: Unit, slot: int, source: int, target: Tensor, value: Tensor) -> None:
         before = target._node
@@ -581,12 +589,3 @@ class Recorder:
         if found is not None:
             return found[0]
         return self.arrays.get(id(t._array))
-
-
-def _obstacle(op: Op, args: tuple[Any, ...]) -> str | None:
-    """Why an operation cannot be part of a program, if so."""
-    if op.family == "transfer":
-        return "a tensor is copied between devices"
-    if not supports(op, tuple(aval_of(a) if isinstance(a, Tensor) else None for a in args)):
-        return f"{op.name} has no kernel for these types, so it runs eagerly"
-    return None
