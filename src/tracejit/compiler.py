@@ -29,7 +29,7 @@ from tracejit.ir.text import parse_graph, print_graph
 from tracejit.kernels.launch import Launch, Ptr, Scratch
 from tracejit.ops import Op, ops
 from tracejit.passes import Report, run_passes
-from tracejit.runtime.build import Kernel, build_many, environment, recall
+from tracejit.runtime.build import Begun, Kernel, begin, build_many, environment, recall
 from tracejit.runtime.cache import RECIPE, STORE
 from tracejit.runtime.program import Address, Arena, Program, ScalarRef, Slot
 from tracejit.runtime.recipe import Origin, Part, Recipe, Step, unpack
@@ -38,7 +38,7 @@ from tracejit.schedule.groups import CALL, Group
 from tracejit.schedule.layout import arrange_products
 from tracejit.schedule.lower import Layout, Planner, missing
 from tracejit.schedule.memory import ALIGNMENT, Buffer
-from tracejit.schedule.plan import Plan, make_plan
+from tracejit.schedule.plan import Early, Plan, make_plan
 from tracejit.schedule.values import Value, whole
 
 _log = logger("fusion")
@@ -56,6 +56,8 @@ _PLANNING = (
     "symbols",
 )
 """Modules and packages that decide what a program consists of, beside the kernel library."""
+_MANY_VALUES = 256
+"""Values whose planning takes longer than the memory costs that a forked process makes the other one copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,14 +199,15 @@ class _Assembly:
                         slots = tuple([self._slot(s) for s in kernel.slots])
                         self._wanted.append((group, stage + step, kernel, slots, kernel.doc, None))
 
-    def build(self) -> tuple[Recipe, list[Kernel]]:
-        """Builds all kernels; gives the recipe, and the kernels of its parts."""
+    def build(self, begun: Begun | None) -> tuple[Recipe, list[Kernel]]:
+        """Builds all kernels, of which some are begun; gives the recipe, and the kernels of its parts."""
         sources = [(w.text, w.name) if isinstance(w, KernelText) else w.function for _, _, w, *_ in self._wanted]
+        built = build_many(sources, begun)
         strands = {g: (k, strand.parts) for k, strand in enumerate(self.plan.strands, 1) for g in strand.groups}
         kernels: dict[Kernel, int] = {}
         parts: list[Part] = []
         steps: list[Step] = []
-        for kernel, (group, stage, wanted, slots, doc, origin) in zip(build_many(sources), self._wanted, strict=True):
+        for kernel, (group, stage, wanted, slots, doc, origin) in zip(built, self._wanted, strict=True):
             part = kernels.setdefault(kernel, len(kernels))
             if part == len(parts):
                 parts.append(Part(kernel.digest, doc, origin))
@@ -260,6 +263,23 @@ class _Assembly:
             self._wanted.append((group, stage + step, launch, slots, f"Library: {call.name}.", origin))
 
 
+class _Ahead:
+    """Has another process compile the kernels of library operations while the rest of a long plan is made."""
+
+    def __init__(self) -> None:
+        self.begun: Begun | None = None
+
+    def begin(self, values: int, launches: Sequence[Any]) -> None:
+        """Begins with those of these launches, if planning so many values takes longer than it costs."""
+        if values >= _MANY_VALUES:
+            self.begun = begin([launch.function for launch in launches])
+
+    def dismiss(self) -> None:
+        """The kernels are not asked for."""
+        if self.begun is not None:
+            self.begun.crew.dismiss()
+
+
 def library_slots(launch: Launch, operands: list[Address], scratch: Address) -> list[Slot]:
     """The argument block of a library launch."""
     return [operands[s.index] if isinstance(s, Ptr) else scratch if isinstance(s, Scratch) else s for s in launch.slots]
@@ -306,11 +326,16 @@ def compile_graph(
     if found is None:
         if elsewhere is not None:
             elsewhere(key, content)
-        plan, notes = plan_graph(graph, plan_call, clock)
-        assembly = _Assembly(graph, plan)
-        assembly.generate()
+        ahead = _Ahead()
+        try:
+            plan, notes = plan_graph(graph, plan_call, clock, early=ahead.begin)
+            assembly = _Assembly(graph, plan)
+            assembly.generate()
+        except BaseException:
+            ahead.dismiss()
+            raise
         clock.lap("codegen")
-        found = assembly.build()
+        found = assembly.build(ahead.begun)
         if key is not None:
             STORE.put(key, graph.name, "", found[0].pack(), RECIPE)
         clock.lap("build")
@@ -362,6 +387,7 @@ def plan_graph(
     arrange: Callable[[Graph], Graph] | None = None,
     *,
     strands: bool = True,
+    early: Early | None = None,
 ) -> tuple[Plan, Notes]:
     """The plan of a graph, and what was decided on the way; `arrange` arranges products for another than the CPU.
 
@@ -371,7 +397,7 @@ def plan_graph(
     simplified, report = run_passes(graph)
     clock.lap("passes")
     simplified = arrange_products(simplified, panel_columns) if arrange is None else arrange(simplified)
-    plan = make_plan(simplified, planner, strands=strands)
+    plan = make_plan(simplified, planner, strands=strands, early=early)
     notes = Notes(simplified, report, describe(simplified, plan))
     clock.lap("schedule")
     return plan, notes

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -16,10 +17,15 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from tracejit.config import SETTINGS, thread_budget
+from tracejit.eager import run_op
 from tracejit.errors import KernelBuildError
+from tracejit.kernels.gemm_vectors import TARGET
 from tracejit.kernels.memory import load_arg, store_i64
-from tracejit.runtime import cache
-from tracejit.runtime.build import _request, build, build_many
+from tracejit.ops import ops
+from tracejit.runtime import build as build_module
+from tracejit.runtime import cache, native
+from tracejit.runtime.build import Kernel, _optimised, _request, begin, build, build_many, function_of, recall
 from tracejit.runtime.team import launch
 
 MULTIPLY_ADD = """
@@ -38,10 +44,14 @@ def constant(value: int) -> Callable[..., int]:
     return answer
 
 
-def result_of(source: Callable[..., Any]) -> int:
+def result_at(address: int) -> int:
     out = np.zeros(1, np.int64)
-    assert launch(build(source).address, 1, 0.0, out) == 0
+    assert launch(address, 1, 0.0, out) == 0
     return int(out[0])
+
+
+def result_of(source: Callable[..., Any]) -> int:
+    return result_at(build(source).address)
 
 
 def test_equal_content_gives_the_same_kernel() -> None:
@@ -133,6 +143,92 @@ def test_build_many_gives_the_kernels_in_order(monkeypatch: pytest.MonkeyPatch, 
         assert launch(kernel.address, 1, 0.0, out) == 0
         assert out[0] == number
     assert len(cache.entries()) == 16
+
+
+STRIPS = """
+def {name}(p, lo, hi):
+    x, out = load_arg(p, 0), load_arg(p, 1)
+    for j in range(lo, hi):
+        store_f32_s(out, j, load_f32_s(x, j, 0, 2) * float32({factor}), 1, 2)
+    tanh_strip_f32(out, hi - lo)
+    return 0
+"""
+"""Kernels that share a function."""
+
+
+def strips(*factors: int) -> list[tuple[str, str]]:
+    return [(STRIPS.format(name=f"strips_{k}", factor=k), f"strips_{k}") for k in factors]
+
+
+def forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has this process know of no kernel."""
+    for name in ("_built", "_by_source"):
+        monkeypatch.setattr(build_module, name, {})
+    monkeypatch.setattr(build_module, "_objects", set())
+
+
+def check_strips(kernels: list[Kernel], factors: tuple[int, ...]) -> None:
+    x = np.linspace(-1, 1, 37, dtype=np.float32)
+    for kernel, factor in zip(kernels, factors, strict=True):
+        out = np.zeros(64, np.float32)
+        assert launch(kernel.address, x.size, 0.0, x, out) == 0
+        np.testing.assert_array_equal(out[: x.size], run_op(ops.tanh, (x * np.float32(factor),), ()))
+
+
+def test_kernels_that_are_compiled_together_share_their_code(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cache.STORE, "directory", tmp_path)
+    factors = (1, 2, 3, 4)
+    forget(monkeypatch)
+    check_strips(build_many(strips(*factors)), factors)
+    alone = [native.object_code(_optimised(function_of(*source), *source)) for source in strips(*factors)]
+    objects = cache.STORE.usage()[cache.OBJECT]
+    if TARGET.free_masks:
+        assert objects[0] == 1
+        assert objects[1] < sum(map(len, alone)) / 2
+    # Another process finds all of it.
+    digests = [_request(source).digest for source in strips(*factors)]
+    forget(monkeypatch)
+    kernels = [recall(digest, None) for digest in digests]
+    assert all(kernel is not None and kernel.cached for kernel in kernels)
+    check_strips([kernel for kernel in kernels if kernel is not None], factors)
+    # What is part of an object that is gone is made again.
+    for path in tmp_path.glob(f"*/*.{cache.OBJECT}"):
+        path.unlink()
+    forget(monkeypatch)
+    assert (recall(digests[0], None) is None) is TARGET.free_masks
+    check_strips([build(*strips(3)[0])], (3,))
+
+
+def test_kernels_with_loops_for_llvm_are_compiled_by_themselves_beside_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cache.STORE, "directory", tmp_path)
+    forget(monkeypatch)
+    one, *others = build_many([numbered(300), *strips(5, 6)])
+    check_strips(others, (5, 6))
+    assert result_at(one.address) == 300
+
+
+def test_kernels_of_the_library_are_begun_before_the_others_are_known(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(cache.STORE, "directory", tmp_path)
+    forget(monkeypatch)
+    monkeypatch.setattr(build_module, "_limits", [2])
+    functions = [constant(k) for k in range(400, 404)]
+    monkeypatch.setattr(cache.STORE, "stats", cache.Stats(misses=1))
+    begun = begin(functions)
+    if thread_budget(SETTINGS, os.environ) < 2:
+        assert begun is None
+        return
+    assert begun is not None
+    assert len(begun.digests) == 4
+    kernels = build_many([*functions, numbered(404), *strips(7)], begun)
+    assert [result_at(kernel.address) for kernel in kernels[:5]] == [*range(400, 405)]
+    check_strips(kernels[5:], (7,))
+    assert begin(functions) is None
 
 
 def test_processes_begin_with_the_kernels_that_take_longest() -> None:

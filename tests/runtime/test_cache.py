@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tracejit.runtime.cache import CODE, CUBIN, KINDS, PTX, RECIPE, TREE, Store
+from tracejit.runtime.cache import CODE, CUBIN, KINDS, OBJECT, PTX, RECIPE, TREE, Store
 
 WORK = """
 import sys
@@ -145,6 +145,7 @@ def test_a_disabled_store_keeps_nothing(tmp_path: Path, caplog: pytest.LogCaptur
 
 def test_usage_counts_every_kind(store: Store) -> None:
     store.put("aa01", "kernel", "text", b"code")
+    store.put("aa01", "kernels", "", b"code of several", OBJECT)
     store.put("aa01", "program", "", b"launches", RECIPE)
     store.put("bb02", "matcher", "", b"", CODE)
     store.put("bb02", "loop", "text", b"PTX", PTX)

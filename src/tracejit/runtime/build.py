@@ -13,15 +13,13 @@ import linecache
 import os
 import platform
 import re
-import signal
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FunctionType
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import llvmlite
 import numba
@@ -34,8 +32,10 @@ from tracejit import kernels
 from tracejit.config import SETTINGS, code_key, logger, thread_budget
 from tracejit.cpu import has_tiles
 from tracejit.errors import KernelBuildError
+from tracejit.kernels.gemm_vectors import TARGET
 from tracejit.runtime import frontend, lowering, native, printing, scalars, syntax, vectors
-from tracejit.runtime.cache import STORE
+from tracejit.runtime.cache import OBJECT, STORE
+from tracejit.runtime.crew import Crew, Job, is_possible
 
 _log = logger("timing")
 _source_log = logger("source")
@@ -48,8 +48,12 @@ _KERNELS_A_WORKER = 4
 """New kernels for which a process more pays: a fork costs about as much as one kernel."""
 _limits: list[int] = []
 """Bounds of the number of processes that compile at once, beside the settings'."""
-_INDEX_BYTES = 4
-_CHILD_SECONDS = 60.0
+_PART_OF = b"part of "
+"""What is kept in place of a kernel's code that is part of an `OBJECT`, before the digest of that."""
+_objects: set[str] = set()
+"""Digests of those that are loaded."""
+_compiled: set[str] = set()
+"""Digests of kernels that were compiled into the disk cache for this process, not found there."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,7 +61,7 @@ class Kernel:
     """A native kernel: `address` is its entry, valid for the life of the process.
 
     `digest` names its content and everything its machine code depends on; `text` is its Python source;
-    `seconds` is what building it took, `cached` whether it came from disk.
+    `seconds` is what building it took this process, `cached` whether it came from disk.
     """
 
     name: str
@@ -221,11 +225,25 @@ class _Request:
 def _make(request: _Request) -> Kernel:
     begin = time.perf_counter()
     code = STORE.get(request.digest)
-    address = None if code is None else native.load(code, request.symbol)
-    cached = address is not None
+    address = None if code is None else _load(code, request.symbol)
+    cached = address is not None and request.digest not in _compiled
     if address is None:
         address = native.load(request.compile(), request.symbol)
     return _noted(request, address, cached, time.perf_counter() - begin)
+
+
+def _load(code: bytes, symbol: str) -> int | None:
+    """The address of a kernel by what is kept of it; None if it is part of what is kept no longer."""
+    if not code.startswith(_PART_OF):
+        return native.load(code, symbol)
+    digest = code[len(_PART_OF) :].decode()
+    if digest not in _objects:
+        whole = STORE.get(digest, OBJECT)
+        if whole is None:
+            return None
+        native.load(whole, symbol)
+        _objects.add(digest)
+    return native.find(symbol)
 
 
 def _noted(request: _Request, address: int, cached: bool, seconds: float) -> Kernel:
@@ -271,7 +289,9 @@ def recall(digest: str, function: Callable[[], FunctionType] | None) -> Kernel |
         name, text, code = found
         make = function or functools.partial(function_of, text, name)
         request = _Request(name, text, digest, make, function is None)
-        address = native.load(code, request.symbol)
+        address = _load(code, request.symbol)
+        if address is None:
+            return None
         return _noted(request, address, True, time.perf_counter() - begin)
 
 
@@ -333,25 +353,102 @@ def build_together(functions: Sequence[Callable[..., Any]], name: str) -> list[i
     return addresses
 
 
-def build_many(sources: Sequence[Source]) -> list[Kernel]:
+def build_many(sources: Sequence[Source], begun: Begun | None = None) -> list[Kernel]:
     """The kernels of functions and of (text, name) pairs; many that are new are compiled by several processes.
+
+    `begun` are those that another process compiles already.
 
     Raises: KernelBuildError as `build`.
     Cost: with two processes about 0.6 of one's time, from a dozen new kernels on.
     """
     wanted = {source: _request(source) for source in dict.fromkeys(sources) if source not in _by_source}
-    lacking = [request for request in wanted.values() if not STORE.has(request.digest)]
-    most = SETTINGS.build_workers or thread_budget(SETTINGS, os.environ)
-    workers = min(most, len(lacking) // _KERNELS_A_WORKER, *_limits)
-    # A forked child may wait for ever for a lock that another Python thread held, so only without such threads.
-    if workers > 1 and STORE.usable and threading.active_count() == 1:
-        # Long ones first, so that no process begins with one when the others are through.
+    busy = frozenset[str]() if begun is None else begun.digests
+    lacking = [r for r in wanted.values() if r.digest not in busy and not STORE.has(r.digest)]
+    workers = _workers(len(busy) + len(lacking))
+    if workers > 1 and not STORE.stats.misses:
+        # What every compilation needs is made before the processes part.
         lacking.sort(key=lambda request: request.length, reverse=True)
-        if not STORE.stats.misses:
-            # What every compilation needs is made before the processes part.
-            lacking.pop().compile()
-        _compile_together(lacking, workers)
+        lacking.pop().compile()
+    crew = begun.crew if begun is not None else Crew(()) if STORE.usable and len(lacking) > 1 else None
+    if crew is not None:
+        _compiled.update(request.digest for request in lacking)
+        crew.add(_jobs(lacking, workers))
+        crew.hire(workers)
+        crew.finish()
     return [_build(source) for source in sources]
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """Kernels, by the digests of their content, that another process compiles already."""
+
+    crew: Crew
+    digests: frozenset[str]
+
+
+def begin(functions: Iterable[Callable[..., Any]]) -> Begun | None:
+    """Has another process begin with those kernels of the library that neither this one nor the disk has, if it may.
+
+    `build_many` is to be told what was begun, or its crew is to be dismissed.
+    """
+    if not STORE.stats.misses or _workers(_KERNELS_A_WORKER * 2) < 2:
+        return None
+    requests = [_request(function) for function in dict.fromkeys(functions) if function not in _by_source]
+    lacking = [request for request in requests if request.digest not in _built and not STORE.has(request.digest)]
+    if not lacking:
+        return None
+    _compiled.update(request.digest for request in lacking)
+    crew = Crew(_jobs(lacking, 2))
+    crew.hire(2)
+    return Begun(crew, frozenset(request.digest for request in lacking))
+
+
+def _workers(kernels: int) -> int:
+    """How many processes, this one among them, so many new kernels pay."""
+    if not STORE.usable or not is_possible():
+        return 1
+    most = SETTINGS.build_workers or thread_budget(SETTINGS, os.environ)
+    return max(1, min(most, kernels // _KERNELS_A_WORKER, *_limits))
+
+
+def _jobs(requests: Iterable[_Request], workers: int) -> list[Job]:
+    """What processes do one after another to compile kernels, the longest first.
+
+    Those of the library take long, each by itself. Texts whose loops are made of vectors here are compiled several
+    together: what they share is written once, and a third of what a short one takes is LLVM's for any. There are less
+    and less of them together, so that all processes are through at about the same time.
+    """
+    ordered = sorted(requests, key=lambda request: request.length, reverse=True)
+    jobs: list[Job] = [request.compile for request in ordered if not (request.is_text and TARGET.free_masks)]
+    texts = [request for request in ordered if request.is_text and TARGET.free_masks]
+    while texts:
+        most = sum(len(request.text) for request in texts) / workers
+        together: list[_Request] = []
+        while texts and (not together or sum(len(r.text) for r in (*together, texts[0])) <= most):
+            together.append(texts.pop(0))
+        jobs.append(functools.partial(_compile_together, together))
+    return jobs
+
+
+def _compile_together(requests: Sequence[_Request]) -> None:
+    """Compiles kernels as one piece of machine code, but for those of which LLVM makes vectors, into the disk cache."""
+    if len(requests) == 1:
+        requests[0].compile()
+        return
+    functions = {request.function(): request for request in requests}
+    lowered, left = frontend.lower_by_hand({f: r.text for f, r in functions.items()}, "together")
+    for function in left:
+        functions.pop(function).compile()
+    if not functions:
+        return
+    module = native.parse(lowered.text)
+    for request in functions.values():
+        module.get_function(request.name).name = request.symbol
+    native.optimise(module, [request.symbol for request in functions.values()], by_hand=True)
+    digest = _hash(request.digest for request in functions.values())
+    STORE.put(digest, "", "", native.object_code(module), OBJECT)
+    for request in functions.values():
+        STORE.put(request.digest, request.name, request.text, _PART_OF + digest.encode())
 
 
 def limit_workers(count: int) -> None:
@@ -363,52 +460,6 @@ def missing(sources: Iterable[Source]) -> dict[Source, str]:
     """Those sources whose kernel neither this process nor the disk has, each with the digest of its content."""
     wanted = {source: _request(source).digest for source in dict.fromkeys(sources) if source not in _by_source}
     return {source: digest for source, digest in wanted.items() if digest not in _built and not STORE.has(digest)}
-
-
-def _compile_together(requests: Sequence[_Request], workers: int) -> None:
-    """Compiles into the disk cache with forked processes, this one among them; what fails is left to the caller."""
-    reader, writer = os.pipe()
-    os.write(writer, b"".join(index.to_bytes(_INDEX_BYTES, "little") for index in range(len(requests))))
-    os.close(writer)
-    children = []
-    with _lock, warnings.catch_warnings():
-        # Python warns of a fork beside native threads; the child only compiles, and the parent does not rely on it.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        for _ in range(workers - 1):
-            child = os.fork()
-            if child == 0:
-                _compile_in_child(reader, requests)
-            children.append(child)
-    try:
-        _compile_queued(reader, requests)
-    finally:
-        os.close(reader)
-        _reap(children)
-
-
-def _reap(children: Sequence[int]) -> None:
-    """Waits for child processes, and ends those that take too long."""
-    deadline = time.monotonic() + _CHILD_SECONDS
-    for child in children:
-        while os.waitpid(child, os.WNOHANG)[0] == 0:
-            if time.monotonic() > deadline:
-                os.kill(child, signal.SIGKILL)
-            time.sleep(0.001)
-
-
-def _compile_queued(reader: int, requests: Sequence[_Request]) -> None:
-    while index := os.read(reader, _INDEX_BYTES):
-        requests[int.from_bytes(index, "little")].compile()
-
-
-def _compile_in_child(reader: int, requests: Sequence[_Request]) -> NoReturn:
-    status = 1
-    try:
-        _compile_queued(reader, requests)
-        status = 0
-    finally:
-        # Neither the parent's exit handlers nor its exceptions are the child's: the parent sees what is missing.
-        os._exit(status)
 
 
 def _after_fork() -> None:

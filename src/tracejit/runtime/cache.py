@@ -18,10 +18,11 @@ from pathlib import Path
 from tracejit.config import SETTINGS, logger
 
 _log = logger("cache")
-KERNEL, RECIPE, CODE, PTX, CUBIN, TREE = "kernel", "recipe", "code", "ptx", "cubin", "tree"
-"""What is kept: object code, a program's launches (`runtime/recipe.py`), Python's code (`runtime/bytecode.py`), a GPU
-kernel's PTX and its machine code, a function's trace (`trace/kept.py`)."""
-KINDS = (KERNEL, RECIPE, CODE, PTX, CUBIN, TREE)
+KERNEL, OBJECT, RECIPE, CODE, PTX, CUBIN, TREE = "kernel", "object", "recipe", "code", "ptx", "cubin", "tree"
+"""What is kept: a kernel's object code, that of several kernels (`runtime/build.py`), a program's launches
+(`runtime/recipe.py`), Python's code (`runtime/bytecode.py`), a GPU kernel's PTX and its machine code, a function's
+trace (`trace/kept.py`)."""
+KINDS = (KERNEL, OBJECT, RECIPE, CODE, PTX, CUBIN, TREE)
 _MAGIC = b"tracejit kernel 1\n"
 _CHECKSUM_BYTES = 32
 _TOUCH_SECONDS = 3600.0

@@ -169,13 +169,17 @@ def name_loops(text: str) -> str:
 
 def _direct_text(kernels: Mapping[FunctionType, str], name: str, vectors: bool = True) -> str:
     with without_collections():
-        module = lowering.lower(kernels, name, _call_intrinsic, vectors=vectors)
-        text = name_loops(module_text(module))
-        for part in module.functions:
-            for block in part.blocks:
-                # Instructions refer to the block that they are in: without this only a search would free them.
-                block.instructions.clear()
-        return text
+        return _text_of(lowering.lower(kernels, name, _call_intrinsic, vectors=vectors))
+
+
+def _text_of(module: Any) -> str:
+    """The text of a module, of which nothing is left."""
+    text = name_loops(module_text(module))
+    for part in module.functions:
+        for block in part.blocks:
+            # Instructions refer to the block that they are in: without this only a search would free them.
+            block.instructions.clear()
+    return text
 
 
 def lower_directly(function: FunctionType, text: str, *, vectors: bool = True) -> Lowered:
@@ -195,6 +199,15 @@ def lower_together(kernels: Mapping[FunctionType, str], name: str) -> Lowered:
         return Lowered(_direct_text(kernels, name), name, ())
     except (Unsupported, NumbaError) as error:
         raise KernelBuildError(f"kernels {name}: {error}") from error
+
+
+def lower_by_hand(kernels: Mapping[FunctionType, str], name: str) -> tuple[Lowered, list[FunctionType]]:
+    """LLVM text of those kernels that LLVM only has to tidy, each under its name, with what they share once; and the
+    other kernels, which are not part of it.
+    """
+    with without_collections():
+        module, left = lowering.lower_by_hand(kernels, name, _call_intrinsic)
+        return Lowered(_text_of(module), name, ()), left
 
 
 def lower(function: FunctionType, text: str) -> Lowered:

@@ -23,6 +23,7 @@ from typing import Any
 
 import llvmlite.ir as ir
 from numba.core import types
+from numba.core.errors import NumbaError
 
 from tracejit.kernels.emit import SHARED, name_loop
 from tracejit.kernels.memory import ARGS, BY_HAND, OF_THIS_CPU, WISH
@@ -110,6 +111,28 @@ def lower(
     return module
 
 
+def lower_by_hand(
+    kernels: Mapping[FunctionType, str], symbol: str, call_intrinsic: CallIntrinsic
+) -> tuple[ir.Module, list[FunctionType]]:
+    """An LLVM module of kernels of which no loop is left to LLVM, with what they share once; and the other kernels.
+
+    One that leaves a function with such a loop behind may be followed by others that are not taken for its sake.
+    """
+    module = ir.Module(symbol)
+    left = []
+    for function, text in kernels.items():
+        made: dict[FunctionType, _Shared] = {}
+        try:
+            done = _lower(module, function, text, call_intrinsic, True, made) and not made
+        except (Unsupported, NumbaError):
+            done = False
+        if not done:
+            left.append(function)
+            module.globals.pop(function.__name__, None)
+    module.add_named_metadata(BY_HAND)
+    return module, left
+
+
 def _lower(
     module: ir.Module,
     function: FunctionType,
@@ -166,7 +189,8 @@ class _Walk:
         self._made = made
         self._back: list[tuple[Any, _Loop]] = []
         self._wish: list[Any] | None = None
-        self._wishes = 0
+        # What the kernels before wished for is not for this one.
+        self._wishes = len(wishes.operands) if (wishes := native.module.namedmetadata.get(WISH)) else 0
         self._loops = Loops(vectors)
         self._blocks = len(native.blocks)
 

@@ -143,7 +143,7 @@ class Loops:
         """
         if self._left or not self._allowed or not self._widened + self._around_calls:
             return False
-        others = [f for f in function.module.functions if f is not function and f.blocks]
+        others = [f for f in function.module.functions if f.linkage == "internal" and f.blocks]
         # Intrinsics write loops of their own.
         return len(function.blocks) == blocks - 2 * self._widened and all(map(_is_of_vectors, others))
 

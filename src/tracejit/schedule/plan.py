@@ -6,7 +6,7 @@ Must not know: kernel text, addresses.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from tracejit import dtypes
@@ -21,6 +21,9 @@ from tracejit.schedule.order import order
 from tracejit.schedule.sink import sink
 from tracejit.schedule.strands import Strand, parting
 from tracejit.schedule.values import Value, whole
+
+Early = Callable[[int, Sequence[PlannedLaunch]], object]
+"""Is told how many values there are, and the launches of library operations, when a third of the planning is done."""
 
 
 @dataclass(slots=True)
@@ -74,10 +77,12 @@ def fails(group: Group) -> bool:
 
 
 class _Planning:
-    def __init__(self, graph: Graph, planner: Planner, strands: bool) -> None:
+    def __init__(self, graph: Graph, planner: Planner, strands: bool, early: Early | None) -> None:
         self.graph = graph
         lowering = Lowering(graph, planner)
         self.lowered: Lowered = lowering.out
+        if early is not None:
+            early(len(self.lowered.values), [launch for value in self.lowered.values for launch in value.launches])
         self.target: dict[Value, int] = {}
         self._bind_outputs(lowering)
         self._drop_unused()
@@ -330,9 +335,9 @@ class _Planning:
         return Buffer("output", output, nbytes) if home is None else self.plan.storage[self.lowered.inputs[home]]
 
 
-def make_plan(graph: Graph, planner: Planner, *, strands: bool = True) -> Plan:
+def make_plan(graph: Graph, planner: Planner, *, strands: bool = True, early: Early | None = None) -> Plan:
     """The plan of a graph; with `strands` for threads that may go through stages without meeting.
 
     Raises: NotImplementedError naming an operation that has no kernel.
     """
-    return _Planning(graph, planner, strands).plan
+    return _Planning(graph, planner, strands, early).plan

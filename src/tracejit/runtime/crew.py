@@ -1,0 +1,118 @@
+"""Processes that compile beside this one, into the disk cache.
+
+In: jobs. Out: nothing; whoever asks for what a job leaves on disk finds whether it was done.
+Must not know: what a job compiles.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from typing import IO, NoReturn
+
+Job = Callable[[], object]
+"""What a process does at a time."""
+_INDEX_BYTES = 4
+_CHILD_SECONDS = 60.0
+
+
+def is_possible() -> bool:
+    """Whether a process may be forked: one waits for ever for a lock that another Python thread held."""
+    return threading.active_count() == 1
+
+
+class Crew:
+    """Jobs, and processes that take one after another; this one is among them from `finish` on.
+
+    Jobs that are added when processes have begun are pickled.
+    """
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self._jobs = list(jobs)
+        self._children: list[int] = []
+        self._reader, self._writer = os.pipe()
+        self._added: IO[bytes] | None = None
+        self._post(0)
+
+    def _post(self, first: int) -> None:
+        """Offers the jobs from the first one on."""
+        numbers = range(first, len(self._jobs))
+        os.write(self._writer, b"".join(number.to_bytes(_INDEX_BYTES, "little") for number in numbers))
+
+    def hire(self, workers: int) -> None:
+        """Lets so many processes work, this one among them; fewer where nothing can be left for them."""
+        try:
+            self._added = self._added or tempfile.TemporaryFile()  # noqa: SIM115 - closed with the crew
+        except OSError:
+            return
+        with warnings.catch_warnings():
+            # Python warns of a fork beside native threads; the child only compiles, and nobody relies on it.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            while len(self._children) < workers - 1:
+                child = os.fork()
+                if child == 0:
+                    self._work_in_child()
+                self._children.append(child)
+
+    def add(self, jobs: Sequence[Job]) -> None:
+        """More jobs, once."""
+        first = len(self._jobs)
+        self._jobs += jobs
+        if self._added is not None:
+            self._added.write(pickle.dumps(jobs))
+            self._added.flush()
+        self._post(first)
+
+    def finish(self) -> None:
+        """Works until no job is left, and waits for the others.
+
+        Raises: what a job raises that this process does.
+        """
+        os.close(self._writer)
+        try:
+            self._work()
+        finally:
+            self._close()
+
+    def dismiss(self) -> None:
+        """Takes back all jobs that nobody has begun, and waits for those that are begun."""
+        os.close(self._writer)
+        while os.read(self._reader, _INDEX_BYTES):
+            pass
+        self._close()
+
+    def _close(self) -> None:
+        os.close(self._reader)
+        if self._added is not None:
+            self._added.close()
+        deadline = time.monotonic() + _CHILD_SECONDS
+        for child in self._children:
+            while os.waitpid(child, os.WNOHANG)[0] == 0:
+                if time.monotonic() > deadline:
+                    os.kill(child, signal.SIGKILL)
+                time.sleep(0.001)
+
+    def _work(self) -> None:
+        while index := os.read(self._reader, _INDEX_BYTES):
+            number = int.from_bytes(index, "little")
+            if number >= len(self._jobs):
+                assert self._added is not None
+                file = self._added.fileno()
+                self._jobs += pickle.loads(os.pread(file, os.fstat(file).st_size, 0))
+            self._jobs[number]()
+
+    def _work_in_child(self) -> NoReturn:
+        status = 1
+        try:
+            os.close(self._writer)
+            self._work()
+            status = 0
+        finally:
+            # Neither the parent's exit handlers nor its exceptions are the child's: the parent sees what is missing.
+            os._exit(status)
