@@ -128,11 +128,17 @@ def test_both_sides_compute_the_same(rule: Rule) -> None:
     assert applied, "the rule applies to none of its examples"
 
 
+def replaced(rules: RuleSet, node: Node) -> Node | None:
+    """What the first of the rules that are found for a node makes of it."""
+    fitting = rules.fitting((node.op, *[a.op for a in node.args]))
+    return next((new for rule in fitting if (new := rule.apply(node)) is not None), None)
+
+
 @pytest.mark.parametrize("rule", RULES, ids=lambda r: r.name)
 def test_a_rule_is_found_by_its_root(rule: Rule) -> None:
     tree, example, dtype = samples(rule)[0]
     node = Left(tree, example, dtype).root
-    assert RuleSet((rule,), FAST)(node) is not None or rule.apply(node) is None
+    assert replaced(RuleSet((rule,), FAST), node) is not None or rule.apply(node) is None
 
 
 def test_no_two_rules_have_one_name() -> None:
@@ -143,8 +149,8 @@ def test_no_two_rules_have_one_name() -> None:
 def test_strict_mode_leaves_out_what_is_not_exact() -> None:
     x = input(0, Aval((3,), dtypes.float32))
     zero = apply(ops.mul, x, 0)
-    assert RuleSet(simplify.RULES, EXACT)(zero) is None
-    assert RuleSet(simplify.RULES, FAST)(zero) is apply(ops.full, 0, shape=(3,), dtype=dtypes.float32)
+    assert replaced(RuleSet(simplify.RULES, EXACT), zero) is None
+    assert replaced(RuleSet(simplify.RULES, FAST), zero) is apply(ops.full, 0, shape=(3,), dtype=dtypes.float32)
 
 
 def test_numbers_match_by_value_and_sign() -> None:

@@ -59,13 +59,21 @@ class Graph:
         """All nodes that the outputs need, each after its operands."""
         return self._nodes
 
-    def readers(self) -> dict[Node, list[Node]]:
-        """The nodes that read each node, once for each place where they do."""
+    @cached_property
+    def _readers(self) -> dict[Node, list[Node]]:
         readers: dict[Node, list[Node]] = {}
         for node in self.nodes():
             for arg in node.args:
-                readers.setdefault(arg, []).append(node)
+                found = readers.get(arg)
+                if found is None:
+                    readers[arg] = [node]
+                else:
+                    found.append(node)
         return readers
+
+    def readers(self) -> Mapping[Node, list[Node]]:
+        """The nodes that read each node, once for each place where they do."""
+        return self._readers
 
 
 def topological(roots: Iterable[Node]) -> list[Node]:
@@ -81,9 +89,9 @@ def topological(roots: Iterable[Node]) -> list[Node]:
             done[stack.pop()] = None  # type: ignore[index]
         elif node in done:
             continue
-        elif node.args:
+        elif left := [a for a in reversed(node.args) if a not in done]:
             stack += (node, None)
-            stack += [a for a in reversed(node.args) if a not in done]
+            stack += left
         else:
             done[node] = None
     return list(done)

@@ -27,8 +27,7 @@ Matcher = Callable[[Node, Bindings], bool]
 EXACT, FINITE, FAST = "exact", "finite", "fast"
 LEVELS = (EXACT, FINITE, FAST)
 _ALL_KINDS = "bif"
-_FEW = 3
-"""Operands of a node up to which what rules fit is noted down by their operations."""
+
 
 
 def same_number(a: Any, b: Any) -> bool:
@@ -218,24 +217,10 @@ class RuleSet:
             if rule.soundness in allowed:
                 for op in {op for op, _ in rule.matchers}:
                     self.by_op.setdefault(op, []).append(rule)
-        self._fitting: dict[tuple[Op | str, ...], list[Rule]] = {}
 
-    def __call__(self, node: Node) -> Node | None:
-        """What the first rule that applies makes of the node, or None."""
-        rules = self.by_op.get(node.op)
-        if rules is None:
-            return None
-        if len(node.args) <= _FEW:
-            around = (node.op, *[a.op for a in node.args])
-            fitting = self._fitting.get(around)
-            if fitting is None:
-                fitting = self._fitting[around] = [rule for rule in rules if rule.may_match(*around)]
-            rules = fitting
-        for rule in rules:
-            new = rule.apply(node)
-            if new is not None:
-                return new
-        return None
+    def fitting(self, around: tuple[Op | str, ...]) -> list[Rule]:
+        """The rules that may apply to a node of the first of these operations whose operands are of the others."""
+        return [rule for rule in self.by_op.get(around[0], ()) if rule.may_match(*around)]
 
 
 def held_exactly(source: dtypes.dtype, target: dtypes.dtype) -> bool:

@@ -114,10 +114,14 @@ def fold(node: Node) -> Node | None:
 
 _STEPS = (past_expands, numbers_for_fulls, numbers_of_the_type, fold)
 _TURNED = frozenset((CONST, ops.full, ops.expand))
+"""Operations of operands that one of them is about."""
+
+
+def may_turn(around: tuple[Op | str, ...]) -> bool:
+    """Whether one of these rewrites may change a node with operands of such operations."""
+    return not _TURNED.isdisjoint(around)
 
 
 def plainer(node: Node) -> Node | None:
-    """What the first of these rewrites makes of the node, or None. Each of them is about operands of a few kinds."""
-    if _TURNED.isdisjoint([a.op for a in node.args]):
-        return None
+    """What the first of these rewrites makes of the node, or None."""
     return next((new for step in _STEPS if (new := step(node)) is not None), None)

@@ -13,6 +13,7 @@ from tracejit.ir.graph import Graph
 from tracejit.ir.node import Node
 from tracejit.ir.pattern import EXACT, RuleSet
 from tracejit.ir.rewrite import rewrite
+from tracejit.ops.record import Op
 from tracejit.passes import operands, simplify, views
 from tracejit.passes.products import join_products
 from tracejit.passes.slices import slice_operands
@@ -23,19 +24,43 @@ Pass = Callable[[Graph, str], Graph]
 _ROUNDS = 8
 
 
-_rule_set = functools.cache(RuleSet)
+_FEW = 3
+"""Operands of a node up to which the steps that may change it are noted down by their operations."""
+
+
+class _Step:
+    """What is tried with a node: the first step that changes it counts."""
+
+    def __init__(self, soundness: str) -> None:
+        self._rules = RuleSet(views.RULES, soundness), RuleSet(simplify.RULES, soundness)
+        self._fitting: dict[tuple[Op | str, ...], list[Callable[[Node], Node | None]]] = {}
+
+    def _find(self, around: tuple[Op | str, ...]) -> list[Callable[[Node], Node | None]]:
+        found: list[Callable[[Node], Node | None]] = [operands.plainer] if operands.may_turn(around[1:]) else []
+        return found + [rule.apply for rules in self._rules for rule in rules.fitting(around)]
+
+    def __call__(self, node: Node) -> Node | None:
+        around = (node.op, *[a.op for a in node.args])
+        steps = self._fitting.get(around)
+        if steps is None:
+            steps = self._find(around)
+            if len(node.args) <= _FEW:
+                self._fitting[around] = steps
+        for step in steps:
+            new = step(node)
+            if new is not None:
+                return new
+        return None
+
+
+_step = functools.cache(_Step)
 
 
 def simplified(graph: Graph, soundness: str) -> Graph:
     """Operands in their plainest form, numbers alone computed; chains of views one view, views that move nothing gone;
     algebra, as far as `soundness` allows. All at once, since each node that changes changes all that follow from it.
     """
-    moves, algebra = _rule_set(views.RULES, soundness), _rule_set(simplify.RULES, soundness)
-
-    def step(node: Node) -> Node | None:
-        return operands.plainer(node) or moves(node) or algebra(node)
-
-    return rewrite(graph, step, graph.rest.setdefault(soundness, set()))
+    return rewrite(graph, _step(soundness), graph.rest.setdefault(soundness, set()))
 
 
 PASSES: tuple[Pass, ...] = (simplified, slice_operands, join_products)

@@ -111,8 +111,10 @@ class Partition:
         self.cuts: list[Cut] = []
         self.numbered = 0
         self._readers: dict[Value, list[Group]] = {}
-        # Groups that others come after: most that grow are not among them, and nobody else need hear of it.
-        self._followed: set[Group] = set()
+        # Groups that others come after, and which one if it is but one: most that grow are not among them, and nobody
+        # else need hear of it.
+        self._followed: dict[Group, Group | None] = {}
+        self._gone: set[Group] = set()
         self._terms: dict[Value, int] = {}
         self._tried: frozenset[int] | None = None
         self._sources_of: tuple[Value | None, list[Group]] = (None, [])
@@ -158,7 +160,8 @@ class Partition:
         for source in self.sources(value):
             if source is not group:
                 more |= source.behind | 1 << source.number
-                self._followed.add(source)
+                if self._followed.setdefault(source, group) is not group:
+                    self._followed[source] = None
         self._extend(group, more)
         for read in value.reads:
             readers = self._readers.setdefault(read.source, [])
@@ -185,7 +188,7 @@ class Partition:
         else:
             group = self._place_elementwise(value, candidates)
         for other in candidates:
-            if other is not group and other in self.groups:
+            if other is not group and other not in self._gone:
                 self._note(value, other)
 
     def _note(self, value: Value, group: Group) -> None:
@@ -315,20 +318,26 @@ class Partition:
         for other in self.sources(value):
             if other is not group and other.behind & bit:
                 return _BETWEEN
-        inside = {read.source for read in value.reads if self.group_of.get(read.source) is group}
-        if any(self.group_of.get(part) is group for part in value.after):
+        if value.after and any(self.group_of.get(part) is group for part in value.after):
             return _COVERS
-        if any(self.group_of.get(part) is group for joined in value.joined for part in joined.parts):
+        if value.joined and any(self.group_of.get(part) is group for joined in value.joined for part in joined.parts):
             return _INCOMPLETE
         if len(group.members) >= cost.MAX_MEMBERS:
             return _MANY
-        outside = {r.source for r in value.reads if r.source not in inside and r.source.kind != kinds.VIRTUAL}
-        if len(group.outside | outside) > cost.MAX_BUFFERS:
+        inside, outside = set(), set()
+        for read in value.reads:
+            if self.group_of.get(read.source) is group:
+                inside.add(read.source)
+            elif read.source.kind != kinds.VIRTUAL:
+                outside.add(read.source)
+        if len(group.outside) + len(outside) > cost.MAX_BUFFERS and len(group.outside | outside) > cost.MAX_BUFFERS:
             return _WIDE
-        found = _outer_cuts(value, is_full or value.kind == kinds.REDUCTION, group.unit, inside)
-        self._tried = None if found is None else group.cuts if found <= group.cuts else group.cuts | found
-        if self._tried is None or not (self._tried is group.cuts or nests(self._tried, group.outer)):
-            return _CROSSED
+        self._tried = group.cuts
+        if value.cuts:
+            found = _outer_cuts(value, is_full or value.kind == kinds.REDUCTION, group.unit, inside)
+            if found is None or not (found <= group.cuts or nests(group.cuts | found, group.outer)):
+                return _CROSSED
+            self._tried = group.cuts | found
         if group.kind == ROW:
             members = sorted([*group.members, value], key=lambda v: v.index)
             full = {*group.full, value} if is_full else group.full
@@ -386,6 +395,7 @@ class Partition:
             return
         is_full = other.numel == group.numel
         self.groups.remove(other)
+        self._gone.add(other)
         group.full |= other.full if is_full else set()
         group.members = sorted([*group.members, *other.members], key=lambda v: v.index)
         for member in other.members:
@@ -395,8 +405,8 @@ class Partition:
             if other in readers:
                 readers[:] = [g for g in readers if g is not other and g is not group] + [group]
         old, new = 1 << other.number, 1 << group.number
-        if other in self._followed:
-            self._followed.add(group)
+        if self._followed.get(other, group) is not group:
+            self._followed[group] = None
         group.behind = (group.behind | other.behind) & ~old & ~new
         for g in self.groups if group in self._followed else ():
             if g is not group and g.behind & (old | new):

@@ -12,10 +12,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import gcd
+from typing import Any
 
 from tracejit.schedule.groups import CALL, LOOP, ROW, Group
 from tracejit.schedule.squares import is_mirrored
 from tracejit.schedule.values import REDUCTION, VIRTUAL, Read, Value
+
+_INTEGERS = frozenset((int,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +104,19 @@ def parting(group: Group) -> Parting | None:
 
 def _is_open(group: Group) -> bool:
     """Whether any size is a symbol: comparing it would be a decision."""
-    reads = [read for value in group.members for read in (*value.reads, *([value.into] if value.into else []))]
-    numbers = [(*read.shape, *read.strides, read.offset, read.source.numel) for read in reads]
-    shapes = [value.shape for value in group.members] + [r.shape for v in group.members for r in v.results]
-    return not all(isinstance(number, int) for sizes in (*numbers, *shapes) for number in sizes)
+    for value in group.members:
+        for read in value.reads if value.into is None else (*value.reads, value.into):
+            if not (_are_known(read.shape) and _are_known(read.strides)):
+                return True
+            if not _are_known((read.offset, read.source.numel)):
+                return True
+        if not (_are_known(value.shape) and all(_are_known(result.shape) for result in value.results)):
+            return True
+    return False
+
+
+def _are_known(sizes: tuple[Any, ...]) -> bool:
+    return _INTEGERS.issuperset(map(type, sizes))
 
 
 def _parting_of_call(call: Value) -> Parting | None:

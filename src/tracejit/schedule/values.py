@@ -122,16 +122,22 @@ class Read:
         """The dimensions (size, stride), outermost first, of the read broadcast to `shape`: merged where possible,
         without those of size 1.
         """
-        lead = len(shape) - len(self.shape)
+        own, strides, at = self.shape, self.strides, len(self.shape) - len(shape)
         dims: list[tuple[int, int]] = []
-        for i, size in enumerate(shape):
-            if size == 1:
-                continue
-            stride = self.strides[i - lead] if i >= lead and self.shape[i - lead] != 1 else 0
-            if dims and dims[-1][1] == size * stride:
-                dims[-1] = (dims[-1][0] * size, stride)
-            else:
-                dims.append((size, stride))
+        begun, count, step = False, 1, 1
+        for size in shape:
+            if size != 1:
+                stride = strides[at] if at >= 0 and own[at] != 1 else 0
+                if begun and step == size * stride:
+                    count *= size
+                else:
+                    if begun:
+                        dims.append((count, step))
+                    begun, count = True, size
+                step = stride
+            at += 1
+        if begun:
+            dims.append((count, step))
         return tuple(dims)
 
     def is_whole(self, numel: int) -> bool:
