@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -33,17 +34,28 @@ def test_a_process_alone_does_all_jobs(tmp_path: Path) -> None:
     assert done_by(tmp_path) == dict.fromkeys(range(4), os.getpid())
 
 
+def meet(directory: Path, number: int, other: int) -> None:
+    """Does a job that is done when another one is begun: two processes must be at them."""
+    note(directory, number)
+    wait_for(directory, other)
+
+
+def wait_for(directory: Path, number: int) -> None:
+    end = time.monotonic() + 30
+    while not (directory / str(number)).exists():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
 def test_another_process_begins_at_once_and_both_do_what_is_added(tmp_path: Path) -> None:
-    crew = Crew([functools.partial(note, tmp_path, 0)])
+    crew = Crew(jobs(tmp_path, 0, 1))
     crew.hire(2)
-    while not done_by(tmp_path):
-        pass
-    crew.add(jobs(tmp_path, 1, 100))
+    wait_for(tmp_path, 0)
+    crew.add([functools.partial(meet, tmp_path, 1, 2), functools.partial(meet, tmp_path, 2, 1)])
     crew.finish()
     found = done_by(tmp_path)
-    assert sorted(found) == list(range(101))
-    assert found[0] != os.getpid()
-    assert os.getpid() in found.values()
+    assert sorted(found) == [0, 1, 2]
+    assert {found[1], found[2]} == {os.getpid(), found[0]}
 
 
 def test_without_a_place_for_files_no_other_process_begins(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import llvmlite.ir as ir
+from llvmlite.ir._utils import NameScope
 
 from tracejit.kernels.memory import LOOP
 
@@ -24,6 +25,27 @@ SHORT_LOOP = 4
 def shared(function: Callable[..., Any]) -> Callable[..., Any]:
     """Has the kernels of a module share a function of int64s: it is compiled once, and called."""
     SHARED.add(function)
+    return function
+
+
+class _Numbered(NameScope):
+    """The names of a function's values, each with a number: to look for one that is free takes five times as long."""
+
+    def __init__(self, arguments: int) -> None:
+        super().__init__()
+        self._numbers = {"": arguments}
+
+    def register(self, name: str, deduplicate: bool = False) -> str:
+        if not deduplicate:
+            return str(super().register(name))
+        number = self._numbers[name] = self._numbers.get(name, 0) + 1
+        return f"{name}.{number}"
+
+
+def new_function(module: Any, kind: Any, name: str) -> Any:
+    """A function of a module, to be written."""
+    function = ir.Function(module, kind, name)
+    function.scope = _Numbered(len(function.args))
     return function
 
 
@@ -56,7 +78,7 @@ def internal_function(
     if existing is not None:
         return existing
     kind = ir.FunctionType(ir.VoidType() if result is None else result, [I64] * arguments)
-    function = ir.Function(module, kind, name)
+    function = new_function(module, kind, name)
     function.linkage = "internal"
     function.attributes.add("nounwind")
     if result is None:

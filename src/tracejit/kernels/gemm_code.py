@@ -14,7 +14,7 @@ import llvmlite.ir as ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from tracejit.kernels.emit import internal_function
+from tracejit.kernels.emit import internal_function, new_function
 from tracejit.kernels.memory import ARGS, BY_HAND, COMBINED
 
 I32 = ir.IntType(32)
@@ -234,7 +234,7 @@ def native_kernel(name: str, body: Callable[[Code, Word, Word, Word], None], *, 
     def kernel(typingctx, p, lo, hi):  # type: ignore[no-untyped-def]
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             kind = ir.FunctionType(ir.VoidType(), [I64] * 3)
-            function = ir.Function(builder.module, kind, name)
+            function = new_function(builder.module, kind, name)
             function.linkage = "internal"
             inner = ir.IRBuilder(function.append_basic_block("entry"))
             block, low, high = (Word(inner, argument) for argument in function.args)

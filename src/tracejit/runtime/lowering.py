@@ -25,8 +25,8 @@ import llvmlite.ir as ir
 from numba.core import types
 from numba.core.errors import NumbaError
 
-from tracejit.kernels.emit import SHARED, name_loop
-from tracejit.kernels.memory import ARGS, BY_HAND, OF_THIS_CPU, WISH
+from tracejit.kernels.emit import SHARED, name_loop, new_function
+from tracejit.kernels.memory import ARGS, BY_HAND, COMBINED, OF_THIS_CPU, WISH
 from tracejit.runtime import scalars, syntax
 from tracejit.runtime.scalars import I64, NOTHING, Unsupported, Value
 from tracejit.runtime.vectors import Loop, Loops
@@ -119,17 +119,25 @@ def lower_by_hand(
     One that leaves a function with such a loop behind may be followed by others that are not taken for its sake.
     """
     module = ir.Module(symbol)
-    left = []
+    left, combined = [], True
     for function, text in kernels.items():
         made: dict[FunctionType, _Shared] = {}
+        for mark in (BY_HAND, COMBINED):
+            module.namedmetadata.pop(mark, None)
         try:
             done = _lower(module, function, text, call_intrinsic, True, made) and not made
         except (Unsupported, NumbaError):
+            module.namedmetadata.pop(BY_HAND, None)
             done = False
-        if not done:
+        if done or BY_HAND in module.namedmetadata:
+            combined = combined and COMBINED in module.namedmetadata
+        else:
             left.append(function)
             module.globals.pop(function.__name__, None)
     module.add_named_metadata(BY_HAND)
+    module.namedmetadata.pop(COMBINED, None)
+    if combined:
+        module.add_named_metadata(COMBINED)
     return module, left
 
 
@@ -146,7 +154,7 @@ def _lower(
     names = syntax.parameters(definition)
     if len(names) != len((ARGS, types.int64, types.int64)):
         raise Unsupported("a kernel takes (p, lo, hi)")
-    native = ir.Function(module, KERNEL_TYPE, function.__name__)
+    native = new_function(module, KERNEL_TYPE, function.__name__)
     for pointer in native.args[:2]:
         pointer.add_attribute("noalias")
     frame = _Frame(function, syntax.settled(definition))
@@ -525,7 +533,7 @@ class _Walk:
         name = f"{function.__module__}.{function.__qualname__}"
         if name in self._native.module.globals:
             raise Unsupported(f"{function.__name__}, which calls itself")
-        native = ir.Function(self._native.module, ir.FunctionType(I64, [I64] * count), name)
+        native = new_function(self._native.module, ir.FunctionType(I64, [I64] * count), name)
         native.linkage = "internal"
         native.attributes.add("nounwind")
         frame = _Frame(function, frozenset(), self._frame.depth)

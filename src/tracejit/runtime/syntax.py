@@ -11,7 +11,6 @@ import functools
 import inspect
 import textwrap
 from collections import Counter
-from collections.abc import Iterator
 from types import FunctionType
 
 from tracejit.runtime.scalars import Unsupported
@@ -54,16 +53,18 @@ def parameters(function: ast.FunctionDef) -> list[str]:
     return [argument.arg for argument in arguments.args]
 
 
-def _names(node: ast.AST) -> Iterator[ast.Name]:
-    """The names in some syntax. `ast.walk` takes three times as long."""
-    if isinstance(node, ast.Name):
-        yield node
-        return
-    for name in node._fields:
-        part = getattr(node, name)
-        for inner in part if isinstance(part, list) else (part,):
-            if isinstance(inner, ast.AST):
-                yield from _names(inner)
+def _names(node: ast.AST, found: list[ast.Name]) -> list[ast.Name]:
+    """The names in some syntax, after those that were found. `ast.walk` takes three times as long."""
+    kind = type(node)
+    if kind is ast.Name:
+        found.append(node)  # type: ignore[arg-type]
+    elif kind is not ast.Constant:
+        for name in node._fields:
+            part = getattr(node, name)
+            for inner in part if type(part) is list else (part,):
+                if isinstance(inner, ast.AST):
+                    _names(inner, found)
+    return found
 
 
 def settled(function: ast.FunctionDef) -> frozenset[str]:
@@ -76,10 +77,10 @@ def settled(function: ast.FunctionDef) -> frozenset[str]:
 
     def read(node: ast.AST | None, known: set[str]) -> None:
         if node is not None:
-            loose.update(n.id for n in _names(node) if isinstance(n.ctx, ast.Load) and n.id not in known)
+            loose.update(n.id for n in _names(node, []) if isinstance(n.ctx, ast.Load) and n.id not in known)
 
     def store(target: ast.AST, known: set[str]) -> None:
-        for node in _names(target):
+        for node in _names(target, []):
             stores[node.id] += 1
             known.add(node.id)
 
@@ -98,7 +99,7 @@ def settled(function: ast.FunctionDef) -> frozenset[str]:
                     store(target, known)
             elif isinstance(statement, ast.AugAssign):
                 read(statement.value, known)
-                loose.update(node.id for node in _names(statement.target))
+                loose.update(node.id for node in _names(statement.target, []))
             else:
                 read(statement, known)
 
