@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from tracejit.kernels.gemm_vectors import TARGET
 from tracejit.kernels.memory import load_arg, store_i64
 from tracejit.ops import ops
 from tracejit.runtime import build as build_module
-from tracejit.runtime import cache, native
+from tracejit.runtime import cache, frontend, native
 from tracejit.runtime.build import Kernel, _optimised, _request, begin, build, build_many, function_of, recall
 from tracejit.runtime.team import launch
 
@@ -199,6 +200,37 @@ def test_kernels_that_are_compiled_together_share_their_code(
     forget(monkeypatch)
     assert (recall(digests[0], None) is None) is TARGET.free_masks
     check_strips([build(*strips(3)[0])], (3,))
+
+
+FOLDS = """
+def {name}(p, lo, hi):
+    x, out = load_arg(p, 0), load_arg(p, 1)
+    n = load_arg(p, 2)
+    for u in range(lo, hi):
+        store_f32_s(out, u, fold_sum_f32(x + 4 * u * n, n){more}, 1, 2)
+    return 0
+"""
+
+
+def code_of(module: Any, kernel: str) -> list[str]:
+    """The instructions of a kernel, without the numbers of places and of functions that are its own."""
+    text = native.assembly(str(module)).partition(f"\n{kernel}:")[2].partition(".Lfunc_end")[0]
+    lines = [line.partition("#")[0].strip() for line in text.splitlines()]
+    return [re.sub(r"\.L\w+?\d+_\d+|(?<=_f32)\.\d+", "", line) for line in lines if line and not line.startswith(".")]
+
+
+@pytest.mark.skipif(not TARGET.free_masks, reason="texts are compiled together where their loops are made of vectors")
+def test_kernels_that_are_compiled_together_have_the_code_that_each_has_alone() -> None:
+    twice = " + fold_sum_f32(x, n)"
+    sources = [*strips(8, 9), *[(FOLDS.format(name=f"folds_{k}", more=twice * k), f"folds_{k}") for k in range(3)]]
+    texts = {function_of(*source): source[0] for source in sources}
+    lowered, left = frontend.lower_by_hand(texts, "together")
+    assert not left
+    together = native.parse(lowered.text)
+    native.optimise(together, [function.__name__ for function in texts], by_hand=True)
+    for function, text in texts.items():
+        alone = _optimised(function, text, function.__name__)
+        assert code_of(together, function.__name__) == code_of(alone, function.__name__) != []
 
 
 def test_kernels_with_loops_for_llvm_are_compiled_by_themselves_beside_others(

@@ -18,6 +18,8 @@ from tracejit.kernels.memory import LOOP
 I64 = ir.IntType(64)
 SHARED: set[Callable[..., Any]] = set()
 """Functions that kernel text calls, where all others are written out in place of each call; see `shared`."""
+OWN = "tracejit_own"
+"""Attribute of a module: what is behind the names of functions that are the present kernel's alone."""
 SHORT_LOOP = 4
 """How many times a short body of a loop is best done in each of its turns."""
 
@@ -66,14 +68,21 @@ class Splat(ir.Constant):
         return f"splat ({self._lane})"
 
 
+def own_name(module: Any, name: str) -> str:
+    """The name of a function that is the present kernel's alone, where a module has several kernels."""
+    return f"{name}{vars(module).get(OWN, '')}"
+
+
 def internal_function(
     module: Any, name: str, arguments: int, body: Callable[[Any, tuple[Any, ...]], Any], result: Any = None
 ) -> Any:
     """The function `name` of `arguments` int64s in this module, made by `body` when it is asked for first.
 
     `result` is the type of what it gives, which is what `body` gives, and LLVM then chooses where to call it and where
-    to copy it; without one it gives nothing, and is called.
+    to copy it, for each kernel as if there were no other; without one it gives nothing, and is called.
     """
+    if result is not None:
+        name = own_name(module, name)
     existing = module.globals.get(name)
     if existing is not None:
         return existing

@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from tracejit.kernels.emit import Splat, emit_loop, integers, internal_function
+from tracejit.kernels.emit import Splat, emit_loop, integers, internal_function, own_name
 
 LANES = 32
 _I32 = ir.IntType(32)
@@ -158,7 +158,7 @@ def _define_fold(what: str, kind: Kind) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             # A function, as its code is long and kernels fold several runs; only one of them has it written out.
             name = f"lanes_{what}_{kind.name}"
-            again = name in builder.module.globals
+            again = own_name(builder.module, name) in builder.module.globals
             function = internal_function(builder.module, name, 2, write, kind.llvm)
             function.attributes.discard("alwaysinline")
             function.attributes.add("noinline" if again else "alwaysinline")

@@ -11,7 +11,7 @@ from tracejit import config
 from tracejit.ir.check import check as check_graph
 from tracejit.ir.graph import Graph
 from tracejit.ir.node import Node
-from tracejit.ir.pattern import EXACT, RuleSet
+from tracejit.ir.pattern import EXACT, Rule, RuleSet
 from tracejit.ir.rewrite import rewrite
 from tracejit.ops.record import Op
 from tracejit.passes import operands, simplify, views
@@ -31,8 +31,8 @@ _FEW = 3
 class _Step:
     """What is tried with a node: the first step that changes it counts."""
 
-    def __init__(self, soundness: str) -> None:
-        self._rules = RuleSet(views.RULES, soundness), RuleSet(simplify.RULES, soundness)
+    def __init__(self, soundness: str, *rules: tuple[Rule, ...]) -> None:
+        self._rules = [RuleSet(some, soundness) for some in rules]
         self._fitting: dict[tuple[Op | str, ...], list[Callable[[Node], Node | None]]] = {}
 
     def _find(self, around: tuple[Op | str, ...]) -> list[Callable[[Node], Node | None]]:
@@ -60,7 +60,8 @@ def simplified(graph: Graph, soundness: str) -> Graph:
     """Operands in their plainest form, numbers alone computed; chains of views one view, views that move nothing gone;
     algebra, as far as `soundness` allows. All at once, since each node that changes changes all that follow from it.
     """
-    return rewrite(graph, _step(soundness), graph.rest.setdefault(soundness, set()))
+    step = _step(soundness, views.RULES, simplify.RULES)
+    return rewrite(graph, step, graph.rest.setdefault(soundness, set()))
 
 
 PASSES: tuple[Pass, ...] = (simplified, slice_operands, join_products)

@@ -417,20 +417,16 @@ def _workers(kernels: int) -> int:
 def _jobs(requests: Iterable[_Request], workers: int) -> list[Job]:
     """What processes do one after another to compile kernels, the longest first.
 
-    Kernels of one file of the library, and texts whose loops are made of vectors here, are compiled several together:
-    what they share is written once, and a third of what a short one takes is LLVM's for any. There are less and less
-    texts together, so that all processes are through at about the same time.
+    Those of the library take long, each by itself: LLVM makes the most of what is the same wherever a kernel calls a
+    function, such as a size. Texts whose loops are made of vectors here are compiled several together: the functions
+    over strips that they share are written once, and a third of what a short one takes is LLVM's for any. There are
+    less and less of them together, so that all processes are through at about the same time.
     """
     ordered = sorted(requests, key=lambda request: request.length, reverse=True)
-    files: dict[str, list[_Request]] = {}
-    for request in ordered:
-        if not request.is_text:
-            files.setdefault(request.function().__module__, []).append(request)
-    jobs: list[Job] = [functools.partial(_compile_together, together) for together in files.values()]
-    texts = [request for request in ordered if request.is_text]
+    jobs: list[Job] = [request.compile for request in ordered if not (request.is_text and TARGET.free_masks)]
+    texts = [request for request in ordered if request.is_text and TARGET.free_masks]
     while texts:
-        # Where a text's loops are left to LLVM, it is compiled by itself anyway.
-        most = sum(len(request.text) for request in texts) / workers if TARGET.free_masks else 0
+        most = sum(len(request.text) for request in texts) / workers
         together: list[_Request] = []
         while texts and (not together or sum(len(r.text) for r in (*together, texts[0])) <= most):
             together.append(texts.pop(0))
@@ -452,8 +448,7 @@ def _compile_together(requests: Sequence[_Request]) -> None:
     module = native.parse(lowered.text)
     for request in functions.values():
         module.get_function(request.name).name = request.symbol
-    symbols = [request.symbol for request in functions.values()]
-    native.optimise(module, symbols, by_hand=True, combined=lowered.combined)
+    native.optimise(module, [request.symbol for request in functions.values()], by_hand=True)
     digest = _hash(request.digest for request in functions.values())
     STORE.put(digest, "", "", native.object_code(module), OBJECT)
     for request in functions.values():

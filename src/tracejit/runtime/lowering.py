@@ -25,8 +25,8 @@ import llvmlite.ir as ir
 from numba.core import types
 from numba.core.errors import NumbaError
 
-from tracejit.kernels.emit import SHARED, name_loop, new_function
-from tracejit.kernels.memory import ARGS, BY_HAND, COMBINED, OF_THIS_CPU, WISH
+from tracejit.kernels.emit import OWN, SHARED, name_loop, new_function
+from tracejit.kernels.memory import ARGS, BY_HAND, OF_THIS_CPU, WISH
 from tracejit.runtime import scalars, syntax
 from tracejit.runtime.scalars import I64, NOTHING, Unsupported, Value
 from tracejit.runtime.vectors import Loop, Loops
@@ -119,25 +119,18 @@ def lower_by_hand(
     One that leaves a function with such a loop behind may be followed by others that are not taken for its sake.
     """
     module = ir.Module(symbol)
-    left, combined = [], True
-    for function, text in kernels.items():
+    left = []
+    for number, (function, text) in enumerate(kernels.items()):
+        setattr(module, OWN, f".{number}")
         made: dict[FunctionType, _Shared] = {}
-        for mark in (BY_HAND, COMBINED):
-            module.namedmetadata.pop(mark, None)
         try:
             done = _lower(module, function, text, call_intrinsic, True, made) and not made
         except (Unsupported, NumbaError):
-            module.namedmetadata.pop(BY_HAND, None)
             done = False
-        if done or BY_HAND in module.namedmetadata:
-            combined = combined and COMBINED in module.namedmetadata
-        else:
+        if not done:
             left.append(function)
             module.globals.pop(function.__name__, None)
     module.add_named_metadata(BY_HAND)
-    module.namedmetadata.pop(COMBINED, None)
-    if combined:
-        module.add_named_metadata(COMBINED)
     return module, left
 
 
