@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.programs import RandomGraph, check, graph_of, make, random_array, run_compiled, run_eagerly
-from tracejit import dtypes
+from tracejit import compiler, dtypes
 from tracejit.aval import Aval
 from tracejit.codegen.library import plan_call
 from tracejit.compiler import compile_graph, supports
 from tracejit.ir.node import Node
 from tracejit.ops import ops
+from tracejit.runtime.build import Begun
+from tracejit.runtime.crew import Crew
 from tracejit.schedule.plan import make_plan
 
 RNG = np.random.default_rng(7)
@@ -360,3 +362,29 @@ def test_random_numbers_depend_on_their_place_alone() -> None:
     x = floats(33, 17)
     compiled = check(graph_of(drop, x, scalars="f"), [x], (0.7,))
     assert [g.kind for g in compiled.groups] == ["loop"]
+
+
+def test_a_plan_that_fails_takes_back_the_kernels_that_were_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    ends: list[str] = []
+
+    class Taken:
+        def dismiss(self) -> None:
+            ends.append("dismissed")
+
+    def begin(functions: list[Any]) -> Begun:
+        asked.extend(function.__name__ for function in functions)
+        return Begun(cast(Crew, Taken()), frozenset())
+
+    def fail(assembly: Any) -> None:
+        raise NotImplementedError("no text")
+
+    monkeypatch.setattr(compiler, "begin", begin)
+    monkeypatch.setattr(compiler, "_MANY_VALUES", 1)
+    monkeypatch.setattr(compiler, "_identity", lambda graph: (None, ""))
+    monkeypatch.setattr(compiler._Assembly, "generate", fail)
+    x = floats(40, 40)
+    with pytest.raises(NotImplementedError, match="no text"):
+        compile_graph(graph_of(lambda a: make("matmul", a, make("exp", a)), x))
+    assert asked == ["gemm_panel_f32"]
+    assert ends == ["dismissed"]

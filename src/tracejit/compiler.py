@@ -275,7 +275,7 @@ class _Ahead:
             self.begun = begin([launch.function for launch in launches])
 
     def dismiss(self) -> None:
-        """The kernels are not asked for."""
+        """What is not asked for by now will not be."""
         if self.begun is not None:
             self.begun.crew.dismiss()
 
@@ -331,11 +331,10 @@ def compile_graph(
             plan, notes = plan_graph(graph, plan_call, clock, early=ahead.begin)
             assembly = _Assembly(graph, plan)
             assembly.generate()
-        except BaseException:
+            clock.lap("codegen")
+            found = assembly.build(ahead.begun)
+        finally:
             ahead.dismiss()
-            raise
-        clock.lap("codegen")
-        found = assembly.build(ahead.begun)
         if key is not None:
             STORE.put(key, graph.name, "", found[0].pack(), RECIPE)
         clock.lap("build")

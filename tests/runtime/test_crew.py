@@ -76,6 +76,14 @@ def test_jobs_that_nobody_has_begun_can_be_taken_back(tmp_path: Path) -> None:
     crew = Crew(jobs(tmp_path, 0, 3))
     crew.dismiss()
     assert done_by(tmp_path) == {}
+    crew.dismiss()
+
+
+def test_what_is_finished_stays_done(tmp_path: Path) -> None:
+    crew = Crew(jobs(tmp_path, 0, 1))
+    crew.finish()
+    crew.dismiss()
+    assert done_by(tmp_path) == {0: os.getpid()}
 
 
 def test_a_process_that_fails_leaves_the_rest_to_the_others(tmp_path: Path) -> None:

@@ -375,9 +375,10 @@ def build_many(sources: Sequence[Source], begun: Begun | None = None) -> list[Ke
     crew = begun.crew if begun is not None else Crew(()) if STORE.usable and len(lacking) > 1 else None
     if crew is not None:
         _compiled.update(request.digest for request in lacking)
-        crew.add(_jobs(lacking, workers))
-        crew.hire(workers)
-        crew.finish()
+        with _lock:
+            crew.add(_jobs(lacking, workers))
+            crew.hire(workers)
+            crew.finish()
     return [_build(source) for source in sources]
 
 

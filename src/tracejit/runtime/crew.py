@@ -36,6 +36,7 @@ class Crew:
     def __init__(self, jobs: Sequence[Job]) -> None:
         self._jobs = list(jobs)
         self._children: list[int] = []
+        self._is_open = True
         self._reader, self._writer = os.pipe()
         self._added: IO[bytes] | None = None
         self._post(0)
@@ -47,6 +48,8 @@ class Crew:
 
     def hire(self, workers: int) -> None:
         """Lets so many processes work, this one among them; fewer where nothing can be left for them."""
+        if len(self._children) >= workers - 1:
+            return
         try:
             self._added = self._added or tempfile.TemporaryFile()  # noqa: SIM115 - closed with the crew
         except OSError:
@@ -74,6 +77,7 @@ class Crew:
 
         Raises: what a job raises that this process does.
         """
+        self._is_open = False
         os.close(self._writer)
         try:
             self._work()
@@ -81,7 +85,10 @@ class Crew:
             self._close()
 
     def dismiss(self) -> None:
-        """Takes back all jobs that nobody has begun, and waits for those that are begun."""
+        """Takes back all jobs that nobody has begun, and waits for those that are begun; nothing if all is finished."""
+        if not self._is_open:
+            return
+        self._is_open = False
         os.close(self._writer)
         while os.read(self._reader, _INDEX_BYTES):
             pass
