@@ -212,6 +212,15 @@ def {name}(p, lo, hi):
 """
 
 
+EXP = """
+def {name}(p, lo, hi):
+    x, out = load_arg(p, 0), load_arg(p, 1)
+    for j in range(lo, hi):
+        store_f32_s(out, j, exp_f32(load_f32_s(x, j, 0, 2)) + float32({factor}), 1, 2)
+    return 0
+"""
+
+
 def code_of(module: Any, kernel: str) -> list[str]:
     """The instructions of a kernel, without the numbers of places and of functions that are its own."""
     text = native.assembly(str(module)).partition(f"\n{kernel}:")[2].partition(".Lfunc_end")[0]
@@ -223,6 +232,7 @@ def code_of(module: Any, kernel: str) -> list[str]:
 def test_kernels_that_are_compiled_together_have_the_code_that_each_has_alone() -> None:
     twice = " + fold_sum_f32(x, n)"
     sources = [*strips(8, 9), *[(FOLDS.format(name=f"folds_{k}", more=twice * k), f"folds_{k}") for k in range(3)]]
+    sources += [(EXP.format(name=f"exp_{k}", factor=k), f"exp_{k}") for k in (1, 2)]
     texts = {function_of(*source): source[0] for source in sources}
     lowered, left = frontend.lower_by_hand(texts, "together")
     assert not left

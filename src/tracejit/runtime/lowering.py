@@ -101,13 +101,18 @@ def lower(
 
     Raises: Unsupported if a text is outside of the language.
     """
-    module = ir.Module(symbol)
-    if vectors:
-        module.add_named_metadata(OF_THIS_CPU)
+    module = _module(symbol, vectors)
     made: dict[FunctionType, _Shared] = {}
     done = [_lower(module, *kernel, call_intrinsic, vectors, made) for kernel in kernels.items()]
     if all(done) and not made:
         module.add_named_metadata(BY_HAND)
+    return module
+
+
+def _module(symbol: str, vectors: bool) -> ir.Module:
+    module = ir.Module(symbol)
+    if vectors:
+        module.add_named_metadata(OF_THIS_CPU)
     return module
 
 
@@ -118,7 +123,7 @@ def lower_by_hand(
 
     One that leaves a function with such a loop behind may be followed by others that are not taken for its sake.
     """
-    module = ir.Module(symbol)
+    module = _module(symbol, True)
     left = []
     for number, (function, text) in enumerate(kernels.items()):
         setattr(module, OWN, f".{number}")
