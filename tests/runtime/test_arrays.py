@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import tracejit as tj
-from tracejit.runtime.arrays import SMALL_BYTES, copied, empty
-from tracejit.runtime.entry import LINE_BYTES
+from tracejit.kernels.gemm_vectors import LINE_BYTES
+from tracejit.runtime.arrays import _COPIED_BYTES, SMALL_BYTES, copied, empty, placed
 
 KINDS = [np.float32, np.float64, np.int64, np.int8, np.bool_]
 
@@ -45,6 +45,16 @@ def test_a_copy_is_numpys(kind: type, to: type) -> None:
         assert (found.dtype, found.strides) == (expected.dtype, expected.strides)
         assert not np.shares_memory(found, values)
     assert copied([1, 2, 3]).tolist() == [1, 2, 3]
+
+
+def test_a_large_array_is_not_copied_to_begin_with_a_line() -> None:
+    for nbytes, is_moved in ((SMALL_BYTES, True), (_COPIED_BYTES, True), (_COPIED_BYTES + 1, False)):
+        array = empty((nbytes + 1,), np.dtype(np.int8))[1:]
+        array[...] = 3
+        found = placed(array)
+        assert (found is not array) is is_moved
+        assert (found == 3).all()
+        assert bool(found.ctypes.data % LINE_BYTES) is not is_moved
 
 
 def test_what_is_kept_begins_with_a_line() -> None:

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from tracejit.kernels import looks
+from tracejit.kernels.gemm_vectors import LINE_BYTES
 from tracejit.runtime.arrays import SMALL_BYTES
 from tracejit.runtime.build import build
-from tracejit.runtime.entry import _ARRAY_FUNCTIONS, ENTRY, LINE_BYTES
+from tracejit.runtime.entry import _ARRAY_FUNCTIONS, ENTRY
 from tracejit.runtime.objects import make_call, slot_offset
 
 

@@ -29,7 +29,6 @@ LEVELS = (EXACT, FINITE, FAST)
 _ALL_KINDS = "bif"
 
 
-
 def same_number(a: Any, b: Any) -> bool:
     """Whether two Python numbers are equal, the sign of zero included."""
     return bool(a == b) and math.copysign(1, a) == math.copysign(1, b)

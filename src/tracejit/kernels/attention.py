@@ -16,7 +16,7 @@ from tracejit.kernels.attention_units import BACKWARD, FORWARD, PACK, PANELS
 from tracejit.kernels.fold import LANES
 from tracejit.kernels.gemm import panel_columns
 from tracejit.kernels.gemm_kernels import BLOCK_BYTES
-from tracejit.kernels.gemm_vectors import TARGET
+from tracejit.kernels.gemm_vectors import LINE_BYTES, TARGET
 from tracejit.kernels.launch import Launch, Operand, Ptr, Scratch
 
 _SIZES = {"float32": 4, "float64": 8}
@@ -37,7 +37,7 @@ _HEIGHTS = (48, 36, 24, 12, 6, 4, 3, 2, 1)
 """Rows of scores that may be there at once: most of them are whole tiles on every CPU."""
 _CAUSAL_HEIGHT = 24
 """The most of them if what is hidden from a whole block is left out."""
-_LINE_BYTES, _PAGE_BYTES = 64, 4096
+_PAGE_BYTES = 4096
 _IN_PLACE_ROWS = 128
 """The most rows of a head that are read where they lie, unless they are a page apart and compete for places."""
 _CHUNK = 256
@@ -76,7 +76,7 @@ class _Problem:
     @property
     def pitch(self) -> int:
         """Elements between rows of scores: whole groups of lanes, and a line more, so that rows do not compete."""
-        return -(-self.source // LANES) * LANES + _LINE_BYTES // self.size
+        return -(-self.source // LANES) * LANES + LINE_BYTES // self.size
 
     def height(self, blocks: int) -> int:
         """Rows of scores that are there at once if there are `blocks` blocks of them.

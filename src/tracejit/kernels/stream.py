@@ -14,19 +14,18 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tracejit.kernels.emit import I64, emit_loop, internal_function
-from tracejit.kernels.gemm_vectors import TARGET
+from tracejit.kernels.gemm_vectors import LINE_BYTES, TARGET
 from tracejit.kernels.memory import IS_X86
 
 _WORD = ir.IntType(32)
 _WORD_BYTES = 4
-_LINE_BYTES = 64
 """Lines of memory go past the caches whole: one that is written both ways is written to memory twice."""
 
 
 def _add_stream(module: Any) -> Any:
     """Copies `count` words of four bytes from `source` to `target`: whole lines past the caches."""
     past = module.add_metadata([ir.Constant(ir.IntType(32), 1)])
-    words = _LINE_BYTES // _WORD_BYTES
+    words = LINE_BYTES // _WORD_BYTES
 
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
         target, source, count = arguments
@@ -44,7 +43,7 @@ def _add_stream(module: Any) -> Any:
             return copy
 
         def line(state: list[Any]) -> list[Any]:
-            for _ in range(_LINE_BYTES // TARGET.vector_bytes):
+            for _ in range(LINE_BYTES // TARGET.vector_bytes):
                 state = piece(TARGET.vector_bytes // _WORD_BYTES, TARGET.vector_bytes)(state)
             return state
 
@@ -57,7 +56,7 @@ def _add_stream(module: Any) -> Any:
                 size //= 2
             return state
 
-        before = builder.lshr(builder.and_(builder.neg(target), I64(_LINE_BYTES - 1)), I64(2))
+        before = builder.lshr(builder.and_(builder.neg(target), I64(LINE_BYTES - 1)), I64(2))
         before = builder.select(builder.icmp_unsigned("<", before, count), before, count)
         left = builder.sub(count, before)
         lines = builder.udiv(left, I64(words))

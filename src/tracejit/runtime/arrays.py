@@ -14,10 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from tracejit.runtime.entry import ENTRY, LINE_BYTES
+from tracejit.kernels.gemm_vectors import LINE_BYTES
+from tracejit.runtime.entry import ENTRY
 
 SMALL_BYTES = 1024
 """Arrays that are smaller are taken as they come: the place is not worth the time of asking for it."""
+
+_COPIED_BYTES = 16 << 20
+"""Arrays that are larger stay where they are: a copy would take their memory once more, and most of what is read from
+them comes from memory anyway."""
 
 _BYTE = np.dtype(np.uint8)
 _address_of = ENTRY.address_of
@@ -48,8 +53,9 @@ def table_of(shape: tuple[int, ...], kind: np.dtype) -> list[int]:
 
 
 def placed(array: np.ndarray) -> np.ndarray:
-    """An array in row-major order that nobody else has, or a copy of it that begins with a line."""
-    return copied(array) if array.nbytes >= SMALL_BYTES and _address_of(array) % LINE_BYTES else array
+    """An array in row-major order that nobody else has, or a copy that begins with a line if that costs little."""
+    moves = SMALL_BYTES <= array.nbytes <= _COPIED_BYTES and _address_of(array) % LINE_BYTES
+    return copied(array) if moves else array
 
 
 def copied(values: Any, kind: np.dtype | None = None) -> np.ndarray:

@@ -25,6 +25,7 @@ import llvmlite.binding as llvm
 import numpy as np
 
 from tracejit.errors import KernelBuildError
+from tracejit.kernels.gemm_vectors import LINE_BYTES
 from tracejit.kernels.threads import PARALLEL, PROGRAM_THREADS, RELEASE
 from tracejit.runtime import native, replay_text
 from tracejit.runtime.build import environment
@@ -58,7 +59,6 @@ LIST_ITEMS = 24
 _ARRAY_FUNCTIONS = {"PyArray_NewFromDescr": 94, "PyArray_SetBaseObject": 282}
 """The places of functions in NumPy's binary interface, the same in all its versions."""
 
-LINE_BYTES = 64
 _OWN_FLAGS = 0x0001 | 0x0100 | 0x0400
 """NumPy's flags of an array in row-major order, aligned, that may be written."""
 

@@ -257,6 +257,12 @@ nothing:
 based:
   ; Takes the reference of the memory's over.
   %refused = call i32 @PyArray_SetBaseObject(ptr %view, ptr %memory)
+  %kept = icmp eq i32 %refused, 0
+  br i1 %kept, label %whole, label %lost
+lost:
+  call void @Py_DecRef(ptr %view)
+  br label %nothing
+whole:
   ret ptr %view
 }
 
