@@ -395,7 +395,9 @@ def test_each_kernel_is_chosen_for_what_it_is_for() -> None:
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("layouts", list(itertools.product(("rows", "columns"), ("rows", "columns", "gaps"))))
-@pytest.mark.parametrize("shape", [(7, 1900, 9), (1900, 7, 300), (300, 300, 300), (5000, 5000, 1), (13, 900, 5000)])
+@pytest.mark.parametrize(
+    "shape", [(7, 1900, 9), (1900, 7, 300), (300, 300, 300), (5000, 5000, 1), (13, 900, 5000), (700, 600, 900)]
+)
 @pytest.mark.parametrize("batch", [(), (2,)])
 def test_what_is_packed_fits_the_buffer(
     dtype: str, layouts: tuple[str, str], shape: tuple[int, int, int], batch: tuple[int, ...]
@@ -407,9 +409,10 @@ def test_what_is_packed_fits_the_buffer(
     a_mode, b_mode, _, run, group, height = launch.slots[gemm_kernels.A_MODE : gemm_kernels.ADDED]
     size = np.dtype(dtype).itemsize
     panel = gemm_kernels.TILE_VECTORS * gemm_kernels.TARGET.vector_bytes
-    packed_a = height * (run + 1) * size if a_mode == gemm_kernels.COPY else 0
+    packed_a = height * gemm_kernels.strip_strides(run)[0] * size if a_mode == gemm_kernels.COPY else 0
     packed_b = group * run * panel if b_mode != gemm_kernels.DIRECT else 0
-    assert packed_a + packed_b <= gemm_kernels.BLOCK_BYTES
+    is_far = m * n * size >= 1 << 20
+    assert packed_a + packed_b <= (gemm_kernels.FAR_BLOCK_BYTES if is_far else gemm_kernels.BLOCK_BYTES)
     if a_mode == gemm_kernels.COPY:
         assert height % gemm_kernels.strip_rows(size) == 0
     elif a_mode == gemm_kernels.STRIPS and height < m:

@@ -69,7 +69,13 @@ def strip_rows(size: int) -> int:
 
 def strip_strides(k: int) -> tuple[int, int]:
     """From a strip's first row to the next strip's, in elements for each of its rows; from a column to the next."""
-    return k + 1, TILE_ROWS
+    return (k // 2 + 1) * 2, TILE_ROWS
+
+
+def _strip_length(k: Word) -> Word:
+    """The first of `strip_strides`: a little more than k, so that strips keep out of each other's way in a cache, and
+    even, so that vectors of two columns do not go over the end of a line."""
+    return (k.quotient(2) + 1) * 2
 
 
 def call_tile(
@@ -138,12 +144,12 @@ def pack_panels(
 
 
 def _pack_strips(code: Code, lane: Lane, a: Word, a_k: Word, block: Word, k: Word, rows: Word) -> None:
-    """Packs k columns of A, the rows of a tile together; row i of the first column is `i * (k + 1)` elements on."""
+    """Packs k columns of A, the rows of a tile together, as strips (see `strip_strides`)."""
     together = strip_rows(lane.size)
-    strips = add_strips(code.module, lane, TILE_ROWS, together // TILE_ROWS)
+    strips, down = add_strips(code.module, lane, TILE_ROWS, together // TILE_ROWS), _strip_length(k)
     with code.loop(0, k, _CHUNK) as start, code.loop(0, rows, together) as i:
-        source, out = a + (start * a_k + i) * lane.size, block + (i * (k + 1) + start * TILE_ROWS) * lane.size
-        code.call(strips, source, a_k, out, (k + 1) * TILE_ROWS, (k - start).least(_CHUNK), rows - i)
+        source, out = a + (start * a_k + i) * lane.size, block + (i * down + start * TILE_ROWS) * lane.size
+        code.call(strips, source, a_k, out, down * TILE_ROWS, (k - start).least(_CHUNK), rows - i)
 
 
 def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
@@ -181,7 +187,7 @@ def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
             with code.when(packs_a):
                 _pack_strips(code, lane, source, a_k, strips, length, height)
             left, left_m = packs_a.choose(strips, source), a_direct.choose(a_m, 1)
-            left_k, left_tile = packs_a.choose(TILE_ROWS, a_k), packs_a.choose(length + 1, a_m) * TILE_ROWS
+            left_k, left_tile = packs_a.choose(TILE_ROWS, a_k), packs_a.choose(_strip_length(length), a_m) * TILE_ROWS
             whole = height.quotient(TILE_ROWS)
             rest = height - whole * TILE_ROWS
             # Where one or two rows are left, these and the tile above are two short tiles; packed rows stay together.
@@ -257,7 +263,7 @@ def _strips(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
     a, c, m, k, a_k = code.slots(p, A, C, M, K, A_K)
     together = strip_rows(lane.size)
     with code.loop(low * together, high * together, together) as i:
-        out = c + i * (k + 1) * lane.size
+        out = c + i * _strip_length(k) * lane.size
         _pack_strips(code, lane, a + i * lane.size, a_k, out, k, (m - i).least(together))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tracejit.kernels.emit import I64, SHORT_LOOP, emit_loop, internal_function
+from tracejit.kernels.emit import I64, SHORT_LOOP, emit_loop, integers, internal_function
 from tracejit.kernels.gemm_vectors import LINE_BYTES, TARGET, Lane, VectorBuilder, row_addresses
 
 _AHEAD, _FAR_BYTES = 8, 256
@@ -110,27 +110,49 @@ def add_strips(module: Any, lane: Lane, rows: int, strips: int) -> Any:
     Arguments: columns, columns_k, out, out_strip, k, m_left. Whole vectors are written, at most one of them past the
     last element of a strip.
     """
-    pieces = range(0, rows, lane.count)
+    # Where a vector is as long as two columns of a strip, it is filled by both, not written twice.
+    paired = rows * 2 == lane.count and strips % 2 == 0
+    pieces = range(0, strips * rows if paired else rows, lane.count)
+    places = [*pieces] if paired else [strip * rows + row for strip in range(strips) for row in pieces]
 
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
         columns, columns_k, out, out_strip, k, m_left = arguments
         v = VectorBuilder(builder, lane)
         step = v.bytes(columns_k)
-        places = [(strip, row) for strip in range(strips) for row in pieces]
-        masks = [v.mask(builder.sub(m_left, I64(strip * rows + row))) for strip, row in places]
         starts = [v.bytes(builder.mul(out_strip, I64(strip))) for strip in range(strips)]
-
+        masks = [v.mask(builder.sub(m_left, I64(row))) for row in places]
         ahead = builder.mul(step, I64(_AHEAD))
+
+        def ask(source: Any) -> None:
+            for line in range(0, strips * rows * lane.size, LINE_BYTES):
+                v.prefetch(builder.add(builder.add(source, ahead), I64(line)), written=False)
 
         def copy(state: list[Any]) -> list[Any]:
             source, target = state
-            for line in range(0, strips * rows * lane.size, LINE_BYTES):
-                v.prefetch(builder.add(builder.add(source, ahead), I64(line)), written=False)
-            for (strip, row), mask in zip(places, masks, strict=True):
-                value = v.load_masked(source, mask, I64((strip * rows + row) * lane.size))
-                v.store(value, builder.add(target, starts[strip]), I64(row * lane.size))
+            ask(source)
+            for row, mask in zip(places, masks, strict=True):
+                value = v.load_masked(source, mask, I64(row * lane.size))
+                v.store(value, builder.add(target, starts[row // rows]), I64(row % rows * lane.size))
             return [builder.add(source, step), builder.add(target, I64(rows * lane.size))]
 
-        emit_loop(builder, k, [columns, out], copy)
+        def copy_two(state: list[Any]) -> list[Any]:
+            first, target, left = state
+            # The last of an odd number is there twice: its second copy is what comes after a strip.
+            second = builder.select(builder.icmp_signed(">", left, I64(1)), builder.add(first, step), first)
+            ask(first)
+            ask(builder.add(first, step))
+            for row, mask in zip(places, masks, strict=True):
+                values = [v.load_masked(source, mask, I64(row * lane.size)) for source in (first, second)]
+                for strip in range(2):
+                    lanes = range(strip * rows, (strip + 1) * rows)
+                    order = integers(*lanes, *[at + lane.count for at in lanes])
+                    v.store(builder.shuffle_vector(*values, order), builder.add(target, starts[row // rows + strip]))
+            target = builder.add(target, I64(TARGET.vector_bytes))
+            return [builder.add(second, step), target, builder.sub(left, I64(2))]
+
+        if paired:
+            emit_loop(builder, builder.sdiv(builder.add(k, I64(1)), I64(2)), [columns, out, k], copy_two)
+        else:
+            emit_loop(builder, k, [columns, out], copy)
 
     return internal_function(module, f"strips_{lane.name}_{rows}x{strips}", 6, body)
