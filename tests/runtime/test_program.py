@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from tracejit.kernels.threads import RENEWAL, TRIAL_ALONE, TRIAL_RUNS, TRIAL_TIMES, TRIES
+from tracejit.kernels.threads import FIRST_RENEWAL, RENEWAL, TRIAL_ALONE, TRIAL_PERIOD, TRIAL_RUNS, TRIAL_TIMES, TRIES
 from tracejit.runtime.build import Kernel, build
 from tracejit.runtime.program import Address, Program, ProgramBuilder, _Launch, segment, sharing_threshold
 from tracejit.runtime.team import get_num_threads, set_num_threads
@@ -127,9 +127,14 @@ def test_trials_are_made_anew_and_judged_by_most_of_their_tries() -> None:
         assert program.run(addresses(x, y), np.array([0.5])) == 0
         assert program.stays_alone is alone_is_faster
         assert trial[TRIAL_RUNS] == 2 * TRIES
-    trial[TRIAL_RUNS] = RENEWAL - 1
-    assert program.run(addresses(x, y), np.array([0.5])) == 0
-    assert trial[TRIAL_RUNS] == 0
+    periods = []
+    while len(periods) < 2 or periods[-1] != periods[-2]:
+        periods.append(int(trial[TRIAL_PERIOD]))
+        trial[TRIAL_RUNS] = periods[-1] - 2
+        for runs in (periods[-1] - 1, 0):
+            assert program.run(addresses(x, y), np.array([0.5])) == 0
+            assert trial[TRIAL_RUNS] == runs
+    assert (periods[0], periods[1], periods[-1]) == (FIRST_RENEWAL, 2 * FIRST_RENEWAL, RENEWAL)
 
 
 def test_long_programs_and_those_of_one_thread_try_nothing() -> None:

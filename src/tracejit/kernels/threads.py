@@ -93,17 +93,20 @@ CHUNKS = 13
 TRIAL = 14
 PROGRAM_WORDS = 15
 
-# Words of a trial: runs since it began, whether one thread alone is faster, and what the tries took, in ticks.
+# Words of a trial: runs since it began, whether one thread alone is faster, runs from it to the next (0 before the
+# first), and what the tries took, in ticks.
 TRIAL_RUNS = 0
 TRIAL_ALONE = 1
-TRIAL_TIMES = 2
+TRIAL_PERIOD = 2
+TRIAL_TIMES = 3
 TRIES, UNCOUNTED = 24, 8
 """Runs that a trial shares, and then as many that one thread does; of both, how many only bring data to where it will
 be."""
 MOST_PAIRS = (TRIES - UNCOUNTED) ** 2 // 2
-RENEWAL = 2_000
+FIRST_RENEWAL, RENEWAL = 250, 2_000
 """Runs after which a trial is made anew: other programs may have wanted the CPUs, or want them by now. Of these runs a
-hundredth is spent on the slower way."""
+hundredth is spent on the slower way. The first periods are shorter, each twice the one before: when a program is new,
+so are others, and compilers are at work."""
 TRIAL_WORDS = TRIAL_TIMES + 2 * TRIES
 
 TASK_WORDS = 5
@@ -491,7 +494,15 @@ def _note_run(trial, spent):  # type: ignore[no-untyped-def]
             for alone in range(TRIES + UNCOUNTED, 2 * TRIES):
                 wins += load_i64(trial, TRIAL_TIMES + alone) < load_i64(trial, TRIAL_TIMES + shared)
         store_i64(trial, TRIAL_ALONE, wins > MOST_PAIRS)
-    store_i64(trial, TRIAL_RUNS, (run + 1) % RENEWAL)
+    period = load_i64(trial, TRIAL_PERIOD)
+    if period == 0:
+        period = FIRST_RENEWAL
+    if run + 1 < period:
+        store_i64(trial, TRIAL_RUNS, run + 1)
+    else:
+        store_i64(trial, TRIAL_RUNS, 0)
+        period = min(2 * period, RENEWAL)
+    store_i64(trial, TRIAL_PERIOD, period)
 
 
 def run_program(p, lo, hi):  # type: ignore[no-untyped-def]
