@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import re
 import sys
+import threading
 import weakref
 from pathlib import Path
 
@@ -180,3 +181,40 @@ def test_look_compares_spans_and_constants():
     table[looks.READY] = 0
     assert ENTRY.look(table, holder) == 1
     del kept
+
+
+KEEPS = """
+def keeps(p, lo, hi):
+    first = stack_i64(600)
+    second = stack_i64({count})
+    store_i64(load_arg(p, 0), 0, first)
+    store_i64(load_arg(p, 0), 1, second)
+    for i in range({count}):
+        store_i64(second, i, i)
+    for i in range(600):
+        store_i64(first, i, -1)
+    for i in range({count}):
+        if load_i64(second, i) != i:
+            return 1
+    return 0
+"""
+
+
+def test_kernels_keep_what_they_need_in_the_workspace_of_their_thread() -> None:
+    small, large = (build(KEEPS.format(count=count), "keeps").address for count in (1_000, 400_000))
+    found: list[list[int]] = []
+
+    def note(*kernels: int) -> None:
+        for kernel in kernels:
+            places = np.zeros(2, np.int64)
+            assert ENTRY.launch(kernel, 1, -1.0, places) == 0
+            found.append(places.tolist())
+
+    note(small, small, large, small)
+    # One that is too small makes room for a larger one.
+    assert found[0] == found[1] != found[2] == found[3]
+    assert all(place % 64 == 0 for places in found for place in places)
+    thread = threading.Thread(target=note, args=(small, large))
+    thread.start()
+    thread.join()
+    assert not {place for places in found[:4] for place in places} & {place for places in found[4:] for place in places}

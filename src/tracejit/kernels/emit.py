@@ -14,6 +14,7 @@ import llvmlite.ir as ir
 from llvmlite.ir._utils import NameScope
 
 from tracejit.kernels.memory import LOOP
+from tracejit.kernels.workspace import mark_called
 
 I64 = ir.IntType(64)
 SHARED: set[Callable[..., Any]] = set()
@@ -89,6 +90,7 @@ def internal_function(
     kind = ir.FunctionType(ir.VoidType() if result is None else result, [I64] * arguments)
     function = new_function(module, kind, name)
     function.linkage = "internal"
+    mark_called(function)
     function.attributes.add("nounwind")
     if result is None:
         function.attributes.add("noinline")

@@ -16,10 +16,10 @@ from numba.extending import intrinsic
 
 from tracejit.kernels.emit import internal_function, new_function
 from tracejit.kernels.memory import ARGS, BY_HAND, COMBINED
+from tracejit.kernels.workspace import own_memory
 
 I32 = ir.IntType(32)
 I64 = ir.IntType(64)
-_ALIGN = 64
 
 
 class Word:
@@ -154,11 +154,8 @@ class Code:
         return Cell(self.builder, start if isinstance(start, Word) else self.word(start))
 
     def buffer(self, size: int) -> Word:
-        """The address of `size` uninitialised bytes on the stack."""
-        with self.builder.goto_entry_block():
-            place = self.builder.alloca(ir.ArrayType(ir.IntType(8), size))
-            place.align = _ALIGN
-        return Word(self.builder, self.builder.ptrtoint(place, I64))
+        """The address of `size` uninitialised bytes of this kernel's own."""
+        return Word(self.builder, own_memory(self.builder, size))
 
     def _place(self, kind: Any, address: Word, index: Word | int) -> Any:
         base = self.builder.inttoptr(address.value, kind.as_pointer())

@@ -20,6 +20,8 @@ from numba.core import cgutils, config
 from numba.core.errors import TypingError, UnsupportedError
 from numba.extending import intrinsic
 
+from tracejit.kernels.workspace import own_memory
+
 _I1 = ir.IntType(1)
 _I8 = ir.IntType(8)
 _I32 = ir.IntType(32)
@@ -348,17 +350,18 @@ def _make_stack(element: Element) -> Any:
             raise TypingError(f"{name}: the number of elements must be positive, got {elements}")
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            # In the entry block, so that a call inside a loop does not grow the stack.
+            # Loops over vectors write whole ones.
+            room = elements + _STACK_ALIGN
+            if OF_THIS_CPU in builder.module.namedmetadata:
+                return own_memory(builder, room * ELEMENT_BYTES[element.name])
             with builder.goto_entry_block():
-                # Loops over vectors write whole ones.
-                room = elements + _STACK_ALIGN
                 buffer = builder.alloca(ir.ArrayType(element.storage, room))
                 buffer.align = _STACK_ALIGN
             return builder.ptrtoint(buffer, _I64)
 
         return types.int64(count), codegen
 
-    doc = f"Address of an uninitialised stack buffer of `count` (a literal) {element.name}, 64-byte aligned."
+    doc = f"Address of uninitialised memory, 64-byte aligned, for `count` (a literal) {element.name}, as on the stack."
     return named_intrinsic(stack, name, doc)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ import numpy as np
 from tracejit.errors import KernelBuildError
 from tracejit.kernels.gemm_vectors import LINE_BYTES
 from tracejit.kernels.threads import PARALLEL, PROGRAM_THREADS, RELEASE
+from tracejit.kernels.workspace import WORKSPACE
 from tracejit.runtime import native, replay_text
 from tracejit.runtime.build import environment
 from tracejit.runtime.cache import STORE
@@ -53,6 +55,9 @@ STATE_WORDS = 11
 OTHER_THREADS = -2
 """What `run` gives, having done nothing, where a program is laid out for another number of threads."""
 
+_WORKSPACE_BYTES = 1 << 20
+"""A thread's workspace is so large from the beginning: what no kernel touches takes no memory."""
+
 LIST_ITEMS = 24
 """Where a list keeps the address of its items."""
 
@@ -76,6 +81,7 @@ _FUNCTIONS = {
     "alike": _METH_FASTCALL,
     "enter": _METH_FASTCALL,
 }
+_OTHERS = ("replay", "thread_main", "open_workspaces", "workspace")
 _PYTHON_FUNCTIONS = (
     "PyDict_GetItemWithError",
     "PyDict_SetItem",
@@ -95,6 +101,7 @@ _PYTHON_FUNCTIONS = (
     "PyType_IsSubtype",
     "PyType_GenericAlloc",
     "Py_DecRef",
+    "Py_FatalError",
     "Py_IncRef",
 )
 
@@ -118,6 +125,7 @@ def _module_text(digest: str) -> str:
         int_type=INT_TYPE,
         float_type=FLOAT_TYPE,
         array_type=ARRAY_TYPE,
+        line_bytes=LINE_BYTES,
         line_mask=LINE_BYTES - 1,
         own_flags=_OWN_FLAGS,
         type_error=TYPE_ERROR,
@@ -127,6 +135,8 @@ def _module_text(digest: str) -> str:
         program_threads=PROGRAM_THREADS,
         parallel=PARALLEL,
         release=RELEASE,
+        workspace_bytes=_WORKSPACE_BYTES,
+        no_workspace=_c_string("tracejit: there is no memory for what a kernel keeps while it runs"),
         launch_usage=_c_string(f"launch(kernel, units, unit_cost, *slots): expected 3 to {MAX_SLOTS + 3} arguments"),
         run_usage=_c_string("run(control, pointers, scalars): expected three arrays"),
         address_usage=_c_string("address_of(array): expected an array"),
@@ -205,7 +215,7 @@ class Entry:
             llvm.add_symbol(name, _array_function(index))
         digest = hashlib.sha256(f"{environment()} {_module_text('')} {sys.version}".encode()).hexdigest()
         text = _module_text(digest[:16])
-        symbols = {name: f"{name}_{digest[:16]}" for name in (*_FUNCTIONS, "replay", "thread_main")}
+        symbols = {name: f"{name}_{digest[:16]}" for name in (*_FUNCTIONS, *_OTHERS)}
         begin = time.perf_counter()
         code = STORE.get(digest)
         cached = code is not None
@@ -217,6 +227,10 @@ class Entry:
         native.load(code, symbols["launch"])
         STORE.count(cached, time.perf_counter() - begin)
         self.thread_main = native.find(symbols["thread_main"])
+        error = ctypes.CFUNCTYPE(ctypes.c_int)(native.find(symbols["open_workspaces"]))()
+        if error:
+            raise OSError(error, f"cannot make a key for the workspaces of threads: {os.strerror(error)}")
+        llvm.add_symbol(WORKSPACE, native.find(symbols["workspace"]))
         self._replay = _MethodDefinition(b"replay", native.find(symbols["replay"]), _METH_FASTCALL, None)
         bound = [self._bind(name, native.find(symbols[name]), flags) for name, flags in _FUNCTIONS.items()]
         self.launch, self.run, self.address_of, self.hold, self.advance, *makers = bound

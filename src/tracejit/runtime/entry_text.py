@@ -21,6 +21,7 @@ declare i64 @PyList_Size(ptr)
 declare ptr @PyObject_CallNoArgs(ptr)
 declare ptr @PyObject_GetAttr(ptr, ptr)
 declare void @Py_DecRef(ptr)
+declare void @Py_FatalError(ptr)
 declare void @Py_IncRef(ptr)
 declare ptr @PyType_GenericAlloc(ptr, i64)
 declare ptr @PyTuple_GetItem(ptr, i64)
@@ -28,6 +29,11 @@ declare i64 @PyTuple_Size(ptr)
 declare i32 @PyType_IsSubtype(ptr, ptr)
 declare ptr @PyArray_NewFromDescr(ptr, ptr, i32, ptr, ptr, ptr, i32, ptr)
 declare i32 @PyArray_SetBaseObject(ptr, ptr)
+declare i32 @pthread_key_create(ptr, ptr)
+declare ptr @pthread_getspecific(i64)
+declare i32 @pthread_setspecific(i64, ptr)
+declare ptr @aligned_alloc(i64, i64)
+declare void @free(ptr)
 
 @launch_usage = internal constant $launch_usage
 @run_usage = internal constant $run_usage
@@ -314,6 +320,51 @@ yes:
 no:
   %refused = call ptr @refuse(ptr %state, ptr @address_usage)
   ret ptr %refused
+}
+
+; As wide as the widest type of a key.
+@workspace_key = internal global i64 0
+@no_workspace = internal constant $no_workspace
+
+; Makes the key under which each thread keeps its workspace, which is freed when the thread ends.
+define i32 @open_workspaces_$digest() {
+  %error = call i32 @pthread_key_create(ptr @workspace_key, ptr @free)
+  ret i32 %error
+}
+
+; The address of at least so many bytes of the calling thread. In front of them it says how many there are.
+define i64 @workspace_$digest(i64 %wanted) {
+  %key = load i64, ptr @workspace_key
+  %old = call ptr @pthread_getspecific(i64 %key)
+  %none = icmp eq ptr %old, null
+  br i1 %none, label %make, label %look
+look:
+  %room = load i64, ptr %old
+  %enough = icmp uge i64 %room, %wanted
+  br i1 %enough, label %done, label %drop
+drop:
+  call void @free(ptr %old)
+  br label %make
+make:
+  %few = icmp ult i64 %wanted, $workspace_bytes
+  %size = select i1 %few, i64 $workspace_bytes, i64 %wanted
+  %whole = add i64 %size, $line_bytes
+  %new = call ptr @aligned_alloc(i64 $line_bytes, i64 %whole)
+  %failed = icmp eq ptr %new, null
+  br i1 %failed, label %end, label %keep
+keep:
+  store i64 %size, ptr %new
+  %error = call i32 @pthread_setspecific(i64 %key, ptr %new)
+  %refused = icmp ne i32 %error, 0
+  br i1 %refused, label %end, label %done
+end:
+  call void @Py_FatalError(ptr @no_workspace)
+  unreachable
+done:
+  %block = phi ptr [ %old, %look ], [ %new, %keep ]
+  %first = getelementptr i8, ptr %block, i64 $line_bytes
+  %address = ptrtoint ptr %first to i64
+  ret i64 %address
 }
 
 ; What a thread made by pthread_create runs: the kernel whose address is the first slot of its block.

@@ -21,6 +21,7 @@ import llvmlite.ir as ir
 
 from tracejit.kernels.gemm_vectors import TARGET
 from tracejit.kernels.memory import LOOP
+from tracejit.kernels.workspace import is_own_memory
 from tracejit.runtime import powers
 
 _ARITHMETIC = frozenset(
@@ -570,11 +571,11 @@ def _is_variable(pointer: Any) -> bool:
 
 def _is_own(pointer: Any) -> bool:
     """Whether a pointer is to memory that the kernel's text asks for, which has room for a vector behind its end."""
-    for opname in ("getelementptr", "inttoptr", "ptrtoint"):
+    for opname in ("getelementptr", "inttoptr"):
         if getattr(pointer, "opname", "") != opname:
             return False
         pointer = pointer.operands[0]
-    return getattr(pointer, "opname", "") == "alloca"
+    return is_own_memory(pointer)
 
 
 def _scope(access: Any) -> Any:
