@@ -70,7 +70,8 @@ through for rows of A that stay in the second cache."""
 _RESULT_BYTES, _FAR_HEIGHT_BYTES = (1 << 20, 128 * 1024) if _WIDE else (1 << 62, 0)
 """A result of at least so much is written once, after a run of k as long as the block allows: the second cache does not
 hold it until the next run, beside what is packed (1024x1024 @ 1024x1024 on two threads: 0.86 of the time, 512 columns
-of it on one: 0.81). Rows of A then stay beside the block."""
+of it on one: 0.81). Rows of A then stay beside the block. Where there is but one run anyway, results are twice as large
+before that pays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,8 +358,10 @@ def _plan_panels(p: Problem, *, a_mode: int | None = None, in_panels: bool = Fal
 
 
 def _is_far(p: Problem) -> bool:
-    """Whether the second cache does not hold the result beside what is packed."""
-    return p.m * p.n * _SIZES[p.dtype] >= _RESULT_BYTES
+    """Whether the second cache does not hold the result until it is needed again."""
+    size = _SIZES[p.dtype]
+    several_runs = p.k * panel_columns(p.dtype) * size > _RUN_BYTES
+    return p.m * p.n * size >= (_RESULT_BYTES if several_runs else 2 * _RESULT_BYTES)
 
 
 def worth_packing(span: int, times: int) -> bool:
