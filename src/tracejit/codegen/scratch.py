@@ -14,7 +14,7 @@ from tracejit.schedule.values import Value
 
 
 class Scratch:
-    """Rows of stack memory for what a later visit or a fold needs, each element in the type that it is folded in."""
+    """Rows of the kernel's own memory for what a later visit or a fold needs, each element in the type that it is folded in."""
 
     def __init__(self, writer: Writer, length: int) -> None:
         self._writer = writer

@@ -109,7 +109,7 @@ class Writer:
         return f"load_arg(p, {slot})"
 
     def scratch(self, short: str, count: int) -> tuple[str, int]:
-        """A variable that holds the address of stack memory, and its alias scope."""
+        """A variable that holds the address of memory of the kernel's own, and its alias scope."""
         name = self.name("s")
         self._head.append(f"{name} = stack_{short}({count})")
         scope = len(self._scopes)

@@ -188,7 +188,7 @@ def plan_attention(
     Edge: without keys the result is 0.
     Raises: ValueError for strides or shapes that do not fit, NotImplementedError for other dtypes, or more keys than a
         row of scores has room for (65,520 of float32).
-    Cost: at most 256 KiB of stack; scratch memory like k, and like v if heads are long.
+    Cost: at most 256 KiB of workspace; scratch memory like k, and like v if heads are long.
 
     >>> q = Operand("float32", (1, 1, 8, 4), (32, 32, 4, 1))
     >>> out, stats = Operand("float32", (1, 8, 1, 4), (32, 4, 4, 1)), Operand("float32", (1, 1, 8, 2), (16, 16, 2, 1))

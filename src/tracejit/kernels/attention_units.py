@@ -1,6 +1,6 @@
 """What one unit of attention does: a head's block of query rows, all rows of a head for the gradients, or packing.
 
-A block of rows of scores, all keys wide, is on the stack: products with the keys, then each row's weights
+A block of rows of scores, all keys wide, is in the workspace: products with the keys, then each row's weights
 (`attention_rows`), then products with the values. The gradients compute the weights again from each row's maximum and
 sum. Every product is one chain of fused multiply-adds in ascending order, so that a block's height changes no bit; if
 `causal`, keys behind a block's last row are left out.

@@ -100,7 +100,7 @@ def _pack(size: int, way: str, code: Code, p: Word, low: Word, high: Word) -> No
 def _multiply(size: int, code: Code, p: Word, low: Word, high: Word) -> None:
     """Squares of C, of `size` bytes an element: for a part of the columns all of a part of the rows.
 
-    For a run of k the columns stay in the first cache, as rows go past them; sums wait on the stack for the next.
+    For a run of k the columns stay in the first cache, as rows go past them; sums wait beside for the next.
     """
     a, b_at, c, m, n, k = code.slots(p, PACKED, B_AT, C, M, N, K)
     a_batch, b_batch, c_batch, c_row = code.slots(p, A_BATCH, B_BATCH, C_BATCH, C_ROW)
