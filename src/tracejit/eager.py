@@ -115,6 +115,16 @@ _NUMPY_USES = 16
 _NUMPY_ELEMENTS = 1 << 18
 """Elements of operands up to which NumPy takes less time at these uses than building a kernel."""
 _uses: dict[Any, int] = {}
+_LARGE = 1 << 15
+"""Elements of an operand from which on threads share an exact operation, and NumPy, which has but one, does it only at
+its first uses."""
+
+
+def _is_large(args: tuple[Any, ...]) -> bool:
+    for a in args:
+        if type(a) is np.ndarray and a.size >= _LARGE:
+            return True
+    return False
 
 
 def is_rare(key: Any) -> bool:
@@ -189,6 +199,9 @@ def _run_any(op: Op, args: tuple[Any, ...]) -> np.ndarray:
             alike = alike and a.shape == shape and a.flags.c_contiguous
         else:
             key.append(type(a))
+    if not alike and op.exact and _is_large(args):
+        # Where operands are spread over the result, or lie otherwise in memory, their strides are a program's matter.
+        return _run_program(op, args, ())
     flat = _flat_kernels.get(tuple(key))
     if flat is None:
         if op.exact and is_rare(tuple(key)):
@@ -220,7 +233,7 @@ def _run_elementwise(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> A
     if op.expr is None or attrs:
         return _numpy(op, args, attrs)
     if op.exact:
-        # NumPy's own loops are as fast as a kernel (see `_UFUNCS`); several of them one after another are not.
+        # NumPy's own loops are as fast as a kernel of one thread; several of them one after another are not.
         if type(args[-1]) is np.ndarray or (len(args) > 1 and type(args[-2]) is np.ndarray):
             return _run_flat(op, args)
         return _numpy(op, args, attrs)
@@ -350,11 +363,18 @@ def _run_ufunc(op: Op, ufunc: Any, *args: Any) -> Any:
 
 
 bfloat16.on_load.append(_ufuncs_beside_bfloat16)
+
+
+def _run_place(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
+    return _run_program(op, args, attrs) if _is_large(args) else _numpy(op, args, attrs)
+
+
 _RUNNERS: dict[str, Callable[[Op, tuple[Any, ...], tuple[Any, ...]], Any]] = {
     "elementwise": _run_elementwise,
     "reduction": _run_reduction,
     "library": _run_program,
     "random": _run_program,
+    "place": _run_place,
 }
 
 
@@ -373,7 +393,7 @@ def run_op(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     array([3., 3.], dtype=float32)
     """
     ufunc = _UFUNCS.get(op)
-    if ufunc is not None and _SILENT is not None:
+    if ufunc is not None and _SILENT is not None and not _is_large(args):
         token = _set(_SILENT)
         try:
             result = ufunc(*args)

@@ -104,10 +104,12 @@ def lay_out(x: Any, layout: str) -> Any:
         return wide[..., ::2]
     if layout == "broadcast" and x.ndim and x.size:
         return np.broadcast_to(x[:1], x.shape)
+    if layout == "reversed" and x.ndim:
+        return np.array(x[..., ::-1])[..., ::-1]
     return x
 
 
-LAYOUTS = ("contiguous", "transposed", "strided", "broadcast")
+LAYOUTS = ("contiguous", "transposed", "strided", "broadcast", "reversed")
 
 
 def of_family(op: Op) -> list[Case]:
