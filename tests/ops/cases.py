@@ -240,6 +240,20 @@ _BY_NAME: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
         ([Values((4, 3)), Places([[2, 0, 2], [2, 1, 3]]), Values((2, 3))], {"dim": 0}),
         ([Values((4, 3)), Places([[2, 2], [1, 2]]), Values((3, 4))], {"dim": 1}),
     ],
+    "argsort": [
+        ([Values((3, 5))], {"descending": False}),
+        ([Given([[2, 0, 2, 1, 0], [1, 1, 1, 1, 1]])], {"descending": True}),
+        ([Values((2, 3, 70))], {"descending": True}),
+        ([Values((7,))], {"descending": False}),
+        ([Values((2, 0))], {"descending": False}),
+    ],
+    "topk": [
+        ([Values((3, 5))], {"k": 2, "largest": True}),
+        ([Given([[2, 0, 2, 1, 0], [1, 1, 1, 1, 1]])], {"k": 4, "largest": False}),
+        ([Values((2, 3, 70))], {"k": 9, "largest": True}),
+        ([Values((7,))], {"k": 0, "largest": False}),
+        ([Values((0, 3))], {"k": 1, "largest": True}),
+    ],
     "wrap_index": [([Places([-1, 0, 3, -4])], {"size": 4}), ([Places([])], {"size": 4})],
     "reshape": [
         ([Values((2, 6))], {"shape": (3, 4)}),

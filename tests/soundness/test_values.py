@@ -258,6 +258,20 @@ def nonzero_masks_unique_sort_topk():
     return Case(f, lambda i: arr(i, 7))
 
 
+@topic.program("one program")
+def losses_in_order():
+    w = arr(0, 5, 3).requires_grad_()
+
+    def f(x):
+        w.grad = None
+        losses = (x @ w).square().sum(1)
+        hardest, rows = losses.topk(4)
+        (hardest.sum() + losses.median() + (losses.sort().values * tj.arange(8.0)).mean()).backward()
+        return rows, losses.argsort(descending=True), w.grad.clone()
+
+    return Case(f, lambda i: arr(i, 8, 5))
+
+
 @topic.program("sizes")
 def where_with_one_argument_and_masked_select():
     def f(x):

@@ -14,7 +14,7 @@ from tracejit.schedule.values import Value
 
 
 class Scratch:
-    """Rows of the kernel's own memory for what a later visit or a fold needs, each element in the type that it is folded in."""
+    """Rows of a kernel's own memory for what a later visit or a fold needs, elements in the type they are folded in."""
 
     def __init__(self, writer: Writer, length: int) -> None:
         self._writer = writer

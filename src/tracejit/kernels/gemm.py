@@ -108,8 +108,8 @@ def plan_matmul(a: Operand, b: Operand, c: Operand) -> tuple[Launch, ...]:
     DType: float32, float64, int8 to int64, uint8; the same for all three.
     Edge: sizes may be 0; k = 0 gives zeros; an empty c needs no launch.
     Raises: ValueError for shapes that do not fit, NotImplementedError for other dtypes.
-    Cost: batch * m * n * k fused multiply-adds; at most 512 KiB of workspace, and scratch memory for a copy of an A of at
-        most 32 MiB whose columns are contiguous.
+    Cost: batch * m * n * k fused multiply-adds; at most 512 KiB of workspace, and scratch memory for a copy of an A of
+        at most 32 MiB whose columns are contiguous.
 
     >>> square = Operand("float32", (64, 64), (64, 1))
     >>> [launch.function.__name__ for launch in plan_matmul(square, square, square)]

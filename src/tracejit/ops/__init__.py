@@ -6,7 +6,19 @@ differentiates and is tested. Fronts (broadcast numbers, promote types, default 
 Must not know: tensors, graphs, kernels, devices.
 """
 
-from tracejit.ops import attention, contraction, create, elementary, elementwise, index, random, reduction, view, window
+from tracejit.ops import (
+    attention,
+    contraction,
+    create,
+    elementary,
+    elementwise,
+    index,
+    order,
+    random,
+    reduction,
+    view,
+    window,
+)
 from tracejit.ops.record import Op, install, ops
 
 for _made in (ops.full, ops.iota, ops.uniform):
@@ -22,6 +34,7 @@ __all__ = [
     "index",
     "install",
     "ops",
+    "order",
     "random",
     "reduction",
     "view",

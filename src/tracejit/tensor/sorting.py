@@ -1,6 +1,7 @@
 """Order and sets: sorting, extremes by rank, unique values, counts.
 
-Places come from values, so they are found on the host; the values at them are gathered and carry gradients.
+The values at the places are gathered and carry gradients. What has as many elements as the values say is found on the
+host.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tracejit import dtypes
-from tracejit.ops.record import ops
+from tracejit.ops.record import Op, ops
 from tracejit.shapes import normalize_dim
+from tracejit.tensor.arithmetic import isnan, where
 from tracejit.tensor.dispatch import apply, beside, wrap
 from tracejit.tensor.host import comparable, host
 from tracejit.tensor.reducing import ValuesIndices
@@ -23,22 +25,18 @@ def _line(x: Tensor) -> Any:
     return x if x._shape else apply(ops.reshape, (x,), ((1,),))
 
 
-@host
-def _order(x: Tensor, dim: int, descending: bool) -> Tensor:
-    """The places of the elements in order; equal ones stay in theirs, NaN is largest."""
-    array = comparable(x)
-    if descending:
-        last = array.shape[dim] - 1
-        back = np.argsort(np.flip(array, dim), axis=dim, kind="stable")
-        return wrap(np.ascontiguousarray(np.flip(last - back, dim)))
-    return wrap(np.argsort(array, axis=dim, kind="stable"))
+def _along_last(x: Tensor, d: int, op: Op, attrs: tuple[Any, ...]) -> Tensor:
+    """The places that an operation along the last dimension finds along another one."""
+    last = len(x._shape) - 1
+    at = apply(op, (x if d == last else x.transpose(d, last),), attrs)
+    return at if d == last else at.transpose(d, last)
 
 
 def _sorted(input: Tensor, dim: int, descending: bool) -> tuple[Tensor, Tensor, int]:
     """A tensor of at least one dimension, the places of its elements in order, and the dimension."""
     d = normalize_dim(dim, len(input._shape))
     x = _line(input)
-    return x, _order(x, d, descending), d
+    return x, _along_last(x, d, ops.argsort, (descending,)), d
 
 
 @method()
@@ -52,7 +50,7 @@ def sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = 
     """The elements in order along a dimension, and their places.
 
     Edge: equal elements always keep their order; NaN is larger than any number.
-    Cost: reads the tensor, which a compiled region computes first.
+    Cost: goes through the tensor once for each byte of its type.
 
     >>> import tracejit as tj
     >>> tj.tensor([3, 1, 2]).sort().values
@@ -68,16 +66,25 @@ def msort(input: Tensor) -> Any:
     return sort(input, 0).values
 
 
+_FEW, _FEW_OF = 16, 4
+"""So many of the first are found one by one, if there are so many times as many elements; else all are sorted."""
+
+
 @method()
 def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> ValuesIndices:
     """The k largest (or smallest) elements along a dimension in order, and their places.
 
     Raises: RuntimeError if there are fewer than k.
     """
-    x, at, d = _sorted(input, dim, largest)
-    if not 0 <= k <= x._shape[d]:
+    d = normalize_dim(dim, len(input._shape))
+    x = _line(input)
+    size = x._shape[d]
+    if not 0 <= k <= size:
         raise RuntimeError("selected index k out of range")
-    at = narrow(at, d, 0, k)
+    if k <= _FEW and _FEW_OF * k <= size:
+        at = _along_last(x, d, ops.topk, (k, largest))
+    else:
+        at = narrow(_along_last(x, d, ops.argsort, (largest,)), d, 0, k)
     if not input._shape:
         at = reshape(at, ()) if k else at
         return ValuesIndices(reshape(apply(ops.gather, (x, _line(at)), (0,)), at._shape), at)
@@ -107,14 +114,14 @@ def kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Val
     return _at_rank(input, k - 1, dim, keepdim)
 
 
-@host
-def _middle(x: Tensor, dim: int) -> Tensor:
+def _middle(x: Tensor, dim: int) -> Any:
     """The rank of the median: the lower of two, or that of the first NaN."""
-    array = np.sort(comparable(x), axis=dim)
-    size = array.shape[dim]
-    missing = np.isnan(array).sum(dim, keepdims=True) if array.dtype.kind == "f" else np.zeros((), np.int64)
-    shape = tuple(1 if i == dim else s for i, s in enumerate(array.shape))
-    return wrap(np.broadcast_to(np.where(missing > 0, size - missing, (size - 1) // 2), shape).astype(np.int64))
+    size = x._shape[dim]
+    lower = (size - 1) // 2
+    if not x._dtype.is_floating_point:
+        return lower
+    missing = isnan(x).sum(dim, keepdim=True)
+    return where(missing > 0, size - missing, lower)
 
 
 @method()
