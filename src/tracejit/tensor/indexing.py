@@ -171,7 +171,14 @@ def _view_of(x: Tensor, at: Choice) -> Tensor:
 @host
 def true_places(mask: Tensor) -> tuple[Tensor, ...]:
     """Coordinates of the elements that hold, one vector for each dimension."""
-    return tuple(map(wrap, np.nonzero(mask._data())))
+    return tuple(map(wrap, coordinates(mask._data())))
+
+
+def coordinates(array: np.ndarray) -> tuple[np.ndarray, ...]:
+    """What `numpy.nonzero` gives, in half of its time where there are several dimensions."""
+    if array.ndim < 2:
+        return np.nonzero(array)
+    return np.unravel_index(np.flatnonzero(array if array.dtype == bool else array != 0), array.shape)
 
 
 class Places(NamedTuple):
@@ -193,6 +200,8 @@ def merge(shape: tuple[int, ...], keys: Sequence[tuple[int, Tensor]]) -> Places:
 
     Raises: IndexError if they do not broadcast.
     """
+    if len(keys) == 1 and keys[0][1]._dtype is dtypes.bool:
+        return _merge_mask(shape, *keys[0])
     spread: list[tuple[int, Tensor]] = []
     for at, key in keys:
         if key._dtype is dtypes.bool:
@@ -224,6 +233,13 @@ def merge(shape: tuple[int, ...], keys: Sequence[tuple[int, Tensor]]) -> Places:
     if len(flat._shape) != 1:
         flat = apply(ops.reshape, (flat,), ((prod(picked),),))
     return Places(order, merged, dim, flat, (*before, *picked, *after))
+
+
+def _merge_mask(shape: tuple[int, ...], at: int, mask: Tensor) -> Places:
+    """A mask alone: the dimensions that it covers are one, and its places need no look at their range."""
+    before, after = shape[:at], shape[at + len(mask._shape) :]
+    (flat,) = true_places(apply(ops.reshape, (mask,), ((mask.numel(),),)))
+    return Places(None, (*before, mask.numel(), *after), at, flat, (*before, *flat._shape, *after))
 
 
 def _arranged(x: Tensor, to: Places) -> Tensor:

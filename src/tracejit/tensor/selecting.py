@@ -14,7 +14,7 @@ from tracejit.tensor.arithmetic import mul
 from tracejit.tensor.casting import WIDEST, call_cast
 from tracejit.tensor.dispatch import apply, beside, wrap
 from tracejit.tensor.host import comparable, host
-from tracejit.tensor.indexing import pick, replaced, true_places
+from tracejit.tensor.indexing import coordinates, pick, replaced, true_places
 from tracejit.tensor.inplace import assign, in_place
 from tracejit.tensor.promote import to_dtype
 from tracejit.tensor.shaping import expand, reshape
@@ -321,7 +321,8 @@ def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> An
 
 @host
 def _coordinates(input: Tensor) -> Tensor:
-    return wrap(np.argwhere(input._data()))
+    array = input._data()
+    return wrap(np.array(coordinates(array)).T if array.ndim > 1 else np.argwhere(array))
 
 
 @method()
