@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from tests.kernels.chains import convolution, input_gradient, weight_gradient
@@ -69,6 +69,12 @@ def check(
         ((1, 3, 70, 80), (12, 3, 2, 2), (3, 4), (0, 0), ONE, 1),
         ((1, 2, 3, 3), (3, 2, 1, 1), (5, 5), (0, 0), ONE, 1),
         ((1, 16, 30, 530), (2, 16, 3, 3), ONE, ONE, ONE, 1),
+        # One tap: a product where images fill its panels, and where they do not, or rows are left out.
+        ((3, 20, 16, 16), (41, 20, 1, 1), ONE, (0, 0), ONE, 1),
+        ((2, 300, 15, 17), (3, 300, 1, 1), ONE, (0, 0), (2, 3), 1),
+        ((1, 70, 7, 7), (33, 70, 1, 1), ONE, (0, 0), ONE, 1),
+        ((3, 20, 7, 7), (9, 20, 1, 1), ONE, (0, 0), ONE, 1),
+        ((2, 8, 16, 16), (6, 4, 1, 1), ONE, (0, 0), ONE, 2),
         ((1, 64, 20, 20), (64, 1, 3, 3), ONE, ONE, ONE, 64),
         ((1, 64, 20, 20), (64, 1, 3, 3), (2, 2), ONE, ONE, 64),
     ],
@@ -122,6 +128,8 @@ def test_any_convolution(
     padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
     end=st.booleans(),
 )
+@example("float32", 1, (5, 20), (9, 14), ONE, ONE, (0, 0), True)
+@example("float64", 1, (17, 9), (3, 21), ONE, ONE, (0, 0), False)
 def test_nothing_outside_of_the_operands_is_touched(
     dtype: str, groups: int, channels: Pair, image: Pair, taps: Pair, stride: Pair, padding: Pair, end: bool
 ) -> None:
@@ -161,6 +169,17 @@ def test_empty_batch() -> None:
     assert plan_conv2d_input_grad(operand(y), operand(w), operand(x), ONE, (0, 0), ONE, 1) == ()
     attrs = {"stride": ONE, "padding": (0, 0), "dilation": ONE, "groups": 1}
     same(run(plan_conv2d_weight_grad, [y, x], np.empty_like(w), **attrs), np.zeros_like(w))
+
+
+def test_one_tap_is_a_product() -> None:
+    def names(x: tuple[int, ...], w: tuple[int, ...]) -> list[str]:
+        y = np.zeros((x[0], w[0], x[2] - w[2] + 1, x[3] - w[3] + 1), "float32")
+        arrays = (np.zeros(x, "float32"), np.zeros(w, "float32"), y)
+        return [one.function.__name__ for one in plan_conv2d(*map(operand, arrays), ONE, (0, 0), ONE, 1)]
+
+    assert names((2, 8, 16, 16), (6, 8, 1, 1)) == ["gemm_panel_f32"]
+    assert names((2, 8, 7, 7), (6, 8, 1, 1))[0] == "conv_pack_f32"
+    assert names((2, 8, 16, 16), (6, 8, 1, 2))[0] == "conv_pack_f32"
 
 
 def test_errors() -> None:

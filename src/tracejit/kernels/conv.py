@@ -8,13 +8,14 @@ Each element is one chain of fused multiply-adds in an order that the shapes alo
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tracejit.kernels import conv_kernels as kernels
 from tracejit.kernels.conv_split import split_image, split_weight
 from tracejit.kernels.conv_tiles import ROW_BYTES
 from tracejit.kernels.conv_windows import MAX_TAPS
+from tracejit.kernels.gemm import panel_columns, plan_matmul
 from tracejit.kernels.gemm_kernels import TILE_VECTORS
 from tracejit.kernels.gemm_vectors import TARGET
 from tracejit.kernels.launch import Launch, Operand, Ptr, Scratch
@@ -26,6 +27,8 @@ _PACK: dict[str, Callable[..., Any]] = {"float32": kernels.conv_pack_f32, "float
 _CHANNELS: dict[str, Callable[..., Any]] = {"float32": kernels.conv_channels_f32, "float64": kernels.conv_channels_f64}
 _PIXELS: dict[str, Callable[..., Any]] = {"float32": kernels.conv_pixels_f32, "float64": kernels.conv_pixels_f64}
 _WEIGHT: dict[str, Callable[..., Any]] = {"float32": kernels.conv_weight_f32, "float64": kernels.conv_weight_f64}
+_FILLED = 0.85
+"""What part of their panels images of a product fill at least."""
 _BYTES_PER_NANOSECOND = 4.0 * TARGET.vector_bytes
 """Bytes of products a core gets through in a nanosecond, roughly."""
 
@@ -70,7 +73,8 @@ def plan_conv2d(
     DType: float32 or float64, the same for all.
     Edge: empty sides of c_in give zeros; an empty y needs no launch.
     Raises: ValueError for shapes that do not fit, NotImplementedError for other dtypes or sides of w over 256.
-    Cost: n * c_out * c_in / groups * oh * ow * kh * kw fused multiply-adds.
+    Cost: n * c_out * c_in / groups * oh * ow * kh * kw fused multiply-adds; those of one tap, where nothing else
+        stands in the way, as products of matrices.
 
     >>> x, w = Operand("float32", (1, 1, 5, 5), (25, 25, 5, 1)), Operand("float32", (1, 1, 3, 3), (9, 9, 3, 1))
     >>> y = Operand("float32", (1, 1, 3, 3), (9, 9, 3, 1))
@@ -114,11 +118,36 @@ def plan_conv2d_weight_grad(
     return (Launch(_WEIGHT[g.dtype], slots, units, g.cost(g.c_out, g.c_in) / units),)
 
 
+def _is_product(g: _Geometry) -> bool:
+    """Whether each image is a matrix that is multiplied by that of the weights, and fills the panels of a product."""
+    pixels = g.image[0] * g.image[1]
+    room = -(-pixels // panel_columns(g.dtype)) * panel_columns(g.dtype)
+    plain = g.taps == (1, 1) == g.stride and g.padding == (0, 0) and g.groups == 1
+    return plain and (g.images == 1 or pixels >= _FILLED * room)
+
+
+def _as_product(g: _Geometry, m_all: int, channels: int, backward: bool) -> tuple[Launch, ...]:
+    """The same chains as a product of the weights with each image, which reads and writes long rows."""
+    pixels = g.image[0] * g.image[1]
+    weights = Operand(g.dtype, (g.images, m_all, channels), (0, 1, m_all) if backward else (0, channels, 1))
+    source = Operand(g.dtype, (g.images, channels, pixels), (channels * pixels, pixels, 1))
+    out = Operand(g.dtype, (g.images, m_all, pixels), (m_all * pixels, pixels, 1))
+    # The first operand of a convolution is the second one of the product.
+    other = {Ptr(0): Ptr(1), Ptr(1): Ptr(0)}
+    launches = []
+    for launch in plan_matmul(weights, source, out):
+        slots = tuple(other.get(slot, slot) if isinstance(slot, Ptr) else slot for slot in launch.slots)
+        launches.append(replace(launch, slots=slots, parts=0, along=()))
+    return tuple(launches)
+
+
 def _image_launches(g: _Geometry, backward: bool) -> tuple[Launch, ...]:
     m_all, channels = (g.c_in, g.c_out) if backward else (g.c_out, g.c_in)
     source, out = (g.result, g.image) if backward else (g.image, g.result)
     if g.images == 0 or m_all == 0 or 0 in out:
         return ()
+    if _is_product(g):
+        return _as_product(g, m_all, channels, backward)
     split = split_image(
         _SIZES[g.dtype],
         g.images * g.groups,
