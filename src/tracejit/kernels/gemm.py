@@ -51,6 +51,10 @@ _WIDE_GROUP, _HEIGHT = 32, 96
 """Where rows of A are packed beside them, at most so many panels, and how many rows of float32. A long run of k is
 better than many panels, unless A would be packed again too often."""
 
+_FEW_ROWS, _SPREAD_BYTES = 2 * TILE_ROWS, (48 << 20, 8 << 20)
+"""Rows of A up to which B is packed with wide groups and short runs, and from how many bytes on where they are one tile
+or more (8 rows and 4096x4096: a fifth of the time)."""
+
 _LEAST_RUN = 96
 """Steps of k that are one run, whatever is packed."""
 
@@ -340,14 +344,20 @@ def _plan_panels(p: Problem, *, a_mode: int | None = None, in_panels: bool = Fal
         b_mode = kernels.DIRECT
     if a_mode is None:
         a_mode = _packing_of_a(p)
-    if b_mode == kernels.DIRECT and a_mode == kernels.DIRECT:
+    # A large B had better not be read again for the sake of a finer split.
+    if b_mode == kernels.DIRECT and a_mode == kernels.DIRECT and (p.k * p.n * size <= _IN_PLACE_BYTES or panels == 1):
         rows = min(rows, _few_rows(p.m))
+    is_wide = not in_panels and _reads_widely(p)
+    b_mode = kernels.COPY if is_wide else b_mode
     run, group, height = _block(p, a_mode == kernels.COPY, b_mode != kernels.DIRECT, columns, rows)
+    if is_wide and a_mode != kernels.COPY:
+        group = _equal_parts(panels, _WIDE_GROUP)
+        run = max(_equal_parts(p.k, kernels.BLOCK_BYTES // (group * columns * size)), 1)
     parts = -(-p.m // rows)
     each = 1 if a_mode == kernels.COPY and group >= panels else panels
     units = p.batch * parts * each
     # In shorter products a fine split between threads gains more than what is packed together.
-    grain = group if b_mode != kernels.DIRECT and each > 1 and _is_far(p) else 1
+    grain = group if b_mode != kernels.DIRECT and each > 1 and (_is_far(p) or is_wide) else 1
     slowness = 1.0 + max(0, columns // 2 - p.n) / p.n + (4.0 if b_mode == kernels.GATHER else 0.0)
     slots = p.slots(a_mode, b_mode, rows, run, group, height)
     function, unit_cost = _FLOAT_KERNELS[p.dtype]["panel"], p.cost(units, slowness)
@@ -362,6 +372,15 @@ def _is_far(p: Problem) -> bool:
     size = _SIZES[p.dtype]
     several_runs = p.k * panel_columns(p.dtype) * size > _RUN_BYTES
     return p.m * p.n * size >= (_RESULT_BYTES if several_runs else 2 * _RESULT_BYTES)
+
+
+def _reads_widely(p: Problem) -> bool:
+    """Whether rows of B had better be packed many panels at a time, a few at once, as few rows of A meet much of them:
+    a panel has but a piece of each, and what the CPU brings of the next one is gone when it is due.
+    """
+    if p.m == 1 or p.m > _FEW_ROWS or _packing_of_b(p) != kernels.COPY:
+        return False
+    return p.k * p.b[1] * _SIZES[p.dtype] >= _SPREAD_BYTES[p.m > TILE_ROWS]
 
 
 def worth_packing(span: int, times: int) -> bool:
