@@ -289,17 +289,20 @@ def describe(graph: Graph, plan: Plan) -> list[GroupInfo]:
     """What each group of a plan is, and why it is not part of another."""
     cuts: dict[Value, list[str]] = {}
     for cut in plan.cuts:
-        cuts.setdefault(cut.consumer, []).append(f"{cut.producer.name} -> {cut.consumer.name}: {cut.reason}")
+        cuts.setdefault(cut.consumer, []).append(f"{cut.producer.name} -> {cut.reader}: {cut.reason}")
     infos = []
     for group in plan.groups:
         reasons = [reason for v in group.members for reason in cuts.get(v, [])]
+        body = group.members[0].body
+        names = [v.name for v in group.members] if body is None else [op.name for op, *_ in body.steps]
+        nodes = [v.node for v in group.members if v.node is not None] if body is None else group.members[0].nodes
         infos.append(
             GroupInfo(
                 group.kind,
-                tuple(v.name for v in group.members),
+                tuple(names),
                 plan.stage[group],
                 tuple(dict.fromkeys(reasons)),
-                tuple([v.node for v in group.members if v.node is not None]),
+                tuple(nodes),
                 graph.lines,
             )
         )

@@ -28,6 +28,7 @@ _STRIP_UNIT = 32
 
 def generate(group: Group, plan: Plan) -> list[list[KernelText]]:
     """The kernels of a group that is no library call: a list for each of its stages."""
+    group = plan.unfolded(group)
     writer = Writer()
     write = {LOOP: _write_loop, ROW: write_row, BLOCKS: write_blocks, COLUMN: write_column}[group.kind]
     members = Elements(writer, group, plan)

@@ -37,6 +37,7 @@ class _Likeness:
         parts: list[Any] = [group.kind, group.outer, group.unit, group.layout, group.cuts]
         for value in group.members:
             parts += (value.kind, value.op, value.shape, value.dtype, value.attrs, value.layout, value in group.full)
+            parts.append(value.body)
             for arg in value.args:
                 parts += (arg.key, arg.kind) if isinstance(arg, Number) else self._read(arg)
             for buffer in (plan.storage.get(value), plan.partials.get(value)):

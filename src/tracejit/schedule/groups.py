@@ -64,11 +64,12 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """A producer and a consumer that did not come into one group, and why."""
+    """A producer and a consumer that did not come into one group, and why; `reader` is the consumer's operation."""
 
     producer: Value
     consumer: Value
     reason: str
+    reader: str
 
 
 def relation(read: Read, value: Value, group: Group) -> str | None:
@@ -123,6 +124,8 @@ class Partition:
             if value.kind == kinds.CALL:
                 group = self._open(CALL, 1)
                 self._enter(group, value, True)
+            elif value.kind == kinds.ISLAND:
+                self._place_island(value)
             elif value.kind in (kinds.ELEMENTWISE, kinds.REDUCTION) and value.numel and self._elements(value):
                 self._place(value)
 
@@ -189,14 +192,36 @@ class Partition:
             group = self._place_elementwise(value, candidates)
         for other in candidates:
             if other is not group and other not in self._gone:
-                self._note(value, other)
+                self._note(value, value, other, self._refusal.get(other, "the groups lie in a circle"))
 
-    def _note(self, value: Value, group: Group) -> None:
-        reason = self._refusal.get(group, "the groups lie in a circle")
-        for read in value.reads:
+    def _place_island(self, island: Value) -> None:
+        """Opens a loop for what shares none with others."""
+        body = island.body
+        assert body is not None
+        group = self._open(LOOP, island.numel)
+        self._enter(group, island, True)
+        for result in island.results:
+            group.members.append(result)
+            group.full.add(result)
+            self.group_of[result] = group
+        group.cuts = body.cuts
+        if all(other.kind == CALL for other in self.sources(island)):
+            return
+        for op, kind, _, operands in body.steps:
+            leaves = tuple([island.args[-1 - a] for a in operands if isinstance(a, int) and a < 0])
+            reader = Value(kinds.ELEMENTWISE, op, island.shape, kind, leaves)
+            for other in self.sources(reader):
+                if other.kind != CALL:
+                    _, reason = self._fit(other, reader)
+                    assert reason is not None
+                    self._note(reader, island, other, reason)
+
+    def _note(self, reader: Value, consumer: Value, group: Group, reason: str) -> None:
+        """Takes note of why what reads members of a group, perhaps within an island, is not part of it."""
+        for read in reader.reads:
             for writer in writers(read.source):
                 if self.group_of.get(writer) is group:
-                    self.cuts.append(Cut(writer, value, reason))
+                    self.cuts.append(Cut(writer, consumer, reason, reader.name))
 
     def _count_terms(self, value: Value) -> None:
         """How many additions lead up to a value, one after another."""

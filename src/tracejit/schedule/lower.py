@@ -18,6 +18,7 @@ from tracejit.ir.graph import Graph
 from tracejit.ir.node import CONST, INPUT, ITEM, SCALAR, Node
 from tracejit.ops import Op, ops
 from tracejit.schedule import values as kinds
+from tracejit.schedule.islands import Islands
 from tracejit.schedule.values import Number, Read, Value, cuts_of, whole
 from tracejit.shapes import contiguous_strides, view_strides
 
@@ -105,6 +106,7 @@ class Lowering:
     """Turns the nodes of one graph into values."""
 
     def __init__(self, graph: Graph, planner: Planner) -> None:
+        self._islands = Islands(graph)
         self.planner = planner
         self.out = Lowered()
         self._reads: dict[Node, Read | Number] = {}
@@ -117,15 +119,19 @@ class Lowering:
             strides = node.attrs[1]
             self._reads[node] = Read(value, aval.shape, contiguous_strides(aval.shape) if strides is None else strides)
         for node in graph.nodes():
-            self._node = node
-            self._enter(node)
+            if node not in self._islands.nodes:
+                self._enter(node)
+            elif node in self._islands.runs:
+                self._enter_island(self._islands.runs[node])
         for node in graph.outputs:
             read = self._reads[node]
             assert isinstance(read, Read)
             self.out.outputs.append(read)
 
     def _add(self, kind: str, op: Op | None, aval: Aval, args: tuple[Read | Number, ...] = (), **more: Any) -> Value:
-        value = Value(kind, op, aval.shape, aval.dtype, args, node=self._node, **more)
+        return self._append(Value(kind, op, aval.shape, aval.dtype, args, node=self._node, **more))
+
+    def _append(self, value: Value) -> Value:
         value.index = len(self.out.values)
         self.out.values.append(value)
         return value
@@ -135,6 +141,7 @@ class Lowering:
         return self._add(kinds.ELEMENTWISE, None, Aval(read.shape, read.source.dtype), (read,), **more)
 
     def _enter(self, node: Node) -> None:
+        self._node = node
         if node in self._reads:
             return
         op = node.op
@@ -148,6 +155,21 @@ class Lowering:
             self._reads[node] = self._results[node.args[0]][node.attrs[0]]
         else:
             raise TypeError(f"{node!r} is not a node of a graph ({op}, {INPUT})")
+
+    def _enter_island(self, run: list[Node]) -> None:
+        """What is read by each other alone: one value, unless kernels may be shared with others."""
+        island = self._islands.value(run, self._reads)
+        if island is None:
+            for node in run:
+                self._enter(node)
+            return
+        self._append(island)
+        assert island.body is not None
+        for k in island.body.results:
+            self._node = node = run[k]
+            result = self._add(kinds.RESULT, None, node.tensor, attrs=(k,), call=island)
+            island.results.append(result)
+            self._reads[node] = whole(result)
 
     def _enter_operation(self, node: Node, op: Op) -> None:
         reads = self._reads
@@ -194,6 +216,8 @@ class Lowering:
         if aval.numel and any(cut % unit for cut in cuts_of(x.over(x.shape))):
             x = whole(self.copy(x))
         layout = (prod(x.shape[:dim]), size, inner)
+        if inner == 1:
+            self._islands.note_rows(layout[0], size)
         return whole(self._add(kinds.REDUCTION, op, aval, (x,), attrs=attrs, layout=layout))
 
     def _view(self, op: Op, aval: Aval, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Read:
@@ -226,9 +250,7 @@ class Lowering:
                 self._put(joined, ground, 0, strides)
             offset = sum(a * s for a, s in zip(start, strides, strict=True))
             self._put(joined, part, offset, tuple(a * s for a, s in zip(step, strides, strict=True)))
-        joined.index = len(self.out.values)
-        self.out.values.append(joined)
-        return whole(joined)
+        return whole(self._append(joined))
 
     def _put(self, joined: Value, x: Read, offset: int, strides: tuple[int, ...]) -> None:
         if prod(x.shape) == 0:

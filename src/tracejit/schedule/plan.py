@@ -7,7 +7,7 @@ Must not know: kernel text, addresses.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tracejit import dtypes
 from tracejit.ir.graph import Graph
@@ -20,7 +20,7 @@ from tracejit.schedule.near import is_near, part_columns
 from tracejit.schedule.order import order
 from tracejit.schedule.sink import sink
 from tracejit.schedule.strands import Strand, parting
-from tracejit.schedule.values import Value, whole
+from tracejit.schedule.values import Value, unfold, whole
 
 Early = Callable[[int, Sequence[PlannedLaunch]], object]
 """Is told how many values there are, and the launches of library operations, when a third of the planning is done."""
@@ -49,6 +49,16 @@ class Plan:
     def stored(self, group: Group) -> list[Value]:
         """The members of a group that are written to memory, in order."""
         return [v for v in group.members if v in self.storage or v.into is not None]
+
+    def unfolded(self, group: Group) -> Group:
+        """A group with its values one by one, whose results have memory as those of the island that it may be."""
+        island = group.members[0]
+        if island.body is None:
+            return group
+        values = unfold(island)
+        for k, result in zip(island.body.results, island.results, strict=True):
+            self.storage[values[k]] = self.storage[result]
+        return replace(group, members=values, full=set(values))
 
 
 def folded_blocks(group: Group, value: Value) -> int:
@@ -174,7 +184,8 @@ class _Planning:
         for group, reader in self.readers.get(old, []):
             if group not in mine:
                 continue
-            if group.kind != LOOP or value.kind != kinds.ELEMENTWISE or reader.into is not None:
+            in_order = value.kind == kinds.ELEMENTWISE or (value.call is not None and value.call.kind == kinds.ISLAND)
+            if group.kind != LOOP or not in_order or reader.into is not None:
                 return False
             if any(r.source is old and not r.is_whole(value.numel) for r in reader.reads):
                 return False

@@ -23,6 +23,7 @@ ELEMENTWISE = "elementwise"
 REDUCTION = "reduction"
 CALL = "call"  # a library operation; its results are values of their own
 RESULT = "result"
+ISLAND = "island"  # elementwise values that are one loop whatever is around them; its results are values of their own
 JOINED = "joined"  # put together by copies into its parts
 
 Dims = tuple[tuple[int, int], ...]
@@ -47,8 +48,9 @@ class Value:
     """One value. `op` is None for a copy. `layout` is (outer, size, inner) of a reduction's operand.
 
     `into` says that the value is written into a part of a joined value; `parts` are the copies that make a
-    joined value, `results` the results of a call, `call` the call of a result. `reads` are the operands that are not
-    numbers, `joined` the joined values among them.
+    joined value, `results` the results of a call or an island, `call` that of which it is a result. `reads` are the
+    operands that are not numbers, `joined` the joined values among them. `body` is what an island does, `nodes` the
+    nodes for which it does that.
     """
 
     kind: str
@@ -65,6 +67,8 @@ class Value:
     results: list[Value] = field(default_factory=list)
     call: Value | None = None
     launches: Any = ()
+    body: Body | None = None
+    nodes: tuple[Node, ...] = ()
     index: int = 0
     numel: int = field(init=False)
     reads: list[Read] = field(init=False)
@@ -102,6 +106,19 @@ class Value:
 
     def __repr__(self) -> str:
         return f"<{self.index}: {self.name} {self.dtype.short}{list(self.shape)}>"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Body:
+    """What islands do alike. `steps` say how each value comes about: its operation, its type, the operation's
+    attributes, and operands, which are numbers, earlier values (k: the k-th), or what the island reads (-1 - k).
+
+    `results` are the values that the island gives, `cuts` those of the loop.
+    """
+
+    steps: tuple[tuple[Op, dtype, tuple[Any, ...], tuple[int | Number, ...]], ...]
+    results: tuple[int, ...]
+    cuts: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True, eq=False)
@@ -206,3 +223,16 @@ def split(dims: Dims, cuts: list[int], numel: int) -> list[int]:
         else:
             strides.append(0)
     return strides
+
+
+def unfold(island: Value) -> list[Value]:
+    """The values of an island, one by one."""
+    body = island.body
+    assert body is not None
+    values: list[Value] = []
+    for (op, kind, attrs, operands), node in zip(body.steps, island.nodes, strict=True):
+        args = [a if isinstance(a, Number) else whole(values[a]) if a >= 0 else island.args[-1 - a] for a in operands]
+        value = Value(ELEMENTWISE, op, island.shape, kind, tuple(args), attrs, node)
+        value.index = len(values)
+        values.append(value)
+    return values

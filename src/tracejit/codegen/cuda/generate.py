@@ -26,6 +26,7 @@ def generate(group: Group, plan: Plan, vectors: bool = True) -> list[list[CudaTe
     """
     if group.kind == CALL:
         return [[text] for text in library_texts(group.members[0], plan, vectors)]
+    group = plan.unfolded(group)
     names = list(dict.fromkeys(v.name for v in group.members if v.op is not None)) or ["copy"]
     stem = "_".join([group.kind, *names[:_NAMED]])
     doc = f"{_KINDS[group.kind]}: {', '.join(v.name for v in group.members)}."
