@@ -111,6 +111,7 @@ class Lowering:
         self.out = Lowered()
         self._reads: dict[Node, Read | Number] = {}
         self._results: dict[Node, list[Read]] = {}
+        self._launches: dict[tuple[Op, tuple[Layout, ...], tuple[Any, ...]], Any] = {}
         self._node: Node | None = None
         for k, node in enumerate(graph.inputs):
             aval = node.tensor
@@ -285,16 +286,20 @@ class Lowering:
         return whole(self.copy(read)) if read.source.kind == kinds.VIRTUAL else read
 
     def _plan(self, op: Op, reads: list[Read], avals: tuple[Aval, ...], attrs: tuple[Any, ...]) -> Value:
-        results = tuple(Layout(a.dtype.name, a.shape, contiguous_strides(a.shape)) for a in avals)
+        results = [Layout(a.dtype.name, a.shape, contiguous_strides(a.shape)) for a in avals]
 
         def plan(operands: list[Read]) -> Any:
-            layouts = tuple(Layout(r.source.dtype.name, r.shape, r.strides) for r in operands)
-            return self.planner(op, layouts + results, attrs)
+            layouts = tuple([Layout(r.source.dtype.name, r.shape, r.strides) for r in operands] + results)
+            # Layers are alike, and so are the steps of a loop.
+            launches = self._launches.get((op, layouts, attrs))
+            if launches is None:
+                launches = self._launches[op, layouts, attrs] = self.planner(op, layouts, attrs)
+            return launches
 
-        strided = [prod(r.shape) > 1 and r.over(r.shape) != ((prod(r.shape), 1),) for r in reads]
         try:
             launches = plan(reads)
         except ValueError:
+            strided = [prod(r.shape) > 1 and r.over(r.shape) != ((prod(r.shape), 1),) for r in reads]
             if not any(strided):
                 raise
             reads = [whole(self.copy(r)) if s else r for r, s in zip(reads, strided, strict=True)]
