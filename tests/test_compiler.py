@@ -248,6 +248,18 @@ def test_a_cut_says_why() -> None:
     assert compiled.groups[1].cuts == ("exp -> add: add reads exp at other places than its own",)
 
 
+def test_a_copy_for_the_caller_is_of_the_line_that_made_the_output() -> None:
+    x = random_array(random.Random(1), (3, 4), "float32", "contiguous")
+    graph = graph_of(lambda x: (make("permute", x, dims=(1, 0)), make("exp", x)), x)
+    turned, exponential = graph.outputs
+    graph.lines.update({turned: "file.py:1", exponential: "file.py:2"})  # type: ignore[attr-defined]
+    groups = compile_graph(graph).groups
+    assert sorted((group.ops, group.lines) for group in groups) == [
+        (("copy",), ("file.py:1",)),
+        (("exp",), ("file.py:2",)),
+    ]
+
+
 def test_joining_writes_into_the_result() -> None:
     arrays = [floats(4, 6), floats(4, 3)]
     compiled = check(graph_of(lambda x, y: make("cat", make("exp", x), make("tanh", y), dim=1), *arrays), arrays)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from tracejit import dtypes
 from tracejit.aval import Aval
@@ -37,7 +38,8 @@ class RandomUpdates:
         for home, value in self.late:
             self.homes[len(self.outputs)] = home
             self.outputs.append(value)
-        self.graph = Graph(tuple(self.inputs), ("f", "f"), tuple(self.outputs), self.homes, f"updates {seed}")
+        graph = Graph(tuple(self.inputs), ("f", "f"), tuple(self.outputs), self.homes, f"updates {seed}")
+        self.graph = replace(graph, lines={node: f"file.py:{k}" for k, node in enumerate(graph.nodes())})
 
     def _input(self, shape: tuple[int, ...]) -> Node:
         self.inputs.append(input(len(self.inputs), Aval(shape, dtypes.float32)))

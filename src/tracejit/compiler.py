@@ -80,7 +80,7 @@ class KernelInfo:
 class GroupInfo:
     """One group: its kind, its operations in order, its stage, and why producers beside it are not part of it.
 
-    `nodes` are those of the graph that it computes, `beside` the lines of that graph's nodes.
+    `nodes` are those that it computes, `beside` the lines of nodes.
     """
 
     kind: str
@@ -285,7 +285,7 @@ def library_slots(launch: Launch, operands: list[Address], scratch: Address) -> 
     return [operands[s.index] if isinstance(s, Ptr) else scratch if isinstance(s, Scratch) else s for s in launch.slots]
 
 
-def describe(graph: Graph, plan: Plan) -> list[GroupInfo]:
+def describe(plan: Plan) -> list[GroupInfo]:
     """What each group of a plan is, and why it is not part of another."""
     cuts: dict[Value, list[str]] = {}
     for cut in plan.cuts:
@@ -303,7 +303,7 @@ def describe(graph: Graph, plan: Plan) -> list[GroupInfo]:
                 plan.stage[group],
                 tuple(dict.fromkeys(reasons)),
                 tuple(nodes),
-                graph.lines,
+                plan.lines,
             )
         )
     return infos
@@ -382,6 +382,10 @@ def _loaded(
     )
 
 
+def _arrange(graph: Graph) -> Graph:
+    return arrange_products(graph, panel_columns)
+
+
 def plan_graph(
     graph: Graph,
     planner: Planner,
@@ -398,9 +402,8 @@ def plan_graph(
     clock = Clock() if clock is None else clock
     simplified, report = run_passes(graph)
     clock.lap("passes")
-    simplified = arrange_products(simplified, panel_columns) if arrange is None else arrange(simplified)
-    plan = make_plan(simplified, planner, strands=strands, early=early)
-    notes = Notes(simplified, report, describe(simplified, plan))
+    plan = make_plan(simplified, planner, arrange=arrange or _arrange, strands=strands, early=early)
+    notes = Notes(simplified, report, describe(plan))
     clock.lap("schedule")
     return plan, notes
 

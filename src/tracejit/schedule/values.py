@@ -12,7 +12,7 @@ from math import prod
 from typing import Any
 
 from tracejit.dtypes import dtype
-from tracejit.ir.node import Node
+from tracejit.ir.node import CONST, Node
 from tracejit.ops import Op
 from tracejit.shapes import contiguous_strides
 
@@ -41,6 +41,11 @@ class Number:
     def key(self) -> tuple[Any, ...]:
         """What tells numbers apart, as slots of a kernel."""
         return (self.index,) if self.index >= 0 else (type(self.constant), repr(self.constant))
+
+
+def number_of(node: Node) -> Number:
+    """The number that a node is."""
+    return Number(constant=node.attrs[0]) if node.op == CONST else Number(index=node.attrs[0], kind=node.attrs[1])
 
 
 @dataclass(eq=False, slots=True)
