@@ -205,16 +205,18 @@ class Partition:
             group.full.add(result)
             self.group_of[result] = group
         group.cuts = body.cuts
-        if all(other.kind == CALL for other in self.sources(island)):
-            return
-        for op, kind, _, operands in body.steps:
-            leaves = tuple([island.args[-1 - a] for a in operands if isinstance(a, int) and a < 0])
+        fused = {-1 - k: read for k, read in enumerate(island.reads) if self._is_fused(read.source)}
+        for op, kind, _, operands in body.steps if fused else ():
+            leaves = tuple([fused[a] for a in operands if a in fused])
             reader = Value(kinds.ELEMENTWISE, op, island.shape, kind, leaves)
             for other in self.sources(reader):
-                if other.kind != CALL:
-                    _, reason = self._fit(other, reader)
-                    assert reason is not None
-                    self._note(reader, island, other, reason)
+                _, reason = self._fit(other, reader)
+                assert reason is not None
+                self._note(reader, island, other, reason)
+
+    def _is_fused(self, source: Value) -> bool:
+        """Whether a source is made in a group that others might have joined."""
+        return any(writer.kind != kinds.CALL for writer in writers(source) if writer in self.group_of)
 
     def _note(self, reader: Value, consumer: Value, group: Group, reason: str) -> None:
         """Takes note of why what reads members of a group, perhaps within an island, is not part of it."""

@@ -138,7 +138,8 @@ class _Ordering:
         """The next stage of the strand; nothing if there is none, or too much memory is held for what waits."""
         if not self._strand.groups:
             return []
-        waiting = [group for group in ready if self._way(self._strand, group) is None]
+        # What cannot be the next of a strand will not be later: it only grows.
+        waiting = [group for group in ready if group in self._waiting or self._way(self._strand, group) is None]
         if len(waiting) == len(ready):
             # Nobody will ask what waits: to find out goes through all that comes later.
             return []
@@ -146,7 +147,8 @@ class _Ordering:
             self._wait(group)
         if self._held_bytes > cost.HELD_BYTES:
             return []
-        return [group for group in ready if not self._can_wait(group) and self._takes(self._strand, group)]
+        going = [group for group in ready if group not in self._waiting]
+        return [group for group in going if not self._can_wait(group) and self._takes(self._strand, group)]
 
     def _held_up(self, group: Group) -> list[Group]:
         """What comes after a group and waits for nothing but groups that wait for the end of the strand."""
