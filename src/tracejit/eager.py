@@ -48,8 +48,8 @@ else:
 _MAX_PROGRAMS = 4096
 _FLOATS = "fV"
 """NumPy's letters for floating point types; the second is that of bfloat16, which is not NumPy's own."""
-_SAMPLE = 1 << 10
-"""Length of the arrays that a flat kernel is generated for; its text holds no length."""
+_SAMPLE, _FEW_ROWS = 1 << 10, 32
+"""Length of the arrays that a flat kernel is generated for, and rows for sums of columns; texts hold no length."""
 
 
 def _numpy(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
@@ -110,6 +110,18 @@ class _Flat:
 
 
 _flat_kernels: dict[Any, _Flat] = {}
+
+
+def build_flat(op: Op) -> None:
+    """Builds the kernel of an elementwise operation on float32, for whoever runs it later."""
+    _Flat(op, tuple(np.zeros(1, np.float32) for _ in op.params))
+
+
+def build_column_sums() -> None:
+    """Builds the kernel of sums along the first dimension of a float32 matrix, for whoever runs it later."""
+    _Single(ops.sum, (np.zeros((_FEW_ROWS, _SAMPLE), np.float32),), (0,))
+
+
 _NUMPY_USES = 16
 """Uses of an exact operation from which a kernel, some 20 ms to build, is worth it."""
 _NUMPY_ELEMENTS = 1 << 18

@@ -22,7 +22,7 @@ from tracejit.config import SETTINGS
 from tracejit.errors import CompileLimitError
 from tracejit.nn import functional as F
 from tracejit.optim import Adam
-from tracejit.runtime import build
+from tracejit.runtime import build, process
 from tracejit.runtime.cache import Store
 from tracejit.trace import background, region
 from tracejit.trace.background import Worker
@@ -128,7 +128,7 @@ class Twins:
 
 def fork_with(work: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the other process be a fork that does something else."""
-    monkeypatch.setattr(background, "_may_fork", lambda: True)
+    monkeypatch.setattr(background, "may_fork", lambda: True)
     monkeypatch.setattr(background, "_work", work)
 
 
@@ -154,7 +154,7 @@ def is_gone(pid: int) -> bool:
 def test_calls_go_on_eagerly_and_take_the_program_when_it_is_done(
     name: str, fork: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(background, "_may_fork", lambda: fork)
+    monkeypatch.setattr(background, "may_fork", lambda: fork)
     twins = Twins(name)
     twins.call_until_asked()
     pid = background.WORKER.pid
@@ -330,7 +330,7 @@ def test_a_process_that_cannot_be_started_is_not_tried_again(monkeypatch: pytest
         raise BlockingIOError("no more processes")
 
     monkeypatch.setattr(background, "_fork", refuse)
-    monkeypatch.setattr(background, "_may_fork", lambda: True)
+    monkeypatch.setattr(background, "may_fork", lambda: True)
     for _ in range(2):
         twins = Twins()
         for _ in range(3):
@@ -342,7 +342,7 @@ def test_a_process_that_cannot_be_started_is_not_tried_again(monkeypatch: pytest
 
 
 def test_an_interpreter_that_does_not_begin_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "_may_fork", lambda: False)
+    monkeypatch.setattr(background, "may_fork", lambda: False)
     monkeypatch.setattr(background, "_START", "raise SystemExit(7)  # {path}")
     twins = Twins()
     twins.call_until(lambda: twins.region.runs > 0)
@@ -369,10 +369,10 @@ def test_a_new_interpreter_compiles_where_a_fork_is_not_safe(monkeypatch: pytest
 
 
 def test_a_process_with_much_memory_is_not_forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "_FORK_BYTES", 0)
-    assert not background._may_fork()
-    monkeypatch.setattr(background, "_FORK_BYTES", 1 << 60)
-    assert background._may_fork() == (threading.active_count() == 1 and sys.platform != "darwin")
+    monkeypatch.setattr(process, "FORK_BYTES", 0)
+    assert not background.may_fork()
+    monkeypatch.setattr(process, "FORK_BYTES", 1 << 60)
+    assert background.may_fork() == (threading.active_count() == 1 and sys.platform != "darwin")
 
 
 def test_without_a_cache_calls_wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -438,7 +438,7 @@ def work(requests, answers):
     print("lost", file=sys.stderr, flush=True)
     time.sleep(600)
 
-background._may_fork = lambda: True
+background.may_fork = lambda: True
 background._work = work
 signal.signal(signal.SIGTERM, lambda *_: print("handled"))
 print("before", end=" ")

@@ -34,6 +34,7 @@ from tracejit.cpu import has_tiles
 from tracejit.errors import KernelBuildError
 from tracejit.kernels.gemm_vectors import TARGET
 from tracejit.runtime import frontend, lowering, native, printing, scalars, syntax, vectors
+from tracejit.runtime.ahead import AHEAD
 from tracejit.runtime.cache import OBJECT, STORE
 from tracejit.runtime.crew import Crew, Job, is_possible
 
@@ -216,9 +217,16 @@ class _Request:
         return not self.is_text, len(self.text)
 
     def compile(self) -> bytes:
-        """Compiles the kernel and leaves it in the disk cache."""
-        code = native.object_code(_optimised(self.function(), self.text, self.symbol))
-        STORE.put(self.digest, self.name, self.text, code)
+        """Compiles the kernel and leaves it in the disk cache, unless another process for this one does."""
+        begins = AHEAD.is_expecting and _workers(2 * _KERNELS_A_WORKER) > 1 and AHEAD.open()
+        with AHEAD.claim(self.digest) as shared:
+            if begins:
+                AHEAD.begin()
+            code = STORE.get(self.digest) if shared else None
+            if code is None:
+                code = native.object_code(_optimised(self.function(), self.text, self.symbol))
+                STORE.put(self.digest, self.name, self.text, code)
+                AHEAD.tell(self.digest)
         return code
 
 
@@ -226,7 +234,7 @@ def _make(request: _Request) -> Kernel:
     begin = time.perf_counter()
     code = STORE.get(request.digest)
     address = None if code is None else _load(code, request.symbol)
-    cached = address is not None and request.digest not in _compiled
+    cached = address is not None and request.digest not in _compiled and not AHEAD.has_made(request.digest)
     if address is None:
         address = native.load(request.compile(), request.symbol)
     return _noted(request, address, cached, time.perf_counter() - begin)
@@ -374,6 +382,8 @@ def build_many(sources: Sequence[Source], begun: Begun | None = None) -> list[Ke
         lacking.pop().compile()
     crew = begun.crew if begun is not None else Crew(()) if STORE.usable and len(lacking) > 1 else None
     if crew is not None:
+        if workers > 1:
+            AHEAD.end()
         _compiled.update(request.digest for request in lacking)
         with _lock:
             crew.add(_jobs(lacking, workers))
@@ -401,6 +411,7 @@ def begin(functions: Iterable[Callable[..., Any]]) -> Begun | None:
     lacking = [request for request in requests if request.digest not in _built and not STORE.has(request.digest)]
     if not lacking:
         return None
+    AHEAD.end()
     _compiled.update(request.digest for request in lacking)
     crew = Crew(_jobs(lacking, 2))
     crew.hire(2)

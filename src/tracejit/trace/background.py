@@ -18,24 +18,22 @@ import contextlib
 import fcntl
 import gc
 import json
-import logging
 import marshal
 import os
-import resource
 import signal
 import sys
 import tempfile
 import threading
 import time
-import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 from tracejit.compiler import compile_kernels, compile_text
 from tracejit.config import SETTINGS, logger, thread_budget
 from tracejit.runtime.build import limit_workers
 from tracejit.runtime.cache import STORE
+from tracejit.runtime.process import STANDARD, Process, alone_with, fork, may_fork
 from tracejit.runtime.recipe import Origin, plain
 
 _log = logger("timing")
@@ -43,13 +41,7 @@ GRAPH, KERNELS = "graph", "kernels"
 """What a job is about."""
 _JOB_SECONDS = 60.0
 """How long one job may take."""
-_FORK_BYTES = 256 << 20
-"""A process that ever had more memory is not forked: training writes to most of it, so the next step would copy it."""
 _START = "import sys; sys.path[:] = {path!r}; from tracejit.trace.background import serve; serve()"
-_STANDARD = 3
-"""How many standard files there are."""
-_FILES = 4096
-"""How many files there may be if the system has no limit."""
 _Request = tuple[str, str, Any]
 """Key, kind and content of a job."""
 
@@ -78,60 +70,6 @@ class Job:
         self.end(error)
 
 
-class _Process:
-    """A child with a process group of its own, and the pipe from which its answers come."""
-
-    def __init__(self, start: Callable[[int], int]) -> None:
-        reader, writer = os.pipe()
-        try:
-            self.pid = start(writer)
-        except BaseException:
-            os.close(reader)
-            raise
-        finally:
-            os.close(writer)
-        os.set_blocking(reader, False)
-        self.answered = False
-        self.status: int | None = None
-        self._reader = reader
-        self._rest = b""
-
-    def has_ended(self) -> bool:
-        """Whether it is gone; it leaves no zombie then. Cost: a microsecond."""
-        return self._wait(os.WNOHANG)
-
-    def _wait(self, options: int) -> bool:
-        if self.status is None:
-            try:
-                pid, status = os.waitpid(self.pid, options)
-            except ChildProcessError:
-                # The program waits for any child, or ignores how they end.
-                pid, status = self.pid, 0
-            if pid:
-                self.status = os.waitstatus_to_exitcode(status)
-        return self.status is not None
-
-    def answers(self) -> list[bytes]:
-        """The lines that came since the last look."""
-        # Raised where there is nothing more for now.
-        with contextlib.suppress(BlockingIOError):
-            while data := os.read(self._reader, 1 << 16):
-                self._rest += data
-        *lines, self._rest = self._rest.split(b"\n")
-        return lines
-
-    def kill(self) -> None:
-        """End it and what it started, at once."""
-        if not self.has_ended():
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
-            self._wait(0)
-
-    def close(self) -> None:
-        """Nothing more is wanted of it."""
-        os.close(self._reader)
-
-
 class Worker:
     """The process that compiles, if there is one, and what is to be done."""
 
@@ -139,7 +77,7 @@ class Worker:
         self._lock = threading.Lock()
         self._queue: list[Job] = []
         self._given: list[Job] = []
-        self._process: _Process | None = None
+        self._process: Process | None = None
         self._deadline = 0.0
         self._broken: str | None = None
 
@@ -195,7 +133,7 @@ class Worker:
         if self._process is None and self._queue:
             self._start()
 
-    def _read(self, process: _Process) -> None:
+    def _read(self, process: Process) -> None:
         for found in map(_answer, process.answers()):
             for job in self._given:
                 if job.key == found.get("key"):
@@ -207,7 +145,7 @@ class Worker:
                     self._deadline = time.monotonic() + _JOB_SECONDS
         self._given = [job for job in self._given if not job.done]
 
-    def _end(self, process: _Process, error: str) -> None:
+    def _end(self, process: Process, error: str) -> None:
         """The process is gone: the job that it had begun is lost, the others are another one's."""
         self._close(process)
         if process.status is not None and process.status > 0 and not process.answered:
@@ -217,16 +155,16 @@ class Worker:
         self._queue[:0] = self._given
         self._given = []
 
-    def _close(self, process: _Process) -> None:
+    def _close(self, process: Process) -> None:
         process.close()
         self._process = None
 
     def _start(self) -> None:
         self._given, self._queue = self._queue, []
         requests = [(job.key, job.kind, job.content) for job in self._given]
-        start = _fork if _may_fork() else _spawn
+        start = _fork if may_fork() else _spawn
         try:
-            self._process = _Process(lambda answers: start(requests, answers))
+            self._process = Process(lambda answers: start(requests, answers))
         except OSError as error:
             self._broken = f"no process could be started: {error}"
             for job in self._given:
@@ -263,42 +201,8 @@ def _answer(line: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) and found.keys() == {"key", "error", "seconds"} else {}
 
 
-def _may_fork() -> bool:
-    # A child has the locks that other threads held, for ever; macOS's own libraries do not work in a forked child.
-    if threading.active_count() > 1 or sys.platform == "darwin":
-        return False
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10 <= _FORK_BYTES
-
-
 def _fork(requests: list[_Request], answers: int) -> int:
-    with warnings.catch_warnings():
-        # Python warns of a fork beside native threads; this child only compiles, and nothing relies on its success.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
-    if pid == 0:
-        _work_in_child(requests, answers)
-    with contextlib.suppress(OSError):
-        # The child does the same: whoever is first, it has its group before anything can happen to it.
-        os.setpgid(pid, pid)
-    return pid
-
-
-def _work_in_child(requests: list[_Request], answers: int) -> NoReturn:
-    """Leaves alone all that is the parent's: its files, its handlers, its objects, its way of ending."""
-    status = 1
-    try:
-        gc.disable()
-        sys.settrace(None)
-        sys.setprofile(None)
-        logging.disable()
-        os.setpgid(0, 0)
-        for number in signal.valid_signals():
-            if callable(signal.getsignal(number)):
-                signal.signal(number, signal.SIG_DFL)
-        _work(requests, _alone_with(answers))
-        status = 0
-    finally:
-        os._exit(status)
+    return fork(lambda: _work(requests, alone_with(answers)))
 
 
 def _spawn(requests: list[_Request], answers: int) -> int:
@@ -310,7 +214,7 @@ def _spawn(requests: list[_Request], answers: int) -> int:
         actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)]
         for target, file in enumerate((given.fileno(), answers)):
             # Not itself one of the files that are set here.
-            source = fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, _STANDARD)
+            source = fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, STANDARD)
             files.callback(os.close, source)
             actions.append((os.POSIX_SPAWN_DUP2, source, target))
         command = [sys.executable, "-c", _START.format(path=sys.path)]
@@ -389,7 +293,7 @@ def serve() -> None:
     """Does the jobs that standard input holds, and answers to standard output with a line for each."""
     gc.disable()
     requests = os.dup(0)
-    answers = _alone_with(os.dup(1), requests)
+    answers = alone_with(os.dup(1), requests)
     with open(requests, "rb") as file:
         _work(_requests(file), answers)
 
@@ -400,17 +304,6 @@ def _requests(file: Any) -> Iterable[_Request]:
             yield marshal.load(file)
         except EOFError:
             return
-
-
-def _alone_with(answers: int, *others: int) -> int:
-    """Closes all files but some, silences the standard ones, and gives the one for answers."""
-    kept = sorted((answers, *others))
-    for low, high in zip([_STANDARD - 1, *kept], [*kept, max(os.sysconf("SC_OPEN_MAX"), _FILES)], strict=True):
-        os.closerange(low + 1, high)
-    null = os.open(os.devnull, os.O_RDWR)
-    for standard in range(_STANDARD):
-        os.dup2(null, standard)
-    return answers
 
 
 def _work(requests: Iterable[_Request], answers: int) -> None:

@@ -43,7 +43,7 @@ def fingerprint(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     >>> a == b, a == c
     (True, False)
     """
-    walk = _Walk()
+    walk = Walk()
     walk.see((function, args, kwargs, state.grad_enabled, state.autocast is None, PRODUCTS.tf32, PRODUCTS.bfloat16))
     return hashlib.sha256("\n".join([_package(), *walk.words]).encode()).hexdigest()
 
@@ -63,6 +63,11 @@ def _package() -> str:
     return hashlib.sha256("\n".join(words).encode()).hexdigest()
 
 
+def is_of_library(x: Any) -> bool:
+    """Whether a function or a class is this package's."""
+    return isinstance(x.__module__, str) and x.__module__.startswith(_INSIDE)
+
+
 def _first_of(container: type, x: Any) -> list[Any]:
     """The first elements of a container, of a dict keys and values; a set has no order."""
     if container is dict:
@@ -70,7 +75,7 @@ def _first_of(container: type, x: Any) -> list[Any]:
     return list(islice(container.__iter__(x), MOST)) if container in (tuple, list) else []  # type: ignore[attr-defined]
 
 
-class _Walk:
+class Walk:
     """Goes through all that a value leads to, each object once, and puts down what it is."""
 
     def __init__(self) -> None:
@@ -135,7 +140,7 @@ class _Walk:
 
     def _function(self, x: FunctionType) -> list[Any]:
         """A function: its code, what it closes over, and the globals of its text."""
-        if x.__module__ is not None and x.__module__.startswith(_INSIDE):
+        if is_of_library(x):
             # The package is what it is; this one may still close over something of the user's.
             self.words.append(f"{x.__module__} {x.__qualname__}")
             code: list[Any] = []

@@ -10,6 +10,7 @@ from typing import Any
 
 from tracejit.config import SETTINGS
 from tracejit.errors import CompileLimitError, VerificationError
+from tracejit.runtime.ahead import AHEAD
 from tracejit.runtime.collection import without_collections
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor
@@ -19,6 +20,7 @@ from tracejit.trace.difference import call_difference, compile_difference
 from tracejit.trace.eager import EAGER
 from tracejit.trace.executable import Executable, Waiting, build
 from tracejit.trace.follower import Follower
+from tracejit.trace.foresight import foreseen
 from tracejit.trace.growth import alike
 from tracejit.trace.keeper import Keeper
 from tracejit.trace.matcher import MISS
@@ -118,7 +120,8 @@ class Region:
                 self.begun = True
                 if not self.keeper.recall(args, kwargs):
                     self.calls.cold = 1
-                    return self.function(*args, **kwargs)
+                    with AHEAD.expecting(functools.partial(foreseen, self.function, args, kwargs)):
+                        return self.function(*args, **kwargs)
             prover = self.prover
             if prover is not None and prover.replays:
                 if is_due(self.verify, self.calls, 1):
@@ -133,6 +136,7 @@ class Region:
             self.free.append(None)
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any], prover: Prover | None) -> Any:
+        AHEAD.look()
         root = self.root.root
         fresh = not root.events and root.cut is None and root.end is None
         trial = None

@@ -1,0 +1,183 @@
+"""A process that builds kernels before this one asks for them: what it compiles is on disk when they are asked for.
+
+In: jobs, each of which builds something. Out: nothing; kernels are on disk, each compiled by one process.
+Must not know: why anybody thinks that they will be needed.
+
+Who compiles a kernel has a place of a file locked that is the kernel's own. This process waits for whoever has it, the
+other one leaves the kernel alone.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import fcntl
+import os
+import signal
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO
+
+from tracejit.runtime.process import Process, alone_with, fork, may_fork
+
+Job = Callable[[], object]
+"""Something that the process builds."""
+_SECONDS = 60.0
+"""How long the process may take."""
+_FEWEST = 4
+"""Jobs for which a process pays: a fork, and the memory that both have then, cost as much as two kernels."""
+_DIGITS = 15
+"""How many digits of a digest tell a kernel's place in the file."""
+_END = 1 << 62
+"""The place that is locked when the process shall do no further job; it is no kernel's."""
+
+
+class Ahead:
+    """The process that builds ahead, if there is one, and who compiles what."""
+
+    def __init__(self) -> None:
+        self._process: Process | None = None
+        self._file: IO[bytes] | None = None
+        self._answers: int | None = None
+        self._made: set[str] = set()
+        self._expected: Callable[[], Sequence[Job]] | None = None
+
+    # --- what there is to do ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def expecting(self, jobs: Callable[[], Sequence[Job]]) -> Iterator[None]:
+        """What is to be built as soon as this process has to compile a kernel within this block."""
+        self._expected = jobs
+        try:
+            yield
+        finally:
+            self._expected = None
+
+    @property
+    def is_expecting(self) -> bool:
+        """Whether a process would begin now."""
+        return self._expected is not None
+
+    def open(self) -> bool:
+        """Gets ready for a process to begin; whether one may."""
+        self.look()
+        if self._process is None and may_fork():
+            # Without a place for files there is no process.
+            with contextlib.suppress(OSError):
+                self._file = self._file or tempfile.TemporaryFile()  # noqa: SIM115 - it is there as long as the process
+                return True
+        self._expected = None
+        return False
+
+    def begin(self) -> None:
+        """Has another process do the jobs that are expected."""
+        expected, self._expected = self._expected, None
+        jobs = () if expected is None else expected()
+        if len(jobs) >= _FEWEST:
+            # With too many processes there is none.
+            with contextlib.suppress(OSError):
+                self._process = Process(lambda answers: fork(lambda: self._work(jobs, answers)))
+        if self._process is None:
+            self._close()
+
+    def end(self) -> None:
+        """Lets the process begin with no further job; it ends by itself then."""
+        self.look()
+        if self._process is not None:
+            self._lock(_END)
+
+    # --- who compiles what --------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def claim(self, digest: str) -> Iterator[bool]:
+        """A block in which no other process compiles the kernel of a digest, and whether one may have done it before.
+
+        Raises: BlockingIOError in the process that builds ahead if another one compiles it.
+        """
+        place = int(digest[:_DIGITS], 16)
+        shared = self._lock(place, waits=self._answers is None)
+        try:
+            yield shared
+        finally:
+            self._unlock(place)
+
+    def tell(self, digest: str) -> None:
+        """Tells who began this process, if it builds ahead, what it compiled."""
+        if self._answers is not None:
+            os.write(self._answers, digest.encode() + b"\n")
+
+    def has_made(self, digest: str) -> bool:
+        """Whether what is on disk under a digest was compiled for this process."""
+        self.look()
+        return digest in self._made
+
+    def _lock(self, place: int, *, waits: bool = True) -> bool:
+        """Locks a place of the file for this process; whether there is a file."""
+        file = self._file
+        if file is None:
+            return False
+        # It is closed as soon as anybody sees that there is no other process any more.
+        with contextlib.suppress(ValueError):
+            fcntl.lockf(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB), 1, place)
+        return True
+
+    def _unlock(self, place: int) -> None:
+        file = self._file
+        if file is not None:
+            with contextlib.suppress(ValueError):
+                fcntl.lockf(file, fcntl.LOCK_UN, 1, place)
+
+    # --- the process --------------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Takes note of what the process did. Cost: some microseconds."""
+        process = self._process
+        if process is None:
+            return
+        # Whether it ended is asked first: whatever it answered is then there to be read.
+        ended = process.has_ended()
+        self._made.update(line.decode() for line in process.answers())
+        if ended:
+            self._drop()
+
+    def kill(self) -> None:
+        """Ends the process at once; what it made up to then is on disk."""
+        if self._process is not None:
+            self._process.kill()
+            self._drop()
+
+    def _drop(self) -> None:
+        assert self._process is not None
+        self._process.close()
+        self._process = None
+        self._close()
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def forget(self) -> None:
+        """In a forked child, to which the process does not answer; what it compiles is its own all the same."""
+        if self._process is not None:
+            self._process.close()
+        self._process = self._expected = None
+
+    def _work(self, jobs: Sequence[Job], answers: int) -> None:
+        assert self._file is not None
+        # Who began it may be gone.
+        signal.setitimer(signal.ITIMER_REAL, _SECONDS)
+        self._answers = alone_with(answers, self._file.fileno())
+        for job in jobs:
+            self._lock(_END, waits=False)
+            self._unlock(_END)
+            # Whatever it is, who needs the kernel finds it too. Another process may be at it.
+            with contextlib.suppress(Exception):
+                job()
+
+
+AHEAD = Ahead()
+"""The one process that builds ahead."""
+os.register_at_fork(after_in_child=AHEAD.forget)
+atexit.register(AHEAD.kill)
