@@ -53,12 +53,29 @@ def wait_for_its_end(mine: Ahead) -> None:
     wait_for(has_ended)
 
 
+def wait_until_through(mine: Ahead, *numbers: int) -> None:
+    """Waits until some files are made, and lets the process end."""
+    wait_for(lambda: {*numbers} <= {number for number in range(len(DIGESTS)) if mine.has_made(DIGESTS[number])})
+    mine.end()
+    wait_for_its_end(mine)
+
+
 def make(mine: Ahead, directory: Path, number: int) -> None:
     """Makes a file as a kernel is compiled: if nobody else does."""
     with mine.claim(DIGESTS[number]):
         if not (directory / str(number)).exists():
             (directory / str(number)).write_text(str(os.getpid()))
             mine.tell(DIGESTS[number])
+
+
+def note(directory: Path, number: int) -> None:
+    (directory / str(number)).write_text(str(os.getpid()))
+
+
+def meet(directory: Path, number: int, other: int) -> None:
+    """Does a job that is done when another one is begun: two processes must be at them."""
+    note(directory, number)
+    wait_for((directory / str(other)).exists)
 
 
 def jobs(mine: Ahead, directory: Path) -> list[Job]:
@@ -71,7 +88,7 @@ def makers(directory: Path) -> dict[int, int]:
 
 def test_another_process_does_the_jobs_and_tells_what_it_made(mine: Ahead, tmp_path: Path) -> None:
     begin(mine, jobs(mine, tmp_path))
-    wait_for_its_end(mine)
+    wait_until_through(mine, *range(len(DIGESTS)))
     assert sorted(makers(tmp_path)) == list(range(len(DIGESTS)))
     assert os.getpid() not in makers(tmp_path).values()
     assert all(mine.has_made(digest) for digest in DIGESTS)
@@ -84,7 +101,7 @@ def test_what_is_claimed_here_is_left_alone_there(mine: Ahead, tmp_path: Path) -
         with mine.claim(DIGESTS[2]) as shared:
             assert shared
             mine.begin()
-            wait_for_its_end(mine)
+            wait_until_through(mine, 0, 1, 3, 4, 5, 6, 7)
     assert sorted(makers(tmp_path)) == [0, 1, 3, 4, 5, 6, 7]
 
 
@@ -120,7 +137,7 @@ def test_a_job_that_fails_is_nobodys_trouble(mine: Ahead, tmp_path: Path) -> Non
         raise NotImplementedError("no kernel")
 
     begin(mine, [fail, *jobs(mine, tmp_path)])
-    wait_for_its_end(mine)
+    wait_until_through(mine, *range(len(DIGESTS)))
     assert len(makers(tmp_path)) == len(DIGESTS)
 
 
@@ -157,7 +174,7 @@ def test_there_is_one_process_at_a_time(mine: Ahead, tmp_path: Path) -> None:
         assert not mine.open()
         assert not mine.is_expecting
     (tmp_path / "go").touch()
-    wait_for_its_end(mine)
+    wait_until_through(mine, *range(len(DIGESTS)))
 
 
 def test_without_a_place_for_files_or_another_process_there_is_none(
@@ -196,7 +213,54 @@ def test_a_forked_child_leaves_the_process_to_its_parent(mine: Ahead, tmp_path: 
     assert mine._process is not None
     assert not mine._process.has_ended()
     (tmp_path / "go").touch()
-    wait_for_its_end(mine)
+    wait_until_through(mine, *range(len(DIGESTS)))
+
+
+def test_the_process_is_one_of_a_crew_when_it_is_through(mine: Ahead, tmp_path: Path) -> None:
+    (tmp_path / "crew").mkdir()
+    begin(mine, jobs(mine, tmp_path))
+    wait_for(lambda: mine.has_made(DIGESTS[-1]))
+    crew = mine.hand_over()
+    assert crew is not None
+    # There is one crew.
+    assert mine.hand_over() is None
+    crew.add([functools.partial(meet, tmp_path / "crew", 0, 1), functools.partial(meet, tmp_path / "crew", 1, 0)])
+    crew.hire(2)
+    crew.finish()
+    assert sorted(makers(tmp_path / "crew")) == [0, 1]
+    assert set(makers(tmp_path / "crew").values()) == {os.getpid(), makers(tmp_path)[0]}
+    mine.look()
+    assert mine._process is None
+
+
+def test_a_crew_takes_the_process_from_jobs_that_it_has_not_begun(mine: Ahead, tmp_path: Path) -> None:
+    def wait() -> None:
+        (tmp_path / "begun").touch()
+        wait_for((tmp_path / "go").exists)
+
+    begin(mine, [wait, *jobs(mine, tmp_path)])
+    wait_for((tmp_path / "begun").exists)
+    crew = mine.hand_over()
+    assert crew is not None
+    (tmp_path / "go").touch()
+    crew.add([functools.partial(note, tmp_path, 9)])
+    crew.finish()
+    assert list(makers(tmp_path)) == [9]
+
+
+def test_a_process_that_died_is_missed_by_no_crew(mine: Ahead, tmp_path: Path) -> None:
+    def die() -> NoReturn:
+        wait_for((tmp_path / "go").exists)
+        os._exit(1)
+
+    begin(mine, [die, *jobs(mine, tmp_path)])
+    crew = mine.hand_over()
+    assert crew is not None
+    (tmp_path / "go").touch()
+    crew.add([functools.partial(note, tmp_path, number) for number in range(2)])
+    crew.finish()
+    assert makers(tmp_path) == dict.fromkeys(range(2), os.getpid())
+    assert mine.hand_over() is None
 
 
 TEXT = "def {name}(p, lo, hi):\n    store_i64(load_arg(p, 0), 0, {number})\n    return 0\n"
@@ -214,9 +278,33 @@ def test_kernels_that_it_compiled_count_as_compiled_by_this_process(
     todo = [functools.partial(build.build, texts[name], name) for name in names]
     with mine.expecting(lambda: todo):
         first = build.build(texts[names[0]], names[0])
-    wait_for_its_end(mine)
+    wait_for(lambda: mine.has_made("") or len(mine._made) == 4)
     others = [build.build(texts[name], name) for name in names[1:]]
-    assert len(mine._made) == 4
     assert not mine.has_made(first.digest)
     assert all(mine.has_made(kernel.digest) and not kernel.cached for kernel in others)
     assert (store.stats.hits, store.stats.misses) == (0, 5)
+
+
+def test_many_kernels_are_compiled_with_the_process_that_is_there(
+    mine: Ahead, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(build, "AHEAD", mine)
+    monkeypatch.setattr(build, "STORE", Store(tmp_path / "kernels", limit=1 << 30))
+    # As few as these would not be worth a fork.
+    monkeypatch.setattr(build, "_workers", lambda kernels: 1)
+    pid = begun_pid(mine, jobs(mine, tmp_path))
+    made: list[int] = []
+    welcome = build.Crew.add
+    monkeypatch.setattr(build.Crew, "add", lambda crew, jobs: (made.append(crew._children[0][0]), welcome(crew, jobs)))
+    names = [f"with_it_{number}" for number in range(4)]
+    kernels = build.build_many([(TEXT.format(name=name, number=k + 70), name) for k, name in enumerate(names)])
+    assert [kernel.name for kernel in kernels] == names
+    assert not any(kernel.cached for kernel in kernels)
+    assert made == [pid]
+    assert mine.hand_over() is None
+
+
+def begun_pid(mine: Ahead, jobs: list[Job]) -> int:
+    begin(mine, jobs)
+    assert mine._process is not None
+    return mine._process.pid

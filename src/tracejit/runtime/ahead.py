@@ -4,7 +4,7 @@ In: jobs, each of which builds something. Out: nothing; kernels are on disk, eac
 Must not know: why anybody thinks that they will be needed.
 
 Who compiles a kernel has a place of a file locked that is the kernel's own. This process waits for whoever has it, the
-other one leaves the kernel alone.
+other one leaves the kernel alone. When it is through, the other one waits to be one of a crew, for a minute at most.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import fcntl
+import functools
 import os
 import signal
 import tempfile
@@ -19,10 +20,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO
 
+from tracejit.runtime.crew import Crew, Job
 from tracejit.runtime.process import Process, alone_with, fork, may_fork
 
-Job = Callable[[], object]
-"""Something that the process builds."""
 _SECONDS = 60.0
 """How long the process may take."""
 _FEWEST = 4
@@ -38,6 +38,7 @@ class Ahead:
 
     def __init__(self) -> None:
         self._process: Process | None = None
+        self._crew: Crew | None = None
         self._file: IO[bytes] | None = None
         self._answers: int | None = None
         self._made: set[str] = set()
@@ -75,17 +76,35 @@ class Ahead:
         expected, self._expected = self._expected, None
         jobs = () if expected is None else expected()
         if len(jobs) >= _FEWEST:
-            # With too many processes there is none.
+            crew = Crew(())
+            # With too many files or processes there is none.
             with contextlib.suppress(OSError):
-                self._process = Process(lambda answers: fork(lambda: self._work(jobs, answers)))
-        if self._process is None:
-            self._close()
+                crew.welcome(functools.partial(self._hire, jobs))
+            if self._process is not None:
+                self._crew = crew
+                return
+            crew.leave()
+        self._close()
+
+    def _hire(
+        self, jobs: Sequence[Job], files: Sequence[int], more: Callable[[], None]
+    ) -> tuple[int, Callable[[], bool]]:
+        self._process = Process(lambda answers: fork(lambda: self._work(jobs, answers, files, more)))
+        return self._process.pid, self._process.has_ended
 
     def end(self) -> None:
         """Lets the process begin with no further job; it ends by itself then."""
+        crew = self.hand_over()
+        if crew is not None:
+            crew.leave()
+
+    def hand_over(self) -> Crew | None:
+        """A crew in which the process is, which begins with none of its own jobs any more; None if there is none."""
         self.look()
-        if self._process is not None:
+        crew, self._crew = self._crew, None
+        if crew is not None:
             self._lock(_END)
+        return crew
 
     # --- who compiles what --------------------------------------------------------------------------------------------
 
@@ -151,7 +170,13 @@ class Ahead:
         assert self._process is not None
         self._process.close()
         self._process = None
+        self._leave()
         self._close()
+
+    def _leave(self) -> None:
+        crew, self._crew = self._crew, None
+        if crew is not None:
+            crew.leave()
 
     def _close(self) -> None:
         if self._file is not None:
@@ -163,18 +188,29 @@ class Ahead:
         if self._process is not None:
             self._process.close()
         self._process = self._expected = None
+        # What it held open, the process would wait for.
+        self._leave()
 
-    def _work(self, jobs: Sequence[Job], answers: int) -> None:
+    def _work(self, jobs: Sequence[Job], answers: int, files: Sequence[int], more: Callable[[], None]) -> None:
         assert self._file is not None
         # Who began it may be gone.
         signal.setitimer(signal.ITIMER_REAL, _SECONDS)
-        self._answers = alone_with(answers, self._file.fileno())
+        self._answers = alone_with(answers, self._file.fileno(), *files)
         for job in jobs:
-            self._lock(_END, waits=False)
-            self._unlock(_END)
+            if self._is_to_end():
+                break
             # Whatever it is, who needs the kernel finds it too. Another process may be at it.
             with contextlib.suppress(Exception):
                 job()
+        more()
+
+    def _is_to_end(self) -> bool:
+        try:
+            self._lock(_END, waits=False)
+        except OSError:
+            return True
+        self._unlock(_END)
+        return False
 
 
 AHEAD = Ahead()

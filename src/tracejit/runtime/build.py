@@ -380,10 +380,16 @@ def build_many(sources: Sequence[Source], begun: Begun | None = None) -> list[Ke
         # What every compilation needs is made before the processes part.
         lacking.sort(key=lambda request: request.length, reverse=True)
         lacking.pop().compile()
-    crew = begun.crew if begun is not None else Crew(()) if STORE.usable and len(lacking) > 1 else None
-    if crew is not None:
-        if workers > 1:
+    crew = None if begun is None else begun.crew
+    if crew is None and STORE.usable and len(lacking) > 1:
+        if len(lacking) >= _KERNELS_A_WORKER and all(request.is_text for request in lacking):
+            crew = AHEAD.hand_over()
+            # It costs no fork.
+            workers = max(workers, 1 if crew is None else 2)
+        elif workers > 1:
             AHEAD.end()
+        crew = crew or Crew(())
+    if crew is not None:
         _compiled.update(request.digest for request in lacking)
         with _lock:
             crew.add(_jobs(lacking, workers))

@@ -6,6 +6,7 @@ Must not know: what a job compiles.
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import signal
@@ -22,6 +23,10 @@ _INDEX_BYTES = 4
 _CHILD_SECONDS = 60.0
 
 
+def _has_ended(child: int) -> bool:
+    return os.waitpid(child, os.WNOHANG)[0] != 0
+
+
 def is_possible() -> bool:
     """Whether a process may be forked: one waits for ever for a lock that another Python thread held."""
     return threading.active_count() == 1
@@ -35,7 +40,7 @@ class Crew:
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self._jobs = list(jobs)
-        self._children: list[int] = []
+        self._children: list[tuple[int, Callable[[], bool]]] = []
         self._is_open = True
         self._reader, self._writer = os.pipe()
         self._added: IO[bytes] | None = None
@@ -61,7 +66,18 @@ class Crew:
                 child = os.fork()
                 if child == 0:
                     self._work_in_child()
-                self._children.append(child)
+                self._children.append((child, functools.partial(_has_ended, child)))
+
+    def welcome(self, begin: Callable[[Sequence[int], Callable[[], None]], tuple[int, Callable[[], bool]]]) -> None:
+        """Lets in a process that has other work before.
+
+        `begin` gets the files that the process needs, and what it is to do at last; it gives the process and what tells
+        whether that has ended.
+
+        Raises: OSError if there can be none.
+        """
+        self._added = self._added or tempfile.TemporaryFile()  # noqa: SIM115 - closed with the crew
+        self._children.append(begin((self._reader, self._added.fileno()), self._work))
 
     def add(self, jobs: Sequence[Job]) -> None:
         """More jobs, once."""
@@ -94,13 +110,23 @@ class Crew:
             pass
         self._close()
 
-    def _close(self) -> None:
+    def leave(self) -> None:
+        """Leaves it to the others, who end without jobs, and waits for nobody; nothing if all is finished."""
+        if self._is_open:
+            self._is_open = False
+            os.close(self._writer)
+            self._close_files()
+
+    def _close_files(self) -> None:
         os.close(self._reader)
         if self._added is not None:
             self._added.close()
+
+    def _close(self) -> None:
+        self._close_files()
         deadline = time.monotonic() + _CHILD_SECONDS
-        for child in self._children:
-            while os.waitpid(child, os.WNOHANG)[0] == 0:
+        for child, has_ended in self._children:
+            while not has_ended():
                 if time.monotonic() > deadline:
                     os.kill(child, signal.SIGKILL)
                 time.sleep(0.001)
