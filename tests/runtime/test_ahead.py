@@ -250,10 +250,12 @@ def test_a_crew_takes_the_process_from_jobs_that_it_has_not_begun(mine: Ahead, t
 
 def test_a_process_that_died_is_missed_by_no_crew(mine: Ahead, tmp_path: Path) -> None:
     def die() -> NoReturn:
+        (tmp_path / "begun").touch()
         wait_for((tmp_path / "go").exists)
         os._exit(1)
 
     begin(mine, [die, *jobs(mine, tmp_path)])
+    wait_for((tmp_path / "begun").exists)
     crew = mine.hand_over()
     assert crew is not None
     (tmp_path / "go").touch()
