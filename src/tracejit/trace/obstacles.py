@@ -16,6 +16,9 @@ def of_operation(op: Op, args: tuple[Any, ...]) -> str | None:
     """Why an operation cannot."""
     if op.family == "transfer":
         return "a tensor is copied between devices"
+    if type(op.expr) is str and any(isinstance(a, Tensor) for a in args):
+        # One text for all types.
+        return None
     if not supports(op, tuple(aval_of(a) if isinstance(a, Tensor) else None for a in args)):
         return f"{op.name} has no kernel for these types, so it runs eagerly"
     return None
