@@ -119,6 +119,19 @@ def test_this_process_waits_for_what_is_begun_there(mine: Ahead, tmp_path: Path)
     assert int((tmp_path / "0").read_text()) != os.getpid()
 
 
+def test_where_nothing_can_be_locked_this_process_compiles(
+    mine: Ahead, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise OSError(errno.ENOLCK, "no locks")
+
+    begin(mine, [lambda: wait_for((tmp_path / "go").exists), *jobs(mine, tmp_path)])
+    with monkeypatch.context() as patch:
+        patch.setattr(ahead.fcntl, "lockf", refuse)
+        make(mine, tmp_path, 0)
+    assert makers(tmp_path) == {0: os.getpid()}
+
+
 def test_what_a_process_had_that_died_can_be_claimed(mine: Ahead, tmp_path: Path) -> None:
     def die() -> NoReturn:
         with mine.claim(DIGESTS[0]):

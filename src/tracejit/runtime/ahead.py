@@ -89,7 +89,13 @@ class Ahead:
     def _hire(
         self, jobs: Sequence[Job], files: Sequence[int], more: Callable[[], None]
     ) -> tuple[int, Callable[[], bool]]:
-        self._process = Process(lambda answers: fork(lambda: self._work(jobs, answers, files, more)))
+        # The child forgets all that is the parent's.
+        file, self._file = self._file, None
+        assert file is not None
+        try:
+            self._process = Process(lambda answers: fork(lambda: self._work(jobs, answers, file, files, more)))
+        finally:
+            self._file = file
         return self._process.pid, self._process.has_ended
 
     def end(self) -> None:
@@ -136,15 +142,18 @@ class Ahead:
         file = self._file
         if file is None:
             return False
-        # It is closed as soon as anybody sees that there is no other process any more.
-        with contextlib.suppress(ValueError):
+        try:
             fcntl.lockf(file, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB), 1, place)
+        except (OSError, ValueError):
+            # It is closed as soon as anybody sees that there is no other process any more.
+            if not waits:
+                raise
         return True
 
     def _unlock(self, place: int) -> None:
         file = self._file
         if file is not None:
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(OSError, ValueError):
                 fcntl.lockf(file, fcntl.LOCK_UN, 1, place)
 
     # --- the process --------------------------------------------------------------------------------------------------
@@ -184,18 +193,17 @@ class Ahead:
             self._file = None
 
     def forget(self) -> None:
-        """In a forked child, to which the process does not answer; what it compiles is its own all the same."""
+        """In a forked child, which has nothing to do with the process: as long as it held it open, it would not end."""
+        self._expected = None
         if self._process is not None:
-            self._process.close()
-        self._process = self._expected = None
-        # What it held open, the process would wait for.
-        self._leave()
+            self._drop()
 
-    def _work(self, jobs: Sequence[Job], answers: int, files: Sequence[int], more: Callable[[], None]) -> None:
-        assert self._file is not None
+    def _work(
+        self, jobs: Sequence[Job], answers: int, file: IO[bytes], files: Sequence[int], more: Callable[[], None]
+    ) -> None:
         # Who began it may be gone.
         signal.setitimer(signal.ITIMER_REAL, _SECONDS)
-        self._answers = alone_with(answers, self._file.fileno(), *files)
+        self._file, self._answers = file, alone_with(answers, file.fileno(), *files)
         for job in jobs:
             if self._is_to_end():
                 break
