@@ -79,9 +79,35 @@ def test_a_loop_over_steps_adds_gradients_up() -> None:
     assert not {"tanh", "column_sum", "gemm_pack_f32", "gemm_sums_f32"} & set(plain)
 
 
+def test_recurrent_layers_are_loops_of_products() -> None:
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.GRU(8, 8, batch_first=True)
+
+        def forward(self, x: Any) -> Any:
+            return self.layer(x)[0][:, -1]
+
+    found = names(foreseen(training(Last()), (tj.ones(2, 3, 8), tj.zeros(2, dtype=tj.int64)), {}))
+    assert {"sigmoid", "tanh", "gemm_panel_f32", "gemm_sums_f32"} < set(found)
+
+
 def test_nothing_is_foreseen_for_other_types() -> None:
     step = training(nn.Linear(4, 3).double())
     assert foreseen(step, (tj.ones(2, 4, dtype=tj.float64), tj.zeros(2, dtype=tj.int64)), {}) == []
+
+
+def test_nothing_is_foreseen_where_operands_are_cast() -> None:
+    step, batch = training(nn.Linear(4, 3)), (tj.ones(2, 4), tj.zeros(2, dtype=tj.int64))
+    assert foreseen(step, batch, {})
+    with tj.autocast("cpu"):
+        assert foreseen(step, batch, {}) == []
+
+    def cast(x: Any, y: Any) -> Any:
+        with tj.autocast("cpu"):
+            return step(x, y)
+
+    assert foreseen(cast, batch, {}) == []
 
 
 @pytest.mark.parametrize("word", sorted(foresight._NEEDS))

@@ -16,12 +16,14 @@ from typing import Any, NamedTuple
 
 from tracejit import kernels
 from tracejit.compiler import compile_kernels
+from tracejit.config import PRODUCTS
 from tracejit.dtypes import float32
 from tracejit.eager import build_column_sums, build_flat
 from tracejit.ops import ops
 from tracejit.runtime.ahead import Job
 from tracejit.runtime.build import build
 from tracejit.runtime.recipe import Origin
+from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor, on_gpu
 from tracejit.trace.fingerprint import Walk, is_of_library
 
@@ -54,6 +56,7 @@ _PICK = _of_places("take", "int64", 0, 1)
 _LOSS = _Need(("exp", "log"), (), _PICK)
 _EMBEDDING = _Need((), (), (*_of_places("take", "float32", 1), *_of_places("index_add", "float32", 1, 2)))
 _GELU = _Need(("gelu",), ("erf", "exp"))
+_GATES = _Need(("sigmoid", "tanh"), _PRODUCT.gradient)
 _UPDATE = _Need((), (), ("flush_denormal",))
 _NEEDS = {op.name: _Need((op.name,)) for op in ops.family("elementwise") if not (op.exact or op.attrs)} | {
     "Linear": _PRODUCT,
@@ -71,8 +74,9 @@ _NEEDS = {op.name: _Need((op.name,)) for op in ops.family("elementwise") if not 
     "GELU": _GELU,
     "Sigmoid": _Need(("sigmoid",)),
     "Tanh": _Need(("tanh",)),
-    "LSTM": _Need(("sigmoid", "tanh")),
-    "GRU": _Need(("sigmoid", "tanh")),
+    "LSTM": _GATES,
+    "GRU": _GATES,
+    "RNN": _Need(("tanh",), _PRODUCT.gradient),
     "Embedding": _EMBEDDING,
     "Adam": _UPDATE,
     "AdamW": _UPDATE,
@@ -90,10 +94,10 @@ def foreseen(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> li
     """
     words = _Words()
     words.see((function, args, kwargs))
-    if not words.is_plain:
+    if not words.is_plain or state.autocast is not None or PRODUCTS.bfloat16:
         return []
     needs = [_NEEDS[word] for word in words.found if word in _NEEDS]
-    if words.goes_in_steps and _PRODUCT in needs:
+    if words.goes_in_steps and any(_LONGEST in need.gradient for need in needs):
         needs.append(_STEPS)
     found = [kernel for need in needs for kernel in need.value]
     if "backward" in words.found:
@@ -127,8 +131,8 @@ class _Words(Walk):
 
     @property
     def is_plain(self) -> bool:
-        """Whether there are tensors of float32, and all are on the CPU."""
-        return self._has_float32 and not self._is_elsewhere
+        """Whether there are tensors of float32, all are on the CPU, and none is cast."""
+        return self._has_float32 and not self._is_elsewhere and "autocast" not in self.found
 
     def _parts(self, x: Any, kind: type) -> list[Any]:
         if kind is CodeType:
