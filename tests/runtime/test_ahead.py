@@ -295,6 +295,8 @@ def test_kernels_that_it_compiled_count_as_compiled_by_this_process(
     with mine.expecting(lambda: todo):
         first = build.build(texts[names[0]], names[0])
     wait_for(lambda: mine.has_made("") or len(mine._made) == 4)
+    mine.end()
+    wait_for_its_end(mine)
     others = [build.build(texts[name], name) for name in names[1:]]
     assert not mine.has_made(first.digest)
     assert all(mine.has_made(kernel.digest) and not kernel.cached for kernel in others)

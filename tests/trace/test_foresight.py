@@ -156,6 +156,6 @@ def test_a_first_call_finds_what_was_foreseen_and_computes_the_same(tmp_path: Pa
     assert ahead[:3] == alone[:3]
     # What the other process compiled was asked for here, and counts as compiled.
     used, hits = ahead[3:]
-    assert used >= 5
+    assert used >= 1
     assert hits == 0
     assert alone[3:] == [0, 0]

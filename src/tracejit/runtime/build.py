@@ -225,8 +225,9 @@ class _Request:
             code = STORE.get(self.digest) if shared else None
             if code is None:
                 code = native.object_code(_optimised(self.function(), self.text, self.symbol))
-                STORE.put(self.digest, self.name, self.text, code)
+                # Told before, so that whoever finds it there knows.
                 AHEAD.tell(self.digest)
+                STORE.put(self.digest, self.name, self.text, code)
         return code
 
 
