@@ -126,6 +126,10 @@ _NUMPY_USES = 16
 """Uses of an exact operation from which a kernel, some 20 ms to build, is worth it."""
 _NUMPY_ELEMENTS = 1 << 18
 """Elements of operands up to which NumPy takes less time at these uses than building a kernel."""
+_NUMPY_MOVES = 1 << 20
+"""The same for exact operations on elements as they lie, whose kernel there is: a new layout is a program to plan."""
+_MOVES = ("elementwise", "place")
+"""Families of such operations."""
 _uses: dict[Any, int] = {}
 _LARGE = 1 << 15
 """Elements of an operand from which on threads share an exact operation, and NumPy, which has but one, does it only at
@@ -217,9 +221,7 @@ def _run_any(op: Op, args: tuple[Any, ...]) -> np.ndarray:
     flat = _flat_kernels.get(tuple(key))
     if flat is None:
         if op.exact and is_rare(tuple(key)):
-            # As a kernel does it: a number of NumPy's does not decide the type, and the result is contiguous.
-            numbers = tuple(a.item() if isinstance(a, np.generic) else a for a in args)
-            return placed(np.asarray(_numpy(op, numbers, ()), order="C"))
+            return _as_a_kernel(op, args, ())
         flat = _flat_kernels[tuple(key)] = _Flat(op, args)
     given: list[Any] = list(args)
     if not alike or shape is None:
@@ -231,6 +233,12 @@ def _run_any(op: Op, args: tuple[Any, ...]) -> np.ndarray:
     given.append(out)
     launch(flat.address, out.size, flat.cost, *[_plain(given[k]) for k in flat.slots])
     return out
+
+
+def _as_a_kernel(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> np.ndarray:
+    """NumPy's result like a kernel's: a number of NumPy's does not decide the type, and it is contiguous."""
+    numbers = tuple(a.item() if isinstance(a, np.generic) else a for a in args)
+    return np.asarray(_numpy(op, numbers, attrs), order="C")
 
 
 def _plain(slot: Any) -> Any:
@@ -300,7 +308,8 @@ def _run_program(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     found = _programs.get(tuple(key))
     if found is None:
         alike = op.exact or op.family == "reduction"
-        if alike and sum(a.size for a in arrays) <= _NUMPY_ELEMENTS and is_rare(tuple(key)):
+        most = _NUMPY_MOVES if op.family in _MOVES else _NUMPY_ELEMENTS
+        if alike and sum(a.size for a in arrays) <= most and is_rare(tuple(key)):
             result = _run_in_numpy(op, args, attrs)
             if result is not None:
                 return result
@@ -321,6 +330,8 @@ def _run_in_numpy(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     """What the operation's program would give, bit for bit, without one; None if NumPy cannot give it."""
     if op.family == "reduction":
         return _reduce_in_numpy(op, args[0], attrs[0])
+    if op.family in _MOVES:
+        return _as_a_kernel(op, args, attrs)
     # A fresh, contiguous array, as programs give it.
     return copied(np.asarray(_numpy(op, args, attrs), order="C"))
 
