@@ -21,6 +21,45 @@ _KEYS = {
 }
 """How elements of floating point are read, -0.0 as 0.0, what their bits are, and which of them is the sign."""
 
+_INSERT_WORD = """
+                moves = 1
+                while moves == 1:
+                    moves = 0
+                    if at > 0:
+                        before = load_i64(words, at - 1)
+                        if before > word:
+                            store_i64(words, at, before)
+                            at -= 1
+                            moves = 1
+                store_i64(words, at, word)
+""".strip()
+"""Puts a word where it belongs among those before place `at`, which are in order."""
+
+_INSERT_KEY = """
+                moves = 1
+                while moves == 1:
+                    moves = 0
+                    if at > 0:
+                        before = load_i64(keys, at - 1)
+                        if before > key:
+                            store_i64(keys, at, before)
+                            store_i64(places, at, load_i64(places, at - 1))
+                            at -= 1
+                            moves = 1
+                store_i64(keys, at, key)
+                store_i64(places, at, k)
+""".strip()
+"""The same for a key and, beside it, the place k of its element."""
+
+_BEGINS = f"""
+                    begin = 0
+                    for c in range({_DIGITS}):
+                        many = load_i64(counts, c ^ sign)
+                        store_i64(counts, c ^ sign, begin)
+                        begin += many
+""".strip()
+"""Turns the counts of a digit into where what has it begins."""
+
 _NARROW_ROWS = """
 def $name(p, lo, hi):
     # Slots: x, out, scratch, size. A word is a key and, below, the place of its element.
@@ -39,16 +78,7 @@ def $name(p, lo, hi):
             for k in range(1, size):
                 word = load_i64(words, k)
                 at = k
-                moves = 1
-                while moves == 1:
-                    moves = 0
-                    if at > 0:
-                        before = load_i64(words, at - 1)
-                        if before > word:
-                            store_i64(words, at, before)
-                            at -= 1
-                            moves = 1
-                store_i64(words, at, word)
+                $insert
         else:
             target = scratch + 8 * (size + 4 * $digits) * u
             counts = target + 8 * size
@@ -64,11 +94,7 @@ def $name(p, lo, hi):
                 if load_i64(counts, (load_i64(source, 0) >> shift) & 255) < size:
                     # The highest bit of a key is its sign.
                     sign = 128 if digit == 3 else 0
-                    begin = 0
-                    for c in range($digits):
-                        many = load_i64(counts, c ^ sign)
-                        store_i64(counts, c ^ sign, begin)
-                        begin += many
+                    $begins
                     for k in range(size):
                         word = load_i64(source, k)
                         c = (word >> shift) & 255
@@ -104,18 +130,7 @@ def $name(p, lo, hi):
             for k in range(1, size):
                 key = load_i64(keys, k)
                 at = k
-                moves = 1
-                while moves == 1:
-                    moves = 0
-                    if at > 0:
-                        before = load_i64(keys, at - 1)
-                        if before > key:
-                            store_i64(keys, at, before)
-                            store_i64(places, at, load_i64(places, at - 1))
-                            at -= 1
-                            moves = 1
-                store_i64(keys, at, key)
-                store_i64(places, at, k)
+                $insert
         else:
             other_keys = keys + 8 * size
             other_places = other_keys + 8 * size
@@ -131,11 +146,7 @@ def $name(p, lo, hi):
                 shift = 8 * digit
                 if load_i64(counts, (load_i64(keys, 0) >> shift) & 255) < size:
                     sign = 128 if digit == 7 else 0
-                    begin = 0
-                    for c in range($digits):
-                        many = load_i64(counts, c ^ sign)
-                        store_i64(counts, c ^ sign, begin)
-                        begin += many
+                    $begins
                     for k in range(size):
                         key = load_i64(keys, k)
                         c = (key >> shift) & 255
@@ -178,18 +189,7 @@ def $name(p, lo, hi):
             elif key < load_i64(keys, wanted - 1):
                 at = wanted - 1
             if at >= 0:
-                moves = 1
-                while moves == 1:
-                    moves = 0
-                    if at > 0:
-                        before = load_i64(keys, at - 1)
-                        if before > key:
-                            store_i64(keys, at, before)
-                            store_i64(places, at, load_i64(places, at - 1))
-                            at -= 1
-                            moves = 1
-                store_i64(keys, at, key)
-                store_i64(places, at, k)
+                $insert
     return 0
 """
 
@@ -221,8 +221,9 @@ def plan_argsort(x: Operand, out: Operand, descending: bool) -> tuple[Launch, ..
         raise ValueError(f"argsort: expected out of shape {list(x.shape)}, got {list(out.shape)}")
     short = short_name(x)
     order = "down" if descending else "up"
-    blanks = {**_key(short, descending), "short": str(_SHORT), "digits": str(_DIGITS)}
     is_short, is_wide = size <= _SHORT, short in _WIDE
+    blanks = {**_key(short, descending), "short": str(_SHORT), "digits": str(_DIGITS), "begins": _BEGINS}
+    blanks["insert"] = _INSERT_KEY if is_wide else _INSERT_WORD
     digits = 8 if is_wide else 4
     if is_wide:
         room = size if is_short else 3 * size + digits * _DIGITS
@@ -248,7 +249,8 @@ def plan_topk(x: Operand, out: Operand, k: int, largest: bool) -> tuple[Launch, 
     if out.shape != (*x.shape[:-1], k) or not 0 <= k <= size:
         raise ValueError(f"topk: expected {k} of {size} places, got out of shape {list(out.shape)}")
     short = short_name(x)
-    function = instantiate(_FIRST, f"topk_{'down' if largest else 'up'}_{short}", **_key(short, largest))
+    name = f"topk_{'down' if largest else 'up'}_{short}"
+    function = instantiate(_FIRST, name, **_key(short, largest), insert=_INSERT_KEY)
     slots = (Ptr(0), Ptr(1), Scratch(8 * k * units), size, k)
     return launched(Launch(function, slots, units if k else 0, 5.0 + 1.5 * size + 5.0 * k * k))
 
