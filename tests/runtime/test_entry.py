@@ -9,11 +9,14 @@ import threading
 import weakref
 from pathlib import Path
 
+import llvmlite.ir as ir
 import numpy as np
 import pytest
 
 from tracejit.kernels import looks
+from tracejit.kernels.emit import internal_function
 from tracejit.kernels.gemm_vectors import LINE_BYTES
+from tracejit.kernels.workspace import own_memory
 from tracejit.runtime.arrays import SMALL_BYTES
 from tracejit.runtime.build import build
 from tracejit.runtime.entry import _ARRAY_FUNCTIONS, ENTRY
@@ -218,3 +221,10 @@ def test_kernels_keep_what_they_need_in_the_workspace_of_their_thread() -> None:
     thread.start()
     thread.join()
     assert not {place for places in found[:4] for place in places} & {place for places in found[4:] for place in places}
+
+
+def test_a_function_that_kernels_call_has_no_workspace_of_its_own() -> None:
+    module = ir.Module()
+    internal_function(module, "few", 1, lambda builder, _: own_memory(builder, 4096))
+    with pytest.raises(AssertionError, match="many is no kernel"):
+        internal_function(module, "many", 1, lambda builder, _: own_memory(builder, 4097))

@@ -1,4 +1,4 @@
-"""Loads, stores, bit casts, stack buffers and atomics on raw addresses, as numba intrinsics.
+"""Loads, stores, bit casts, memory of a kernel's own and atomics on raw addresses, as numba intrinsics.
 
 Every kernel is written with these alone, so its text holds no types but scalars. An address is an int64,
 an index counts elements. The `_s` forms of loads and stores take `(scope, scopes)`: two literals saying

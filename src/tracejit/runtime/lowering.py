@@ -27,6 +27,7 @@ from numba.core.errors import NumbaError
 
 from tracejit.kernels.emit import OWN, SHARED, name_loop, new_function
 from tracejit.kernels.memory import ARGS, BY_HAND, OF_THIS_CPU, WISH
+from tracejit.kernels.workspace import mark_called
 from tracejit.runtime import scalars, syntax
 from tracejit.runtime.scalars import I64, NOTHING, Unsupported, Value
 from tracejit.runtime.vectors import Loop, Loops
@@ -533,6 +534,7 @@ class _Walk:
             raise Unsupported(f"{function.__name__}, which calls itself")
         native = new_function(self._native.module, ir.FunctionType(I64, [I64] * count), name)
         native.linkage = "internal"
+        mark_called(native)
         native.attributes.add("nounwind")
         frame = _Frame(function, frozenset(), self._frame.depth)
         walk = _Walk(native, self._call_intrinsic, frame, self._vectors, self._made)
