@@ -14,7 +14,8 @@ from tracejit.kernels.attention_rows import ADDED, FLAGS, NO_MASK, add_steps, ad
 from tracejit.kernels.gemm_code import Code, Word
 from tracejit.kernels.gemm_kernels import BLOCK_BYTES, TILE_ROWS, TILE_VECTORS, call_tile
 from tracejit.kernels.gemm_packing import add_copy, add_transpose
-from tracejit.kernels.gemm_vectors import Lane, add_column
+from tracejit.kernels.gemm_tiles import add_column
+from tracejit.kernels.gemm_vectors import Lane
 
 PACK = ("operand", "scratch", "heads", "batch_step", "head_step", "row_step", "rows", "width", "chunk", "space",
         "turned", "straight")  # fmt: skip
@@ -144,9 +145,7 @@ class _Heads:
             at, to = left + top * step * size, out + (top * pitch + j) * size
             self.tiles(at, step, 1, panel, self.columns, to, pitch, width, 1, rows - top, there)
 
-    def along(
-        self, block: Word, panels: _Panels, width: Word, out: Word, step: Word, rows: Word, seen: Word
-    ) -> None:
+    def along(self, block: Word, panels: _Panels, width: Word, out: Word, step: Word, rows: Word, seen: Word) -> None:
         """A block of weights times the first `seen` rows of length `width`, in panels."""
         size, pitch, run = self.lane.size, self.slots.pitch, self.slots.run
         code = self.code

@@ -12,7 +12,8 @@ from typing import Any
 
 from tracejit.kernels import gemm_kernels as kernels
 from tracejit.kernels.gemm_kernels import DOT_ROWS, ROW_VECTORS, THIN_VECTORS, TILE_ROWS, TILE_VECTORS
-from tracejit.kernels.gemm_vectors import MASKED, MOVED, MULTIPLIED, TARGET
+from tracejit.kernels.gemm_tiles import MASKED, MOVED, MULTIPLIED
+from tracejit.kernels.gemm_vectors import TARGET
 from tracejit.kernels.launch import Launch, Operand, Ptr, Scratch
 
 _SIZES = {"float32": 4, "float64": 8}

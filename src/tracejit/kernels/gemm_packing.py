@@ -1,6 +1,6 @@
 """LLVM vector functions that pack matrices: rows into panels, columns into strips, a transpose.
 
-Arguments are those of `gemm_vectors`.
+Arguments are those of `gemm_tiles`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ from tracejit.kernels.gemm import Problem, checked, worth_packing
 from tracejit.kernels.gemm_code import Code, Word, native_kernel
 from tracejit.kernels.gemm_kernels import BLOCK_BYTES, COPY, DIRECT, GATHER, TILE_VECTORS, TRANSPOSE, pack_panels
 from tracejit.kernels.gemm_packing import add_part
-from tracejit.kernels.gemm_vectors import ADDING, F32, F64, TARGET, Lane, add_column
+from tracejit.kernels.gemm_tiles import ADDING, add_column
+from tracejit.kernels.gemm_vectors import F32, F64, TARGET, Lane
 from tracejit.kernels.launch import Launch, Operand, Ptr
 from tracejit.ops.contraction import LONGEST_ADDED
 

@@ -1,0 +1,321 @@
+"""LLVM vector functions that matrix products are made of: tiles, columns of tiles, dot tiles, what comes behind them.
+
+Each builder adds one internal function to the module that is being compiled and returns it; callers share it.
+All arguments are int64: addresses in bytes, strides in elements. The vector width is this machine's; no result
+depends on it, because every element is one chain of fused multiply-adds along k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tracejit.kernels.emit import I64, SHORT_LOOP, emit_loop, internal_function
+from tracejit.kernels.gemm_vectors import LINE_BYTES, TARGET, Lane, Place, VectorBuilder, row_addresses
+
+ALONE, ADDING, ENDING = "", "_add", "_end"
+"""What is done with a product: nothing, it is added to a D, or a bias and relu may follow."""
+
+ASKED_BYTES = 512
+"""What a tile of a column that is ADDING asks for of a row."""
+
+Load = Callable[[Any, int], Any]
+"""Vector `j` of the row at an address."""
+
+
+def _starts(v: VectorBuilder, begin: Any, rows: list[Any], vectors: int, load: Load) -> list[Any]:
+    """Zeros if `begin` is not 0, else what the rows of C hold."""
+    start = v.ir.block
+    resume, ready = v.ir.append_basic_block("resume"), v.ir.append_basic_block("ready")
+    v.ir.cbranch(v.ir.icmp_signed("!=", begin, I64(0)), ready, resume)
+    v.ir.position_at_end(resume)
+    loaded = [load(row, j) for row in rows for j in range(vectors)]
+    v.ir.branch(ready)
+    v.ir.position_at_end(ready)
+    sums = []
+    for value in loaded:
+        phi = v.ir.phi(v.lane.vector)
+        phi.add_incoming(v.zeros, start)
+        phi.add_incoming(value, resume)
+        sums.append(phi)
+    return sums
+
+
+def _ended(v: VectorBuilder, bias: Any, sums: list[Any], vectors: int, load: Load) -> list[Any]:
+    """The sums, or, if the address of a bias is not 0, relu(sums + bias)."""
+    start = v.ir.block
+    ending, ended = v.ir.append_basic_block("ending"), v.ir.append_basic_block("ended")
+    v.ir.cbranch(v.ir.icmp_signed("!=", bias, I64(0)), ending, ended)
+    v.ir.position_at_end(ending)
+    addends = [load(bias, j) for j in range(vectors)]
+    totals = [v.ir.fadd(value, addends[position % vectors]) for position, value in enumerate(sums)]
+    raised = [v.ir.select(v.ir.fcmp_ordered("<=", total, v.zeros), v.zeros, total) for total in totals]
+    v.ir.branch(ended)
+    v.ir.position_at_end(ended)
+    results = []
+    for value, other in zip(sums, raised, strict=True):
+        phi = v.ir.phi(v.lane.vector)
+        phi.add_incoming(value, start)
+        phi.add_incoming(other, ending)
+        results.append(phi)
+    return results
+
+
+def _chains(
+    v: VectorBuilder, k: Any, a: list[Any], b: Any, steps: tuple[Any, Any], sums: list[Any], load: Load, turn: int = 1
+) -> list[Any]:
+    """The sums, row by row, after `k` steps along the rows `a` and the vectors at `b`, `turn` of them in each turn."""
+    a_step, b_step = steps
+    vectors = len(sums) // len(a)
+
+    def step(state: list[Any]) -> list[Any]:
+        a_at, b_at, *sums = state
+        panel = [load(b_at, j) for j in range(vectors)]
+        out = []
+        for i, row in enumerate(a):
+            value = v.splat(row, a_at)
+            out += [v.fma(value, panel[j], sums[i * vectors + j]) for j in range(vectors)]
+        return [v.ir.add(a_at, a_step), v.ir.add(b_at, b_step), *out]
+
+    return emit_loop(v.ir, k, [I64(0), b, *sums], step, together=turn)[2:]
+
+
+def add_tile(module: Any, lane: Lane, rows: int, vectors: int, use: str = ALONE) -> Any:
+    """C[rows, vectors*W] = or += A @ B, each element's chain held in a register.
+
+    Arguments: a, a_m, a_k, b, b_k, c, c_m, k, begin, m_left, n_left. `begin` other than 0 starts the chains at 0,
+    else they go on from C. Rows past `m_left` repeat the last one, columns past `n_left` are not touched.
+    ENDING has one more, the address of a bias, one row; if it is not 0, C = relu(C + bias).
+    """
+
+    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
+        a, a_m, a_k, b, b_k, c, c_m, k, begin, m_left, n_left, *more = arguments
+        v = VectorBuilder(builder, lane)
+        a_rows = row_addresses(v, a, a_m, m_left, rows)
+        steps = v.bytes(a_k), v.bytes(b_k)
+        c_rows = row_addresses(v, c, c_m, m_left, rows)
+        columns = [I64(j * TARGET.vector_bytes) for j in range(vectors)]
+        for row in c_rows:
+            v.prefetch(row)
+
+        def load(at: Any, j: int) -> Any:
+            return v.load(at, columns[j])
+
+        def store(value: Any, at: Any, j: int) -> None:
+            v.store(value, at, columns[j])
+
+        def load_masked(at: Any, j: int) -> Any:
+            return v.load_masked(at, masks[j], columns[j])
+
+        def store_masked(value: Any, at: Any, j: int) -> None:
+            v.store_masked(value, at, masks[j], columns[j])
+
+        def results(load: Load) -> list[Any]:
+            starts = _starts(v, begin, c_rows, vectors, load)
+            sums = _chains(v, k, a_rows, b, steps, starts, load)
+            return _ended(v, more[0], sums, vectors, load) if use == ENDING else sums
+
+        def write(store: Callable[[Any, Any, int], None], sums: list[Any]) -> None:
+            for position, value in enumerate(sums):
+                store(value, c_rows[position // vectors], position % vectors)
+
+        masks = [v.mask(builder.sub(n_left, I64(j * v.width))) for j in range(vectors)]
+        if TARGET.free_masks:
+            write(store_masked, results(load_masked))
+            return
+        full = builder.icmp_signed(">=", n_left, I64(vectors * v.width))
+        if rows > 1:
+            # A vector of B is used for several rows, so a masked load costs little; a masked store costs much.
+            sums = results(load_masked)
+            with builder.if_else(full) as (then, otherwise):
+                with then:
+                    write(store, sums)
+                with otherwise:
+                    v.store_first([sums[k : k + vectors] for k in range(0, len(sums), vectors)], c_rows, n_left)
+            return
+        with builder.if_else(full) as (then, otherwise):
+            with then:
+                write(store, results(load))
+            with otherwise:
+                write(store_masked, results(load_masked))
+
+    return internal_function(module, f"tile_{lane.name}_{rows}x{vectors}{use}", 12 if use else 11, body)
+
+
+def add_column(module: Any, lane: Lane, rows: int, vectors: int, use: str = ALONE) -> Any:
+    """Whole tiles one below the other, as `add_tile` computes each: what is between two of them is a few additions.
+
+    Arguments: a, a_m, a_k, a_tile, b, b_k, c, c_m, k, begin, tiles; `a_tile` is how far a tile's rows of A lie from
+    those of the one above. ENDING has one more, as for a tile. ADDING has how far from C lies a D, where a row is that
+    will be read soon, and how far, in bytes, the next tile's: C = D + A @ B, where D may be C.
+    """
+
+    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
+        a, a_m, a_k, a_tile, b, b_k, c, c_m, k, begin, tiles, *more = arguments
+        v = VectorBuilder(builder, lane)
+        steps, a_down, c_down = (v.bytes(a_k), v.bytes(b_k)), v.bytes(a_tile), v.bytes(c_m)
+        # A few steps in a turn: the CPU foresees the end of a shorter loop, and asks further ahead for what it reads.
+        turn = 1 if use == ADDING else SHORT_LOOP
+        a_rows = [builder.mul(v.bytes(a_m), I64(i)) for i in range(rows)]
+        columns = [I64(j * TARGET.vector_bytes) for j in range(vectors)]
+
+        def load(at: Any, j: int) -> Any:
+            return v.load(at, columns[j])
+
+        def tile(state: list[Any]) -> list[Any]:
+            a_at, c_at, *asked = state
+            for place in [builder.add(x, I64(at)) for x in asked for at in range(0, ASKED_BYTES, LINE_BYTES)]:
+                v.prefetch(place, written=False, nearest=False)
+            c_rows = [c_at]
+            for _ in range(rows):
+                c_rows.append(builder.add(c_rows[-1], c_down))
+            below = c_rows.pop()
+            for row in c_rows:
+                v.prefetch(row)
+            starts = [v.zeros] * (rows * vectors) if use == ADDING else _starts(v, begin, c_rows, vectors, load)
+            results = _chains(v, k, [builder.add(a_at, row) for row in a_rows], b, steps, starts, load, turn)
+            if use == ENDING:
+                results = _ended(v, more[0], results, vectors, load)
+            for position, value in enumerate(results):
+                row, j = c_rows[position // vectors], position % vectors
+                if use == ADDING:
+                    value = builder.fadd(load(builder.add(row, more[0]), j), value)
+                v.store(value, row, columns[j])
+            return [builder.add(a_at, a_down), below, *[builder.add(row, more[2]) for row in asked]]
+
+        emit_loop(builder, tiles, [a, c, *more[1:2]], tile)
+
+    arguments = {ADDING: 14, ENDING: 12}.get(use, 11)
+    return internal_function(module, f"column_{lane.name}_{rows}x{vectors}{use}", arguments, body)
+
+
+MULTIPLIED, MASKED, MOVED = range(3)
+"""What a gate does to a product: multiplies it, makes it 0 where the gate is not above 0, adds to it."""
+
+
+def add_gate(module: Any, lane: Lane, vectors: int) -> Any:
+    """C[rows, vectors*W] goes through a gate D: what that does to it is one of those above.
+
+    Arguments: c, c_m, d, d_m, rows, n_left, use. Columns past `n_left` are not touched.
+    """
+
+    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
+        c, c_m, d, d_m, rows, n_left, use = arguments
+        v = VectorBuilder(builder, lane)
+        c_step, d_step = v.bytes(c_m), v.bytes(d_m)
+        is_masked, is_moved = (builder.icmp_signed("==", use, I64(other)) for other in (MASKED, MOVED))
+        columns = [I64(j * TARGET.vector_bytes) for j in range(vectors)]
+        there = [v.mask(builder.sub(n_left, I64(j * v.width))) for j in range(vectors)]
+        full = builder.icmp_signed(">=", n_left, I64(vectors * v.width))
+
+        def row(state: list[Any]) -> list[Any]:
+            at, gates = state
+            results = []
+            for column, mask in zip(columns, there, strict=True):
+                value, gate = v.load_masked(at, mask, column), v.load_masked(gates, mask, column)
+                kept = builder.select(builder.fcmp_ordered("<=", gate, v.zeros), v.zeros, value)
+                result = builder.select(is_masked, kept, builder.fmul(value, gate))
+                results.append(builder.select(is_moved, builder.fadd(value, gate), result))
+            if TARGET.free_masks:
+                for result, mask, column in zip(results, there, columns, strict=True):
+                    v.store_masked(result, at, mask, column)
+            else:
+                with builder.if_else(full) as (then, otherwise):
+                    with then:
+                        for result, column in zip(results, columns, strict=True):
+                            v.store(result, at, column)
+                    with otherwise:
+                        v.store_first([results], [at], n_left)
+            return [builder.add(at, c_step), builder.add(gates, d_step)]
+
+        emit_loop(builder, rows, [c, d], row)
+
+    return internal_function(module, f"gate_{lane.name}_{vectors}", 7, body)
+
+
+def _dots(
+    v: VectorBuilder, a_rows: list[Any], a_step: Any, groups: list[Callable[[Any], list[Place]]], k: Any
+) -> list[list[Any]]:
+    """Per row of A and group of W columns of B: the sums along k.
+
+    A group tells where its columns go on at an offset. Blocks of W places of each are transposed in registers; what is
+    left of k is gathered.
+    """
+
+    def add_column(at: Any, column: Any, chains: list[Any]) -> list[Any]:
+        return [v.fma(v.splat(row, at), column, chain) for row, chain in zip(a_rows, chains, strict=True)]
+
+    def block(state: list[Any]) -> list[Any]:
+        start, b_at, *chains = state
+        out, a_at = [], start
+        for j, group in enumerate(groups):
+            mine, a_at = chains[j * rows : (j + 1) * rows], start
+            if j:
+                v.fence()
+            for column in v.load_transposed(group(b_at)):
+                mine = add_column(a_at, column, mine)
+                a_at = v.ir.add(a_at, a_step)
+            out += mine
+        return [a_at, v.ir.add(b_at, I64(TARGET.vector_bytes)), *out]
+
+    def single(state: list[Any]) -> list[Any]:
+        a_at, b_at, *chains = state
+        out = []
+        for j, group in enumerate(groups):
+            out += add_column(a_at, v.load_column(group(b_at)), chains[j * rows : (j + 1) * rows])
+        return [v.ir.add(a_at, a_step), v.ir.add(b_at, I64(v.lane.size)), *out]
+
+    rows = len(a_rows)
+    blocks = v.ir.sdiv(k, I64(v.width))
+    left = v.ir.sub(k, v.ir.mul(blocks, I64(v.width)))
+    state = emit_loop(v.ir, blocks, [I64(0), I64(0), *[v.zeros] * (rows * len(groups))], block)
+    chains = emit_loop(v.ir, left, state, single)[2:]
+    return [chains[row::rows] for row in range(rows)]
+
+
+def add_dots(module: Any, lane: Lane, rows: int) -> Any:
+    """C[rows, W] = A @ B where B[k, n] lies at b + n*b_n + k: B is transposed in registers, nothing is packed.
+
+    Arguments: a, a_m, a_k, b, b_n, c, c_m, k, m_left, n_left, bias. Rows past `m_left` repeat the last one, columns
+    past `n_left` are not touched; the bias is that of an ENDING tile. The whole of k is one pass, a vector of each row
+    of B at a time.
+    """
+
+    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
+        a, a_m, a_k, b, b_n, c, c_m, k, m_left, n_left, bias = arguments
+        v = VectorBuilder(builder, lane)
+        a_rows, c_rows = (row_addresses(v, *matrix, m_left, rows) for matrix in ((a, a_m), (c, c_m)))
+        b_rows = row_addresses(v, b, b_n, n_left, v.width)
+        mask = v.mask(n_left)
+        sums = _dots(v, a_rows, v.bytes(a_k), [lambda offset: [(row, offset) for row in b_rows]], k)
+        results = _ended(v, bias, [chain for (chain,) in sums], 1, lambda at, j: v.load_masked(at, mask))
+        for result, row in zip(results, c_rows, strict=True):
+            v.store_masked(result, row, mask)
+
+    return internal_function(module, f"dots_{lane.name}_{rows}", 11, body)
+
+
+def add_row_dots(module: Any, lane: Lane, vectors: int) -> Any:
+    """C[1, vectors*W] = A @ B as `add_dots` does it, for a contiguous row A and for columns that are all there.
+
+    Arguments: a, b, b_n, c, k, bias. So many columns at a time keep the multiply-adds busy, each of which waits for the
+    one before in its column.
+    """
+
+    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
+        a, b, b_n, c, k, bias = arguments
+        v = VectorBuilder(builder, lane)
+        step = v.bytes(b_n)
+        down = [builder.mul(step, I64(row)) for row in range(v.width)]
+
+        def group(first: Any) -> Callable[[Any], list[Place]]:
+            return lambda offset: [(base, row) for base in [builder.add(first, offset)] for row in down]
+
+        firsts = [builder.add(b, builder.mul(step, I64(j * v.width))) for j in range(vectors)]
+        places = [I64(j * TARGET.vector_bytes) for j in range(vectors)]
+        (chains,) = _dots(v, [a], I64(lane.size), [group(first) for first in firsts], k)
+        results = _ended(v, bias, chains, vectors, lambda at, j: v.load(at, places[j]))
+        for result, place in zip(results, places, strict=True):
+            v.store(result, c, place)
+
+    return internal_function(module, f"row_dots_{lane.name}_{vectors}", 6, body)
