@@ -129,7 +129,9 @@ GATES: dict[str, tuple[Any, Callable[[np.ndarray, np.ndarray], np.ndarray]]] = {
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("gate", GATES)
-@pytest.mark.parametrize("shape", [s for s in SHAPES if s[1] > 1] + [(300, 260, 1200), (96, 64, 0), (1, 1000, 300)])
+@pytest.mark.parametrize(
+    "shape", [s for s in SHAPES if s[1] > 1] + [(300, 260, 1200), (96, 64, 0), (1, 1000, 300), (790, 530, 70)]
+)
 def test_a_product_goes_through_a_gate(dtype: str, gate: str, shape: tuple[int, int, int]) -> None:
     m, n, k = shape
     rng = np.random.default_rng(m)

@@ -144,7 +144,7 @@ def _pack_strips(code: Code, lane: Lane, a: Word, a_k: Word, block: Word, k: Wor
 def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
     """Panels of columns of B for a part of the rows of C; units that follow one another share what is packed.
 
-    C is relu(A @ B + bias) if there is a bias, and goes through a gate if there is one, while it is in the first cache.
+    C is relu(A @ B + bias) if there is a bias, and goes through a gate if there is one, while a cache has it.
     """
     a, b, c, m, n, k, a_m, a_k, b_k, b_n, c_m = code.slots(p, A, B, C, M, N, K, A_M, A_K, B_K, B_N, C_M)
     a_batch, b_batch, c_batch, a_mode, b_mode = code.slots(p, A_BATCH, B_BATCH, C_BATCH, A_MODE, B_MODE)
@@ -205,10 +205,12 @@ def _panel(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
                 with code.loop(whole * TILE_ROWS, height, step) as i:
                     a_at = left + a_direct.choose(i * a_m, whole * left_tile) * size
                     tile(i, (height - i).least(step), a_at)
-                with code.when(gate.differs(0) & (start + length >= k)):
-                    gate_at = gate + ((row + top) * gate_m + panel * columns) * size
-                    operands = c_at, c_m, gate_at, gate_m, height, there, gate_use
-                    code.call(add_gate(code.module, lane, TILE_VECTORS), *operands)
+            # All panels of a row at once: the CPU brings what lies along a row of the gate before it is asked for.
+            with code.when(gate.differs(0) & (start + length >= k)):
+                at = c_first + (top * c_m + first * columns) * size
+                gate_at = gate + ((row + top) * gate_m + first * columns) * size
+                there = ((last - first) * columns).least(n - first * columns)
+                code.call(add_gate(code.module, lane, TILE_VECTORS), at, c_m, gate_at, gate_m, height, there, gate_use)
 
     first_block, last_block = code.quotient(low, panels), code.quotient(high + panels - 1, panels)
     first_batch, last_batch = code.quotient(first_block, parts), code.quotient(last_block - 1, parts)

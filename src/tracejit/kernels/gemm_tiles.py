@@ -194,38 +194,45 @@ MULTIPLIED, MASKED, MOVED = range(3)
 
 
 def add_gate(module: Any, lane: Lane, vectors: int) -> Any:
-    """C[rows, vectors*W] goes through a gate D: what that does to it is one of those above.
+    """C[rows, columns] goes through a gate D, so many vectors at once: what that does to it is one of those above.
 
-    Arguments: c, c_m, d, d_m, rows, n_left, use. Columns past `n_left` are not touched.
+    Arguments: c, c_m, d, d_m, rows, columns, use.
     """
 
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
-        c, c_m, d, d_m, rows, n_left, use = arguments
+        c, c_m, d, d_m, rows, columns, use = arguments
         v = VectorBuilder(builder, lane)
         c_step, d_step = v.bytes(c_m), v.bytes(d_m)
         is_masked, is_moved = (builder.icmp_signed("==", use, I64(other)) for other in (MASKED, MOVED))
-        columns = [I64(j * TARGET.vector_bytes) for j in range(vectors)]
-        there = [v.mask(builder.sub(n_left, I64(j * v.width))) for j in range(vectors)]
-        full = builder.icmp_signed(">=", n_left, I64(vectors * v.width))
+        many = I64(vectors * v.width)
+        whole = builder.sdiv(columns, many)
+        left = builder.sub(columns, builder.mul(whole, many))
+        places = [I64(j * TARGET.vector_bytes) for j in range(vectors)]
+        masks = [v.mask(builder.sub(left, I64(j * v.width))) for j in range(vectors)]
+
+        def through(value: Any, gate: Any) -> Any:
+            kept = builder.select(builder.fcmp_ordered("<=", gate, v.zeros), v.zeros, value)
+            result = builder.select(is_masked, kept, builder.fmul(value, gate))
+            return builder.select(is_moved, builder.fadd(value, gate), result)
 
         def row(state: list[Any]) -> list[Any]:
             at, gates = state
-            results = []
-            for column, mask in zip(columns, there, strict=True):
-                value, gate = v.load_masked(at, mask, column), v.load_masked(gates, mask, column)
-                kept = builder.select(builder.fcmp_ordered("<=", gate, v.zeros), v.zeros, value)
-                result = builder.select(is_masked, kept, builder.fmul(value, gate))
-                results.append(builder.select(is_moved, builder.fadd(value, gate), result))
-            if TARGET.free_masks:
-                for result, mask, column in zip(results, there, columns, strict=True):
-                    v.store_masked(result, at, mask, column)
-            else:
-                with builder.if_else(full) as (then, otherwise):
-                    with then:
-                        for result, column in zip(results, columns, strict=True):
-                            v.store(result, at, column)
-                    with otherwise:
-                        v.store_first([results], [at], n_left)
+
+            def step(state: list[Any]) -> list[Any]:
+                for place in places:
+                    here, there = (builder.add(x, place) for x in state)
+                    v.store(through(v.load(here), v.load(there)), here)
+                return [builder.add(x, I64(vectors * TARGET.vector_bytes)) for x in state]
+
+            here, there = emit_loop(builder, whole, [at, gates], step)
+            with builder.if_then(builder.icmp_signed("!=", left, I64(0))):
+                pairs = list(zip(places, masks, strict=True))
+                results = [through(*(v.load_masked(x, mask, at) for x in (here, there))) for at, mask in pairs]
+                if TARGET.free_masks:
+                    for result, (place, mask) in zip(results, pairs, strict=True):
+                        v.store_masked(result, here, mask, place)
+                else:
+                    v.store_first([results], [here], left)
             return [builder.add(at, c_step), builder.add(gates, d_step)]
 
         emit_loop(builder, rows, [c, d], row)
