@@ -238,7 +238,7 @@ def _run_any(op: Op, args: tuple[Any, ...]) -> np.ndarray:
 def _as_a_kernel(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> np.ndarray:
     """NumPy's result like a kernel's: a number of NumPy's does not decide the type, and it is contiguous."""
     numbers = tuple(a.item() if isinstance(a, np.generic) else a for a in args)
-    return np.asarray(_numpy(op, numbers, attrs), order="C")
+    return placed(np.asarray(_numpy(op, numbers, attrs), order="C"))
 
 
 def _plain(slot: Any) -> Any:
