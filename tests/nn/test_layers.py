@@ -162,6 +162,9 @@ def test_layers_of_two_inputs() -> None:
     mine, theirs = pair("CosineSimilarity")
     assert repr(mine) == repr(theirs)
     check(mine, theirs, leaf(5, 3), leaf(5, 3))
+    mine, theirs = pair("PairwiseDistance", 1.0, keepdim=True)
+    assert repr(mine) == repr(theirs)
+    check(mine, theirs, leaf(5, 3), leaf(5, 3))
     with pytest.raises(ValueError):
         tj.nn.Bilinear(0, 1, 1)
 

@@ -34,6 +34,10 @@ def share(*shape: int) -> torch.Tensor:
     return torch.rand(*shape).requires_grad_()
 
 
+def signs(*shape: int) -> torch.Tensor:
+    return torch.randint(0, 2, shape) * 2 - 1
+
+
 def classes(*shape: int) -> torch.Tensor:
     return torch.randint(0, 3, shape)
 
@@ -42,7 +46,7 @@ def log_share(*shape: int) -> torch.Tensor:
     return torch.log_softmax(torch.randn(*shape), -1).requires_grad_()
 
 
-CASES: list[tuple[str, dict[str, Any], Callable[[], tuple[Any, Any]]]] = [
+CASES: list[tuple[str, dict[str, Any], Callable[[], tuple[Any, ...]]]] = [
     ("MSELoss", {}, lambda: (normal(4, 3), normal(4, 3))),
     ("L1Loss", {}, lambda: (normal(4, 3), normal(4, 3))),
     ("SmoothL1Loss", {}, lambda: (normal(4, 3), normal(4, 3))),
@@ -68,12 +72,22 @@ CASES: list[tuple[str, dict[str, Any], Callable[[], tuple[Any, Any]]]] = [
     ("CrossEntropyLoss", {"label_smoothing": 0.2}, lambda: (normal(5, 3), classes(5))),
     ("CrossEntropyLoss", {"label_smoothing": 0.2, "weight": torch.rand(3)}, lambda: (normal(5, 3), classes(5))),
     ("CrossEntropyLoss", {}, lambda: (normal(5, 3), torch.softmax(torch.randn(5, 3), 1))),
+    ("MarginRankingLoss", {"margin": 0.4}, lambda: (normal(4, 3), normal(4, 3), signs(4, 3))),
+    ("HingeEmbeddingLoss", {}, lambda: (normal(4, 3), signs(4, 3))),
+    ("CosineEmbeddingLoss", {"margin": 0.1}, lambda: (normal(4, 3), normal(4, 3), signs(4))),
+    ("TripletMarginLoss", {}, lambda: (normal(4, 3), normal(4, 3), normal(4, 3))),
+    ("TripletMarginLoss", {"margin": 0.5, "swap": True}, lambda: (normal(4, 3), normal(4, 3), normal(4, 3))),
+    ("SoftMarginLoss", {}, lambda: (normal(4, 3), signs(4, 3))),
+    ("MultiLabelSoftMarginLoss", {"weight": torch.rand(3)}, lambda: (normal(4, 3), torch.rand(4, 3).round())),
+    ("MultiMarginLoss", {"p": 2, "margin": 0.5, "weight": torch.rand(3)}, lambda: (normal(4, 3), classes(4))),
+    ("PoissonNLLLoss", {"full": True}, lambda: (normal(4, 3), 3 * torch.rand(4, 3))),
+    ("GaussianNLLLoss", {"full": True}, lambda: (normal(4, 3), normal(4, 3), share(4, 3))),
 ]
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize(("name", "kwargs", "inputs"), CASES)
-def test_loss(name: str, kwargs: dict[str, Any], inputs: Callable[[], tuple[Any, Any]], reduction: str) -> None:
+def test_loss(name: str, kwargs: dict[str, Any], inputs: Callable[[], tuple[Any, ...]], reduction: str) -> None:
     mine, theirs = both(name, **kwargs, reduction=reduction)
     with warnings.catch_warnings():
         if name == "KLDivLoss" and reduction == "mean":
@@ -116,6 +130,12 @@ def test_wrong_inputs(nn: Any) -> None:
         nn.MSELoss(reduction="average")(lib.zeros(3), lib.zeros(3))
     with pytest.raises(RuntimeError):
         nn.HuberLoss(delta=0.0)(lib.zeros(3), lib.zeros(3))
+    with pytest.raises(ValueError):
+        nn.TripletMarginLoss(margin=0.0)
+    with pytest.raises(ValueError):
+        nn.MultiMarginLoss(p=3)
+    with pytest.raises(ValueError):
+        nn.MultiMarginLoss(weight=lib.ones(2, 2))
     with pytest.raises(RuntimeError):
         nn.SmoothL1Loss(beta=-1.0)(lib.zeros(3), lib.zeros(3))
 

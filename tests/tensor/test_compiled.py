@@ -12,6 +12,7 @@ from tests.tensor.parity import draw, expression, flat, program
 from tracejit.tensor import functional
 
 CLASSES = draw((6,), "i", low=0, high=4)
+SIGNS = np.where(draw((3, 4), "b"), 1, -1).astype(np.float32)
 CALLS: list[tuple[str, list[Any]]] = [
     *((f"F.{text}", [draw((4, 6))]) for text in
       ("relu(x)", "gelu(x)", "gelu(x, approximate='tanh')", "silu(x)", "leaky_relu(x, 0.2)", "elu(x)", "selu(x)",
@@ -26,6 +27,15 @@ CALLS: list[tuple[str, list[Any]]] = [
     ("F.cross_entropy(x, y, z)", [draw((6, 4)), CLASSES, np.abs(draw((4,)))]),
     ("F.nll_loss(x, y, reduction='sum')", [draw((6, 4)), CLASSES]),
     ("F.mse_loss(x, y)", [draw((3, 4)), draw((3, 4), seed=1)]),
+    ("F.margin_ranking_loss(x, y, z.detach(), margin=0.3)", [draw((3, 4)), draw((3, 4), seed=1), SIGNS]),
+    ("F.hinge_embedding_loss(x, y.detach(), margin=0.3)", [draw((3, 4)), SIGNS]),
+    ("F.cosine_embedding_loss(x, y, z[:, 0].detach())", [draw((3, 4)), draw((3, 4), seed=1), SIGNS]),
+    ("F.triplet_margin_loss(x, y, z, swap=True)", [draw((3, 4), seed=k) for k in range(3)]),
+    ("F.soft_margin_loss(x, y.detach())", [draw((3, 4)), SIGNS]),
+    ("F.multilabel_soft_margin_loss(x, y)", [draw((3, 4)), draw((3, 4), "b").astype(np.float32)]),
+    ("F.multi_margin_loss(x, y, p=2, weight=z.detach())", [draw((6, 4)), CLASSES, np.abs(draw((4,)))]),
+    ("F.poisson_nll_loss(x, y, full=True)", [draw((6,)), CLASSES]),
+    ("F.gaussian_nll_loss(x, y, z, eps=0.5)", [draw((3, 4)), draw((3, 4), seed=1), np.abs(draw((3, 4), seed=2))]),
     ("F.huber_loss(x, y, delta=0.4)", [draw((3, 4)), draw((3, 4), seed=1)]),
     ("F.binary_cross_entropy_with_logits(x, y)", [draw((3, 4)), draw((3, 4), "b").astype(np.float32)]),
     ("F.embedding(x, y, padding_idx=1)", [CLASSES, draw((4, 3))]),

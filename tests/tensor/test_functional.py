@@ -221,6 +221,64 @@ def test_nll_loss(reduction: str) -> None:
     check(f"F.nll_loss(x, y, reduction='{reduction}', ignore_index=2)", *choices)
 
 
+def signs(*shape: int) -> np.ndarray:
+    return np.where(draw(shape, "b"), 1, -1).astype(np.float32)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_losses_with_a_margin(reduction: str) -> None:
+    a, b, whole = draw((3, 4)), draw((3, 4), seed=1), signs(3, 4)
+    for options in ("", ", margin=0.7", ", margin=2"):
+        text = f"F.margin_ranking_loss(x, y, z.detach(), reduction='{reduction}'{options})"
+        check(text, [a, b, whole], [a, b, whole.astype(np.int64)], [a, b, whole[0]], [draw(()), draw(()), signs()])
+        text = f"F.hinge_embedding_loss(x, y.detach(), reduction='{reduction}'{options})"
+        check(text, [a, whole], [a, whole.astype(np.int64)], [a, whole[0]], [a, whole[:2]], [a, np.zeros_like(a)])
+        text = f"F.cosine_embedding_loss(x, y, z.detach(), reduction='{reduction}'{options})"
+        check(text, [a, b, whole[:, 0]], [a[0], b[0], signs()], [a, b, whole], [a, b, signs()], [a[0], b[0], whole[0]],
+              [a * 0, b, whole[:, 0]], [a, b, signs(3).astype(np.int64)])  # fmt: skip
+    check(f"F.soft_margin_loss(x, y.detach(), reduction='{reduction}')", [a, whole], [a, whole[0]], [a, whole[:2]])
+    check(f"F.multilabel_soft_margin_loss(x, y, reduction='{reduction}')", [a, whole], [a[0], whole[0]])
+    check(f"F.multilabel_soft_margin_loss(x, y, z.detach(), reduction='{reduction}')", [a * 20, whole, np.abs(a[0])])
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("options", ["", ", margin=0.3", ", p=1.0", ", p=3, swap=True", ", swap=True, eps=0.1",
+                                     ", margin=-1.0"])  # fmt: skip
+def test_triplet_margin_loss(options: str, reduction: str) -> None:
+    triple = [draw((5, 4), seed=k) for k in range(3)]
+    text = f"F.triplet_margin_loss(x, y, z, reduction='{reduction}'{options})"
+    check(text, triple, [x[0] for x in triple], [triple[0][0], *triple[1:]])
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("options", ["", ", margin=0.3", ", p=2", ", p=2, margin=2.0", ", p=3"])
+def test_multi_margin_loss(options: str, reduction: str) -> None:
+    text = f"F.multi_margin_loss(x, y, reduction='{reduction}'{options})"
+    check(text, *[TARGETS[k] for k in (0, 1, 2, 4, 6, 10, 12, 13)], [draw((4,)), classes(1)], [draw(()), np.array(0)])
+    text = f"F.multi_margin_loss(x, y, weight=z.detach(), reduction='{reduction}'{options})"
+    check(text, *[[draw((6, 4)), classes(6), np.abs(draw(s))] for s in ((4,), (3,), (1, 4))])
+
+
+def test_a_class_out_of_range_has_no_margin() -> None:
+    with pytest.raises(IndexError):
+        functional.multi_margin_loss(tj.zeros(2, 3), tj.tensor([0, 3]))
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_losses_of_counts_and_variances(reduction: str) -> None:
+    a, b, counts = draw((3, 4)), draw((3, 4), seed=1), draw((3, 4), "i", low=0)
+    for options in ("", ", full=True", ", log_input=False", ", log_input=False, eps=0.1, full=True"):
+        rates = np.abs(a) + 0.1 if "log_input" in options else a
+        text = f"F.poisson_nll_loss(x, y.detach(), reduction='{reduction}'{options})"
+        check(text, [rates, counts], [rates, np.abs(counts).astype(np.float32)], [rates, counts[0]], [counts, counts])
+    for options in ("", ", full=True", ", eps=0.5"):
+        text = f"F.gaussian_nll_loss(x, y, z, reduction='{reduction}'{options})"
+        sizes = ((3, 4), (3,), (3, 1), (1, 4), (4,), (2, 4))
+        check(text, *[[a, b, np.abs(draw(s))] for s in sizes], [a, b, a], [a, b[0], np.abs(a)], tolerance=1e-4)
+        check(f"F.gaussian_nll_loss(x, y, 0.7, reduction='{reduction}'{options})", [a, b])
+        check(f"F.gaussian_nll_loss(x, y, -0.7, reduction='{reduction}'{options})", [a, b])
+
+
 CONV = ["", "padding=1", "stride=2", "stride=(2, 1), padding=(1, 0)", "dilation=2", "padding='same'", "padding='valid'",
         "padding='same', dilation=2", "padding='same', stride=2", "padding='x'", "padding=-1", "stride=0", "dilation=0",
         "padding=(1,2,3)", "groups=2"]  # fmt: skip

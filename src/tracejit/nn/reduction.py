@@ -10,14 +10,22 @@ from tracejit.tensor import functional as TF
 __all__ = [
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "cosine_embedding_loss",
     "cross_entropy",
+    "hinge_embedding_loss",
     "huber_loss",
     "kl_div",
     "l1_loss",
     "legacy_reduction",
+    "margin_ranking_loss",
     "mse_loss",
+    "multi_margin_loss",
+    "multilabel_soft_margin_loss",
     "nll_loss",
+    "poisson_nll_loss",
     "smooth_l1_loss",
+    "soft_margin_loss",
+    "triplet_margin_loss",
 ]
 
 
@@ -150,3 +158,118 @@ def huber_loss(
 ) -> Tensor:
     """Half squared differences up to ``delta``, linear above. Source: Huber 1964."""
     return TF.huber_loss(input, target, reduction=reduction, delta=delta, weight=weight)
+
+
+def margin_ranking_loss(
+    input1: Tensor,
+    input2: Tensor,
+    target: Tensor,
+    margin: float = 0,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """``max(0, margin - target * (input1 - input2))``."""
+    reduction = legacy_reduction(size_average, reduce, reduction)
+    return TF.margin_ranking_loss(input1, input2, target, margin=margin, reduction=reduction)
+
+
+def hinge_embedding_loss(
+    input: Tensor,
+    target: Tensor,
+    margin: float = 1.0,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """The input where the target is 1, ``max(0, margin - input)`` where it is -1."""
+    reduction = legacy_reduction(size_average, reduce, reduction)
+    return TF.hinge_embedding_loss(input, target, margin=margin, reduction=reduction)
+
+
+def cosine_embedding_loss(
+    input1: Tensor,
+    input2: Tensor,
+    target: Tensor,
+    margin: float = 0,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """``1 - cos`` of two vectors where the target is 1, ``max(0, cos - margin)`` where it is -1."""
+    reduction = legacy_reduction(size_average, reduce, reduction)
+    return TF.cosine_embedding_loss(input1, input2, target, margin=margin, reduction=reduction)
+
+
+def triplet_margin_loss(
+    anchor: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    margin: float = 1.0,
+    p: float = 2,
+    eps: float = 1e-6,
+    swap: bool = False,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """``max(0, margin + distance to the positive - distance to the negative)``."""
+    reduction = legacy_reduction(size_average, reduce, reduction)
+    return TF.triplet_margin_loss(
+        anchor, positive, negative, margin=margin, p=p, eps=eps, swap=swap, reduction=reduction
+    )
+
+
+def soft_margin_loss(
+    input: Tensor,
+    target: Tensor,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """``log(1 + exp(-target * input))``."""
+    reduction = legacy_reduction(size_average, reduce, reduction)
+    return TF.soft_margin_loss(input, target, reduction=reduction)
+
+
+def multilabel_soft_margin_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """The binary cross entropies of logits, their mean over the last dimension."""
+    reduction = legacy_reduction(size_average, reduce, reduction)
+    return TF.multilabel_soft_margin_loss(input, target, weight=weight, reduction=reduction)
+
+
+def multi_margin_loss(
+    input: Tensor,
+    target: Tensor,
+    p: int = 1,
+    margin: float = 1.0,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """The mean over all classes but the target of ``max(0, margin - input[target] + input) ** p``."""
+    reduction = legacy_reduction(size_average, reduce, reduction)
+    return TF.multi_margin_loss(input, target, p=p, margin=margin, weight=weight, reduction=reduction)
+
+
+def poisson_nll_loss(
+    input: Tensor,
+    target: Tensor,
+    log_input: bool = True,
+    full: bool = False,
+    size_average: bool | None = None,
+    eps: float = 1e-8,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Negative log likelihood of counts under a Poisson distribution."""
+    reduction = legacy_reduction(size_average, reduce, reduction)
+    return TF.poisson_nll_loss(input, target, log_input=log_input, full=full, eps=eps, reduction=reduction)

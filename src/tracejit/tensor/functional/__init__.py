@@ -43,12 +43,22 @@ from tracejit.tensor.functional.distance import (
     smooth_l1_loss,
 )
 from tracejit.tensor.functional.dropout import dropout, dropout1d, dropout2d, dropout3d, feature_dropout
+from tracejit.tensor.functional.likelihood import gaussian_nll_loss, poisson_nll_loss
 from tracejit.tensor.functional.linear import bilinear, embedding, linear, one_hot
 from tracejit.tensor.functional.loss import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
     cross_entropy,
     nll_loss,
+)
+from tracejit.tensor.functional.margin import (
+    cosine_embedding_loss,
+    hinge_embedding_loss,
+    margin_ranking_loss,
+    multi_margin_loss,
+    multilabel_soft_margin_loss,
+    soft_margin_loss,
+    triplet_margin_loss,
 )
 from tracejit.tensor.functional.normalization import (
     batch_norm,
