@@ -47,6 +47,13 @@ LAYERS: list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[int, ...]]] = [
     ("BatchNorm1d", (4,), {"momentum": None}, (6, 4, 3)),
     ("BatchNorm1d", (4,), {"affine": False, "track_running_stats": False}, (6, 4)),
     ("BatchNorm2d", (4,), {"eps": 1e-3, "momentum": 0.3}, (3, 4, 2, 5)),
+    ("InstanceNorm1d", (4,), {}, (2, 4, 5)),
+    ("InstanceNorm1d", (4,), {"affine": True}, (4, 5)),
+    ("InstanceNorm2d", (4,), {"affine": True, "track_running_stats": True}, (3, 4, 2, 5)),
+    ("InstanceNorm2d", (4,), {"track_running_stats": True, "momentum": None}, (3, 4, 2, 5)),
+    ("InstanceNorm3d", (4,), {"eps": 1e-3, "affine": True, "bias": False}, (2, 4, 2, 3, 2)),
+    ("LocalResponseNorm", (3,), {"alpha": 0.2}, (2, 4, 3)),
+    ("LocalResponseNorm", (2, 0.1, 0.5, 2.0), {}, (2, 4, 3, 2)),
     ("LayerNorm", (6,), {}, (3, 4, 6)),
     ("LayerNorm", ((4, 6),), {"eps": 1e-3, "bias": False}, (3, 4, 6)),
     ("LayerNorm", ((6,),), {"elementwise_affine": False}, (3, 6)),
@@ -82,6 +89,13 @@ LAYERS: list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[int, ...]]] = [
     ("Softmax", (-1,), {}, (3, 4)),
     ("Softmin", (0,), {}, (3, 4)),
     ("LogSoftmax", (1,), {}, (3, 4)),
+    ("Softmax2d", (), {}, (2, 3, 4, 2)),
+    ("Softmax2d", (), {}, (3, 4, 2)),
+    ("Hardshrink", (), {}, (3, 4)),
+    ("Softshrink", (0.3,), {}, (3, 4)),
+    ("PixelShuffle", (2,), {}, (2, 8, 3, 2)),
+    ("PixelUnshuffle", (2,), {}, (2, 2, 4, 6)),
+    ("ChannelShuffle", (2,), {}, (2, 6, 3)),
     ("MaxPool2d", (2,), {}, (2, 3, 6, 7)),
     ("MaxPool2d", (3,), {"stride": 2, "padding": 1}, (2, 3, 7, 7)),
     ("MaxPool2d", (2,), {"return_indices": True, "ceil_mode": True}, (2, 3, 6, 7)),
@@ -96,6 +110,8 @@ LAYERS: list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[int, ...]]] = [
     ("Flatten", (0, 1), {}, (2, 3, 4)),
     ("Unflatten", (1, (3, 4)), {}, (2, 12)),
     ("Dropout", (0.0,), {}, (3, 4)),
+    ("Dropout3d", (0.0,), {}, (2, 3, 4, 2, 2)),
+    ("AlphaDropout", (0.0,), {}, (3, 4)),
 ]
 
 
@@ -179,12 +195,29 @@ def test_transposed_convolution_to_a_size() -> None:
 
 
 def test_dropout_of_channels() -> None:
-    for layer in (tj.nn.Dropout1d(0.5), tj.nn.Dropout2d(0.5)):
-        shape = (8, 50, 3) if type(layer) is tj.nn.Dropout1d else (8, 50, 3, 2)
+    for rank, layer in enumerate((tj.nn.Dropout1d(0.5), tj.nn.Dropout2d(0.5), tj.nn.Dropout3d(0.5))):
+        shape = (8, 50, 3, 2, 2)[: rank + 3]
         out = layer(tj.ones(*shape)).numpy().reshape(400, -1)
         assert set(out.ravel().tolist()) == {0.0, 2.0}
         assert (out == out[:, :1]).all()
         assert 100 < (out[:, 0] != 0).sum() < 300
+
+
+def test_instance_norm_of_other_channels_warns() -> None:
+    for lib in (tj, torch):
+        with pytest.warns(UserWarning, match="does not match num_features"):
+            lib.nn.InstanceNorm1d(3)(lib.ones(2, 4, 5))
+
+
+def test_alpha_dropout() -> None:
+    x = tj.ones(50)
+    layer = tj.nn.AlphaDropout(0.5)
+    assert len(set(layer(x).tolist())) == 2
+    assert layer.eval()(x) is x
+    assert repr(layer) == repr(torch.nn.AlphaDropout(0.5))
+    y = tj.nn.functional.alpha_dropout(x, 0.5, True, inplace=True)
+    assert y is x
+    assert len(set(x.tolist())) == 2
 
 
 @pytest.mark.parametrize("padding_idx", [None, 2, -1])
@@ -216,6 +249,11 @@ def test_wrong_options_and_inputs(nn: Any) -> None:
         lambda: nn.GroupNorm(4, 6),
         lambda: nn.BatchNorm1d(3)(zeros(3)),
         lambda: nn.BatchNorm2d(3)(zeros(2, 3, 4)),
+        lambda: nn.InstanceNorm1d(3)(zeros(3)),
+        lambda: nn.InstanceNorm2d(3)(zeros(2, 3, 1, 1)),
+        lambda: nn.InstanceNorm2d(3, affine=True)(zeros(2, 4, 2, 2)),
+        lambda: nn.LocalResponseNorm(2)(zeros(2, 3)),
+        lambda: nn.Softmax2d()(zeros(2, 3)),
         lambda: nn.MultiheadAttention(0, 1),
     ):
         with pytest.raises(ValueError):

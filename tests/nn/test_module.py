@@ -398,3 +398,52 @@ def test_parameter_list() -> None:
         parameters(1)
     total = sum(float(np.prod(tuple(p.shape))) for p in parameters)
     assert total == 8
+
+
+@pytest.mark.parametrize("lib", [tj, torch], ids=["tracejit", "torch"])
+def test_parameter_dict(lib: Any) -> None:
+    held = lib.nn.ParameterDict({"b": lib.ones(2), "a": lib.nn.Parameter(lib.zeros(3)), "word": "text"})
+    assert list(held) == list(held.keys()) == ["a", "b", "word"]
+    assert list(reversed(held)) == ["word", "b", "a"]
+    assert [name for name, _ in held.named_parameters()] == ["a", "b"]
+    assert isinstance(held["b"], lib.nn.Parameter)
+    assert len(held) == 3
+    assert "a" in held
+    assert "c" not in held
+    assert held.get("c", 5) == 5
+    assert held.get("a") is held["a"]
+    assert held.pop("word") == "text"
+    assert held.setdefault("c", lib.ones(1)) is held["c"]
+    assert held.popitem()[0] == "c"
+    assert held.setdefault("c") is None
+    del held["c"]
+    other = held | lib.nn.ParameterDict([("d", lib.ones(1))])
+    assert list(other.state_dict()) == ["a", "b", "d"]
+    assert other["a"] is held["a"]
+    assert list(held) == ["a", "b"]
+    held |= {"z": lib.ones(1), "y": 2}
+    assert [name for name, _ in held.items()] == ["a", "b", "y", "z"]
+    assert [type(value) for value in held.values()][2] is int
+    assert list(held.fromkeys(["p", "q"], 1)) == ["p", "q"]
+    other.load_state_dict({name: value + 1 for name, value in other.state_dict().items()})
+    assert held["b"].tolist() == [2.0, 2.0]
+    other.clear()
+    assert not list(other.parameters())
+    for error, call in (
+        (TypeError, lambda: held.update(3)),
+        (TypeError, lambda: held.update([3])),
+        (ValueError, lambda: held.update([(1, 2, 3)])),
+        (TypeError, lambda: held.__setitem__(3, 4)),
+        (RuntimeError, lambda: held(3)),
+        (KeyError, other.popitem),
+    ):
+        with pytest.raises(error):
+            call()
+
+
+def test_parameter_dict_shows_what_it_holds() -> None:
+    held = tj.nn.ParameterDict({"a": tj.ones(2, 3), "word": "text"})
+    assert repr(held) == (
+        "ParameterDict(\n  (a): Parameter containing: [tracejit.float32 of size 2x3]\n  (word): Object of type: str\n)"
+    )
+    assert repr(tj.nn.ParameterDict()) == "ParameterDict()"

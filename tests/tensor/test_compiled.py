@@ -22,6 +22,10 @@ CALLS: list[tuple[str, list[Any]]] = [
     ("F.linear(x, y, z)", [draw((4, 3)), draw((5, 3)), draw((5,))]),
     ("F.layer_norm(x, (4,), y, z)", [draw((3, 4)), draw((4,)), draw((4,), seed=1)]),
     ("F.group_norm(x, 2, y, z)", [draw((2, 4, 3)), draw((4,)), draw((4,), seed=1)]),
+    ("F.local_response_norm(x, 3, 0.5)", [draw((2, 4, 3))]),
+    ("F.pixel_shuffle(x, 2)", [draw((2, 8, 2, 3))]),
+    ("F.pixel_unshuffle(x, 2)", [draw((2, 2, 4, 6))]),
+    ("F.channel_shuffle(x, 2)", [draw((2, 6, 5))]),
     ("F.cross_entropy(x, y)", [draw((6, 4)), CLASSES]),
     ("F.cross_entropy(x, y, ignore_index=1, label_smoothing=0.1)", [draw((6, 4)), CLASSES]),
     ("F.cross_entropy(x, y, z)", [draw((6, 4)), CLASSES, np.abs(draw((4,)))]),
@@ -122,7 +126,21 @@ def test_compiled_batch_norm_moves_its_statistics() -> None:
         assert all(tj.equal(p, q) for p, q in zip(*stats, strict=True))
 
 
-@pytest.mark.parametrize("text", ["F.dropout(x, 0.3)", "F.dropout2d(x[:, :, None], 0.5)", "x + m.randn(3, 4)",
+def test_compiled_instance_norm_moves_its_statistics() -> None:
+    def step(x: tj.Tensor, mean: tj.Tensor, variance: tj.Tensor) -> tj.Tensor:
+        return functional.instance_norm(x, mean, variance)
+
+    region = tj.compile(step)
+    stats = [[tj.zeros(3), tj.ones(3)] for _ in range(2)]
+    for k in range(5):
+        x = tj.tensor(draw((5, 3, 4), seed=k))
+        assert tj.equal(region(x, *stats[0]), step(x, *stats[1]))
+        assert all(tj.equal(p, q) for p, q in zip(*stats, strict=True))
+
+
+@pytest.mark.parametrize("text", ["F.dropout(x, 0.3)", "F.dropout2d(x[:, :, None], 0.5)",
+                                  "F.alpha_dropout(x, 0.3, True)", "F.gumbel_softmax(x)",
+                                  "F.gumbel_softmax(x, 0.3, True, dim=0)", "x + m.randn(3, 4)",
                                   "x * m.rand(3, 4)", "m.randint(0, 9, (5,))", "m.bernoulli(x.sigmoid())",
                                   "F.scaled_dot_product_attention(x, x, x, dropout_p=0.4)", "m.randperm(5)",
                                   "x.clone().normal_(1.0, 2.0)"])  # fmt: skip

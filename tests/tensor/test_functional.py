@@ -17,7 +17,8 @@ EXTREMES = np.float32([0, -0.0, 1, -1, 3, -3, 6, -6, 0.5, 25, -25, 100, -100])
 ACTIVATIONS = """relu(x)|relu6(x)|gelu(x)|gelu(x, approximate="tanh")|gelu(x, approximate="q")|silu(x)|leaky_relu(x)
 leaky_relu(x, 0.2)|elu(x)|elu(x, 0.7)|selu(x)|celu(x)|celu(x, 2.0)|celu(x, 0.0)|softplus(x)|softplus(x, 2.0, 5.0)
 softsign(x)|hardtanh(x)|hardtanh(x, -0.5, 2.0)|hardtanh(x, 2.0, -0.5)|hardsigmoid(x)|hardswish(x)|mish(x)
-logsigmoid(x)|threshold(x, 0.1, 20.0)|tanhshrink(x)|sigmoid(x)|tanh(x)"""
+logsigmoid(x)|threshold(x, 0.1, 20.0)|tanhshrink(x)|sigmoid(x)|tanh(x)|hardshrink(x)|hardshrink(x, 1.0)
+hardshrink(x, -1.0)|softshrink(x)|softshrink(x, 1)|softshrink(x, -0.1)"""
 
 
 @pytest.mark.parametrize("text", ACTIVATIONS.replace("\n", "|").split("|"))
@@ -88,8 +89,33 @@ def test_other_norms() -> None:
     check("F.group_norm(x, 2)", [draw((2, 4))], [draw((4,))])
     check("F.instance_norm(x)", [draw((2, 4, 3))], [draw((2, 4))])
     check("F.instance_norm(x, weight=y, bias=z)", [draw((2, 4, 3, 3)), draw((4,)), draw((4,), seed=1)])
+    check("F.instance_norm(x, y, z)", [draw((2, 4, 3)), draw((3,)), draw((3,))])
+    for size in (1, 2, 5):
+        for shape in ((2, 4, 3), (2, 4, 3, 2), (1, 4, 3, 2, 2), (0, 4, 3), (4, 3)):
+            check(f"F.local_response_norm(x, {size})", [draw(shape)])
+            check(f"F.local_response_norm(x, {size}, 0.3, 1.5, 2.0)", [draw(shape)], [draw(shape, "d")])
     for text in ("F.normalize(x)", "F.normalize(x, 1.0)", "F.normalize(x, 3.0, 0)", "F.normalize(x, p=float('inf'))"):
         check(text, [draw((3, 4))], [np.zeros((2, 3), np.float32)])
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", [(2, 3, 5), (4, 3, 2, 5), (2, 3, 1)])
+def test_instance_norm_and_its_running_statistics(shape: tuple[int, ...], training: bool) -> None:
+    def case(m: object, x: object, w: object, b: object) -> object:
+        mean, variance = m.zeros(3) + 0.2, m.ones(3) * 1.7  # type: ignore[attr-defined]
+        y = functions(m).instance_norm(x, mean, variance, w, b, training, 0.3, 1e-4)
+        return y, mean, variance
+
+    compare(case, draw(shape), draw((3,)), draw((3,), seed=1))
+
+
+@pytest.mark.parametrize("text", ["pixel_shuffle(x, 2)", "pixel_shuffle(x, 1)", "pixel_shuffle(x, 0)",
+                                  "pixel_shuffle(x, 3)", "pixel_unshuffle(x, 2)", "pixel_unshuffle(x, 3)",
+                                  "pixel_unshuffle(x, -1)", "channel_shuffle(x, 2)", "channel_shuffle(x, 4)",
+                                  "channel_shuffle(x, 3)", "channel_shuffle(x, 0)"])  # fmt: skip
+def test_shuffles(text: str) -> None:
+    check(f"F.{text}", *[[draw(s)] for s in ((2, 8, 2, 4), (8, 4, 6), (2, 3, 4, 2, 6), (3, 4), (2, 8, 3))])
+    check(f"m.{text}", [draw((2, 8, 2, 4), "i")])
 
 
 LINEAR = [
@@ -131,6 +157,8 @@ def test_one_hot() -> None:
 
 
 def test_dropout_where_nothing_is_random() -> None:
+    for text in ("0.0, True", "1.0, True", "0.5, False", "0.5", "1.5", "-0.1, True"):
+        check(f"F.alpha_dropout(x, {text})", [draw((3, 4))])
     for text in ("0.0", "1.0", "0.5, False", "1.5", "-0.1"):
         check(f"F.dropout(x, {text})", [draw((3, 4))])
         check(f"F.dropout2d(x, {text})", [draw((3, 4, 2, 2))])
@@ -148,6 +176,48 @@ def test_dropout_keeps_its_share() -> None:
     whole = functional.dropout2d(tj.ones(8, 50, 3, 3), 0.5).numpy().reshape(400, 9)
     assert (whole == whole[:, :1]).all()
     assert 0.3 < (whole[:, 0] != 0).mean() < 0.7
+
+
+def test_alpha_dropout_keeps_mean_and_variance() -> None:
+    tj.manual_seed(0)
+    x = tj.randn(300, 300).requires_grad_()
+    y = functional.alpha_dropout(x, 0.2, True)
+    y.sum().backward()
+    values, kept = y.detach().numpy(), x.grad.numpy() != 0
+    assert abs(kept.mean() - 0.8) < 0.01
+    assert abs(values.mean()) < 0.02
+    assert abs(values.var() - 1) < 0.03
+    # What is kept is a line through the input, all the rest one value.
+    slope, shift = np.polyfit(x.detach().numpy()[kept], values[kept], 1)
+    alpha = 1.7580993408473766
+    assert slope == pytest.approx((0.8 * (1 + 0.2 * alpha**2)) ** -0.5, rel=1e-5)
+    assert shift == pytest.approx(alpha * slope * 0.2, rel=1e-4)
+    assert np.unique(values[~kept]).tolist() == [pytest.approx(-alpha * slope * 0.8, rel=1e-5)]
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_gumbel_softmax_draws_classes_by_their_shares(hard: bool) -> None:
+    tj.manual_seed(0)
+    shares = np.float32([0.1, 0.2, 0.7])
+    x = tj.tensor(np.log(shares)).expand(20000, 3).clone().requires_grad_()
+    y = functional.gumbel_softmax(x, tau=0.5, hard=hard)
+    found = y.detach().numpy()
+    np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
+    np.testing.assert_allclose(np.eye(3)[found.argmax(1)].mean(0), shares, atol=0.015)
+    assert np.isin(found.round(5), (0, 1)).all() == hard
+    # Either has the gradient of the shares: its rows add up to nothing.
+    (y * tj.tensor([1.0, 2.0, 3.0])).sum().backward()
+    np.testing.assert_allclose(x.grad.numpy().sum(1), 0, atol=1e-5)
+    assert abs(x.grad.numpy()).max() > 0.1
+    rows, columns = (functional.gumbel_softmax(tj.zeros(4, 6), dim=d).sum(d).numpy() for d in (-1, 0))
+    np.testing.assert_allclose([*rows, *columns], 1, rtol=1e-5)
+
+
+def test_gumbel_softmax_refuses_what_pytorch_refuses() -> None:
+    check("F.gumbel_softmax(x)", [draw((3, 4), "i")])
+    check("F.gumbel_softmax(x, dim=2)", [draw((3, 4))])
+    with pytest.warns(UserWarning, match="no effect"):
+        functional.gumbel_softmax(tj.zeros(3), eps=1e-5)
 
 
 REDUCTIONS = ["mean", "sum", "none", "zz"]

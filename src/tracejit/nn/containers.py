@@ -1,4 +1,4 @@
-"""Modules that hold modules: Sequential, ModuleList, ModuleDict, ParameterList."""
+"""Modules that hold modules: Sequential, ModuleList, ModuleDict, ParameterList, ParameterDict."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tracejit.nn.module import Module, indent
 from tracejit.nn.parameter import Parameter
 from tracejit.tensor import Tensor
 
-__all__ = ["ModuleDict", "ModuleList", "ParameterList", "Sequential"]
+__all__ = ["ModuleDict", "ModuleList", "ParameterDict", "ParameterList", "Sequential"]
 
 
 def _position(length: int, index: int) -> int:
@@ -313,13 +313,159 @@ class ParameterList(Module):
         raise RuntimeError("ParameterList should not be called.")
 
     def __repr__(self) -> str:
-        lines = []
-        for position, value in enumerate(self):
-            if isinstance(value, Tensor):
-                kind = "Parameter" if isinstance(value, Parameter) else "Tensor"
-                dtype = str(value.dtype)
-                size = "x".join(str(n) for n in value.shape)
-                lines.append(f"  ({position}): {kind} containing: [{dtype} of size {size}]")
-            else:
-                lines.append(f"  ({position}): Object of type: {type(value).__name__}")
-        return "\n".join([f"{self._get_name()}(", *lines, ")"]) if lines else f"{self._get_name()}()"
+        return _listed(self._get_name(), enumerate(self))
+
+
+def _listed(owner: str, entries: Iterable[tuple[Any, Any]]) -> str:
+    """The text of a module that holds values: one line for each."""
+    lines = []
+    for name, value in entries:
+        if isinstance(value, Tensor):
+            kind = "Parameter" if isinstance(value, Parameter) else "Tensor"
+            size = "x".join(str(n) for n in value.shape)
+            lines.append(f"  ({name}): {kind} containing: [{value.dtype} of size {size}]")
+        else:
+            lines.append(f"  ({name}): Object of type: {type(value).__name__}")
+    return "\n".join([f"{owner}(", *lines, ")"]) if lines else f"{owner}()"
+
+
+class ParameterDict(Module):
+    """Parameters by name; tensors that are put in become parameters, other values are kept as they are.
+
+    >>> import tracejit as tj
+    >>> held = tj.nn.ParameterDict({"scale": tj.ones(2), "shift": tj.zeros(2)})
+    >>> [name for name, _ in held.named_parameters()]
+    ['scale', 'shift']
+    """
+
+    def __init__(self, parameters: Any = None) -> None:
+        super().__init__()
+        self._keys: dict[str, None] = {}
+        if parameters is not None:
+            self.update(parameters)
+
+    def __getitem__(self, key: str) -> Any:
+        return getattr(self, _name(key))
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        name = _name(key)
+        if isinstance(value, Tensor) and not isinstance(value, Parameter):
+            value = Parameter(value)
+        self._keys[name] = None
+        setattr(self, name, value)
+
+    def __delitem__(self, key: str) -> None:
+        del self._keys[key]
+        delattr(self, key)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __reversed__(self) -> Iterator[str]:
+        return reversed(self._keys)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._keys
+
+    def copy(self) -> ParameterDict:
+        """Another dictionary of the same parameters."""
+        return ParameterDict(self.items())
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        """The value of a name, which is put in if the name is new."""
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def clear(self) -> None:
+        """Take out all values."""
+        for key in list(self._keys):
+            del self[key]
+
+    def pop(self, key: str) -> Any:
+        """Take out one value and return it."""
+        value = self[key]
+        del self[key]
+        return value
+
+    def popitem(self) -> tuple[str, Any]:
+        """Take out the name that was put in last, with its value. Raises: KeyError if there is none."""
+        if not self._keys:
+            raise KeyError("popitem(): dictionary is empty")
+        key = next(reversed(self._keys))
+        return key, self.pop(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of a name, or ``default`` if there is none."""
+        return self[key] if key in self._keys else default
+
+    def fromkeys(self, keys: Iterable[str], default: Any = None) -> ParameterDict:
+        """Another dictionary, with one value for all of the names."""
+        return ParameterDict([(key, default) for key in keys])
+
+    def keys(self) -> Iterable[str]:
+        """The names, in order."""
+        return self._keys.keys()
+
+    def items(self) -> Iterable[tuple[str, Any]]:
+        """Names and values."""
+        return [(key, self[key]) for key in self._keys]
+
+    def values(self) -> Iterable[Any]:
+        """The values."""
+        return [self[key] for key in self._keys]
+
+    def update(self, parameters: Any) -> None:
+        """Add or replace values from a mapping, a plain one in the order of its names, or from pairs.
+
+        Raises: TypeError for what cannot be iterated, ValueError for what is no pair.
+        """
+        if not isinstance(parameters, Iterable):
+            raise TypeError(
+                "ParametersDict.update should be called with an iterable of key/value pairs, but got "
+                f"{type(parameters).__name__}"
+            )
+        if isinstance(parameters, OrderedDict | ParameterDict):
+            pairs: Any = parameters.items()
+        elif isinstance(parameters, Mapping):
+            pairs = sorted(parameters.items())
+        else:
+            pairs = parameters
+        for position, pair in enumerate(pairs):
+            if not isinstance(pair, Iterable):
+                raise TypeError(
+                    f"ParameterDict update sequence element #{position} should be Iterable; is {type(pair).__name__}"
+                )
+            parts = tuple(pair)
+            if len(parts) != 2:
+                raise ValueError(
+                    f"ParameterDict update sequence element #{position} has length {len(parts)}; 2 is required"
+                )
+            self[parts[0]] = parts[1]
+
+    def __or__(self, other: Any) -> ParameterDict:
+        joined = self.copy()
+        joined.update(other)
+        return joined
+
+    def __ior__(self, other: Any) -> Self:
+        self.update(other)
+        return self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("ParameterDict should not be called.")
+
+    def __repr__(self) -> str:
+        return _listed(self._get_name(), self.items())
+
+
+def _name(key: Any) -> str:
+    if not isinstance(key, str):
+        raise TypeError(
+            "Index given to ParameterDict cannot be used as a key as it is not a string (type is "
+            f"'{type(key).__name__}')."
+        )
+    return key

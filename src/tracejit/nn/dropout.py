@@ -6,7 +6,7 @@ from tracejit.nn import functional as F
 from tracejit.nn.module import Module
 from tracejit.tensor import Tensor
 
-__all__ = ["Dropout", "Dropout1d", "Dropout2d"]
+__all__ = ["AlphaDropout", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d"]
 
 
 class Dropout(Module):
@@ -44,3 +44,17 @@ class Dropout2d(Dropout):
 
 class Dropout1d(Dropout2d):
     """Dropout of whole channels (dimension 1) of sequences. Shape: ``(N, C, L)``."""
+
+
+class Dropout3d(Dropout2d):
+    """Dropout of whole channels (dimension 1) of volumes. Shape: ``(N, C, D, H, W)``."""
+
+
+class AlphaDropout(Dropout):
+    """Dropout for ``SELU``: mean 0 and variance 1 stay. Source: Klambauer et al. 2017.
+
+    Edge: as in PyTorch, ``inplace`` has no effect. Raises: ValueError for ``p`` outside [0, 1].
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.alpha_dropout(input, self.p, self.training)

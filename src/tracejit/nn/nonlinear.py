@@ -8,6 +8,7 @@ from tracejit.tensor import Tensor
 from tracejit.tensor import functional as TF
 
 __all__ = [
+    "alpha_dropout",
     "celu",
     "dropout",
     "elu",
@@ -103,3 +104,13 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
     if inplace and training:
         return _over(input, lambda x: TF.dropout(x, p, True))
     return TF.dropout(input, p, training)
+
+
+def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Tensor:
+    """Set each element to ``selu``'s limit with probability ``p``, and keep mean 0 and variance 1.
+
+    Raises: ValueError for ``p`` outside [0, 1].
+    """
+    if inplace and training:
+        return _over(input, lambda x: TF.alpha_dropout(x, p, True))
+    return TF.alpha_dropout(input, p, training)

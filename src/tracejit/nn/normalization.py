@@ -1,7 +1,8 @@
-"""BatchNorm, LayerNorm, GroupNorm and RMSNorm."""
+"""BatchNorm, InstanceNorm, LayerNorm, GroupNorm, RMSNorm and LocalResponseNorm."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,11 +13,21 @@ from tracejit.nn.module import Module
 from tracejit.nn.parameter import Parameter
 from tracejit.tensor import Tensor, empty, ones, tensor, zeros
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "GroupNorm", "LayerNorm", "RMSNorm"]
+__all__ = [
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "GroupNorm",
+    "InstanceNorm1d",
+    "InstanceNorm2d",
+    "InstanceNorm3d",
+    "LayerNorm",
+    "LocalResponseNorm",
+    "RMSNorm",
+]
 
 
 class _BatchNorm(Module):
-    """What both batch norms share; they differ in the input dimensions that they allow."""
+    """What batch norms share; they differ in the input dimensions that they allow."""
 
     weight: Parameter | None
     bias: Parameter | None
@@ -128,6 +139,112 @@ class BatchNorm2d(_BatchNorm):
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() != 4:
             raise ValueError(f"expected 4D input (got {input.dim()}D input)")
+
+
+class _InstanceNorm(_BatchNorm):
+    """What instance norms share; they differ in the input's number of dimensions without a batch."""
+
+    _ranks: tuple[int, int]
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = False,
+        track_running_stats: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        one, batch = self._ranks
+        if input.dim() not in self._ranks:
+            raise ValueError(f"expected {one}D or {batch}D input (got {input.dim()}D input)")
+        place = input.dim() - one
+        if input.size(place) == self.num_features:
+            return
+        if self.affine:
+            raise ValueError(
+                f"expected input's size at dim={place} to match num_features ({self.num_features}), but got: "
+                f"{input.size(place)}."
+            )
+        warnings.warn(
+            f"input's size at dim={place} does not match num_features. You can silence this warning by not passing in "
+            "num_features, which is not used because affine=False",
+            UserWarning,
+            stacklevel=3,
+        )
+
+    def forward(self, input: Tensor) -> Tensor:
+        self._check_input_dim(input)
+        alone = input.dim() == self._ranks[0]
+        out = F.instance_norm(
+            input.unsqueeze(0) if alone else input,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training or not self.track_running_stats,
+            0.0 if self.momentum is None else self.momentum,
+            self.eps,
+        )
+        return out.squeeze(0) if alone else out
+
+
+class InstanceNorm1d(_InstanceNorm):
+    """Normalise each channel of each example over the length; scale and shift if ``affine``.
+
+    Shape: ``(N, C, L)`` or ``(C, L)``. Raises: ValueError for other dimensions, for one value for each channel, and,
+    if ``affine``, for other channels. Source: Ulyanov et al. 2016.
+    """
+
+    _ranks = (2, 3)
+
+
+class InstanceNorm2d(_InstanceNorm):
+    """Normalise each channel of each example over both image dimensions; scale and shift if ``affine``.
+
+    Shape: ``(N, C, H, W)`` or ``(C, H, W)``. Raises: as ``InstanceNorm1d``. Source: Ulyanov et al. 2016.
+
+    >>> import tracejit as tj
+    >>> tj.nn.InstanceNorm2d(3)(tj.randn(4, 3, 2, 2)).shape
+    tracejit.Size([4, 3, 2, 2])
+    """
+
+    _ranks = (3, 4)
+
+
+class InstanceNorm3d(_InstanceNorm):
+    """Normalise each channel of each example over the volume; scale and shift if ``affine``.
+
+    Shape: ``(N, C, D, H, W)`` or ``(C, D, H, W)``. Raises: as ``InstanceNorm1d``. Source: Ulyanov et al. 2016.
+    """
+
+    _ranks = (4, 5)
+
+
+class LocalResponseNorm(Module):
+    """Divide by a power of the mean square of ``size`` neighbouring channels.
+
+    Shape: ``(N, C, *)``. Raises: ValueError for fewer than 3 dimensions. Source: Krizhevsky et al. 2012.
+    """
+
+    def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> None:
+        super().__init__()
+        self.size = size
+        self.alpha = alpha
+        self.beta = beta
+        self.k = k
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.local_response_norm(input, self.size, self.alpha, self.beta, self.k)
+
+    def extra_repr(self) -> str:
+        return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"
 
 
 class LayerNorm(Module):

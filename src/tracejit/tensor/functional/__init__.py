@@ -12,6 +12,7 @@ from tracejit.tensor.functional.activation import (
     elu,
     gelu,
     glu,
+    hardshrink,
     hardsigmoid,
     hardswish,
     hardtanh,
@@ -27,6 +28,7 @@ from tracejit.tensor.functional.activation import (
     softmax,
     softmin,
     softplus,
+    softshrink,
     softsign,
     tanhshrink,
     threshold,
@@ -42,7 +44,8 @@ from tracejit.tensor.functional.distance import (
     pairwise_distance,
     smooth_l1_loss,
 )
-from tracejit.tensor.functional.dropout import dropout, dropout1d, dropout2d, dropout3d, feature_dropout
+from tracejit.tensor.functional.dropout import alpha_dropout, dropout, dropout1d, dropout2d, dropout3d, feature_dropout
+from tracejit.tensor.functional.gumbel import gumbel_softmax
 from tracejit.tensor.functional.likelihood import gaussian_nll_loss, poisson_nll_loss
 from tracejit.tensor.functional.linear import bilinear, embedding, linear, one_hot
 from tracejit.tensor.functional.loss import (
@@ -65,6 +68,7 @@ from tracejit.tensor.functional.normalization import (
     group_norm,
     instance_norm,
     layer_norm,
+    local_response_norm,
     normalize,
     rms_norm,
 )
@@ -77,4 +81,5 @@ from tracejit.tensor.functional.pooling import (
     max_pool1d,
     max_pool2d,
 )
+from tracejit.tensor.functional.shuffle import channel_shuffle, pixel_shuffle, pixel_unshuffle
 from tracejit.tensor.shaping import pad

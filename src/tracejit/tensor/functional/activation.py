@@ -237,6 +237,36 @@ def tanhshrink(input: Tensor) -> Any:
     return _tanhshrink(floating(input))
 
 
+@method()
+def hardshrink(input: Tensor, lambd: float = 0.5) -> Any:
+    """0 where the input is within `lambd` of 0, else the input."""
+    floats(input, "hardshrink_cpu")
+    return _hardshrink(input, lambd=number(lambd, "lambd"))
+
+
+@composite
+def _hardshrink(x: Tensor, *, lambd: Any) -> Any:
+    within = apply(ops.le, (apply(ops.abs, (x,)), lambd))
+    return apply(ops.where, (within, 0, x))
+
+
+def softshrink(input: Tensor, lambd: float = 0.5) -> Any:
+    """The input moved by `lambd` towards 0, and 0 within. Raises: RuntimeError for a negative `lambd`."""
+    floats(input, "softshrink_check")
+    lambd = number(lambd, "lambd")
+    if lambd < 0:
+        raise RuntimeError(f"lambda must be greater or equal to 0, but found to be {lambd}.")
+    return _softshrink(input, high=lambd, low=-lambd)
+
+
+@composite
+@in_single
+def _softshrink(x: Tensor, *, high: Any, low: Any) -> Any:
+    # Times 0 what lies within stays NaN where it is.
+    rest = apply(ops.where, (apply(ops.lt, (x, low)), apply(ops.sub, (x, low)), apply(ops.mul, (x, 0.0))))
+    return apply(ops.where, (apply(ops.gt, (x, high)), apply(ops.sub, (x, high)), rest))
+
+
 @composite
 @in_single
 def _silu(x: Tensor) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tracejit import dtypes
@@ -9,8 +10,12 @@ from tracejit.ops.record import ops
 from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply, beside
 from tracejit.tensor.generator import draw
+from tracejit.tensor.promote import in_single
 from tracejit.tensor.scalar import plain
 from tracejit.tensor.tensor import Tensor
+
+# What `selu` comes to far below zero, without its sign.
+_SELU_LIMIT = 1.7580993408473766
 
 
 def _checked(p: Any) -> float:
@@ -70,6 +75,29 @@ def dropout2d(input: Tensor, p: float = 0.5, training: bool = True) -> Any:
     keep, scale = rates(p)
     shape = (*input._shape[:2], *(1,) * (len(input._shape) - 2))
     return kept(input, noise(input, shape), keep=keep, scale=scale)
+
+
+def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False) -> Any:
+    """Each element the limit of `selu` with probability `p`, then scaled and shifted to keep mean 0 and variance 1.
+
+    Raises: ValueError for `p` outside [0, 1]. Source: Klambauer et al., Self-normalizing neural networks (2017).
+    """
+    p = _checked(p)
+    if not training or p == 0:
+        return input
+    _check_type(input)
+    # Without any element that stays there is nothing to scale.
+    scale = 1.0 / math.sqrt((_SELU_LIMIT * _SELU_LIMIT * p + 1.0) * (1.0 - p)) if p < 1 else 0.0
+    shift = _SELU_LIMIT * scale * p
+    low = shift - _SELU_LIMIT * scale
+    return _alpha_kept(input, noise(input, input._shape), keep=1.0 - p, scale=scale, shift=shift, low=low)
+
+
+@composite
+@in_single
+def _alpha_kept(x: Tensor, u: Tensor, *, keep: Any, scale: Any, shift: Any, low: Any) -> Any:
+    stays = apply(ops.add, (apply(ops.mul, (x, scale)), shift))
+    return apply(ops.where, (apply(ops.lt, (u, keep)), stays, low))
 
 
 dropout1d = dropout3d = feature_dropout = dropout2d

@@ -14,8 +14,8 @@ from tracejit.tensor.dispatch import apply
 from tracejit.tensor.functional.activation import floats, number, wide
 from tracejit.tensor.inplace import assign
 from tracejit.tensor.promote import in_single, to_dtype
-from tracejit.tensor.reducing import norm, sum
-from tracejit.tensor.shaping import expand_as, reshape
+from tracejit.tensor.reducing import mean, norm, sum
+from tracejit.tensor.shaping import expand_as, narrow, pad, repeat, reshape
 from tracejit.tensor.tensor import Tensor
 
 
@@ -246,19 +246,62 @@ def instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Any:
-    """`batch_norm` of each example by itself.
+    """`batch_norm` of each example by itself; running statistics move by the mean over the examples.
 
-    Raises: ValueError for a single value for each channel, NotImplementedError for running statistics that the input
-    is to move.
+    Raises: ValueError for a single value for each channel.
+    Source: Ulyanov et al., Instance normalization (2016).
     """
     shape = input._shape
     if not use_input_stats:
         return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
-    if running_mean is not None or running_var is not None:
-        raise NotImplementedError("instance_norm(): running statistics moved by the input are not supported")
     if len(shape) < 3 or prod(shape[2:]) == 1:
         raise ValueError(f"Expected more than 1 spatial element when training, got input size {list(shape)}")
-    return group_norm(input, shape[1], weight, bias, eps)
+    if running_mean is None and running_var is None:
+        return group_norm(input, shape[1], weight, bias, eps)
+    examples, channels = shape[:2]
+    for name, x in (("running_mean", running_mean), ("running_var", running_var)):
+        _per_channel(name, x, channels)
+
+    def of_each(x: Tensor | None) -> Any:
+        return None if x is None else repeat(x, examples)
+
+    means, variances = of_each(running_mean), of_each(running_var)
+    rows = reshape(input, (1, examples * channels, *shape[2:]))
+    out = batch_norm(rows, means, variances, of_each(weight), of_each(bias), True, momentum, eps)
+    for running, moved in ((running_mean, means), (running_var, variances)):
+        if running is not None:
+            assign(running, mean(reshape(moved, (examples, channels)), 0))
+    return reshape(out, shape)
+
+
+def local_response_norm(
+    input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Any:
+    """Divided by (k + alpha * the mean square of `size` neighbouring channels) ** beta; missing channels count as 0.
+
+    Shape: (N, C, *). Raises: ValueError for fewer than 3 dimensions.
+    Source: Krizhevsky et al., ImageNet classification with deep convolutional neural networks (2012).
+    """
+    dim = len(input._shape)
+    if dim < 3:
+        raise ValueError(f"Expected 3D or higher dimensionality input (got {dim} dimensions)")
+    if input.numel() == 0:
+        return input
+    floats(input, "avg_pool2d_out_frame")
+    return _local_response(input, size, alpha=number(alpha, "alpha"), beta=number(beta, "beta"), k=number(k, "k"))
+
+
+@composite
+@in_single
+def _local_response(x: Tensor, size: int, *, alpha: Any, beta: Any, k: Any) -> Any:
+    channels = x._shape[1]
+    around = (0, 0) * (len(x._shape) - 2) + (size // 2, (size - 1) // 2)
+    squares = pad(apply(ops.mul, (x, x)), around)
+    total = narrow(squares, 1, 0, channels)
+    for first in range(1, size):
+        total = apply(ops.add, (total, narrow(squares, 1, first, channels)))
+    spread = apply(ops.add, (apply(ops.mul, (apply(ops.div, (total, float(size))), alpha)), k))
+    return apply(ops.div, (x, apply(ops.pow, (spread, beta))))
 
 
 def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Any:
