@@ -29,6 +29,21 @@ SCHEDULES: dict[str, Callable[[Any, Any], Any]] = {
         o, max_lr=0.5, epochs=4, steps_per_epoch=5, anneal_strategy="linear", three_phase=True, base_momentum=0.7
     ),
     "OneCycleLR without momentum": lambda s, o: s.OneCycleLR(o, max_lr=0.5, total_steps=20, cycle_momentum=False),
+    "MultiplicativeLR": lambda s, o: s.MultiplicativeLR(o, lambda epoch: 0.9 + 0.01 * epoch),
+    "MultiplicativeLR each": lambda s, o: s.MultiplicativeLR(o, [lambda epoch: 0.5, lambda epoch: 1 / (epoch + 1)]),
+    "PolynomialLR": lambda s, o: s.PolynomialLR(o, total_iters=7),
+    "PolynomialLR of a power": lambda s, o: s.PolynomialLR(o, total_iters=30, power=2.5),
+    "CyclicLR": lambda s, o: s.CyclicLR(o, base_lr=0.01, max_lr=[0.1, 0.2], step_size_up=3),
+    "CyclicLR halved": lambda s, o: s.CyclicLR(o, 0.01, 0.1, 3, 5, mode="triangular2", max_momentum=[0.9, 0.95]),
+    "CyclicLR shrinking": lambda s, o: s.CyclicLR(
+        o, 0.01, 0.1, step_size_up=4, mode="exp_range", gamma=0.9, cycle_momentum=False
+    ),
+    "CyclicLR by a function": lambda s, o: s.CyclicLR(
+        o, 0.01, 0.1, 4, mode="own", scale_fn=lambda x: 1 / x, base_momentum=0.7
+    ),
+    "ChainedScheduler": lambda s, o: s.ChainedScheduler(
+        [s.ConstantLR(o, factor=0.1, total_iters=4), s.ExponentialLR(o, 0.9)], o
+    ),
     "SequentialLR": lambda s, o: s.SequentialLR(
         o,
         [s.LinearLR(o, start_factor=0.1, total_iters=4), s.CosineAnnealingLR(o, 6), s.ExponentialLR(o, 0.5)],
@@ -55,7 +70,7 @@ def test_rates_are_pytorchs(make: Callable[[Any, Any], Any], kind: str) -> None:
     for step in range(20):
         assert reading(mine) == reading(theirs), step
         assert a.get_last_lr() == b.get_last_lr(), step
-        assert a.last_epoch == b.last_epoch
+        assert getattr(a, "last_epoch", None) == getattr(b, "last_epoch", None)
         for part in (mine, a, theirs, b):
             part.step()
 
@@ -118,7 +133,7 @@ def test_restarts_at_fractions_of_an_epoch() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["StepLR", "MultiStepLR", "ExponentialLR", "ConstantLR", "LinearLR", "CosineAnnealingLR"]
+    "name", ["StepLR", "MultiStepLR", "ExponentialLR", "ConstantLR", "LinearLR", "CosineAnnealingLR", "PolynomialLR"]
 )
 def test_a_given_epoch(name: str) -> None:
     mine, theirs = optimizer(tj), optimizer(torch)
@@ -193,6 +208,13 @@ def test_wrong_options(lib: Any) -> None:
         lambda: s.ReduceLROnPlateau(opt, mode="least"),
         lambda: s.ReduceLROnPlateau(opt, threshold_mode="both"),
         lambda: s.ReduceLROnPlateau(opt, min_lr=[0.1]),
+        lambda: s.MultiplicativeLR(opt, [lambda epoch: 1.0]),
+        lambda: s.CyclicLR(opt, 0.1, [0.2]),
+        lambda: s.CyclicLR(opt, 0.1, 0.2, mode="square"),
+        lambda: s.CyclicLR(adagrad, 0.1, 0.2),
+        lambda: s.ChainedScheduler([]),
+        lambda: s.ChainedScheduler([mine, other]),
+        lambda: s.ChainedScheduler([mine, s.ReduceLROnPlateau(opt)]),
         lambda: s.SequentialLR(opt, [], []),
         lambda: s.SequentialLR(opt, [mine], [1]),
         lambda: s.SequentialLR(opt, [mine, other], [1]),
@@ -203,6 +225,12 @@ def test_wrong_options(lib: Any) -> None:
     with pytest.raises(TypeError):
         s.StepLR("optimizer", 1)
     with pytest.raises(TypeError):
+        s.CyclicLR("optimizer", 0.1, 0.2)
+    with pytest.raises(TypeError):
+        s.MultiplicativeLR(opt, 0.5)
+    with pytest.raises(TypeError):
+        s.ChainedScheduler([3], opt)
+    with pytest.raises(TypeError):
         s.SequentialLR(opt, [3], [])
     with pytest.raises(KeyError, match="initial_lr"):
         s.StepLR(optimizer(lib), 1, last_epoch=3)
@@ -212,3 +240,26 @@ def test_wrong_options(lib: Any) -> None:
         one.step()
     with pytest.raises(ValueError, match="total steps"):
         one.step()
+
+
+class Halving:
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    def __call__(self, x: float) -> float:
+        return self.share**x
+
+
+@pytest.mark.parametrize("lib", [tj, torch], ids=["tracejit", "torch"])
+def test_state_of_a_callable_object(lib: Any) -> None:
+    s = lib.optim.lr_scheduler
+    for make in (
+        lambda share: s.CyclicLR(optimizer(lib), 0.01, 0.1, 3, mode="own", scale_fn=Halving(share)),
+        lambda share: s.MultiplicativeLR(optimizer(lib), Halving(share)),
+    ):
+        first, second = make(0.5), make(0.9)
+        second.load_state_dict(first.state_dict())
+        for schedule in (first, second):
+            schedule.optimizer.step()
+            schedule.step()
+        assert first.get_last_lr() == second.get_last_lr()

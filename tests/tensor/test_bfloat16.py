@@ -200,7 +200,8 @@ def test_gradients_are_near_those_of_torch_and_the_same_compiled(what: str) -> N
 
 
 OPTIMIZERS = [("SGD", {"lr": 0.1, "momentum": 0.9}), ("Adam", {"lr": 0.01}), ("AdamW", {"lr": 0.01}), ("RMSprop", {}),
-              ("Adagrad", {})]  # fmt: skip
+              ("Adagrad", {}), ("Adamax", {"lr": 0.01}), ("NAdam", {"lr": 0.01}), ("RAdam", {"lr": 0.01}),
+              ("Adadelta", {}), ("Rprop", {}), ("ASGD", {"lr": 0.1})]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS, ids=str)

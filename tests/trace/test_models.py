@@ -132,6 +132,12 @@ def test_train_and_eval_are_two_branches():
         lambda p: optim.AdamW(p, lr=1e-3, weight_decay=0.05),
         lambda p: optim.RMSprop(p, lr=1e-3),
         lambda p: optim.Adagrad(p, lr=1e-2),
+        lambda p: optim.Adamax(p, weight_decay=0.1),
+        lambda p: optim.NAdam(p, weight_decay=0.1, decoupled_weight_decay=True),
+        lambda p: optim.RAdam(p, betas=(0.9, 0.95)),
+        lambda p: optim.Adadelta(p, weight_decay=0.1),
+        lambda p: optim.Rprop(p),
+        lambda p: optim.ASGD(p, t0=4, weight_decay=0.1),
     ],
 )
 def test_optimizers(make):

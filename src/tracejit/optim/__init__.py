@@ -5,10 +5,30 @@ one composite of tensor operations for each group; it knows nothing of kernels, 
 """
 
 from tracejit.optim import lr_scheduler
+from tracejit.optim.adadelta import Adadelta
 from tracejit.optim.adagrad import Adagrad
 from tracejit.optim.adam import Adam, AdamW
+from tracejit.optim.adamax import Adamax
+from tracejit.optim.asgd import ASGD
+from tracejit.optim.nadam import NAdam
 from tracejit.optim.optimizer import Optimizer
+from tracejit.optim.radam import RAdam
 from tracejit.optim.rmsprop import RMSprop
+from tracejit.optim.rprop import Rprop
 from tracejit.optim.sgd import SGD
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Optimizer", "RMSprop", "lr_scheduler"]
+__all__ = [
+    "ASGD",
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "NAdam",
+    "Optimizer",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "lr_scheduler",
+]

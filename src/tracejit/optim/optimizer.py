@@ -12,7 +12,7 @@ from typing import Any
 from tracejit.tensor import Tensor, enable_grad, flush_denormal, full_like, no_grad
 from tracejit.tensor.state import untraced
 
-__all__ = ["Optimizer", "check_range", "let_fade", "negated", "root_is_lost"]
+__all__ = ["Optimizer", "alike", "check_range", "let_fade", "negated", "root_is_lost"]
 
 
 class Optimizer:
@@ -212,20 +212,49 @@ class Optimizer:
         return text + ")"
 
 
+# State that is a number; PyTorch keeps it as a tensor, which is read where it is loaded.
+_NUMBERS: dict[str, Callable[[Any], Any]] = {"step": int, "eta": float, "mu": float, "mu_product": float}
+
+
 def _like(value: Any, param: Tensor) -> Any:
     """A copy of loaded state; tensors take the parameter's device, and its dtype if both are floating point."""
     if isinstance(value, Tensor):
         fresh = value.detach().to(param.device, copy=True)
         return fresh.to(param.dtype) if param.is_floating_point() and fresh.is_floating_point() else fresh
     if isinstance(value, dict):
-        # A step count is a whole number; PyTorch keeps it as a tensor, which is read here.
         return {
-            name: int(part) if name == "step" and isinstance(part, Tensor) else _like(part, param)
+            name: _NUMBERS[name](part.item()) if name in _NUMBERS and isinstance(part, Tensor) else _like(part, param)
             for name, part in value.items()
         }
     if isinstance(value, list | tuple):
         return type(value)(_like(part, param) for part in value)
     return copy.deepcopy(value)
+
+
+def alike(
+    params: list[Tensor], states: list[dict[str, Any]], *names: str
+) -> Iterable[tuple[list[Tensor], list[dict[str, Any]]]]:
+    """Parameters and their states, together where the states have the same numbers of these names.
+
+    Nearly always all are alike; parameters that missed steps while an option changed are not.
+    """
+    for name in names:
+        number = states[0][name]
+        for state in states:
+            if state[name] != number:
+                return _by_numbers(params, states, names)
+    return ((params, states),)
+
+
+def _by_numbers(
+    params: list[Tensor], states: list[dict[str, Any]], names: tuple[str, ...]
+) -> Iterable[tuple[list[Tensor], list[dict[str, Any]]]]:
+    found: dict[tuple[Any, ...], tuple[list[Tensor], list[dict[str, Any]]]] = {}
+    for param, state in zip(params, states, strict=True):
+        members, theirs = found.setdefault(tuple(state[name] for name in names), ([], []))
+        members.append(param)
+        theirs.append(state)
+    return list(found.values())
 
 
 def negated(grads: list[Tensor], maximize: bool) -> list[Tensor]:

@@ -11,7 +11,16 @@ from typing import Any
 from tracejit.optim.lr_scheduler.schedule import LRScheduler
 from tracejit.optim.optimizer import Optimizer
 
-__all__ = ["ConstantLR", "ExponentialLR", "LambdaLR", "LinearLR", "MultiStepLR", "StepLR"]
+__all__ = [
+    "ConstantLR",
+    "ExponentialLR",
+    "LambdaLR",
+    "LinearLR",
+    "MultiStepLR",
+    "MultiplicativeLR",
+    "PolynomialLR",
+    "StepLR",
+]
 
 
 class LambdaLR(LRScheduler):
@@ -53,6 +62,30 @@ class LambdaLR(LRScheduler):
         for factor, attributes in zip(self.lr_lambdas, state_dict["lr_lambdas"], strict=True):
             if attributes is not None:
                 factor.__dict__.update(attributes)
+
+
+class MultiplicativeLR(LambdaLR):
+    """The rate before times a function of the epoch, one for all groups or one for each.
+
+    Raises: ValueError for a list of functions of another length than the groups, TypeError for what cannot be called.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        lr_lambda: Callable[[int], float] | list[Callable[[int], float]],
+        last_epoch: int = -1,
+    ) -> None:
+        for factor in lr_lambda if isinstance(lr_lambda, list | tuple) else [lr_lambda]:
+            if not callable(factor):
+                raise TypeError(f"lr_lambda should be a function, but got {type(factor).__name__}")
+        super().__init__(optimizer, lr_lambda, last_epoch)
+
+    def get_lr(self) -> list[float]:
+        self._warn_outside_step()
+        if self._is_initial:
+            return self._current()
+        return [rate * factor(self.last_epoch) for factor, rate in zip(self.lr_lambdas, self._current(), strict=True)]
 
 
 class StepLR(LRScheduler):
@@ -181,3 +214,26 @@ class ExponentialLR(LRScheduler):
 
     def _closed_form(self) -> list[float]:
         return [rate * self.gamma**self.last_epoch for rate in self.base_lrs]
+
+
+class PolynomialLR(LRScheduler):
+    """Down to 0 over ``total_iters`` epochs, along a power of what is left of them."""
+
+    def __init__(
+        self, optimizer: Optimizer, total_iters: int = 5, power: float = 1.0, last_epoch: int = -1
+    ) -> None:
+        self.total_iters = total_iters
+        self.power = power
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float]:
+        self._warn_outside_step()
+        if self._is_initial or self.last_epoch > self.total_iters:
+            return self._current()
+        left = 1.0 - self.last_epoch / self.total_iters
+        before = 1.0 - (self.last_epoch - 1) / self.total_iters
+        return self._scaled((left / before) ** self.power)
+
+    def _closed_form(self) -> list[float]:
+        left = 1.0 - min(self.total_iters, self.last_epoch) / self.total_iters
+        return [rate * left**self.power for rate in self.base_lrs]
