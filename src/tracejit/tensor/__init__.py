@@ -102,6 +102,15 @@ from tracejit.tensor.arithmetic import (
     trunc,
     where,
 )
+from tracejit.tensor.arithmetic import acos as arccos
+from tracejit.tensor.arithmetic import asin as arcsin
+from tracejit.tensor.arithmetic import atan as arctan
+from tracejit.tensor.arithmetic import atan2 as arctan2
+from tracejit.tensor.arithmetic import ge as greater_equal
+from tracejit.tensor.arithmetic import gt as greater
+from tracejit.tensor.arithmetic import le as less_equal
+from tracejit.tensor.arithmetic import lt as less
+from tracejit.tensor.arithmetic import ne as not_equal
 from tracejit.tensor.autograd import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
 from tracejit.tensor.blending import addcdiv, addcmul, lerp
 from tracejit.tensor.casting import (
@@ -125,6 +134,12 @@ from tracejit.tensor.comparing import (
     numel,
 )
 from tracejit.tensor.composite import composite
+from tracejit.tensor.contracting import (
+    cross,
+    inner,
+    kron,
+    tensordot,
+)
 from tracejit.tensor.conversion import (
     as_tensor,
     clone,
@@ -155,11 +170,15 @@ from tracejit.tensor.creation import (
 )
 from tracejit.tensor.diagonals import (
     cdist,
+    corrcoef,
     cov,
     diag,
     diag_embed,
+    diagflat,
     diff,
     nan_to_num,
+    trapezoid,
+    trapz,
     tril_indices,
     triu_indices,
 )
@@ -198,6 +217,23 @@ from tracejit.tensor.generator import (
     set_rng_state,
 )
 from tracejit.tensor.indexing import getitem, setitem
+from tracejit.tensor.joining import (
+    atleast_1d,
+    atleast_2d,
+    atleast_3d,
+    block_diag,
+    cartesian_prod,
+    column_stack,
+    dsplit,
+    dstack,
+    fliplr,
+    flipud,
+    hsplit,
+    rot90,
+    row_stack,
+    tensor_split,
+    vsplit,
+)
 from tracejit.tensor.printing import set_printoptions
 from tracejit.tensor.products import (
     addmm,
@@ -212,6 +248,7 @@ from tracejit.tensor.products import (
     outer,
     set_float32_matmul_precision,
 )
+from tracejit.tensor.products import outer as ger
 from tracejit.tensor.promote import result_type
 from tracejit.tensor.random import (
     bernoulli,
@@ -240,6 +277,8 @@ from tracejit.tensor.reducing import (
     max,
     mean,
     min,
+    nanmean,
+    nansum,
     norm,
     prod,
     std,
@@ -319,40 +358,58 @@ from tracejit.tensor.sorting import (
     unique,
     unique_consecutive,
 )
+from tracejit.tensor.special import (
+    copysign,
+    deg2rad,
+    frac,
+    heaviside,
+    hypot,
+    logaddexp2,
+    rad2deg,
+    xlogy,
+)
 from tracejit.tensor.tensor import Size, Tensor
 from tracejit.tensor.tensor import alias as tensor_alias
+from tracejit.tensor.windows import (
+    hamming_window,
+    hann_window,
+)
 
 __all__ = [
     "Generator", "Size", "Tensor", "abs", "absolute", "acos", "add", "addcdiv", "addcmul", "addmm", "all", "allclose",
-    "alpha_dropout", "amax", "amin", "any", "arange", "argmax", "argmin", "argsort", "argwhere", "as_tensor", "asin",
-    "atan", "atan2", "autocast", "baddbmm", "bernoulli", "bfloat16", "bincount", "bitwise_and", "bitwise_left_shift",
-    "bitwise_not", "bitwise_or", "bitwise_right_shift", "bitwise_xor", "bmm", "bool", "broadcast_shapes",
-    "broadcast_tensors", "broadcast_to", "bucketize", "cat", "cdist", "ceil", "celu", "channel_shuffle", "chunk",
-    "clamp", "clamp_max", "clamp_min", "clear_autocast_cache", "clip", "clone", "composite", "concat", "concatenate",
-    "conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "cos", "cosh", "cosine_similarity", "count_nonzero",
-    "cov", "cumprod", "cumsum", "default_generator", "diag", "diag_embed", "diagonal", "diff", "div", "divide", "dot",
-    "double", "dropout", "dtype", "einsum", "embedding", "empty", "empty_like", "enable_grad", "eq", "equal", "erf",
-    "exp", "exp2", "expand", "expand_as", "expm1", "eye", "fix", "flatten", "flip", "float16", "float32", "float64",
-    "floor", "floor_divide", "flush_denormal", "fmod", "from_numpy", "full", "full_like", "gather", "ge",
-    "get_autocast_dtype", "get_default_dtype", "get_float32_matmul_precision", "get_rng_state", "getitem", "group_norm",
-    "gt", "half", "hardshrink", "histc", "hstack", "index_add", "index_copy", "index_fill", "index_put", "index_select",
-    "inference_mode", "initial_seed", "int8", "int16", "int32", "int64", "is_autocast_cache_enabled",
-    "is_autocast_enabled", "is_floating_point", "is_grad_enabled", "is_nonzero", "is_tensor", "isclose", "isfinite",
-    "isin", "isinf", "isnan", "kthvalue", "layer_norm", "le", "lerp", "linspace", "log", "log1p", "log2", "log10",
-    "log_softmax", "logaddexp", "logical_and", "logical_not", "logical_or", "logical_xor", "logspace", "logsumexp",
-    "long", "lt", "manual_seed", "masked_fill", "masked_scatter", "masked_select", "matmul", "max", "maximum", "mean",
-    "median", "meshgrid", "min", "minimum", "mm", "moveaxis", "movedim", "msort", "mul", "multinomial", "multiply",
-    "mv", "nan_to_num", "narrow", "ne", "neg", "negative", "new_empty", "new_full", "new_ones", "new_tensor",
-    "new_zeros", "no_grad", "nonzero", "norm", "normal", "numel", "ones", "ones_like", "outer", "pad",
-    "pairwise_distance", "permute", "pixel_shuffle", "pixel_unshuffle", "positive", "pow", "prelu", "prod",
-    "promote_types", "rand", "rand_like", "randint", "randint_like", "randn", "randn_like", "randperm", "ravel",
-    "reciprocal", "relu", "remainder", "repeat", "repeat_interleave", "reshape", "reshape_as", "result_type",
-    "rms_norm", "roll", "round", "rsqrt", "scatter", "scatter_add", "searchsorted", "seed", "select", "selu",
-    "set_autocast_cache_enabled", "set_autocast_dtype", "set_autocast_enabled", "set_default_dtype",
-    "set_float32_matmul_precision", "set_grad_enabled", "set_printoptions", "set_rng_state", "setitem", "sgn", "short",
-    "sigmoid", "sign", "sin", "sinh", "softmax", "sort", "split", "sqrt", "square", "squeeze", "stack", "std",
-    "std_mean", "sub", "subtract", "sum", "swapaxes", "swapdims", "t", "take", "take_along_dim", "tan", "tanh",
-    "tensor", "tensor_alias", "threshold", "tile", "topk", "transpose", "tril", "tril_indices", "triu", "triu_indices",
-    "true_divide", "trunc", "uint8", "unbind", "unflatten", "unique", "unique_consecutive", "unsqueeze", "var",
-    "var_mean", "view", "view_as", "vstack", "where", "zeros", "zeros_like",
+    "alpha_dropout", "amax", "amin", "any", "arange", "arccos", "arcsin", "arctan", "arctan2", "argmax", "argmin",
+    "argsort", "argwhere", "as_tensor", "asin", "atan", "atan2", "atleast_1d", "atleast_2d", "atleast_3d", "autocast",
+    "baddbmm", "bernoulli", "bfloat16", "bincount", "bitwise_and", "bitwise_left_shift", "bitwise_not", "bitwise_or",
+    "bitwise_right_shift", "bitwise_xor", "block_diag", "bmm", "bool", "broadcast_shapes", "broadcast_tensors",
+    "broadcast_to", "bucketize", "cartesian_prod", "cat", "cdist", "ceil", "celu", "channel_shuffle", "chunk", "clamp",
+    "clamp_max", "clamp_min", "clear_autocast_cache", "clip", "clone", "column_stack", "composite", "concat",
+    "concatenate", "conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "copysign", "corrcoef", "cos", "cosh",
+    "cosine_similarity", "count_nonzero", "cov", "cross", "cumprod", "cumsum", "default_generator", "deg2rad", "diag",
+    "diag_embed", "diagflat", "diagonal", "diff", "div", "divide", "dot", "double", "dropout", "dsplit", "dstack",
+    "dtype", "einsum", "embedding", "empty", "empty_like", "enable_grad", "eq", "equal", "erf", "exp", "exp2", "expand",
+    "expand_as", "expm1", "eye", "fix", "flatten", "flip", "fliplr", "flipud", "float16", "float32", "float64", "floor",
+    "floor_divide", "flush_denormal", "fmod", "frac", "from_numpy", "full", "full_like", "gather", "ge", "ger",
+    "get_autocast_dtype", "get_default_dtype", "get_float32_matmul_precision", "get_rng_state", "getitem", "greater",
+    "greater_equal", "group_norm", "gt", "half", "hamming_window", "hann_window", "hardshrink", "heaviside", "histc",
+    "hsplit", "hstack", "hypot", "index_add", "index_copy", "index_fill", "index_put", "index_select", "inference_mode",
+    "initial_seed", "inner", "int8", "int16", "int32", "int64", "is_autocast_cache_enabled", "is_autocast_enabled",
+    "is_floating_point", "is_grad_enabled", "is_nonzero", "is_tensor", "isclose", "isfinite", "isin", "isinf", "isnan",
+    "kron", "kthvalue", "layer_norm", "le", "lerp", "less", "less_equal", "linspace", "log", "log1p", "log2", "log10",
+    "log_softmax", "logaddexp", "logaddexp2", "logical_and", "logical_not", "logical_or", "logical_xor", "logspace",
+    "logsumexp", "long", "lt", "manual_seed", "masked_fill", "masked_scatter", "masked_select", "matmul", "max",
+    "maximum", "mean", "median", "meshgrid", "min", "minimum", "mm", "moveaxis", "movedim", "msort", "mul",
+    "multinomial", "multiply", "mv", "nan_to_num", "nanmean", "nansum", "narrow", "ne", "neg", "negative", "new_empty",
+    "new_full", "new_ones", "new_tensor", "new_zeros", "no_grad", "nonzero", "norm", "normal", "not_equal", "numel",
+    "ones", "ones_like", "outer", "pad", "pairwise_distance", "permute", "pixel_shuffle", "pixel_unshuffle", "positive",
+    "pow", "prelu", "prod", "promote_types", "rad2deg", "rand", "rand_like", "randint", "randint_like", "randn",
+    "randn_like", "randperm", "ravel", "reciprocal", "relu", "remainder", "repeat", "repeat_interleave", "reshape",
+    "reshape_as", "result_type", "rms_norm", "roll", "rot90", "round", "row_stack", "rsqrt", "scatter", "scatter_add",
+    "searchsorted", "seed", "select", "selu", "set_autocast_cache_enabled", "set_autocast_dtype",
+    "set_autocast_enabled", "set_default_dtype", "set_float32_matmul_precision", "set_grad_enabled", "set_printoptions",
+    "set_rng_state", "setitem", "sgn", "short", "sigmoid", "sign", "sin", "sinh", "softmax", "sort", "split", "sqrt",
+    "square", "squeeze", "stack", "std", "std_mean", "sub", "subtract", "sum", "swapaxes", "swapdims", "t", "take",
+    "take_along_dim", "tan", "tanh", "tensor", "tensor_alias", "tensor_split", "tensordot", "threshold", "tile", "topk",
+    "transpose", "trapezoid", "trapz", "tril", "tril_indices", "triu", "triu_indices", "true_divide", "trunc", "uint8",
+    "unbind", "unflatten", "unique", "unique_consecutive", "unsqueeze", "var", "var_mean", "view", "view_as", "vsplit",
+    "vstack", "where", "xlogy", "zeros", "zeros_like",
 ]

@@ -10,14 +10,14 @@ from tracejit import dtypes
 from tracejit.dtypes import dtype as dtype_
 from tracejit.ops.record import ops
 from tracejit.shapes import normalize_dim
-from tracejit.tensor.arithmetic import isinf, isnan, logical_and, lt, ne, where
+from tracejit.tensor.arithmetic import add, clamp, div, isinf, isnan, logical_and, lt, mul, ne, sqrt, sub, where
 from tracejit.tensor.casting import SINGLE, call_cast
 from tracejit.tensor.dispatch import apply, beside, wrap
 from tracejit.tensor.inplace import assign, in_place
 from tracejit.tensor.products import matmul
 from tracejit.tensor.promote import to_dtype, unify
 from tracejit.tensor.reducing import norm, sum
-from tracejit.tensor.shaping import cat, diagonal, movedim, narrow, permute, reshape, unsqueeze
+from tracejit.tensor.shaping import cat, diagonal, movedim, narrow, permute, reshape, select, unsqueeze
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor, method
 
@@ -45,6 +45,12 @@ def diag(input: Tensor, diagonal: int = 0) -> Any:
     if n != 2:
         raise RuntimeError(f"diag(): Supports 1D or 2D tensors. Got {n}D")
     return _diagonal(input, diagonal)
+
+
+@method()
+def diagflat(input: Tensor, offset: int = 0) -> Any:
+    """A matrix with all elements, in order, on a diagonal."""
+    return diag_embed(reshape(input, (input.numel(),)), offset)
 
 
 _diagonal = diagonal
@@ -159,6 +165,7 @@ def cdist(x1: Tensor, x2: Tensor, p: float = 2.0) -> Any:
     return norm(apply(ops.sub, (unsqueeze(x, -2), unsqueeze(y, -3))), p, -1)
 
 
+@method()
 def cov(input: Tensor, *, correction: int = 1) -> Any:
     """The covariances of the rows of a matrix."""
     if len(input._shape) > 2:
@@ -170,6 +177,56 @@ def cov(input: Tensor, *, correction: int = 1) -> Any:
     low = apply(ops.sub, (rows, apply(ops.div, (sum(rows, 1, True), float(n)))))
     out = apply(ops.div, (matmul(low, permute(low, (1, 0))), float(max(n - correction, 0))))
     return out if len(input._shape) == 2 else reshape(out, ())
+
+
+@method()
+def corrcoef(input: Tensor) -> Any:
+    """The correlation coefficients of the rows of a matrix, in [-1, 1].
+
+    Edge: of a row without variance NaN. Raises: RuntimeError for more than two dimensions.
+    """
+    if len(input._shape) > 2:
+        raise RuntimeError(
+            "corrcoef(): expected input to have two or fewer dimensions but got an input with "
+            f"{len(input._shape)} dimensions"
+        )
+    found = cov(input)
+    if not found._shape:
+        return div(found, found)
+    deviation = sqrt(diagonal(found))
+    return clamp(div(div(found, unsqueeze(deviation, 1)), unsqueeze(deviation, 0)), -1, 1)
+
+
+def trapezoid(y: Tensor, x: Tensor | None = None, *, dx: Any = None, dim: int = -1) -> Any:
+    """The integral along a dimension by the trapezoidal rule, at points `x` or at distances `dx`, 1 if none is given.
+
+    Raises: RuntimeError for bools, or points that are not one for each sample; IndexError for no dimensions.
+    """
+    if not y._shape:
+        raise IndexError(f"Dimension specified as {dim} but tensor has no dimensions")
+    d = normalize_dim(dim, len(y._shape))
+    if y._dtype is dtypes.bool:
+        raise RuntimeError("trapezoid: received a bool input for `y`, but bool is not supported")
+    size = y._shape[d]
+    if size == 0:
+        return beside(y, ops.full, (0,), (y._shape[:d] + y._shape[d + 1 :], y._dtype))
+    if x is None:
+        ends = mul(add(select(y, d, 0), select(y, d, size - 1)), 0.5)
+        return mul(sub(sum(y, d), ends), 1 if dx is None else dx)
+    if x._dtype is dtypes.bool:
+        raise RuntimeError("trapezoid: received a bool input for `x`, but bool is not supported")
+    if len(x._shape) == 1:
+        if x._shape[0] != size:
+            raise RuntimeError("trapezoid: There must be one `x` value for each sample point")
+        x = reshape(x, tuple(size if k == d else 1 for k in range(len(y._shape))))
+    elif len(x._shape) < len(y._shape):
+        x = reshape(x, (1,) * (len(y._shape) - len(x._shape)) + x._shape)
+    gaps = diff(x, 1, d - len(y._shape))
+    both = add(narrow(y, d, 1, size - 1), narrow(y, d, 0, size - 1))
+    return div(sum(mul(gaps, both), d), 2)
+
+
+trapz = trapezoid
 
 
 IN_PLACE = (in_place(nan_to_num),)

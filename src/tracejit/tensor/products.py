@@ -194,7 +194,7 @@ def mv(input: Tensor, vec: Tensor) -> Any:
     return matmul(input, vec)
 
 
-@method("inner")
+@method()
 def dot(input: Tensor, tensor: Tensor) -> Any:
     """Inner product of two vectors."""
     _same_type(input, tensor, "dot")

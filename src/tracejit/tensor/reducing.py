@@ -99,6 +99,35 @@ def prod(input: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype:
     return reduce(ops.prod, x, dims, keepdim) if dims else apply(ops.copy, (x,))
 
 
+def _without_nan(x: Tensor) -> Any:
+    return where(apply(ops.ne, (x, x)), 0, x) if x._dtype.is_floating_point else x
+
+
+@method()
+def nansum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: dtype_ | None = None) -> Any:
+    """Sum over some or all dimensions, in which NaN counts as 0."""
+    return sum(_without_nan(input), dim, keepdim, dtype=dtype)
+
+
+@method()
+def nanmean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: dtype_ | None = None) -> Any:
+    """Mean over some or all dimensions of what is not NaN. Raises: RuntimeError for whole numbers."""
+    if not input._dtype.is_floating_point:
+        raise RuntimeError(
+            "nanmean(): expected input to have floating point or complex dtype but got "
+            f"{input._dtype.name.capitalize()}"
+        )
+    x = input if dtype is None else to_dtype(input, dtype)
+    return to_dtype(_nanmean(x, dim, keepdim), x._dtype)
+
+
+@composite
+@in_single
+def _nanmean(x: Tensor, dim: Any, keepdim: bool) -> Any:
+    counted = to_dtype(apply(ops.eq, (x.detach(), x.detach())), x._dtype)
+    return apply(ops.div, (sum(_without_nan(x), dim, keepdim), sum(counted, dim, keepdim)))
+
+
 def _nonempty(x: Tensor, dims: tuple[int, ...], name: str) -> None:
     if any_empty(x, dims):
         raise IndexError(f"{name}(): Expected reduction dim to have non-zero size.")
