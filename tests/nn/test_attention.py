@@ -1,4 +1,4 @@
-"""MultiheadAttention and the transformer's encoder beside PyTorch's."""
+"""MultiheadAttention and the transformer beside PyTorch's."""
 
 from __future__ import annotations
 
@@ -135,3 +135,79 @@ def test_encoder() -> None:
     check(mine, theirs, leaf(5, 2, 8), rtol=1e-4, atol=1e-5)
     with pytest.raises(RuntimeError, match="relu/gelu"):
         tj.nn.TransformerEncoderLayer(8, 2, activation="tanh")
+
+
+NEAR = {"rtol": 1e-4, "atol": 1e-5}
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_decoder_layer(norm_first: bool, activation: str) -> None:
+    options = {"dropout": 0.0, "norm_first": norm_first, "activation": activation, "batch_first": True}
+    mine, theirs = pair("TransformerDecoderLayer", 8, 2, 16, **options)
+    assert repr(mine) == text(theirs)
+    padding = torch.tensor([[False] * 7, [False] * 5 + [True] * 2])
+    for masks in (
+        {},
+        {"tgt_mask": causal(5), "tgt_is_causal": True},
+        {"memory_mask": torch.randn(5, 7), "memory_key_padding_mask": padding.float().masked_fill(padding, -1e9)},
+        {"tgt_mask": causal(5), "tgt_key_padding_mask": padding[:, 2:], "memory_key_padding_mask": padding},
+    ):
+        mine.zero_grad()
+        theirs.zero_grad()
+        check(mine, theirs, leaf(2, 5, 8), leaf(2, 7, 8), **masks, **NEAR)
+
+
+def test_decoder() -> None:
+    mine, theirs = (
+        nn.TransformerDecoder(nn.TransformerDecoderLayer(8, 2, 16, dropout=0.0), 2, norm=nn.LayerNorm(8))
+        for nn in (tj.nn, torch.nn)
+    )
+    load(mine, theirs)
+    assert repr(mine) == text(theirs)
+    check(mine, theirs, leaf(5, 2, 8), leaf(7, 2, 8), tgt_mask=causal(5), **NEAR)
+    assert mine.layers[0] is not mine.layers[1]
+    with pytest.raises(RuntimeError, match="relu/gelu"):
+        tj.nn.TransformerDecoderLayer(8, 2, activation="tanh")
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_transformer(batch_first: bool) -> None:
+    mine, theirs = pair("Transformer", 8, 2, 2, 1, 16, dropout=0.0, bias=not batch_first, batch_first=batch_first)
+    assert repr(mine) == text(theirs)
+    source, target = (leaf(2, 7, 8), leaf(2, 5, 8)) if batch_first else (leaf(7, 2, 8), leaf(5, 2, 8))
+    check(mine, theirs, source, target, **NEAR)
+    mine.zero_grad()
+    theirs.zero_grad()
+    later = torch.nn.Transformer.generate_square_subsequent_mask(5)
+    assert tj.nn.Transformer.generate_square_subsequent_mask(5).tolist() == later.tolist()
+    padding = torch.tensor([[False] * 7, [False] * 5 + [True] * 2])
+    masks = {"src_key_padding_mask": padding, "memory_key_padding_mask": padding, "tgt_mask": causal(5)}
+    check(mine, theirs, source.detach().requires_grad_(), target.detach().requires_grad_(), **masks, **NEAR)
+
+
+def test_transformer_of_ones_own_parts() -> None:
+    class Sum(tj.nn.Module):
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return args[0] + args[1].mean(0) if len(args) == 2 else args[0] * 2
+
+    net = tj.nn.Transformer(8, 2, custom_encoder=Sum(), custom_decoder=Sum())
+    out = net(tj.ones(3, 2, 8), tj.ones(4, 2, 8))
+    assert out.shape == (4, 2, 8)
+    assert out.unique().tolist() == [3.0]
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor")
+@pytest.mark.parametrize("nn", [tj.nn, torch.nn], ids=["tracejit", "torch"])
+def test_wrong_inputs_of_transformers(nn: Any) -> None:
+    zeros = tj.zeros if nn is tj.nn else torch.zeros
+    for batch_first, shapes in (
+        (False, [(7, 2, 8), (5, 3, 8)]),
+        (True, [(2, 7, 8), (3, 5, 8)]),
+        (True, [(2, 7, 8), (2, 5, 4)]),
+        (False, [(7, 2, 4), (5, 2, 8)]),
+    ):
+        net = nn.Transformer(8, 2, 1, 1, 16, batch_first=batch_first)
+        with pytest.raises(RuntimeError, match="must be equal"):
+            net(*(zeros(*s) for s in shapes))

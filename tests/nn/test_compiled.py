@@ -32,6 +32,19 @@ class Transformer(tj.nn.Module):
         return self.out(self.layer(self.enter(x)).mean(1))
 
 
+class Translation(tj.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = tj.nn.Linear(6, 8)
+        self.net = tj.nn.Transformer(8, 2, 1, 2, 16, dropout=0.2, batch_first=True)
+        self.out = tj.nn.Linear(8, 3)
+
+    def forward(self, x: Any) -> Any:
+        x = self.enter(x)
+        mask = tj.nn.Transformer.generate_square_subsequent_mask(3)
+        return self.out(self.net(x, x[:, :3], tgt_mask=mask, tgt_is_causal=True).mean(1))
+
+
 class Words(tj.nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -60,6 +73,22 @@ def images() -> tj.nn.Module:
     )
 
 
+def rare_layers() -> tj.nn.Module:
+    return tj.nn.Sequential(
+        tj.nn.Conv2d(1, 4, 3, padding="same"),
+        tj.nn.InstanceNorm2d(4, affine=True, track_running_stats=True),
+        tj.nn.Softshrink(0.1),
+        tj.nn.PixelShuffle(2),
+        tj.nn.PixelUnshuffle(4),
+        tj.nn.ChannelShuffle(4),
+        tj.nn.LocalResponseNorm(3),
+        tj.nn.Dropout3d(0.2),
+        tj.nn.Flatten(),
+        tj.nn.AlphaDropout(0.2),
+        tj.nn.Linear(256, 3),
+    )
+
+
 def pooled_images() -> tj.nn.Module:
     return tj.nn.Sequential(
         tj.nn.Conv2d(1, 4, 3, padding="same"),
@@ -76,6 +105,8 @@ CASES: dict[str, tuple[Callable[[], Any], tuple[int, ...], str, dict[str, Any]]]
     "GRU": (lambda: Recurrent("GRU"), (4, 5, 6), "AdamW", {}),
     "LSTM": (lambda: Recurrent("LSTM"), (4, 5, 6), "Adam", {"amsgrad": True}),
     "transformer": (Transformer, (4, 5, 6), "RMSprop", {"centered": True, "momentum": 0.5}),
+    "encoder and decoder": (Translation, (4, 5, 6), "NAdam", {}),
+    "rare layers": (rare_layers, (4, 1, 8, 8), "Adamax", {}),
     "embedding": (Words, (), "Adagrad", {}),
     "dense": (dense, (4, 6), "SGD", {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 0.01}),
     "images": (images, (4, 1, 8, 8), "Adam", {"weight_decay": 0.01}),

@@ -18,7 +18,7 @@ from tracejit.nn.normalization import LayerNorm
 from tracejit.nn.parameter import Parameter
 from tracejit.tensor import Tensor, empty, matmul, zeros
 
-__all__ = ["MultiheadAttention", "TransformerEncoder", "TransformerEncoderLayer"]
+__all__ = ["MultiheadAttention", "TransformerEncoder", "TransformerEncoderLayer", "activation_of"]
 
 
 class MultiheadAttention(Module):
@@ -236,6 +236,15 @@ def _additive(name: str, mask: Tensor, example: Tensor) -> Tensor:
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu}
 
 
+def activation_of(activation: str | Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """An activation, which may be given by its name. Raises: RuntimeError for an unknown name."""
+    if not isinstance(activation, str):
+        return activation
+    if activation not in _ACTIVATIONS:
+        raise RuntimeError(f"activation should be relu/gelu, not {activation}")
+    return _ACTIVATIONS[activation]
+
+
 class TransformerEncoderLayer(Module):
     """Self-attention and a feedforward network, each with a residual, dropout and layer norm.
 
@@ -274,11 +283,7 @@ class TransformerEncoderLayer(Module):
         self.norm2 = LayerNorm(d_model, eps=layer_norm_eps, bias=bias, **where)
         self.dropout1 = Dropout(dropout)
         self.dropout2 = Dropout(dropout)
-        if isinstance(activation, str):
-            if activation not in _ACTIVATIONS:
-                raise RuntimeError(f"activation should be relu/gelu, not {activation}")
-            activation = _ACTIVATIONS[activation]
-        self.activation = activation
+        self.activation = activation_of(activation)
 
     def forward(
         self,

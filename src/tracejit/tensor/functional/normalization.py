@@ -15,7 +15,7 @@ from tracejit.tensor.functional.activation import floats, number, wide
 from tracejit.tensor.inplace import assign
 from tracejit.tensor.promote import in_single, to_dtype
 from tracejit.tensor.reducing import mean, norm, sum
-from tracejit.tensor.shaping import expand_as, narrow, pad, repeat, reshape
+from tracejit.tensor.shaping import expand_as, narrow, pad, reshape
 from tracejit.tensor.tensor import Tensor
 
 
@@ -258,20 +258,39 @@ def instance_norm(
         raise ValueError(f"Expected more than 1 spatial element when training, got input size {list(shape)}")
     if running_mean is None and running_var is None:
         return group_norm(input, shape[1], weight, bias, eps)
-    examples, channels = shape[:2]
-    for name, x in (("running_mean", running_mean), ("running_var", running_var)):
-        _per_channel(name, x, channels)
+    for name, x in (("running_mean", running_mean), ("running_var", running_var), ("weight", weight), ("bias", bias)):
+        _per_channel(name, x, shape[1])
+    m = number(momentum, "momentum")
+    return _by_example(
+        input, running_mean, running_var, weight, bias, eps=number(eps, "eps"), momentum=m, keep=1.0 - m
+    )
 
-    def of_each(x: Tensor | None) -> Any:
-        return None if x is None else repeat(x, examples)
 
-    means, variances = of_each(running_mean), of_each(running_var)
-    rows = reshape(input, (1, examples * channels, *shape[2:]))
-    out = batch_norm(rows, means, variances, of_each(weight), of_each(bias), True, momentum, eps)
-    for running, moved in ((running_mean, means), (running_var, variances)):
-        if running is not None:
-            assign(running, mean(reshape(moved, (examples, channels)), 0))
-    return reshape(out, shape)
+@composite(mutates=("running_mean", "running_var"))
+def _by_example(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    *,
+    eps: Any,
+    momentum: Any,
+    keep: Any,
+) -> Any:
+    w = wide(x)
+    shape = w._shape
+    dims = tuple(range(2, len(shape)))
+    n = prod(shape[2:])
+    centre = apply(ops.div, (sum(w, dims, True), float(n)))
+    low = apply(ops.sub, (w, centre))
+    variance = apply(ops.div, (sum(apply(ops.mul, (low, low)), dims, True), float(n)))
+    if running_mean is not None:
+        _move(running_mean, mean(centre.detach(), 0), momentum, keep)
+    if running_var is not None:
+        _move(running_var, apply(ops.mul, (mean(variance.detach(), 0), n / (n - 1))), momentum, keep)
+    out = apply(ops.mul, (low, _inverse_root(variance, eps)))
+    return to_dtype(_scaled(out, weight, bias, (1, shape[1], *(1,) * len(dims))), x._dtype)
 
 
 def local_response_norm(
