@@ -185,6 +185,19 @@ def test_diagonals_and_correlations() -> None:
     check("m.corrcoef(x)", [np.ones((2, 3), np.float32)], grad=False)
 
 
+WEIGHTS = ["fweights=y", "aweights=z", "fweights=y, aweights=z", "fweights=y, aweights=z, correction=0",
+           "aweights=z, correction=2", "fweights=z", "aweights=y"]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", WEIGHTS)
+def test_weighted_covariances(options: str) -> None:
+    counts, weights = np.array([1, 0, 2, 3]), np.float32([0.5, 1.5, 0, 2])
+    text = f"m.cov(x, {options.replace('z', 'z.detach()')})"
+    check(text, [draw((3, 4)), counts, weights], [draw((4,)), counts, weights], [draw((3, 5)), counts, weights],
+          [draw((3, 4)), counts - 1, weights - 1], [draw((3, 4)), counts * 0, weights * 0],
+          [draw((3, 4)), counts[None], weights[None]])  # fmt: skip
+
+
 @pytest.mark.parametrize("name", ["hann_window", "hamming_window"])
 def test_windows(name: str) -> None:
     for options in ("0", "1", "2", "7", "8, False", "5, dtype=m.float64", "5, periodic=False, requires_grad=True", "-1",

@@ -16,7 +16,7 @@ from tracejit.tensor.dispatch import apply, beside, wrap
 from tracejit.tensor.inplace import assign, in_place
 from tracejit.tensor.products import matmul
 from tracejit.tensor.promote import to_dtype, unify
-from tracejit.tensor.reducing import norm, sum
+from tracejit.tensor.reducing import any, norm, sum
 from tracejit.tensor.shaping import cat, diagonal, movedim, narrow, permute, reshape, select, unsqueeze
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor, method
@@ -166,17 +166,63 @@ def cdist(x1: Tensor, x2: Tensor, p: float = 2.0) -> Any:
 
 
 @method()
-def cov(input: Tensor, *, correction: int = 1) -> Any:
-    """The covariances of the rows of a matrix."""
+def cov(
+    input: Tensor, *, correction: int = 1, fweights: Tensor | None = None, aweights: Tensor | None = None
+) -> Any:
+    """The covariances of the rows of a matrix.
+
+    `fweights` says how often each column counts, `aweights` how much it weighs. Edge: weights are a look at their
+    values. Raises: RuntimeError for more than two dimensions, and for weights that are not one for each column, of
+    another kind of number, negative, or 0 altogether.
+    """
     if len(input._shape) > 2:
         raise RuntimeError(f"cov(): expected input to have two or fewer dimensions but got an input with "
                            f"{len(input._shape)} dimensions")  # fmt: skip
     x = to_dtype(input, dtypes.get_default_dtype()) if not input._dtype.is_floating_point else input
     rows = x if len(x._shape) == 2 else reshape(x, (1, -1))
     n = rows._shape[1]
-    low = apply(ops.sub, (rows, apply(ops.div, (sum(rows, 1, True), float(n)))))
-    out = apply(ops.div, (matmul(low, permute(low, (1, 0))), float(max(n - correction, 0))))
+    for name, weights, floats in (("fweights", fweights, False), ("aweights", aweights, True)):
+        if weights is not None:
+            _check_weights(name, weights, floats, n)
+    if fweights is None and aweights is None:
+        low = apply(ops.sub, (rows, apply(ops.div, (sum(rows, 1, True), float(n)))))
+        out = apply(ops.div, (matmul(low, permute(low, (1, 0))), float(max(n - correction, 0))))
+    else:
+        out = _weighted_cov(rows, fweights, aweights, correction)
     return out if len(input._shape) == 2 else reshape(out, ())
+
+
+def _check_weights(name: str, weights: Tensor, floats: bool, n: int) -> None:
+    if len(weights._shape) > 1:
+        raise RuntimeError(
+            f"cov(): expected {name} to have one or fewer dimensions but got {name} with {len(weights._shape)} "
+            "dimensions"
+        )
+    if weights._dtype.is_floating_point is not floats or weights._dtype is dtypes.bool:
+        raise RuntimeError(
+            f"cov(): expected {name} to have {'floating point' if floats else 'integral'} dtype but got {name} with "
+            f"{weights._dtype.name.capitalize()} dtype"
+        )
+    if weights.numel() != n:
+        raise RuntimeError(
+            f"cov(): expected {name} to have the same numel as there are observations in the input but got "
+            f"{weights.numel()} != {n}"
+        )
+    if bool(any(lt(weights, 0))):
+        raise RuntimeError(f"cov(): {name} cannot be negative")
+
+
+def _weighted_cov(rows: Tensor, fweights: Tensor | None, aweights: Tensor | None, correction: int) -> Any:
+    given = [reshape(to_dtype(w, rows._dtype), (-1,)) for w in (fweights, aweights) if w is not None]
+    weights = given[0] if len(given) == 1 else mul(*given)
+    total = sum(weights)
+    if rows._shape[1] and not bool(total):
+        raise RuntimeError("cov(): weights sum to zero, can't be normalized")
+    low = sub(rows, div(sum(mul(rows, weights), 1, True), total))
+    lost: Any = correction
+    if aweights is not None and correction:
+        lost = mul(div(sum(mul(weights, given[-1])), total), correction)
+    return div(matmul(low, permute(mul(low, weights), (1, 0))), clamp(sub(total, lost), 0))
 
 
 @method()

@@ -78,8 +78,7 @@ _NEEDS = {op.name: _Need((op.name,)) for op in ops.family("elementwise") if not 
     "GRU": _GATES,
     "RNN": _Need(("tanh",), _PRODUCT.gradient),
     "Embedding": _EMBEDDING,
-    "Adam": _UPDATE,
-    "AdamW": _UPDATE,
+    **dict.fromkeys(("Adadelta", "Adam", "AdamW", "Adamax", "NAdam", "RAdam"), _UPDATE),
 }
 _STEPS = _Need((), ("column_sum",), ("gemm_pack_f32", "gemm_sums_f32"))
 """What comes with products that are made again and again: sums of their gradients."""
