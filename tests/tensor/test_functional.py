@@ -291,6 +291,25 @@ def test_interpolate(options: str) -> None:
     check(f"F.interpolate(x, {options})", [draw((2, 3, 4, 5))])
 
 
+@pytest.mark.parametrize("sides", ["(1, 2)", "(0, 3)", "(2, 1, 0, 3)", "(1, 1, 1, 1, 1, 1)", "(-1, 2)",
+                                   "(2, -2, -1, 1)", "(4, 0)", "(0, 5)", "(7, 7)", "(-2, -3)", "(1,)", "(0, 0)",
+                                   "(1, 1) * 4"])  # fmt: skip
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular", "mirror"])
+def test_pad(mode: str, sides: str) -> None:
+    shapes = (5,), (3, 5), (2, 3, 5), (2, 3, 4, 5), (2, 2, 3, 4, 5), (2, 3, 0)
+    check(f"F.pad(x, {sides}, '{mode}')", *[[draw(s)] for s in shapes])
+
+
+def test_pad_with_a_value_of_its_own() -> None:
+    check("F.pad(x, (1, 1), 'reflect', 2.0)", [draw((2, 3, 5))])
+    check("F.pad(x, (1, 1), 'reflect', 0)", [draw((2, 3, 5))])
+    x = tj.ones(2, 3)
+    for mode in ("reflect", "replicate", "circular"):
+        functional.pad(x, (0, -1), mode).mul_(3)
+        functional.pad(x, (0, 0), mode).mul_(3)
+    assert x.tolist() == [[1, 1, 1], [1, 1, 1]]
+
+
 HEADS = [
     ((2, 3, 5, 4), (2, 3, 6, 4), (2, 3, 6, 7)), ((5, 4), (6, 4), (6, 4)), ((3, 5, 4), (3, 5, 4), (3, 5, 4)),
     ((2, 1, 5, 4), (1, 3, 6, 4), (1, 3, 6, 7)), ((2, 3, 5, 4), (2, 3, 6, 5), (2, 3, 6, 4)), ((4,), (4,), (4,)),

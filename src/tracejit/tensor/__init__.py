@@ -193,6 +193,7 @@ from tracejit.tensor.generator import (
     set_rng_state,
 )
 from tracejit.tensor.indexing import getitem, setitem
+from tracejit.tensor.padding import pad
 from tracejit.tensor.printing import set_printoptions
 from tracejit.tensor.products import (
     addmm,
@@ -278,7 +279,6 @@ from tracejit.tensor.shaping import (
     moveaxis,
     movedim,
     narrow,
-    pad,
     permute,
     ravel,
     repeat,

@@ -67,4 +67,4 @@ from tracejit.tensor.functional.pooling import (
     max_pool1d,
     max_pool2d,
 )
-from tracejit.tensor.shaping import pad
+from tracejit.tensor.padding import pad
