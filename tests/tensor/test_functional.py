@@ -310,6 +310,29 @@ def test_pad_with_a_value_of_its_own() -> None:
     assert x.tolist() == [[1, 1, 1], [1, 1, 1]]
 
 
+WINDOWS = ["2", "(2, 3)", "3, 2", "2, (1, 2), 1", "3, 1, 1, 2", "(3, 2), 1, (1, 0), (2, 1)", "2, 2, 2, 3", "0", "9",
+           "2, 0", "2, 1, -1", "2, 1, 0, 0"]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", WINDOWS)
+def test_unfold(options: str) -> None:
+    shapes = (2, 3, 6, 7), (3, 6, 7), (0, 3, 6, 7), (2, 0, 6, 7), (1, 2, 3, 6, 7)
+    check(f"F.unfold(x, {options})", *[[draw(s)] for s in shapes])
+
+
+@pytest.mark.parametrize("options", WINDOWS)
+def test_fold(options: str) -> None:
+    """What PyTorch's own columns fold to, bit for bit: elements are added in its order."""
+    torch = pytest.importorskip("torch")
+    try:
+        columns = torch.nn.functional.unfold(torch.from_numpy(draw((2, 3, 6, 7))), *eval(f"({options},)"))
+    except RuntimeError:
+        columns = torch.zeros(2, 12, 5)
+    given = draw(tuple(columns.shape))
+    check(f"F.fold(x, (6, 7), {options})", [given], [given[0]], [given[:, :-1]], [given[:, :, :-1]], [given[None]])
+    check(f"F.fold(x, (6, 7), {options})", [given], grad=False, tolerance=0)
+
+
 HEADS = [
     ((2, 3, 5, 4), (2, 3, 6, 4), (2, 3, 6, 7)), ((5, 4), (6, 4), (6, 4)), ((3, 5, 4), (3, 5, 4), (3, 5, 4)),
     ((2, 1, 5, 4), (1, 3, 6, 4), (1, 3, 6, 7)), ((2, 3, 5, 4), (2, 3, 6, 5), (2, 3, 6, 4)), ((4,), (4,), (4,)),

@@ -36,6 +36,7 @@ from tracejit.nn.containers import ModuleDict, ModuleList, ParameterList, Sequen
 from tracejit.nn.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from tracejit.nn.dropout import Dropout, Dropout1d, Dropout2d
 from tracejit.nn.embedding import Embedding
+from tracejit.nn.folding import Fold, Unfold
 from tracejit.nn.linear import Bilinear, Identity, Linear
 from tracejit.nn.loss import (
     BCELoss,
@@ -101,6 +102,7 @@ __all__ = [
     "Dropout2d",
     "Embedding",
     "Flatten",
+    "Fold",
     "GRUCell",
     "GroupNorm",
     "Hardsigmoid",
@@ -150,6 +152,7 @@ __all__ = [
     "TransformerEncoder",
     "TransformerEncoderLayer",
     "Unflatten",
+    "Unfold",
     "ZeroPad1d",
     "ZeroPad2d",
     "functional",

@@ -42,6 +42,7 @@ from tracejit.tensor.functional import (
     dropout2d,
     dropout3d,
     embedding,
+    fold,
     gelu,
     glu,
     group_norm,
@@ -67,6 +68,7 @@ from tracejit.tensor.functional import (
     softsign,
     tanh,
     tanhshrink,
+    unfold,
 )
 
 __all__ = [
@@ -91,6 +93,7 @@ __all__ = [
     "dropout3d",
     "elu",
     "embedding",
+    "fold",
     "gelu",
     "glu",
     "group_norm",
@@ -132,4 +135,5 @@ __all__ = [
     "tanh",
     "tanhshrink",
     "threshold",
+    "unfold",
 ]

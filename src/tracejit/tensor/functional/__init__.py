@@ -43,6 +43,7 @@ from tracejit.tensor.functional.distance import (
     smooth_l1_loss,
 )
 from tracejit.tensor.functional.dropout import dropout, dropout1d, dropout2d, dropout3d, feature_dropout
+from tracejit.tensor.functional.folding import fold, unfold
 from tracejit.tensor.functional.linear import bilinear, embedding, linear, one_hot
 from tracejit.tensor.functional.loss import (
     binary_cross_entropy,
