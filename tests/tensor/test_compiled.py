@@ -37,6 +37,8 @@ CALLS: list[tuple[str, list[Any]]] = [
     ("F.avg_pool2d(x, 2, divisor_override=3)", [draw((2, 3, 6, 6))]),
     ("F.adaptive_avg_pool2d(x, (4, 5))", [draw((2, 3, 6, 7))]),
     ("F.interpolate(x, scale_factor=2)", [draw((2, 3, 3, 4))]),
+    ("F.interpolate(x, size=(5, 3), mode='bilinear')", [draw((2, 3, 3, 4))]),
+    ("F.interpolate(x, scale_factor=2, mode='bicubic', align_corners=True)", [draw((2, 3, 3, 4))]),
     ("F.pad(x, (2, 1, 1, 2), 'reflect')", [draw((2, 3, 3, 4))]),
     ("F.pad(x, (2, 1, 1, -1), 'replicate')", [draw((2, 3, 3, 4))]),
     ("F.pad(x, (2, 1, 1, 2), 'circular')", [draw((2, 3, 3, 4))]),

@@ -286,9 +286,44 @@ def test_adaptive_avg_pool(size: str) -> None:
 
 @pytest.mark.parametrize("options", ["scale_factor=2", "scale_factor=(2, 3)", "size=(5, 9)", "size=7",
                                      "scale_factor=0.5",
-                                     "scale_factor=1.5", "", "size=3, scale_factor=2"])  # fmt: skip
-def test_interpolate(options: str) -> None:
-    check(f"F.interpolate(x, {options})", [draw((2, 3, 4, 5))])
+                                     "scale_factor=1.5", "scale_factor=2.2", "", "size=3, scale_factor=2",
+                                     "size=(4, 5)", "scale_factor=2.3, recompute_scale_factor=True",
+                                     "size=3, recompute_scale_factor=True", "size=(3, 4, 5)"])  # fmt: skip
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact", "bilinear", "bicubic", "area"])
+def test_interpolate(mode: str, options: str) -> None:
+    images = [draw((2, 3, 4, 5))]
+    check(f"F.interpolate(x, mode='{mode}', {options})", images, tolerance=3e-5)
+    if mode in ("bilinear", "bicubic"):
+        check(f"F.interpolate(x, mode='{mode}', align_corners=True, {options})", images, tolerance=3e-5)
+
+
+@pytest.mark.parametrize("options", ["size=9", "scale_factor=0.4", "size=1, align_corners=True", "scale_factor=0"])
+@pytest.mark.parametrize("mode", ["nearest", "linear", "area", "bilinear", "trilinear", "lanczos"])
+def test_interpolate_other_dimensions(mode: str, options: str) -> None:
+    check(f"F.interpolate(x, {options}, mode='{mode}')", [draw((2, 3, 7))], [draw((2, 2, 3, 4, 3))], [draw((4, 5))])
+
+
+@pytest.mark.parametrize("factor", [1.05, 2.05])
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact", "bilinear", "bicubic"])
+def test_interpolate_by_factors_that_sizes_do_not_show(mode: str, factor: float) -> None:
+    # PyTorch's gradients, of "bicubic" and of sequences, are there those of other results than its own.
+    text = f"F.interpolate(x, scale_factor={factor}, mode='{mode}')"
+    check(text, [draw((2, 3, 12, 8))], grad=mode != "bicubic")
+    if mode.startswith("nearest"):
+        check(text, [draw((2, 3, 12))], [draw((1, 1, 8, 8, 8))], grad=False)
+
+
+def test_interpolate_makes_a_tensor() -> None:
+    x = tj.ones(1, 1, 2, 2)
+    for mode in ("nearest", "bilinear", "bicubic", "area"):
+        functional.interpolate(x, size=2, mode=mode).mul_(3)
+    assert x.tolist() == [[[[1, 1], [1, 1]]]]
+
+
+def test_interpolate_of_half_precision_is_rounded_once() -> None:
+    for mode in ("bilinear", "bicubic"):
+        text = f"F.interpolate(x, scale_factor=1.7, mode='{mode}')"
+        check(text, [draw((2, 3, 4, 5), "h")], [draw((1, 1, 4, 5), "d")])
 
 
 @pytest.mark.parametrize("sides", ["(1, 2)", "(0, 3)", "(2, 1, 0, 3)", "(1, 1, 1, 1, 1, 1)", "(-1, 2)",

@@ -67,6 +67,7 @@ from tracejit.nn.padding import (
 from tracejit.nn.parameter import Parameter
 from tracejit.nn.pooling import AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d
 from tracejit.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from tracejit.nn.resizing import Upsample, UpsamplingBilinear2d, UpsamplingNearest2d
 from tracejit.nn.shape import Flatten, Unflatten
 
 __all__ = [
@@ -153,6 +154,9 @@ __all__ = [
     "TransformerEncoderLayer",
     "Unflatten",
     "Unfold",
+    "Upsample",
+    "UpsamplingBilinear2d",
+    "UpsamplingNearest2d",
     "ZeroPad1d",
     "ZeroPad2d",
     "functional",

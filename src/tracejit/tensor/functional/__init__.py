@@ -64,8 +64,8 @@ from tracejit.tensor.functional.pooling import (
     adaptive_avg_pool2d,
     avg_pool1d,
     avg_pool2d,
-    interpolate,
     max_pool1d,
     max_pool2d,
 )
+from tracejit.tensor.functional.resizing import interpolate
 from tracejit.tensor.padding import pad
