@@ -52,7 +52,7 @@ class GradientSum:
         target = array[region]
         if loose is None or loose == region:
             add_into(target, part)
-        elif _are_apart(loose, region):
+        elif _are_apart(loose, region) or not _has_negative_zero(part):
             add_into(array[loose], 0.0)
             add_into(target, part)
             self.loose = None
@@ -70,6 +70,11 @@ def _are_apart(a: Region, b: Region) -> bool:
         if p.stop <= q.start or q.stop <= p.start or (p.step == q.step and (p.start - q.start) % p.step):
             return True
     return False
+
+
+def _has_negative_zero(array: np.ndarray) -> bool:
+    bits = array.view(f"i{array.itemsize}")
+    return bool((bits == np.iinfo(bits.dtype).min).any())
 
 
 def summed(total: GradientSum | Tensor | None, ct: Tensor, cut: Cut | None) -> GradientSum | Tensor:
