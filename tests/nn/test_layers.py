@@ -92,6 +92,8 @@ LAYERS: list[tuple[str, tuple[Any, ...], dict[str, Any], tuple[int, ...]]] = [
     ("AdaptiveAvgPool2d", ((3, None),), {}, (2, 3, 6, 7)),
     ("AdaptiveAvgPool2d", ((4, 5),), {}, (2, 3, 6, 7)),
     ("AdaptiveAvgPool2d", ((4, 9),), {}, (3, 6, 7)),
+    ("PixelShuffle", (2,), {}, (2, 8, 3, 4)),
+    ("PixelUnshuffle", (2,), {}, (2, 3, 4, 6)),
     ("Unfold", (2,), {}, (2, 3, 6, 7)),
     ("Unfold", ((3, 2),), {"padding": 1, "stride": (2, 1), "dilation": 2}, (2, 3, 6, 7)),
     ("Fold", ((6, 7), 2), {}, (2, 12, 30)),

@@ -42,6 +42,8 @@ CALLS: list[tuple[str, list[Any]]] = [
     ("F.pad(x, (2, 1, 1, 2), 'reflect')", [draw((2, 3, 3, 4))]),
     ("F.pad(x, (2, 1, 1, -1), 'replicate')", [draw((2, 3, 3, 4))]),
     ("F.pad(x, (2, 1, 1, 2), 'circular')", [draw((2, 3, 3, 4))]),
+    ("F.pixel_shuffle(x, 2)", [draw((2, 8, 3, 4))]),
+    ("F.pixel_unshuffle(x, 2)", [draw((2, 3, 4, 6))]),
     ("F.unfold(x, 3, 1, 1, 2)", [draw((2, 3, 5, 6))]),
     ("F.fold(x, (5, 6), 3, 1, 1, 2)", [draw((2, 18, 9))]),
     ("F.scaled_dot_product_attention(x, y, z)", [draw((2, 3, 5, 4), seed=k) for k in range(3)]),

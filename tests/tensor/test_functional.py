@@ -368,6 +368,20 @@ def test_fold(options: str) -> None:
     check(f"F.fold(x, (6, 7), {options})", [given], grad=False, tolerance=0)
 
 
+@pytest.mark.parametrize("factor", [1, 2, 3, 0, -1])
+@pytest.mark.parametrize("name", ["pixel_shuffle", "pixel_unshuffle"])
+def test_pixel_shuffle(name: str, factor: int) -> None:
+    shapes = (2, 8, 4, 6), (9, 3, 6), (2, 2, 36, 6, 6), (4, 6)
+    check(f"F.{name}(x, {factor})", *[[draw(s)] for s in shapes])
+
+
+def test_pixel_shuffle_of_nothing() -> None:
+    # PyTorch gives an empty batch back as it came.
+    x = tj.zeros(0, 8, 4, 6)
+    assert functional.pixel_shuffle(x, 2).shape == (0, 2, 8, 12)
+    assert functional.pixel_unshuffle(x, 2).shape == (0, 32, 2, 3)
+
+
 HEADS = [
     ((2, 3, 5, 4), (2, 3, 6, 4), (2, 3, 6, 7)), ((5, 4), (6, 4), (6, 4)), ((3, 5, 4), (3, 5, 4), (3, 5, 4)),
     ((2, 1, 5, 4), (1, 3, 6, 4), (1, 3, 6, 7)), ((2, 3, 5, 4), (2, 3, 6, 5), (2, 3, 6, 4)), ((4,), (4,), (4,)),

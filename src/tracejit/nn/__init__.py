@@ -69,6 +69,7 @@ from tracejit.nn.pooling import AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d,
 from tracejit.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from tracejit.nn.resizing import Upsample, UpsamplingBilinear2d, UpsamplingNearest2d
 from tracejit.nn.shape import Flatten, Unflatten
+from tracejit.nn.shuffling import PixelShuffle, PixelUnshuffle
 
 __all__ = [
     "CELU",
@@ -131,6 +132,8 @@ __all__ = [
     "PReLU",
     "Parameter",
     "ParameterList",
+    "PixelShuffle",
+    "PixelUnshuffle",
     "RMSNorm",
     "RNNCell",
     "ReLU",

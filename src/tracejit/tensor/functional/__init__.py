@@ -68,4 +68,5 @@ from tracejit.tensor.functional.pooling import (
     max_pool2d,
 )
 from tracejit.tensor.functional.resizing import interpolate
+from tracejit.tensor.functional.shuffling import pixel_shuffle, pixel_unshuffle
 from tracejit.tensor.padding import pad
