@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tracejit as tj
+from tracejit import eager
 from tests.programs import same_bits
+from tracejit.ops.record import ops
 from tracejit.tensor import summing
 
 SHAPE = (6, 5)
@@ -185,3 +187,22 @@ def test_the_work_is_that_of_the_slices(monkeypatch: pytest.MonkeyPatch) -> None
     sum(row.sum() for row in x.unbind(0)).backward()
     # Fifty parts, of which the first was put there, and the zeros that it meets.
     assert added == [8] * 50
+
+
+def test_a_large_one_is_added_by_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eager, "is_rare", lambda *key: False)
+    rng = np.random.default_rng(0)
+    size = (210, 211)
+    x, y = (numbers(rng, size, tj.float32).numpy() for _ in range(2))
+    expected = eager.run_op(ops.add, (x, y), ())
+    launched: list[Any] = []
+    monkeypatch.setattr(eager, "launch", lambda *given, real=eager.launch: launched.append(real(*given)))
+    total = x.copy()
+    eager.add_into(total, y)
+    assert len(launched) == 1
+    assert same_bits(total, expected)
+    total = x.copy()
+    for target, part in ((total[:, :200], y[:, :200]), (total[:, 200:], y[:, 200:])):
+        eager.add_into(target, part)
+    assert len(launched) == 1, "what does not lie in one piece is NumPy's"
+    assert same_bits(total, expected)
