@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tracejit as tj
-from tracejit import eager
 from tests.programs import same_bits
+from tracejit import eager
 from tracejit.ops.record import ops
 from tracejit.tensor import summing
 
