@@ -45,6 +45,7 @@ class Settings:
     opt_level: int = _flag(3, "LLVM's optimisation level, 0 to 3", in_key=True)
     amx: bool = _flag(True, "whether products of bfloat16 use the CPU's tiles (AMX), if it has any", in_key=True)
     parallel_us: float = _flag(10.0, "serial cost in microseconds from which a launch is split over threads")
+    kept_memory_mb: int = _flag(256, "memory of large arrays that are gone, kept for the next ones")
     spin_us: float = _flag(50.0, "how long a waiting thread spins before it sleeps")
 
 

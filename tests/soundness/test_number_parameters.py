@@ -99,6 +99,7 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "attention scale": (lambda x, s: F.scaled_dot_product_attention(x[None], x[None], x[None], scale=s), POSITIVE),
     "grad of a pow": (lambda x, s: tj.autograd.grad((p(x).abs() ** s).sum(), P)[0], (2.0, 3.0, 1.0, 0.5, 2.5, 0.0)),
     "interpolate": (lambda x, s: F.interpolate(x[None, None], scale_factor=s), (2.0, 1.0, 3.0)),
+    "interpolate between": (lambda x, s: F.interpolate(x[None, None], scale_factor=s, mode="bicubic"), (2.0, 1.1, 3.0)),
     "logsumexp temperature": (lambda x, s: (x / s).logsumexp(0) * s, POSITIVE),
     "one hot": (lambda x, s: F.one_hot(tj.tensor([0, 1]), s), (2, 3, 5)),
     "multiplied by a bool": (lambda x, s: x * s + s, (True, False, 1, 1.0)),

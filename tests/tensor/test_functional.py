@@ -414,9 +414,100 @@ def test_adaptive_avg_pool(size: str) -> None:
 
 @pytest.mark.parametrize("options", ["scale_factor=2", "scale_factor=(2, 3)", "size=(5, 9)", "size=7",
                                      "scale_factor=0.5",
-                                     "scale_factor=1.5", "", "size=3, scale_factor=2"])  # fmt: skip
-def test_interpolate(options: str) -> None:
-    check(f"F.interpolate(x, {options})", [draw((2, 3, 4, 5))])
+                                     "scale_factor=1.5", "scale_factor=2.2", "", "size=3, scale_factor=2",
+                                     "size=(4, 5)", "scale_factor=2.3, recompute_scale_factor=True",
+                                     "size=3, recompute_scale_factor=True", "size=(3, 4, 5)"])  # fmt: skip
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact", "bilinear", "bicubic", "area"])
+def test_interpolate(mode: str, options: str) -> None:
+    images = [draw((2, 3, 4, 5))]
+    check(f"F.interpolate(x, mode='{mode}', {options})", images, tolerance=3e-5)
+    if mode in ("bilinear", "bicubic"):
+        check(f"F.interpolate(x, mode='{mode}', align_corners=True, {options})", images, tolerance=3e-5)
+
+
+@pytest.mark.parametrize("options", ["size=9", "scale_factor=0.4", "size=1, align_corners=True", "scale_factor=0"])
+@pytest.mark.parametrize("mode", ["nearest", "linear", "area", "bilinear", "trilinear", "lanczos"])
+def test_interpolate_other_dimensions(mode: str, options: str) -> None:
+    check(f"F.interpolate(x, {options}, mode='{mode}')", [draw((2, 3, 7))], [draw((2, 2, 3, 4, 3))], [draw((4, 5))])
+
+
+@pytest.mark.parametrize("factor", [1.05, 2.05])
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact", "bilinear", "bicubic"])
+def test_interpolate_by_factors_that_sizes_do_not_show(mode: str, factor: float) -> None:
+    # PyTorch's gradients, of "bicubic" and of sequences, are there those of other results than its own.
+    text = f"F.interpolate(x, scale_factor={factor}, mode='{mode}')"
+    check(text, [draw((2, 3, 12, 8))], grad=mode != "bicubic")
+    if mode.startswith("nearest"):
+        check(text, [draw((2, 3, 12))], [draw((1, 1, 8, 8, 8))], grad=False)
+
+
+def test_interpolate_makes_a_tensor() -> None:
+    x = tj.ones(1, 1, 2, 2)
+    for mode in ("nearest", "bilinear", "bicubic", "area"):
+        functional.interpolate(x, size=2, mode=mode).mul_(3)
+    assert x.tolist() == [[[[1, 1], [1, 1]]]]
+
+
+def test_interpolate_of_half_precision_is_rounded_once() -> None:
+    for mode in ("bilinear", "bicubic"):
+        text = f"F.interpolate(x, scale_factor=1.7, mode='{mode}')"
+        check(text, [draw((2, 3, 4, 5), "h")], [draw((1, 1, 4, 5), "d")])
+
+
+@pytest.mark.parametrize("sides", ["(1, 2)", "(0, 3)", "(2, 1, 0, 3)", "(1, 1, 1, 1, 1, 1)", "(-1, 2)",
+                                   "(2, -2, -1, 1)", "(4, 0)", "(0, 5)", "(7, 7)", "(-2, -3)", "(1,)", "(0, 0)",
+                                   "(1, 1) * 4"])  # fmt: skip
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular", "mirror"])
+def test_pad(mode: str, sides: str) -> None:
+    shapes = (5,), (3, 5), (2, 3, 5), (2, 3, 4, 5), (2, 2, 3, 4, 5), (2, 3, 0)
+    check(f"F.pad(x, {sides}, '{mode}')", *[[draw(s)] for s in shapes])
+
+
+def test_pad_with_a_value_of_its_own() -> None:
+    check("F.pad(x, (1, 1), 'reflect', 2.0)", [draw((2, 3, 5))])
+    check("F.pad(x, (1, 1), 'reflect', 0)", [draw((2, 3, 5))])
+    x = tj.ones(2, 3)
+    for mode in ("reflect", "replicate", "circular"):
+        functional.pad(x, (0, -1), mode).mul_(3)
+        functional.pad(x, (0, 0), mode).mul_(3)
+    assert x.tolist() == [[1, 1, 1], [1, 1, 1]]
+
+
+WINDOWS = ["2", "(2, 3)", "3, 2", "2, (1, 2), 1", "3, 1, 1, 2", "(3, 2), 1, (1, 0), (2, 1)", "2, 2, 2, 3", "0", "9",
+           "2, 0", "2, 1, -1", "2, 1, 0, 0"]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", WINDOWS)
+def test_unfold(options: str) -> None:
+    shapes = (2, 3, 6, 7), (3, 6, 7), (0, 3, 6, 7), (2, 0, 6, 7), (1, 2, 3, 6, 7)
+    check(f"F.unfold(x, {options})", *[[draw(s)] for s in shapes])
+
+
+@pytest.mark.parametrize("options", WINDOWS)
+def test_fold(options: str) -> None:
+    """What PyTorch's own columns fold to, bit for bit: elements are added in its order."""
+    torch = pytest.importorskip("torch")
+    try:
+        columns = torch.nn.functional.unfold(torch.from_numpy(draw((2, 3, 6, 7))), *eval(f"({options},)"))
+    except RuntimeError:
+        columns = torch.zeros(2, 12, 5)
+    given = draw(tuple(columns.shape))
+    check(f"F.fold(x, (6, 7), {options})", [given], [given[0]], [given[:, :-1]], [given[:, :, :-1]], [given[None]])
+    check(f"F.fold(x, (6, 7), {options})", [given], grad=False, tolerance=0)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3, 0, -1])
+@pytest.mark.parametrize("name", ["pixel_shuffle", "pixel_unshuffle"])
+def test_pixel_shuffle(name: str, factor: int) -> None:
+    shapes = (2, 8, 4, 6), (9, 3, 6), (2, 2, 36, 6, 6), (4, 6)
+    check(f"F.{name}(x, {factor})", *[[draw(s)] for s in shapes])
+
+
+def test_pixel_shuffle_of_nothing() -> None:
+    # PyTorch gives an empty batch back as it came.
+    x = tj.zeros(0, 8, 4, 6)
+    assert functional.pixel_shuffle(x, 2).shape == (0, 2, 8, 12)
+    assert functional.pixel_unshuffle(x, 2).shape == (0, 32, 2, 3)
 
 
 HEADS = [

@@ -104,7 +104,8 @@ def test_schedulers_ragged_batch_and_changing_dropout_settle_in_the_first_epoch(
             plateau.step(1.0)
             if compiled:
                 compiles.append(region_of(step).compiles)
-                kernels.append(len(_built))
+                # What looks at the arguments of replays is made once in a process, and not for this step.
+                kernels.append({kernel.name for kernel in _built.values()} - {"look_at_tensors"})
         runs.append((losses, everything(model, opt)))
     assert runs[0] == runs[1]
     region = region_of(step)

@@ -39,6 +39,7 @@ from tracejit.nn.containers import ModuleDict, ModuleList, ParameterDict, Parame
 from tracejit.nn.conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from tracejit.nn.dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d
 from tracejit.nn.embedding import Embedding
+from tracejit.nn.folding import Fold, Unfold
 from tracejit.nn.linear import Bilinear, Identity, Linear
 from tracejit.nn.loss import (
     BCELoss,
@@ -74,10 +75,24 @@ from tracejit.nn.normalization import (
     LocalResponseNorm,
     RMSNorm,
 )
+from tracejit.nn.padding import (
+    CircularPad1d,
+    CircularPad2d,
+    ConstantPad1d,
+    ConstantPad2d,
+    ReflectionPad1d,
+    ReflectionPad2d,
+    ReplicationPad1d,
+    ReplicationPad2d,
+    ZeroPad1d,
+    ZeroPad2d,
+)
 from tracejit.nn.parameter import Parameter
 from tracejit.nn.pooling import AdaptiveAvgPool1d, AdaptiveAvgPool2d, AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d
 from tracejit.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
-from tracejit.nn.shape import ChannelShuffle, Flatten, PixelShuffle, PixelUnshuffle, Unflatten
+from tracejit.nn.resizing import Upsample, UpsamplingBilinear2d, UpsamplingNearest2d
+from tracejit.nn.shape import Flatten, Unflatten
+from tracejit.nn.shuffling import ChannelShuffle, PixelShuffle, PixelUnshuffle
 from tracejit.nn.transformer import Transformer, TransformerDecoder, TransformerDecoderLayer
 
 __all__ = [
@@ -100,6 +115,10 @@ __all__ = [
     "BatchNorm2d",
     "Bilinear",
     "ChannelShuffle",
+    "CircularPad1d",
+    "CircularPad2d",
+    "ConstantPad1d",
+    "ConstantPad2d",
     "Conv1d",
     "Conv2d",
     "ConvTranspose1d",
@@ -113,6 +132,7 @@ __all__ = [
     "Dropout3d",
     "Embedding",
     "Flatten",
+    "Fold",
     "GRUCell",
     "GaussianNLLLoss",
     "GroupNorm",
@@ -159,6 +179,10 @@ __all__ = [
     "RNNCell",
     "ReLU",
     "ReLU6",
+    "ReflectionPad1d",
+    "ReflectionPad2d",
+    "ReplicationPad1d",
+    "ReplicationPad2d",
     "Sequential",
     "SiLU",
     "Sigmoid",
@@ -180,6 +204,12 @@ __all__ = [
     "TransformerEncoderLayer",
     "TripletMarginLoss",
     "Unflatten",
+    "Unfold",
+    "Upsample",
+    "UpsamplingBilinear2d",
+    "UpsamplingNearest2d",
+    "ZeroPad1d",
+    "ZeroPad2d",
     "functional",
     "init",
     "utils",

@@ -52,6 +52,7 @@ from tracejit.tensor.functional import (
     dropout2d,
     dropout3d,
     embedding,
+    fold,
     gaussian_nll_loss,
     gelu,
     glu,
@@ -84,6 +85,7 @@ from tracejit.tensor.functional import (
     softsign,
     tanh,
     tanhshrink,
+    unfold,
 )
 
 __all__ = [
@@ -111,6 +113,7 @@ __all__ = [
     "dropout3d",
     "elu",
     "embedding",
+    "fold",
     "gaussian_nll_loss",
     "gelu",
     "glu",
@@ -166,4 +169,5 @@ __all__ = [
     "tanhshrink",
     "threshold",
     "triplet_margin_loss",
+    "unfold",
 ]

@@ -1,14 +1,13 @@
-"""Flatten and Unflatten, and shuffles of pixels and channels."""
+"""Flatten and Unflatten."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tracejit.nn import functional as F
 from tracejit.nn.module import Module
 from tracejit.tensor import Tensor
 
-__all__ = ["ChannelShuffle", "Flatten", "PixelShuffle", "PixelUnshuffle", "Unflatten"]
+__all__ = ["Flatten", "Unflatten"]
 
 
 class Flatten(Module):
@@ -61,50 +60,3 @@ class Unflatten(Module):
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, unflattened_size={self.unflattened_size}"
-
-
-class PixelShuffle(Module):
-    """Squares of pixels out of channels: ``(*, C * r * r, H, W)`` to ``(*, C, H * r, W * r)``. Source: Shi et al. 2016.
-
-    >>> import tracejit as tj
-    >>> tj.nn.PixelShuffle(3)(tj.ones(1, 9, 4, 4)).shape
-    tracejit.Size([1, 1, 12, 12])
-    """
-
-    def __init__(self, upscale_factor: int) -> None:
-        super().__init__()
-        self.upscale_factor = upscale_factor
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.pixel_shuffle(input, self.upscale_factor)
-
-    def extra_repr(self) -> str:
-        return f"upscale_factor={self.upscale_factor}"
-
-
-class PixelUnshuffle(Module):
-    """Channels out of squares of pixels: what undoes ``PixelShuffle``."""
-
-    def __init__(self, downscale_factor: int) -> None:
-        super().__init__()
-        self.downscale_factor = downscale_factor
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.pixel_unshuffle(input, self.downscale_factor)
-
-    def extra_repr(self) -> str:
-        return f"downscale_factor={self.downscale_factor}"
-
-
-class ChannelShuffle(Module):
-    """Channels dealt out from groups in turn. Source: Zhang et al. 2018."""
-
-    def __init__(self, groups: int) -> None:
-        super().__init__()
-        self.groups = groups
-
-    def forward(self, input: Tensor) -> Tensor:
-        return F.channel_shuffle(input, self.groups)
-
-    def extra_repr(self) -> str:
-        return f"groups={self.groups}"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tracejit.kernels.gemm_vectors import LINE_BYTES
+from tracejit.runtime.blocks import BLOCK_BYTES, BLOCKS
 from tracejit.runtime.entry import ENTRY
 
 SMALL_BYTES = 1024
@@ -36,8 +37,10 @@ def empty(shape: tuple[int, ...], kind: np.dtype) -> np.ndarray:
     >>> empty((3, 4), np.dtype("f4")).shape, _address_of(empty((16, 17), np.dtype("f4"))) % LINE_BYTES
     ((3, 4), 0)
     """
+    nbytes = math.prod(shape) * kind.itemsize
+    if nbytes >= BLOCK_BYTES:
+        return np.ndarray(shape, kind, BLOCKS.take(nbytes))
     array = np.empty(shape, kind)
-    nbytes = array.nbytes
     if nbytes < SMALL_BYTES or not _address_of(array) % LINE_BYTES:
         return array
     # Its memory may serve for the next one.

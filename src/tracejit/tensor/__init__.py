@@ -234,6 +234,7 @@ from tracejit.tensor.joining import (
     tensor_split,
     vsplit,
 )
+from tracejit.tensor.padding import pad
 from tracejit.tensor.printing import set_printoptions
 from tracejit.tensor.products import (
     addmm,
@@ -322,7 +323,6 @@ from tracejit.tensor.shaping import (
     moveaxis,
     movedim,
     narrow,
-    pad,
     permute,
     ravel,
     repeat,

@@ -11,10 +11,12 @@ from typing import Any
 from tracejit.ops.record import ops
 from tracejit.tensor.dispatch import beside
 from tracejit.tensor.state import state
+from tracejit.tensor.summing import Cut, as_tensor, summed
 from tracejit.tensor.tape import OWED, TapeNode, current, pull, release
 from tracejit.tensor.tensor import Tensor, method
 
 _new = object.__new__
+_SLICE = ops.slice
 
 
 class _Mode:
@@ -172,24 +174,31 @@ def _walk(
     inputs: Sequence[Tensor] | None,
     accumulate: bool,
 ) -> list[Tensor | None]:
-    pending: dict[TapeNode, list[Tensor | None]] = {}
+    pending: dict[TapeNode, list[Any]] = {}
     leaves: dict[int, list[Any]] = {}
     heap: list[tuple[int, TapeNode]] = []
 
-    def send(edge: Any, ct: Tensor) -> None:
+    # Sums without a history that no session has to see are made in place.
+    in_place = not create_graph and state.session is None
+
+    def send(edge: Any, ct: Tensor, cut: Cut | None = None) -> None:
+        slots: list[Any] | None
         if type(edge) is tuple:
             node, index = edge
             slots = pending.get(node)
             if slots is None:
                 pending[node] = slots = [None] * node.outs
                 heapq.heappush(heap, (-node.seq, node))
-            slots[index] = ct if slots[index] is None else ops.add(slots[index], ct)
         else:
-            entry = leaves.get(id(edge))
-            if entry is None:
-                leaves[id(edge)] = [edge, ct]
-            else:
-                entry[1] = ops.add(entry[1], ct)
+            index = 1
+            slots = leaves.get(id(edge))
+            if slots is None:
+                leaves[id(edge)] = slots = [edge, None]
+        total = slots[index]
+        if total is None and cut is None:
+            slots[index] = ct
+        else:
+            slots[index] = summed(total, ct, cut) if in_place else ops.add(total, ct)
 
     wanted: dict[Any, Tensor | None] = {}
     keys: list[Any] = []
@@ -209,7 +218,7 @@ def _walk(
     visited = []
     while heap:
         _, node = heapq.heappop(heap)
-        cts = pending.pop(node)
+        cts = [as_tensor(total) for total in pending.pop(node)]
         if node.hooks:
             for index, hooks in node.hooks.items():
                 if cts[index] is not None:
@@ -226,13 +235,18 @@ def _walk(
             if node not in needed:
                 continue
         visited.append(node)
+        if in_place and node.op is _SLICE:
+            start, _, step = node.attrs
+            send(node.edges[0], cts[0], (node.avals[0].shape, start, step))
+            continue
         for edge, g in zip(node.edges, pull(node, cts, create_graph), strict=True):
             if g is not None and edge is not None:
                 send(edge, g)
     if not retain_graph:
         for node in visited:
             release(node)
-    for leaf, ct in leaves.values():
+    for leaf, total in leaves.values():
+        ct = as_tensor(total)
         if leaf._hooks:
             ct = _run_hooks(leaf._hooks, ct)
         if ("leaf", id(leaf)) in wanted:

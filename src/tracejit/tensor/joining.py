@@ -10,8 +10,9 @@ from tracejit.ops.record import ops
 from tracejit.shapes import normalize_dim
 from tracejit.tensor.creation import empty, meshgrid
 from tracejit.tensor.dispatch import apply
+from tracejit.tensor.padding import pad
 from tracejit.tensor.promote import result_type, to_dtype
-from tracejit.tensor.shaping import cat, flatten, flip, narrow, pad, reshape, split, stack, transpose, vstack
+from tracejit.tensor.shaping import cat, flatten, flip, narrow, reshape, split, stack, transpose, vstack
 from tracejit.tensor.tensor import Tensor, method
 
 # --- at least so many dimensions --------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from tracejit.dtypes import dtype
 from tracejit.ops.record import ops
 from tracejit.shapes import broadcast_all, check_expand, infer_reshape, normalize_dim, view_strides
 from tracejit.tensor.casting import WIDEST, call_cast
-from tracejit.tensor.dispatch import apply, beside, wrap
+from tracejit.tensor.dispatch import apply, wrap
 from tracejit.tensor.host import host
 from tracejit.tensor.promote import result_type, to_dtype
 from tracejit.tensor.state import state
@@ -448,28 +448,3 @@ def broadcast_tensors(*tensors: Tensor) -> tuple[Any, ...]:
 def broadcast_shapes(*shapes: Sequence[int]) -> tuple[int, ...]:
     """The shape that all shapes broadcast to."""
     return broadcast_all([tuple(s) for s in shapes])
-
-
-def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: Any = 0.0) -> Any:
-    """`value` added around the last dimensions: (left, right) of the last, then of the one before, ...; negative cuts.
-
-    Raises: NotImplementedError for a mode other than "constant".
-    """
-    if mode != "constant":
-        raise NotImplementedError(f"pad(): mode '{mode}' is not supported, only 'constant'")
-    if len(pad) % 2 or len(pad) // 2 > len(input._shape):
-        raise RuntimeError(f"Padding length should be even and at most twice the number of dimensions, got {len(pad)}")
-    x = input
-    n = len(x._shape)
-    low, high = [0] * n, [0] * n
-    for k in range(len(pad) // 2):
-        d = n - 1 - k
-        left, right = pad[2 * k], pad[2 * k + 1]
-        if left < 0 or right < 0:
-            x = narrow(x, d, max(-left, 0), x._shape[d] - max(-left, 0) - max(-right, 0))
-        low[d], high[d] = max(left, 0), max(right, 0)
-    shape = tuple(s + a + b for s, a, b in zip(x._shape, low, high, strict=True))
-    if shape == x._shape:
-        return apply(ops.copy, (x,)) if x is input else x
-    around = beside(x, ops.full, (0 if value is None else value,), (shape, x._dtype))
-    return apply(ops.place, (around, x), (tuple(low), (1,) * n))

@@ -45,6 +45,7 @@ from tracejit.tensor.functional.distance import (
     smooth_l1_loss,
 )
 from tracejit.tensor.functional.dropout import alpha_dropout, dropout, dropout1d, dropout2d, dropout3d, feature_dropout
+from tracejit.tensor.functional.folding import fold, unfold
 from tracejit.tensor.functional.gumbel import gumbel_softmax
 from tracejit.tensor.functional.likelihood import gaussian_nll_loss, poisson_nll_loss
 from tracejit.tensor.functional.linear import bilinear, embedding, linear, one_hot
@@ -77,9 +78,9 @@ from tracejit.tensor.functional.pooling import (
     adaptive_avg_pool2d,
     avg_pool1d,
     avg_pool2d,
-    interpolate,
     max_pool1d,
     max_pool2d,
 )
-from tracejit.tensor.functional.shuffle import channel_shuffle, pixel_shuffle, pixel_unshuffle
-from tracejit.tensor.shaping import pad
+from tracejit.tensor.functional.resizing import interpolate
+from tracejit.tensor.functional.shuffling import channel_shuffle, pixel_shuffle, pixel_unshuffle
+from tracejit.tensor.padding import pad

@@ -10,8 +10,9 @@ from tracejit.tensor.casting import SHORT, call_cast
 from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply
 from tracejit.tensor.functional.activation import floats
+from tracejit.tensor.padding import pad
 from tracejit.tensor.promote import in_single
-from tracejit.tensor.shaping import pad, unsqueeze
+from tracejit.tensor.shaping import unsqueeze
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor
 

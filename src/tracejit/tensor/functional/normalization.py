@@ -13,9 +13,10 @@ from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply
 from tracejit.tensor.functional.activation import floats, number, wide
 from tracejit.tensor.inplace import assign
+from tracejit.tensor.padding import pad
 from tracejit.tensor.promote import in_single, to_dtype
 from tracejit.tensor.reducing import mean, norm, sum
-from tracejit.tensor.shaping import expand_as, narrow, pad, reshape
+from tracejit.tensor.shaping import expand_as, narrow, reshape
 from tracejit.tensor.tensor import Tensor
 
 

@@ -1,15 +1,14 @@
-"""Pooling and resizing of images and sequences."""
+"""Pooling of images and sequences."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from tracejit import dtypes
 from tracejit.ops.record import ops
 from tracejit.ops.window import pool_size
 from tracejit.tensor.composite import composite
-from tracejit.tensor.dispatch import apply, beside
+from tracejit.tensor.dispatch import apply
 from tracejit.tensor.functional.activation import floats
 from tracejit.tensor.functional.convolution import Pair, pair
 from tracejit.tensor.reducing import mean
@@ -188,11 +187,12 @@ def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Any:
         if high == wide == 1:
             return mean(input, (-2, -1), True)
         return avg_pool2d(input, (shape[-2] // high, shape[-1] // wide))
-    return _parts(_parts(input, -2, high), -1, wide)
+    return means_of_parts(means_of_parts(input, -2, high), -1, wide)
 
 
 @composite
-def _parts(x: Tensor, dim: int, count: int) -> Any:
+def means_of_parts(x: Tensor, dim: int, count: int) -> Any:
+    """The means of `count` parts that cut a dimension, which overlap where its size is no multiple."""
     size = x._shape[dim]
     if count == 0:
         return narrow(x, dim, 0, 0)
@@ -207,45 +207,3 @@ def adaptive_avg_pool1d(input: Tensor, output_size: Any) -> Any:
     """Means over parts that cut a sequence into `output_size` pieces. Shape: (N, C, L) or (C, L)."""
     size = output_size[0] if isinstance(output_size, Sequence) else output_size
     return adaptive_avg_pool2d(unsqueeze(input, -2), (1, size)).squeeze(-2)
-
-
-def interpolate(
-    input: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest"
-) -> Any:
-    """Images or sequences resized by repeating the nearest element.
-
-    Shape: (N, C, L) or (N, C, H, W). Raises: ValueError unless one of `size` and `scale_factor` is given,
-    NotImplementedError for a mode other than "nearest".
-    """
-    if mode != "nearest":
-        raise NotImplementedError(f"interpolate(): mode '{mode}' is not supported, only 'nearest'")
-    n = len(input._shape) - 2
-    if n not in (1, 2):
-        raise NotImplementedError(f"Input Error: Only 3D and 4D input Tensors supported (got {n + 2}D)")
-    if (size is None) == (scale_factor is None):
-        raise ValueError("only one of size or scale_factor should be defined, and one of them must be")
-    old = input._shape[2:]
-    if size is not None:
-        new = tuple(size) if isinstance(size, Sequence) else (size,) * n
-        ratios = [o / s if s else 1.0 for o, s in zip(old, new, strict=True)]
-    else:
-        factors = tuple(scale_factor) if isinstance(scale_factor, Sequence) else (scale_factor,) * n
-        if any(not f > 0 for f in factors):
-            raise RuntimeError(f"interpolate(): scale factors must be above 0, but got {list(factors)}")
-        new = tuple(int(o * f) for o, f in zip(old, factors, strict=True))
-        ratios = [1.0 / f for f in factors]
-    if min(new) < 1:
-        raise RuntimeError(f"Input and output sizes should be greater than 0, but got {list(old)} and {list(new)}")
-    return _resized(input, new, tuple(ratios))
-
-
-@composite
-def _resized(x: Tensor, new: tuple[int, ...], ratios: tuple[float, ...]) -> Any:
-    for i, (size, ratio) in enumerate(zip(new, ratios, strict=True)):
-        old = x._shape[2 + i]
-        if old == size:
-            continue
-        at = apply(ops.mul, (apply(ops.cast, (beside(x, ops.iota, (), (size,)),), (dtypes.float32,)), ratio))
-        at = apply(ops.minimum, (apply(ops.cast, (at,), (dtypes.int64,)), old - 1))
-        x = apply(ops.take, (x, at), (2 + i,))
-    return x

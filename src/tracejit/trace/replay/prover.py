@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tracejit.runtime.blocks import BLOCKS
 from tracejit.runtime.collection import without_collections
 from tracejit.tensor.tensor import Tensor
 from tracejit.trace.executable import Executable
@@ -146,6 +147,8 @@ class Prover:
         }
         self.replays.insert(0, replay)
         del self.replays[REPLAYS:]
+        # Replays have no use for what operations left, one by one.
+        BLOCKS.release()
         self._put_first()
 
 

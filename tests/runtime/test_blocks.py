@@ -1,0 +1,137 @@
+"""Blocks of memory for large arrays: they serve again, no two arrays share one, and what is kept is bounded."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import random
+import threading
+
+import numpy as np
+import pytest
+
+import tracejit as tj
+from tracejit.runtime.arrays import empty
+from tracejit.runtime.blocks import BLOCK_BYTES, BLOCKS, Blocks, _size_of
+
+KIND = np.dtype(np.float32)
+
+
+def array(blocks: Blocks, nbytes: int) -> np.ndarray:
+    return np.ndarray((nbytes,), np.uint8, blocks.take(nbytes))
+
+
+def test_what_an_array_no_longer_needs_serves_the_next() -> None:
+    blocks = Blocks(64 << 20)
+    for nbytes in (BLOCK_BYTES, 5 << 20):
+        first = array(blocks, nbytes)
+        place = first.ctypes.data
+        assert place % 64 == 0
+        view = first[7:].reshape(-1, 1).T
+        del first
+        assert blocks.nbytes < nbytes, "a view is still there"
+        assert array(blocks, nbytes).ctypes.data != place
+        del view
+        assert array(blocks, nbytes - 5).ctypes.data == place
+        blocks.release()
+
+
+@pytest.mark.parametrize("nbytes", [BLOCK_BYTES, BLOCK_BYTES + 1, 300_000, 1 << 20, 5_000_001, (1 << 30) + 1])
+def test_a_block_is_at_most_an_eighth_larger(nbytes: int) -> None:
+    assert nbytes <= _size_of(nbytes) <= nbytes * 9 / 8
+    assert _size_of(_size_of(nbytes)) == _size_of(nbytes)
+    assert _size_of(nbytes) % mmap.PAGESIZE == 0
+
+
+def test_what_is_kept_is_bounded_and_the_sizes_not_used_longest_go_first() -> None:
+    blocks = Blocks(4 << 20)
+    for megabytes in (1, 2, 3, 1):
+        array(blocks, megabytes << 20)
+    assert {size >> 20 for size, kept in blocks._free.items() if kept} == {1, 3}
+    array(blocks, 5 << 20)
+    assert blocks.nbytes == 4 << 20, "what is larger than all that may be kept takes the place of nothing"
+    many = [array(blocks, 1 << 20) for _ in range(9)]
+    del many
+    assert blocks.nbytes == 4 << 20
+
+
+def test_after_a_release_nothing_is_kept_until_a_block_is_taken() -> None:
+    blocks = Blocks(64 << 20)
+    late = array(blocks, 1 << 20)
+    array(blocks, 2 << 20)
+    blocks.release()
+    del late
+    assert blocks.nbytes == 0
+    array(blocks, 1 << 20)
+    assert blocks.nbytes == 1 << 20
+
+
+def test_no_two_arrays_of_several_threads_share_memory() -> None:
+    blocks = Blocks(8 << 20)
+    wrong: list[int] = []
+
+    def work(seed: int) -> None:
+        rng = random.Random(seed)
+        mine: dict[int, np.ndarray] = {}
+        for turn in range(300):
+            mark = seed * 1000 + turn
+            new = np.ndarray((BLOCK_BYTES // 4,), np.int32, blocks.take(BLOCK_BYTES + rng.choice((0, 1, 99_999))))
+            new[:] = mark
+            mine[mark] = new
+            if len(mine) > 3:
+                old = mine.pop(rng.choice([*mine]))
+                wrong.extend([] if (old == old[0]).all() else [mark])
+        wrong.extend(mark for mark, found in mine.items() if not (found == mark).all())
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert blocks.nbytes <= 8 << 20
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks on this system")
+def test_a_forked_process_has_memory_of_its_own() -> None:
+    blocks = Blocks(64 << 20)
+    shared = array(blocks, 1 << 20)
+    shared[:] = 1
+    child = os.fork()
+    if child == 0:
+        shared[:] = 2
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert (shared == 1).all()
+
+
+def test_memory_that_is_not_there_is_an_error_as_for_other_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MemoryError):
+        empty((1 << 57,), KIND)
+
+    def refused(*args: object, **more: object) -> mmap.mmap:
+        raise OSError(12, "Cannot allocate memory")
+
+    blocks = Blocks(64 << 20)
+    array(blocks, 1 << 20)
+    monkeypatch.setattr(mmap, "mmap", refused)
+    found = array(blocks, 2 << 20)
+    found[:] = 3
+    assert (found == 3).all()
+    assert blocks.nbytes == 0, "what was kept went first"
+
+
+def test_operations_use_blocks_and_replays_let_them_go() -> None:
+    x = tj.ones(512, 1024)
+    BLOCKS.release()
+    y = x * 2 + 1
+    assert BLOCKS.nbytes >= x.numel() * 4
+    assert (y == 3).all()
+
+    @tj.compile
+    def f(x: tj.Tensor) -> tj.Tensor:
+        return x * 2 + 1
+
+    for _ in range(8):
+        assert (f(x).numpy() == 3).all()
+    assert BLOCKS.nbytes == 0
