@@ -11,7 +11,7 @@ one flat loop; reductions, library operations and random numbers as programs of 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -122,8 +122,11 @@ def build_column_sums() -> None:
     _Single(ops.sum, (np.zeros((_FEW_ROWS, _SAMPLE), np.float32),), (0,))
 
 
-_NUMPY_USES = 16
-"""Uses of an exact operation from which a kernel, some 20 ms to build, is worth it."""
+_NUMPY_WORK, _USE_WORK = 1 << 24, 1 << 13
+"""Elements that uses of an exact operation go through from which on a kernel, 10 to 30 ms to build, is worth it: NumPy
+takes up to half a nanosecond longer for each. What it takes longer for a use counts as so many."""
+REDUCTION_WORK = 1 << 20
+"""The same for a use of a short reduction, which is many of NumPy's loops."""
 _NUMPY_ELEMENTS = 1 << 18
 """Elements of operands up to which NumPy takes less time at these uses than building a kernel."""
 _NUMPY_MOVES = 1 << 20
@@ -143,12 +146,16 @@ def _is_large(args: tuple[Any, ...]) -> bool:
     return False
 
 
-def is_rare(key: Any) -> bool:
-    """Counts the uses of what `key` names; whether they are few so far, so that NumPy does it."""
+def is_rare(key: Any, elements: int) -> bool:
+    """Notes a use of what `key` names; whether there was so little work so far that NumPy does it."""
     if len(_uses) >= _MAX_PROGRAMS:
         _uses.clear()
-    uses = _uses[key] = _uses.get(key, 0) + 1
-    return uses <= _NUMPY_USES
+    work = _uses[key] = _uses.get(key, 0) + elements + _USE_WORK
+    return work <= _NUMPY_WORK
+
+
+def _elements(args: Iterable[Any]) -> int:
+    return sum([a.size for a in args if type(a) is np.ndarray])
 
 
 def number_kind(value: Any) -> str:
@@ -222,7 +229,7 @@ def _run_any(op: Op, args: tuple[Any, ...]) -> np.ndarray:
         return _run_program(op, args, ())
     flat = _flat_kernels.get(tuple(key))
     if flat is None:
-        if op.exact and is_rare(tuple(key)):
+        if op.exact and is_rare(tuple(key), _elements(args)):
             return _as_a_kernel(op, args, ())
         flat = _flat_kernels[tuple(key)] = _Flat(op, args)
     given: list[Any] = list(args)
@@ -310,9 +317,11 @@ def _run_program(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
             key.append(number_kind(a))
     found = _programs.get(tuple(key))
     if found is None:
-        alike = op.exact or op.family == "reduction"
+        reduces = op.family == "reduction"
         most = _NUMPY_MOVES if op.family in _MOVES else _NUMPY_ELEMENTS
-        if alike and sum(a.size for a in arrays) <= most and is_rare(tuple(key)):
+        elements = _elements(arrays)
+        work = REDUCTION_WORK if reduces else elements
+        if (op.exact or reduces) and elements <= most and is_rare(tuple(key), work):
             result = _run_in_numpy(op, args, attrs)
             if result is not None:
                 return result

@@ -30,7 +30,7 @@ def layouts(dtype: dtypes.dtype) -> tuple[str, ...]:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_eager_agrees_with_the_oracle(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """All operands count as large ones, whose exact operations kernels do, too."""
-    monkeypatch.setattr(eager, "_NUMPY_USES", 0)
+    monkeypatch.setattr(eager, "_NUMPY_WORK", 0)
     monkeypatch.setattr(eager, "_LARGE", 0)
     for dtype in supported(case):
         for layout in layouts(dtype):
@@ -53,9 +53,9 @@ def test_the_first_uses_have_the_bits_of_later_ones(case: Case, monkeypatch: pyt
     for dtype in supported(case):
         for layout in layouts(dtype):
             operands = tuple(case.build(dtype, layout))
-            monkeypatch.setattr(eager, "_NUMPY_USES", 0)
+            monkeypatch.setattr(eager, "_NUMPY_WORK", 0)
             later = results(run_op(case.op, operands, case.attr_values))
-            monkeypatch.setattr(eager, "_NUMPY_USES", 1)
+            monkeypatch.setattr(eager, "_NUMPY_WORK", 1 << 24)
             monkeypatch.setattr(eager, "_uses", {})
             monkeypatch.setattr(eager, "_programs", {})
             first = results(run_op(case.op, operands, case.attr_values))
@@ -73,12 +73,12 @@ def test_reductions_in_numpy_keep_the_order_of_kernels(name: str, kind: Any, mon
         x.ravel()[:3] = (np.nan, -0.0, 0.0)[: x.size]
         x.ravel()[-3:] = (0.0, -0.0, np.inf)
         found = []
-        for uses in (0, 1):
-            monkeypatch.setattr(eager, "_NUMPY_USES", uses)
+        for work in (0, 1 << 24):
+            monkeypatch.setattr(eager, "_NUMPY_WORK", work)
             monkeypatch.setattr(eager, "_uses", {})
             monkeypatch.setattr(eager, "_programs", {})
             found.append(run_op(getattr(ops, name), (x,), (dim,)))
-            assert bool(eager._programs) == (uses == 0)
+            assert bool(eager._programs) == (work == 0)
         later, first = found
         missing = np.isnan(first)
         np.testing.assert_array_equal(missing, np.isnan(later))
@@ -95,16 +95,18 @@ def test_layout_changes_no_bit_in_eager(case: Case) -> None:
 
 
 def test_exact_operations_build_a_kernel_only_when_they_are_used_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    built = []
-    monkeypatch.setattr(eager, "_flat_kernels", {})
-    monkeypatch.setattr(eager, "_uses", {})
-    monkeypatch.setattr(eager, "build", lambda text, name: built.append(name) or build(text, name))
+    built, uses = [], 16
     x = np.linspace(-2, 2, 24, dtype=np.float32).reshape(4, 6)
     x[0, 0] = np.nan
+    monkeypatch.setattr(eager, "_flat_kernels", {})
+    monkeypatch.setattr(eager, "_uses", {})
+    monkeypatch.setattr(eager, "_NUMPY_WORK", uses * (2 * x.size + eager._USE_WORK))
+    monkeypatch.setattr(eager, "build", lambda text, name: built.append(name) or build(text, name))
     for operand in (x, x.T):
-        arrays = [run_op(ops.where, (operand > 0, operand, 0.5), ()) for _ in range(eager._NUMPY_USES)]
+        arrays = [run_op(ops.where, (operand > 0, operand, 0.5), ()) for _ in range(uses)]
         assert {a.tobytes() for a in arrays} == {np.where(operand > 0, operand, np.float32(0.5)).tobytes()}
         assert all(a.flags.c_contiguous and a.dtype == np.float32 for a in arrays)
+    # Both layouts are one kernel's.
     assert len(built) == 1
     assert run_op(ops.where, (x > 0, x, 0.5), ()).tobytes() == np.where(x > 0, x, np.float32(0.5)).tobytes()
     assert len(built) == 1
@@ -114,8 +116,8 @@ def test_the_last_of_several_values_for_one_place_stays(monkeypatch: pytest.Monk
     x, index = np.zeros((4, 3), np.float32), np.array([[1, 0, 1], [1, 0, 3], [1, 2, 3]])
     src = np.arange(9, dtype=np.float32).reshape(3, 3)
     expected = np.array([[0, 4, 0], [6, 0, 2], [0, 7, 0], [0, 0, 8]], np.float32)
-    for uses in (0, 1):
-        monkeypatch.setattr(eager, "_NUMPY_USES", uses)
+    for work in (0, 1 << 24):
+        monkeypatch.setattr(eager, "_NUMPY_WORK", work)
         monkeypatch.setattr(eager, "_uses", {})
         monkeypatch.setattr(eager, "_programs", {})
         np.testing.assert_array_equal(run_op(ops.scatter, (x, index, src), (0,)), expected)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tracejit.eager import is_rare
+from tracejit.eager import REDUCTION_WORK, is_rare
 from tracejit.kernels.index import check_launch
 from tracejit.kernels.launch import Operand, Ptr
 from tracejit.ops.record import ops
@@ -95,7 +95,7 @@ def in_range(t: Any, low: int, high: int) -> bool:
         # To look would be to wait for what computes it. The program looks itself, before it changes anything.
         return True
     kind = array.dtype.name
-    if array.flags.c_contiguous and kind in ("int64", "int32") and not is_rare(("range", kind)):
+    if array.flags.c_contiguous and kind in ("int64", "int32") and not is_rare(("range", kind), REDUCTION_WORK):
         address = _addresses.get(kind)
         if address is None:
             one = Operand(kind, (1,), (1,))
