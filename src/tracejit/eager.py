@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from tracejit import kernels
 from tracejit.aval import Aval
 from tracejit.codegen.generate import generate
 from tracejit.codegen.library import plan_call
@@ -112,9 +113,17 @@ class _Flat:
 _flat_kernels: dict[Any, _Flat] = {}
 
 
-def build_flat(op: Op) -> None:
+def build_flat(name: str) -> None:
     """Builds the kernel of an elementwise operation on float32, for whoever runs it later."""
+    op = getattr(ops, name)
     _Flat(op, tuple(np.zeros(1, np.float32) for _ in op.params))
+
+
+def build_library(name: str) -> None:
+    """Builds a kernel of the library, for whoever runs it later."""
+    module = kernels.defining(name)
+    assert module is not None
+    build(getattr(module, name))
 
 
 def build_column_sums() -> None:

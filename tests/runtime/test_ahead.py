@@ -142,8 +142,30 @@ def test_what_a_process_had_that_died_can_be_claimed(mine: Ahead, tmp_path: Path
     begin(mine, [die, *jobs(mine, tmp_path)[1:]])
     wait_for((tmp_path / "begun").exists)
     make(mine, tmp_path, 0)
-    assert makers(tmp_path) == {0: os.getpid()}
+    # Those that nobody was at were made while this process waited.
+    assert makers(tmp_path) == dict.fromkeys(range(len(DIGESTS)), os.getpid())
     wait_for_its_end(mine)
+
+
+def test_this_process_does_other_jobs_while_it_waits(mine: Ahead, tmp_path: Path) -> None:
+    def slow() -> None:
+        with mine.claim(DIGESTS[0]):
+            (tmp_path / "begun").touch()
+            wait_for((tmp_path / "2").exists)
+            note(tmp_path, 0)
+
+    def fail() -> NoReturn:
+        note(tmp_path, 1)
+        raise NotImplementedError("no kernel")
+
+    begin(mine, [slow, fail, *jobs(mine, tmp_path)[2:5]])
+    wait_for((tmp_path / "begun").exists)
+    make(mine, tmp_path, 0)
+    made = makers(tmp_path)
+    assert made[0] != os.getpid()
+    assert made[1] == made[2] == os.getpid()
+    wait_until_through(mine, *(number for number in (3, 4) if made.get(number) != os.getpid()))
+    assert sorted(makers(tmp_path)) == [0, 1, 2, 3, 4]
 
 
 def test_a_job_that_fails_is_nobodys_trouble(mine: Ahead, tmp_path: Path) -> None:
@@ -182,13 +204,33 @@ def test_a_block_that_is_left_expects_nothing(mine: Ahead) -> None:
     assert not mine.is_expecting
 
 
-def test_there_is_one_process_at_a_time(mine: Ahead, tmp_path: Path) -> None:
+def test_there_is_one_process_at_a_time_which_gets_more_to_do(mine: Ahead, tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
     begin(mine, [lambda: wait_for((tmp_path / "go").exists), *jobs(mine, tmp_path)])
-    with mine.expecting(lambda: jobs(mine, tmp_path)):
-        assert not mine.open()
-        assert not mine.is_expecting
+    assert mine._process is not None
+    pid = mine._process.pid
+    notes = [functools.partial(note, tmp_path / "more", number) for number in range(4)]
+    for more in (notes[:2], notes[2:]):
+        with mine.expecting(lambda more=more: more):
+            assert not mine.open()
+            assert not mine.is_expecting
     (tmp_path / "go").touch()
+    wait_for(lambda: len(list((tmp_path / "more").iterdir())) == 4)
     wait_until_through(mine, *range(len(DIGESTS)))
+    assert makers(tmp_path / "more") == dict.fromkeys(range(4), pid)
+
+
+def test_who_asks_for_it_gets_a_process_for_few_jobs(mine: Ahead, tmp_path: Path) -> None:
+    with mine.expecting(lambda: jobs(mine, tmp_path)):
+        with mine.expecting(lambda: jobs(mine, tmp_path)[:1], fewest=1):
+            assert mine.open()
+            mine.begin()
+            assert mine._process is not None
+            assert not mine.is_expecting
+        # What is expected outside has not begun.
+        assert mine.is_expecting
+    wait_until_through(mine, 0)
+    assert list(makers(tmp_path)) == [0]
 
 
 def test_without_a_place_for_files_or_another_process_there_is_none(

@@ -34,6 +34,32 @@ def test_a_process_alone_does_all_jobs(tmp_path: Path) -> None:
     assert done_by(tmp_path) == dict.fromkeys(range(4), os.getpid())
 
 
+def test_what_is_taken_is_done_by_nobody_else(tmp_path: Path) -> None:
+    crew = Crew(jobs(tmp_path, 0, 2))
+    job = crew.take()
+    assert job is not None
+    crew.add(jobs(tmp_path, 2, 1))
+    crew.hire(2)
+    wait_for(tmp_path, 2)
+    assert crew.take() is None
+    crew.finish()
+    assert sorted(done_by(tmp_path)) == [1, 2]
+    job()
+    assert done_by(tmp_path)[0] == os.getpid()
+
+
+def test_jobs_may_be_added_again_and_again(tmp_path: Path) -> None:
+    crew = Crew(())
+    crew.hire(2)
+    for first in (0, 3, 4):
+        crew.add(jobs(tmp_path, first, 3 if first == 0 else 1))
+        wait_for(tmp_path, first)
+    crew.finish()
+    found = done_by(tmp_path)
+    assert sorted(found) == [0, 1, 2, 3, 4]
+    assert {found[0], found[3], found[4]} == {found[0]} != {os.getpid()}
+
+
 def meet(directory: Path, number: int, other: int) -> None:
     """Does a job that is done when another one is begun: two processes must be at them."""
     note(directory, number)

@@ -3,8 +3,9 @@
 In: jobs, each of which builds something. Out: nothing; kernels are on disk, each compiled by one process.
 Must not know: why anybody thinks that they will be needed.
 
-Who compiles a kernel has a place of a file locked that is the kernel's own. This process waits for whoever has it, the
-other one leaves the kernel alone. When it is through, the other one waits to be one of a crew, for a minute at most.
+Who compiles a kernel has a place of a file locked that is the kernel's own. The other process leaves such a kernel
+alone; this one does other jobs until it is there, and waits if there are none. When it is through, the other one waits
+to be one of a crew, for a minute at most.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import atexit
 import contextlib
 import fcntl
-import functools
 import os
 import signal
 import tempfile
@@ -29,8 +29,6 @@ _FEWEST = 4
 """Jobs for which a process pays: a fork, and the memory that both have then, cost as much as two kernels."""
 _DIGITS = 15
 """How many digits of a digest tell a kernel's place in the file."""
-_END = 1 << 62
-"""The place that is locked when the process shall do no further job; it is no kernel's."""
 
 
 class Ahead:
@@ -43,57 +41,62 @@ class Ahead:
         self._answers: int | None = None
         self._made: set[str] = set()
         self._expected: Callable[[], Sequence[Job]] | None = None
+        self._fewest = _FEWEST
 
     # --- what there is to do ------------------------------------------------------------------------------------------
 
     @contextmanager
-    def expecting(self, jobs: Callable[[], Sequence[Job]]) -> Iterator[None]:
-        """What is to be built as soon as this process has to compile a kernel within this block."""
-        self._expected = jobs
+    def expecting(self, jobs: Callable[[], Sequence[Job]], fewest: int = _FEWEST) -> Iterator[None]:
+        """What is to be built as soon as this process has to compile a kernel within this block.
+
+        If there is no process yet, one begins for `fewest` jobs.
+        """
+        before = self._expected, self._fewest
+        self._expected, self._fewest = jobs, fewest
         try:
             yield
         finally:
-            self._expected = None
+            self._expected, self._fewest = before
 
     @property
     def is_expecting(self) -> bool:
-        """Whether a process would begin now."""
+        """Whether a process would begin now, or get more to do."""
         return self._expected is not None
 
     def open(self) -> bool:
-        """Gets ready for a process to begin; whether one may."""
+        """Gets ready for a process to begin, whether one may; one that is there gets what is expected."""
         self.look()
         if self._process is None and may_fork():
             # Without a place for files there is no process.
             with contextlib.suppress(OSError):
                 self._file = self._file or tempfile.TemporaryFile()  # noqa: SIM115 - it is there as long as the process
                 return True
-        self._expected = None
+        expected, self._expected = self._expected, None
+        if self._crew is not None and expected is not None:
+            self._crew.add(expected())
         return False
 
     def begin(self) -> None:
         """Has another process do the jobs that are expected."""
         expected, self._expected = self._expected, None
         jobs = () if expected is None else expected()
-        if len(jobs) >= _FEWEST:
-            crew = Crew(())
+        if len(jobs) >= self._fewest:
+            crew = Crew(jobs)
             # With too many files or processes there is none.
             with contextlib.suppress(OSError):
-                crew.welcome(functools.partial(self._hire, jobs))
+                crew.welcome(self._hire)
             if self._process is not None:
                 self._crew = crew
                 return
             crew.leave()
         self._close()
 
-    def _hire(
-        self, jobs: Sequence[Job], files: Sequence[int], more: Callable[[], None]
-    ) -> tuple[int, Callable[[], bool]]:
+    def _hire(self, files: Sequence[int], work: Callable[[], None]) -> tuple[int, Callable[[], bool]]:
         # The child forgets all that is the parent's.
         file, self._file = self._file, None
         assert file is not None
         try:
-            self._process = Process(lambda answers: fork(lambda: self._work(jobs, answers, file, files, more)))
+            self._process = Process(lambda answers: fork(lambda: self._work(answers, file, files, work)))
         finally:
             self._file = file
         return self._process.pid, self._process.has_ended
@@ -105,11 +108,12 @@ class Ahead:
             crew.leave()
 
     def hand_over(self) -> Crew | None:
-        """A crew in which the process is, which begins with none of its own jobs any more; None if there is none."""
+        """A crew in which the process is, whose jobs are those that are begun; None if there is none."""
         self.look()
         crew, self._crew = self._crew, None
         if crew is not None:
-            self._lock(_END)
+            while crew.take() is not None:
+                pass
         return crew
 
     # --- who compiles what --------------------------------------------------------------------------------------------
@@ -121,7 +125,7 @@ class Ahead:
         Raises: BlockingIOError in the process that builds ahead if another one compiles it.
         """
         place = int(digest[:_DIGITS], 16)
-        shared = self._lock(place, waits=self._answers is None)
+        shared = self._lock(place, waits=False) if self._answers is not None else self._lock_at_last(place)
         try:
             yield shared
         finally:
@@ -136,6 +140,22 @@ class Ahead:
         """Whether what is on disk under a digest was compiled for this process."""
         self.look()
         return digest in self._made
+
+    def _lock_at_last(self, place: int) -> bool:
+        """Locks a place, if need be when the other process is through with it; does other jobs meanwhile."""
+        while True:
+            try:
+                return self._lock(place, waits=False)
+            except BlockingIOError:
+                job = None if self._crew is None else self._crew.take()
+                if job is None:
+                    return self._lock(place)
+            except (OSError, ValueError):
+                # Nothing can be locked: to wait does no harm.
+                return self._lock(place)
+            # Who needs what it builds finds what is wrong.
+            with contextlib.suppress(Exception):
+                job()
 
     def _lock(self, place: int, *, waits: bool = True) -> bool:
         """Locks a place of the file for this process; whether there is a file."""
@@ -198,27 +218,11 @@ class Ahead:
         if self._process is not None:
             self._drop()
 
-    def _work(
-        self, jobs: Sequence[Job], answers: int, file: IO[bytes], files: Sequence[int], more: Callable[[], None]
-    ) -> None:
+    def _work(self, answers: int, file: IO[bytes], files: Sequence[int], work: Callable[[], None]) -> None:
         # Who began it may be gone.
         signal.setitimer(signal.ITIMER_REAL, _SECONDS)
         self._file, self._answers = file, alone_with(answers, file.fileno(), *files)
-        for job in jobs:
-            if self._is_to_end():
-                break
-            # Whatever it is, who needs the kernel finds it too. Another process may be at it.
-            with contextlib.suppress(Exception):
-                job()
-        more()
-
-    def _is_to_end(self) -> bool:
-        try:
-            self._lock(_END, waits=False)
-        except OSError:
-            return True
-        self._unlock(_END)
-        return False
+        work()
 
 
 AHEAD = Ahead()

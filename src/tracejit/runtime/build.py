@@ -237,7 +237,11 @@ def _make(request: _Request) -> Kernel:
     address = None if code is None else _load(code, request.symbol)
     cached = address is not None and request.digest not in _compiled and not AHEAD.has_made(request.digest)
     if address is None:
-        address = native.load(request.compile(), request.symbol)
+        code = request.compile()
+        # While another process compiled it, this one may have built what needs it, too.
+        if request.digest in _built:
+            return _built[request.digest]
+        address = native.load(code, request.symbol)
     return _noted(request, address, cached, time.perf_counter() - begin)
 
 

@@ -6,9 +6,12 @@ Must not know: what a job compiles.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import os
 import pickle
+import select
 import signal
 import tempfile
 import threading
@@ -43,7 +46,9 @@ class Crew:
         self._children: list[tuple[int, Callable[[], bool]]] = []
         self._is_open = True
         self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
         self._added: IO[bytes] | None = None
+        self._seen = 0
         self._post(0)
 
     def _post(self, first: int) -> None:
@@ -69,18 +74,23 @@ class Crew:
                 self._children.append((child, functools.partial(_has_ended, child)))
 
     def welcome(self, begin: Callable[[Sequence[int], Callable[[], None]], tuple[int, Callable[[], bool]]]) -> None:
-        """Lets in a process that has other work before.
+        """Lets in a process that is begun in another way.
 
-        `begin` gets the files that the process needs, and what it is to do at last; it gives the process and what tells
-        whether that has ended.
+        `begin` gets the files that the process needs, and what it is to do; it gives the process and what tells whether
+        that has ended.
 
         Raises: OSError if there can be none.
         """
         self._added = self._added or tempfile.TemporaryFile()  # noqa: SIM115 - closed with the crew
-        self._children.append(begin((self._reader, self._added.fileno()), self._work))
+        self._children.append(begin((self._reader, self._added.fileno()), self._work_for_another))
+
+    def take(self) -> Job | None:
+        """A job that nobody has begun, and that nobody else will; None if there is none."""
+        number = self._next(waits=False)
+        return None if number is None else self._jobs[number]
 
     def add(self, jobs: Sequence[Job]) -> None:
-        """More jobs, once."""
+        """More jobs."""
         first = len(self._jobs)
         self._jobs += jobs
         if self._added is not None:
@@ -106,7 +116,7 @@ class Crew:
             return
         self._is_open = False
         os.close(self._writer)
-        while os.read(self._reader, _INDEX_BYTES):
+        while self._next(waits=True) is not None:
             pass
         self._close()
 
@@ -131,21 +141,46 @@ class Crew:
                     os.kill(child, signal.SIGKILL)
                 time.sleep(0.001)
 
+    def _next(self, *, waits: bool) -> int | None:
+        """The number of a job that nobody has begun; None if there will be none, or, unless it waits, is none now."""
+        while True:
+            try:
+                index = os.read(self._reader, _INDEX_BYTES)
+            except BlockingIOError:
+                if not waits:
+                    return None
+                ready = select.poll()
+                ready.register(self._reader, select.POLLIN)
+                ready.poll()
+            else:
+                return int.from_bytes(index, "little") if index else None
+
     def _work(self) -> None:
-        while index := os.read(self._reader, _INDEX_BYTES):
-            number = int.from_bytes(index, "little")
-            if number >= len(self._jobs):
-                assert self._added is not None
-                file = self._added.fileno()
-                self._jobs += pickle.loads(os.pread(file, os.fstat(file).st_size, 0))
+        while (number := self._next(waits=True)) is not None:
             self._jobs[number]()
+
+    def _work_for_another(self) -> None:
+        while (number := self._next(waits=True)) is not None:
+            while number >= len(self._jobs):
+                self._learn()
+            # Whatever it is, who needs what is missing finds it too.
+            with contextlib.suppress(Exception):
+                self._jobs[number]()
+
+    def _learn(self) -> None:
+        """Reads jobs that were added."""
+        assert self._added is not None
+        file = self._added.fileno()
+        data = io.BytesIO(os.pread(file, os.fstat(file).st_size - self._seen, self._seen))
+        self._jobs += pickle.load(data)
+        self._seen += data.tell()
 
     def _work_in_child(self) -> NoReturn:
         status = 1
         try:
             os.close(self._writer)
-            self._work()
+            self._work_for_another()
             status = 0
         finally:
-            # Neither the parent's exit handlers nor its exceptions are the child's: the parent sees what is missing.
+            # Neither the parent's exit handlers nor its exceptions are the child's.
             os._exit(status)

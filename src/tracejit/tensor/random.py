@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,8 +14,10 @@ from tracejit import dtypes
 from tracejit.devices import device as device_
 from tracejit.devices import require
 from tracejit.dtypes import dtype as dtype_
+from tracejit.eager import build_library
 from tracejit.ops.random import philox
 from tracejit.ops.record import ops
+from tracejit.runtime.ahead import AHEAD
 from tracejit.tensor.composite import composite
 from tracejit.tensor.creation import sizes_of
 from tracejit.tensor.dispatch import apply, made_on, wrap
@@ -21,7 +26,7 @@ from tracejit.tensor.host import host
 from tracejit.tensor.inplace import assign
 from tracejit.tensor.promote import to_dtype
 from tracejit.tensor.scalar import plain
-from tracejit.tensor.tensor import Tensor, method
+from tracejit.tensor.tensor import Tensor, method, on_gpu
 from tracejit.tensor.transfer import moved
 
 
@@ -225,6 +230,27 @@ def _detached(x: Any, d: dtype_) -> Any:
 
 # --- in place ---------------------------------------------------------------------------------------------------------
 
+_OF_WEIGHTS = {2: ("gemm_panel_f32",), 4: ("conv_channels_f32", "conv_pack_f32")}
+"""Kernels that take long, by the dimensions of the weights that they are for."""
+_MANY_WEIGHTS = 1 << 12
+"""Elements of a matrix from which on: the products of a smaller model may be such that other kernels do them, and what
+two processes cost each other, 25 ms for the memory that both write to, would be most of its start."""
+
+
+@contextmanager
+def _foreseeing(weights: Tensor) -> Iterator[None]:
+    """A block in which weights get values. Where a kernel is compiled for that, another process compiles those that
+    take longest of what a model with such weights needs.
+    """
+    shape = weights._shape
+    names = _OF_WEIGHTS.get(len(shape), ()) if weights._requires_grad else ()
+    is_small = len(shape) == 2 and math.prod(shape) < _MANY_WEIGHTS
+    if not names or is_small or weights._dtype is not dtypes.float32 or on_gpu(weights) or AHEAD.is_expecting:
+        yield
+        return
+    with AHEAD.expecting(lambda: [partial(build_library, name) for name in names], fewest=1):
+        yield
+
 
 @method()
 def uniform_(self: Tensor, a: Any = 0.0, b: Any = 1.0, *, generator: Generator | None = None) -> Tensor:
@@ -232,7 +258,8 @@ def uniform_(self: Tensor, a: Any = 0.0, b: Any = 1.0, *, generator: Generator |
     low, high = plain(a), plain(b)
     if not low <= high:
         raise RuntimeError(f"uniform_ expects to return a [from, to) range, but found from={low} > to={high}")
-    u = uniform(self._shape, _float_type(self._dtype, "check_uniform_bounds"), generator, self.device)
+    with _foreseeing(self):
+        u = uniform(self._shape, _float_type(self._dtype, "check_uniform_bounds"), generator, self.device)
     return assign(self, _stretched(u, low=float(low), width=float(high - low)))
 
 
@@ -245,7 +272,8 @@ def _stretched(u: Tensor, *, low: Any, width: Any) -> Any:
 def normal_(self: Tensor, mean: Any = 0.0, std: Any = 1.0, *, generator: Generator | None = None) -> Tensor:
     """Fill with numbers of a normal distribution."""
     _check_std(std)
-    z = bell(self._shape, _float_type(self._dtype, "normal_kernel_cpu"), generator, self.device)
+    with _foreseeing(self):
+        z = bell(self._shape, _float_type(self._dtype, "normal_kernel_cpu"), generator, self.device)
     return assign(self, _stretched(z, low=float(mean), width=float(std)))
 
 

@@ -14,14 +14,12 @@ from functools import partial
 from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
-from tracejit import kernels
 from tracejit.compiler import compile_kernels
 from tracejit.config import PRODUCTS
 from tracejit.dtypes import float32
-from tracejit.eager import build_column_sums, build_flat
+from tracejit.eager import build_column_sums, build_flat, build_library
 from tracejit.ops import ops
 from tracejit.runtime.ahead import Job
-from tracejit.runtime.build import build
 from tracejit.runtime.recipe import Origin
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor, on_gpu
@@ -57,7 +55,6 @@ _LOSS = _Need(("exp", "log"), (), _PICK)
 _EMBEDDING = _Need((), (), (*_of_places("take", "float32", 1), *_of_places("index_add", "float32", 1, 2)))
 _GELU = _Need(("gelu",), ("erf", "exp"))
 _GATES = _Need(("sigmoid", "tanh"), _PRODUCT.gradient)
-_UPDATE = _Need((), (), ("flush_denormal",))
 _NEEDS = {op.name: _Need((op.name,)) for op in ops.family("elementwise") if not (op.exact or op.attrs)} | {
     "Linear": _PRODUCT,
     "linear": _PRODUCT,
@@ -78,7 +75,6 @@ _NEEDS = {op.name: _Need((op.name,)) for op in ops.family("elementwise") if not 
     "GRU": _GATES,
     "RNN": _Need(("tanh",), _PRODUCT.gradient),
     "Embedding": _EMBEDDING,
-    **dict.fromkeys(("Adadelta", "Adam", "AdamW", "Adamax", "NAdam", "RAdam"), _UPDATE),
 }
 _STEPS = _Need((), ("column_sum",), ("gemm_pack_f32", "gemm_sums_f32"))
 """What comes with products that are made again and again: sums of their gradients."""
@@ -110,13 +106,7 @@ def _job(kernel: _Kernel) -> Job:
         return partial(compile_kernels, (), (kernel,))
     if kernel == "column_sum":
         return build_column_sums
-    return partial(_build_library, kernel) if kernel.endswith("_f32") else partial(build_flat, getattr(ops, kernel))
-
-
-def _build_library(name: str) -> None:
-    module = kernels.defining(name)
-    assert module is not None
-    build(getattr(module, name))
+    return partial(build_library if kernel.endswith("_f32") else build_flat, kernel)
 
 
 class _Words(Walk):
