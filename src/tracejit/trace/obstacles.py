@@ -16,6 +16,9 @@ def of_operation(op: Op, args: tuple[Any, ...]) -> str | None:
     """Why an operation cannot."""
     if op.family == "transfer":
         return "a tensor is copied between devices"
+    if op.family != "elementwise":
+        # All others have kernels for all types.
+        return None
     if type(op.expr) is str and any(isinstance(a, Tensor) for a in args):
         # One text for all types.
         return None

@@ -286,8 +286,14 @@ class Recorder:
         if unit.broken is not None:
             return self.compute(op, args, attrs)
         specs: list[Any] = []
+        named = self.named
         for a in args:
             if isinstance(a, Tensor):
+                found = named.get(id(a))
+                if found is not None and found[1] == a._version:
+                    # The most of them: what `known` and `stale` say of a tensor with a name.
+                    specs.append(found[0])
+                    continue
                 slot = self.known(a)
                 if slot is None and self.stands:
                     slot = self.stand(a)
