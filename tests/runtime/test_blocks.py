@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import mmap
 import os
 import random
+import sys
 import threading
 
 import numpy as np
@@ -135,3 +137,27 @@ def test_operations_use_blocks_and_replays_let_them_go() -> None:
     for _ in range(8):
         assert (f(x).numpy() == 3).all()
     assert BLOCKS.nbytes == 0
+
+
+def test_blocks_that_come_back_while_others_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = Blocks(1 << 30)
+    lost: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lost.append)
+    before = gc.get_threshold()
+    held: list[tuple[int, int]] = []
+    sizes = [BLOCK_BYTES + k * 16 * mmap.PAGESIZE for k in range(40)]
+    try:
+        for turn in range(400):
+            # Python has no pairs left over, so that it makes new ones.
+            held += [(turn, k) for k in range(100)]
+            # Only a search for cycles finds it, in the middle of whatever makes so many objects.
+            gc.set_threshold(turn % 60 + 1)
+            cycle: list[object] = [array(blocks, sizes[turn % 40])]
+            cycle.append(cycle)
+            del cycle
+            assert blocks.nbytes >= 0
+            if turn % 40 == 39:
+                blocks.release()
+    finally:
+        gc.set_threshold(*before)
+    assert not lost

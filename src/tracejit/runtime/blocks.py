@@ -76,7 +76,8 @@ class Blocks:
     @property
     def nbytes(self) -> int:
         """The bytes of all free blocks."""
-        return sum(size * len(kept) for size, kept in list(self._free.items()))
+        # A list of pairs makes objects, so that blocks may come back while it is being made.
+        return sum([size * len(self._free.get(size, ())) for size in list(self._free)])
 
     def release(self) -> None:
         """Give all free blocks back to the system, and those that come back until the next one is taken."""
