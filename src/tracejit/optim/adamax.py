@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tracejit.optim.optimizer import Optimizer, check_range, let_fade, negated
+from tracejit.optim.optimizer import Optimizer, check_means, let_fade, negated
 from tracejit.tensor import Tensor, abs, composite, maximum
 
 __all__ = ["Adamax", "adamax_update"]
@@ -62,11 +62,7 @@ class Adamax(Optimizer):
         differentiable: bool = False,
         capturable: bool = False,
     ) -> None:
-        check_range("lr", lr, what="learning rate")
-        check_range("eps", eps, what="epsilon value")
-        for position, beta in enumerate(betas):
-            check_range("betas", beta, below=1.0, what=f"beta parameter at index {position}")
-        check_range("weight_decay", weight_decay, what="weight_decay value")
+        check_means(lr, betas, eps, weight_decay)
         if differentiable:
             raise NotImplementedError("Adamax: differentiable=True is not supported")
         super().__init__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tracejit.optim.optimizer import Optimizer, alike, check_range, let_fade, negated, root_is_lost
+from tracejit.optim.optimizer import Optimizer, alike, check_means, check_range, let_fade, negated, root_is_lost
 from tracejit.tensor import Tensor, composite, sqrt
 
 __all__ = ["NAdam", "nadam_update"]
@@ -79,11 +79,7 @@ class NAdam(Optimizer):
         capturable: bool = False,
         differentiable: bool = False,
     ) -> None:
-        check_range("lr", lr, what="learning rate")
-        check_range("eps", eps, what="epsilon value")
-        for position, beta in enumerate(betas):
-            check_range("betas", beta, below=1.0, what=f"beta parameter at index {position}")
-        check_range("weight_decay", weight_decay, what="weight_decay value")
+        check_means(lr, betas, eps, weight_decay)
         check_range("momentum_decay", momentum_decay, what="momentum_decay value")
         if differentiable:
             raise NotImplementedError("NAdam: differentiable=True is not supported")

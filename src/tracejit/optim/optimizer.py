@@ -12,7 +12,7 @@ from typing import Any
 from tracejit.tensor import Tensor, enable_grad, flush_denormal, full_like, no_grad
 from tracejit.tensor.state import untraced
 
-__all__ = ["Optimizer", "alike", "check_range", "let_fade", "negated", "root_is_lost"]
+__all__ = ["Optimizer", "alike", "check_means", "check_range", "let_fade", "negated", "root_is_lost"]
 
 
 class Optimizer:
@@ -271,6 +271,18 @@ def check_range(name: str, value: Any, *, below: float | None = None, what: str 
         raise TypeError(f"{what or name} must be a Python number: tensors as optimizer options are not supported")
     if not value >= 0.0 or (below is not None and not value < below):
         raise ValueError(f"Invalid {what or name}: {value}")
+
+
+def check_means(lr: Any, betas: tuple[float, float], eps: Any, weight_decay: Any) -> None:
+    """Check what optimizers with running means of gradients and of their squares have in common.
+
+    Raises: ValueError for options out of range; TypeError for tensors.
+    """
+    check_range("lr", lr, what="learning rate")
+    check_range("eps", eps, what="epsilon value")
+    for position, beta in enumerate(betas):
+        check_range("betas", beta, below=1.0, what=f"beta parameter at index {position}")
+    check_range("weight_decay", weight_decay, what="weight_decay value")
 
 
 def let_fade(mean: Tensor, value: Tensor, fades: bool = True) -> None:

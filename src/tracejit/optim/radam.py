@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from tracejit.optim.optimizer import Optimizer, check_range, let_fade, negated, root_is_lost
+from tracejit.optim.optimizer import Optimizer, check_means, let_fade, negated, root_is_lost
 from tracejit.tensor import Tensor, composite, sqrt
 
 __all__ = ["RAdam", "radam_update"]
@@ -76,11 +76,7 @@ class RAdam(Optimizer):
         capturable: bool = False,
         differentiable: bool = False,
     ) -> None:
-        check_range("lr", lr, what="learning rate")
-        check_range("eps", eps, what="epsilon value")
-        for position, beta in enumerate(betas):
-            check_range("betas", beta, below=1.0, what=f"beta parameter at index {position}")
-        check_range("weight_decay", weight_decay, what="weight_decay value")
+        check_means(lr, betas, eps, weight_decay)
         if differentiable:
             raise NotImplementedError("RAdam: differentiable=True is not supported")
         super().__init__(
