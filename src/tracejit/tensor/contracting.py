@@ -109,8 +109,7 @@ def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Any:
     """
     if dim is None:
         warnings.warn(
-            "Using torch.cross without specifying the dim arg is deprecated. Please either pass the dim explicitly or "
-            "simply use torch.linalg.cross.",
+            "Using cross without specifying the dim arg is deprecated. Please pass the dim explicitly.",
             UserWarning,
             stacklevel=2,
         )
@@ -118,11 +117,11 @@ def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Any:
             raise RuntimeError("no dimension of size 3 in input")
         dim = input._shape.index(3)
     if len(input._shape) != len(other._shape):
-        raise RuntimeError("linalg.cross: inputs must have the same number of dimensions.")
+        raise RuntimeError("cross: inputs must have the same number of dimensions.")
     d = normalize_dim(dim, len(input._shape))
     if input._shape[d] != 3 or other._shape[d] != 3:
         raise RuntimeError(
-            f"linalg.cross: inputs dimension {dim} must have length 3. Got {input._shape[d]} and {other._shape[d]}"
+            f"cross: inputs dimension {dim} must have length 3. Got {input._shape[d]} and {other._shape[d]}"
         )
     if input._dtype is not other._dtype:
         raise RuntimeError(
