@@ -25,6 +25,8 @@ from tracejit.kernels.gemm import (
     plan_matmul_relu,
     plan_pack_panels,
 )
+from tracejit.kernels.gemm_kernels import NARROW, WIDE, Tile
+from tracejit.kernels.gemm_vectors import TARGET
 from tracejit.kernels.launch import Launch, Operand
 
 FLOATS = ("float32", "float64")
@@ -66,6 +68,15 @@ def names(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> list[str]:
     return [launch.function.__name__ for launch in plan_matmul(operand(a), operand(b), operand(c))]
 
 
+@pytest.fixture(params=[NARROW, WIDE], ids=["narrow", "wide"])
+def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Tile:
+    """Each tile, whatever the sizes and the machine."""
+    monkeypatch.setattr(gemm, "_tile_of", lambda problem: request.param)
+    found: Tile = request.param
+    return found
+
+
+@pytest.mark.usefixtures("tile")
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize(("m", "n", "k"), SHAPES)
 def test_every_layout_gives_the_bits_of_scalar_chains(dtype: str, m: int, n: int, k: int) -> None:
@@ -84,10 +95,11 @@ def test_every_layout_gives_the_bits_of_scalar_chains(dtype: str, m: int, n: int
     sizes=st.tuples(st.integers(1, 80), st.integers(1, 80), st.integers(0, 90)),
     layouts=st.tuples(*[st.sampled_from(("rows", "columns", "gaps"))] * 2),
     shared=st.sampled_from(("neither", "a", "b")),
+    shape=st.sampled_from((NARROW, WIDE)),
     seed=st.integers(0, 99),
 )
 def test_any_batched_product(
-    dtype: str, batch: int, sizes: tuple[int, int, int], layouts: tuple[str, str], shared: str, seed: int
+    dtype: str, batch: int, sizes: tuple[int, int, int], layouts: tuple[str, str], shared: str, shape: Tile, seed: int
 ) -> None:
     m, n, k = sizes
     rng = np.random.default_rng(seed)
@@ -98,13 +110,16 @@ def test_any_batched_product(
         b = np.broadcast_to(b[:1], b.shape)
     left = a if shared == "a" else laid_out(a, layouts[0])
     right = b if shared == "b" else laid_out(b, layouts[1])
-    same(run(plan_matmul, [left, right], np.empty((batch, m, n), dtype)), reference(a, b))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gemm, "_tile_of", lambda problem: shape)
+        same(run(plan_matmul, [left, right], np.empty((batch, m, n), dtype)), reference(a, b))
 
 
 def relu(x: np.ndarray) -> np.ndarray:
     return np.where(x <= 0, x.dtype.type(0), x)
 
 
+@pytest.mark.usefixtures("tile")
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("shape", [s for s in SHAPES if s[1] > 1] + [(300, 260, 1200), (96, 64, 0), (1, 1000, 300)])
 def test_a_bias_and_relu_behind_a_product(dtype: str, shape: tuple[int, int, int]) -> None:
@@ -127,6 +142,7 @@ GATES: dict[str, tuple[Any, Callable[[np.ndarray, np.ndarray], np.ndarray]]] = {
 }
 
 
+@pytest.mark.usefixtures("tile")
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("gate", GATES)
 @pytest.mark.parametrize(
@@ -209,6 +225,7 @@ def test_a_row_does_not_depend_on_the_batch_it_is_in(dtype: str) -> None:
         same(part, whole[:rows])
 
 
+@pytest.mark.usefixtures("tile")
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_large_product(dtype: str) -> None:
     rng = np.random.default_rng(1)
@@ -218,6 +235,7 @@ def test_large_product(dtype: str) -> None:
         same(run(plan_matmul, [laid_out(a, left), laid_out(b, right)], np.empty((300, 260), dtype)), expected)
 
 
+@pytest.mark.usefixtures("tile")
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("m", range(5, 20))
 def test_rows_that_fill_no_tile(dtype: str, m: int) -> None:
@@ -240,6 +258,7 @@ def test_columns_of_a_are_packed_once_unless_they_are_many(dtype: str) -> None:
     assert launches(32, 16) == ["gemm_panel"]
 
 
+@pytest.mark.usefixtures("tile")
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("strip_bytes", [0, 1 << 20])
 def test_results_that_are_written_once(dtype: str, strip_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,12 +277,12 @@ def test_results_that_are_written_once(dtype: str, strip_bytes: int, monkeypatch
 
 
 def test_threads_keep_panels_together_that_are_packed_together_for_a_large_result(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tile: Tile
 ) -> None:
     def groups(m: int, k: int) -> tuple[int, int]:
         operands = (Operand("float32", (m, k), (k, 1)), Operand("float32", (k, 1024), (1024, 1)))
         (item,) = plan_matmul(*operands, Operand("float32", (m, 1024), (1024, 1)))
-        assert item.units == 1024 // panel_columns("float32")
+        assert item.units == 1024 // panel_columns("float32") * NARROW.vectors // tile.vectors
         group = item.slots[gemm_kernels.GROUP]
         assert isinstance(group, int)
         return item.grain, group
@@ -271,17 +290,17 @@ def test_threads_keep_panels_together_that_are_packed_together_for_a_large_resul
     monkeypatch.setattr(gemm, "_RESULT_BYTES", 2 << 20)
     for k in (1024, 4096):
         grain, group = groups(1024, k)
-        assert grain == group >= 4
+        assert grain == group >= 4 * NARROW.vectors // tile.vectors
     assert groups(256, 1024)[0] == 1
 
 
-def test_a_small_matrix_is_packed_for_each_half_of_many_rows() -> None:
+def test_a_small_matrix_is_packed_for_each_half_of_many_rows(tile: Tile) -> None:
     def units(m: int, n: int, k: int) -> int:
         a, b, c = (Operand("float32", shape, (shape[1], 1)) for shape in ((m, k), (k, n), (m, n)))
         (item,) = plan_matmul(a, b, c)
         return item.units
 
-    width = panel_columns("float32")
+    width = panel_columns("float32") * tile.vectors // NARROW.vectors
     assert units(768, 16 * width, 128) == 2 * 16
     assert units(128, 16 * width, 16 * width) == 16
 
@@ -296,6 +315,7 @@ def test_columns_that_each_unit_packs(dtype: str, monkeypatch: pytest.MonkeyPatc
         same(result, reference(a, b))
 
 
+@pytest.mark.usefixtures("tile")
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("layouts", list(itertools.product(("rows", "columns"), repeat=2)))
 def test_batches_that_are_packed(dtype: str, layouts: tuple[str, str]) -> None:
@@ -314,6 +334,7 @@ def test_few_rows_with_contiguous_columns(dtype: str, m: int, n: int, k: int) ->
         same(run(plan_matmul, [laid_out(a, left), laid_out(b, "columns")], np.empty((m, n), dtype)), reference(a, b))
 
 
+@pytest.mark.usefixtures("tile")
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_result_rows_may_lie_apart_and_nothing_between_is_touched(dtype: str) -> None:
     rng = np.random.default_rng(2)
@@ -329,6 +350,7 @@ def test_result_rows_may_lie_apart_and_nothing_between_is_touched(dtype: str) ->
     assert (result[:, 21:] == 77).all()
 
 
+@pytest.mark.usefixtures("tile")
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_special_values(dtype: str) -> None:
     values = np.array([0.0, -0.0, np.inf, -np.inf, np.nan, 1e-40, -3.0, 2.0], dtype)
@@ -358,6 +380,7 @@ def test_empty_sizes(dtype: str) -> None:
         assert plan_matmul(*(operand(np.ones(shape, dtype)) for shape in shapes)) == ()
 
 
+@pytest.mark.usefixtures("tile")
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("end", [False, True])
 @pytest.mark.parametrize(("m", "n", "k"), [(1, 37, 61), (3, 21, 33), (11, 35, 9), (65, 77, 131), (300, 173, 203)])
@@ -390,9 +413,13 @@ def test_each_kernel_is_chosen_for_what_it_is_for() -> None:
     assert chosen(64, 64, 64, "columns", "rows") == ("gemm_panel_f32", (direct, direct))
     assert chosen(64, 64, 64, "rows", "columns") == ("gemm_panel_f32", (direct, transpose))
     assert chosen(64, 64, 64, "rows", "gaps") == ("gemm_panel_f32", (direct, gather))
-    assert chosen(512, 512, 512, "rows", "rows") == ("gemm_panel_f32", (direct, copy))
+    large = "gemm_wide_f32" if TARGET.vector_bytes == 64 else "gemm_panel_f32"
+    assert chosen(512, 512, 512, "rows", "rows") == (large, (direct, copy))
     assert chosen(512, 512, 512, "columns", "rows") == ("gemm_panel_f32", (strips, copy))
-    assert chosen(512, 512, 512, "gaps", "rows") == ("gemm_panel_f32", (direct, copy))
+    assert chosen(512, 512, 512, "gaps", "rows") == (large, (direct, copy))
+    # Rows are few, or much of the last panel would be computed in vain.
+    assert chosen(128, 512, 512, "rows", "rows")[0] == "gemm_panel_f32"
+    assert chosen(768, 65, 512, "rows", "rows")[0] == "gemm_panel_f32"
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -402,7 +429,7 @@ def test_each_kernel_is_chosen_for_what_it_is_for() -> None:
 )
 @pytest.mark.parametrize("batch", [(), (2,)])
 def test_what_is_packed_fits_the_buffer(
-    dtype: str, layouts: tuple[str, str], shape: tuple[int, int, int], batch: tuple[int, ...]
+    dtype: str, layouts: tuple[str, str], shape: tuple[int, int, int], batch: tuple[int, ...], tile: Tile
 ) -> None:
     m, n, k = shape
     sizes = ((*batch, m, k), (*batch, k, n))
@@ -410,15 +437,17 @@ def test_what_is_packed_fits_the_buffer(
     launch = plan_matmul(operand(a), operand(b), operand(np.empty((*batch, m, n), dtype)))[-1]
     a_mode, b_mode, _, run, group, height = launch.slots[gemm_kernels.A_MODE : gemm_kernels.ADDED]
     size = np.dtype(dtype).itemsize
-    panel = gemm_kernels.TILE_VECTORS * gemm_kernels.TARGET.vector_bytes
+    is_wide = launch.function in (gemm_kernels.gemm_wide_f32, gemm_kernels.gemm_wide_f64)
+    assert not is_wide or tile == WIDE
+    panel = (WIDE if is_wide else NARROW).vectors * TARGET.vector_bytes
     packed_a = height * gemm_kernels.strip_strides(run)[0] * size if a_mode == gemm_kernels.COPY else 0
     packed_b = group * run * panel if b_mode != gemm_kernels.DIRECT else 0
     is_far = m * n * size >= 1 << 20 and k > 512
     assert packed_a + packed_b <= (gemm_kernels.FAR_BLOCK_BYTES if is_far else gemm_kernels.BLOCK_BYTES)
     if a_mode == gemm_kernels.COPY:
         assert height % gemm_kernels.strip_rows(size) == 0
-    elif a_mode == gemm_kernels.STRIPS and height < m:
-        assert height % gemm_kernels.TILE_ROWS == 0
+    elif height < m and batch == () and height < launch.slots[gemm_kernels.ROWS]:
+        assert height % (WIDE if is_wide else NARROW).rows == 0
 
 
 def test_errors() -> None:

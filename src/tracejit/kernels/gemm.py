@@ -11,15 +11,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tracejit.kernels import gemm_kernels as kernels
-from tracejit.kernels.gemm_kernels import DOT_ROWS, ROW_VECTORS, THIN_VECTORS, TILE_ROWS, TILE_VECTORS
+from tracejit.kernels.gemm_kernels import DOT_ROWS, NARROW, ROW_VECTORS, THIN_VECTORS, WIDE, Tile
 from tracejit.kernels.gemm_tiles import MASKED, MOVED, MULTIPLIED
 from tracejit.kernels.gemm_vectors import TARGET
 from tracejit.kernels.launch import Launch, Operand, Ptr, Scratch
 
 _SIZES = {"float32": 4, "float64": 8}
 _FLOAT_KERNELS: dict[str, dict[str, Callable[..., Any]]] = {
-    "float32": {"panel": kernels.gemm_panel_f32, "thin": kernels.gemm_thin_f32, "dots": kernels.gemm_dots_f32},
-    "float64": {"panel": kernels.gemm_panel_f64, "thin": kernels.gemm_thin_f64, "dots": kernels.gemm_dots_f64},
+    "float32": {"thin": kernels.gemm_thin_f32, "dots": kernels.gemm_dots_f32},
+    "float64": {"thin": kernels.gemm_thin_f64, "dots": kernels.gemm_dots_f64},
+}
+_PANEL_KERNELS: dict[tuple[str, Tile], Callable[..., Any]] = {
+    ("float32", NARROW): kernels.gemm_panel_f32,
+    ("float64", NARROW): kernels.gemm_panel_f64,
+    ("float32", WIDE): kernels.gemm_wide_f32,
+    ("float64", WIDE): kernels.gemm_wide_f64,
 }
 _PACKING_KERNELS = {"float32": kernels.gemm_pack_f32, "float64": kernels.gemm_pack_f64}
 _STRIP_KERNELS = {"float32": kernels.gemm_strips_f32, "float64": kernels.gemm_strips_f64}
@@ -52,7 +58,7 @@ _WIDE_GROUP, _HEIGHT = 32, 96
 """Where rows of A are packed beside them, at most so many panels, and how many rows of float32. A long run of k is
 better than many panels, unless A would be packed again too often."""
 
-_FEW_ROWS, _SPREAD_BYTES = 2 * TILE_ROWS, (48 << 20, 8 << 20)
+_FEW_ROWS, _SPREAD_BYTES = 2 * NARROW.rows, (48 << 20, 8 << 20)
 """Rows of A up to which B is packed with wide groups and short runs, and from how many bytes on where they are one tile
 or more (8 rows and 4096x4096: a fifth of the time)."""
 
@@ -60,12 +66,20 @@ _LEAST_RUN = 96
 """Steps of k that are one run, whatever is packed."""
 
 _WIDE = TARGET.vector_bytes == 64
+_WIDE_ROWS, _WIDE_STEPS = 192, 1 << 21
+"""Rows of A, and steps of all chains, from which tiles may be wide: a smaller program needs but one kernel."""
+
+_WIDE_COST, _EDGE_COST = 0.94, 2.0
+"""The time of a wide tile beside narrow ones for as many columns; of a masked column beside another."""
 _STRIP_BYTES = (32 if _WIDE else 8) << 20
 """The largest A that is packed into memory of its own for all units; each of them packs its part of a larger one."""
 
 _RUN_BYTES = 64 * 1024 if _WIDE else kernels.BLOCK_BYTES
 """The largest panel of B that is packed for one run of k. The second cache gives it as fast as a tile reads it: 512
 steps in one run take 0.95 to 0.98 of the time of two runs, whose panels the first cache holds."""
+
+_WIDE_RUN_BYTES = 128 * 1024
+"""The same for wide tiles, which have 24 multiply-adds for four vectors of a panel (768x128 @ 512x128: 0.96)."""
 
 _PANEL_BYTES = 36 * 1024 if _WIDE else 16 * 1024
 _HEIGHT_BYTES, _SLAB_BYTES = (32 * 1024, 768 * 1024) if _WIDE else (96 * 1024, 0)
@@ -200,7 +214,11 @@ def _with_added(product: Launch) -> tuple[int | float | Ptr | Scratch, ...]:
 
 def panel_columns(dtype: str) -> int:
     """The columns of a panel that products of an element type are read in, on this machine."""
-    return TILE_VECTORS * TARGET.vector_bytes // _SIZES[dtype]
+    return _columns(dtype, NARROW)
+
+
+def _columns(dtype: str, tile: Tile) -> int:
+    return tile.vectors * TARGET.vector_bytes // _SIZES[dtype]
 
 
 def plan_pack_panels(b: Operand, panels: Operand, columns: int) -> tuple[Launch, ...]:
@@ -238,7 +256,7 @@ def plan_matmul_panels(a: Operand, panels: Operand, c: Operand) -> tuple[Launch,
         return ()
     # A panel after the other in memory: a column further is k elements on, at the first column of a panel.
     problem = Problem(a.dtype, 1, m, n, k, _strides(a), (0, columns, k), _strides(c))
-    return (_plan_panels(problem, in_panels=True),)
+    return (_plan_panels(problem, NARROW, in_panels=True),)
 
 
 def checked(a: Operand, b: Operand, c: Operand, *, alike: bool = True) -> Problem:
@@ -297,9 +315,24 @@ def _plan_float(p: Problem) -> tuple[Launch, ...]:
 
 def _plan_tiles(p: Problem) -> tuple[Launch, ...]:
     """Panels of B, before which A is packed for all units, unless one block has all panels and so packs it but once."""
+    packs_a = _packing_of_a(p) == kernels.COPY
     small = p.m * p.k * _SIZES[p.dtype] <= _STRIP_BYTES and p.n > _GROUP * panel_columns(p.dtype)
-    strips = p.batch == 1 and small and _packing_of_a(p) == kernels.COPY
-    return _plan_strips(p) if strips else (_plan_panels(p),)
+    strips = p.batch == 1 and small and packs_a
+    return _plan_strips(p) if strips else (_plan_panels(p, NARROW if packs_a else _tile_of(p)),)
+
+
+def _tile_of(p: Problem) -> Tile:
+    """The tile that takes less time for a row of panels, if rows are many."""
+    if not _WIDE or p.m < _WIDE_ROWS or p.m * p.n * p.k < _WIDE_STEPS:
+        return NARROW
+    return WIDE if _WIDE_COST * _row_cost(p, WIDE) < _row_cost(p, NARROW) else NARROW
+
+
+def _row_cost(p: Problem, tile: Tile) -> float:
+    """The columns that are computed, those of a panel that is not whole, whose vectors are masked, for more."""
+    columns = _columns(p.dtype, tile)
+    whole = p.n // columns * columns
+    return whole + _EDGE_COST * _round_up(p.n - whole, columns // 2)
 
 
 def _ways_of_b(p: Problem) -> tuple[bool, bool]:
@@ -329,19 +362,19 @@ def _plan_strips(p: Problem) -> tuple[Launch, Launch]:
     # Strips that are packed together are all written, and of each the last vector.
     room = Scratch(units * together * down * size + TARGET.vector_bytes)
     left = p.slots()[: kernels.B]
-    pack = Launch(_STRIP_KERNELS[p.dtype], (*left, Ptr(1), room, *p.slots()[kernels.M :]), units, 0.3 * together * p.k)
-    panels = _plan_panels(replace(p, a=(0, down, along)), a_mode=kernels.STRIPS)
-    slots = (room, *panels.slots[kernels.B :])
-    return pack, replace(panels, slots=slots)
+    slots = (*left, Ptr(1), room, *p.slots()[kernels.M :])
+    pack = Launch(_STRIP_KERNELS[p.dtype], slots, units, 0.3 * together * p.k)
+    panels = _plan_panels(replace(p, a=(0, down, along)), NARROW, a_mode=kernels.STRIPS)
+    return pack, replace(panels, slots=(room, *panels.slots[kernels.B :]))
 
 
-def _plan_panels(p: Problem, *, a_mode: int | None = None, in_panels: bool = False) -> Launch:
+def _plan_panels(p: Problem, tile: Tile, *, a_mode: int | None = None, in_panels: bool = False) -> Launch:
     size = _SIZES[p.dtype]
-    columns = panel_columns(p.dtype)
+    columns = _columns(p.dtype, tile)
     panels = -(-p.n // columns)
-    rows = _rows_of_unit(p, p.batch * panels)
+    rows = _rows_of_unit(p, p.batch * panels * tile.vectors // NARROW.vectors)
     b_mode = kernels.DIRECT if in_panels else _packing_of_b(p)
-    if b_mode == kernels.COPY and not worth_packing(p.k * p.b[1] * size, -(-rows // TILE_ROWS)):
+    if b_mode == kernels.COPY and not worth_packing(p.k * p.b[1] * size, -(-rows // tile.rows)):
         b_mode = kernels.DIRECT
     if a_mode is None:
         a_mode = _packing_of_a(p)
@@ -350,7 +383,7 @@ def _plan_panels(p: Problem, *, a_mode: int | None = None, in_panels: bool = Fal
         rows = min(rows, _few_rows(p.m))
     is_wide = not in_panels and _reads_widely(p)
     b_mode = kernels.COPY if is_wide else b_mode
-    run, group, height = _block(p, a_mode == kernels.COPY, b_mode != kernels.DIRECT, columns, rows)
+    run, group, height = _block(p, tile, a_mode == kernels.COPY, b_mode != kernels.DIRECT, rows)
     if is_wide and a_mode != kernels.COPY:
         group = _equal_parts(panels, _WIDE_GROUP)
         run = max(_equal_parts(p.k, kernels.BLOCK_BYTES // (group * columns * size)), 1)
@@ -361,7 +394,7 @@ def _plan_panels(p: Problem, *, a_mode: int | None = None, in_panels: bool = Fal
     grain = group if b_mode != kernels.DIRECT and each > 1 and (_is_far(p) or is_wide) else 1
     slowness = 1.0 + max(0, columns // 2 - p.n) / p.n + (4.0 if b_mode == kernels.GATHER else 0.0)
     slots = p.slots(a_mode, b_mode, rows, run, group, height)
-    function, unit_cost = _FLOAT_KERNELS[p.dtype]["panel"], p.cost(units, slowness)
+    function, unit_cost = _PANEL_KERNELS[p.dtype, tile], p.cost(units, slowness)
     if p.swapped or p.m % rows:
         return Launch(function, slots, units, unit_cost, grain=grain)
     along = (0, 1, 2) if p.batch > 1 and p.b[0] else (0, 2)
@@ -381,7 +414,7 @@ def _reads_widely(p: Problem) -> bool:
     """
     if p.m == 1 or p.m > _FEW_ROWS or _packing_of_b(p) != kernels.COPY:
         return False
-    return p.k * p.b[1] * _SIZES[p.dtype] >= _SPREAD_BYTES[p.m > TILE_ROWS]
+    return p.k * p.b[1] * _SIZES[p.dtype] >= _SPREAD_BYTES[p.m > NARROW.rows]
 
 
 def worth_packing(span: int, times: int) -> bool:
@@ -389,29 +422,30 @@ def worth_packing(span: int, times: int) -> bool:
     return abs(span) * (times - 1) > _IN_PLACE_BYTES
 
 
-def _block(p: Problem, packs_a: bool, packs_b: bool, columns: int, rows: int) -> tuple[int, int, int]:
+def _block(p: Problem, tile: Tile, packs_a: bool, packs_b: bool, rows: int) -> tuple[int, int, int]:
     """Steps of k, panels of B and rows of A that are gone through together, so that what is packed fits."""
-    size = _SIZES[p.dtype]
+    size, columns = _SIZES[p.dtype], _columns(p.dtype, tile)
     panels = -(-p.n // columns)
     # Strips that are packed together are all written.
     height = _round_up(min(_HEIGHT * 4 // size, rows), kernels.strip_rows(size)) if packs_a else 0
     group = panels
     is_far = _is_far(p)
     block = (kernels.FAR_BLOCK_BYTES if is_far else kernels.BLOCK_BYTES) // size
+    least = _GROUP * NARROW.vectors // tile.vectors
     if packs_b:
         room = ((block - 2 * height) // _LEAST_RUN - height) // columns
         wanted = block if is_far else _GROUP_BYTES // size
-        most = _WIDE_GROUP if packs_a else max(_GROUP, wanted // (max(p.k, 1) * columns))
+        most = _WIDE_GROUP if packs_a else max(least, wanted // (max(p.k, 1) * columns))
         group = _equal_parts(panels, min(room, most))
     wide = (columns * group if packs_b else 0) + height
     longest = (block - 2 * height) // wide if wide else max(p.k, 1)
     if packs_b and not is_far:
-        longest = min(longest, _RUN_BYTES // (columns * size))
+        longest = min(longest, (_RUN_BYTES if tile == NARROW else _WIDE_RUN_BYTES) // (columns * size))
     run = max(_equal_parts(p.k, longest), 1)
     if not packs_a:
-        fitting = (_FAR_HEIGHT_BYTES if is_far else _HEIGHT_BYTES) // (run * size) // TILE_ROWS * TILE_ROWS
+        fitting = (_FAR_HEIGHT_BYTES if is_far else _HEIGHT_BYTES) // (run * size) // tile.rows * tile.rows
         stays = is_far or run * columns * size <= _PANEL_BYTES
-        height = min(rows, max(fitting, TILE_ROWS)) if stays and rows * (run + p.n) * size >= _SLAB_BYTES else rows
+        height = min(rows, max(fitting, tile.rows)) if stays and rows * (run + p.n) * size >= _SLAB_BYTES else rows
     return run, group, height
 
 
@@ -431,14 +465,14 @@ def _rows_of_unit(p: Problem, panels: int) -> int:
     so a thread finds its rows of A in its own caches and leaves those of C there.
     """
     least = 2 if p.m * (p.k + p.n) > _TALL * p.k * p.n else 1
-    most = max(p.m // (8 * TILE_ROWS), min(2, p.m // (4 * TILE_ROWS)))
+    most = max(p.m // (8 * NARROW.rows), min(2, p.m // (4 * NARROW.rows)))
     parts = max(1, min(max(-(-_UNITS // panels), least), most))
-    return _round_up(-(-p.m // parts), TILE_ROWS)
+    return _round_up(-(-p.m // parts), NARROW.rows)
 
 
 def _few_rows(m: int) -> int:
     """Rows of C in a unit where nothing is packed: equal parts of at least two tiles, which cost next to nothing, else
     halves, so that threads can part them.
     """
-    whole = [parts for parts in (4, 2) if m % parts == 0 and m // parts >= 2 * TILE_ROWS]
-    return m // (whole[0] if whole else 2 if m % 2 == 0 and m >= TILE_ROWS else 1)
+    whole = [parts for parts in (4, 2) if m % parts == 0 and m // parts >= 2 * NARROW.rows]
+    return m // (whole[0] if whole else 2 if m % 2 == 0 and m >= NARROW.rows else 1)
