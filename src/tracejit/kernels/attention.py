@@ -12,7 +12,7 @@ from typing import Any
 
 from tracejit.kernels import attention_kernels as kernels
 from tracejit.kernels.attention_rows import ADDED, FLAGS, NO_MASK
-from tracejit.kernels.attention_units import BACKWARD, FORWARD, PACK, PANELS
+from tracejit.kernels.attention_units import BACKWARD, FORWARD, LYING, PACK, PANELS
 from tracejit.kernels.fold import LANES
 from tracejit.kernels.gemm import panel_columns
 from tracejit.kernels.gemm_kernels import BLOCK_BYTES
@@ -99,7 +99,7 @@ class _Problem:
 
 
 class _Packing:
-    """Operands in panels: where each begins, and the launches that put those that are packed into scratch memory."""
+    """Operands in panels: where each begins, and launches that put those that are packed into scratch memory."""
 
     def __init__(self, problem: _Problem) -> None:
         self.problem = problem
@@ -138,6 +138,7 @@ class _Packing:
         }
         for name, words in (self._in_place | packed).items():
             found |= {f"{name}_{word}": value for word, value in zip(PANELS, words, strict=True)}
+            found[f"{name}_straight"] = self._straight.get(name, (-1, 0))[0]
         return found
 
     @property
@@ -316,12 +317,14 @@ def _plan_backward(
     for name, index, x, dims in (("k", 2, k, _BY_HEAD), ("q", 1, q, _BY_HEAD), ("ct", 0, ct, _BY_ROW)):
         packing.read(name, index, x, dims)
     last = 4 if mask is None else 5
-    words |= {name: Ptr(index) for name, index in (("ct", 0), ("q", 1), ("stats", last))}
+    words |= {name: Ptr(index) for name, index in (("ct", 0), ("q", 1), ("k", 2), ("v", 3), ("stats", last))}
     words |= {name: Ptr(last + 1 + index) for index, name in enumerate(("dq", "dk", "dv"))}
-    words |= {"ct_batch": ct.strides[0], "ct_head": ct.strides[2], "ct_row": ct.strides[1]}
+    for name, x, dims in (("ct", ct, _BY_ROW), ("k", k, _BY_HEAD), ("v", v, _BY_HEAD)):
+        steps = x.strides[0], x.strides[1 + dims[0]], x.strides[1 + dims[1]]
+        words |= {f"{name}_{word}": step for word, step in zip(LYING, steps, strict=True)}
     words |= packing.words
     units = p.batch * p.heads
     slots = tuple(words[name] for name in BACKWARD)
     cost = p.cost(5) * p.length
     along = tuple(range(last + 4))
-    return packing.launches(Launch(_BACKWARD[p.dtype, p.masked], slots, units, cost, parts=p.batch, along=along))
+    return (Launch(_BACKWARD[p.dtype, p.masked], slots, units, cost, parts=p.batch, along=along),)

@@ -1,4 +1,5 @@
-"""What one unit of attention does: a head's block of query rows, all rows of a head for the gradients, or packing.
+"""What one unit of attention does: a head's block of query rows, all rows of a head for the gradients, or packing,
+which the gradients do themselves, as each of their units has a head of its own.
 
 A block of rows of scores, all keys wide, is in the workspace: products with the keys, then each row's weights
 (`attention_rows`), then products with the values. The gradients compute the weights again from each row's maximum and
@@ -42,9 +43,15 @@ of scores has `height` rows that lie `pitch` elements apart, `together` of them 
 at once; each head has `space` elements of scratch memory, in which the panels of turned operands begin at the places
 named like them."""
 
-BACKWARD = (*_SHARED, "ct", "dq", "dk", "dv", "ct_batch", "ct_head", "ct_row", "v_turned",
+LYING = ("batch", "head", "row")
+"""Slots of an operand, after its name: the strides of batches, heads and rows."""
+
+BACKWARD = (*_SHARED, "ct", "k", "v", "dq", "dk", "dv", "v_turned",
+            *[f"{name}_{word}" for name in ("ct", "k", "v") for word in LYING],
+            *[f"{name}_straight" for name in ("ct", "k", "q")],
             *_panels_of("k", "q", "ct"))  # fmt: skip
-"""The slots of its gradients."""
+"""The slots of its gradients, where panels of an operand as it lies begin at `straight` if they are packed; else that
+is -1."""
 
 
 class _Slots:
@@ -60,7 +67,7 @@ class _Slots:
 def pack(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
     """Some rows of a head: panels of whole vectors, so that products go through memory in order."""
     s = _Slots(code, p, PACK)
-    size, columns = lane.size, TILE_VECTORS * lane.count
+    size = lane.size
     chunks = s.rows.ceil_div(s.chunk)
     with code.loop(low, high) as unit:
         head = unit.quotient(chunks)
@@ -69,18 +76,34 @@ def pack(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
         last = s.rows.least(first + s.chunk)
         source = s.operand + (batch * s.batch_step + (head - batch * s.heads) * s.head_step) * size
         target = s.scratch + head * s.space * size
-        with code.when(s.turned >= 0), code.loop(first, last, columns) as row:
-            panel = target + (s.turned + row * s.width) * size
-            there = (last - row).least(columns)
-            with code.loop(0, there, lane.count) as j:
-                transpose = add_transpose(code.module, lane)
-                at = source + (row + j) * s.row_step * size
-                code.call(transpose, at, s.row_step, panel + j * size, columns, s.width, there - j)
-        with code.when(s.straight >= 0), code.loop(0, s.width, columns) as column:
-            copy = add_copy(code.module, lane, TILE_VECTORS)
-            panel = target + (s.straight + column * s.rows + first * columns) * size
-            at = source + (first * s.row_step + column) * size
-            code.call(copy, at, s.row_step, panel, columns, last - first, s.width - column)
+        with code.when(s.turned >= 0):
+            _turn(lane, code, source, s.row_step, first, last, s.width, target + s.turned * size)
+        with code.when(s.straight >= 0):
+            _copy(lane, code, source, s.row_step, first, last, s.rows, s.width, target + s.straight * size)
+
+
+def _turn(
+    lane: Lane, code: Code, source: Word, step: Word, first: Word | int, last: Word, width: Word, panels: Word
+) -> None:
+    """Packs rows of a head turned: each is a column of panels."""
+    size, columns = lane.size, TILE_VECTORS * lane.count
+    with code.loop(first, last, columns) as row:
+        panel = panels + row * width * size
+        there = (last - row).least(columns)
+        with code.loop(0, there, lane.count) as j:
+            transpose = add_transpose(code.module, lane)
+            code.call(transpose, source + (row + j) * step * size, step, panel + j * size, columns, width, there - j)
+
+
+def _copy(
+    lane: Lane, code: Code, source: Word, step: Word, first: Word, last: Word, rows: Word, width: Word, panels: Word
+) -> None:
+    """Packs some of the `rows` rows of a head as they lie, in panels of columns."""
+    size, columns = lane.size, TILE_VECTORS * lane.count
+    with code.loop(0, width, columns) as column:
+        panel = panels + (column * rows + first * columns) * size
+        at = source + (first * step + column) * size
+        code.call(add_copy(code.module, lane, TILE_VECTORS), at, step, panel, columns, last - first, width - column)
 
 
 class _Panels(NamedTuple):
@@ -107,7 +130,7 @@ class _Heads:
         self.head = head
         self.batch = head.quotient(s.heads)
         self.inner = head - self.batch * s.heads
-        self.q = s.q + (self.batch * s.q_batch + self.inner * s.q_head) * size
+        self.q = self.operand("q")
         self.stats = s.stats + head * s.length * (2 * size)
         self.packed = s.scratch + head * s.space * size
         self.each_flag = s.kind.equals(ADDED).choose(size, 1)
@@ -118,8 +141,25 @@ class _Heads:
         step = self.slots.heads * width
         return base + (self.batch * rows * step + self.inner * width) * self.lane.size, step
 
+    def operand(self, name: str) -> Word:
+        """The first row of an operand of the head."""
+        base, batch, head = (getattr(self.slots, word) for word in (name, f"{name}_batch", f"{name}_head"))
+        at: Word = base + (self.batch * batch + self.inner * head) * self.lane.size
+        return at
+
+    def pack(self) -> None:
+        """Packs the operands of the head for its gradients."""
+        s, code, lane = self.slots, self.code, self.lane
+        for name, width in (("k", s.width), ("v", s.depth)):
+            place = self.turned(getattr(s, f"{name}_turned"))
+            _turn(lane, code, self.operand(name), getattr(s, f"{name}_row"), 0, s.source, width, place)
+        for name, rows, width in (("k", s.source, s.width), ("q", s.length, s.width), ("ct", s.length, s.depth)):
+            start, step = getattr(s, f"{name}_straight"), getattr(s, f"{name}_row")
+            with code.when(start >= 0):
+                _copy(lane, code, self.operand(name), step, code.word(0), rows, rows, width, self.turned(start))
+
     def turned(self, place: Word) -> Word:
-        """The address of the panels of a turned operand of the head."""
+        """The address of the panels of a packed operand of the head."""
         return self.packed + place * self.lane.size
 
     def panels(self, operand: str) -> _Panels:
@@ -249,7 +289,8 @@ def backward(lane: Lane, masked: bool, code: Code, p: Word, low: Word, high: Wor
     steps = weights + s.height * s.pitch * size
     with code.loop(low, high) as head:
         h.enter(head)
-        ct = s.ct + (h.batch * s.ct_batch + h.inner * s.ct_head) * size
+        h.pack()
+        ct = h.operand("ct")
         dq, dq_step = h.result(s.dq, s.length, s.width)
         dk, dk_step = h.result(s.dk, s.source, s.width)
         dv, dv_step = h.result(s.dv, s.source, s.depth)
