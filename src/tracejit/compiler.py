@@ -104,6 +104,18 @@ class Notes(NamedTuple):
     groups: list[GroupInfo]
 
 
+class Outcome(NamedTuple):
+    """What planning comes to: the plan, the graph that passes left, and what they did."""
+
+    plan: Plan
+    graph: Graph
+    report: Report
+
+    def notes(self) -> Notes:
+        """The same for people."""
+        return Notes(self.graph, self.report, describe(self.plan))
+
+
 class Planned:
     """What planning decided about a graph that is compiled, for a CPU or a GPU."""
 
@@ -152,9 +164,9 @@ class Compiled(Planned):
 
     @property
     def notes(self) -> Notes:
-        """What planning decided. Cost: of a program that was kept on disk, planning it."""
+        """What planning decided. Cost: planning once more, but for programs of a template."""
         if self._notes is None:
-            self._notes = plan_graph(self.source(), plan_call)[1]
+            self._notes = plan_graph(self.source(), plan_call).notes()
         return self._notes
 
     @property
@@ -183,6 +195,8 @@ class _Assembly:
         self._externals = self._inputs + len(graph.outputs)
         self._arena: list[tuple[int, int]] = []
         self._place_of: dict[Buffer, int] = {}
+        self._met: set[Any] = set()
+        """Functions of the library that have been told where they come from."""
         self._wanted: list[tuple[Group, int, KernelText | Launch, tuple[Slot, ...], str, Origin | None]] = []
 
     def generate(self) -> None:
@@ -256,9 +270,12 @@ class _Assembly:
                 operands.append(Address(self._room(0, ALIGNMENT)))
         scratch = self.plan.scratch.get(call)
         shared = Address(self._room(0, ALIGNMENT)) if scratch is None else self._address(scratch)
-        layouts = tuple([(r.source.dtype.name, r.shape, r.strides) for r in reads])
         for step, launch in enumerate(call.launches):
-            origin = (call.op.name, layouts, call.attrs, step)
+            origin = None
+            if launch.function not in self._met:
+                self._met.add(launch.function)
+                layouts = tuple([(r.source.dtype.name, r.shape, r.strides) for r in reads])
+                origin = (call.op.name, layouts, call.attrs, step)
             slots = tuple(library_slots(launch, operands, shared))
             self._wanted.append((group, stage + step, launch, slots, f"Library: {call.name}.", origin))
 
@@ -282,7 +299,10 @@ class _Ahead:
 
 def library_slots(launch: Launch, operands: list[Address], scratch: Address) -> list[Slot]:
     """The argument block of a library launch."""
-    return [operands[s.index] if isinstance(s, Ptr) else scratch if isinstance(s, Scratch) else s for s in launch.slots]
+    return [
+        s if type(s) is int else operands[s.index] if isinstance(s, Ptr) else scratch if isinstance(s, Scratch) else s
+        for s in launch.slots
+    ]
 
 
 def describe(plan: Plan) -> list[GroupInfo]:
@@ -310,19 +330,22 @@ def describe(plan: Plan) -> list[GroupInfo]:
 
 
 def compile_graph(
-    graph: Graph, arena: Arena | None = None, elsewhere: Callable[[str | None, str], None] | None = None
+    graph: Graph,
+    arena: Arena | None = None,
+    elsewhere: Callable[[str | None, str], None] | None = None,
+    source: Callable[[], Graph] | None = None,
 ) -> Compiled:
     """Compiles a graph into one native program, whose intermediate values may share an arena with other programs'.
 
     `elsewhere` is told digest and text of a graph that was not compiled before, and may raise, to have it compiled by
-    another process; the digest is None if programs are not kept.
+    another process; the digest is None if programs are not kept. `source` makes a graph of the same meaning for who
+    asks what planning decided.
 
     Raises: NotImplementedError naming an operation that has no kernel (see `supports`); what `elsewhere` raises.
     Cost: about 30 ms for each kernel that is not in the cache; a graph that was compiled before, in any process,
         is not planned again: some 0.3 ms and 30 us for each kernel.
     """
     clock = Clock()
-    notes = None
     key, content = _identity(graph)
     found = None if key is None else _recall(key)
     clock.lap("recall")
@@ -331,7 +354,7 @@ def compile_graph(
             elsewhere(key, content)
         ahead = _Ahead()
         try:
-            plan, notes = plan_graph(graph, plan_call, clock, early=ahead.begin)
+            plan = plan_graph(graph, plan_call, clock, early=ahead.begin).plan
             assembly = _Assembly(graph, plan)
             assembly.generate()
             clock.lap("codegen")
@@ -341,7 +364,7 @@ def compile_graph(
         if key is not None:
             STORE.put(key, graph.name, "", found[0].pack(), RECIPE)
         clock.lap("build")
-    return _loaded(found, graph.name, arena, clock, key, lambda: graph, notes)
+    return _loaded(found, graph.name, arena, clock, key, (lambda: graph) if source is None else source)
 
 
 def recall_program(key: str, name: str, source: Callable[[], Graph], arena: Arena) -> Compiled | None:
@@ -355,7 +378,7 @@ def recall_program(key: str, name: str, source: Callable[[], Graph], arena: Aren
     clock = Clock()
     found = _recall(key)
     clock.lap("recall")
-    return None if found is None else _loaded(found, name, arena, clock, key, source, None)
+    return None if found is None else _loaded(found, name, arena, clock, key, source)
 
 
 def _loaded(
@@ -365,7 +388,6 @@ def _loaded(
     clock: Clock,
     key: str | None,
     source: Callable[[], Graph],
-    notes: Notes | None,
 ) -> Compiled:
     """The program of a recipe and the kernels of its parts."""
     recipe, kernels = found
@@ -378,7 +400,7 @@ def _loaded(
     ]
     _log.debug("%s: %d launches, %d stages", name, len(recipe.steps), recipe.stages)
     return Compiled(
-        program, infos, len(recipe.steps), recipe.stages, recipe.arena_bytes, clock.seconds, key, source, notes
+        program, infos, len(recipe.steps), recipe.stages, recipe.arena_bytes, clock.seconds, key, source, None
     )
 
 
@@ -394,7 +416,7 @@ def plan_graph(
     *,
     strands: bool = True,
     early: Early | None = None,
-) -> tuple[Plan, Notes]:
+) -> Outcome:
     """The plan of a graph, and what was decided on the way; `arrange` arranges products for another than the CPU.
 
     Who does not use `strands` had better have none: they hold memory longer.
@@ -403,9 +425,8 @@ def plan_graph(
     simplified, report = run_passes(graph)
     clock.lap("passes")
     plan = make_plan(simplified, planner, arrange=arrange or _arrange, strands=strands, early=early)
-    notes = Notes(simplified, report, describe(plan))
     clock.lap("schedule")
-    return plan, notes
+    return Outcome(plan, simplified, report)
 
 
 # --- recipes on disk --------------------------------------------------------------------------------------------------

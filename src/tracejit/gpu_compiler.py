@@ -17,7 +17,7 @@ import numpy as np
 from tracejit.codegen.cuda.generate import generate
 from tracejit.codegen.cuda.library import plan_call, plan_with_calls
 from tracejit.codegen.cuda.text import CudaCall, CudaText
-from tracejit.compiler import Notes, Planned, plan_graph
+from tracejit.compiler import Notes, Outcome, Planned, plan_graph
 from tracejit.errors import CudaError
 from tracejit.ir.graph import Graph
 from tracejit.ir.node import Node
@@ -38,7 +38,7 @@ def _is_own(node: Node) -> bool:
     return not is_call(node.dtype.name, node.shape, node.args[0].shape[-1])
 
 
-def plan_for_gpu(graph: Graph, calls: bool = False) -> tuple[Plan, Notes]:
+def plan_for_gpu(graph: Graph, calls: bool = False) -> Outcome:
     """The plan of a graph: as for the CPU, but for what only the CPU's products gain from.
 
     `calls` says that large products are those of the GPU's library.
@@ -54,13 +54,13 @@ def compile_for_gpu(graph: Graph, context: Context, pool: Pool) -> DeviceProgram
 
     Raises: NotImplementedError naming a library operation that has no kernels for a GPU.
     """
-    return _compile(graph, context, pool)[2]
+    return _compile(graph, context, pool)[1]
 
 
-def _compile(graph: Graph, context: Context, pool: Pool) -> tuple[Plan, Notes, DeviceProgram]:
-    plan, notes = plan_for_gpu(graph, is_there(context))
-    scalars, readable = len(graph.scalars), _readable(graph)
-    return plan, notes, DeviceProgram(context, pool, _stages(plan), plan.arena_bytes, scalars, readable)
+def _compile(graph: Graph, context: Context, pool: Pool) -> tuple[Outcome, DeviceProgram]:
+    outcome = plan_for_gpu(graph, is_there(context))
+    plan, scalars, readable = outcome.plan, len(graph.scalars), _readable(graph)
+    return outcome, DeviceProgram(context, pool, _stages(plan), plan.arena_bytes, scalars, readable)
 
 
 def _readable(graph: Graph) -> list[int]:
@@ -172,7 +172,7 @@ def compile_region(graph: Graph, machine: Gpu, hosts: Sequence[bool]) -> GpuComp
         if host and node.shape:
             raise NotImplementedError("a tensor of the host's memory is beside those on the GPU")
     begin = time.perf_counter()
-    plan, notes, program = _compile(graph, machine.context, machine.pool)
+    outcome, program = _compile(graph, machine.context, machine.pool)
     alike: dict[str, list[CudaText | CudaCall]] = {}
     for kernel in program.kernels:
         alike.setdefault(f"{kernel.name} {kernel.text}", []).append(kernel)
@@ -184,6 +184,7 @@ def compile_region(graph: Graph, machine: Gpu, hosts: Sequence[bool]) -> GpuComp
     ]
     seconds = {"all": time.perf_counter() - begin}
     launches = sum(k.launches for k in kernels)
+    plan, notes = outcome.plan, outcome.notes()
     return GpuCompiled(
         machine, program, kernels, launches, plan.stages, plan.arena_bytes, seconds, graph, notes, blocks
     )

@@ -123,7 +123,8 @@ class Template:
         self._scalars = len(graph.scalars) - constants
         self._kinds = graph.scalars[self._scalars :]
         self._graph = graph
-        plan, self._notes = plan_graph(graph, _plan_present, strands=False)
+        outcome = plan_graph(graph, _plan_present, strands=False)
+        plan, self._notes = outcome.plan, outcome.notes()
         self._stages = plan.stages
         self._wanted = _Wanted()
         self._arena = [(self._wanted(b.nbytes), b.first, b.last) for b in plan.arena]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,16 +11,17 @@ import pytest
 
 from tests.ir.random_graphs import random_graph, random_inputs
 from tests.ops.text_runner import run_text
+from tests.updates import RandomUpdates
 from tracejit import dtypes
 from tracejit.aval import Aval
 from tracejit.ir.check import GraphError
 from tracejit.ir.graph import Graph
 from tracejit.ir.interpret import interpret, oracle
-from tracejit.ir.node import Node, apply, input, scalar
-from tracejit.ir.pattern import FAST
+from tracejit.ir.node import Node, apply, input, item, scalar
+from tracejit.ir.pattern import EXACT, FAST
 from tracejit.ir.text import parse_graph, print_graph
-from tracejit.ops.record import ops
-from tracejit.passes import PASSES, run_passes
+from tracejit.ops.record import Op, ops
+from tracejit.passes import PASSES, Making, run_passes
 
 F32 = dtypes.float32
 
@@ -46,6 +48,34 @@ def test_passes_keep_every_bit(seed: int) -> None:
                     assert one_nan(b).tobytes() == one_nan(n).tobytes()
     assert after.homes == graph.homes
     assert after.inputs == graph.inputs
+
+
+def made(graph: Graph) -> Graph:
+    """A graph whose nodes are made once more, each in its simplest form."""
+    making, now = Making(), dict[Node, Node]()
+    for node in graph.nodes():
+        args = tuple([now[a] for a in node.args])
+        if isinstance(node.op, Op):
+            now[node] = making.make(node.op, args, node.attrs)
+        else:
+            now[node] = item(args[0], node.attrs[0]) if args else node
+    outputs = tuple(now[o] for o in graph.outputs)
+    return dataclasses.replace(graph, outputs=outputs, lines={}, labels={}, rest=making.rest)
+
+
+@pytest.mark.parametrize("kind", [random_graph, lambda seed: RandomUpdates(seed).graph])
+@pytest.mark.parametrize("seed", range(150))
+def test_what_is_made_in_its_simplest_form_is_what_the_first_pass_leaves(
+    kind: Callable[[int], Graph], seed: int
+) -> None:
+    graph = kind(seed)
+    (first, *_) = run_passes(graph, passes=PASSES[:1])[1].stages
+    assert made(graph).outputs == first.outputs
+    # There is nothing left to do, and nothing is tried.
+    after = made(graph)
+    tried = after.rest[EXACT].copy()
+    assert tried.issuperset(node for node in after.nodes() if isinstance(node.op, Op))
+    assert run_passes(after)[0].outputs == run_passes(graph)[0].outputs
 
 
 @pytest.mark.parametrize("seed", range(20))

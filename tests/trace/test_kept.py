@@ -118,6 +118,20 @@ def test_a_tree_is_taken_once_it_is_there(kept_trees):
     assert len(trees(kept_trees)) == 2
 
 
+def test_a_program_is_explained_as_it_was_when_its_numbers_are_not_what_they_were(kept_trees):
+    def f(x, p):
+        return x * p
+
+    x = tj.arange(6.0)
+    regions = [calls_of(f, x, 0.3)[1] for _ in range(2)]
+    for region in regions:
+        ((_, executable),) = region.executables()
+        for number in [a for event in executable.events for a in event.numbers]:
+            number.fix(0.3)
+        assert executable.compiled.graph.scalars == ("f",)
+        assert [g.ops for g in executable.compiled.groups] == [("mul",)]
+
+
 def test_what_a_program_was_can_still_be_explained(kept_trees):
     def f(x):
         y = (x * 2).tanh()

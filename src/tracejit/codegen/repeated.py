@@ -34,10 +34,16 @@ class _Likeness:
         self._sources: dict[Value, int] = {}
         self._members = {value: k for k, value in enumerate(group.members)}
         self._plan = plan
+        island = group.members[0]
+        if island.body is not None:
+            # A body is that of islands whose operands are alike in all but the memory that they are in.
+            places = [self._place(plan.storage[r.source], r.offset * r.source.dtype.itemsize) for r in island.reads]
+            places += [self._place(plan.storage[result], 0) for result in island.results]
+            self.key: tuple[Any, ...] = (island.body, *places)
+            return
         parts: list[Any] = [group.kind, group.outer, group.unit, group.layout, group.cuts]
         for value in group.members:
             parts += (value.kind, value.op, value.shape, value.dtype, value.attrs, value.layout, value in group.full)
-            parts.append(value.body)
             for arg in value.args:
                 parts += (arg.key, arg.kind) if isinstance(arg, Number) else self._read(arg)
             for buffer in (plan.storage.get(value), plan.partials.get(value)):

@@ -53,12 +53,15 @@ class Node:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the tensor."""
-        return self.tensor.shape
+        # Asked for more often than anything else.
+        aval = self.aval
+        return aval.shape if type(aval) is Aval else self.tensor.shape
 
     @property
     def dtype(self) -> dtypes.dtype:
         """Element type of the tensor."""
-        return self.tensor.dtype
+        aval = self.aval
+        return aval.dtype if type(aval) is Aval else self.tensor.dtype
 
     def __repr__(self) -> str:
         return f"{self.name}:{self.aval}"
@@ -105,6 +108,11 @@ def make(op: Op, args: tuple[Node, ...], attrs: tuple[Any, ...] = ()) -> Node:
     return _intern(op, args, attrs, attrs, aval)
 
 
+def make_as(op: Op, args: tuple[Node, ...], attrs: tuple[Any, ...], aval: Any) -> Node:
+    """As `make`, for an operation of which it is known what its record's typing rule says."""
+    return _intern(op, args, attrs, attrs, aval)
+
+
 _STAND_IN = {"f": 0.0, "i": 0}
 
 
@@ -119,7 +127,7 @@ def remake(node: Node, args: tuple[Node, ...]) -> Node:
             return item(args[0], node.attrs[0])
         raise TypeError(f"a node of kind '{op}' has no operands")
     for old, new in zip(node.args, args, strict=True):
-        if new is not old and (new.aval is not old.aval or new.is_number):
+        if new is not old and (new.is_number or (new.aval is not old.aval and not _is_same(new.aval, old.aval))):
             made = make(op, args, node.attrs)
             if _is_same(made.aval, node.aval):
                 # One object, so that what reads the node is not typed again.

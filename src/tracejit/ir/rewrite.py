@@ -14,6 +14,38 @@ from tracejit.ops.record import Op
 _LIMIT = 100
 
 
+class Settling:
+    """Applies a step to nodes again and again until it gives None; `known` are nodes for which it does."""
+
+    def __init__(self, step: Callable[[Node], Node | None], known: set[Node]) -> None:
+        self._step, self._known = step, known
+
+    def at(self, node: Node) -> Node:
+        """What becomes of a node whose operands are at rest.
+
+        Raises: RuntimeError if it never comes to rest.
+        """
+        if node in self._known:
+            return node
+        better = self._step(node)
+        if better is not None:
+            return self._settle(better, _LIMIT)
+        self._known.add(node)
+        return node
+
+    def _settle(self, node: Node, left: int) -> Node:
+        """What becomes of a node whose operands may be new, too."""
+        if not left:
+            raise RuntimeError(f"rewriting {node!r} does not come to an end")
+        args = tuple([a if a in self._known else self._settle(a, left - 1) for a in node.args])
+        new = node if args == node.args else remake(node, args)
+        better = None if new in self._known else self._step(new)
+        if better is not None:
+            return self._settle(better, left - 1)
+        self._known.add(new)
+        return new
+
+
 def rewrite(graph: Graph, step: Callable[[Node], Node | None], rest: set[Node] | None = None) -> Graph:
     """The graph with `step` applied to each node, operands first, again and again until it gives None.
 
@@ -23,30 +55,14 @@ def rewrite(graph: Graph, step: Callable[[Node], Node | None], rest: set[Node] |
     Raises: RuntimeError if a node never comes to rest.
     """
     known: set[Node] = set() if rest is None else rest
-
-    def settle(node: Node, left: int) -> Node:
-        """What becomes of a node whose operands may be new, too."""
-        if not left:
-            raise RuntimeError(f"rewriting {node!r} does not come to an end")
-        args = tuple([a if a in known else settle(a, left - 1) for a in node.args])
-        new = node if args == node.args else remake(node, args)
-        better = None if new in known else step(new)
-        if better is not None:
-            return settle(better, left - 1)
-        known.add(new)
-        return new
-
+    settling = Settling(step, known)
     moved: dict[Node, Node] = {}
     for node in graph.nodes():
         new = node
         if moved and not moved.keys().isdisjoint(node.args):
             new = remake(node, tuple([moved.get(a, a) for a in node.args]))
         if new not in known:
-            better = step(new)
-            if better is None:
-                known.add(new)
-            else:
-                new = settle(better, _LIMIT)
+            new = settling.at(new)
         if new is not node:
             moved[node] = new
     return _replaced(graph, moved)

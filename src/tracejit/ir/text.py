@@ -23,7 +23,7 @@ from tracejit import dtypes
 from tracejit.aval import Aval
 from tracejit.ir.graph import Graph
 from tracejit.ir.node import CONST, INPUT, ITEM, SCALAR, Node, const, const_value, input, item, make, scalar
-from tracejit.ops.record import Op, ops
+from tracejit.ops.record import ops
 
 _BY_SHORT = {d.short: d for d in dtypes.ALL}
 _KINDS = {"f": "float", "i": "int"}
@@ -77,12 +77,13 @@ def node_text(node: Node, names: dict[Node, str]) -> str:
     """The expression of a node over the names of its operands."""
     if node.op == ITEM:
         return f"{names[node.args[0]]}[{node.attrs[0]}]"
-    if not isinstance(node.op, Op):
+    op = node.op
+    if isinstance(op, str):
         return names[node]
     operands = [names[a] for a in node.args]
     if node.attrs:
-        operands += [f"{k}={value_text(v)}" for k, v in zip(node.op.attrs, node.attrs, strict=True)]
-    return f"{node.op.name}({', '.join(operands)})"
+        operands += [f"{k}={value_text(v)}" for k, v in zip(op.attrs, node.attrs, strict=True)]
+    return f"{op.name}({', '.join(operands)})"
 
 
 def print_graph(graph: Graph, lines: bool = True, name: str | None = None) -> str:
@@ -111,7 +112,7 @@ def print_graph(graph: Graph, lines: bool = True, name: str | None = None) -> st
             out.append(f"    {text}," + (f"  #{comment}" if comment else ""))
         out.append("):")
     for node in graph.nodes():
-        if not isinstance(node.op, Op) and node.op != ITEM:
+        if isinstance(node.op, str) and node.op != ITEM:
             continue
         comment = ""
         if lines:

@@ -27,9 +27,12 @@ def _typed(name: str, result: dtypes.dtype | None, skip: int) -> Callable[..., A
     def infer(*args: Any) -> Aval:
         shape: tuple[int, ...] = ()
         kind = None
+        known = None
         for i, a in enumerate(args):
-            if isinstance(a, Aval):
-                shape = broadcast(shape, a.shape)
+            if type(a) is Aval:
+                if known is not a:
+                    shape = a.shape if known is None else broadcast(shape, a.shape)
+                    known = a
                 if i >= skip:
                     if kind is not None and a.dtype is not kind:
                         raise TypeError(f"{name}: operands of types {kind} and {a.dtype}")
@@ -38,7 +41,9 @@ def _typed(name: str, result: dtypes.dtype | None, skip: int) -> Callable[..., A
             if result is None:
                 raise TypeError(f"{name}: no operand is a tensor")
             kind = result
-        return Aval(shape, result or kind)
+        kind = result or kind
+        # One object where types are the same: what is made anew of others need not be typed again.
+        return known if known is not None and known.shape is shape and known.dtype is kind else Aval(shape, kind)
 
     return infer
 

@@ -4,6 +4,6 @@ In: a graph. Out: a graph with the same inputs and outputs, and a report of what
 Must not know: how anything is scheduled, generated or run; a pass is a pure function.
 """
 
-from tracejit.passes.pipeline import PASSES, PassRun, Report, run_passes
+from tracejit.passes.pipeline import PASSES, Making, PassRun, Report, run_passes
 
-__all__ = ["PASSES", "PassRun", "Report", "run_passes"]
+__all__ = ["PASSES", "Making", "PassRun", "Report", "run_passes"]

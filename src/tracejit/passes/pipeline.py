@@ -6,13 +6,14 @@ import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from tracejit import config
 from tracejit.ir.check import check as check_graph
 from tracejit.ir.graph import Graph
-from tracejit.ir.node import Node
+from tracejit.ir.node import Node, make, make_as
 from tracejit.ir.pattern import EXACT, Rule, RuleSet
-from tracejit.ir.rewrite import rewrite
+from tracejit.ir.rewrite import Settling, rewrite
 from tracejit.ops.record import Op
 from tracejit.passes import operands, simplify, views
 from tracejit.passes.products import join_products
@@ -39,29 +40,70 @@ class _Step:
         found: list[Callable[[Node], Node | None]] = [operands.plainer] if operands.may_turn(around[1:]) else []
         return found + [rule.apply for rules in self._rules for rule in rules.fitting(around)]
 
-    def __call__(self, node: Node) -> Node | None:
+    def fitting(self, node: Node) -> list[Callable[[Node], Node | None]]:
+        """What may change a node of this operation on operands of such operations."""
         around = (node.op, *[a.op for a in node.args])
         steps = self._fitting.get(around)
         if steps is None:
             steps = self._find(around)
             if len(node.args) <= _FEW:
                 self._fitting[around] = steps
-        for step in steps:
+        return steps
+
+    def __call__(self, node: Node) -> Node | None:
+        for step in self.fitting(node):
             new = step(node)
             if new is not None:
                 return new
         return None
 
 
-_step = functools.cache(_Step)
+_made = functools.cache(_Step)
+
+
+def _step(soundness: str) -> _Step:
+    return _made(soundness, views.RULES, simplify.RULES)
 
 
 def simplified(graph: Graph, soundness: str) -> Graph:
     """Operands in their plainest form, numbers alone computed; chains of views one view, views that move nothing gone;
     algebra, as far as `soundness` allows. All at once, since each node that changes changes all that follow from it.
     """
-    step = _step(soundness, views.RULES, simplify.RULES)
-    return rewrite(graph, step, graph.rest.setdefault(soundness, set()))
+    return rewrite(graph, _step(soundness), graph.rest.setdefault(soundness, set()))
+
+
+class Making:
+    """Makes nodes as `simplified` leaves them, so that none has to be made anew when what it reads changes.
+
+    What becomes of a node depends on nothing but what it is computed from, so it does not matter that no graph is there
+    yet. `rest` is for the graph of such nodes, on which the pass then finds nothing to do.
+    """
+
+    def __init__(self) -> None:
+        self._settled: set[Node] = set()
+        self.rest = {EXACT: self._settled}
+        self._step = _step(EXACT)
+        self._settling = Settling(self._step, self._settled)
+        self._known: dict[tuple[Any, ...], tuple[Any, bool]] = {}
+
+    def make(self, op: Op, args: tuple[Node, ...], attrs: tuple[Any, ...]) -> Node:
+        """As `ir.node.make`; operands must have been made here, too."""
+        # Layers are alike. A record's typing rule is told types of tensors, numbers and attributes; which steps are
+        # tried follows from the operations. Whether one of them changes a node is asked of each.
+        alike: list[Any] = [op, attrs]
+        for a in args:
+            alike += (a,) if a.aval is None else (a.op, a.aval)
+        key = tuple(alike)
+        found = self._known.get(key)
+        if found is None:
+            node = make(op, args, attrs)
+            found = self._known[key] = node.aval, bool(self._step.fitting(node))
+        else:
+            node = make_as(op, args, attrs, found[0])
+        if found[1]:
+            return self._settling.at(node)
+        self._settled.add(node)
+        return node
 
 
 PASSES: tuple[Pass, ...] = (simplified, slice_operands, join_products)

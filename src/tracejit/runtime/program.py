@@ -227,10 +227,12 @@ class ProgramBuilder:
 
         Raises: ValueError on an unknown buffer or scalar, or units that such parts do not divide.
         """
+        buffers, scalars = len(self._buffers), self._scalars
         for slot in slots:
-            if isinstance(slot, Address) and not 0 <= slot.buffer < len(self._buffers):
-                raise ValueError(f"the program has no buffer {slot.buffer}")
-            if isinstance(slot, ScalarRef) and not 0 <= slot.index < self._scalars:
+            if type(slot) is Address:
+                if not 0 <= slot.buffer < buffers:
+                    raise ValueError(f"the program has no buffer {slot.buffer}")
+            elif type(slot) is ScalarRef and not 0 <= slot.index < scalars:
                 raise ValueError(f"the program has no scalar {slot.index}")
         if units < 0:
             raise ValueError(f"expected a number of units, got {units}")
@@ -412,20 +414,22 @@ class Program:
         self._block_of = [self._block.ctypes.data + 8 * start for start in starts]
         pointers: list[tuple[int, int, int]] = []
         scalars: list[tuple[int, int]] = []
+        words: list[int] = []
         arena = self.arena.ctypes.data
-        for at, slot in enumerate(slot for launch in self._launches for slot in launch.slots):
-            if isinstance(slot, ScalarRef):
-                scalars.append((at, slot.index))
-            elif isinstance(slot, float):
-                self._block[at] = _float_bits(slot)
-            elif not isinstance(slot, Address):
-                self._block[at] = slot
-            else:
+        for slot in itertools.chain.from_iterable([launch.slots for launch in self._launches]):
+            word = 0
+            if type(slot) is Address:
                 buffer = buffers[slot.buffer]
                 if buffer.kind == "external":
-                    pointers.append((at, buffer.place, slot.offset))
+                    pointers.append((len(words), buffer.place, slot.offset))
                 else:
-                    self._block[at] = buffer.place + slot.offset + (arena if buffer.kind == "arena" else 0)
+                    word = buffer.place + slot.offset + (arena if buffer.kind == "arena" else 0)
+            elif type(slot) is ScalarRef:
+                scalars.append((len(words), slot.index))
+            else:
+                word = _float_bits(slot) if isinstance(slot, float) else slot  # type: ignore[assignment]
+            words.append(word)
+        self._block[:-1] = words
         self._patches = (len(pointers), _table(pointers), len(scalars), _table(scalars))
 
     def _use_layout(self) -> None:

@@ -108,6 +108,8 @@ def unpack(data: bytes) -> Recipe:
 
 
 def _packed(slot: Slot) -> Any:
+    if type(slot) is int:
+        return slot
     if isinstance(slot, Address):
         return (slot.buffer, slot.offset)
     return (slot.index,) if isinstance(slot, ScalarRef) else plain(slot)
@@ -119,7 +121,7 @@ def plain(value: Any) -> Any:
     Raises: TypeError if there is anything but numbers and text.
     """
     if isinstance(value, tuple):
-        return tuple(map(plain, value))
+        return tuple([v if type(v) is int else plain(v) for v in value])
     if value is None or isinstance(value, (bool, str)):
         return value
     return float(value) if isinstance(value, (float, np.floating)) else operator.index(value)

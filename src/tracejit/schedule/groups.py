@@ -208,6 +208,8 @@ class Partition:
         fused = {-1 - k: read for k, read in enumerate(island.reads) if self._is_fused(read.source)}
         for op, kind, _, operands in body.steps if fused else ():
             leaves = tuple([fused[a] for a in operands if a in fused])
+            if not leaves:
+                continue
             reader = Value(kinds.ELEMENTWISE, op, island.shape, kind, leaves)
             for other in self.sources(reader):
                 _, reason = self._fit(other, reader)

@@ -37,7 +37,7 @@ def _runs(graph: Graph) -> list[list[Node]]:
     """The nodes that follow one another but for inputs, numbers and views, compute element by element, have one shape,
     and are read by each other alone: each run in order.
     """
-    outputs = Counter(graph.outputs)
+    repeated = {node for node, times in Counter(graph.outputs).items() if times > 1}
     found: list[list[Node]] = []
     read_outside: set[Node] = set()
     wanted: set[Node] = set()
@@ -46,16 +46,17 @@ def _runs(graph: Graph) -> list[list[Node]]:
     # From the end: all that reads a node has been seen.
     for node in reversed(graph.nodes()):
         family = node.family
-        if family == "elementwise" and node not in read_outside and outputs[node] < 2 and _are_known(node.shape):
+        if family == "elementwise" and node not in read_outside and node not in repeated:
+            own = node.shape
             if node in wanted:
-                if node.shape == shape:
+                if own is shape or (_are_known(own) and own == shape):
                     run.append(node)
                     wanted.update(node.args)
                     continue
-            elif 0 not in node.shape:
+            elif _are_known(own) and 0 not in own:
                 _end(run, found)
                 read_outside |= wanted
-                run, wanted, shape = [node], set(node.args), node.shape
+                run, wanted, shape = [node], set(node.args), own
                 continue
         elif family == INPUT or node.is_number or (family == "view" and _copies_nothing(node)):
             read_outside.update(node.args)

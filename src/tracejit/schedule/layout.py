@@ -22,6 +22,10 @@ _LOOKED_AT = 16
 """Operations that are looked at for one that takes long."""
 
 
+_GATED = frozenset((ops.mul, ops.where, ops.add))
+"""What a product that goes through a gate looks like."""
+
+
 def _is_swap(node: Node) -> bool:
     if node.op is not ops.permute:
         return False
@@ -165,7 +169,7 @@ def end_products(graph: Graph) -> Graph:
             product, bias = node.args[0].args
             if _takes_bias(product, bias) and is_read_once(product):
                 found.add(node)
-        way = _gate_of(node)
+        way = _gate_of(node) if node.op in _GATED else None
         if way is not None:
             op, whole, product, gate = way
             if is_read_once(whole) and is_read_once(product):

@@ -202,7 +202,7 @@ class Lowering:
             reason = missing(op, tuple([a.aval if isinstance(a.aval, Aval) else None for a in node.args]))
             if reason is not None:
                 raise NotImplementedError(f"cannot compile {reason}")
-        if op.family == "library":
+        elif op.family == "library":
             self._results[node] = results = self._enter_call(node, op, args)
             if isinstance(node.aval, Aval):
                 self._reads[node] = results[0]

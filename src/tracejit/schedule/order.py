@@ -48,6 +48,9 @@ class _Ordering:
         for group, found in before.items():
             for earlier in found:
                 self._after.setdefault(earlier, []).append(group)
+        # Whatever lies behind a group has less behind it.
+        ranked = sorted(before, key=lambda g: (g.behind.bit_count(), g.number))
+        self._rank = {group: rank for rank, group in enumerate(ranked)}
         self._tails = self._measure_tails() if late else {}
         self._begin(Strand())
         self._run()
@@ -55,7 +58,7 @@ class _Ordering:
     def _measure_tails(self) -> dict[Group, int]:
         """Stages from the beginning of each group to the end of all that comes after it."""
         tails: dict[Group, int] = {}
-        for group in sorted(self._before, key=lambda g: (-g.behind.bit_count(), -g.number)):
+        for group in reversed(self._rank):
             tails[group] = self._lengths[group] + max((tails[g] for g in self._after.get(group, ())), default=0)
         return tails
 
@@ -92,8 +95,7 @@ class _Ordering:
         running: dict[int, list[Group]] = {}
         while ready or running:
             stage = self.out.stages
-            # Whatever lies behind a group has less behind it.
-            ready.sort(key=lambda g: (g.behind.bit_count(), g.number))
+            ready.sort(key=self._rank.__getitem__)
             goes_on = self._strand.groups.issuperset(chain.from_iterable(running.values()))
             taken = self._go_on(ready) if goes_on else []
             if not taken and not (goes_on and running):
@@ -139,12 +141,14 @@ class _Ordering:
         if not self._strand.groups:
             return []
         # What cannot be the next of a strand will not be later: it only grows.
-        waiting = [group for group in ready if group in self._waiting or self._way(self._strand, group) is None]
-        if len(waiting) == len(ready):
+        rest = [group for group in ready if group not in self._waiting]
+        ways = [self._way(self._strand, group) for group in rest]
+        if not any(ways):
             # Nobody will ask what waits: to find out goes through all that comes later.
             return []
-        for group in waiting:
-            self._wait(group)
+        for group, way in zip(rest, ways, strict=True):
+            if way is None:
+                self._wait(group)
         if self._held_bytes > cost.HELD_BYTES:
             return []
         going = [group for group in ready if group not in self._waiting]

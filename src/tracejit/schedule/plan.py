@@ -123,6 +123,10 @@ class _Planning:
         self.followed: dict[Group, set[Group]] = {}
         """For a group that writes in place those that must have read before."""
         self.plan = Plan(cuts=partition.cuts, homes=dict(graph.homes), lines=self.lowered.lines)
+        # Groups that others come after, by their bits: most that write in place are not among them.
+        self._led = 0
+        for group in self.groups:
+            self._led |= group.behind
         self._settle_homes()
         self._order(strands)
         self._store()
@@ -214,6 +218,9 @@ class _Planning:
             if group.behind | more == group.behind:
                 continue
             group.behind |= more
+            self._led |= more
+            if not self._led >> group.number & 1:
+                continue
             for other in self.groups:
                 if other.behind >> group.number & 1:
                     other.behind |= group.behind
@@ -223,8 +230,8 @@ class _Planning:
     def _order(self, strands: bool) -> None:
         plan, groups = self.plan, self.groups
         partings = {g: parting(g) if strands else None for g in groups}
-        lengths = {g: launches_of(g) for g in groups}
-        found = order({g: self._before(g) for g in groups}, self.followed, lengths, partings, late=self._near)
+        self.lengths = {g: launches_of(g) for g in groups}
+        found = order({g: self._before(g) for g in groups}, self.followed, self.lengths, partings, late=self._near)
         plan.stage, plan.stages, plan.strands = found.stage, found.stages, found.strands
         plan.groups = sorted(groups, key=lambda g: (plan.stage[g], g.number))
 
@@ -267,9 +274,9 @@ class _Planning:
                 call, start = group.members[0], plan.stage[group]
                 nbytes = scratch_bytes(call.launches)
                 if nbytes:
-                    plan.scratch[call] = Buffer("arena", 0, nbytes, start, start + launches_of(group) - 1)
+                    plan.scratch[call] = Buffer("arena", 0, nbytes, start, start + self.lengths[group] - 1)
                     arena.append(plan.scratch[call])
-            if group.kind not in (BLOCKS, COLUMN) or launches_of(group) == 1:
+            if group.kind not in (BLOCKS, COLUMN) or self.lengths[group] == 1:
                 continue
             for value in group.reductions:
                 blocks = folded_blocks(group, value)
@@ -298,11 +305,11 @@ class _Planning:
         for value, buffer in plan.storage.items():
             for group in [self.group_of[w] for w in writers(value)] + [g for g, _ in self.readers.get(value, [])]:
                 start = plan.stage[group]
-                buffer.live(start, max(start, start + launches_of(group) - 1))
+                buffer.live(start, max(start, start + self.lengths[group] - 1))
 
     def _span(self, strand: Strand) -> tuple[int, int]:
         first = min(self.plan.stage[group] for group in strand.groups)
-        return first, max(self.plan.stage[group] + launches_of(group) - 1 for group in strand.groups)
+        return first, max(self.plan.stage[group] + self.lengths[group] - 1 for group in strand.groups)
 
     def _share_memory(self, strand: Strand) -> None:
         """Lets a value that comes and goes in a strand have the memory of one of the same size that is gone.
@@ -365,7 +372,7 @@ def make_plan(
     early: Early | None = None,
 ) -> Plan:
     """The plan of a graph, whose products `arrange` arranges; with `strands` for threads that may go through stages
-    without meeting.
+    without meeting, which open sizes cannot have.
 
     Raises: NotImplementedError naming an operation that has no kernel.
     """

@@ -12,13 +12,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import gcd
-from typing import Any
 
 from tracejit.schedule.groups import CALL, LOOP, ROW, Group
 from tracejit.schedule.squares import is_mirrored
 from tracejit.schedule.values import REDUCTION, VIRTUAL, Read, Value
-
-_INTEGERS = frozenset((int,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +68,7 @@ class _Accesses:
 
 
 def parting(group: Group) -> Parting | None:
-    """How a group can be parted, if it can. One with open sizes is not."""
-    if _is_open(group):
-        return None
+    """How a group can be parted, if it can. Edge: not to be asked where sizes are open, since it compares them."""
     if group.kind == CALL:
         return _parting_of_call(group.members[0])
     if group.kind not in (LOOP, ROW):
@@ -102,23 +97,6 @@ def parting(group: Group) -> Parting | None:
     return found.parting(writes)
 
 
-def _is_open(group: Group) -> bool:
-    """Whether any size is a symbol: comparing it would be a decision."""
-    for value in group.members:
-        for read in value.reads if value.into is None else (*value.reads, value.into):
-            if not (_are_known(read.shape) and _are_known(read.strides)):
-                return True
-            if not _are_known((read.offset, read.source.numel)):
-                return True
-        if not (_are_known(value.shape) and all(_are_known(result.shape) for result in value.results)):
-            return True
-    return False
-
-
-def _are_known(sizes: tuple[Any, ...]) -> bool:
-    return _INTEGERS.issuperset(map(type, sizes))
-
-
 def _parting_of_call(call: Value) -> Parting | None:
     """How all launches of a call can be parted: part k of one needs no more than part k of those before."""
     launches = call.launches
@@ -126,16 +104,14 @@ def _parting_of_call(call: Value) -> Parting | None:
         return None
     found = _Accesses(gcd(*(launch.parts for launch in launches)))
 
-    def is_along(index: int) -> bool:
-        return all(index in launch.along for launch in launches)
-
+    along = set(launches[0].along).intersection(*[launch.along for launch in launches[1:]])
     for k, read in enumerate(call.reads):
-        size = _first_size(read, read.shape) if is_along(k) else 0
+        size = _first_size(read, read.shape) if k in along else 0
         if size % found.parts:
             size = 0
         found.add(read.source, found.parts if size else 0)
     for k, result in enumerate(call.results, len(call.reads)):
-        found.add(result, found.parts if is_along(k) else 0)
+        found.add(result, found.parts if k in along else 0)
     return found.parting(set(call.results))
 
 

@@ -82,8 +82,8 @@ class Value:
 
     def __post_init__(self) -> None:
         self.numel = prod(self.shape)
-        self.reads = [a for a in self.args if isinstance(a, Read)]
-        self.joined = tuple([r.source for r in self.reads if r.source.kind == JOINED])
+        self.reads = [a for a in self.args if type(a) is Read]
+        self.joined = tuple([r.source for r in self.reads if r.source.kind == JOINED]) if self.reads else ()
 
     @property
     def cuts(self) -> list[tuple[Value, frozenset[int]]]:

@@ -87,7 +87,7 @@ class Executable:
         """The graph that the program computes."""
         if not self.events:
             return None
-        return make_graph(self.events, self.ends, outline(self.events).free, self.name)
+        return make_graph(self.events, self.ends, outline(self.events), self.name)
 
     def load(self, compiled: Any) -> None:
         """Take the program over and lay out its pointers."""

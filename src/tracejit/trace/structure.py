@@ -18,8 +18,10 @@ from typing import Any, NamedTuple
 
 from tracejit.aval import Aval
 from tracejit.compiler import Compiled, compile_graph, recall_program
+from tracejit.config import SETTINGS
 from tracejit.ir import node as ir
 from tracejit.ir.graph import Graph
+from tracejit.passes import Making
 from tracejit.runtime.program import Arena
 from tracejit.symbols import Trail
 from tracejit.template import Template
@@ -122,20 +124,33 @@ class Ends:
     homes: list[tuple[int, int]]
 
 
-def make_graph(events: list[Event], ends: Ends, values: list[Any], name: str) -> Graph:
-    """The graph of a segment, with `values` for its free values: an `ir` node stands for a number given later."""
+def make_graph(
+    events: list[Event],
+    ends: Ends,
+    structure: Outline,
+    name: str,
+    values: list[Any] | None = None,
+    making: Making | None = None,
+) -> Graph:
+    """The graph of a segment of this structure, with its own free values or with `values`: an `ir` node stands for a
+    number given later. Numbers may have become run-time numbers since.
+
+    With `making` it is as the first pass leaves it, and has no lines and labels: for a compiler that is asked for
+    nothing but a program.
+    """
     nodes: dict[int, Any] = {}
     inputs: list[ir.Node] = []
     slots: list[int] = []
     lines: dict[ir.Node, str] = {}
     labels: dict[ir.Node, str] = {}
     scalars: dict[Number, ir.Node] = {}
-    free = iter(values)
+    values = structure.free if values is None else values
+    free, varying = iter(values), iter(structure.varying)
 
     def number(n: Number | Static) -> ir.Node:
         if isinstance(n, Static) and type(n.value) not in (int, float):
             return ir.const(n.value)
-        if isinstance(n, Number) and n.varies and not n.fixed:
+        if isinstance(n, Number) and next(varying):
             if n not in scalars:
                 scalars[n] = ir.scalar(len(scalars), n.kind)
             return scalars[n]
@@ -159,9 +174,12 @@ def make_graph(events: list[Event], ends: Ends, values: list[Any], name: str) ->
                 attrs = tuple(
                     [_refill(v, free) if n in _SIZES else v for n, v in zip(step.op.attrs, attrs, strict=True)]
                 )
-            made = ir.make(step.op.origin or step.op, args, attrs)
-            lines.setdefault(made, event.line)
-            labels.setdefault(made, event.name)
+            if making is None:
+                made = ir.make(step.op.origin or step.op, args, attrs)
+                lines.setdefault(made, event.line)
+                labels.setdefault(made, event.name)
+            else:
+                made = making.make(step.op.origin or step.op, args, attrs)
             if len(step.outs) == 1:
                 nodes[step.outs[0]] = made
             else:
@@ -175,7 +193,8 @@ def make_graph(events: list[Event], ends: Ends, values: list[Any], name: str) ->
     kinds = [n.kind for n in scalars]
     given = sorted({v for v in values if isinstance(v, ir.Node)}, key=lambda n: n.attrs[0])
     kinds += [v.attrs[1] for v in given]
-    return Graph(tuple(inputs), tuple(kinds), tuple(outputs), homes, name, lines, labels)
+    rest = {} if making is None else making.rest
+    return Graph(tuple(inputs), tuple(kinds), tuple(outputs), homes, name, lines, labels, rest)
 
 
 def scalars_of(events: list[Event]) -> list[Number]:
@@ -249,31 +268,36 @@ class Structures:
         """
         shape = outline(events)
         key = (shape.key, tuple(ends.outputs), tuple(ends.homes))
+        mark = hash(key)
         place = key, shape.varying
         family = self._families[place] = self._families.pop(place, _Family())
         if len(self._families) > _FAMILIES:
             del self._families[next(iter(self._families))]
         before = set(self.kernels)
-        fresh = hash(key) not in self._met
+        fresh = mark not in self._met
         if fresh and self.closed:
             raise Exceeded
         if computes_on_gpu(events):
-            graph = make_graph(events, ends, shape.free, name)
+            graph = make_graph(events, ends, shape, name)
             hosts = [not ext.gpu for event in events for ext in event.binds.values()]
             compiled = gpu_side().compile_region(graph, hosts)
             made, planned = (compiled, [(o.shape, o.dtype.np) for o in graph.outputs]), True
         else:
             made, planned = None, True
             if kept is not None and not family.seen:
-                compiled = recall_program(
-                    kept.key, name, lambda: make_graph(events, ends, shape.free, name), self._arena
-                )
+                compiled = recall_program(kept.key, name, lambda: make_graph(events, ends, shape, name), self._arena)
                 made = None if compiled is None else (compiled, kept.results)
             if made is None:
                 made, planned = self._from_template(family, shape, events, ends, name, elsewhere)
         if made is None:
-            graph = make_graph(events, ends, shape.free, name)
-            compiled = compile_graph(graph, self._arena, None if elsewhere is None else elsewhere.graph)
+            # Who wants graphs checked after each pass wants the first one to run, too.
+            graph = make_graph(events, ends, shape, name, making=None if SETTINGS.check else Making())
+            compiled = compile_graph(
+                graph,
+                self._arena,
+                None if elsewhere is None else elsewhere.graph,
+                lambda: make_graph(events, ends, shape, name),
+            )
             made = compiled, [(o.shape, o.dtype.np) for o in graph.outputs]
         if not family.seen:
             family.seen.append(shape.free)
@@ -283,7 +307,7 @@ class Structures:
         if new and self.closed:
             raise Exceeded
         self.kernels.update(symbols)
-        self._met.add(hash(key))
+        self._met.add(mark)
         return Built(compiled, results, fresh, new, planned)
 
     def _from_template(
@@ -320,7 +344,7 @@ class Structures:
         values, symbols, numbers = _opened(family.seen, shape, trail, len(scalars_of(events)))
         if not symbols and not numbers:
             return None
-        return Template(make_graph(events, ends, values, name), trail, len(numbers)), symbols, numbers
+        return Template(make_graph(events, ends, shape, name, values), trail, len(numbers)), symbols, numbers
 
 
 def _opened(seen: list[list[Any]], shape: Outline, trail: Trail, scalars: int) -> Any:
