@@ -21,6 +21,7 @@ from tracejit.schedule import islands
 from tracejit.schedule.groups import CALL, Group, Partition
 from tracejit.schedule.layout import arrange_products
 from tracejit.schedule.plan import Plan, make_plan
+from tracejit.schedule.strands import Partings, parting
 from tracejit.schedule.values import ISLAND
 
 RNG = np.random.default_rng(7)
@@ -74,6 +75,13 @@ def test_some_random_updates_are_islands_and_some_are_not() -> None:
     graphs = [RandomUpdates(seed).graph for seed in range(60)]
     assert sum(len(islands_of(make_plan(graph, plan_call))) for graph in graphs) > 40
     assert sum(not islands_of(make_plan(graph, plan_call)) for graph in graphs) > 10
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_islands_of_a_kind_are_parted_as_each_by_itself(seed: int) -> None:
+    plan = make_plan(RandomUpdates(seed).graph, plan_call)
+    ways = Partings()
+    assert [ways.of(group) for group in plan.groups] == [parting(group) for group in plan.groups]
 
 
 @pytest.mark.parametrize("seed", range(12))

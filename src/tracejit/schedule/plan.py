@@ -20,7 +20,7 @@ from tracejit.schedule.memory import Buffer, place
 from tracejit.schedule.near import is_near, part_columns
 from tracejit.schedule.order import order
 from tracejit.schedule.sink import sink
-from tracejit.schedule.strands import Strand, parting
+from tracejit.schedule.strands import Partings, Strand
 from tracejit.schedule.values import Value, unfold, whole
 
 Early = Callable[[int, Sequence[PlannedLaunch]], object]
@@ -229,7 +229,8 @@ class _Planning:
 
     def _order(self, strands: bool) -> None:
         plan, groups = self.plan, self.groups
-        partings = {g: parting(g) if strands else None for g in groups}
+        ways = Partings()
+        partings = {g: ways.of(g) if strands else None for g in groups}
         self.lengths = {g: launches_of(g) for g in groups}
         found = order({g: self._before(g) for g in groups}, self.followed, self.lengths, partings, late=self._near)
         plan.stage, plan.stages, plan.strands = found.stage, found.stages, found.strands

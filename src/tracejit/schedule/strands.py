@@ -11,11 +11,12 @@ gradient of a weight, waits until the strand ends.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import compress
 from math import gcd
 
 from tracejit.schedule.groups import CALL, LOOP, ROW, Group
 from tracejit.schedule.squares import is_mirrored
-from tracejit.schedule.values import REDUCTION, VIRTUAL, Read, Value
+from tracejit.schedule.values import REDUCTION, VIRTUAL, Body, Read, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,30 @@ def parting(group: Group) -> Parting | None:
             found.add(own, _first_size(value.into, value.shape))
         writes.add(own)
     return found.parting(writes)
+
+
+class Partings:
+    """How the groups of one program can be parted, if they can; islands of a kind are asked about once."""
+
+    def __init__(self) -> None:
+        self._known: dict[Body, tuple[int, list[bool]] | None] = {}
+
+    def of(self, group: Group) -> Parting | None:
+        """As `parting`."""
+        island = group.members[0]
+        body = island.body
+        if body is None:
+            return parting(group)
+        # A body is that of islands whose operands are alike in all but the memory that they are in.
+        touched = [*[read.source for read in island.reads], *group.members]
+        if body not in self._known:
+            way = parting(group)
+            self._known[body] = None if way is None else (way.parts, [value in way.along for value in touched])
+        known = self._known[body]
+        if known is None:
+            return None
+        parts, along = known
+        return Parting(parts, frozenset(compress(touched, along)), frozenset(touched), frozenset(group.members))
 
 
 def _parting_of_call(call: Value) -> Parting | None:
