@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -112,16 +113,19 @@ def fold(node: Node) -> Node | None:
     return apply(ops.full, np.asarray(result).item(), shape=node.shape, dtype=node.dtype)
 
 
-_STEPS = (past_expands, numbers_for_fulls, numbers_of_the_type, fold)
-_TURNED = frozenset((CONST, ops.full, ops.expand))
-"""Operations of operands that one of them is about."""
+def fitting(around: tuple[Op | str, ...]) -> list[Callable[[Node], Node | None]]:
+    """Which of these rewrites may change a node of the first of these operations whose operands are of the others."""
+    of = around[1:]
+    found: list[Callable[[Node], Node | None]] = []
+    if ops.expand in of:
+        found.append(past_expands)
+    if ops.full in of:
+        found.append(numbers_for_fulls)
+    if CONST in of:
+        found.append(numbers_of_the_type)
+    if of and _NUMBERS.issuperset(of):
+        found.append(fold)
+    return found
 
 
-def may_turn(around: tuple[Op | str, ...]) -> bool:
-    """Whether one of these rewrites may change a node with operands of such operations."""
-    return not _TURNED.isdisjoint(around)
-
-
-def plainer(node: Node) -> Node | None:
-    """What the first of these rewrites makes of the node, or None."""
-    return next((new for step in _STEPS if (new := step(node)) is not None), None)
+_NUMBERS = frozenset((CONST, ops.full))

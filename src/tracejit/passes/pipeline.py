@@ -37,8 +37,7 @@ class _Step:
         self._fitting: dict[tuple[Op | str, ...], list[Callable[[Node], Node | None]]] = {}
 
     def _find(self, around: tuple[Op | str, ...]) -> list[Callable[[Node], Node | None]]:
-        found: list[Callable[[Node], Node | None]] = [operands.plainer] if operands.may_turn(around[1:]) else []
-        return found + [rule.apply for rules in self._rules for rule in rules.fitting(around)]
+        return operands.fitting(around) + [rule.apply for rules in self._rules for rule in rules.fitting(around)]
 
     def fitting(self, node: Node) -> list[Callable[[Node], Node | None]]:
         """What may change a node of this operation on operands of such operations."""

@@ -118,7 +118,7 @@ class Lowering:
         self.out = Lowered(lines=ChainMap(arranged.lines, graph.lines))  # type: ignore[arg-type]
         self._reads: dict[Node, Read | Number] = {}
         self._results: dict[Node, list[Read]] = {}
-        self._launches: dict[tuple[Op, tuple[Layout, ...], tuple[Any, ...]], Any] = {}
+        self._launches: dict[tuple[Any, ...], Any] = {}
         self._node: Node | None = None
         for k, node in enumerate(graph.inputs):
             aval = node.tensor
@@ -309,14 +309,14 @@ class Lowering:
         return whole(self.copy(read)) if read.source.kind == kinds.VIRTUAL else read
 
     def _plan(self, op: Op, reads: list[Read], avals: tuple[Aval, ...], attrs: tuple[Any, ...]) -> Value:
-        results = [Layout(a.dtype.name, a.shape, contiguous_strides(a.shape)) for a in avals]
-
         def plan(operands: list[Read]) -> Any:
-            layouts = tuple([Layout(r.source.dtype.name, r.shape, r.strides) for r in operands] + results)
             # Layers are alike, and so are the steps of a loop.
-            launches = self._launches.get((op, layouts, attrs))
+            key = (op, attrs, avals, *[part for r in operands for part in (r.source.dtype, r.shape, r.strides)])
+            launches = self._launches.get(key)
             if launches is None:
-                launches = self._launches[op, layouts, attrs] = self.planner(op, layouts, attrs)
+                layouts = [Layout(r.source.dtype.name, r.shape, r.strides) for r in operands]
+                layouts += [Layout(a.dtype.name, a.shape, contiguous_strides(a.shape)) for a in avals]
+                launches = self._launches[key] = self.planner(op, tuple(layouts), attrs)
             return launches
 
         try:

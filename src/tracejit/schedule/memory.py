@@ -33,8 +33,10 @@ class Buffer:
 
     def live(self, first: int, last: int) -> None:
         """Extends the lifetime."""
-        self.first = min(self.first, first)
-        self.last = max(self.last, last)
+        if first < self.first:
+            self.first = first
+        if last > self.last:
+            self.last = last
 
 
 def place(buffers: Iterable[Buffer]) -> int:

@@ -92,14 +92,18 @@ class _Ordering:
 
     def _run(self) -> None:
         ready = [group for group, left in self._left.items() if not left]
+        # What waits for the end of the strand: much, and nobody need look at it before.
+        waiting: list[Group] = []
         running: dict[int, list[Group]] = {}
-        while ready or running:
+        while ready or waiting or running:
             stage = self.out.stages
             ready.sort(key=self._rank.__getitem__)
             goes_on = self._strand.groups.issuperset(chain.from_iterable(running.values()))
             taken = self._go_on(ready) if goes_on else []
             if not taken and not (goes_on and running):
                 self._end()
+                ready = sorted(ready + waiting, key=self._rank.__getitem__)
+                waiting = []
                 taken = self._first(ready)
                 if not running:
                     self._begin(self._strand_of(taken))
@@ -108,12 +112,13 @@ class _Ordering:
             for group in taken:
                 self._wait_with(group)
                 running.setdefault(stage + self._lengths[group] - 1, []).append(group)
-            ready = [group for group in ready if group not in self.out.stage]
+            waiting += [group for group in ready if group in self._waiting]
+            ready = [group for group in ready if group not in self.out.stage and group not in self._waiting]
             for group in running.pop(stage, ()):
                 for later in self._after.get(group, ()):
                     self._left[later] -= 1
                     if not self._left[later]:
-                        ready.append(later)
+                        (waiting if later in self._waiting else ready).append(later)
             self.out.stages += 1
         self._end()
 
@@ -141,12 +146,11 @@ class _Ordering:
         if not self._strand.groups:
             return []
         # What cannot be the next of a strand will not be later: it only grows.
-        rest = [group for group in ready if group not in self._waiting]
-        ways = [self._way(self._strand, group) for group in rest]
+        ways = [self._way(self._strand, group) for group in ready]
         if not any(ways):
             # Nobody will ask what waits: to find out goes through all that comes later.
             return []
-        for group, way in zip(rest, ways, strict=True):
+        for group, way in zip(ready, ways, strict=True):
             if way is None:
                 self._wait(group)
         if self._held_bytes > cost.HELD_BYTES:

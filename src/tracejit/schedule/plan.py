@@ -303,10 +303,10 @@ class _Planning:
     def _live(self) -> None:
         """Finds out between which stages memory is in use."""
         plan = self.plan
+        spans = {group: (start, start + max(self.lengths[group], 1) - 1) for group, start in plan.stage.items()}
         for value, buffer in plan.storage.items():
             for group in [self.group_of[w] for w in writers(value)] + [g for g, _ in self.readers.get(value, [])]:
-                start = plan.stage[group]
-                buffer.live(start, max(start, start + self.lengths[group] - 1))
+                buffer.live(*spans[group])
 
     def _span(self, strand: Strand) -> tuple[int, int]:
         first = min(self.plan.stage[group] for group in strand.groups)
