@@ -270,10 +270,14 @@ class _Planning:
         for strand in plan.strands:
             self._share_memory(strand)
         arena = list(dict.fromkeys(b for b in plan.storage.values() if b.kind == "arena"))
+        # Calls that are alike have the same launches.
+        rooms: dict[int, int] = {}
         for group in plan.groups:
             if group.kind == CALL:
                 call, start = group.members[0], plan.stage[group]
-                nbytes = scratch_bytes(call.launches)
+                nbytes = rooms.get(id(call.launches))
+                if nbytes is None:
+                    nbytes = rooms[id(call.launches)] = scratch_bytes(call.launches)
                 if nbytes:
                     plan.scratch[call] = Buffer("arena", 0, nbytes, start, start + self.lengths[group] - 1)
                     arena.append(plan.scratch[call])
