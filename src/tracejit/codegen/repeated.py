@@ -6,7 +6,7 @@ Must not know: what is in a text.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from tracejit.codegen.generate import generate
@@ -90,7 +90,7 @@ class Texts:
             made = generate(group, self._plan)
             self._known[like.key] = [[(kernel, _opened(kernel, like)) for kernel in together] for together in made]
             return made
-        return [[replace(kernel, slots=_filled(slots, like)) for kernel, slots in together] for together in known]
+        return [[kernel.over(_filled(slots, like)) for kernel, slots in together] for together in known]
 
 
 def _opened(kernel: KernelText, like: _Likeness) -> list[Any]:

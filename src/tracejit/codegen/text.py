@@ -48,6 +48,10 @@ class KernelText:
     units: int
     unit_cost: float
 
+    def over(self, slots: tuple[Slot, ...]) -> KernelText:
+        """The same with other arguments."""
+        return KernelText(self.name, self.text, self.doc, slots, self.units, self.unit_cost)
+
 
 class Writer:
     """Collects the text of one kernel."""

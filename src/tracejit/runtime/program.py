@@ -15,6 +15,7 @@ import time
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -70,8 +71,7 @@ _RELEASE_NS = 200_000.0
 that nobody can disturb writes gradients where they were."""
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(NamedTuple):
     """An argument slot: `offset` bytes into buffer `buffer` of the program."""
 
     buffer: int
@@ -88,16 +88,14 @@ class ScalarRef:
 Slot = int | float | Address | ScalarRef
 
 
-@dataclass(frozen=True, slots=True)
-class _Buffer:
+class _Buffer(NamedTuple):
     """External buffer number `place`, or the arena from byte `place` on, or the fixed address `place`."""
 
     kind: str
     place: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Launch:
+class _Launch(NamedTuple):
     kernel: Kernel
     slots: tuple[Slot, ...]
     units: int
@@ -113,8 +111,7 @@ class _Launch:
         return self.units * self.unit_cost
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(NamedTuple):
     """A part of a launch: its units [low, high), done by one thread."""
 
     launch: int

@@ -10,7 +10,7 @@ import marshal
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,8 +21,7 @@ Origin = tuple[str, tuple[Any, ...], tuple[Any, ...], int]
 """A kernel of the library: the operation, how its operands and results lie in memory, attributes, number of launch."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """A kernel of a recipe: its digest, what it computes, and where it comes from if that is not its text."""
 
     digest: str
@@ -30,8 +29,7 @@ class Part:
     origin: Origin | None
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """A launch of a recipe: kernel `part` over `units` of `unit_cost` nanoseconds, in a stage, perhaps in `parts` of a
     strand, `grain` together where that is possible (see `ProgramBuilder.add_launch`)."""
 
