@@ -4,8 +4,9 @@ In: a record, arrays and numbers, attributes. Out: new arrays.
 Must not know: tensors, autograd, traces.
 
 Operations that are exact, so that NumPy cannot differ from a kernel, run in NumPy: always if they are one loop of its,
-else at their first uses; so do short reductions, step by step in the order of the kernels. Elementary functions run as
-one flat loop; reductions, library operations and random numbers as programs of one operation, kept by operand layout.
+else at their first uses; so do short reductions, step by step in the order of the kernels, and elementary functions of
+few elements, by their formulas. Else these run as one flat loop; reductions, library operations and random numbers as
+programs of one operation, kept by operand layout.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from tracejit.ir.graph import Graph
 from tracejit.ir.node import Node
 from tracejit.kernels.fold import STEPS_IN_NUMPY, fold_in_numpy
 from tracejit.kernels.template import lanes
+from tracejit.kernels.vmath.in_numpy import FORMULAS, by_formula
 from tracejit.ops import Op, ops
 from tracejit.runtime.arrays import SMALL_BYTES, copied, empty, placed
 from tracejit.runtime.build import build
@@ -140,6 +142,8 @@ _NUMPY_ELEMENTS = 1 << 18
 """Elements of operands up to which NumPy takes less time at these uses than building a kernel."""
 _NUMPY_MOVES = 1 << 20
 """The same for exact operations on elements as they lie, whose kernel there is: a new layout is a program to plan."""
+_FORMULA_WORK, _FORMULA_ELEMENTS = 1 << 20, 1 << 10
+"""The same for a use of an elementary function, which is hundreds of NumPy's loops; the most elements it may have."""
 _MOVES = ("elementwise", "place")
 """Families of such operations."""
 _uses: dict[Any, int] = {}
@@ -240,6 +244,9 @@ def _run_any(op: Op, args: tuple[Any, ...]) -> np.ndarray:
     if flat is None:
         if op.exact and is_rare(tuple(key), _elements(args)):
             return _as_a_kernel(op, args, ())
+        result = None if op.exact else _run_formula(op, args, tuple(key))
+        if result is not None:
+            return result
         flat = _flat_kernels[tuple(key)] = _Flat(op, args)
     given: list[Any] = list(args)
     if not alike or shape is None:
@@ -252,6 +259,18 @@ def _run_any(op: Op, args: tuple[Any, ...]) -> np.ndarray:
     given.append(out)
     launch(flat.address, out.size, flat.cost, *[_plain(given[k]) for k in flat.slots])
     return out
+
+
+def _run_formula(op: Op, args: tuple[Any, ...], key: tuple[Any, ...]) -> np.ndarray | None:
+    """What the kernel of an elementary function would give, bit for bit, at its first uses; None if NumPy cannot."""
+    x = args[0]
+    if len(args) > 1 or x.dtype != np.float32 or x.size > _FORMULA_ELEMENTS or op.name not in FORMULAS:
+        return None
+    if not is_rare(key, _FORMULA_WORK):
+        return None
+    result = by_formula(op.name, x)
+    # A formula does not say which nan it is.
+    return None if np.isnan(result).any() else placed(result.reshape(x.shape))
 
 
 def _as_a_kernel(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> np.ndarray:

@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 
 from benchmarks import ulp
 from tracejit.kernels import vmath
-from tracejit.kernels.vmath import exponential, logarithm, special, trigonometric
+from tracejit.kernels.vmath import exponential, in_numpy, logarithm, special, trigonometric
 from tracejit.kernels.vmath.expression import V
 
 Array = np.ndarray[Any, Any]
@@ -167,6 +167,42 @@ def test_a_strip_has_the_bits_of_scalars(name: str, dtype: Any) -> None:
         replace(out.ctypes.data, count)
         assert np.array_equal(bits(out[:count]), expected[:count])
         assert np.array_equal(bits(out[written:]), bits(x[written:]))
+
+
+@pytest.mark.parametrize("name", sorted(in_numpy.FORMULAS))
+def test_numpy_gets_the_bits_of_scalars(name: str) -> None:
+    rng = np.random.default_rng(9)
+    any_bits = rng.integers(0, 1 << 32, 1 << 16, dtype=np.uint32).view(np.float32)
+    usual = np.concatenate([rng.standard_normal(1 << 15), rng.uniform(-105, 95, 1 << 15), rng.uniform(-1, 1, 1 << 15)])
+    x = np.concatenate([edge_values(np.float32), any_bits, usual.astype(np.float32)])
+    got = in_numpy.by_formula(name, x)
+    assert got.dtype == np.float32
+    assert np.array_equal(bits(got), bits(run(name, x)))
+
+
+def test_numpy_rounds_a_product_and_a_sum_once() -> None:
+    @numba.njit(numba.void(*[numba.float32[::1]] * 4))
+    def loop(x: Any, y: Any, z: Any, out: Any) -> None:
+        for i in range(x.size):
+            out[i] = vmath.fma_f32(x[i], y[i], z[i])
+
+    rng = np.random.default_rng(10)
+    edges = edge_values(np.float32)
+    every = [grid.ravel() for grid in np.meshgrid(edges, edges, edges)]
+    # Few digits, which are far apart: many sums are in the middle between two numbers, or next to it.
+    few = [np.ldexp(rng.integers(-9, 10, 1 << 16), rng.integers(-80, 80, 1 << 16)) for _ in range(2)]
+    near = few[0] * few[1] * np.ldexp(rng.integers(-9, 10, 1 << 16), rng.integers(-30, 30, 1 << 16))
+    with np.errstate(all="ignore"):
+        x, y, z = (
+            np.concatenate([a, b, rng.standard_normal(1 << 16)]).astype(np.float32)
+            for a, b in zip(every, (*few, near), strict=True)
+        )
+        twice = x * y + z
+        got = in_numpy.multiply_add(x, y, z)
+    want = np.empty_like(x)
+    loop(x, y, z, want)
+    assert np.array_equal(bits(got), bits(want))
+    assert np.count_nonzero(bits(twice) != bits(want)) > 1000
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="reads x86 assembly")

@@ -112,6 +112,43 @@ def test_exact_operations_build_a_kernel_only_when_they_are_used_often(monkeypat
     assert len(built) == 1
 
 
+def test_elementary_functions_of_few_elements_build_a_kernel_only_when_they_are_used_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    built: list[str] = []
+    monkeypatch.setattr(eager, "_flat_kernels", {})
+    monkeypatch.setattr(eager, "_uses", {})
+    monkeypatch.setattr(eager, "_NUMPY_WORK", 3 * (eager._FORMULA_WORK + eager._USE_WORK))
+    monkeypatch.setattr(eager, "build", lambda text, name: built.append(name) or build(text, name))
+    x = np.linspace(-3, 3, 30, dtype=np.float32).reshape(5, 6)
+    for operand in (x, x.T, x[::2], x[0, 0], x[:0]):
+        monkeypatch.setattr(eager, "_flat_kernels", {})
+        monkeypatch.setattr(eager, "_uses", {})
+        built.clear()
+        arrays = []
+        for use in range(5):
+            arrays.append(run_op(ops.exp, (np.asarray(operand),), ()))
+            assert len(built) == (use >= 3)
+        assert {(a.shape, a.dtype, a.tobytes()) for a in arrays} == {
+            (operand.shape, np.dtype("f4"), np.ascontiguousarray(arrays[-1]).tobytes())
+        }
+        assert all(a.flags.c_contiguous for a in arrays)
+
+
+@pytest.mark.parametrize(("name", "x"), [
+    ("exp", np.float32([1, np.nan])),  # which nan it is, the kernel says
+    ("log", np.float32([-1])),
+    ("exp", np.zeros(eager._FORMULA_ELEMENTS + 1, np.float32)),
+    ("exp", np.zeros(3, np.float64)),
+    ("sin", np.zeros(3, np.float32)),
+])  # fmt: skip
+def test_what_a_formula_cannot_do_is_for_a_kernel(name: str, x: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eager, "_flat_kernels", {})
+    monkeypatch.setattr(eager, "_uses", {})
+    run_op(getattr(ops, name), (x,), ())
+    assert len(eager._flat_kernels) == 1
+
+
 def test_the_last_of_several_values_for_one_place_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     x, index = np.zeros((4, 3), np.float32), np.array([[1, 0, 1], [1, 0, 3], [1, 2, 3]])
     src = np.arange(9, dtype=np.float32).reshape(3, 3)

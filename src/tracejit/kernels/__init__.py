@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import pkgutil
-import re
-from pathlib import Path
+from collections.abc import Iterator
 from types import ModuleType
 
 _GPU = f"{__name__}.cuda"
 _WORDS = ("fold", "lanes", "looks", "memory", "philox", "scalar", "stream", "threads", "tiles", "vmath")
 """Modules whose names kernel text uses; what others define are whole kernels."""
-_FUNCTION = re.compile(rb"^def (\w+)\(", re.MULTILINE)
 
 
 def words() -> list[ModuleType]:
@@ -37,11 +36,31 @@ def gpu_modules() -> list[ModuleType]:
     return [package, *map(importlib.import_module, names)]
 
 
+def sources(*, below: bool = True) -> Iterator[tuple[str, bytes]]:
+    """The files of the library, those for GPUs alone left out, and what each holds; with `below` those of its packages.
+
+    Cost: 10 us a file.
+    """
+    folders = list(__path__)
+    for folder in folders:
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            if entry.name.endswith(".py"):
+                # Without a buffer: this is done before the first kernel.
+                with open(entry.path, "rb", buffering=0) as file:
+                    yield entry.path, file.read()
+            elif below and entry.name != _GPU.rpartition(".")[2] and entry.is_dir():
+                folders.append(entry.path)
+
+
 @functools.cache
 def _files() -> dict[str, str]:
     """The module of each function that a file of the library defines; read, since to import all of them takes long."""
-    files = sorted(Path(__path__[0]).glob("*.py"))
-    return {name.decode(): file.stem for file in files for name in _FUNCTION.findall(file.read_bytes())}
+    found: dict[str, str] = {}
+    for path, text in sources(below=False):
+        module = os.path.basename(path).removesuffix(".py")
+        names = [part[: part.find(b"(")].decode() for part in text.split(b"\ndef ")[1:]]
+        found.update(dict.fromkeys(names, module))
+    return found
 
 
 def defining(function: str) -> ModuleType | None:

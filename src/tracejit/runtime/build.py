@@ -117,10 +117,9 @@ def _hash(parts: Iterable[str]) -> str:
 def environment() -> str:
     """Digest of everything but its text that a kernel's machine code depends on."""
     # Read, not imported: a process whose kernels are on disk needs none of them.
-    root = Path(kernels.__path__[0])
-    sources = sorted(path for path in root.rglob("*.py") if not path.is_relative_to(root / "cuda"))
+    texts = [text for _, text in kernels.sources()]
     own = (frontend, lowering, native, printing, scalars, syntax, vectors)
-    sources += [Path(module.__file__) for module in own if module.__file__]
+    texts += [Path(module.__file__).read_bytes() for module in own if module.__file__]
     return _hash(
         [
             platform.python_version(),
@@ -131,7 +130,7 @@ def environment() -> str:
             native.cpu_name(),
             native.cpu_features(),
             repr((code_key(SETTINGS), has_tiles())),
-            *(source.read_text(encoding="utf-8") for source in sources),
+            *map(bytes.decode, texts),
         ]
     )
 

@@ -221,6 +221,18 @@ class V:
         """High word of (self, low) shifted left by `count` modulo the width."""
         return self._call("fshl", low, count)
 
+    def scaled(self, whole: V) -> V | None:
+        """This times 2**whole where this CPU has an instruction for it: AVX-512 has, for vectors."""
+        builder, kind = self.builder, self.value.type
+        if not TARGET.free_masks or OF_THIS_CPU not in builder.module.namedmetadata:
+            return None
+        if isinstance(kind, ir.VectorType):
+            return _scaled_vectors(self, whole)
+        number, function = ir.IntType(32), cgutils.get_or_insert_function
+        to_whole = function(builder.module, ir.FunctionType(number, [kind]), WHOLE.format(self.width))
+        scale = function(builder.module, ir.FunctionType(kind, [kind, number]), SCALE.format(self.width))
+        return V(builder, builder.call(scale, [self.value, builder.call(to_whole, [whole.value])]))
+
 
 def polynomial(x: V, coefficients: Sequence[float]) -> V:
     """c[0] + c[1] x + c[2] x**2 + ... by Horner's rule with fma."""
@@ -321,25 +333,12 @@ def scale_of_vectors(width: int, lanes: int) -> tuple[str, ir.FunctionType, list
 
 def scale_by_whole(x: V, whole: V, n: V) -> V:
     """x * 2**whole with one rounding, where n is the same as for `scale_by_power`."""
-    return _scaled(x, whole) or scale_by_power(x, n)
+    return x.scaled(whole) or scale_by_power(x, n)
 
 
 def shrink_by_whole(x: V, whole: V, n: V) -> V:
     """The same for results that do not overflow, where n is as for `shrink_by_power`."""
-    return _scaled(x, whole) or shrink_by_power(x, n)
-
-
-def _scaled(x: V, whole: V) -> V | None:
-    """x * 2**whole where this CPU has an instruction for it: AVX-512 has, for vectors."""
-    builder, kind = x.builder, x.value.type
-    if not TARGET.free_masks or OF_THIS_CPU not in builder.module.namedmetadata:
-        return None
-    if isinstance(kind, ir.VectorType):
-        return _scaled_vectors(x, whole)
-    number, function = ir.IntType(32), cgutils.get_or_insert_function
-    to_whole = function(builder.module, ir.FunctionType(number, [kind]), WHOLE.format(x.width))
-    scale = function(builder.module, ir.FunctionType(kind, [kind, number]), SCALE.format(x.width))
-    return V(builder, builder.call(scale, [x.value, builder.call(to_whole, [whole.value])]))
+    return x.scaled(whole) or shrink_by_power(x, n)
 
 
 def _scaled_vectors(x: V, whole: V) -> V:
