@@ -36,7 +36,7 @@ def lowered(text: str) -> str:
 
 def turns(text: str) -> int:
     """How many loops over vectors a kernel has."""
-    return lowered(text).count(".turn:")
+    return lowered(text).count(".part:")
 
 
 def values(kind: Any, count: int, seed: int) -> np.ndarray:
@@ -102,6 +102,7 @@ MIXED = {
     "functions": ["interleave(4)", "store_f32_s(out, j, exp_f32(x) + sqrt_f32(y * y), 2, 3)"],
     "one element": ["store_f32_s(out, j, x * load_f32_s(b, 1, 1, 3), 2, 3)"],
     "in place": ["store_f32_s(out, j, x, 2, 3)", "store_f32_s(out, j, load_f32_s(out, j, 2, 3) + y, 2, 3)"],
+    "many steps": ["v0 = x", *(f"v{k} = v{k - 1} * y + x" for k in range(1, 41)), "store_f32_s(out, j, v40, 2, 3)"],
     "moved on": ["store_f32_s(out, j, load_f32_s(a, j + 2, 0, 3) - load_f32_s(b, 1 + j, 1, 3), 2, 3)"],
 }
 
@@ -112,6 +113,15 @@ def test_bodies_have_the_bits_of_the_loop_over_elements(what: str) -> None:
     text = kernel("x = load_f32_s(a, j, 0, 3)", "y = load_f32_s(b, j, 1, 3)", *MIXED[what])
     assert turns(text) == 1
     same(text, np.float32, np.float32)
+
+
+@wide_only
+@pytest.mark.parametrize(("steps", "times"), [(12, 2), (30, 1)])
+def test_a_long_body_is_written_once(steps: int, times: int) -> None:
+    body = ["v0 = load_f32_s(a, j, 0, 3)", *(f"v{k} = v{k - 1} * v{k - 1} + v0" for k in range(1, steps + 1))]
+    found = lowered(kernel(*body, f"store_f32_s(out, j, v{steps}, 2, 3)"))
+    assert found.count(".part:") == 1
+    assert found.count("= fmul <") == steps * times
 
 
 @wide_only

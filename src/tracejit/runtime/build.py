@@ -33,7 +33,7 @@ from tracejit.config import SETTINGS, code_key, logger, thread_budget
 from tracejit.cpu import has_tiles
 from tracejit.errors import KernelBuildError
 from tracejit.kernels.gemm_vectors import TARGET
-from tracejit.runtime import frontend, lowering, native, printing, scalars, syntax, vectors
+from tracejit.runtime import frontend, lowering, native, printing, scalars, syntax, turns, vectors
 from tracejit.runtime.ahead import AHEAD
 from tracejit.runtime.cache import OBJECT, STORE
 from tracejit.runtime.crew import Crew, Job, is_possible
@@ -118,7 +118,7 @@ def environment() -> str:
     """Digest of everything but its text that a kernel's machine code depends on."""
     # Read, not imported: a process whose kernels are on disk needs none of them.
     texts = [text for _, text in kernels.sources()]
-    own = (frontend, lowering, native, printing, scalars, syntax, vectors)
+    own = (frontend, lowering, native, printing, scalars, syntax, turns, vectors)
     texts += [Path(module.__file__).read_bytes() for module in own if module.__file__]
     return _hash(
         [

@@ -23,6 +23,7 @@ from tracejit.kernels.gemm_vectors import TARGET
 from tracejit.kernels.memory import LOOP
 from tracejit.kernels.workspace import is_own_memory
 from tracejit.runtime import powers
+from tracejit.runtime.turns import COPY, INDEX, MASK, Line, Turns
 
 _ARITHMETIC = frozenset(
     ["add", "sub", "mul", "and", "or", "xor", "shl", "lshr", "ashr", "fadd", "fsub", "fmul", "fdiv", "fneg"]
@@ -33,8 +34,6 @@ _CALLS = re.compile(
     r"llvm\.((?:fma|sqrt|fabs|floor|ceil|trunc|rint|nearbyint|roundeven|copysign)\.(?=f)|fsh[lr]\.(?=i))([fi]\d+)"
 )
 _FLOATS = {"half": 16, "float": 32, "double": 64}
-_COPY = "@@"
-"""Where the text of an instruction names one of the copies of a loop's body."""
 _SHORT = 20
 """Instructions of a body that is so short that the loop around it counts."""
 _MOST = 4
@@ -175,7 +174,7 @@ class _Widening:
         self._before: list[str] = []
         self._known: dict[str, str] = {}
         """What is computed before the loop, by its text: equal addresses have one name."""
-        self._body: list[tuple[str | None, str | None]] = []
+        self._body: list[Line] = []
         """Lines of a turn, each as it is and with masks."""
         self._found: dict[int, _Found] = {id(loop.index): _Linear("")}
         self._splats: dict[tuple[str, str], str] = {}
@@ -220,7 +219,9 @@ class _Widening:
         for name, kind in self._declared.items():
             if name not in module.globals:
                 ir.Function(module, kind, name)
-        return self._written()
+        start, stop = self._loop.start.get_reference(), self._loop.stop.get_reference()
+        turns = Turns(self._stem, self._width, start, stop, self._loop.done.get_reference(), self._as_it_is())
+        return turns.lines(self._before, self._body, self._side_by_side())
 
     def _value(self, operand: Any) -> _Found:
         found = self._found.get(id(operand))
@@ -284,22 +285,22 @@ class _Widening:
         if index.offset in self._index_vectors:
             return self._index_vectors[index.offset]
         vector, name = self._vector("i64"), self._name()
-        self._index_vectors[index.offset] = f"{name}{_COPY}"
+        self._index_vectors[index.offset] = f"{name}{COPY}"
         lanes = ", ".join(f"i64 {k}" for k in range(self._width))
-        first = f"{name}f{_COPY}"
-        self._line(f"{first} = add i64 %INDEX%, {index.offset or 0}")
-        self._line(f"{name}i{_COPY} = insertelement {vector} undef, i64 {first}, i32 0")
+        first = f"{name}f{COPY}"
+        self._line(f"{first} = add i64 {INDEX}, {index.offset or 0}")
+        self._line(f"{name}i{COPY} = insertelement {vector} undef, i64 {first}, i32 0")
         zeros = f"<{self._width} x i32> zeroinitializer"
-        self._line(f"{name}s{_COPY} = shufflevector {vector} {name}i{_COPY}, {vector} undef, {zeros}")
-        self._line(f"{name}{_COPY} = add {vector} {name}s{_COPY}, <{lanes}>")
-        return f"{name}{_COPY}"
+        self._line(f"{name}s{COPY} = shufflevector {vector} {name}i{COPY}, {vector} undef, {zeros}")
+        self._line(f"{name}{COPY} = add {vector} {name}s{COPY}, <{lanes}>")
+        return f"{name}{COPY}"
 
     def _line(self, text: str) -> None:
         self._body.append((text, text))
 
     def _give(self, instruction: Any, text: str, masked: str | None = None) -> None:
         """Writes an instruction that gives a vector."""
-        name = f"{self._name()}{_COPY}"
+        name = f"{self._name()}{COPY}"
         self._body.append((f"{name} = {text}", f"{name} = {masked or text}"))
         self._found[id(instruction)] = _Lanes(name, str(instruction.type))
 
@@ -376,7 +377,7 @@ class _Widening:
 
     def _named(self, text: str) -> str:
         """Writes an instruction; gives the name of its value."""
-        name = f"{self._name()}{_COPY}"
+        name = f"{self._name()}{COPY}"
         self._line(f"{name} = {text}")
         return name
 
@@ -413,10 +414,10 @@ class _Widening:
         mask, given = ir.VectorType(ir.IntType(1), self._width), ir.VectorType(_element_type(stored), self._width)
         name = f"llvm.masked.load.v{self._width}{_short(stored)}.p0"
         self._declare(name, given, [given.as_pointer(), ir.IntType(32), mask, given])
-        operands = f"ptr {pointer}, i32 {_bits(kind) // 8}, {mask} %MASK%, {given} zeroinitializer"
+        operands = f"ptr {pointer}, i32 {_bits(kind) // 8}, {mask} {MASK}, {given} zeroinitializer"
         masked = f'call {given} @"{name}"({operands}){marks}'
         if stored != kind:
-            bits = f"{self._name()}{_COPY}"
+            bits = f"{self._name()}{COPY}"
             self._body.append((None, f"{bits} = {masked}"))
             masked = f"bitcast {given} {bits} to {vector}"
         self._give(instruction, text, masked)
@@ -448,10 +449,10 @@ class _Widening:
         name = f"llvm.masked.store.v{self._width}{_short(stored)}.p0"
         self._declare(name, ir.VoidType(), [given, given.as_pointer(), ir.IntType(32), mask])
         if stored != kind:
-            bits = f"{self._name()}{_COPY}"
+            bits = f"{self._name()}{COPY}"
             self._body.append((None, f"{bits} = bitcast {vector} {lanes} to {given}"))
             lanes = bits
-        operands = f"{given} {lanes}, ptr {pointer}, i32 {_bits(kind) // 8}, {mask} %MASK%"
+        operands = f"{given} {lanes}, ptr {pointer}, i32 {_bits(kind) // 8}, {mask} {MASK}"
         self._body.append((text, f'call void @"{name}"({operands}){marks}'))
 
     def _element(self, at: _Found, kind: str) -> str:
@@ -462,8 +463,8 @@ class _Widening:
             first = at.first
             if at.offset:
                 first = self._ahead(f"getelementptr {kind}, ptr {first}, i64 {at.offset}")
-            name = self._addresses[at] = f"{self._name()}{_COPY}"
-            self._line(f"{name} = getelementptr {kind}, ptr {first}, i64 %INDEX%")
+            name = self._addresses[at] = f"{self._name()}{COPY}"
+            self._line(f"{name} = getelementptr {kind}, ptr {first}, i64 {INDEX}")
         return self._addresses[at]
 
     def _check_accesses(self) -> None:
@@ -486,56 +487,6 @@ class _Widening:
         loads = sum(isinstance(at, _Adjacent) for _, _, at in self._accesses) - stores
         several = max(_SHORT // size, _MOST // max(1, stores), _MOST // max(1, loads))
         return min(_MOST, 1 << (several.bit_length() - 1))
-
-    def _turn(self, copies: int, tag: str, index: str, masked: bool) -> list[str]:
-        """The body, instruction by instruction for so many vectors."""
-        lines = []
-        for plain, with_mask in self._body:
-            text = with_mask if masked else plain
-            if text is not None:
-                text = text.replace("%MASK%", f"{self._stem}.mask")
-                for k in range(copies):
-                    at = index if k == 0 else f"{index}.{k}"
-                    lines.append(text.replace(_COPY, f"{tag}{k}").replace("%INDEX%", at))
-        return lines
-
-    def _written(self) -> list[str]:
-        w, copies, width = self._stem, self._side_by_side(), self._width
-        start, stop = self._loop.start.get_reference(), self._loop.stop.get_reference()
-        done, step, mark = self._loop.done.get_reference(), width * copies, self._as_it_is()
-        numbers, iota = self._vector("i32"), ", ".join(f"i32 {k}" for k in range(width))
-        return [
-            f"{w}.some = icmp slt i64 {start}, {stop}",
-            f"br i1 {w}.some, label {w}.before, label {done}",
-            f"{w[1:]}.before:",
-            *self._before,
-            f"{w}.count = sub i64 {stop}, {start}",
-            f"{w}.whole = and i64 {w}.count, {-step}",
-            f"{w}.end = add i64 {start}, {w}.whole",
-            f"{w}.few = icmp eq i64 {w}.whole, 0",
-            f"br i1 {w}.few, label {w}.rest, label {w}.turn",
-            f"{w[1:]}.turn:",
-            f"{w}.j = phi i64 [ {start}, {w}.before ], [ {w}.next, {w}.turn ]",
-            *(f"{w}.j.{k} = add nsw i64 {w}.j, {k * width}" for k in range(1, copies)),
-            *self._turn(copies, "m", f"{w}.j", masked=False),
-            f"{w}.next = add nsw i64 {w}.j, {step}",
-            f"{w}.more = icmp slt i64 {w}.next, {w}.end",
-            f"br i1 {w}.more, label {w}.turn, label {w}.rest{mark}",
-            f"{w[1:]}.rest:",
-            f"{w}.left = icmp slt i64 {w}.end, {stop}",
-            f"br i1 {w}.left, label {w}.part, label {done}",
-            f"{w[1:]}.part:",
-            f"{w}.i = phi i64 [ {w}.end, {w}.rest ], [ {w}.beyond, {w}.part ]",
-            f"{w}.lack = sub i64 {stop}, {w}.i",
-            f"{w}.lanes = trunc i64 {w}.lack to i32",
-            f"{w}.one = insertelement {numbers} undef, i32 {w}.lanes, i32 0",
-            f"{w}.all = shufflevector {numbers} {w}.one, {numbers} undef, {numbers} zeroinitializer",
-            f"{w}.mask = icmp ugt {numbers} {w}.all, <{iota}>",
-            *self._turn(1, "t", f"{w}.i", masked=True),
-            f"{w}.beyond = add nsw i64 {w}.i, {width}",
-            f"{w}.again = icmp slt i64 {w}.beyond, {stop}" if copies > 1 else f"{w}.again = icmp ne i64 0, 0",
-            f"br i1 {w}.again, label {w}.part, label {done}{mark}",
-        ]
 
     def _as_it_is(self) -> str:
         """Metadata of a loop that LLVM shall leave as it is."""
