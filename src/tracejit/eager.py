@@ -269,8 +269,13 @@ def _run_formula(op: Op, args: tuple[Any, ...], key: tuple[Any, ...]) -> np.ndar
     if not is_rare(key, _FORMULA_WORK):
         return None
     result = by_formula(op.name, x)
-    # A formula does not say which nan it is.
-    return None if np.isnan(result).any() else placed(result.reshape(x.shape))
+    if np.isnan(result).any():
+        # A formula does not say which nan it is.
+        return None
+    # Reshaped, an array without elements would have other strides than one that is made so.
+    out = empty(x.shape, result.dtype)
+    out[...] = result.reshape(x.shape)
+    return out
 
 
 def _as_a_kernel(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> np.ndarray:
