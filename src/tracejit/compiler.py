@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -436,10 +436,15 @@ def plan_graph(
 def version() -> str:
     """Digest of everything but the graph that a recipe depends on: this package, numba, Python, the CPU."""
     digest = hashlib.sha256(f"{environment()}\n{cost.FAR_BYTES}".encode())
-    root = Path(__file__).parent
+    root = os.path.dirname(__file__)
     for name in _PLANNING:
-        for path in sorted(root.glob(f"{name}/*.py")) or [root / f"{name}.py"]:
-            digest.update(path.read_bytes())
+        folder = os.path.join(root, name)
+        names = sorted(os.listdir(folder)) if os.path.isdir(folder) else [f"{folder}.py"]
+        for path in names:
+            if path.endswith(".py"):
+                # Without a buffer, and without objects for paths: every process begins with this.
+                with open(os.path.join(folder, path), "rb", buffering=0) as file:
+                    digest.update(file.read())
     return digest.hexdigest()
 
 
