@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tracejit.kernels.threads import FIRST_RENEWAL, RENEWAL, TRIAL_ALONE, TRIAL_PERIOD, TRIAL_RUNS, TRIAL_TIMES, TRIES
 from tracejit.runtime.build import Kernel, build
-from tracejit.runtime.program import Address, Program, ProgramBuilder, _Launch, segment, sharing_threshold
+from tracejit.runtime.program import LENT, Address, Arena, Program, ProgramBuilder, _Launch, segment, sharing_threshold
 from tracejit.runtime.team import get_num_threads, set_num_threads
 
 NOTHING = np.zeros(0, np.int64)
@@ -58,7 +58,7 @@ def addresses(*arrays: np.ndarray) -> np.ndarray:
     return np.array([array.ctypes.data for array in arrays], np.int64)
 
 
-def chain(units: int, stages: int, unit_cost: float) -> Program:
+def chain(units: int, stages: int, unit_cost: float, arena: Arena | None = None) -> Program:
     """Two buffers, each made of the other in turn; every element depends on the far end of the stage before."""
     builder = ProgramBuilder()
     source, target = builder.external(), builder.external()
@@ -68,7 +68,7 @@ def chain(units: int, stages: int, unit_cost: float) -> Program:
     for k in range(stages):
         slots = [Address(buffers[k]), Address(buffers[k + 1]), factor, units]
         builder.add_launch(kernel(STEP), slots, units=units, unit_cost=unit_cost, stage=k)
-    return builder.build()
+    return builder.build(arena)
 
 
 def chain_expected(x: np.ndarray, stages: int, factor: float) -> np.ndarray:
@@ -95,6 +95,17 @@ def test_pointers_scalars_and_threads_may_change_between_calls() -> None:
         x, y = np.full(1000, float(call)), np.zeros(1000)
         assert program.run(addresses(x, y), np.array([float(call)])) == 0
         np.testing.assert_array_equal(y, chain_expected(x, 4, float(call)))
+
+
+def test_a_run_may_bring_the_memory_for_intermediate_values() -> None:
+    program = chain(500, 4, 100.0, LENT)
+    for call in range(3):
+        x, y, memory = np.full(500, float(call)), np.zeros(500), np.full(16 + 500, -1.0)
+        assert program.run(addresses(x, y, memory), np.array([0.5])) == 0
+        np.testing.assert_array_equal(y, chain_expected(x, 4, 0.5))
+        # From byte 128 on.
+        np.testing.assert_array_equal(memory[:16], np.full(16, -1.0))
+        np.testing.assert_array_equal(memory[16:], chain_expected(x, 3, 0.5))
 
 
 @pytest.mark.parametrize("threads", [2, 3])

@@ -143,6 +143,10 @@ class Arena:
         return self._memory
 
 
+LENT = Arena()
+"""Stands for memory that each run is given: its address is one more pointer, behind those of the external buffers."""
+
+
 class ProgramBuilder:
     """Collects launches and buffers, then makes a `Program` of them.
 
@@ -240,8 +244,8 @@ class ProgramBuilder:
         return len(self._launches) - 1
 
     def build(self, arena: Arena | None = None) -> Program:
-        """The program of everything added so far, in an arena of its own or in one that it shares."""
-        memory = (Arena() if arena is None else arena).take(self._arena_bytes)
+        """The program of everything added so far, in an arena of its own, in one that it shares, or in `LENT`."""
+        memory = None if arena is LENT else (Arena() if arena is None else arena).take(self._arena_bytes)
         return Program(self._launches, self._buffers, self._pinned, self._externals, self._scalars, memory)
 
 
@@ -386,7 +390,7 @@ class Program:
         pinned: Sequence[np.ndarray],
         externals: int,
         scalars: int,
-        arena: np.ndarray,
+        arena: np.ndarray | None,
     ) -> None:
         self.externals = externals
         self.scalars = scalars
@@ -412,13 +416,15 @@ class Program:
         pointers: list[tuple[int, int, int]] = []
         scalars: list[tuple[int, int]] = []
         words: list[int] = []
-        arena = self.arena.ctypes.data
+        arena = 0 if self.arena is None else self.arena.ctypes.data
         for slot in itertools.chain.from_iterable([launch.slots for launch in self._launches]):
             word = 0
             if type(slot) is Address:
                 buffer = buffers[slot.buffer]
                 if buffer.kind == "external":
                     pointers.append((len(words), buffer.place, slot.offset))
+                elif buffer.kind == "arena" and self.arena is None:
+                    pointers.append((len(words), self.externals, buffer.place + slot.offset))
                 else:
                     word = buffer.place + slot.offset + (arena if buffer.kind == "arena" else 0)
             elif type(slot) is ScalarRef:

@@ -9,9 +9,10 @@ from functools import wraps
 from typing import Any
 
 from tracejit.ops.record import ops
-from tracejit.tensor.dispatch import beside
+from tracejit.runtime.arrays import placed
+from tracejit.tensor.dispatch import beside, wrap
 from tracejit.tensor.state import state
-from tracejit.tensor.summing import Cut, as_tensor, summed
+from tracejit.tensor.summing import Cut, GradientSum, as_tensor, summed
 from tracejit.tensor.tape import OWED, TapeNode, current, pull, release
 from tracejit.tensor.tensor import Tensor, method
 
@@ -181,7 +182,7 @@ def _walk(
     # Sums without a history that no session has to see are made in place.
     in_place = not create_graph and state.session is None
 
-    def send(edge: Any, ct: Tensor, cut: Cut | None = None) -> None:
+    def slot_of(edge: Any) -> tuple[list[Any], int]:
         slots: list[Any] | None
         if type(edge) is tuple:
             node, index = edge
@@ -194,6 +195,10 @@ def _walk(
             slots = leaves.get(id(edge))
             if slots is None:
                 leaves[id(edge)] = slots = [edge, None]
+        return slots, index
+
+    def send(edge: Any, ct: Tensor, cut: Cut | None = None) -> None:
+        slots, index = slot_of(edge)
         total = slots[index]
         if total is None and cut is None:
             slots[index] = ct
@@ -235,6 +240,8 @@ def _walk(
             if node not in needed:
                 continue
         visited.append(node)
+        if node.fused and in_place and inputs is None and node.push(cts[0], slot_of, send):  # type: ignore[attr-defined]
+            continue
         if in_place and node.op is _SLICE:
             start, _, step = node.attrs
             send(node.edges[0], cts[0], (node.avals[0].shape, start, step))
@@ -252,7 +259,10 @@ def _walk(
         if ("leaf", id(leaf)) in wanted:
             wanted["leaf", id(leaf)] = ct
         if accumulate and inputs is None:
-            accumulate_grad(leaf, ct, create_graph)
+            if type(total) is GradientSum and leaf._hooks is None and leaf._grad is None:
+                leaf._grad = wrap(placed(ct._array))
+            else:
+                accumulate_grad(leaf, ct, create_graph)
     if inputs is None:
         return []
     if accumulate:

@@ -9,6 +9,7 @@ from typing import Any
 
 from tracejit.config import PRODUCTS
 from tracejit.tensor.casting import call_cast
+from tracejit.tensor.fused import NO, call
 from tracejit.tensor.state import state
 
 _making = threading.Lock()
@@ -37,14 +38,30 @@ class Composite:
         update_wrapper(self, function)
         self._name = function.__qualname__
         self._twin: Composite | None = None
+        self.whole = not mutates and not open
+        """Whether it may run as one program by itself: not where composites are in it."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if state.autocast is not None:
             return self.function(*args, **kwargs) if self.open else call_cast(self.operands, self, args, kwargs)
         session = state.session
         if session is None:
-            return self.function(*args, **kwargs)
+            return self._run(args, kwargs)
         return session.composite(self.rounded if PRODUCTS.bfloat16 else self, args, kwargs)
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        around = state.composite
+        if around is not None:
+            around.whole = False
+        if self.whole:
+            found = call(self, args, kwargs)
+            if found is not NO:
+                return found
+        state.composite = self
+        try:
+            return self.function(*args, **kwargs)
+        finally:
+            state.composite = around
 
     @property
     def rounded(self) -> Composite:

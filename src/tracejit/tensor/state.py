@@ -45,6 +45,8 @@ class State(threading.local):
     session: Session | None
     grad_enabled: bool
     gradients_on_gpu: bool
+    # The innermost composite that runs operation by operation, outside of regions.
+    composite: Any
     # Of automatic casting (tensor/casting.py): the type of each kind of device, or None where nothing is cast; what
     # blocks take that do not say; how many are open; the casts that are kept.
     autocast: Any
@@ -57,6 +59,7 @@ class State(threading.local):
         self.session = None
         self.grad_enabled = True
         self.gradients_on_gpu = False
+        self.composite = None
         self.autocast = self.autocast_defaults = self.autocast_cache = None
         self.autocast_depth = 0
 

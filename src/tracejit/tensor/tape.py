@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from tracejit.ops.record import Op
 from tracejit.ops.view import sum_to
@@ -43,6 +43,7 @@ class TapeNode:
     retain: dict[int, Any] | None = None
     done: bool = False
     label: str | None = None
+    fused: ClassVar[bool] = False
 
     def name(self) -> str:
         """The step's name, as PyTorch shows it."""
@@ -51,6 +52,12 @@ class TapeNode:
 
     def __repr__(self) -> str:
         return f"<{self.name()}>"
+
+    def release(self) -> None:
+        """Let go of the saved values."""
+        if self.saved or self.results:
+            self.saved = self.results = ()
+            self.done = True
 
     @property
     def next_functions(self) -> tuple[tuple[Any, int], ...]:
@@ -258,6 +265,4 @@ def kept_results(node: TapeNode) -> tuple[int, ...]:
 
 def release(node: TapeNode) -> None:
     """Let go of the saved values after a backward pass."""
-    if node.saved or node.results:
-        node.saved = node.results = ()
-        node.done = True
+    node.release()

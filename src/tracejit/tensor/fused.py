@@ -1,0 +1,245 @@
+"""Composites that run eagerly as one program, forward and backward.
+
+In: a call of a composite outside of regions. Out: what its operations would give one after the other, bit for bit,
+with one step on the tape; or nothing, and the composite runs as it stands.
+Must not know: regions; what a composite computes.
+
+Operation by operation, a softmax goes through memory five times, and its gradient ten times. A composite that was
+called often enough with operands of one kind is drawn (`drawing.py`) and compiled like a region: one program for its
+result and the values that its gradient needs, one for the gradients.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from tracejit.compiler import compile_graph
+from tracejit.config import logger
+from tracejit.dtypes import dtype, get_default_dtype
+from tracejit.ir.graph import Graph
+from tracejit.runtime.arrays import SMALL_BYTES, empty
+from tracejit.runtime.program import LENT
+from tracejit.runtime.team import address_of
+from tracejit.tensor.dispatch import wrap
+from tracejit.tensor.drawing import Drawing, Never
+from tracejit.tensor.fused_step import FusedStep
+from tracejit.tensor.state import state
+from tracejit.tensor.tape import current, next_positions
+from tracejit.tensor.tensor import Tensor
+
+_log = logger("fusion")
+NO = object()
+"""Stands for the result of a call that is not fused."""
+
+WORK = 1 << 23
+"""Elements that calls of one kind go through from which on a program for the result and one for the gradients, 20 to
+70 ms each to build, are worth it: they save several nanoseconds for each."""
+USE_WORK, TRACKED_USE_WORK = 1 << 13, 1 << 15
+"""What they save for a call however small, 20 us and, with gradients, 100 to 200 us, counts as so many."""
+_MAX_UNITS = 1024
+_MAX_PULLS = 8
+"""Programs for the gradients of one unit: they differ in how the result's gradient lies in memory, and in which sums
+there are already."""
+_BYTE = np.dtype(np.uint8)
+_NO_SCALARS = np.zeros(1, np.int64)
+_PLAIN = frozenset((int, bool, str, type(None), dtype))
+
+
+class _Program:
+    """A compiled graph on arrays."""
+
+    __slots__ = ("results", "run", "scratch")
+
+    def __init__(self, graph: Graph) -> None:
+        # With memory for intermediate values of its own each unit would hold as much as its operands.
+        compiled = compile_graph(graph, LENT)
+        self.run = compiled.program.run
+        self.scratch = max(compiled.arena_bytes, SMALL_BYTES) if compiled.arena_bytes else 0
+        self.results = [(out.shape, out.dtype.np) for out in graph.outputs]
+
+    def __call__(self, arrays: list[np.ndarray]) -> list[np.ndarray] | None:
+        """The outputs, or None if the program refused."""
+        outs = [empty(shape, kind) for shape, kind in self.results]
+        lent = [empty((self.scratch,), _BYTE)] if self.scratch else []
+        pointers = np.array([address_of(a) for a in [*arrays, *outs, *lent]], np.int64)
+        return None if self.run(pointers, _NO_SCALARS) else outs
+
+
+class Fused:
+    """The programs of a composite for operands of one kind, and what its steps on the tape must know."""
+
+    def __init__(self, name: str, drawing: Drawing) -> None:
+        self.name, self.drawing = name, drawing
+        self.steps = drawing.steps[: drawing.length]
+        self.avals, self.flags = drawing.avals, drawing.flags
+        self.differentiable = drawing.differentiable
+        self.kept: list[int] = []
+        count = len(self.flags)
+        if self.differentiable:
+            self.given, self.keeps_out = drawing.given, drawing.keeps_out
+            self.kept = drawing.kept()
+            free = {*self.given, *((drawing.out,) if self.keeps_out else ())}
+            self.again = drawing.needed([*drawing.saved, *drawing.shown], {*self.kept, *free})
+            self.linked = sum(1 for step in self.steps if step.mask)
+            self.positions = functools.partial(next_positions, self.linked)
+            self.wanted = [k for k in range(count) if drawing.gradients[k]]
+            self.several = [k for k in self.wanted if len(drawing.gradients[k]) > 1]
+            self._left = [*self.kept, *self.given, *((drawing.out,) if self.keeps_out else ())]
+            self._pulls: dict[Any, _Program] = {}
+        inputs = [(k, drawing.strides[k]) for k in range(count)]
+        outputs = [[place] for place in (drawing.out, *self.kept)]
+        self.forward = _Program(drawing.graph(name, inputs, outputs, []))
+
+    def pull(self, arrays: list[np.ndarray], ct: np.ndarray, totals: list[np.ndarray | None]) -> list[np.ndarray]:
+        """The gradients of the operands, from what a call left, the result's and the sums that they are added to."""
+        strides = None if ct.flags.c_contiguous else ct.strides
+        key = (strides, *[total is not None for total in totals])
+        program = self._pulls.get(key)
+        if program is None:
+            if strides is not None and (len(self._pulls) >= _MAX_PULLS or any(s % ct.itemsize for s in strides)):
+                return self.pull(arrays, np.ascontiguousarray(ct), totals)
+            program = self._pulls[key] = self._build(strides, ct.itemsize, totals)
+        found = program([*arrays, ct, *[total for total in totals if total is not None]])
+        assert found is not None
+        return found
+
+    def _build(self, strides: tuple[int, ...] | None, size: int, totals: list[np.ndarray | None]) -> _Program:
+        drawing = self.drawing
+        inputs = [(place, drawing.strides[place]) for place in self._left]
+        inputs.append((drawing.cotangent, None if strides is None else tuple([s // size for s in strides])))
+        outputs = [drawing.gradients[k] for k in self.wanted]
+        begun = [self.wanted.index(k) for k, total in zip(self.several, totals, strict=True) if total is not None]
+        return _Program(drawing.graph(f"{self.name}_backward", inputs, outputs, begun))
+
+
+_units: dict[Any, Fused | None] = {}
+_work: dict[Any, int] = {}
+
+
+def _look(value: Any, key: list[Any], tensors: list[Tensor]) -> bool:
+    """Note what a composite was given; whether a program can stand for it."""
+    kind = type(value)
+    if isinstance(value, Tensor):
+        array = value._array
+        if type(array) is not np.ndarray or not array.size:
+            return False
+        if value._base is not None:
+            # A change in place of what it shows may have given it a history.
+            current(value)
+        key += (array.shape, value._dtype, value._requires_grad, None if array.flags.c_contiguous else array.strides)
+        tensors.append(value)
+    elif kind is float:
+        # Equal numbers may differ in their sign.
+        key += (kind, value or repr(value))
+    elif kind is tuple:
+        key += (kind, len(value))
+        return all(_look(v, key, tensors) for v in value)
+    elif kind in _PLAIN:
+        key += (kind, value)
+    else:
+        return False
+    return True
+
+
+def _refilled(value: Any, left: list[Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return left.pop(0)
+    return tuple([_refilled(v, left) for v in value]) if type(value) is tuple else value
+
+
+def clear() -> None:
+    """Forget all programs and all work."""
+    _units.clear()
+    _work.clear()
+
+
+def call(composite: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """What a composite gives, by one program; `NO` where it is to run as it stands.
+
+    One that never will be a program is told so: it is not `whole`.
+
+    Cost: 3 to 6 us beyond the program; where there is none, 2 to 4 us.
+    """
+    tracked = state.grad_enabled
+    key: list[Any] = [composite, tracked, get_default_dtype()]
+    tensors: list[Tensor] = []
+    for a in args:
+        if not _look(a, key, tensors):
+            return NO
+    for k, a in kwargs.items():
+        key.append(k)
+        if not _look(a, key, tensors):
+            return NO
+    kind = tuple(key)
+    unit = _units.get(kind, NO)
+    if unit is NO:
+        unit = _made(kind, composite, args, kwargs, tensors)
+    if unit is None:
+        return NO
+    assert isinstance(unit, Fused)
+    sources: tuple[Any, ...] = ()
+    if unit.differentiable:
+        found = [_source(t) for t in tensors]
+        if len(unit.wanted) > 1 and _meet(found):
+            return NO
+        sources = tuple(found)
+    outs = unit.forward([t._array for t in tensors])
+    if outs is None:
+        # What the operations say of it, they say themselves.
+        return NO
+    out = wrap(outs[0])
+    if unit.differentiable:
+        FusedStep.put(unit, tensors, sources, out, outs[1:])
+    return out
+
+
+def _source(t: Tensor) -> Any:
+    if not t._requires_grad:
+        return None
+    return t if t._node is None else (t._node, t._index)
+
+
+def _meet(sources: list[Any]) -> bool:
+    """Whether two gradients go to one place: there the operations' would alternate."""
+    places = [(id(s[0]), s[1]) if type(s) is tuple else id(s) for s in sources if s is not None]
+    return len(set(places)) < len(places)
+
+
+def _made(
+    kind: tuple[Any, ...],
+    composite: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    tensors: list[Tensor],
+) -> Fused | None:
+    """The programs for calls of a kind, if there was enough work for them."""
+    if len(_work) >= _MAX_UNITS:
+        _work.clear()
+    tracked = state.grad_enabled and any(t._requires_grad for t in tensors)
+    use = TRACKED_USE_WORK if tracked else USE_WORK
+    # A region's first call, which is eager, is not to build what the region's program does itself.
+    work = _work[kind] = _work.get(kind, 0) + min(sum([t._array.size for t in tensors]) + use, (WORK + 1) // 2)
+    if work <= WORK:
+        return None
+
+    def run(ghosts: list[Tensor]) -> Any:
+        left = list(ghosts)
+        given = [_refilled(a, left) for a in args]
+        return composite.function(*given, **{k: _refilled(a, left) for k, a in kwargs.items()})
+
+    if len(_units) >= _MAX_UNITS:
+        _units.clear()
+    unit = None
+    try:
+        unit = Fused(composite.function.__name__.strip("_"), Drawing(tensors, run))
+    except Never:
+        composite.whole = False
+    except Exception:  # noqa: BLE001 - a composite may raise anything
+        # What there is to say of it the composite says itself.
+        _log.info("%r runs operation by operation", composite)
+    del _work[kind]
+    _units[kind] = unit
+    return unit
