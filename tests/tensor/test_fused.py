@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from math import inf
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,82 +13,11 @@ from hypothesis import strategies as st
 
 import tracejit as tj
 from tests.programs import same_bits
+from tests.tensor.fusing import COMPOSITES, ROWS, SIZE, TYPES, bits, both, built, operands, step
 from tracejit.nn import functional as F
-from tracejit.tensor import fused
+from tracejit.tensor import composite, fused
 from tracejit.tensor.fused_step import FusedStep
 from tracejit.tensor.tape import TapeNode
-
-EDGES = [0.0, -0.0, 1.5, -1.5, inf, -inf, float("nan"), 1e-7, 6e4, -6e4]
-TYPES = [tj.float32, tj.float64, tj.float16, tj.bfloat16]
-ROWS, SIZE = 6, 24
-
-COMPOSITES: dict[str, Callable[..., Any]] = {
-    "softmax": lambda x, w, b, t: F.softmax(x, -1),
-    "softmax_columns": lambda x, w, b, t: F.softmax(x, 0),
-    "log_softmax": lambda x, w, b, t: F.log_softmax(x, 1),
-    "softmin": lambda x, w, b, t: F.softmin(x, 1),
-    "layer_norm": lambda x, w, b, t: F.layer_norm(x, (SIZE,), w, b),
-    "layer_norm_plain": lambda x, w, b, t: F.layer_norm(x, (SIZE,)),
-    "rms_norm": lambda x, w, b, t: F.rms_norm(x, (SIZE,), w),
-    "group_norm": lambda x, w, b, t: F.group_norm(x, 4, w, b),
-    "batch_norm": lambda x, w, b, t: F.batch_norm(x, b.detach(), b.detach().abs() + 0.5, w, b),
-    "gelu": lambda x, w, b, t: F.gelu(x),
-    "gelu_tanh": lambda x, w, b, t: F.gelu(x, approximate="tanh"),
-    "silu": lambda x, w, b, t: F.silu(x),
-    "mish": lambda x, w, b, t: F.mish(x),
-    "elu": lambda x, w, b, t: F.elu(x, 0.5),
-    "softplus": lambda x, w, b, t: F.softplus(x),
-    "leaky_relu": lambda x, w, b, t: F.leaky_relu(x),
-    "glu": lambda x, w, b, t: F.glu(x),
-    "prelu": lambda x, w, b, t: F.prelu(x, w),
-    "cross_entropy": lambda x, w, b, t: F.cross_entropy(x, t),
-    "cross_entropy_ignored": lambda x, w, b, t: F.cross_entropy(x, t, ignore_index=1, reduction="sum"),
-    "mse_loss": lambda x, w, b, t: F.mse_loss(x, b.expand(ROWS, SIZE)),
-    "mean": lambda x, w, b, t: x.mean(1),
-    "normalize": lambda x, w, b, t: F.normalize(x, 2.0, 1),
-}
-
-
-@contextmanager
-def built(work: float) -> Iterator[None]:
-    """Programs are built from so much work on."""
-    before, fused.WORK = fused.WORK, work
-    fused.clear()
-    try:
-        yield
-    finally:
-        fused.WORK = before
-        fused.clear()
-
-
-def both(run: Callable[[], Any]) -> list[Any]:
-    """What a function gives where composites run operation by operation, and where each is one program."""
-    found = []
-    for work in (inf, -1):
-        with built(work):
-            found.append(run())
-    return found
-
-
-def bits(found: Any) -> np.ndarray:
-    found = found.detach()
-    return found.float().numpy() if found.dtype is tj.bfloat16 else found.numpy()
-
-
-def operands(kind: Any, seed: int, edges: bool = False) -> list[tj.Tensor]:
-    rng = np.random.default_rng(seed)
-
-    def numbers(*shape: int) -> tj.Tensor:
-        array = rng.standard_normal(shape)
-        if edges:
-            array = np.where(rng.random(shape) < 0.1, rng.choice(EDGES, shape), array)
-        return tj.tensor(array, dtype=kind, requires_grad=True)
-
-    return [numbers(ROWS, SIZE), numbers(SIZE), numbers(SIZE), tj.tensor(rng.integers(0, SIZE, ROWS))]
-
-
-def step(out: tj.Tensor) -> type:
-    return type(out._node)
 
 
 def trained(function: Callable[..., Any], kind: Any, seed: int, edges: bool = False) -> list[np.ndarray]:
@@ -235,6 +162,26 @@ def test_whoever_looks_sees_the_operations(name: str) -> None:
     assert one == other
 
 
+@pytest.mark.parametrize("why", ["refused", "another type"])
+def test_a_gradient_that_has_no_program(monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    def run() -> list[np.ndarray]:
+        x, w, b, _ = operands(tj.float32, 1)
+        read = x * 1.0
+        ct = tj.full((ROWS, SIZE), 0.3, dtype=tj.float32 if why == "refused" else tj.float64)
+        out = F.layer_norm(read, (SIZE,), w, b)
+        if why == "refused":
+            monkeypatch.setattr(fused, "compile_graph", refuse)
+        out.backward(ct)
+        monkeypatch.undo()
+        return [bits(leaf.grad) for leaf in (x, w, b)]
+
+    def refuse(*_: Any) -> Any:
+        raise NotImplementedError
+
+    one, other = both(run)
+    assert all(map(same_bits, one, other))
+
+
 def test_a_second_pass_needs_what_was_kept() -> None:
     x = operands(tj.float32, 1)[0]
     with built(-1):
@@ -359,12 +306,42 @@ def test_a_class_out_of_range() -> None:
 
 
 def test_composites_that_are_made_of_others_or_of_products_are_none() -> None:
-    x = operands(tj.float32, 0)[0]
+    @composite
+    def inner(x: tj.Tensor) -> Any:
+        return x * 2.0
+
+    @composite
+    def outer(x: tj.Tensor) -> Any:
+        return inner(x) + 1.0
+
+    @composite
+    def product(x: tj.Tensor, reads: int) -> Any:
+        return x @ x if reads else x.exp() * 2.0
+
+    x = tj.ones(3, 3)
     with built(-1):
-        F.linear(x, tj.ones(3, SIZE), tj.ones(3))
-        F.softmax(x, 1)
-        assert not F.linear.whole
-        assert not F.softmax.whole
+        outer(x)
+        assert inner.whole
+        assert not outer.whole
+        for reads in (1, 2, 3):
+            product(x, reads)
+        assert product.whole
+        product(x, 4)
+        assert not product.whole
+
+
+def test_kinds_of_operands_are_judged_by_themselves() -> None:
+    @composite
+    def product(x: tj.Tensor, reads: int) -> Any:
+        return x @ x if reads else x.exp() * 2.0
+
+    x = tj.ones(3, 3, requires_grad=True)
+    with built(-1):
+        assert step(product(x, 1)) is TapeNode
+        assert step(product(x, 0)) is FusedStep
+        for reads in range(1, 9):
+            product(x, reads)
+        assert step(product(x, 0)) is FusedStep
 
 
 def saved_bytes(out: tj.Tensor, given: list[tj.Tensor]) -> int:

@@ -38,8 +38,10 @@ class Composite:
         update_wrapper(self, function)
         self._name = function.__qualname__
         self._twin: Composite | None = None
-        self.whole = not mutates and not open
+        self.whole = not open
         """Whether it may run as one program by itself: not where composites are in it."""
+        self.refusals = 0
+        """For how many kinds of operands it turned out not to be one, as long as there is none for which it is."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if state.autocast is not None:

@@ -11,6 +11,7 @@ what eager would do, in its order: sums of several gradients have the order in w
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from tracejit.ir.graph import Graph
 from tracejit.ops.record import Op, ops
 from tracejit.tensor.autograd import detached, set_grad_enabled
 from tracejit.tensor.dispatch import compute, wrap
+from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import TapeNode, enter, pull
 from tracejit.tensor.tensor import Tensor, aval_of
@@ -35,12 +37,13 @@ class Unfit(Exception):
 
 
 class Never(Unfit):
-    """The composite does what should not be one program, whatever its operands."""
+    """The composite does what keeps it from being one program, whatever its operands."""
 
 
 class Step(NamedTuple):
-    """One operation: of its operands the places of tensors, and numbers in tuples of one. Without `op`: a detach.
+    """One operation: of its operands the places of tensors, numbers in tuples of one, run-time numbers as `Number`.
 
+    Without `op` it is a detach.
     The bits of `mask` say which operands require gradients if it is a step of the tape that leads to the result.
     """
 
@@ -51,14 +54,32 @@ class Step(NamedTuple):
     mask: int
 
 
+class Number:
+    """A number that each run is given: the source of the `Scalar` that the composite's Python has for it."""
+
+    __slots__ = ("index",)
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    def fix(self, value: float) -> None:
+        """Python calculates with it. Raises: Unfit."""
+        raise Unfit
+
+    def avoid(self, special: tuple[float, ...], value: float) -> None:
+        """Python asks whether it is one of some. Raises: Unfit."""
+        raise Unfit
+
+
 class Drawing:
     """What a composite does, and its gradient: `steps` on values that are told by their places.
 
-    The first places are those of the tensors that it was given, `out` is that of its result, and the first `length`
-    steps lead there. With `differentiable`: `cotangent` is the place of the result's gradient, `gradients` has for
-    each tensor given the gradients that go there, in their order; `saved` are the values that the steps of the tape
-    keep, `given` the tensors given that they keep or show parts of, `shown` these parts, `keeps_out` says whether they
-    keep the result.
+    The first places are those of the tensors that it was given, `out` is that of its result, -1 if there is none.
+    `homes` are the places of what is left in tensors given that are changed in place, `bumps` says how often they are.
+    With `differentiable`: the first `length` steps lead to the result; `cotangent` is the place of the result's
+    gradient, `gradients` has for each tensor given the gradients that go there, in their order; `saved` are the values
+    that the steps of the tape keep, `given` the tensors given that they keep or show parts of, `shown` these parts,
+    `keeps_out` says whether they keep the result.
     """
 
     def __init__(self, tensors: list[Tensor], run: Callable[[list[Tensor]], Any]) -> None:
@@ -66,31 +87,49 @@ class Drawing:
         self.avals: list[Aval] = []
         self.strides: list[tuple[int, ...] | None] = []
         self.flags = tuple([t._requires_grad for t in tensors])
+        self.homes: dict[int, int] = {}
+        self.bumps: dict[int, int] = {}
+        self.saved: list[int] = []
+        self.given: list[int] = []
+        self.shown: list[int] = []
+        self.keeps_out = False
         self._places: dict[int, int] = {}
+        self._cells: Counter[int] = Counter()
         self._alive: list[Tensor] = []
         self._steps_of: dict[TapeNode, int] = {}
         ghosts = [self._ghost(t) for t in tensors]
+        self._given = {id(ghost): k for k, ghost in enumerate(ghosts)}
         session, state.session = state.session, self
         try:
             out = run(ghosts)
-            if type(out) is not Tensor or out._base is not None or self.place(out) < len(ghosts):
+            if out is None and self.homes:
+                self.out, self.differentiable = -1, False
+            elif type(out) is not Tensor or out._base is not None or id(out) in self._given:
                 # A view, or what was given: its memory is not its own.
                 raise Unfit
-            self._finish(ghosts, out)
+            else:
+                self._finish(ghosts, out)
+            if self.homes and not self.homes.keys().isdisjoint(self.given):
+                raise Unfit
+            if self.homes and any(step.op is not None and step.op.family not in _FAMILIES for step in self.steps):
+                # It may refuse, when half of it is done.
+                raise Unfit
         finally:
             state.session = session
-        del self._places, self._alive, self._steps_of
+        del self._places, self._alive, self._steps_of, self._cells, self._given
 
     # --- the session ----------------------------------------------------------------------------------------------
 
     def apply(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
         """Take an operation down."""
-        known = [aval_of(a) if isinstance(a, Tensor) else a for a in args]
-        if len(op.results) > 1 or not _fits(op, known):
-            raise Never
-        if op.origin is not None or any(not isinstance(a, Aval) and type(a) not in (int, float, bool) for a in known):
+        known = [aval_of(a) if isinstance(a, Tensor) else a.value if type(a) is Scalar else a for a in args]
+        if len(op.results) > 1 or op.origin is not None or not _fits(op, known):
             raise Unfit
-        places = tuple([self.place(a) if isinstance(a, Tensor) else (a,) for a in args])
+        if any(not isinstance(a, Aval) and type(a) not in (int, float, bool) for a in known):
+            raise Unfit
+        places = tuple([
+            self.place(a) if isinstance(a, Tensor) else a.source if type(a) is Scalar else (a,) for a in args
+        ])  # fmt: skip
         if op.family == "view":
             out = compute(op, args, attrs)
         else:
@@ -110,11 +149,22 @@ class Drawing:
         self.steps.append(Step(None, (self.place(tensor),), (), self._note(out), 0))
         return out
 
+    def assign(self, target: Tensor, value: Tensor) -> None:
+        """Take a change in place down."""
+        place = self._given.get(id(target))
+        tracked = state.grad_enabled and (target._requires_grad or value._requires_grad)
+        if place is None or tracked or self._cells[id(target._cell)] > 1:
+            # Of others that show its memory it would have to be known which value they have.
+            raise Unfit
+        self.homes[place] = self._places[id(target)] = self.place(value)
+        self.bumps[place] = self.bumps.get(place, 0) + 1
+        target._bump()
+
     def _refuse(self, *_: Any) -> Any:
         raise Never
 
-    # What changes, reads or draws is no function of its operands; composites inside are units of their own.
-    assign = composite = backward = host = read = draw = finish = _refuse
+    # What reads or draws is no function of its operands; composites inside are units of their own.
+    composite = backward = host = read = draw = finish = _refuse
 
     # --- tensors --------------------------------------------------------------------------------------------------
 
@@ -128,6 +178,7 @@ class Drawing:
     def _note(self, tensor: Tensor) -> int:
         place = self._places[id(tensor)] = len(self.avals)
         self._alive.append(tensor)
+        self._cells[id(tensor._cell)] += 1
         self.avals.append(aval_of(tensor))
         self.strides.append(None)
         return place
@@ -154,17 +205,12 @@ class Drawing:
     def _finish(self, ghosts: list[Tensor], out: Tensor) -> None:
         self.out = self.place(out)
         self.differentiable = out._node is not None
-        self.saved: list[int] = []
-        self.given: list[int] = []
-        self.shown: list[int] = []
-        self.keeps_out = False
         self.gradients: list[list[int]] = [[] for _ in ghosts]
-        last = self._steps_of[out._node] if self.differentiable else len(self.steps) - 1
-        if self.steps[last].out != self.out:
-            raise Unfit
-        self.length = last + 1
         if not self.differentiable:
             return
+        self.length = self._steps_of[out._node] + 1
+        if self.steps[self.length - 1].out != self.out:
+            raise Unfit
         linked = _reached(out._node)
         for node in linked:
             at = self._steps_of[node]
@@ -224,10 +270,13 @@ class Drawing:
         inputs: list[tuple[int, tuple[int, ...] | None]],
         outputs: list[list[int]],
         totals: list[int],
+        homes: dict[int, int],
+        scalars: int,
     ) -> Graph:
-        """What leads from values with their strides to sums of values.
+        """What leads from values with their strides, and run-time numbers, to sums of values.
 
-        `totals` are the outputs whose sum begins with one more input, in the order of these inputs.
+        `totals` are the outputs whose sum begins with one more input, in the order of these inputs; `homes` are those
+        that are written into an input.
         """
         made: dict[int, nodes.Node] = {}
         leaves: list[nodes.Node] = []
@@ -237,7 +286,14 @@ class Drawing:
         wanted = self.needed([place for places in outputs for place in places], made)
         for at in sorted(wanted):
             step = self.steps[at]
-            args = tuple([made[a] if type(a) is int else nodes.const(a[0]) for a in step.args])
+            args = tuple([
+                made[a]
+                if type(a) is int
+                else nodes.scalar(a.index, "f")
+                if type(a) is Number
+                else nodes.const(a[0])
+                for a in step.args
+            ])  # fmt: skip
             made[step.out] = args[0] if step.op is None else nodes.make(step.op, args, step.attrs)
         sums = []
         for k, places in enumerate(outputs):
@@ -249,7 +305,7 @@ class Drawing:
             for term in terms[1:]:
                 total = nodes.make(ops.add, (total, term))
             sums.append(total)
-        return Graph(tuple(leaves), (), tuple(sums), name=name)
+        return Graph(tuple(leaves), ("f",) * scalars, tuple(sums), homes, name)
 
     def needed(self, places: Iterable[int], known: Iterable[int]) -> set[int]:
         """The steps that lead from known values to others."""

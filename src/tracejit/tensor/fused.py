@@ -6,12 +6,14 @@ Must not know: regions; what a composite computes.
 
 Operation by operation, a softmax goes through memory five times, and its gradient ten times. A composite that was
 called often enough with operands of one kind is drawn (`drawing.py`) and compiled like a region: one program for its
-result and the values that its gradient needs, one for the gradients.
+result, for what it changes in place and for the values that its gradient needs, and one for the gradients.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,8 +26,9 @@ from tracejit.runtime.arrays import SMALL_BYTES, empty
 from tracejit.runtime.program import LENT
 from tracejit.runtime.team import address_of
 from tracejit.tensor.dispatch import wrap
-from tracejit.tensor.drawing import Drawing, Never
+from tracejit.tensor.drawing import Drawing, Never, Number, Unfit
 from tracejit.tensor.fused_step import FusedStep
+from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import current, next_positions
 from tracejit.tensor.tensor import Tensor
@@ -40,79 +43,99 @@ WORK = 1 << 23
 USE_WORK, TRACKED_USE_WORK = 1 << 13, 1 << 15
 """What they save for a call however small, 20 us and, with gradients, 100 to 200 us, counts as so many."""
 _MAX_UNITS = 1024
+_REFUSALS = 4
+"""Kinds of operands for which a composite turns out not to be one program, after which it is not looked at again."""
 _MAX_PULLS = 8
 """Programs for the gradients of one unit: they differ in how the result's gradient lies in memory, and in which sums
 there are already."""
 _BYTE = np.dtype(np.uint8)
-_NO_SCALARS = np.zeros(1, np.int64)
+_NO_NUMBERS = np.zeros(1)
 _PLAIN = frozenset((int, bool, str, type(None), dtype))
 
 
 class _Program:
     """A compiled graph on arrays."""
 
-    __slots__ = ("results", "run", "scratch")
+    __slots__ = ("homes", "results", "run", "scratch")
 
     def __init__(self, graph: Graph) -> None:
         # With memory for intermediate values of its own each unit would hold as much as its operands.
         compiled = compile_graph(graph, LENT)
         self.run = compiled.program.run
         self.scratch = max(compiled.arena_bytes, SMALL_BYTES) if compiled.arena_bytes else 0
-        self.results = [(out.shape, out.dtype.np) for out in graph.outputs]
+        self.results = [(out.shape, out.dtype.np) for k, out in enumerate(graph.outputs) if k not in graph.homes]
+        self.homes = list(graph.homes.values())
 
-    def __call__(self, arrays: list[np.ndarray]) -> list[np.ndarray] | None:
-        """The outputs, or None if the program refused."""
+    def __call__(self, arrays: list[np.ndarray], numbers: np.ndarray = _NO_NUMBERS) -> list[np.ndarray] | None:
+        """The outputs that have memory of their own, which are the first, or None if the program refused."""
         outs = [empty(shape, kind) for shape, kind in self.results]
-        lent = [empty((self.scratch,), _BYTE)] if self.scratch else []
-        pointers = np.array([address_of(a) for a in [*arrays, *outs, *lent]], np.int64)
-        return None if self.run(pointers, _NO_SCALARS) else outs
+        written = [*arrays, *outs, *[arrays[k] for k in self.homes]]
+        if self.scratch:
+            written.append(empty((self.scratch,), _BYTE))
+        pointers = np.array([address_of(a) for a in written], np.int64)
+        return None if self.run(pointers, numbers) else outs
 
 
 class Fused:
     """The programs of a composite for operands of one kind, and what its steps on the tape must know."""
 
-    def __init__(self, name: str, drawing: Drawing) -> None:
+    def __init__(self, name: str, drawing: Drawing, numbers: int) -> None:
         self.name, self.drawing = name, drawing
-        self.steps = drawing.steps[: drawing.length]
         self.avals, self.flags = drawing.avals, drawing.flags
         self.differentiable = drawing.differentiable
+        self.returns = drawing.out >= 0
+        self.bumps = drawing.bumps
         self.kept: list[int] = []
         count = len(self.flags)
         if self.differentiable:
+            self.steps = drawing.steps[: drawing.length]
+            self.out = drawing.avals[drawing.out]
             self.given, self.keeps_out = drawing.given, drawing.keeps_out
             self.kept = drawing.kept()
             free = {*self.given, *((drawing.out,) if self.keeps_out else ())}
             self.again = drawing.needed([*drawing.saved, *drawing.shown], {*self.kept, *free})
-            self.linked = sum(1 for step in self.steps if step.mask)
-            self.positions = functools.partial(next_positions, self.linked)
+            self.positions = functools.partial(next_positions, sum(1 for step in self.steps if step.mask))
             self.wanted = [k for k in range(count) if drawing.gradients[k]]
             self.several = [k for k in self.wanted if len(drawing.gradients[k]) > 1]
             self._left = [*self.kept, *self.given, *((drawing.out,) if self.keeps_out else ())]
-            self._pulls: dict[Any, _Program] = {}
+            self._pulls: dict[Any, Callable[[list[np.ndarray]], list[np.ndarray] | None]] = {}
         inputs = [(k, drawing.strides[k]) for k in range(count)]
-        outputs = [[place] for place in (drawing.out, *self.kept)]
-        self.forward = _Program(drawing.graph(name, inputs, outputs, []))
+        outputs = [[place] for place in (*((drawing.out,) if self.returns else ()), *self.kept)]
+        homes = dict(enumerate(drawing.homes, len(outputs)))
+        outputs += [[place] for place in drawing.homes.values()]
+        self.forward = _Program(drawing.graph(name, inputs, outputs, [], homes, numbers))
 
-    def pull(self, arrays: list[np.ndarray], ct: np.ndarray, totals: list[np.ndarray | None]) -> list[np.ndarray]:
-        """The gradients of the operands, from what a call left, the result's and the sums that they are added to."""
+    def pull(
+        self, arrays: list[np.ndarray], ct: np.ndarray, totals: list[np.ndarray | None]
+    ) -> list[np.ndarray] | None:
+        """The gradients of the operands, from what a call left, the result's and the sums that they are added to.
+
+        None if they cannot be compiled.
+        """
         strides = None if ct.flags.c_contiguous else ct.strides
         key = (strides, *[total is not None for total in totals])
         program = self._pulls.get(key)
         if program is None:
-            if strides is not None and (len(self._pulls) >= _MAX_PULLS or any(s % ct.itemsize for s in strides)):
+            odd = strides is not None and any(s < 0 or s % ct.itemsize for s in strides)
+            if strides is not None and (odd or len(self._pulls) >= _MAX_PULLS):
                 return self.pull(arrays, np.ascontiguousarray(ct), totals)
             program = self._pulls[key] = self._build(strides, ct.itemsize, totals)
-        found = program([*arrays, ct, *[total for total in totals if total is not None]])
-        assert found is not None
-        return found
+        return program([*arrays, ct, *[total for total in totals if total is not None]])
 
-    def _build(self, strides: tuple[int, ...] | None, size: int, totals: list[np.ndarray | None]) -> _Program:
+    def _build(self, strides: tuple[int, ...] | None, size: int, totals: list[np.ndarray | None]) -> Any:
         drawing = self.drawing
         inputs = [(place, drawing.strides[place]) for place in self._left]
         inputs.append((drawing.cotangent, None if strides is None else tuple([s // size for s in strides])))
         outputs = [drawing.gradients[k] for k in self.wanted]
         begun = [self.wanted.index(k) for k, total in zip(self.several, totals, strict=True) if total is not None]
-        return _Program(drawing.graph(f"{self.name}_backward", inputs, outputs, begun))
+        try:
+            return _Program(drawing.graph(f"{self.name}_backward", inputs, outputs, begun, {}, 0))
+        except (Unfit, NotImplementedError):
+            return _no_program
+
+
+def _no_program(arrays: list[np.ndarray]) -> None:
+    """Stands for a program that cannot be made."""
 
 
 _units: dict[Any, Fused | None] = {}
@@ -134,7 +157,7 @@ def _look(value: Any, key: list[Any], tensors: list[Tensor]) -> bool:
     elif kind is float:
         # Equal numbers may differ in their sign.
         key += (kind, value or repr(value))
-    elif kind is tuple:
+    elif kind is tuple or kind is list:
         key += (kind, len(value))
         return all(_look(v, key, tensors) for v in value)
     elif kind in _PLAIN:
@@ -147,7 +170,9 @@ def _look(value: Any, key: list[Any], tensors: list[Tensor]) -> bool:
 def _refilled(value: Any, left: list[Tensor]) -> Any:
     if isinstance(value, Tensor):
         return left.pop(0)
-    return tuple([_refilled(v, left) for v in value]) if type(value) is tuple else value
+    if type(value) is tuple or type(value) is list:
+        return type(value)(_refilled(v, left) for v in value)
+    return value
 
 
 def clear() -> None:
@@ -169,14 +194,19 @@ def call(composite: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     for a in args:
         if not _look(a, key, tensors):
             return NO
+    numbers: list[float] = []
+    open_numbers = not tracked and bool(composite.mutates)
     for k, a in kwargs.items():
         key.append(k)
-        if not _look(a, key, tensors):
+        if open_numbers and type(a) is float:
+            # What changes tensors step by step has numbers that change, too.
+            numbers.append(a)
+        elif not _look(a, key, tensors):
             return NO
     kind = tuple(key)
     unit = _units.get(kind, NO)
     if unit is NO:
-        unit = _made(kind, composite, args, kwargs, tensors)
+        unit = _made(kind, composite, args, kwargs, tensors, len(numbers))
     if unit is None:
         return NO
     assert isinstance(unit, Fused)
@@ -186,10 +216,18 @@ def call(composite: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if len(unit.wanted) > 1 and _meet(found):
             return NO
         sources = tuple(found)
-    outs = unit.forward([t._array for t in tensors])
+    arrays = [t._array for t in tensors]
+    if unit.bumps and not _are_apart(arrays, [tensors[k] for k in unit.bumps]):
+        return NO
+    outs = unit.forward(arrays, np.array(numbers) if numbers else _NO_NUMBERS)
     if outs is None:
         # What the operations say of it, they say themselves.
         return NO
+    for changed, times in unit.bumps.items():
+        for _ in range(times):
+            tensors[changed]._bump()
+    if not unit.returns:
+        return None
     out = wrap(outs[0])
     if unit.differentiable:
         FusedStep.put(unit, tensors, sources, out, outs[1:])
@@ -200,6 +238,19 @@ def _source(t: Tensor) -> Any:
     if not t._requires_grad:
         return None
     return t if t._node is None else (t._node, t._index)
+
+
+def _are_apart(arrays: list[np.ndarray], changed: list[Tensor]) -> bool:
+    """Whether no operand shares memory with another one, and those that are changed may be."""
+    if not all(t._array.flags.writeable and t._base is None for t in changed):
+        return False
+    spans = sorted([(address_of(a), a.nbytes) if a.flags.c_contiguous else _span(a) for a in arrays])
+    return all(low + size <= following for (low, size), (following, _) in itertools.pairwise(spans))
+
+
+def _span(array: np.ndarray) -> tuple[int, int]:
+    low, high = np.lib.array_utils.byte_bounds(array)
+    return low, high - low
 
 
 def _meet(sources: list[Any]) -> bool:
@@ -214,6 +265,7 @@ def _made(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     tensors: list[Tensor],
+    numbers: int,
 ) -> Fused | None:
     """The programs for calls of a kind, if there was enough work for them."""
     if len(_work) >= _MAX_UNITS:
@@ -228,17 +280,24 @@ def _made(
     def run(ghosts: list[Tensor]) -> Any:
         left = list(ghosts)
         given = [_refilled(a, left) for a in args]
-        return composite.function(*given, **{k: _refilled(a, left) for k, a in kwargs.items()})
+        named = {k: _refilled(a, left) for k, a in kwargs.items()}
+        if numbers:
+            floats = [k for k, a in kwargs.items() if type(a) is float]
+            named.update((k, Scalar(kwargs[k], Number(at))) for at, k in enumerate(floats))
+        return composite.function(*given, **named)
 
     if len(_units) >= _MAX_UNITS:
         _units.clear()
     unit = None
     try:
-        unit = Fused(composite.function.__name__.strip("_"), Drawing(tensors, run))
+        unit = Fused(composite.function.__name__.strip("_"), Drawing(tensors, run), numbers)
+        composite.refusals = -_MAX_UNITS
     except Never:
         composite.whole = False
     except Exception:  # noqa: BLE001 - a composite may raise anything
         # What there is to say of it the composite says itself.
+        composite.refusals += 1
+        composite.whole = composite.refusals < _REFUSALS
         _log.info("%r runs operation by operation", composite)
     del _work[kind]
     _units[kind] = unit

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tracejit.aval import Aval
 from tracejit.eager import run_op
 from tracejit.ops.record import Op
 from tracejit.tensor.dispatch import attach, wrap
@@ -30,17 +31,16 @@ Saved = tuple[Tensor, int]
 class Unit(Protocol):
     """What a fused step must know of its composite.
 
-    `steps` are its operations (`drawing.Step`) up to the result, `avals` the types of their values by place, of which
-    the first are those of the tensors given. `linked` says how many of the operations are steps of the tape, `flags`
-    which of the tensors given require gradients. `kept` are the places of the values that a call leaves, `given` which
-    of the tensors given it does; `keeps_out` says whether it leaves the result. `again` are the operations to compute
-    again where steps are made. `wanted` are the tensors given that get gradients, `several` those that get more than
-    one.
+    `steps` are its operations (`drawing.Step`) up to the result of type `out`, `avals` the types of their values by
+    place, of which the first are those of the tensors given. `flags` says which of the tensors given require
+    gradients. `kept` are the places of the values that a call leaves, `given` which of the tensors given it does;
+    `keeps_out` says whether it leaves the result. `again` are the operations to compute again where steps are made.
+    `wanted` are the tensors given that get gradients, `several` those that get more than one.
     """
 
     steps: list[Any]
-    avals: list[Any]
-    linked: int
+    out: Aval
+    avals: list[Aval]
     flags: tuple[bool, ...]
     kept: list[int]
     given: list[int]
@@ -49,8 +49,16 @@ class Unit(Protocol):
     wanted: list[int]
     several: list[int]
 
-    def pull(self, arrays: list[np.ndarray], ct: np.ndarray, totals: list[np.ndarray | None]) -> list[np.ndarray]:
-        """The gradients of the tensors given, from what a call left, the result's and the sums they are added to."""
+    def positions(self) -> list[int]:
+        """Positions on the tape for the steps that a call stands for."""
+
+    def pull(
+        self, arrays: list[np.ndarray], ct: np.ndarray, totals: list[np.ndarray | None]
+    ) -> list[np.ndarray] | None:
+        """The gradients of the tensors given, from what a call left, the result's and the sums they are added to.
+
+        None if there is no program for it.
+        """
 
 
 class FusedStep(TapeNode):
@@ -65,7 +73,7 @@ class FusedStep(TapeNode):
     final: Saved | None
 
     @classmethod
-    def put(cls, unit: Any, tensors: list[Tensor], sources: tuple[Any, ...], out: Tensor, values: list[Any]) -> None:
+    def put(cls, unit: Unit, tensors: list[Tensor], sources: tuple[Any, ...], out: Tensor, values: list[Any]) -> None:
         """Put the step that made `out` on the tape; `values` are those that the unit keeps."""
         node: FusedStep = cls.__new__(cls)
         node.unit, node.sources, node.values = unit, sources, values
@@ -86,7 +94,7 @@ class FusedStep(TapeNode):
         """Send the gradients of the operands on, if that is all that is asked for and nothing stands in the way."""
         unit, values = self.unit, self.values
         array = ct._array
-        if values is None or type(array) is not np.ndarray or not self._is_intact():
+        if values is None or type(array) is not np.ndarray or array.dtype != unit.out.dtype.np or not self._is_intact():
             return False
         totals: list[np.ndarray | None] = []
         for k in unit.several:
@@ -101,6 +109,8 @@ class FusedStep(TapeNode):
                 return False
             totals.append(np.ascontiguousarray(total._array))
         found = unit.pull([*values, *self.arrays], array, totals)
+        if found is None:
+            return False
         for k, gradient in zip(unit.wanted, found, strict=True):
             edge = self.sources[k]
             slots, index = slot_of(edge)
