@@ -26,8 +26,8 @@ from tracejit.kernels.gemm import (
     plan_pack_panels,
 )
 from tracejit.kernels.gemm_kernels import NARROW, WIDE, Tile
-from tracejit.kernels.gemm_vectors import TARGET
 from tracejit.kernels.launch import Launch, Operand
+from tracejit.kernels.vectors import TARGET
 
 FLOATS = ("float32", "float64")
 SHAPES = [

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tracejit as tj
-from tracejit.kernels.gemm_vectors import LINE_BYTES
+from tracejit.kernels.vectors import LINE_BYTES
 from tracejit.runtime.arrays import _COPIED_BYTES, SMALL_BYTES, copied, empty, placed
 
 KINDS = [np.float32, np.float64, np.int64, np.int8, np.bool_]

@@ -21,8 +21,8 @@ from numba.extending import intrinsic
 from tracejit.config import SETTINGS, thread_budget
 from tracejit.eager import run_op
 from tracejit.errors import KernelBuildError
-from tracejit.kernels.gemm_vectors import TARGET
 from tracejit.kernels.memory import load_arg, store_i64
+from tracejit.kernels.vectors import TARGET
 from tracejit.ops import ops
 from tracejit.runtime import build as build_module
 from tracejit.runtime import cache, frontend, native

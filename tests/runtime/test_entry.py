@@ -15,7 +15,7 @@ import pytest
 
 from tracejit.kernels import looks
 from tracejit.kernels.emit import internal_function
-from tracejit.kernels.gemm_vectors import LINE_BYTES
+from tracejit.kernels.vectors import LINE_BYTES
 from tracejit.kernels.workspace import own_memory
 from tracejit.runtime.arrays import SMALL_BYTES
 from tracejit.runtime.build import build

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.runtime.lowering_ways import directly, through_numba
-from tracejit.kernels.gemm_vectors import TARGET
+from tracejit.kernels.vectors import TARGET
 from tracejit.runtime import frontend
 from tracejit.runtime.build import build, function_of
 from tracejit.runtime.team import launch

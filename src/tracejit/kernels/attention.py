@@ -16,8 +16,8 @@ from tracejit.kernels.attention_units import BACKWARD, FORWARD, LYING, PACK, PAN
 from tracejit.kernels.fold import LANES
 from tracejit.kernels.gemm import panel_columns
 from tracejit.kernels.gemm_kernels import BLOCK_BYTES
-from tracejit.kernels.gemm_vectors import LINE_BYTES, TARGET
 from tracejit.kernels.launch import Launch, Operand, Ptr, Scratch
+from tracejit.kernels.vectors import LINE_BYTES, TARGET
 
 _SIZES = {"float32": 4, "float64": 8}
 _PACK: dict[str, Callable[..., Any]] = {"float32": kernels.attention_pack_f32, "float64": kernels.attention_pack_f64}

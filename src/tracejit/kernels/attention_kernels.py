@@ -6,8 +6,8 @@ from functools import partial
 from typing import Any
 
 from tracejit.kernels.attention_units import backward, forward, pack
-from tracejit.kernels.gemm_code import native_kernel
-from tracejit.kernels.gemm_vectors import F32, F64
+from tracejit.kernels.code import native_kernel
+from tracejit.kernels.vectors import F32, F64
 
 panels_f32 = native_kernel("panels_f32", partial(pack, F32))
 panels_f64 = native_kernel("panels_f64", partial(pack, F64))

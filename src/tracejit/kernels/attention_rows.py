@@ -15,7 +15,7 @@ import llvmlite.ir as ir
 
 from tracejit.kernels.emit import I64, SHORT_LOOP, emit_loop, internal_function
 from tracejit.kernels.fold import LANES
-from tracejit.kernels.gemm_vectors import I8, I32, TARGET, Lane, VectorBuilder
+from tracejit.kernels.vectors import I8, I32, TARGET, Lane, VectorBuilder
 from tracejit.kernels.vmath.exponential import exp
 from tracejit.kernels.vmath.expression import V
 

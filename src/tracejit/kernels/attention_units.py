@@ -12,11 +12,11 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from tracejit.kernels.attention_rows import ADDED, FLAGS, NO_MASK, add_steps, add_weights
-from tracejit.kernels.gemm_code import Code, Word
+from tracejit.kernels.code import Code, Word
 from tracejit.kernels.gemm_kernels import BLOCK_BYTES, TILE_ROWS, TILE_VECTORS, call_tile
 from tracejit.kernels.gemm_packing import add_copy, add_transpose
 from tracejit.kernels.gemm_tiles import add_column
-from tracejit.kernels.gemm_vectors import Lane
+from tracejit.kernels.vectors import Lane
 
 PACK = ("operand", "scratch", "heads", "batch_step", "head_step", "row_step", "rows", "width", "chunk", "space",
         "turned", "straight")  # fmt: skip

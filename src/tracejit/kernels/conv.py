@@ -17,8 +17,8 @@ from tracejit.kernels.conv_tiles import ROW_BYTES
 from tracejit.kernels.conv_windows import MAX_TAPS
 from tracejit.kernels.gemm import panel_columns, plan_matmul
 from tracejit.kernels.gemm_kernels import TILE_VECTORS
-from tracejit.kernels.gemm_vectors import TARGET
 from tracejit.kernels.launch import Launch, Operand, Ptr, Scratch
+from tracejit.kernels.vectors import TARGET
 
 Pair = tuple[int, int]
 

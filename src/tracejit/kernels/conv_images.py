@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tracejit.kernels.code import Code, Word
 from tracejit.kernels.conv_tiles import (
     BAND_COLUMNS,
     BAND_ROWS,
@@ -44,10 +45,9 @@ from tracejit.kernels.conv_tiles import (
 )
 from tracejit.kernels.conv_vectors import add_lookup_across, add_rows
 from tracejit.kernels.conv_windows import GATHERED, Band, Window
-from tracejit.kernels.gemm_code import Code, Word
 from tracejit.kernels.gemm_kernels import TILE_VECTORS
 from tracejit.kernels.gemm_packing import add_transpose
-from tracejit.kernels.gemm_vectors import TARGET, Lane
+from tracejit.kernels.vectors import TARGET, Lane
 
 ACROSS_VECTORS = {1: 8, 2: 6, 3: 4, 4: 3}
 """Vectors of pixels in a tile by its output channels, if pixels are in the lanes."""

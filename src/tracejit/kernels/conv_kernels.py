@@ -10,10 +10,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from tracejit.kernels.code import Code, Word, native_kernel
 from tracejit.kernels.conv_images import Channels, Image, Pixels, pack
 from tracejit.kernels.conv_weights import Weight
-from tracejit.kernels.gemm_code import Code, Word, native_kernel
-from tracejit.kernels.gemm_vectors import F32, F64, Lane
+from tracejit.kernels.vectors import F32, F64, Lane
 
 
 def _units(kernel: Callable[[Lane, Code, Word], Image | Weight], lane: Lane) -> Callable[..., None]:

@@ -11,7 +11,7 @@ from math import gcd
 from tracejit.kernels.conv_tiles import ROW_BYTES, SPARE_ROWS, SUMS_BYTES
 from tracejit.kernels.conv_windows import DIRECT, GATHERED, MAX_PIXELS, MAX_RUN, PADDED, WINDOW_BYTES, window_bytes
 from tracejit.kernels.gemm_kernels import TILE_VECTORS
-from tracejit.kernels.gemm_vectors import TARGET
+from tracejit.kernels.vectors import TARGET
 
 Pair = tuple[int, int]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tracejit.kernels.code import Code, Word
 from tracejit.kernels.conv_vectors import add_lookup, add_turned
 from tracejit.kernels.conv_windows import Axis
-from tracejit.kernels.gemm_code import Code, Word
 from tracejit.kernels.gemm_kernels import TILE_ROWS, TILE_VECTORS
-from tracejit.kernels.gemm_vectors import TARGET, Lane
+from tracejit.kernels.vectors import TARGET, Lane
 
 (SOURCE, WEIGHT, OUT) = range(3)
 (GROUPS, OUT_CHANNELS, CHANNELS, ROWS, COLUMNS, OUT_ROWS, OUT_COLUMNS, TAP_ROWS, TAP_COLUMNS) = range(3, 12)

@@ -10,7 +10,7 @@ from typing import Any
 
 from tracejit.kernels.emit import I64, SHORT_LOOP, emit_loop, internal_function
 from tracejit.kernels.gemm_kernels import TILE_ROWS, TILE_VECTORS
-from tracejit.kernels.gemm_vectors import TARGET, Lane, VectorBuilder
+from tracejit.kernels.vectors import TARGET, Lane, VectorBuilder
 
 _FEW_CHAINS = 8
 """Chains of a tile up to which its loop is a short one."""

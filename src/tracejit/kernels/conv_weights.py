@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tracejit.kernels.code import Code, Word
 from tracejit.kernels.conv_tiles import (
     BAND_COLUMNS,
     BAND_ROWS,
@@ -34,10 +35,9 @@ from tracejit.kernels.conv_tiles import (
 )
 from tracejit.kernels.conv_vectors import add_zeros
 from tracejit.kernels.conv_windows import MAX_PIXELS, Band, Window
-from tracejit.kernels.gemm_code import Code, Word
 from tracejit.kernels.gemm_kernels import TILE_VECTORS
 from tracejit.kernels.gemm_packing import add_transpose
-from tracejit.kernels.gemm_vectors import TARGET, Lane
+from tracejit.kernels.vectors import TARGET, Lane
 
 
 class Weight:

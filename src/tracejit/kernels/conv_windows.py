@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from tracejit.kernels.code import Code, Word
 from tracejit.kernels.conv_vectors import add_padded, add_zeros
-from tracejit.kernels.gemm_code import Code, Word
-from tracejit.kernels.gemm_vectors import TARGET, Lane
+from tracejit.kernels.vectors import TARGET, Lane
 
 DIRECT, PADDED, GATHERED = range(3)
 """What a window is: the image itself, where no tap leaves it; a copy with zeros round it; or, where the pixels that a

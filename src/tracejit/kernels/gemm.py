@@ -13,8 +13,8 @@ from typing import Any
 from tracejit.kernels import gemm_kernels as kernels
 from tracejit.kernels.gemm_kernels import DOT_ROWS, NARROW, ROW_VECTORS, THIN_VECTORS, WIDE, Tile
 from tracejit.kernels.gemm_tiles import MASKED, MOVED, MULTIPLIED
-from tracejit.kernels.gemm_vectors import TARGET
 from tracejit.kernels.launch import Launch, Operand, Ptr, Scratch
+from tracejit.kernels.vectors import TARGET
 
 _SIZES = {"float32": 4, "float64": 8}
 _FLOAT_KERNELS: dict[str, dict[str, Callable[..., Any]]] = {

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import llvmlite.ir as ir
 
-from tracejit.kernels.gemm_code import Code, Word, native_kernel
+from tracejit.kernels.code import Code, Word, native_kernel
 from tracejit.kernels.gemm_packing import add_copy, add_strips, add_transpose
 from tracejit.kernels.gemm_tiles import ALONE, ENDING, add_column, add_dots, add_gate, add_row_dots, add_tile
-from tracejit.kernels.gemm_vectors import F32, F64, TARGET, Lane
+from tracejit.kernels.vectors import F32, F64, TARGET, Lane
 
 (A, B, C, M, N, K, A_BATCH, A_M, A_K, B_BATCH, B_K, B_N, C_BATCH, C_M) = range(14)
 """The slots of the argument block: addresses, sizes, strides in elements."""

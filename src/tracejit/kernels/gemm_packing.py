@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from tracejit.kernels.emit import I64, SHORT_LOOP, emit_loop, integers, internal_function
-from tracejit.kernels.gemm_vectors import LINE_BYTES, TARGET, Lane, VectorBuilder, row_addresses
+from tracejit.kernels.vectors import LINE_BYTES, TARGET, Lane, VectorBuilder, row_addresses
 
 _AHEAD, _FAR_BYTES = 8, 256
 """How many rows (along a row how many bytes) ahead of what is packed are asked for, which the CPU itself does not do

@@ -11,13 +11,13 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
+from tracejit.kernels.code import Code, Word, native_kernel
 from tracejit.kernels.gemm import Problem, checked, worth_packing
-from tracejit.kernels.gemm_code import Code, Word, native_kernel
 from tracejit.kernels.gemm_kernels import BLOCK_BYTES, COPY, DIRECT, GATHER, TILE_VECTORS, TRANSPOSE, pack_panels
 from tracejit.kernels.gemm_packing import add_part
 from tracejit.kernels.gemm_tiles import ADDING, add_column
-from tracejit.kernels.gemm_vectors import F32, F64, TARGET, Lane
 from tracejit.kernels.launch import Launch, Operand, Ptr
+from tracejit.kernels.vectors import F32, F64, TARGET, Lane
 from tracejit.ops.contraction import LONGEST_ADDED
 
 (M, N, K, A_M, A_K, A_MODE, ROWS, TALL, GROUP, LEFT, RIGHT, COUNT, RESULTS, FIRST) = range(14)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tracejit.kernels.emit import I64, SHORT_LOOP, emit_loop, internal_function
-from tracejit.kernels.gemm_vectors import LINE_BYTES, TARGET, Lane, Place, VectorBuilder, row_addresses
+from tracejit.kernels.vectors import LINE_BYTES, TARGET, Lane, Place, VectorBuilder, row_addresses
 
 ALONE, ADDING, ENDING = "", "_add", "_end"
 """What is done with a product: nothing, it is added to a D, or a bias and relu may follow."""

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 from tracejit.dtypes import BY_NAME
-from tracejit.kernels.gemm_vectors import TARGET
 from tracejit.kernels.launch import Launch, Operand, Ptr
 from tracejit.kernels.pool_vectors import WIDEST_STRIDE, max_pool2d_inside_f32, max_pool2d_inside_f64
 from tracejit.kernels.template import (
@@ -18,6 +17,7 @@ from tracejit.kernels.template import (
     require_same_dtype,
     short_name,
 )
+from tracejit.kernels.vectors import TARGET
 
 Pair = tuple[int, int]
 

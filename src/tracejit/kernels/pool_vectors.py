@@ -13,9 +13,9 @@ from typing import Any
 import llvmlite.ir as ir
 from numba.core import cgutils
 
+from tracejit.kernels.code import Code, Word, native_kernel
 from tracejit.kernels.emit import I64, emit_loop
-from tracejit.kernels.gemm_code import Code, Word, native_kernel
-from tracejit.kernels.gemm_vectors import F32, F64, I32, TARGET, Lane, VectorBuilder
+from tracejit.kernels.vectors import F32, F64, I32, TARGET, Lane, VectorBuilder
 
 (X, VALUES, PLACES, HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH, KERNEL_H, KERNEL_W, STRIDE_H, STRIDE_W, SIZE) = range(12)
 """Slots: addresses, sizes of planes and windows, strides (columns: 1 or 2), the number of elements of x."""

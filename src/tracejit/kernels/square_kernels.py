@@ -11,7 +11,7 @@ from typing import Any
 
 import llvmlite.ir as ir
 
-from tracejit.kernels.gemm_code import Code, Word, native_kernel
+from tracejit.kernels.code import Code, Word, native_kernel
 from tracejit.kernels.square_vectors import (
     DEPTH,
     ROW_BYTES,

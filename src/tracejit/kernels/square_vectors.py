@@ -16,7 +16,7 @@ import llvmlite.ir as ir
 from numba.core import cgutils
 
 from tracejit.kernels.emit import I64, emit_loop, integers, internal_function
-from tracejit.kernels.gemm_vectors import F32, I8, I32, VectorBuilder
+from tracejit.kernels.vectors import F32, I8, I32, VectorBuilder
 
 SIDE, DEPTH = 16, 32
 """Rows (of B and C columns) of a tile, places of k."""

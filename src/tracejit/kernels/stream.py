@@ -14,8 +14,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tracejit.kernels.emit import I64, emit_loop, internal_function
-from tracejit.kernels.gemm_vectors import LINE_BYTES, TARGET
 from tracejit.kernels.memory import IS_X86
+from tracejit.kernels.vectors import LINE_BYTES, TARGET
 
 _WORD = ir.IntType(32)
 _WORD_BYTES = 4

@@ -9,9 +9,9 @@ from typing import Any
 from numba.core import types
 from numba.extending import intrinsic
 
+from tracejit.kernels.code import Code, Word
 from tracejit.kernels.emit import I64, internal_function
-from tracejit.kernels.gemm_code import Code, Word
-from tracejit.kernels.gemm_vectors import F32, F64, TARGET, Lane, VectorBuilder
+from tracejit.kernels.vectors import F32, F64, TARGET, Lane, VectorBuilder
 
 TILE_BYTES, TILE_PITCH = 256, 64
 """Bytes that a tile has of each row of what is turned, four lines of memory, and elements from row to row of a tile."""

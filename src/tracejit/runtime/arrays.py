@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tracejit.kernels.gemm_vectors import LINE_BYTES
+from tracejit.kernels.vectors import LINE_BYTES
 from tracejit.runtime.blocks import BLOCK_BYTES, BLOCKS
 from tracejit.runtime.entry import ENTRY
 

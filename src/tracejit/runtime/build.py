@@ -32,7 +32,7 @@ from tracejit import kernels
 from tracejit.config import SETTINGS, code_key, logger, thread_budget
 from tracejit.cpu import has_tiles
 from tracejit.errors import KernelBuildError
-from tracejit.kernels.gemm_vectors import TARGET
+from tracejit.kernels.vectors import TARGET
 from tracejit.runtime import frontend, lowering, native, printing, scalars, syntax, turns, vectors
 from tracejit.runtime.ahead import AHEAD
 from tracejit.runtime.cache import OBJECT, STORE

@@ -26,8 +26,8 @@ import llvmlite.binding as llvm
 import numpy as np
 
 from tracejit.errors import KernelBuildError
-from tracejit.kernels.gemm_vectors import LINE_BYTES
 from tracejit.kernels.threads import PARALLEL, PROGRAM_THREADS, RELEASE
+from tracejit.kernels.vectors import LINE_BYTES
 from tracejit.kernels.workspace import WORKSPACE
 from tracejit.runtime import native, replay_text
 from tracejit.runtime.build import environment

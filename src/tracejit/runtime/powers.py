@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tracejit.kernels.gemm_vectors import TARGET
+from tracejit.kernels.vectors import TARGET
 from tracejit.kernels.vmath.expression import SCALE, WHOLE, scale_of_vectors
 
 _BITS = {"float": 32, "double": 64}

@@ -19,8 +19,8 @@ from typing import Any
 
 import llvmlite.ir as ir
 
-from tracejit.kernels.gemm_vectors import TARGET
 from tracejit.kernels.memory import LOOP
+from tracejit.kernels.vectors import TARGET
 from tracejit.kernels.workspace import is_own_memory
 from tracejit.runtime import powers
 from tracejit.runtime.turns import COPY, INDEX, MASK, Line, Turns

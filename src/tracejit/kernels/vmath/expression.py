@@ -13,8 +13,8 @@ from llvmlite import ir
 from numba.core import cgutils
 
 from tracejit.kernels.emit import Splat, integers
-from tracejit.kernels.gemm_vectors import TARGET
 from tracejit.kernels.memory import OF_THIS_CPU
+from tracejit.kernels.vectors import TARGET
 
 Number = Union[int, float, "V"]
 

@@ -12,7 +12,7 @@ from typing import Any
 from llvmlite import ir
 
 from tracejit.kernels.emit import I64, emit_loop, internal_function
-from tracejit.kernels.gemm_vectors import TARGET
+from tracejit.kernels.vectors import TARGET
 from tracejit.kernels.vmath.expression import V
 
 _TOGETHER = 4

@@ -17,9 +17,9 @@ from typing import Any
 import llvmlite.ir as ir
 import numpy as np
 
+from tracejit.kernels.code import Code, Word, native_kernel
 from tracejit.kernels.emit import I64, emit_loop
-from tracejit.kernels.gemm_code import Code, Word, native_kernel
-from tracejit.kernels.gemm_vectors import F32, TARGET, VectorBuilder
+from tracejit.kernels.vectors import F32, TARGET, VectorBuilder
 from tracejit.runtime.build import build
 from tracejit.runtime.team import launch, set_num_threads
 
