@@ -66,8 +66,9 @@ _LEAST_RUN = 96
 """Steps of k that are one run, whatever is packed."""
 
 _WIDE = TARGET.vector_bytes == 64
-_WIDE_ROWS, _WIDE_STEPS = 192, 1 << 21
-"""Rows of A, and steps of all chains, from which tiles may be wide: a smaller program needs but one kernel."""
+_WIDE_ROWS, _WIDE_STEPS = 192, 1 << 25
+"""Rows of A, and steps of all chains, from which tiles may be wide: less gains microseconds, where one more kernel
+takes 40 ms to build."""
 
 _WIDE_COST, _EDGE_COST = 0.94, 2.0
 """The time of a wide tile beside narrow ones for as many columns; of a masked column beside another."""
