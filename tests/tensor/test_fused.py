@@ -377,6 +377,31 @@ def test_no_more_memory_is_kept(name: str, kind: Any) -> None:
     assert other <= one
 
 
+def test_two_threads_may_build_the_same_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = operands(tj.float32, 0)[0]
+    meeting, drawing = threading.Barrier(2), fused.Drawing
+    found: list[Any] = []
+
+    def draw(*args: Any) -> Any:
+        meeting.wait(60)
+        return drawing(*args)
+
+    def work() -> None:
+        try:
+            found.append(step(F.softmax(x, 1)))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it fails the test
+            found.append(error)
+
+    monkeypatch.setattr(fused, "Drawing", draw)
+    with built(-1):
+        threads = [threading.Thread(target=work) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == [FusedStep, FusedStep]
+
+
 def test_threads() -> None:
     with built(-1):
         expected = trained(COMPOSITES["layer_norm"], tj.float32, 0)

@@ -299,6 +299,7 @@ def _made(
         composite.refusals += 1
         composite.whole = composite.refusals < _REFUSALS
         _log.info("%r runs operation by operation", composite)
-    del _work[kind]
+    # Another thread may have made it, too, or forgotten all work.
+    _work.pop(kind, None)
     _units[kind] = unit
     return unit
