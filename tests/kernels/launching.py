@@ -52,18 +52,37 @@ def launch(plan: tuple[Launch, ...], arrays: list[np.ndarray], pieces: int = 1) 
     return code
 
 
+def launch_part(plan: tuple[Launch, ...], arrays: list[np.ndarray], part: int, parts: int) -> int:
+    """Runs one of equal parts of each launch; gives the first error code."""
+    needed = max((item.scratch for item in plan), default=0)
+    shared = np.full(needed // 4 + 64, np.nan, np.float32)
+    codes = []
+    for item in plan:
+        assert item.units % parts == 0
+        block = _block(item, arrays, shared.ctypes.data)
+        low, high = item.units // parts * part, item.units // parts * (part + 1)
+        codes.append(caller()(build(item.function).address, block.ctypes.data, low, high))
+    return max(codes)
+
+
+def _block(item: Launch, arrays: list[np.ndarray], scratch: int) -> np.ndarray:
+    """The argument block of a launch."""
+    block = np.zeros(len(item.slots), np.int64)
+    for k, slot in enumerate(item.slots):
+        if isinstance(slot, Ptr):
+            block[k] = arrays[slot.index].ctypes.data
+        elif isinstance(slot, Scratch):
+            block[k] = scratch
+        elif isinstance(slot, float):
+            block[k] = struct.unpack("<q", struct.pack("<d", slot))[0]
+        else:
+            block[k] = slot
+    return block
+
+
 def _launch(plan: tuple[Launch, ...], arrays: list[np.ndarray], pieces: int, scratch: int) -> int:
     for item in plan:
-        block = np.zeros(len(item.slots), np.int64)
-        for k, slot in enumerate(item.slots):
-            if isinstance(slot, Ptr):
-                block[k] = arrays[slot.index].ctypes.data
-            elif isinstance(slot, Scratch):
-                block[k] = scratch
-            elif isinstance(slot, float):
-                block[k] = struct.unpack("<q", struct.pack("<d", slot))[0]
-            else:
-                block[k] = slot
+        block = _block(item, arrays, scratch)
         cuts = [item.units * piece // pieces for piece in range(pieces + 1)]
         codes = [
             caller()(build(item.function).address, block.ctypes.data, low, high)

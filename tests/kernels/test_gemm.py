@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.kernels.chains import reference
-from tests.kernels.launching import fenced, launch, operand, run, same, sample
+from tests.kernels.launching import fenced, launch, launch_part, operand, run, same, sample
 from tracejit.kernels import gemm, gemm_kernels
 from tracejit.kernels.gemm import (
     panel_columns,
@@ -323,6 +323,32 @@ def test_batches_that_are_packed(dtype: str, layouts: tuple[str, str]) -> None:
     a, b = sample(rng, dtype, 2, 151, 203), sample(rng, dtype, 2, 203, 173)
     left, right = laid_out(a, layouts[0]), laid_out(b, layouts[1])
     same(run(plan_matmul, [left, right], np.empty((2, 151, 173), dtype)), reference(a, b))
+
+
+@pytest.mark.usefixtures("tile")
+@pytest.mark.parametrize(("batch", "m"), [(1, 40), (1, 768), (3, 40), (3, 17), (2, 96), (4, 768)])
+@pytest.mark.parametrize("shared", ["neither", "a", "b"])
+def test_a_part_needs_no_more_than_its_part_of_what_is_along(batch: int, m: int, shared: str) -> None:
+    rng = np.random.default_rng(m)
+    inputs = [sample(rng, "float32", batch, m, 40), sample(rng, "float32", batch, 40, 96)]
+    if shared != "neither":
+        inputs["ab".index(shared)] = np.broadcast_to(inputs["ab".index(shared)][:1], inputs["ab".index(shared)].shape)
+    expected = reference(*inputs)
+    plan = plan_matmul(*map(operand, inputs), operand(expected))
+    parts = plan[-1].parts
+    for part in range(parts if all(item.parts == parts for item in plan) else 0):
+        arrays = [*inputs, np.full_like(expected, 77)]
+        for index, x in enumerate(inputs):
+            # A plan does not take for along what lies in memory but once.
+            if index in plan[-1].along and x.flags.c_contiguous:
+                # What another part of the threads may not have written yet.
+                poisoned = np.full(x.size, np.nan, x.dtype)
+                own = slice(part * x.size // parts, (part + 1) * x.size // parts)
+                poisoned[own] = x.reshape(-1)[own]
+                arrays[index] = poisoned.reshape(x.shape)
+        assert launch_part(plan, arrays, part, parts) == 0
+        own = slice(part * expected.size // parts, (part + 1) * expected.size // parts)
+        same(arrays[2].reshape(-1)[own], expected.reshape(-1)[own])
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

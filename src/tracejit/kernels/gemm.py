@@ -398,8 +398,10 @@ def _plan_panels(p: Problem, tile: Tile, *, a_mode: int | None = None, in_panels
     function, unit_cost = _PANEL_KERNELS[p.dtype, tile], p.cost(units, slowness)
     if p.swapped or p.m % rows:
         return Launch(function, slots, units, unit_cost, grain=grain)
-    along = (0, 1, 2) if p.batch > 1 and p.b[0] else (0, 2)
-    return Launch(function, slots, units, unit_cost, parts=p.batch * parts, along=along, grain=grain)
+    if p.batch > 1 and p.b[0]:
+        # All rows of C of one batch need the whole of its B.
+        return Launch(function, slots, units, unit_cost, parts=p.batch, along=(0, 1, 2), grain=grain)
+    return Launch(function, slots, units, unit_cost, parts=p.batch * parts, along=(0, 2), grain=grain)
 
 
 def _is_far(p: Problem) -> bool:
