@@ -98,6 +98,11 @@ def squares(x: Node, w: Node) -> Node:
     return make("matmul", make("reshape", both, shape=x.shape), w)
 
 
+def batched(a: Node, b: Node) -> Node:
+    """Products of batches, both of whose operands are computed: each needs all rows of its second one."""
+    return make("tanh", make("matmul", make("exp", a), make("tanh", b)))
+
+
 BATCH, LENGTH, HEADS = 4, 20, 2
 
 
@@ -128,6 +133,7 @@ SHAPES = {
     "below": (below, [floats(ROWS, WIDTH), floats(WIDTH, WIDTH)]),
     "turned": (turned, [floats(WIDTH, WIDTH), floats(WIDTH, WIDTH)]),
     "squares": (squares, [floats(6 * WIDTH, WIDTH), floats(WIDTH, WIDTH)]),
+    "batched": (batched, [floats(3, 40, WIDTH), floats(3, WIDTH, 96)]),
 }
 
 
