@@ -67,8 +67,8 @@ _LEAST_RUN = 96
 
 _WIDE = TARGET.vector_bytes == 64
 _WIDE_ROWS, _WIDE_STEPS = 192, 1 << 25
-"""Rows of A, and steps of all chains, from which tiles may be wide: less gains microseconds, where one more kernel
-takes 40 ms to build."""
+"""Rows of A, and steps of all chains of a batch, from which tiles may be wide: less gains microseconds, where one more
+kernel takes 40 ms to build."""
 
 _WIDE_COST, _EDGE_COST = 0.94, 2.0
 """The time of a wide tile beside narrow ones for as many columns; of a masked column beside another."""
@@ -80,7 +80,7 @@ _RUN_BYTES = 64 * 1024 if _WIDE else kernels.BLOCK_BYTES
 steps in one run take 0.95 to 0.98 of the time of two runs, whose panels the first cache holds."""
 
 _WIDE_RUN_BYTES = 128 * 1024
-"""The same for wide tiles, which have 24 multiply-adds for four vectors of a panel (768x128 @ 512x128: 0.96)."""
+"""The same for wide tiles, which have 24 multiply-adds for four vectors of a panel (768x512 @ 512x128: 0.96)."""
 
 _PANEL_BYTES = 36 * 1024 if _WIDE else 16 * 1024
 _HEIGHT_BYTES, _SLAB_BYTES = (32 * 1024, 768 * 1024) if _WIDE else (96 * 1024, 0)

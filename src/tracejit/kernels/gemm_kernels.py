@@ -248,10 +248,8 @@ def _panel(lane: Lane, shape: Tile, code: Code, p: Word, low: Word, high: Word) 
         ):
             last, length = end.least(first + group), (k - start).least(run)
             b_at = b + (batch * b_batch + start * b_k + first * columns * b_n) * size
-            right = n - first * columns
-            pack_panels(
-                code, lane, b_mode, b_at, b_k, b_n, buffer, length, right, last - first, vectors=shape.vectors
-            )
+            operand = b_mode, b_at, b_k, b_n
+            pack_panels(code, lane, *operand, buffer, length, n - first * columns, last - first, vectors=shape.vectors)
             there = (rows * together).least(m - i)
             sweep(a_at, i, c_at, start, length, first, last, b_direct.choose(b_at, buffer), there)
 

@@ -13,7 +13,7 @@ from tracejit.runtime.arrays import placed
 from tracejit.tensor.dispatch import beside, wrap
 from tracejit.tensor.state import state
 from tracejit.tensor.summing import Cut, GradientSum, as_tensor, summed
-from tracejit.tensor.tape import OWED, TapeNode, current, pull, release
+from tracejit.tensor.tape import OWED, TapeNode, current, pull
 from tracejit.tensor.tensor import Tensor, method
 
 _new = object.__new__
@@ -251,7 +251,7 @@ def _walk(
                 send(edge, g)
     if not retain_graph:
         for node in visited:
-            release(node)
+            node.release()
     for leaf, total in leaves.values():
         ct = as_tensor(total)
         if leaf._hooks:
@@ -259,10 +259,8 @@ def _walk(
         if ("leaf", id(leaf)) in wanted:
             wanted["leaf", id(leaf)] = ct
         if accumulate and inputs is None:
-            if type(total) is GradientSum and leaf._hooks is None and leaf._grad is None:
-                leaf._grad = wrap(placed(ct._array))
-            else:
-                accumulate_grad(leaf, ct, create_graph)
+            # A hook may have kept what it was given.
+            accumulate_grad(leaf, ct, create_graph, own=type(total) is GradientSum and leaf._hooks is None)
     if inputs is None:
         return []
     if accumulate:
@@ -278,11 +276,11 @@ def _owned(ct: Any) -> Any:
     return ops.copy(ct)
 
 
-def accumulate_grad(leaf: Tensor, ct: Any, create_graph: bool) -> None:
-    """Add a gradient to a leaf's `.grad`."""
+def accumulate_grad(leaf: Tensor, ct: Any, create_graph: bool, *, own: bool = False) -> None:
+    """Add a gradient to a leaf's `.grad`; `own` says that nobody else has its memory."""
     grad = leaf._grad
     if grad is None:
-        leaf._grad = ct if create_graph else _owned(ct)
+        leaf._grad = ct if create_graph else wrap(placed(ct._array)) if own else _owned(ct)
     elif create_graph:
         leaf._grad = ops.add(grad, ct)
     else:

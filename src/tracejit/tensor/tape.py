@@ -54,7 +54,7 @@ class TapeNode:
         return f"<{self.name()}>"
 
     def release(self) -> None:
-        """Let go of the saved values."""
+        """Let go of the saved values after a backward pass."""
         if self.saved or self.results:
             self.saved = self.results = ()
             self.done = True
@@ -261,8 +261,3 @@ def _result(node: TapeNode, k: int, rule: Any, create_graph: bool) -> Any:
 def kept_results(node: TapeNode) -> tuple[int, ...]:
     """Which of its results a step saves."""
     return _plan(node.op, sum(1 << i for i, e in enumerate(node.edges) if e is not None)).results
-
-
-def release(node: TapeNode) -> None:
-    """Let go of the saved values after a backward pass."""
-    node.release()

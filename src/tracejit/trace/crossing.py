@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from tracejit.tensor.scalar import Scalar
-from tracejit.tensor.tape import TapeNode, held, kept_results, release
+from tracejit.tensor.tape import TapeNode, held, kept_results
 from tracejit.tensor.tensor import Tensor
 from tracejit.trace.tape import Untraceable
 from tracejit.trace.tree import same_value
@@ -74,7 +74,7 @@ class Outside:
         for i in crossing.released:
             node = self.nodes[i]
             out.append(partial(_take_back, node, node.saved, node.results))
-            release(node)
+            node.release()
         return out
 
 
