@@ -19,7 +19,7 @@ from tracejit.kernels.vectors import LINE_BYTES
 from tracejit.kernels.workspace import own_memory
 from tracejit.runtime.arrays import SMALL_BYTES
 from tracejit.runtime.build import build
-from tracejit.runtime.entry import _ARRAY_FUNCTIONS, ENTRY
+from tracejit.runtime.entry import _ARRAY_FUNCTIONS, ENTRY, _definition
 from tracejit.runtime.objects import make_call, slot_offset
 
 
@@ -228,3 +228,9 @@ def test_a_function_that_kernels_call_has_no_workspace_of_its_own() -> None:
     internal_function(module, "few", 1, lambda builder, _: own_memory(builder, 4096))
     with pytest.raises(AssertionError, match="many is no kernel"):
         internal_function(module, "many", 1, lambda builder, _: own_memory(builder, 4097))
+
+
+def test_a_definition_outlives_whoever_made_it():
+    made = weakref.ref(_definition("nothing", 0, 0))
+    gc.collect()
+    assert made() is not None

@@ -189,6 +189,15 @@ class _MethodDefinition(ctypes.Structure):
     )
 
 
+def _definition(name: str, address: int, flags: int) -> _MethodDefinition:
+    """A definition that lives as long as the process: a function reads it once more when it goes, which may be the last
+    thing that an interpreter does.
+    """
+    made = _MethodDefinition(name.encode(), address, flags, None)
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(made))
+    return made
+
+
 def _built_in(definition: _MethodDefinition, own: Any) -> Callable[..., Any]:
     """A built-in function that gets an object of its own in each call."""
     make = ctypes.pythonapi.PyCFunction_NewEx
@@ -207,7 +216,6 @@ class Entry:
         self.state[list(known)] = [id(x) for x in known.values()]
         # Until a team is set up, every launch is light.
         self.state[THRESHOLD : THRESHOLD + 1].view(np.float64)[0] = np.inf
-        self._definitions: list[_MethodDefinition] = []
         for name in _PYTHON_FUNCTIONS:
             function = getattr(ctypes.pythonapi, name)
             llvm.add_symbol(name, ctypes.cast(function, ctypes.c_void_p).value)
@@ -231,16 +239,14 @@ class Entry:
         if error:
             raise OSError(error, f"cannot make a key for the workspaces of threads: {os.strerror(error)}")
         llvm.add_symbol(WORKSPACE, native.find(symbols["workspace"]))
-        self._replay = _MethodDefinition(b"replay", native.find(symbols["replay"]), _METH_FASTCALL, None)
+        self._replay = _definition("replay", native.find(symbols["replay"]), _METH_FASTCALL)
         bound = [self._bind(name, native.find(symbols[name]), flags) for name, flags in _FUNCTIONS.items()]
         self.launch, self.run, self.address_of, self.hold, self.advance, *makers = bound
         self.stamp, self.make, self.look, self.alike, self.enter = makers
         self._check()
 
     def _bind(self, name: str, address: int, flags: int) -> Callable[..., Any]:
-        definition = _MethodDefinition(name.encode(), address, flags, None)
-        self._definitions.append(definition)
-        return _built_in(definition, self.state)
+        return _built_in(_definition(name, address, flags), self.state)
 
     def replay(self, table: np.ndarray, *kept: Any) -> Callable[[Any, Any], Any]:
         """A replay, a function of arguments and named arguments, by a table of `replay_text.REPLAY_WORDS` words.
