@@ -77,28 +77,40 @@ def test_nothing_beyond_a_row_is_asked_for() -> None:
     assert f"min(first + {cost.BLOCK}, " in text
 
 
+@pytest.mark.parametrize("rest", [0, 1, LANES - 1])
 @pytest.mark.parametrize("short", ["f32", "f64"])
-def test_lanes_that_go_on_are_those_of_the_whole(short: str) -> None:
+@pytest.mark.parametrize("what", ["sum", "prod", "amax", "amin"])
+def test_lanes_in_parts_are_those_of_the_whole(what: str, short: str, rest: int) -> None:
     dtype = {"f32": np.float32, "f64": np.float64}[short]
-    x = RNG.standard_normal(8 * LANES + 5).astype(dtype)
-    text = f"def lanes_in_parts_{short}(p, lo, hi):\n"
+    x = RNG.standard_normal(2 * LANES + rest).astype(dtype)
+    name = f"lanes_in_parts_{what}_{short}"
+    text = f"def {name}(p, lo, hi):\n"
     text += "    x = load_arg(p, 0)\n"
-    text += f"    lanes = stack_i64({LANES * x.itemsize // 8})\n"
-    text += f"    start_lanes_sum_{short}(lanes)\n"
-    text += f"    lanes_sum_{short}(lanes, x, {3 * LANES})\n"
-    text += f"    into_sum_{short}(lanes, load_lanes_{short}(x + {3 * LANES * x.itemsize}))\n"
-    text += f"    lanes_sum_{short}(lanes, x + {4 * LANES * x.itemsize}, {4 * LANES + 5})\n"
-    text += f"    store_{short}(load_arg(p, 1), 0, fold_sum_{short}(lanes, {LANES}))\n"
-    text += f"    store_{short}(load_arg(p, 1), 1, fold_sum_{short}(x, {len(x)}))\n    return 0\n"
+    text += f"    lanes = start_lanes_{what}_{short}()\n"
+    text += "    for k in range(lo, hi):\n"
+    text += f"        lanes = {what}_into_lanes_{short}(lanes, load_lanes_{short}(x + k * {LANES * x.itemsize}))\n"
+    text += f"    lanes = {what}_rest_lanes_{short}(lanes, x + {2 * LANES * x.itemsize}, load_arg(p, 2))\n"
+    text += f"    store_{short}(load_arg(p, 1), 0, {what}_of_lanes_{short}(lanes))\n"
+    text += f"    store_{short}(load_arg(p, 1), 1, fold_{what}_{short}(x, {2 * LANES} + load_arg(p, 2)))\n"
+    text += "    return 0\n"
     out = np.zeros(2, dtype)
-    assert launch(build(text, f"lanes_in_parts_{short}").address, 1, 1.0, x, out) == 0
+    assert launch(build(text, name).address, 2, 1.0, x, out, rest) == 0
     assert out[0] == out[1] != 0
+
+
+def test_lanes_of_a_loop_are_in_registers() -> None:
+    x = RNG.standard_normal(LONG).astype(np.float32)
+    text = check(graph_of(lambda x: make("sum", make("mul", x, x), dim=0), x), [x]).kernels[0].text
+    loop = text[text.index("for first in") : text.index("for j in")]
+    assert "sum_into_lanes_f32" in loop
+    assert "store_" not in loop
 
 
 def test_numba_knows_lanes() -> None:
     text = "def lanes_by_numba(p, lo, hi):\n"
     text += "    x = load_lanes_f32(load_arg(p, 0))\n"
-    text += "    into_sum_f32(load_arg(p, 1), add_lanes_f32(neg_lanes_f32(x), spread_lanes_f32(float32(2.0))))\n"
+    text += "    x = sum_into_lanes_f32(x, add_lanes_f32(neg_lanes_f32(x), spread_lanes_f32(float32(2.0))))\n"
+    text += "    store_f32(load_arg(p, 1), 0, sum_of_lanes_f32(x))\n"
     text += "    return 0\n"
     lowered = frontend.lower_by_numba(function_of(text, "lanes_by_numba"))
     assert f"fadd <{LANES} x float>" in lowered.text

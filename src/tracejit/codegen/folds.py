@@ -209,11 +209,13 @@ def _is_arithmetic(elements: Elements, rows: RowPlan, visit: Pass) -> bool:
 
 
 def _fold_arithmetic(elements: Elements, rows: RowPlan, visit: Pass) -> None:
-    """Folds a block's arithmetic where it is computed: what goes through scratch memory first takes twice as long."""
+    """Folds a block's arithmetic where it is computed: what goes through scratch memory first takes twice as long.
+
+    Lanes are names of the text, which LLVM keeps in registers: in memory each turn would wait for the one before.
+    """
     writer, plan = elements.writer, elements.plan
     short = visit.compute[0].dtype.short
-    size = visit.compute[0].dtype.itemsize
-    lanes = {value: writer.scratch("i64", LANES * size // 8)[0] for value in visit.fold}
+    lanes = {value: writer.name("s") for value in visit.fold}
     scratch = Scratch(writer, LANES)
     texts: dict[object, str] = {}
     elements.hoist(visit.compute)
@@ -231,7 +233,7 @@ def _fold_arithmetic(elements: Elements, rows: RowPlan, visit: Pass) -> None:
                 text = elements.fetch(value, arg, "")
                 spread(text, text)
     for value in visit.fold:
-        writer.line(f"start_lanes_{value.name}_{short}({lanes[value]})")
+        writer.line(f"{lanes[value]} = start_lanes_{value.name}_{short}()")
     writer.line(f"whole = end - (end - begin) % {LANES}")
     writer.line(f"for first in range(begin, whole, {LANES}):")
     writer.depth += 1
@@ -239,13 +241,14 @@ def _fold_arithmetic(elements: Elements, rows: RowPlan, visit: Pass) -> None:
     writer.line(f"ahead = min(first + {cost.BLOCK}, {elements.n} - {LANES})")
     _compute_lanes(elements, visit, texts)
     for value in visit.fold:
-        writer.line(f"into_{value.name}_{short}({lanes[value]}, {texts[value.reads[0].source]})")
+        further = f"{lanes[value]}, {texts[value.reads[0].source]}"
+        writer.line(f"{lanes[value]} = {value.name}_into_lanes_{short}({further})")
     writer.depth -= 1
     _visit(elements, scratch, rows, visit, "range(whole, end)", "j - whole")
     for value in visit.fold:
         rest = scratch.row(value.reads[0].source, value.dtype)[0]
-        writer.line(f"lanes_{value.name}_{short}({lanes[value]}, {rest}, end - whole)")
-        text = f"fold_{value.name}_{short}({lanes[value]}, {LANES})"
+        writer.line(f"{lanes[value]} = {value.name}_rest_lanes_{short}({lanes[value]}, {rest}, end - whole)")
+        text = f"{value.name}_of_lanes_{short}({lanes[value]})"
         writer.store(short, writer.pointer(plan.partials[value]), "w", text)
 
 

@@ -105,54 +105,59 @@ def _tail_mask(builder: Any, count: Any) -> Any:
     return builder.icmp_signed("<", integers(*range(LANES)), counts)
 
 
-def _write_lanes(builder: Any, kind: Kind, step: Any, identity: Any, lanes: Any, address: Any, count: Any) -> Any:
-    """Folds `count` elements from `address` on into lanes."""
-    vector = ir.VectorType(kind.llvm, LANES)
-    start = Splat(vector, identity)
+def write_start(what: str, kind: Kind) -> Any:
+    """What the lanes of a fold start from, in LLVM code."""
+    return Splat(ir.VectorType(kind.llvm, LANES), _FOLDS[what][1](kind))
 
-    def turn(state: list[Any]) -> list[Any]:
-        at, lanes = state
-        part = builder.load(at, align=kind.size)
-        return [builder.gep(at, [_I32(1)]), step(builder, kind, lanes, part)]
 
-    first = builder.inttoptr(address, vector.as_pointer())
-    whole = builder.ashr(count, _I64(LANES.bit_length() - 1))
-    # Each lane is a chain: more of its steps in a turn of the loop would only be more code.
-    at, lanes = emit_loop(builder, whole, [first, lanes], turn, rolled=True)
+def write_rest(builder: Any, what: str, kind: Kind, lanes: Any, at: Any, rest: Any) -> Any:
+    """Folds `rest` elements, fewer than there are lanes, from the address `at` on into lanes, in LLVM code."""
     before = builder.block
-    rest = builder.and_(count, _I64(LANES - 1))
     with builder.if_then(builder.icmp_signed(">", rest, _I64(0))):
         mask = _tail_mask(builder, rest)
-        arguments = [at, _I32(kind.size), mask, start]
-        function_type = ir.FunctionType(vector, [a.type for a in arguments])
+        arguments = [at, _I32(kind.size), mask, write_start(what, kind)]
+        function_type = ir.FunctionType(lanes.type, [a.type for a in arguments])
         name = f"llvm.masked.load.v{LANES}{kind.suffix}.p0"
         part = builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), arguments)
-        tail = step(builder, kind, lanes, part)
+        tail = write_step(builder, what, kind, lanes, part)
         inside = builder.block
-    value = builder.phi(vector)
+    value = builder.phi(lanes.type)
     value.add_incoming(lanes, before)
     value.add_incoming(tail, inside)
     return value
 
 
-def _write_fold(builder: Any, kind: Kind, step: Any, identity: Any, address: Any, count: Any) -> Any:
-    start = Splat(ir.VectorType(kind.llvm, LANES), identity)
-    value = _write_lanes(builder, kind, step, identity, start, address, count)
+def write_tree(builder: Any, what: str, kind: Kind, lanes: Any) -> Any:
+    """Folds lanes as a tree, in LLVM code: each with that half of them on."""
     width = LANES
     while width > 1:
         width //= 2
-        undefined = ir.Constant(value.type, ir.Undefined)
-        low = builder.shuffle_vector(value, undefined, integers(*range(width)))
-        high = builder.shuffle_vector(value, undefined, integers(*range(width, 2 * width)))
-        value = step(builder, kind, low, high)
-    return builder.extract_element(value, _I32(0))
+        undefined = ir.Constant(lanes.type, ir.Undefined)
+        low = builder.shuffle_vector(lanes, undefined, integers(*range(width)))
+        high = builder.shuffle_vector(lanes, undefined, integers(*range(width, 2 * width)))
+        lanes = write_step(builder, what, kind, low, high)
+    return builder.extract_element(lanes, _I32(0))
+
+
+def _write_fold(builder: Any, what: str, kind: Kind, address: Any, count: Any) -> Any:
+    vector = ir.VectorType(kind.llvm, LANES)
+
+    def turn(state: list[Any]) -> list[Any]:
+        at, lanes = state
+        part = builder.load(at, align=kind.size)
+        return [builder.gep(at, [_I32(1)]), write_step(builder, what, kind, lanes, part)]
+
+    first = builder.inttoptr(address, vector.as_pointer())
+    whole = builder.ashr(count, _I64(LANES.bit_length() - 1))
+    # Each lane is a chain: more of its steps in a turn of the loop would only be more code.
+    at, lanes = emit_loop(builder, whole, [first, write_start(what, kind)], turn, rolled=True)
+    lanes = write_rest(builder, what, kind, lanes, at, builder.and_(count, _I64(LANES - 1)))
+    return write_tree(builder, what, kind, lanes)
 
 
 def _define_fold(what: str, kind: Kind) -> Any:
-    step, identity = _FOLDS[what]
-
     def write(builder: Any, arguments: tuple[Any, ...]) -> Any:
-        return _write_fold(builder, kind, step, identity(kind), *arguments)
+        return _write_fold(builder, what, kind, *arguments)
 
     def fold(typingctx: Any, address: Any, count: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -169,45 +174,6 @@ def _define_fold(what: str, kind: Kind) -> Any:
     fold.__name__ = fold.__qualname__ = f"fold_{what}_{kind.name}"
     fold.__doc__ = f"The {what} of `count` adjacent {kind.name} from `address` on."
     return intrinsic(fold)
-
-
-def _define_lanes(what: str, kind: Kind) -> Any:
-    step, identity = _FOLDS[what]
-
-    def write(builder: Any, arguments: tuple[Any, ...]) -> None:
-        place, address, count = arguments
-        at = builder.inttoptr(place, ir.VectorType(kind.llvm, LANES).as_pointer())
-        lanes = builder.load(at, align=kind.size)
-        lanes = _write_lanes(builder, kind, step, identity(kind), lanes, address, count)
-        builder.store(lanes, at, align=kind.size)
-
-    def go_on(typingctx: Any, lanes: Any, address: Any, count: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            builder.call(internal_function(builder.module, f"lanes_on_{what}_{kind.name}", 3, write), args)
-            return context.get_dummy_value()
-
-        return types.void(types.int64, types.int64, types.int64), codegen
-
-    go_on.__name__ = go_on.__qualname__ = f"lanes_{what}_{kind.name}"
-    go_on.__doc__ = f"The {what} of `count` adjacent {kind.name} from `address` on, into the lanes at `lanes`."
-    return intrinsic(go_on)
-
-
-def _define_start(what: str, kind: Kind) -> Any:
-    number = _FOLDS[what][1](kind)
-
-    def start(typingctx: Any, lanes: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            vector = ir.VectorType(kind.llvm, LANES)
-            at = builder.inttoptr(args[0], vector.as_pointer())
-            builder.store(Splat(vector, number), at, align=kind.size)
-            return context.get_dummy_value()
-
-        return types.void(types.int64), codegen
-
-    start.__name__ = start.__qualname__ = f"start_lanes_{what}_{kind.name}"
-    start.__doc__ = f"Sets the lanes at `lanes` to what a {what} of {kind.name} starts from."
-    return intrinsic(start)
 
 
 def write_step(builder: Any, what: str, kind: Kind, x: Any, y: Any) -> Any:
@@ -255,14 +221,6 @@ fold_amax_f32, fold_amax_f64, fold_amax_i8, fold_amax_i16, fold_amax_i32, fold_a
 fold_amin_f32, fold_amin_f64, fold_amin_i8, fold_amin_i16, fold_amin_i32, fold_amin_i64, fold_amin_u8 = (
     _define_fold("amin", kind) for kind in _KINDS
 )
-start_lanes_sum_f32, start_lanes_sum_f64 = (_define_start("sum", kind) for kind in FLOATS)
-start_lanes_prod_f32, start_lanes_prod_f64 = (_define_start("prod", kind) for kind in FLOATS)
-start_lanes_amax_f32, start_lanes_amax_f64 = (_define_start("amax", kind) for kind in FLOATS)
-start_lanes_amin_f32, start_lanes_amin_f64 = (_define_start("amin", kind) for kind in FLOATS)
-lanes_sum_f32, lanes_sum_f64 = (_define_lanes("sum", kind) for kind in FLOATS)
-lanes_prod_f32, lanes_prod_f64 = (_define_lanes("prod", kind) for kind in FLOATS)
-lanes_amax_f32, lanes_amax_f64 = (_define_lanes("amax", kind) for kind in FLOATS)
-lanes_amin_f32, lanes_amin_f64 = (_define_lanes("amin", kind) for kind in FLOATS)
 step_sum_f32, step_sum_f64, step_sum_i8, step_sum_i16, step_sum_i32, step_sum_i64, step_sum_u8 = (
     _define_step("sum", kind) for kind in _KINDS
 )

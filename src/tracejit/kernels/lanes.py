@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic, models, register_model
 
-from tracejit.kernels.fold import FLOATS, LANES, Kind, write_step
+from tracejit.kernels.fold import FLOATS, LANES, Kind, write_rest, write_start, write_step, write_tree
 
 
 class Lanes(types.Type):  # type: ignore[misc]
@@ -93,19 +93,51 @@ def _define_negation(kind: Kind) -> Any:
     return _named(negation, f"neg_lanes_{kind.name}", "The lanes with the other sign.")
 
 
+def _define_start(what: str, kind: Kind) -> Any:
+    def start(typingctx: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return write_start(what, kind)
+
+        return _OF[kind.name](), codegen
+
+    return _named(start, f"start_lanes_{what}_{kind.name}", f"What the lanes of a {what} of {kind.name} start from.")
+
+
 def _define_into(what: str, kind: Kind) -> Any:
     lanes = _OF[kind.name]
 
-    def into(typingctx: Any, place: Any, x: Any) -> Any:
+    def into(typingctx: Any, sofar: Any, x: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            at = builder.inttoptr(args[0], ir.VectorType(kind.llvm, LANES).as_pointer())
-            sofar = builder.load(at, align=kind.size)
-            builder.store(write_step(builder, what, kind, sofar, args[1]), at, align=kind.size)
-            return context.get_dummy_value()
+            return write_step(builder, what, kind, *args)
 
-        return types.void(types.int64, lanes), codegen
+        return lanes(lanes, lanes), codegen
 
-    return _named(into, f"into_{what}_{kind.name}", f"Folds x into the lanes of a {what} at `place`.")
+    return _named(into, f"{what}_into_lanes_{kind.name}", f"The lanes of a {what} after those of x.")
+
+
+def _define_rest(what: str, kind: Kind) -> Any:
+    lanes = _OF[kind.name]
+
+    def rest(typingctx: Any, sofar: Any, address: Any, count: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            sofar, address, count = args
+            at = builder.inttoptr(address, sofar.type.as_pointer())
+            return write_rest(builder, what, kind, sofar, at, count)
+
+        return lanes(lanes, types.int64, types.int64), codegen
+
+    doc = f"The lanes of a {what} after `count` adjacent {kind.name} from `address` on, fewer than {LANES}."
+    return _named(rest, f"{what}_rest_lanes_{kind.name}", doc)
+
+
+def _define_tree(what: str, kind: Kind) -> Any:
+    def tree(typingctx: Any, x: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return write_tree(builder, what, kind, args[0])
+
+        return kind.numba(_OF[kind.name]), codegen
+
+    return _named(tree, f"{what}_of_lanes_{kind.name}", f"The {what} of the lanes, folded as a tree.")
 
 
 load_lanes_f32, load_lanes_f64 = map(_define_load, FLOATS)
@@ -115,7 +147,19 @@ sub_lanes_f32, sub_lanes_f64 = (_define_arithmetic("sub", kind) for kind in FLOA
 mul_lanes_f32, mul_lanes_f64 = (_define_arithmetic("mul", kind) for kind in FLOATS)
 div_lanes_f32, div_lanes_f64 = (_define_arithmetic("div", kind) for kind in FLOATS)
 neg_lanes_f32, neg_lanes_f64 = map(_define_negation, FLOATS)
-into_sum_f32, into_sum_f64 = (_define_into("sum", kind) for kind in FLOATS)
-into_prod_f32, into_prod_f64 = (_define_into("prod", kind) for kind in FLOATS)
-into_amax_f32, into_amax_f64 = (_define_into("amax", kind) for kind in FLOATS)
-into_amin_f32, into_amin_f64 = (_define_into("amin", kind) for kind in FLOATS)
+start_lanes_sum_f32, start_lanes_sum_f64 = (_define_start("sum", kind) for kind in FLOATS)
+start_lanes_prod_f32, start_lanes_prod_f64 = (_define_start("prod", kind) for kind in FLOATS)
+start_lanes_amax_f32, start_lanes_amax_f64 = (_define_start("amax", kind) for kind in FLOATS)
+start_lanes_amin_f32, start_lanes_amin_f64 = (_define_start("amin", kind) for kind in FLOATS)
+sum_into_lanes_f32, sum_into_lanes_f64 = (_define_into("sum", kind) for kind in FLOATS)
+prod_into_lanes_f32, prod_into_lanes_f64 = (_define_into("prod", kind) for kind in FLOATS)
+amax_into_lanes_f32, amax_into_lanes_f64 = (_define_into("amax", kind) for kind in FLOATS)
+amin_into_lanes_f32, amin_into_lanes_f64 = (_define_into("amin", kind) for kind in FLOATS)
+sum_rest_lanes_f32, sum_rest_lanes_f64 = (_define_rest("sum", kind) for kind in FLOATS)
+prod_rest_lanes_f32, prod_rest_lanes_f64 = (_define_rest("prod", kind) for kind in FLOATS)
+amax_rest_lanes_f32, amax_rest_lanes_f64 = (_define_rest("amax", kind) for kind in FLOATS)
+amin_rest_lanes_f32, amin_rest_lanes_f64 = (_define_rest("amin", kind) for kind in FLOATS)
+sum_of_lanes_f32, sum_of_lanes_f64 = (_define_tree("sum", kind) for kind in FLOATS)
+prod_of_lanes_f32, prod_of_lanes_f64 = (_define_tree("prod", kind) for kind in FLOATS)
+amax_of_lanes_f32, amax_of_lanes_f64 = (_define_tree("amax", kind) for kind in FLOATS)
+amin_of_lanes_f32, amin_of_lanes_f64 = (_define_tree("amin", kind) for kind in FLOATS)
