@@ -25,6 +25,7 @@ def everything_far(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a launch writes is far; programs made so are kept under names of their own."""
     limit = cost.FAR_BYTES
     monkeypatch.setattr(cost, "FAR_BYTES", 0)
+    monkeypatch.setattr(cost, "FAR_TILED_BYTES", 0)
     monkeypatch.setattr(cost, "FAR_ROW", 0)
     monkeypatch.setattr(cost, "MIRRORED_BYTES", 0)
 
@@ -86,6 +87,19 @@ def test_what_is_far_goes_past_the_caches_and_nothing_else() -> None:
 
     assert "stream(" in texts(cost.FAR_BYTES // 8)
     assert "stream(" not in texts(cost.FAR_BYTES // 8 - 1)
+
+
+def test_results_of_tiles_are_far_sooner() -> None:
+    n = int((cost.FAR_TILED_BYTES // 8) ** 0.5) + 1
+    x = np.zeros((n, n), np.float32)
+
+    def kernel(*dims: int) -> str:
+        graph = graph_of(lambda x: make("add", make("permute", x, dims=dims), 1.0), x)
+        return compile_graph(graph).kernels[0].text
+
+    assert 8 * n * n < cost.FAR_BYTES
+    assert "stream(" in kernel(1, 0)
+    assert "stream(" not in kernel(0, 1)
 
 
 def test_what_is_written_over_an_operand_is_not_far(everything_far: None) -> None:

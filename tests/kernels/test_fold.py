@@ -55,6 +55,20 @@ def test_floats_are_folded_in_the_promised_order(what: str, short: str) -> None:
         assert result.tobytes() == expected.tobytes() or (np.isnan(result[0]) and np.isnan(expected[0]))
 
 
+@pytest.mark.parametrize("what", ["amax", "amin"])
+@pytest.mark.parametrize("short", ["f32", "f64"])
+def test_extremes_keep_the_last_nan_and_the_first_zero(what: str, short: str) -> None:
+    rng = np.random.default_rng(5)
+    bits = {"f32": np.uint32, "f64": np.uint64}[short]
+    for length in (3, 32, 33, 200, 333):
+        for share in (0.0, 0.01, 0.5):
+            x = rng.choice([0.0, -0.0, 1.0, -1.0, np.inf, -np.inf][: rng.integers(1, 7)], length).astype(TYPES[short])
+            # Numbers that tell one NaN from another.
+            x.view(bits)[:] |= np.where(rng.random(length) < share, np.array(np.nan, x.dtype).view(bits), 0)
+            x.view(bits)[np.isnan(x)] |= np.flatnonzero(np.isnan(x)).astype(bits)
+            assert fold(what, short, x).tobytes() == in_order(what, x).tobytes(), (length, share)
+
+
 @pytest.mark.parametrize("short", ["i8", "i64", "u8"])
 def test_integers_wrap(short: str) -> None:
     x = np.random.default_rng(4).integers(1, 100, 77).astype(TYPES[short])

@@ -68,11 +68,11 @@ class Elements:
         self.n = "" if self.flat else writer.size(self.inner)
         self._tiles: dict[tuple[object, ...], tuple[str, int]] = {}
         self._steps_of: dict[tuple[Value, Read], tuple[list[int], int]] = {}
-        self.far = self._find_far()
         self.streaming: dict[Value, tuple[str, int]] = {}
         self._beside: dict[Value, tuple[str, int]] = {}
         self.tiled = group.kind == LOOP and any(self._runs_across(v, r) for v, r in self._reads)
         self.mirrored = self.tiled and is_mirrored(group)
+        self.far = self._find_far()
         self._plan_counters()
 
     def _find_far(self) -> list[Value]:
@@ -87,7 +87,7 @@ class Elements:
             for v in written
             # What is written over an operand has its lines at hand.
             if v.into is None and v.dtype.itemsize in (4, 8) and id(storage[v]) not in operands
-            and cost.is_far(nbytes, self.inner * v.dtype.itemsize)
+            and cost.is_far(nbytes, self.inner * v.dtype.itemsize, self.tiled)
         ]
 
     # --- rows ---------------------------------------------------------------------------------------------------------

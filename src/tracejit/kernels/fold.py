@@ -74,15 +74,20 @@ def _mul(builder: Any, kind: Kind, x: Any, y: Any) -> Any:
     return builder.fmul(x, y) if kind.is_float else builder.mul(x, y)
 
 
+def _wins(relation: str, builder: Any, kind: Kind, x: Any, y: Any) -> Any:
+    """Whether y is beyond x."""
+    if kind.is_float:
+        return builder.fcmp_ordered(relation, y, x)
+    compare = builder.icmp_unsigned if kind.name == "u8" else builder.icmp_signed
+    return compare(relation, y, x)
+
+
 def _extreme(relation: str) -> Callable[..., Any]:
     def step(builder: Any, kind: Kind, x: Any, y: Any) -> Any:
+        wins = _wins(relation, builder, kind, x, y)
         if kind.is_float:
             # The later element wins if it is beyond, or if it is NaN; a NaN that is there is never beaten.
-            wins = builder.or_(builder.fcmp_ordered(relation, y, x), builder.fcmp_unordered("uno", y, y))
-        elif kind.name == "u8":
-            wins = builder.icmp_unsigned(relation, y, x)
-        else:
-            wins = builder.icmp_signed(relation, y, x)
+            wins = builder.or_(wins, builder.fcmp_unordered("uno", y, y))
         return builder.select(wins, y, x)
 
     return step
@@ -95,6 +100,39 @@ _FOLDS: dict[str, tuple[Callable[..., Any], Callable[[Kind], Any]]] = {
     "amax": (_extreme(">"), lambda kind: kind.lowest),
     "amin": (_extreme("<"), lambda kind: kind.highest),
 }
+
+
+_RELATIONS = {"amax": ">", "amin": "<"}
+
+
+class _Chain:
+    """What a loop carries from a step of a fold to the next: lanes, or what they are made of in the end.
+
+    An extreme is carried without NaN, which is one instruction, and the last NaN beside it, which waits for nothing but
+    its own element; with both in one step a loop takes twice as long.
+    """
+
+    def __init__(self, builder: Any, what: str, kind: Kind) -> None:
+        self._builder = builder
+        self._what = what
+        self._kind = kind
+        self._relation = _RELATIONS.get(what) if kind.is_float else None
+        self.start = [write_start(what, kind)] * (2 if self._relation else 1)
+
+    def step(self, sofar: list[Any], x: Any) -> list[Any]:
+        b = self._builder
+        if self._relation is None:
+            return [write_step(b, self._what, self._kind, sofar[0], x)]
+        extreme, nan = sofar
+        beyond = b.select(_wins(self._relation, b, self._kind, extreme, x), x, extreme)
+        return [beyond, b.select(b.fcmp_unordered("uno", x, x), x, nan)]
+
+    def lanes(self, last: list[Any]) -> Any:
+        """The lanes that the steps one after another would give."""
+        if self._relation is None:
+            return last[0]
+        extreme, nan = last
+        return self._builder.select(self._builder.fcmp_unordered("uno", nan, nan), nan, extreme)
 
 
 def _tail_mask(builder: Any, count: Any) -> Any:
@@ -141,17 +179,18 @@ def write_tree(builder: Any, what: str, kind: Kind, lanes: Any) -> Any:
 
 def _write_fold(builder: Any, what: str, kind: Kind, address: Any, count: Any) -> Any:
     vector = ir.VectorType(kind.llvm, LANES)
+    chain = _Chain(builder, what, kind)
 
     def turn(state: list[Any]) -> list[Any]:
-        at, lanes = state
+        at, *sofar = state
         part = builder.load(at, align=kind.size)
-        return [builder.gep(at, [_I32(1)]), write_step(builder, what, kind, lanes, part)]
+        return [builder.gep(at, [_I32(1)]), *chain.step(sofar, part)]
 
     first = builder.inttoptr(address, vector.as_pointer())
     whole = builder.ashr(count, _I64(LANES.bit_length() - 1))
     # Each lane is a chain: more of its steps in a turn of the loop would only be more code.
-    at, lanes = emit_loop(builder, whole, [first, write_start(what, kind)], turn, rolled=True)
-    lanes = write_rest(builder, what, kind, lanes, at, builder.and_(count, _I64(LANES - 1)))
+    at, *last = emit_loop(builder, whole, [first, *chain.start], turn, rolled=True)
+    lanes = write_rest(builder, what, kind, chain.lanes(last), at, builder.and_(count, _I64(LANES - 1)))
     return write_tree(builder, what, kind, lanes)
 
 

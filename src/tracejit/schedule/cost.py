@@ -81,10 +81,12 @@ def last_cache(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int
     return levels[max(levels)] if levels else USUAL_CACHE
 
 
-FAR_BYTES, FAR_ROW = last_cache() // 4 * 3, 2 << 10
+FAR_BYTES, FAR_TILED_BYTES, FAR_ROW = last_cache() // 8 * 9, last_cache() // 4 * 3, 2 << 10
 """What a launch reads and writes from which on caches do not hold all of it, so that its results go past them: a line
 of a result is then neither read before it is written nor in the way of an operand (3 x + y over 16 MB takes 0.7 of the
-time). Rows of fewer bytes than FAR_ROW would leave too many lines that are written in parts."""
+time beside a cache of 32 MiB). What the last cache just holds had better stay there (-x over 16 MiB beside the same
+takes 0.65 of the time), but for results of tiles, whose lines meet other lines of theirs in the caches before (a + a.T
+there: 1.5). Rows of fewer bytes than FAR_ROW would leave too many lines that are written in parts."""
 
 STRIPS, ALIGNED, MIRRORED_BYTES = 2, 128, 2 << 20
 """Tiles along a side of a block of them; places in a row from which on tiles had better begin with lines of memory (in
@@ -134,9 +136,10 @@ def is_short_row(columns: int) -> bool:
     return isinstance(columns, int) and columns < SHORT_ROW
 
 
-def is_far(nbytes: int, row: int) -> bool:
-    """Whether results had better go past the caches: bytes that a launch moves, and those of a row. Open sizes: no."""
-    return isinstance(nbytes, int) and isinstance(row, int) and nbytes >= FAR_BYTES and row >= FAR_ROW
+def is_far(nbytes: int, row: int, tiled: bool) -> bool:
+    """Whether results had better go past the caches: bytes that a launch moves, those of a row. Open sizes: no."""
+    limit = FAR_TILED_BYTES if tiled else FAR_BYTES
+    return isinstance(nbytes, int) and isinstance(row, int) and nbytes >= limit and row >= FAR_ROW
 
 
 def interleaving(members: list[Value]) -> int:
