@@ -43,7 +43,7 @@ SHORT_ROWS = 4
 TILE_VECTORS = 2
 THIN_VECTORS = 8 if TARGET.registers == 32 else 4
 DOT_ROWS = 4
-ROW_VECTORS = max(1, 64 // TARGET.vector_bytes)
+ROW_VECTORS = max(2, 64 // TARGET.vector_bytes)
 """Rows of the product tile, of the one for what is left, their vectors; vectors of the one-row tile; rows of the tile
 that packs nothing, its vectors if there is but one row: chains to hide what a step of one costs, of as many columns as
 the first cache can hold."""
@@ -321,10 +321,7 @@ def _dots(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
             with code.loop(0, width.least(n - j), lane.count) as first:
                 columns(first)
 
-        if ROW_VECTORS == 1:
-            some()
-        else:
-            code.either((width > lane.count) & (n - j >= width), row, some)
+        code.either((width > lane.count) & (n - j >= width), row, some)
 
 
 def _integer(kind: Any, code: Code, p: Word, low: Word, high: Word) -> None:

@@ -8,6 +8,7 @@ depends on it, because every element is one chain of fused multiply-adds along k
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from tracejit.kernels.emit import I64, SHORT_LOOP, emit_loop, internal_function
@@ -247,25 +248,26 @@ def _dots(
 ) -> list[list[Any]]:
     """Per row of A and group of W columns of B: the sums along k.
 
-    A group tells where its columns go on at an offset. Blocks of W places of each are transposed in registers; what is
-    left of k is gathered.
+    A group tells where its columns go on at an offset. Blocks of W places of each are transposed in registers, then
+    blocks of 16 bytes; what is left of k is gathered.
     """
+    rows = len(a_rows)
 
     def add_column(at: Any, column: Any, chains: list[Any]) -> list[Any]:
         return [v.fma(v.splat(row, at), column, chain) for row, chain in zip(a_rows, chains, strict=True)]
 
-    def block(state: list[Any]) -> list[Any]:
+    def blocks(pieces: int, state: list[Any]) -> list[Any]:
         start, b_at, *chains = state
         out, a_at = [], start
         for j, group in enumerate(groups):
             mine, a_at = chains[j * rows : (j + 1) * rows], start
             if j:
                 v.fence()
-            for column in v.load_transposed(group(b_at)):
+            for column in v.load_transposed(group(b_at), pieces):
                 mine = add_column(a_at, column, mine)
                 a_at = v.ir.add(a_at, a_step)
             out += mine
-        return [a_at, v.ir.add(b_at, I64(TARGET.vector_bytes)), *out]
+        return [a_at, v.ir.add(b_at, I64(pieces * 16)), *out]
 
     def single(state: list[Any]) -> list[Any]:
         a_at, b_at, *chains = state
@@ -274,10 +276,12 @@ def _dots(
             out += add_column(a_at, v.load_column(group(b_at)), chains[j * rows : (j + 1) * rows])
         return [v.ir.add(a_at, a_step), v.ir.add(b_at, I64(v.lane.size)), *out]
 
-    rows = len(a_rows)
-    blocks = v.ir.sdiv(k, I64(v.width))
-    left = v.ir.sub(k, v.ir.mul(blocks, I64(v.width)))
-    state = emit_loop(v.ir, blocks, [I64(0), I64(0), *[v.zeros] * (rows * len(groups))], block)
+    state = [I64(0), I64(0), *[v.zeros] * (rows * len(groups))]
+    left, per = k, 16 // v.lane.size
+    for pieces in sorted({v.pieces, 1}, reverse=True):
+        turns = v.ir.sdiv(left, I64(pieces * per))
+        left = v.ir.sub(left, v.ir.mul(turns, I64(pieces * per)))
+        state = emit_loop(v.ir, turns, state, partial(blocks, pieces))
     chains = emit_loop(v.ir, left, state, single)[2:]
     return [chains[row::rows] for row in range(rows)]
 

@@ -241,15 +241,20 @@ class VectorBuilder:
             column = self.ir.insert_element(column, value, I32(lane))
         return column
 
-    def load_transposed(self, rows: list[Place]) -> list[Any]:
-        """The columns of the square block at the beginning of the rows.
+    @property
+    def pieces(self) -> int:
+        """Blocks of 16 bytes in a vector."""
+        return self.width * self.lane.size // 16
+
+    def load_transposed(self, rows: list[Place], pieces: int | None = None) -> list[Any]:
+        """The columns of the square block at the beginning of the rows, or of the first so many `pieces` of it alone.
 
         Loads 16 bytes at a time and joins those of one column of 16-byte blocks, so that only the elements inside
         16 bytes are left to be shuffled.
         """
         per = 16 // self.lane.size
         columns = []
-        for block in range(self.width // per):
+        for block in range(self.pieces if pieces is None else pieces):
             loaded = self._load_pieces(rows, per, block)
             columns += self._transpose_inside([self._join(loaded[r::per]) for r in range(per)])
         return columns
