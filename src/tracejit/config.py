@@ -44,6 +44,7 @@ class Settings:
     vector_bits: int = _flag(0, "width of x86 vectors: 256, 512, or 0 for the widest there is", in_key=True)
     opt_level: int = _flag(3, "LLVM's optimisation level, 0 to 3", in_key=True)
     amx: bool = _flag(True, "whether products of bfloat16 use the CPU's tiles (AMX), if it has any", in_key=True)
+    avx512_bf16: bool = _flag(True, "whether they use its vectors (AVX512-BF16), if it has no tiles", in_key=True)
     parallel_us: float = _flag(10.0, "serial cost in microseconds from which a launch is split over threads")
     kept_memory_mb: int = _flag(256, "memory of large arrays that are gone, kept for the next ones")
     spin_us: float = _flag(50.0, "how long a waiting thread spins before it sleeps")
@@ -52,7 +53,7 @@ class Settings:
 @dataclass(slots=True)
 class Products:
     """What programs allow for products of float32: `tf32` that a GPU rounds operands to 10 bits first, `bfloat16` that
-    a CPU with tiles rounds them to 7.
+    a CPU that multiplies bfloat16 rounds them to 7.
     """
 
     tf32: bool = False

@@ -1,6 +1,6 @@
-"""What the CPU has that a process must ask for before it may use it.
+"""What the CPU multiplies bfloat16 with: tiles, which a process must ask for, or vectors.
 
-In: the settings. Out: whether there are tiles. Must not know: what they are for.
+In: the settings. Out: whether there are tiles, whether there are either. Must not know: what they are for.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ import llvmlite.binding as llvm
 
 from tracejit.config import SETTINGS
 
-_NEEDED = frozenset(("amx-tile", "amx-bf16", "avx512bf16", "avx512f", "avx512bw", "avx512vl", "avx512dq"))
-"""Tiles that multiply bfloat16, and the vectors of 64 bytes that fill them."""
+_TILES = frozenset(("amx-tile", "amx-bf16"))
+"""Tiles that multiply bfloat16."""
+
+_VECTORS = frozenset(("avx512bf16", "avx512f", "avx512bw", "avx512vl", "avx512dq"))
+"""Vectors of 64 bytes that do, and that fill tiles."""
 
 _ARCH_PRCTL, _REQUEST, _TILE_DATA = 158, 0x1023, 18
 """Linux, x86-64: `arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)`."""
@@ -31,6 +34,10 @@ def _permitted() -> bool:
     return bool(call(*map(ctypes.c_long, (_ARCH_PRCTL, _REQUEST, _TILE_DATA))) == 0)
 
 
+def _present() -> frozenset[str]:
+    return frozenset(name for name, there in llvm.get_host_cpu_features().items() if there)
+
+
 @functools.cache
 def has_tiles() -> bool:
     """Whether this process multiplies bfloat16 on tiles (AMX): the CPU has them, the system and the settings allow it.
@@ -42,5 +49,22 @@ def has_tiles() -> bool:
     """
     if not SETTINGS.amx or SETTINGS.vector_bits == 256 or sys.platform != "linux":
         return False
-    present = {name for name, there in llvm.get_host_cpu_features().items() if there}
-    return present >= _NEEDED and _permitted()
+    return _present() >= _TILES | _VECTORS and _permitted()
+
+
+@functools.cache
+def multiplies_bfloat16() -> bool:
+    """Whether this process multiplies bfloat16 on tiles, or by vectors (AVX512-BF16) on a CPU that has no tiles.
+
+    Edge: on a CPU with tiles that the system or the settings do not allow there is neither.
+    Cost: as `has_tiles`.
+
+    >>> multiplies_bfloat16() or not has_tiles()
+    True
+    """
+    if has_tiles():
+        return True
+    if not SETTINGS.avx512_bf16 or SETTINGS.vector_bits == 256:
+        return False
+    present = _present()
+    return present >= _VECTORS and not present & _TILES

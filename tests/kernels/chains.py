@@ -11,6 +11,7 @@ from llvmlite import ir
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from tracejit.cpu import has_tiles
 from tracejit.dtypes import bfloat16
 
 
@@ -56,7 +57,7 @@ def _flushed(x: np.ndarray) -> np.ndarray:
 
 
 def square_reference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The float32 product of matrices of float32 or bfloat16 on tiles, step by step.
+    """The float32 product of matrices of float32 or bfloat16 on tiles, or without any by vectors, step by step.
 
     A product of two bfloat16 is a float32 unless it is out of range, so a fused multiply-add is one addition.
     """
@@ -65,6 +66,13 @@ def square_reference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     out = np.zeros((*a.shape[:-1], b.shape[-1]), np.float32)
     with np.errstate(all="ignore"):
         for start in range(0, a.shape[-1], 32):
+            if not has_tiles():
+                for k in (k ^ 1 for k in range(start, start + 32)):
+                    # Behind the end there are zeros.
+                    inside = k < a.shape[-1]
+                    product = a[..., k, None] * b[..., k, None, :] if inside else np.zeros_like(out)
+                    out = _flushed(out + product)
+                continue
             sums = [np.zeros_like(out), np.zeros_like(out)]
             for k in range(start, min(start + 32, a.shape[-1])):
                 sums[k % 2] = _flushed(sums[k % 2] + a[..., k, None] * b[..., k, None, :])

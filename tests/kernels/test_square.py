@@ -12,13 +12,15 @@ from hypothesis import strategies as st
 from tests.kernels.chains import square_reference
 from tests.kernels.launching import fenced, launch, operand, run, same, sample
 from tests.kernels.test_gemm import laid_out
-from tracejit.cpu import has_tiles
+from tracejit.cpu import multiplies_bfloat16
 from tracejit.dtypes import bfloat16
 from tracejit.kernels import square
 from tracejit.kernels.launch import Operand
 from tracejit.kernels.square import plan_bfloat16_matmul
 
-needs_tiles = pytest.mark.skipif(not has_tiles(), reason="the CPU has no tiles (AMX), or the settings switch them off")
+needs_tiles = pytest.mark.skipif(
+    not multiplies_bfloat16(), reason="the CPU has neither AMX nor AVX512-BF16, or the settings switch them off"
+)
 TYPES = ("float32", "bfloat16")
 LAYOUTS = ("rows", "columns", "gaps", "reversed")
 SHAPES = [
@@ -197,7 +199,7 @@ def test_types_and_shapes_that_do_not_fit_are_refused() -> None:
 
 
 def test_without_tiles_there_is_no_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(square, "has_tiles", lambda: False)
+    monkeypatch.setattr(square, "multiplies_bfloat16", lambda: False)
     x = operand(np.zeros((3, 3), np.float32))
-    with pytest.raises(NotImplementedError, match="no tiles"):
+    with pytest.raises(NotImplementedError, match="neither tiles"):
         plan_bfloat16_matmul(x, x, x)

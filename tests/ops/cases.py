@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tracejit import dtypes
-from tracejit.cpu import has_tiles
+from tracejit.cpu import multiplies_bfloat16
 from tracejit.kernels.gemm import panel_columns
 from tracejit.ops.record import Op, ops
 
@@ -334,5 +334,5 @@ def cases(op: Op) -> list[Case]:
 
 ALL_CASES = [case for op in ops for case in cases(op)]
 
-WITHOUT = () if has_tiles() else (ops.bfloat16_matmul,)
+WITHOUT = () if multiplies_bfloat16() else (ops.bfloat16_matmul,)
 """What this CPU has no kernel for."""

@@ -10,7 +10,7 @@ import torch
 
 import tracejit as tj
 from tests.tensor.parity import check, draw
-from tracejit.cpu import has_tiles
+from tracejit.cpu import multiplies_bfloat16
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -251,7 +251,7 @@ def test_precision_of_products_is_a_permission() -> None:
         for precision in ("medium", "high", "highest"):
             tj.set_float32_matmul_precision(precision)
             assert tj.get_float32_matmul_precision() == precision
-            assert ((x @ y).numpy().tobytes() == exact) == (precision != "medium" or not has_tiles())
+            assert ((x @ y).numpy().tobytes() == exact) == (precision != "medium" or not multiplies_bfloat16())
         with pytest.raises(ValueError, match="'fast' is not one of"):
             tj.set_float32_matmul_precision("fast")
         with pytest.raises(TypeError, match="expects a str"):

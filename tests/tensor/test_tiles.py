@@ -14,11 +14,13 @@ import pytest
 import tracejit as tj
 from tests.kernels.chains import square_reference
 from tests.kernels.test_gemm import laid_out
-from tracejit.cpu import has_tiles
+from tracejit.cpu import multiplies_bfloat16
 from tracejit.tensor import products
 from tracejit.trace.region import region_of
 
-needs_tiles = pytest.mark.skipif(not has_tiles(), reason="the CPU has no tiles (AMX), or the settings switch them off")
+needs_tiles = pytest.mark.skipif(
+    not multiplies_bfloat16(), reason="the CPU has neither AMX nor AVX512-BF16, or the settings switch them off"
+)
 F = tj.nn.functional
 
 
@@ -96,7 +98,7 @@ def test_only_medium_rounds(precision: Callable[[str], None]) -> None:
 
 
 def test_without_tiles_nothing_changes(precision: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "has_tiles", lambda: False)
+    monkeypatch.setattr(products, "multiplies_bfloat16", lambda: False)
     rng = np.random.default_rng(3)
     a, b = draw(rng, tj.float32, 64, 64), draw(rng, tj.float32, 64, 64)
     exact = bits([a @ b])
@@ -108,19 +110,20 @@ def test_without_tiles_nothing_changes(precision: Callable[[str], None], monkeyp
 
 OFF = """
 import numpy as np, tracejit as tj
-from tracejit.cpu import has_tiles
+from tracejit.cpu import multiplies_bfloat16
 tj.set_float32_matmul_precision("medium")
 a, b = (tj.tensor(np.random.default_rng(s).standard_normal((64, 64)).astype(np.float32)) for s in (1, 2))
 f = tj.compile(lambda a, b: (a @ b, a.bfloat16() @ b.bfloat16()))
 found = [[x.float().numpy().tobytes() for x in f(a, b)] for _ in range(4)]
 assert all(x == found[0] for x in found)
-print(has_tiles(), np.abs(a.numpy().astype(float) @ b.numpy() - (a @ b).numpy()).max() < 1e-4)
+print(multiplies_bfloat16(), np.abs(a.numpy().astype(float) @ b.numpy() - (a @ b).numpy()).max() < 1e-4)
 """
 
 
 @pytest.mark.parametrize("amx", ["0", "1"])
 def test_a_setting_switches_tiles_off(amx: str) -> None:
-    environment = {**os.environ, "TRACEJIT_AMX": amx, "PYTHONPATH": os.pathsep.join(sys.path)}
+    allowed = {"TRACEJIT_AMX": amx, "TRACEJIT_AVX512_BF16": amx}
+    environment = {**os.environ, **allowed, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", OFF], env=environment, capture_output=True, text=True, check=True)
     tiles, exact = done.stdout.split()
     assert tiles != exact
@@ -189,7 +192,7 @@ def test_compiled_has_the_bits_of_eager(way: str, mode: str, precision: Callable
     for _ in range(8):
         assert bits(run()) == expected
     assert region_of(run).calls.followed > 0
-    assert bool(kernels(run) & {"square_f32", "square_bf16"}) == has_tiles()
+    assert bool(kernels(run) & {"square_f32", "square_bf16"}) == multiplies_bfloat16()
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -214,7 +217,7 @@ def test_a_program_is_for_the_precision_it_was_compiled_with(mode: str, precisio
     for level in ("highest", "medium"):
         precision(level)
         expected[level] = bits(network.step())
-    assert (expected["highest"] != expected["medium"]) == has_tiles()
+    assert (expected["highest"] != expected["medium"]) == multiplies_bfloat16()
     run = tj.compile(network.step, mode=mode)
     for level in ("highest", "medium", "high", "medium", "highest"):
         precision(level)
@@ -307,7 +310,7 @@ def test_what_is_on_disk_is_for_its_own_precision(how: str, tmp_path: Any) -> No
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
         found.append(done.stdout.split())
     assert found[0][0] == found[2][0]
-    assert (found[0][0] != found[1][0]) == has_tiles()
+    assert (found[0][0] != found[1][0]) == multiplies_bfloat16()
     # Where another process compiles, a tree may not have settled when the process ends.
     assert [cold for _, cold in found][:2] == ["1", "1"]
     assert how == "background" or found[2][1] == "0"

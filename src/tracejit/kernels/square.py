@@ -2,6 +2,8 @@
 
 Each element is a chain over steps of 32 places of k, in ascending order from 0: the products of the even places are
 added up by fused multiply-adds from 0 and those of the odd places, too; the sum of both is added to what was there.
+Without tiles (AVX512-BF16) it is one chain over pairs of places, each
+the fused multiply-add of the odd place, then that of the even one, up to the end of the last step.
 Subnormal numbers count as 0, among operands, sums and results. Nothing of that depends on the plan.
 """
 
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tracejit.cpu import has_tiles
+from tracejit.cpu import multiplies_bfloat16
 from tracejit.kernels import square_kernels as kernels
 from tracejit.kernels.gemm import Problem, checked
 from tracejit.kernels.launch import Launch, Operand, Ptr, Scratch
@@ -62,14 +64,16 @@ def plan_bfloat16_matmul(a: Operand, b: Operand, c: Operand) -> tuple[Launch, ..
         0 included; the rows of c are contiguous.
     DType: each bfloat16 or float32.
     Edge: sizes may be 0; k = 0 gives zeros; an empty c needs no launch.
-    Raises: ValueError for shapes that do not fit, NotImplementedError for other dtypes, or without tiles.
+    Raises: ValueError for shapes that do not fit, NotImplementedError for other dtypes, or where the CPU has neither.
     Cost: batch * m * n * k multiply-adds; scratch memory for a copy of A and B as bfloat16.
     """
     p = checked(a, b, c, alike=False)
     if not {a.dtype, b.dtype, c.dtype} <= _SIZES.keys():
         raise NotImplementedError(f"bfloat16_matmul: there is no kernel for {a.dtype} @ {b.dtype} -> {c.dtype}")
-    if not has_tiles():
-        raise NotImplementedError("cannot compile 'bfloat16_matmul': the CPU has no tiles (AMX), or may not use them")
+    if not multiplies_bfloat16():
+        raise NotImplementedError(
+            "cannot compile 'bfloat16_matmul': the CPU has neither tiles (AMX) nor AVX512-BF16, or may not use them"
+        )
     if p.batch == 0 or p.m == 0 or p.n == 0:
         return ()
     left = _Side(0, a.dtype, p.batch if p.a[0] else 1, p.m, p.a[0], p.a[1], p.a[2])

@@ -11,6 +11,7 @@ from typing import Any
 
 import llvmlite.ir as ir
 
+from tracejit.cpu import has_tiles
 from tracejit.kernels.code import Code, Word, native_kernel
 from tracejit.kernels.square_vectors import (
     DEPTH,
@@ -20,6 +21,7 @@ from tracejit.kernels.square_vectors import (
     TILE_BYTES,
     add_fill,
     add_square,
+    add_square_by_vectors,
     add_write,
     configure_tiles,
     release_tiles,
@@ -109,7 +111,10 @@ def _multiply(size: int, code: Code, p: Word, low: Word, high: Word) -> None:
     rows, columns = ((x + (SQUARE - 1)).quotient(SQUARE) for x in (m, n))
     down, along = (rows + (tall - 1)).quotient(tall), (columns + (wide - 1)).quotient(wide)
     buffer = code.buffer(MOST_TALL * SUM_BYTES)
-    configure_tiles(code.builder)
+    on_tiles = has_tiles()
+    add = add_square if on_tiles else add_square_by_vectors
+    if on_tiles:
+        configure_tiles(code.builder)
     with code.loop(low, high) as unit:
         row = unit.quotient(along)
         batch = row.quotient(down)
@@ -129,7 +134,7 @@ def _multiply(size: int, code: Code, p: Word, low: Word, high: Word) -> None:
             is_last = start + run >= steps
 
             def square(height: int, width: int, into: Word, pitch: Word | int) -> None:
-                code.call(add_square(code.module, height, width), *operands, sums, begin, into, pitch, length)
+                code.call(add(code.module, height, width), *operands, sums, begin, into, pitch, length)
 
             def part(height: int) -> None:
                 pitch = 2 * ROW_BYTES
@@ -148,7 +153,8 @@ def _multiply(size: int, code: Code, p: Word, low: Word, high: Word) -> None:
                 code.either(whole, lambda: square(2, 2, target, c_row), through_buffer)
             else:
                 through_buffer()
-    release_tiles(code.builder)
+    if on_tiles:
+        release_tiles(code.builder)
 
 
 pack_along_f32 = native_kernel("pack_along_f32", partial(_pack, _SINGLE, _ALONG))

@@ -51,6 +51,9 @@ _ALL_HALVES = ir.VectorType(_I16, DEPTH)
 _NAMES = {_WORDS: "v16i32", _SINGLES: "v16f32", _HALVES: "v16i16", _ALL_HALVES: "v32i16"}
 _SIZES = {_WORDS: 4, _SINGLES: 4, _HALVES: 2, _ALL_HALVES: 2}
 
+_TALLEST = 12
+"""Rows whose sums are in registers at once, without tiles."""
+
 _C_TILES, _A_TILES, _B_TILES = ((0, 1), (2, 3)), (4, 5), (6, 7)
 
 
@@ -265,3 +268,61 @@ def add_write(module: Any, size: int) -> Any:
         emit_loop(builder, rows, [source, c], row)
 
     return internal_function(module, f"write_{'single' if size == 4 else 'short'}", 5, body)
+
+
+_PAIRS = ROW_BYTES // 4
+"""Words of two places of k in a row of a tile of A, rows of one of B."""
+
+
+def add_square_by_vectors(module: Any, rows: int, columns: int) -> Any:
+    """The same without tiles (AVX512-BF16): the operands are as they are for tiles, the order is another.
+
+    Twelve rows and two vectors of columns are in registers, so that 14 loads go with 24 multiplications.
+    """
+
+    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
+        a, b, sums, begin, c, c_row, steps = arguments
+        zeros = ir.Constant(_SINGLES, None)
+        is_first = builder.icmp_signed("!=", begin, I64(0))
+        for top in range(0, rows * SIDE, _TALLEST):
+            lines = range(top, min(top + _TALLEST, rows * SIDE))
+            places = [(line, j) for line in lines for j in range(columns)]
+
+            def address(start: Any, row: Any, line: int, j: int) -> Any:
+                return builder.add(builder.add(start, builder.mul(row, I64(line))), I64(j * ROW_BYTES))
+
+            begun = []
+            for line, j in places:
+                # The sums are there whether they are begun or not.
+                found = _load(builder, address(sums, I64(2 * ROW_BYTES), line, j), _SINGLES)
+                begun.append(builder.select(is_first, zeros, found))
+
+            def pair(state: list[Any], lines: range = lines) -> list[Any]:
+                a_at, b_at, *found = state
+                vectors = [_load(builder, builder.add(b_at, I64(j * TILE_BYTES)), _WORDS) for j in range(columns)]
+                added = []
+                for index, line in enumerate(lines):
+                    word = builder.load(_pointer(builder, builder.add(a_at, I64(line * ROW_BYTES)), I32), align=4)
+                    one = builder.insert_element(ir.Constant(_WORDS, ir.Undefined), word, I32(0))
+                    spread = builder.shuffle_vector(one, ir.Constant(_WORDS, ir.Undefined), integers(*[0] * SIDE))
+                    for j, vector in enumerate(vectors):
+                        added.append(_multiplied(builder, found[index * columns + j], spread, vector))
+                return [builder.add(a_at, I64(4)), builder.add(b_at, I64(ROW_BYTES)), *added]
+
+            def step(state: list[Any], pair: Any = pair) -> list[Any]:
+                a_at, b_at, *found = emit_loop(builder, I64(_PAIRS), state, pair)
+                return [builder.add(a_at, I64(2 * TILE_BYTES - ROW_BYTES)), builder.add(b_at, I64(TILE_BYTES)), *found]
+
+            _, _, *found = emit_loop(builder, steps, [a, b, *begun], step, rolled=True)
+            for (line, j), value in zip(places, found, strict=True):
+                target = _pointer(builder, address(c, c_row, line, j), _SINGLES)
+                builder.store(value, target, align=4)
+
+    return internal_function(module, f"square_by_vectors_{rows}x{columns}", 7, body)
+
+
+def _multiplied(builder: Any, total: Any, left: Any, right: Any) -> Any:
+    """The products of pairs added to what there is, those of the odd places first."""
+    kind = ir.VectorType(_BFLOAT, DEPTH)
+    operands = (builder.bitcast(x, kind) for x in (left, right))
+    return _call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", _SINGLES, total, *operands)

@@ -80,14 +80,15 @@ def _product_like(x: Aval, left: Any, right: Any) -> Any:
     },
 )
 def bfloat16_matmul(a, b, *, single):
-    """Matrix product of operands rounded to bfloat16, added up in float32, on a CPU's tiles (AMX).
+    """Matrix product of operands rounded to bfloat16, added up in float32, by AMX or AVX512-BF16.
 
     Shape: as `matmul`. DType: each operand bfloat16 or float32; float32 if it is to be `single`, else rounded once.
     Edge: zeros if k is 0. Subnormal numbers count as 0, among operands, sums and results.
-    Raises: NotImplementedError without tiles.
+    Raises: NotImplementedError on a CPU that has neither.
     Cost: 2 * b * n * k * m floating point operations.
     Source: for each 32 places of the inner dimension the even ones are a chain of fused multiply-adds from 0, and the
-    odd ones; the sum of both is added to that of the places before.
+    odd ones; the sum of both is added to that of the places before. So AMX; AVX512-BF16 has one chain, the odd place
+    before the even one of each two.
     """
 
 

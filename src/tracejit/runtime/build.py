@@ -30,7 +30,7 @@ from numba.extending import _Intrinsic
 
 from tracejit import kernels
 from tracejit.config import SETTINGS, code_key, logger, thread_budget
-from tracejit.cpu import has_tiles
+from tracejit.cpu import has_tiles, multiplies_bfloat16
 from tracejit.errors import KernelBuildError
 from tracejit.kernels.vectors import TARGET
 from tracejit.runtime import frontend, lowering, native, printing, scalars, syntax, turns, vectors
@@ -129,7 +129,7 @@ def environment() -> str:
             platform.machine(),
             native.cpu_name(),
             native.cpu_features(),
-            repr((code_key(SETTINGS), has_tiles())),
+            repr((code_key(SETTINGS), has_tiles(), multiplies_bfloat16())),
             *map(bytes.decode, texts),
         ]
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from tracejit import dtypes
 from tracejit.config import PRODUCTS
-from tracejit.cpu import has_tiles
+from tracejit.cpu import multiplies_bfloat16
 from tracejit.ops.contraction import pays_on_tiles
 from tracejit.ops.record import ops
 from tracejit.shapes import broadcast
@@ -27,7 +27,7 @@ def set_float32_matmul_precision(precision: str) -> None:
     """Say how exact products of float32 must be at least: "highest", "high" or "medium".
 
     Edge: the two lower ones are permissions for hardware that multiplies shorter numbers faster. "high" allows TF32 on
-    GPUs. "medium" also allows operands rounded to bfloat16, which CPUs with tiles (AMX) do: in matrix products,
+    GPUs. "medium" also allows operands rounded to bfloat16, which CPUs with AMX or AVX512-BF16 do: in matrix products,
     `linear`, `bmm` and the like, if rows and columns are at least 16, 32 places are added up and all of it is as much
     as 32x32 by 32x32; and in the gradients of these, whatever is set when those are computed. Attention that is one
     operation, convolutions and smaller products stay products of float32, as everything does on another CPU. What is
@@ -45,7 +45,7 @@ def set_float32_matmul_precision(precision: str) -> None:
         raise ValueError(f"{precision!r} is not one of 'highest', 'high' or 'medium'")
     _precision = precision
     PRODUCTS.tf32 = precision != _PRECISIONS[0]
-    PRODUCTS.bfloat16 = precision == _PRECISIONS[2] and has_tiles()
+    PRODUCTS.bfloat16 = precision == _PRECISIONS[2] and multiplies_bfloat16()
 
 
 def get_float32_matmul_precision() -> str:
@@ -58,7 +58,7 @@ def _on_tiles(a: Tensor, b: Tensor) -> bool:
     kind = a._dtype
     if kind is not dtypes.bfloat16 and not (PRODUCTS.bfloat16 and kind is dtypes.float32):
         return False
-    return pays_on_tiles(a._shape[-2], b._shape[-1], a._shape[-1]) and has_tiles() and not on_gpu(a)
+    return pays_on_tiles(a._shape[-2], b._shape[-1], a._shape[-1]) and multiplies_bfloat16() and not on_gpu(a)
 
 
 def _product(a: Tensor, b: Tensor, single: bool = False) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 from tracejit.aval import Aval
 from tracejit.compiler import compile_graph
 from tracejit.config import SETTINGS, describe, thread_budget
-from tracejit.cpu import has_tiles
+from tracejit.cpu import has_tiles, multiplies_bfloat16
 from tracejit.dtypes import float32
 from tracejit.errors import CudaError, KernelBuildError
 from tracejit.gpu_compiler import compile_for_gpu
@@ -69,7 +69,9 @@ def processor() -> Iterator[tuple[str, str]]:
     flags = native.cpu_features().split(",")
     yield "cpu", native.cpu_name()
     yield "features", " ".join(name for name in FEATURES if f"+{name}" in flags) or "none of those that matter"
-    yield "tiles", "multiply bfloat16" if has_tiles() else "none (AMX), or not to be used"
+    none = "none (AMX), or not to be used"
+    without = "none (AMX); vectors multiply bfloat16" if multiplies_bfloat16() else none
+    yield "tiles", "multiply bfloat16" if has_tiles() else without
     yield "threads", str(thread_budget(SETTINGS, os.environ))
 
 
