@@ -1,6 +1,7 @@
 """Matrix products of bfloat16, and of float32 that may be rounded to it, beside PyTorch's, in one run, interleaved.
 
-Run: PYTHONPATH=src:. python benchmarks/bfloat16.py [--threads N] [--rounds N] [--only TEXT]   (needs torch, and AMX or AVX512-BF16)
+Run: PYTHONPATH=src:. python benchmarks/bfloat16.py [--threads N] [--rounds N] [--only TEXT]   (needs torch, AMX or
+AVX512-BF16)
 Prints the least microseconds of each, of the thread's CPU time if there is one alone, GFLOP/s, and how many times
 faster ours is: by the least times, and the median over rounds.
 """
