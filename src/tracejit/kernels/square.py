@@ -2,8 +2,8 @@
 
 Each element is a chain over steps of 32 places of k, in ascending order from 0: the products of the even places are
 added up by fused multiply-adds from 0 and those of the odd places, too; the sum of both is added to what was there.
-Without tiles (AVX512-BF16) it is one chain over pairs of places, each
-the fused multiply-add of the odd place, then that of the even one, up to the end of the last step.
+Without tiles (AVX512-BF16) it is one chain over pairs of places, each the fused multiply-add of the odd place, then
+that of the even one, up to the end of the last step.
 Subnormal numbers count as 0, among operands, sums and results. Nothing of that depends on the plan.
 """
 
