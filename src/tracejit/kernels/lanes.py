@@ -23,13 +23,13 @@ class Lanes(types.Type):  # type: ignore[misc]
 
     def __init__(self, element: Kind) -> None:
         super().__init__(name=f"lanes of {element.name}")
-        self.element = element
+        self.llvm = ir.VectorType(element.llvm, LANES)
 
 
 @register_model(Lanes)
 class _Model(models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, manager: Any, kind: Lanes) -> None:
-        super().__init__(manager, kind, ir.VectorType(kind.element.llvm, LANES))
+        super().__init__(manager, kind, kind.llvm)
 
 
 _OF = {kind.name: Lanes(kind) for kind in FLOATS}

@@ -17,6 +17,7 @@ from typing import Any
 import llvmlite.ir as ir
 from numba.core import types
 
+from tracejit.kernels.lanes import Lanes
 from tracejit.kernels.memory import ARGS
 
 I1 = ir.IntType(1)
@@ -73,6 +74,8 @@ def llvm_type(kind: Any) -> Any:
         return ir.IntType(kind.bitwidth)
     if kind == ARGS:
         return I64.as_pointer()
+    if isinstance(kind, Lanes):
+        return kind.llvm
     try:
         return {types.boolean: I1, types.float32: _F32, types.float64: _F64}[kind]
     except KeyError:
