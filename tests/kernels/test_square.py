@@ -18,7 +18,7 @@ from tracejit.kernels import square
 from tracejit.kernels.launch import Operand
 from tracejit.kernels.square import plan_bfloat16_matmul
 
-needs_tiles = pytest.mark.skipif(
+needs_bfloat16 = pytest.mark.skipif(
     not multiplies_bfloat16(), reason="the CPU has neither AMX nor AVX512-BF16, or the settings switch them off"
 )
 TYPES = ("float32", "bfloat16")
@@ -41,7 +41,7 @@ def product(a: np.ndarray, b: np.ndarray, result: str) -> np.ndarray:
     return run(plan_bfloat16_matmul, [a, b], np.empty((*a.shape[:-1], b.shape[-1]), kind(result)))
 
 
-@needs_tiles
+@needs_bfloat16
 @pytest.mark.parametrize("types", list(itertools.product(TYPES, repeat=3)), ids="-".join)
 @pytest.mark.parametrize(("m", "n", "k"), SHAPES)
 def test_every_layout_gives_the_bits_of_the_steps(types: tuple[str, str, str], m: int, n: int, k: int) -> None:
@@ -52,7 +52,7 @@ def test_every_layout_gives_the_bits_of_the_steps(types: tuple[str, str, str], m
         same(product(laid_out(a, left), laid_out(b, right), types[2]), wanted)
 
 
-@needs_tiles
+@needs_bfloat16
 @settings(max_examples=60, deadline=None)
 @given(
     types=st.tuples(*[st.sampled_from(TYPES)] * 3),
@@ -85,7 +85,7 @@ def test_any_batched_product(
     same(product(a, b, types[2]), expected(a, b, types[2]))
 
 
-@needs_tiles
+@needs_bfloat16
 @pytest.mark.parametrize("shapes", [(2, 3, 0), (40, 50, 0)])
 def test_a_sum_of_nothing_is_zero(shapes: tuple[int, int, int]) -> None:
     m, n, k = shapes
@@ -94,14 +94,14 @@ def test_a_sum_of_nothing_is_zero(shapes: tuple[int, int, int]) -> None:
         same(found, np.zeros((m, n), kind(types[2])))
 
 
-@needs_tiles
+@needs_bfloat16
 def test_nothing_to_compute_needs_no_launch() -> None:
     for m, n, batch in ((0, 5, ()), (5, 0, ()), (5, 5, (0,))):
         a, b, c = (np.zeros((*batch, *shape), np.float32) for shape in ((m, 3), (3, n), (m, n)))
         assert plan_bfloat16_matmul(*map(operand, (a, b, c))) == ()
 
 
-@needs_tiles
+@needs_bfloat16
 @pytest.mark.parametrize("types", list(itertools.product(TYPES, repeat=3)), ids="-".join)
 @pytest.mark.parametrize("end", [False, True])
 def test_nothing_is_read_or_written_outside_of_the_operands(types: tuple[str, str, str], end: bool) -> None:
@@ -116,7 +116,7 @@ def test_nothing_is_read_or_written_outside_of_the_operands(types: tuple[str, st
         same(c, expected(a, b, types[2]))
 
 
-@needs_tiles
+@needs_bfloat16
 def test_rows_of_a_wider_result_are_all_that_is_written() -> None:
     rng = np.random.default_rng(1)
     for name, (m, n) in itertools.product(TYPES, ((32, 64), (37, 41), (50, 16))):
@@ -128,7 +128,7 @@ def test_rows_of_a_wider_result_are_all_that_is_written() -> None:
         assert (wide[:, 4 + n :] == 7).all()
 
 
-@needs_tiles
+@needs_bfloat16
 def test_infinities_and_nans_go_where_they_belong() -> None:
     a, b = np.ones((40, 40), np.float32), np.ones((40, 40), np.float32)
     # Not all NaNs have a bit that bfloat16 has room for.
@@ -147,7 +147,7 @@ def test_infinities_and_nans_go_where_they_belong() -> None:
         assert np.isinf(found[3, 0])
 
 
-@needs_tiles
+@needs_bfloat16
 def test_subnormal_numbers_count_as_zero() -> None:
     tiny = np.finfo(np.float32).tiny
     a, b = np.zeros((16, 32), np.float32), np.zeros((32, 16), np.float32)
@@ -163,7 +163,7 @@ def test_subnormal_numbers_count_as_zero() -> None:
     assert found[2, 2] == 0
 
 
-@needs_tiles
+@needs_bfloat16
 @pytest.mark.parametrize("block", [1, 1 << 13, 1 << 30])
 @pytest.mark.parametrize("units", [1, 7, 1000])
 @pytest.mark.parametrize("run_length", [1, 3, 1000])
@@ -177,7 +177,7 @@ def test_no_plan_changes_a_bit(block: int, units: int, run_length: int, monkeypa
         same(product(a, b, name), expected(a, b, name))
 
 
-@needs_tiles
+@needs_bfloat16
 @pytest.mark.parametrize("k", [64, 1000])
 def test_the_error_is_within_the_bound_of_the_steps(k: int) -> None:
     rng = np.random.default_rng(k)

@@ -18,7 +18,7 @@ from tracejit.cpu import multiplies_bfloat16
 from tracejit.tensor import products
 from tracejit.trace.region import region_of
 
-needs_tiles = pytest.mark.skipif(
+needs_bfloat16 = pytest.mark.skipif(
     not multiplies_bfloat16(), reason="the CPU has neither AMX nor AVX512-BF16, or the settings switch them off"
 )
 F = tj.nn.functional
@@ -52,7 +52,7 @@ def is_product(found: tj.Tensor, expected: np.ndarray) -> bool:
     return found.float().numpy().tobytes() == np.ascontiguousarray(rounded).tobytes()
 
 
-@needs_tiles
+@needs_bfloat16
 @pytest.mark.parametrize("kind", [tj.bfloat16, tj.float32], ids=repr)
 def test_fronts_have_the_bits_of_tiles(kind: Any, precision: Callable[[str], None]) -> None:
     rng = np.random.default_rng(0)
@@ -74,7 +74,7 @@ def test_fronts_have_the_bits_of_tiles(kind: Any, precision: Callable[[str], Non
         assert is_product(turned @ b, product(a, b))
 
 
-@needs_tiles
+@needs_bfloat16
 def test_small_products_and_other_types_stay_as_they_are(precision: Callable[[str], None]) -> None:
     rng = np.random.default_rng(1)
     cases = [((8, 512), (512, 512)), ((512, 512), (512, 8)), ((512, 31), (31, 512)), ((16, 63), (63, 32))]
@@ -86,7 +86,7 @@ def test_small_products_and_other_types_stay_as_they_are(precision: Callable[[st
     assert [bits([a @ b]) for a, b in (*operands, wide, halves)] == exact
 
 
-@needs_tiles
+@needs_bfloat16
 def test_only_medium_rounds(precision: Callable[[str], None]) -> None:
     rng = np.random.default_rng(2)
     a, b = draw(rng, tj.float32, 64, 64), draw(rng, tj.float32, 64, 64)
@@ -267,7 +267,7 @@ def test_other_sizes_may_be_too_small_for_tiles(precision: Callable[[str], None]
             assert bits(run(x)) == expected
 
 
-@needs_tiles
+@needs_bfloat16
 def test_second_gradients_are_products_on_tiles(precision: Callable[[str], None]) -> None:
     precision("medium")
     rng = np.random.default_rng(6)

@@ -94,15 +94,15 @@ def _extreme(relation: str) -> Callable[..., Any]:
 
 
 # -0.0 is the identity of a sum: x + -0.0 has the bits of x, also for x = -0.0.
+_RELATIONS = {"amax": ">", "amin": "<"}
+"""How an element is to the one that it beats."""
+
 _FOLDS: dict[str, tuple[Callable[..., Any], Callable[[Kind], Any]]] = {
     "sum": (_add, lambda kind: -0.0 if kind.is_float else 0),
     "prod": (_mul, lambda kind: 1.0 if kind.is_float else 1),
-    "amax": (_extreme(">"), lambda kind: kind.lowest),
-    "amin": (_extreme("<"), lambda kind: kind.highest),
+    "amax": (_extreme(_RELATIONS["amax"]), lambda kind: kind.lowest),
+    "amin": (_extreme(_RELATIONS["amin"]), lambda kind: kind.highest),
 }
-
-
-_RELATIONS = {"amax": ">", "amin": "<"}
 
 
 class _Chain:

@@ -19,8 +19,8 @@ _LEAST_SIDE, _LEAST_DEPTH, _LEAST_WORK = 16, 32, 1 << 15
 """Rows and columns of a tile, places that one holds of what is added up, multiply-adds: from these on packing pays."""
 
 
-def pays_on_tiles(m: int, n: int, k: int) -> bool:
-    """Whether a product of bfloat16, (m, k) by (k, n), is to be computed on tiles where there are any.
+def pays_in_bfloat16(m: int, n: int, k: int) -> bool:
+    """Whether a product of bfloat16, (m, k) by (k, n), is to be computed as one where the CPU multiplies bfloat16.
 
     Sizes alone decide: what is computed must not depend on what else is.
     """

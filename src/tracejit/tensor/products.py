@@ -7,7 +7,7 @@ from typing import Any
 from tracejit import dtypes
 from tracejit.config import PRODUCTS
 from tracejit.cpu import multiplies_bfloat16
-from tracejit.ops.contraction import pays_on_tiles
+from tracejit.ops.contraction import pays_in_bfloat16
 from tracejit.ops.record import ops
 from tracejit.shapes import broadcast
 from tracejit.tensor.arithmetic import add, mul
@@ -53,17 +53,17 @@ def get_float32_matmul_precision() -> str:
     return _precision
 
 
-def _on_tiles(a: Tensor, b: Tensor) -> bool:
-    """Whether a product of matrices or stacks, whose types and shapes fit, is computed on tiles."""
+def _in_bfloat16(a: Tensor, b: Tensor) -> bool:
+    """Whether a product of matrices or stacks, whose types and shapes fit, is one of bfloat16."""
     kind = a._dtype
     if kind is not dtypes.bfloat16 and not (PRODUCTS.bfloat16 and kind is dtypes.float32):
         return False
-    return pays_on_tiles(a._shape[-2], b._shape[-1], a._shape[-1]) and multiplies_bfloat16() and not on_gpu(a)
+    return pays_in_bfloat16(a._shape[-2], b._shape[-1], a._shape[-1]) and multiplies_bfloat16() and not on_gpu(a)
 
 
 def _product(a: Tensor, b: Tensor, single: bool = False) -> Any:
     """The product of two matrices or stacks, whose types and shapes fit, as float32 if it is to be `single`."""
-    if _on_tiles(a, b):
+    if _in_bfloat16(a, b):
         return apply(ops.bfloat16_matmul, (a, b), (single or a._dtype is dtypes.float32,))
     if single:
         a, b = to_dtype(a, dtypes.float32), to_dtype(b, dtypes.float32)
