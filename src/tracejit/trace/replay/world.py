@@ -38,6 +38,8 @@ class World:
         self.found: dict[int, str] = {}
         self.guards: dict[Place, Guard] = {}
         self.overlay: dict[Place, Any] = {}
+        self._stored: dict[int, list[Any]] = {}
+        """For a dict from outside the keys of entries in the overlay, in the order in which they were stored."""
         self.owners: dict[int, Any] = {}
         self.read_before_written: dict[Place, Any] = {}
         self.tensors: dict[int, Tensor] = {}
@@ -174,7 +176,13 @@ class World:
         if value is ABSENT and self.read(kind, container, key) is not ABSENT and place not in self.overlay:
             raise Unproven(f"an entry of a {type(container).__name__} is deleted", "keep it and change its value")
         self.owners[id(container)] = self.keep(container)
+        if kind == "item" and place not in self.overlay:
+            self._stored.setdefault(id(container), []).append(key)
         self.overlay[place] = self.keep(value)
+
+    def stores_into(self, d: Any) -> bool:
+        """Whether the run stored entries in a dict from outside."""
+        return id(d) in self._stored
 
     def _write_fresh(self, kind: str, container: Any, key: Any, value: Any) -> None:
         if kind == "item":
@@ -242,11 +250,8 @@ class World:
             return [(k, self.enter(v, self.listing.let(f"{text}[{k!r}]"))) for k, v in d.items()]
         self.guard("keys", d, None, tuple(d))
         keys = [k for k in d if self.overlay.get((id(d), "item", k)) is not ABSENT]
-        keys += [
-            key
-            for (owner, kind, key), value in self.overlay.items()
-            if owner == id(d) and kind == "item" and value is not ABSENT and key not in d
-        ]
+        stored = self._stored.get(id(d), ())
+        keys += [key for key in stored if self.overlay[(id(d), "item", key)] is not ABSENT and key not in d]
         return [(self.constant(k), self.read("item", d, k)) for k in keys]
 
     def item(self, d: Any, key: Any) -> Any:
