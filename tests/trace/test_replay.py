@@ -355,6 +355,32 @@ def test_effects_are_not_replayed(capsys):
     assert any("random" in r for r in refused(clock))
 
 
+LOOKS = [len, lambda d: len(list(d)), lambda d: len(d.items()), lambda d: 2 if d else 3]
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_dict_is_looked_at_after_the_call_stored_in_it(look):
+    def make():
+        new, old = {}, {"rows": 0}
+
+        def f(x, grows):
+            old["rows"] = x.shape[0]
+            if grows:
+                new["rows"] = x.shape[0]
+            return x * look(new if grows else old)
+
+        def args(i):
+            new.clear()
+            return arr(i, 3, 2), grows
+
+        return f, args, lambda: [new, old]
+
+    grows = False
+    both(make)
+    grows = True
+    assert refused(make) == ["a dict is looked at after something was added to it"]
+
+
 def test_values_that_decide_are_not_replayed():
     def make():
         def f(x):

@@ -180,7 +180,8 @@ class Machine:
         if isinstance(x, (Tensor, Later)):
             raise Unproven("the way through the function depends on a value of a tensor", Later.fix)
         if any(self.usual(x, base, "__len__", "__bool__") for base in (*_SEQUENCES, dict)):
-            if isinstance(x, dict) and not (world.is_fresh(x) or world.is_found(x) or world.stores_into(x)):
+            if isinstance(x, dict) and not (world.is_fresh(x) or world.is_found(x)):
+                world.unchanged(x)
                 world.guard("filled", x, None, bool(x))
                 return bool(x)
             return self.length(x) > 0
@@ -206,8 +207,6 @@ class Machine:
         if any(self.usual(x, base, "__len__") for base in (*_SEQUENCES, dict)):
             if world.is_fresh(x) or world.is_found(x):
                 return len(x)
-            if isinstance(x, dict) and world.stores_into(x):
-                return len(world.pairs(x))
             return self._count(x)
         method = self.special(x, "__len__")
         if isinstance(method, types.FunctionType):

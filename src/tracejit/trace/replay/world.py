@@ -38,8 +38,6 @@ class World:
         self.found: dict[int, str] = {}
         self.guards: dict[Place, Guard] = {}
         self.overlay: dict[Place, Any] = {}
-        self._stored: dict[int, list[Any]] = {}
-        """For a dict from outside the keys of entries in the overlay, in the order in which they were stored."""
         self.owners: dict[int, Any] = {}
         self.read_before_written: dict[Place, Any] = {}
         self.tensors: dict[int, Tensor] = {}
@@ -176,13 +174,9 @@ class World:
         if value is ABSENT and self.read(kind, container, key) is not ABSENT and place not in self.overlay:
             raise Unproven(f"an entry of a {type(container).__name__} is deleted", "keep it and change its value")
         self.owners[id(container)] = self.keep(container)
-        if kind == "item" and place not in self.overlay:
-            self._stored.setdefault(id(container), []).append(key)
+        if kind == "item" and isinstance(container, dict) and (value is ABSENT) is (key in container):
+            self._grown.add(id(container))
         self.overlay[place] = self.keep(value)
-
-    def stores_into(self, d: Any) -> bool:
-        """Whether the run stored entries in a dict from outside."""
-        return id(d) in self._stored
 
     def _write_fresh(self, kind: str, container: Any, key: Any, value: Any) -> None:
         if kind == "item":
@@ -210,9 +204,9 @@ class World:
         self._grown.add(id(x))
 
     def unchanged(self, x: Any) -> None:
-        """See that a list is not one that the run added to: its content would not be that of now."""
+        """See that a list or dict is not one that the run added to: its content would not be that of now."""
         if id(x) in self._grown:
-            raise Unproven("a list is looked at after a value was appended to it", "look at it outside")
+            raise Unproven(f"a {type(x).__name__} is looked at after something was added to it", "look at it outside")
 
     def elements(self, x: Any) -> list[Any]:
         """The elements of a list, tuple or set."""
@@ -248,11 +242,9 @@ class World:
         if self.is_found(d):
             text = self.found[id(d)]
             return [(k, self.enter(v, self.listing.let(f"{text}[{k!r}]"))) for k, v in d.items()]
+        self.unchanged(d)
         self.guard("keys", d, None, tuple(d))
-        keys = [k for k in d if self.overlay.get((id(d), "item", k)) is not ABSENT]
-        stored = self._stored.get(id(d), ())
-        keys += [key for key in stored if self.overlay[(id(d), "item", key)] is not ABSENT and key not in d]
-        return [(self.constant(k), self.read("item", d, k)) for k in keys]
+        return [(self.constant(k), self.read("item", d, k)) for k in d]
 
     def item(self, d: Any, key: Any) -> Any:
         """What a dict holds for a key, or `ABSENT`."""
