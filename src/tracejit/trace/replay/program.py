@@ -140,7 +140,7 @@ class Replay:
 
     def _sort_slots(self) -> None:
         """Sort the slots into constants, found tensors and those that the program makes."""
-        results = {r.slot: r for event in self.events for r in event.results}
+        self.results = {r.slot: r for event in self.events for r in event.results}
         places = {id(t): i for i, (_, t, _) in enumerate(self.found)}
         self.slots: dict[int, list[int]] = {}
         self.fixed: list[tuple[int, Any]] = []
@@ -151,8 +151,8 @@ class Replay:
                 continue
             self.slots.setdefault(id(t), []).append(slot)
             if self.world.is_fresh(t):
-                if slot in self.alive and slot in results:
-                    self.made.append(results[slot])
+                if slot in self.alive and slot in self.results:
+                    self.made.append(self.results[slot])
             elif id(t) in places:
                 self.taken[places[id(t)]].append(slot)
             else:
@@ -305,9 +305,9 @@ class Replay:
 
     def _write(self) -> str:
         proof, listing, exe = self.proof, self.listing, self.executable
-        simple = self._simple()
-        self.handed: list[tuple[Any, int, Any]] = self._handed() if simple else []
-        self.grad_types = {at: self._result(slot).aval.dtype for _, at, (slot, _, _) in self.handed}
+        self.simple = self._is_simple()
+        self.handed: list[tuple[Any, int, Any]] = self._handed() if self.simple else []
+        self.grad_types = {at: self.results[slot].aval.dtype for _, at, (slot, _, _) in self.handed}
         # In another region's call this one is nothing but its function.
         out = ["def replay(args, kwargs):", "    here = state.__dict__"]
         mode = f"here['grad_enabled'] is not {proof.grad} or here['autocast'] is not None"
@@ -368,7 +368,7 @@ class Replay:
                 continue
             array, place = (shape, np.dtype(kind)), len(exe.inputs) + at
             made = None
-            if simple and not exe.gpu:
+            if self.simple and not exe.gpu:
                 like = self._like(slot)
                 made = make_call(like, FIELDS, "_array", array, place, listing.scope, f"made{slot}")
             if made is not None:
@@ -381,7 +381,7 @@ class Replay:
             out.append("    if run(C[0], pointers, scalars) and me.again(): return MISS")
         else:
             out.append("    if execute(pointers, scalars): return MISS")
-        out += self._land(simple, found, numbers, given, whole)
+        out += self._land(found, numbers, given, whole)
         out += self._stores()
         lines = []
         result = self._build(proof.result, lines)
@@ -389,10 +389,7 @@ class Replay:
             lines.append("    if not kept: me.watch_grads()")
         return "\n".join([*out, *lines, f"    return {result}"])
 
-    def _result(self, slot: int) -> Any:
-        return next(r for event in self.events for r in event.results if r.slot == slot)
-
-    def _simple(self) -> bool:
+    def _is_simple(self) -> bool:
         """Whether what lives on has neither views nor histories that can be walked back."""
         exe = self.executable
         made = {r.slot for r in self.made}
@@ -432,7 +429,7 @@ class Replay:
                     uses[id(value)] == 1
                     and slot not in reads
                     and len(self.slots[id(value)]) == 1
-                    and not self._result(slot).requires_grad
+                    and not self.results[slot].requires_grad
                     and not self.world.is_found(container)
                     # Where the program refuses, the gradients of the call before are still there.
                     and not (refuses and not self.executable.compiled.program.written_last(first + at[slot]))
@@ -455,16 +452,16 @@ class Replay:
     def _like(self, slot: int) -> Tensor:
         """What a tensor that the program makes is like, but for its memory and its step of the tape."""
         roots = self.executable.tape.roots if self.executable.tape is not None else {}
-        made = pending(self._result(slot).aval, slot in roots, None, None)
+        made = pending(self.results[slot].aval, slot in roots, None, None)
         if slot in roots:
             made._index = roots[slot][1]
         return made
 
-    def _land(self, simple: bool, found: str, numbers: list[str], given: set[int], whole: set[int]) -> list[str]:
+    def _land(self, found: str, numbers: list[str], given: set[int], whole: set[int]) -> list[str]:
         """The text that makes tensors of the program's outputs; those of `whole` are there."""
         exe, listing = self.executable, self.listing
         arrays = "".join(f"o{at}, " for at in range(len(exe.outputs)))
-        if not simple:
+        if not self.simple:
             return [f"    v = me.land(({found}), [{', '.join(numbers)}], ({arrays}))"]
         out = []
         roots = exe.tape.roots if exe.tape is not None else {}
@@ -560,7 +557,7 @@ class Replay:
         if not self.world.is_fresh(t):
             return self.world.text_of(t)
         slot = self.slots[id(t)][0]
-        return f"t{slot}" if self._simple() else f"v[{slot}]"
+        return f"t{slot}" if self.simple else f"v[{slot}]"
 
     def _build(self, value: Any, lines: list[str]) -> str:
         """The expression of a value that leaves the call; containers that the call makes are made once."""
