@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from benchmarks.models import LSTM_WIDTH, VOCABULARY
-from benchmarks.workloads import LEARNING_RATE, WORKLOADS, Case, Workload, endless, initial_value
+from benchmarks.workloads import DEEP, LEARNING_RATE, WORKLOADS, Case, Workload, endless, initial_value
 
 Params = dict[str, jax.Array]
 ROOT = math.sqrt(2 / math.pi)
@@ -229,6 +229,7 @@ MODELS: dict[str, Model] = {
     "mlp-tiny": (mlp, _mlp_shapes(4, 64, 64, 2)),
     "mlp-small": (mlp, _mlp_shapes(64, 128, 128, 10)),
     "mlp-wide": (mlp, _mlp_shapes(784, 512, 512, 10)),
+    **{name: (mlp, _mlp_shapes(*sizes)) for name, sizes in DEEP.items()},
     "cnn-demo": (cnn, _cnn_shapes(8, 64)),
     "transformer-demo": (transformer, _transformer_shapes()),
     "cnn-28": (cnn, _cnn_shapes(28, 128)),

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+from benchmarks.workloads import DEEP
+
 CLASSES = 10
 VOCABULARY = 65
 LSTM_WIDTH = 128
@@ -187,6 +189,7 @@ def define(torch: Any) -> dict[str, Callable[[Any], Any]]:
         "mlp-tiny": lambda dropout: Mlp(4, 64, 64, 2),
         "mlp-small": lambda dropout: Mlp(64, 128, 128, 10),
         "mlp-wide": lambda dropout: Mlp(784, 512, 512, 10),
+        **{name: lambda dropout, sizes=sizes: Mlp(*sizes) for name, sizes in DEEP.items()},
         "policy": lambda dropout: Mlp(4, 64, 64, 2),
         "cnn-demo": lambda dropout: Cnn(8, 64, dropout),
         "cnn-28": lambda dropout: Cnn(28, 128, 0.0),

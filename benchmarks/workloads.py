@@ -25,7 +25,8 @@ class Workload:
 
     `data` makes the arrays that a step takes, one tuple a batch. `calls` is how often a step repeats the operation.
     `random` says that the step draws random numbers, so that frameworks agree only when built without them. `work` is
-    what a step must at least do; `target` how many times faster than the best peer it is to be.
+    what a step must at least do; `target` how many times faster than the best peer it is to be. One that is `aside` is
+    run where it is named, and not with all.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Workload:
     tolerance: float = 2e-4
     work: Work | None = None
     target: float | None = None
+    aside: bool = False
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,8 @@ def endless(batches: list[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
     return cycle(batches)
 
 
+DEEP = {f"mlp-deep-{depth}": (64, *[64] * depth, 10) for depth in (4, 16, 64)}
+"""Sizes of MLPs with many layers alike, for the time that each more layer takes to compile."""
 MILLIONS = 1 << 22
 """Elements of the large arrays, 16 MiB each."""
 
@@ -319,6 +323,16 @@ WORKLOADS: dict[str, Workload] = {
             tolerance=1e-4,
             work=_moved(3, 512**2, 2.0 * 512**3),
             target=1.0,
+        ),
+        *(
+            Workload(
+                name,
+                f"MLP of {len(sizes) - 2} layers of width 64, batch 64, Adam step",
+                classification(64, (64,), 10),
+                work=_perceptron(64, *sizes),
+                aside=True,
+            )
+            for name, sizes in DEEP.items()
         ),
         Workload(
             "matmul-32",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from tracejit.runtime.build import build
 from tracejit.runtime.team import launch
 from tracejit.tools.bench import page, report, roofline, runner
+from tracejit.tools.bench.command import select
 from tracejit.tools.bench.equality import bit_difference, far_difference
 
 WORKLOADS = """
@@ -62,6 +64,13 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     workloads = list(runner.load_workloads(folder).values())
     plan = runner.Plan(folder, workloads, ("eager", "compiled"), threads=1, rounds=2, seconds=0.02)
     return runner.run(plan)
+
+
+def test_workloads_aside_run_where_they_are_named() -> None:
+    known = {"one": SimpleNamespace(), "two": SimpleNamespace(aside=True), "three": SimpleNamespace(aside=False)}
+    one, two, three = known.values()
+    assert select(known, None) == [one, three]
+    assert select(known, ["two", "one"]) == [one, two]
 
 
 def test_times_and_counts(result: dict[str, Any]) -> None:

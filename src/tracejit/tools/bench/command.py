@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ class UsageError(Exception):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `tracejit bench`."""
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these workloads (default: all)")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these workloads (default: all but those aside)")
     parser.add_argument("--list", action="store_true", help="name the workloads and stop")
     parser.add_argument(
         "--frameworks", nargs="+", choices=runner.FRAMEWORKS, default=list(runner.FRAMEWORKS), help="default: all"
@@ -58,6 +59,11 @@ def _earlier(file: Path) -> dict[str, Any]:
         raise UsageError(f"{file}: {error}") from None
 
 
+def select(known: Mapping[str, Any], only: Sequence[str] | None) -> list[Any]:
+    """The workloads that are named, or else all but those that stand aside."""
+    return [w for name, w in known.items() if (name in only if only else not getattr(w, "aside", False))]
+
+
 def run(chosen: argparse.Namespace) -> int:
     """Time the chosen workloads; 1 if results are wrong or --compare finds something slower.
 
@@ -79,7 +85,7 @@ def run(chosen: argparse.Namespace) -> int:
     result = runner.run(
         runner.Plan(
             folder=folder,
-            workloads=[workload for name, workload in known.items() if name in (chosen.only or known)],
+            workloads=select(known, chosen.only),
             frameworks=chosen.frameworks,
             threads=chosen.threads or thread_budget(SETTINGS, os.environ),
             rounds=chosen.rounds,
