@@ -248,26 +248,30 @@ def _dots(
 ) -> list[list[Any]]:
     """Per row of A and group of W columns of B: the sums along k.
 
-    A group tells where its columns go on at an offset. Blocks of W places of each are transposed in registers, then
-    blocks of 16 bytes; what is left of k is gathered.
+    A group tells where its columns go on at an offset. Blocks of 16 bytes of each are transposed in registers, a vector
+    of them of one group after another's: rows may be in the way of one another in the first cache. What is left of k is
+    gathered.
     """
     rows = len(a_rows)
 
     def add_column(at: Any, column: Any, chains: list[Any]) -> list[Any]:
         return [v.fma(v.splat(row, at), column, chain) for row, chain in zip(a_rows, chains, strict=True)]
 
-    def blocks(pieces: int, state: list[Any]) -> list[Any]:
-        start, b_at, *chains = state
-        out, a_at = [], start
+    def block(group: Callable[[Any], list[Place]], state: list[Any]) -> list[Any]:
+        a_at, b_at, *chains = state
+        for column in v.load_transposed(group(b_at), 1):
+            chains = add_column(a_at, column, chains)
+            a_at = v.ir.add(a_at, a_step)
+        return [a_at, v.ir.add(b_at, I64(16)), *chains]
+
+    def some(at_most: Any, state: list[Any]) -> list[Any]:
+        blocks, start, b_at, *chains = state
+        turns, out = v.minimum(blocks, at_most), []
         for j, group in enumerate(groups):
-            mine, a_at = chains[j * rows : (j + 1) * rows], start
-            if j:
-                v.fence()
-            for column in v.load_transposed(group(b_at), pieces):
-                mine = add_column(a_at, column, mine)
-                a_at = v.ir.add(a_at, a_step)
-            out += mine
-        return [a_at, v.ir.add(b_at, I64(pieces * 16)), *out]
+            mine = [start, b_at, *chains[j * rows : (j + 1) * rows]]
+            after = emit_loop(v.ir, turns, mine, partial(block, group), rolled=True)
+            out += after[2:]
+        return [v.ir.sub(blocks, turns), *after[:2], *out]
 
     def single(state: list[Any]) -> list[Any]:
         a_at, b_at, *chains = state
@@ -276,13 +280,15 @@ def _dots(
             out += add_column(a_at, v.load_column(group(b_at)), chains[j * rows : (j + 1) * rows])
         return [v.ir.add(a_at, a_step), v.ir.add(b_at, I64(v.lane.size)), *out]
 
-    state = [I64(0), I64(0), *[v.zeros] * (rows * len(groups))]
-    left, per = k, 16 // v.lane.size
-    for pieces in sorted({v.pieces, 1}, reverse=True):
-        turns = v.ir.sdiv(left, I64(pieces * per))
-        left = v.ir.sub(left, v.ir.mul(turns, I64(pieces * per)))
-        state = emit_loop(v.ir, turns, state, partial(blocks, pieces))
-    chains = emit_loop(v.ir, left, state, single)[2:]
+    per = 16 // v.lane.size
+    blocks = v.ir.sdiv(k, I64(per))
+    state = [blocks, I64(0), I64(0), *[v.zeros] * (rows * len(groups))]
+    if len(groups) > 1:
+        turns = v.ir.sdiv(v.ir.add(blocks, I64(v.pieces - 1)), I64(v.pieces))
+        state = emit_loop(v.ir, turns, state, partial(some, I64(v.pieces)))
+    else:
+        state = some(blocks, state)
+    chains = emit_loop(v.ir, v.ir.sub(k, v.ir.mul(blocks, I64(per))), state[1:], single)[2:]
     return [chains[row::rows] for row in range(rows)]
 
 

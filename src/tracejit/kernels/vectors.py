@@ -163,11 +163,6 @@ class VectorBuilder:
         target = self.pointer(address, self.lane.vector, offset)
         self._intrinsic(name, ir.VoidType(), [value, target, I32(self.lane.size), mask])
 
-    def fence(self) -> None:
-        """LLVM moves no load from behind this to before it, which would take registers that are not there."""
-        nothing = ir.InlineAsm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", side_effect=True)
-        self.ir.call(nothing, [])
-
     def store_first(self, rows: list[list[Any]], addresses: list[Any], count: Any) -> None:
         """Stores the first `count` elements of rows of vectors, not all of a row.
 
