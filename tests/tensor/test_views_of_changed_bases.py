@@ -46,3 +46,25 @@ def test_compiled(how):
             product.sum().backward()
             outcomes.append((product.tolist(), flags, w.grad.tolist()))
         assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize("look", [tj.no_grad, tj.inference_mode])
+def test_a_view_keeps_its_history_when_it_is_looked_at_without_gradients(look):
+    def run(x):
+        y = x * 2
+        view = y.transpose(0, 1)
+        y.mul_(3.0)
+        with look():
+            seen = view * 2
+        weights = tj.arange(6.0).reshape(3, 2)
+        (view * weights).sum().backward()
+        return seen.requires_grad, seen.tolist(), view.requires_grad
+
+    x = tj.ones(2, 3).requires_grad_()
+    assert run(x) == (False, [[12.0] * 2] * 3, True)
+    assert x.grad.tolist() == [[0.0, 12.0, 24.0], [6.0, 18.0, 30.0]]
+    compiled, x = tj.compile(run), tj.ones(2, 3).requires_grad_()
+    for _ in range(6):
+        x.grad = None
+        assert compiled(x) == (False, [[12.0] * 2] * 3, True)
+        assert x.grad.tolist() == [[0.0, 12.0, 24.0], [6.0, 18.0, 30.0]]

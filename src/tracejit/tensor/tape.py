@@ -114,10 +114,14 @@ def current(t: Tensor) -> Any:
     cell = t._cell
     if cell is not None and t._seen != cell[0] and t._base._node is not None:
         rebuilt = t._base
-        # It is the view that was taken already: nothing that a compiled region should see.
-        with untraced():
-            for op, attrs in t._view:
-                rebuilt = op(rebuilt, **dict(zip(op.attrs, attrs, strict=True)))
+        # It is the view that was taken already: nothing that a compiled region should see, and no matter of who looks.
+        grad, state.grad_enabled = state.grad_enabled, True
+        try:
+            with untraced():
+                for op, attrs in t._view:
+                    rebuilt = op(rebuilt, **dict(zip(op.attrs, attrs, strict=True)))
+        finally:
+            state.grad_enabled = grad
         t._node, t._index, t._requires_grad = rebuilt._node, rebuilt._index, rebuilt._requires_grad
         t._seen = cell[0]
         return t._node

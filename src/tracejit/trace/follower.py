@@ -455,10 +455,11 @@ class Follower:
             cell[0] += times
         for slot, source, op, attrs in executable.views:
             self._view(slot, source, op, attrs)
-        for slot in executable.behind:
-            values[slot]._seen = -1
         if executable.tape is not None:
             restore(executable.tape, values, self.numbers, self.node_before)
+        # The step that is restored for such a view is that of before its base was changed.
+        for slot in executable.behind:
+            values[slot]._seen = -1
 
     def node_before(self, t: Any) -> Any:
         """The step that had made a tensor when the segment met it."""
