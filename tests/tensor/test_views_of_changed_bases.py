@@ -68,3 +68,24 @@ def test_a_view_keeps_its_history_when_it_is_looked_at_without_gradients(look):
         x.grad = None
         assert compiled(x) == (False, [[12.0] * 2] * 3, True)
         assert x.grad.tolist() == [[0.0, 12.0, 24.0], [6.0, 18.0, 30.0]]
+
+
+@pytest.mark.parametrize(
+    ("change", "first", "grad"),
+    [
+        (lambda old, other: other.copy_(old), 3.0, 24.0),
+        (lambda old, other: old.zero_(), 0.0, 12.0),
+        (lambda old, other: old.mul_(2.0), 6.0, 60.0),
+    ],
+)
+def test_views_are_changed_after_their_base_got_a_history(change, first, grad):
+    """PyTorch raises where such a view is changed before anybody looked at its history."""
+    base, w = tj.ones(2, 3), tj.ones(3, requires_grad=True)
+    old, other = base[0], tj.zeros(3)
+    base.add_(w * 2)
+    change(old, other)
+    (base * base).sum().backward()
+    assert old.requires_grad
+    assert other.requires_grad is (first == 3.0)
+    assert base.tolist() == [[first] * 3, [3.0] * 3]
+    assert w.grad.tolist() == [grad] * 3

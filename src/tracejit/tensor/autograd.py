@@ -520,6 +520,8 @@ def _grad_fn(self: Tensor) -> Any:
     """The step that made the tensor, or None for a leaf."""
     if self._node is OWED:
         self._data()
+    elif self._base is not None and self._base._node is OWED:
+        self._base._data()
     return current(self)
 
 

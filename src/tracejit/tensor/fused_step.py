@@ -152,7 +152,7 @@ class FusedStep(TapeNode):
                 enter(step.op, args, step.attrs, (out,), step.mask)
                 made.append(out._node)
         entry_of = self._entries(values)
-        for position, node in enumerate(made, self.seq - len(made) + 1):
+        for position, node in enumerate(made, int(self.seq) - len(made) + 1):
             node.seq = position
             node.edges = tuple([leaves.get(id(e), e) if isinstance(e, Tensor) else e for e in node.edges])
             if released:

@@ -75,13 +75,27 @@ def copy_into(target: Any, value: Any) -> None:
 
 def rewritten(target: Tensor, value: Tensor) -> None:
     """Note that a tensor's memory was overwritten with a value: its version, and its place on the tape."""
+    # Not by the field: what a view shows may have got a history since.
+    records = state.grad_enabled and (value.requires_grad or target.requires_grad)
+    if records and value._base is not None:
+        value = _as_before(value)
     target._bump()
-    if not state.grad_enabled or not (value._requires_grad or target._requires_grad):
+    if not records:
         return
     if target._base is None:
         _take_history(target, value)
     else:
         _rebase(target, value)
+
+
+def _as_before(view: Tensor) -> Tensor:
+    """A view with the history that it has now, whatever becomes of the memory that it shows."""
+    node = current(view)
+    if node is None:
+        return view
+    value = wrap(view._array)
+    value._node, value._index, value._requires_grad = node, view._index, True
+    return value
 
 
 def _take_history(target: Tensor, value: Tensor) -> None:
@@ -141,8 +155,8 @@ def _looks_back(name: str, self: Tensor, args: tuple[Any, ...]) -> bool:
     """Whether a gradient needs the value that the change in place overwrites."""
     if name in _FORGET:
         return False
-    return (self._requires_grad and name not in _FORGET_ALONE) or any(
-        isinstance(a, Tensor) and a._requires_grad for a in args
+    return (self.requires_grad and name not in _FORGET_ALONE) or any(
+        isinstance(a, Tensor) and a.requires_grad for a in args
     )
 
 

@@ -14,6 +14,8 @@ from tracejit.tensor.tensor import Tensor, aval_of, on_gpu
 
 _count = itertools.count()
 
+_VIEWS = 1 << 20
+"""Steps of views that fit between two places of the tape."""
 next_position: Callable[[], int] = _count.__next__
 """A position on the tape after all that were given before."""
 
@@ -28,13 +30,14 @@ class TapeNode:
 
     `edges` has an entry for each operand: None, the leaf tensor, or (node, which of its results). `saved` are the
     values that the gradient rules asked for, with the version of their memory. `done` says that they were released.
+    `seq` is the place on the tape, and `shown` how many steps of views stand right behind it (see `current`).
     """
 
     # Defaults on the class: most steps set five fields, and a step is made for every operation.
     op: Op
     attrs: tuple[Any, ...]
     edges: tuple[Any, ...]
-    seq: int
+    seq: float
     saved: tuple[Any, ...] = ()
     results: tuple[Any, ...] = ()
     avals: tuple[Any, ...] = ()
@@ -43,6 +46,7 @@ class TapeNode:
     retain: dict[int, Any] | None = None
     done: bool = False
     label: str | None = None
+    shown: int = 0
     fused: ClassVar[bool] = False
 
     def name(self) -> str:
@@ -123,9 +127,24 @@ def current(t: Tensor) -> Any:
         finally:
             state.grad_enabled = grad
         t._node, t._index, t._requires_grad = rebuilt._node, rebuilt._index, rebuilt._requires_grad
+        _place_behind(t._base._node, t._node)
         t._seen = cell[0]
         return t._node
     return node
+
+
+def _place_behind(base: TapeNode, node: TapeNode) -> None:
+    """Let the steps of a view, of which `node` is the last, stand right behind its base's.
+
+    Gradients are added up in the order of the tape, which shall not depend on when somebody looked at the view.
+    """
+    steps = []
+    while node is not base:
+        steps.append(node)
+        node = node.edges[0][0]
+    for step in reversed(steps):
+        base.shown += 1
+        step.seq = base.seq + base.shown / _VIEWS
 
 
 def enter(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...], outs: tuple[Tensor, ...], mask: int) -> None:

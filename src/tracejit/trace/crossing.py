@@ -111,7 +111,7 @@ def explore(entries: list[TapeNode], inputs: list[Tensor] | None, create_graph: 
     return found
 
 
-def _position(node: TapeNode) -> int:
+def _position(node: TapeNode) -> float:
     return node.seq
 
 

@@ -214,6 +214,8 @@ class Follower:
             values[new] = t
             if t is not None and history is not None:
                 self.rebase(t, history)
+        for slot, base in event.shown:
+            self.outdate(values[slot], values[base])
         if event.assigned:
             self.mutators.append(event)
         event.met += 1
@@ -232,6 +234,12 @@ class Follower:
         self.rebased.append((t, t._node, t._requires_grad))
         t._node = OWED if history else None
         t._requires_grad = history
+
+    def outdate(self, view: Any, base: Any) -> None:
+        """The history of a view is that of its base, which a change in place gave one: found when somebody asks."""
+        if view is not None:
+            self.rebased.append((view, view._node, view._requires_grad))
+            view._node, view._base = OWED, base
 
     def eagerly(self, what: Any, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run what the tree knows to run eagerly at this place, with what is pending computed first; else `MISS`."""

@@ -402,6 +402,7 @@ def alike(a: Event, b: Event) -> bool:
         and len(a.draws) == len(b.draws)
         and a.leaves == b.leaves
         and a.assigned == b.assigned
+        and a.shown == b.shown
         and len(a.steps) == len(b.steps)
         and [(n.index, n.kind, n.varies, n.fixed) for n in a.numbers]
         == [(n.index, n.kind, n.varies, n.fixed) for n in b.numbers]

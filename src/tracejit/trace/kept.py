@@ -70,7 +70,7 @@ class _Tables:
 
 _PLAIN = (
     *("kind", "function", "key", "operands", "binds", "numbers", "layout", "grad", "line", "name", "steps", "results"),
-    *("output", "draws", "leaves", "assigned", "ranges", "slots", "count", "watched"),
+    *("output", "draws", "leaves", "assigned", "ranges", "slots", "count", "watched", "shown"),
 )
 """The fields of an event that are kept as they are."""
 _PLAN = ("op", "attrs", "avals", "outs", "position", "done", "label", "saved", "results")

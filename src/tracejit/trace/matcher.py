@@ -195,6 +195,8 @@ class _Writer:
             self.effects.append(f"    a = {self.value(new)} = {self.value(target)}")
             if history is not None:
                 self.effects.append(f"    if a is not None: f.rebase(a, {history})")
+        for slot, base in event.shown:
+            self.effects.append(f"    f.outdate({self.value(slot)}, {self.value(base)})")
         if event.assigned:
             self.effects.append("    f.mutators.append(EVENT)")
         for leaf, before, after in event.leaves:

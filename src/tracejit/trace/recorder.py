@@ -24,7 +24,7 @@ from tracejit.trace.eager import EAGER
 from tracejit.trace.passing import passing
 from tracejit.trace.ranges import bound_numbers, index_ranges
 from tracejit.trace.source import user_line, user_literal
-from tracejit.trace.tape import NodePlan, TapeReader, Untraceable
+from tracejit.trace.tape import TapeReader, is_behind
 from tracejit.trace.tree import (
     Event,
     External,
@@ -66,6 +66,8 @@ class Recorder:
         self.named: dict[int, tuple[int, int]] = {}
         self.arrays: dict[int, int] = {}
         self.sources: dict[int, int] = {}
+        self.parts: set[int] = set()
+        """Slots of views, and of what was detached from them: their memory is another slot's."""
         self.bound: set[int] = set()
         self.by_slot: dict[int, Tensor] = {}
         self.outer: dict[int, int] = {}
@@ -145,7 +147,7 @@ class Recorder:
         return self.by_slot[slot]._shape if shape is None else shape
 
     def _note_view(self, source: int, view: int) -> None:
-        """Note which tensor from outside a view shows, if one."""
+        """Note which tensor from outside a view, or a tensor that was changed, shows, if one."""
         root = self.sources.get(source, source)
         if root in self.bound:
             self.sources[view] = root
@@ -254,6 +256,7 @@ class Recorder:
             index_ranges(unit.steps, self.last, binds, self._shape),
             self.slots,
             self.numbers,
+            shown=tuple(unit.shown),
         )
         event.next = Place(self.place.segment)
         for n in numbers:
@@ -311,6 +314,7 @@ class Recorder:
         slots = tuple(self.new_slots(len(outs)))
         unit.steps.append(Step(op, tuple(specs), attrs, slots, outs[0]._base is not None))
         if outs[0]._base is not None:
+            self.parts.add(slots[0])
             self._note_view(specs[0], slots[0])
         for t, slot in zip(outs, slots, strict=True):
             self.name(t, slot)
@@ -378,6 +382,8 @@ class Recorder:
     def _alias(self, unit: Unit, slot: int, out: Tensor) -> None:
         new = self.new_slots(1)[0]
         unit.steps.append(Step(None, (slot,), (), (new,), True))
+        if slot in self.parts:
+            self.parts.add(new)
         self.named[id(out)] = (new, out._version)
         self.by_slot[new] = out
         self.kept.append(out)
@@ -387,7 +393,7 @@ class Recorder:
         unit = self.unit
         if unit is not None:
             if unit.broken is None:
-                unit.broken = obstacles.of_assignment(target, value)
+                unit.broken = self._obstacle(target, value)
             if unit.broken is None:
                 slot, source = self.known(target), self.known(value)
                 if slot is None or source is None:
@@ -397,7 +403,7 @@ class Recorder:
                     return
             self._write(target, value)
             return
-        reason = obstacles.of_assignment(target, value)
+        reason = self._obstacle(target, value)
         if reason is not None:
             self.cut(reason, eager="assign")
             self._write(target, value)
@@ -406,6 +412,12 @@ class Recorder:
         unit = Unit("assign")
         self._assign(unit, operands[0], operands[1], target, value)
         self.emit("assign", None, (), operands, binds, (), None, unit, (), None)
+
+    def _obstacle(self, target: Tensor, value: Tensor) -> str | None:
+        """Why a change in place cannot be part of the segment."""
+        if self.known(target) in self.parts:
+            return "a view is changed in place"
+        return obstacles.of_assignment(target, value)
 
     def _stray(self, unit: Unit, op: Op, args: tuple[Any, ...]) -> str | None:
         """Why a step cannot be done where the others of its segment are."""
@@ -419,7 +431,11 @@ class Recorder:
         self._write(target, value)
         new = self.new_slots(1)[0]
         unit.steps.append(Step(None, (source,), (), (new,)))
-        unit.assigned.append((slot, new, None if target._node is before else target._node is not None))
+        history = None if target._node is before else target._node is not None
+        unit.assigned.append((slot, new, history))
+        if history:
+            unit.shown += [(s, slot) for s, t in self.by_slot.items() if t._base is target]
+        self._note_view(slot, new)
         cell = target._share()
         self.mutated[id(cell)] = cell
         self.name(target, new)
@@ -573,21 +589,8 @@ class Recorder:
     def stop(self, reason: str) -> Stop:
         """Take down the tape as it is now."""
         reader = TapeReader(self._tape_slot, self.outer, self.first)
-        tape: dict[int, tuple[NodePlan, int] | str] = {}
-        for slot, t in self.by_slot.items():
-            node = t._node
-            newest = self.named.get(id(t))
-            if node is None or newest is None or newest[0] != slot or id(node) in self.outer:
-                continue
-            try:
-                tape[slot] = (reader.read(node), t._index)
-            except Untraceable as e:
-                tape[slot] = str(e)
-        behind = {
-            slot
-            for slot, t in self.by_slot.items()
-            if t._base is not None and t._cell is not None and t._seen != t._cell[0]
-        }
+        newest = {slot: t for slot, t in self.by_slot.items() if self.exact(t) == slot}
+        tape, behind = reader.roots(newest), {slot for slot, t in self.by_slot.items() if is_behind(t)}
         return Stop(self.last, self.slots, self.numbers, tape, reason, user_line(), behind, cause=self.region.change)
 
     def _tape_slot(self, t: Tensor) -> int | None:

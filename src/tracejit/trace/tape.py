@@ -23,7 +23,7 @@ class NodePlan:
     attrs: tuple[Any, ...]
     avals: tuple[Any, ...]
     outs: int
-    position: int
+    position: float
     done: bool
     label: str | None
     edges: tuple[Any, ...] = ()
@@ -36,6 +36,11 @@ OUTSIDE = "the gradient leads to steps made before the region or before the last
 
 class Untraceable(Exception):
     """A part of the tape lies outside of the segment and cannot be named by slots."""
+
+
+def is_behind(t: Any) -> bool:
+    """Whether a tensor is a view whose base was changed since the view's own step was right."""
+    return t._base is not None and t._cell is not None and t._seen != t._cell[0]
 
 
 @dataclass(eq=False, slots=True)
@@ -73,6 +78,18 @@ class TapeReader:
         for node in order:
             self._fill(self.plans[id(node)], node)
         return self.plans[id(root)]
+
+    def roots(self, tensors: dict[int, Any]) -> dict[int, tuple[NodePlan, int] | str]:
+        """For each slot whose tensor a step of the segment made: the plan and which of its results, or why none."""
+        found: dict[int, tuple[NodePlan, int] | str] = {}
+        for slot, t in tensors.items():
+            if t._node is None or id(t._node) in self.outer:
+                continue
+            try:
+                found[slot] = (self.read(t._node), t._index)
+            except Untraceable as e:
+                found[slot] = str(e)
+        return found
 
     def _fill(self, plan: NodePlan, node: TapeNode) -> None:
         if node.done:

@@ -15,4 +15,5 @@ class Unit:
         self.steps: list[Step] = []
         self.draws: list[tuple[Any, Number, Number, int]] = []
         self.assigned: list[tuple[int, int, Any]] = []
+        self.shown: list[tuple[int, int]] = []
         self.broken: str | None = None

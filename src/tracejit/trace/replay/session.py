@@ -167,6 +167,9 @@ class Shadow:
                         "change it under no_grad, or make a new tensor",
                     )
                 t._node, t._requires_grad = OWED if history else None, history
+        for slot, base in event.shown:
+            if values[slot] is not None:
+                values[slot]._node, values[slot]._base = OWED, values[base]
         if event.assigned:
             at.mutators.append(event)
         at.last, at.place = event, event.next
