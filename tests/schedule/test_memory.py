@@ -22,6 +22,18 @@ def test_buffers_in_use_at_once_do_not_overlap(lives: list[tuple[int, int, int]]
                 assert one.offset + one.nbytes <= other.offset or other.offset + other.nbytes <= one.offset
 
 
+@given(LIVES)
+def test_each_buffer_has_the_lowest_place(lives: list[tuple[int, int, int]]) -> None:
+    buffers = [Buffer("arena", 0, size, first, first + more) for size, first, more in lives]
+    place(buffers)
+    placed: list[Buffer] = []
+    for buffer in sorted(buffers, key=lambda b: (b.first, -b.nbytes)):
+        beside = [other for other in placed if other.last >= buffer.first]
+        for offset in range(0, buffer.offset, ALIGNMENT):
+            assert any(o.offset < offset + buffer.nbytes and offset < o.offset + o.nbytes for o in beside)
+        placed.append(buffer)
+
+
 def test_memory_is_used_again() -> None:
     buffers = [Buffer("arena", 0, 1 << 20, stage, stage + 1) for stage in range(20)]
     assert place(buffers) == 2 << 20
