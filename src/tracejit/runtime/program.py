@@ -13,7 +13,8 @@ import os
 import struct
 import time
 import weakref
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -333,30 +334,31 @@ def part(launches: Sequence[tuple[int, _Launch]], threads: int, threshold: float
 def segment(launches: Sequence[_Launch], threads: int, threshold: float) -> list[Segment]:
     """A program's segments: its strands and other stages, where neighbours that the first thread does alone are one
     segment."""
-    segments: list[Segment] = []
+    found: list[Segment] = []
     numbered = sorted(enumerate(launches), key=lambda pair: pair[1].stage)
     for strand, group in itertools.groupby(numbered, key=lambda pair: pair[1].strand):
         members = [pair for pair in group if pair[1].units]
         parted = part(members, threads, threshold) if strand and members else None
         if parted is not None:
-            segments.append(parted)
+            found.append(parted)
             continue
-        for _, stage in itertools.groupby(members, key=lambda pair: pair[1].stage):
-            shares = split(list(stage), threads, threshold)
-            if not any(shares):
-                continue
-            if segments and not any(shares[1:]) and not any(segments[-1][1:]):
-                alone = sum((*segments[-1][0], *shares[0]), ())
-                segments[-1] = ((alone,), *segments[-1][1:])
-            else:
-                segments.append(shares)
+        stages = itertools.groupby(members, key=lambda pair: pair[1].stage)
+        found += filter(any, [split(list(stage), threads, threshold) for _, stage in stages])
+    segments: list[Segment] = []
+    for alone, neighbours in itertools.groupby(found, key=lambda shares: not any(shares[1:])):
+        first, *others = neighbours
+        if alone and others:
+            tasks = itertools.chain.from_iterable([chunk for shares in (first, *others) for chunk in shares[0]])
+            segments.append(((tuple(tasks),), *first[1:]))
+        else:
+            segments += (first, *others)
     return segments
 
 
-def _table(rows: Iterable[Iterable[int]]) -> np.ndarray:
-    words = [word for row in rows for word in row]
+def _table(words: Sequence[int]) -> np.ndarray:
     table = aligned_words(len(words) + 1)
-    table[: len(words)] = words
+    # NumPy looks at each item of a list.
+    table[: len(words)] = array("q", words)
     return table
 
 
@@ -410,30 +412,38 @@ class Program:
         _programs.add(self)
 
     def _lay_out_slots(self, buffers: Sequence[_Buffer]) -> None:
-        starts = [0, *itertools.accumulate(len(launch.slots) for launch in self._launches)]
-        self._block = aligned_words(starts[-1] + 1)
-        self._block_of = [self._block.ctypes.data + 8 * start for start in starts]
-        pointers: list[tuple[int, int, int]] = []
-        scalars: list[tuple[int, int]] = []
+        pointers: list[int] = []
+        scalars: list[int] = []
         words: list[int] = []
-        arena = 0 if self.arena is None else self.arena.ctypes.data
-        for slot in itertools.chain.from_iterable([launch.slots for launch in self._launches]):
-            word = 0
-            if type(slot) is Address:
-                buffer = buffers[slot.buffer]
-                if buffer.kind == "external":
-                    pointers.append((len(words), buffer.place, slot.offset))
-                elif buffer.kind == "arena" and self.arena is None:
-                    pointers.append((len(words), self.externals, buffer.place + slot.offset))
+        places = self._find(buffers)
+        for at, slot in enumerate(itertools.chain.from_iterable([launch.slots for launch in self._launches])):
+            if type(slot) is int:
+                words.append(slot)
+            elif type(slot) is Address:
+                pointer, begin = places[slot.buffer]
+                if pointer is None:
+                    words.append(begin + slot.offset)
                 else:
-                    word = buffer.place + slot.offset + (arena if buffer.kind == "arena" else 0)
+                    pointers += (at, pointer, begin + slot.offset)
+                    words.append(0)
             elif type(slot) is ScalarRef:
-                scalars.append((len(words), slot.index))
+                scalars += (at, slot.index)
+                words.append(0)
             else:
-                word = _float_bits(slot) if isinstance(slot, float) else slot  # type: ignore[assignment]
-            words.append(word)
-        self._block[:-1] = words
-        self._patches = (len(pointers), _table(pointers), len(scalars), _table(scalars))
+                words.append(_float_bits(slot) if isinstance(slot, float) else slot)  # type: ignore[arg-type]
+        self._block = _table(words)
+        lengths = [8 * len(launch.slots) for launch in self._launches]
+        self._block_of = [*itertools.accumulate(lengths, initial=self._block.ctypes.data)]
+        self._patches = (len(pointers) // 3, _table(pointers), len(scalars) // 2, _table(scalars))
+
+    def _find(self, buffers: Sequence[_Buffer]) -> list[tuple[int | None, int]]:
+        """Of each buffer which of a call's pointers leads to it, if one does, and the bytes from there or its address.
+        """
+        pointer, begin = (self.externals, 0) if self.arena is None else (None, self.arena.ctypes.data)
+        return [
+            (place, 0) if kind == "external" else (pointer, begin + place) if kind == "arena" else (None, place)
+            for kind, place in buffers
+        ]
 
     def _use_layout(self) -> None:
         threads = TEAM.threads
@@ -449,13 +459,14 @@ class Program:
         segments = segment(self._launches, threads, self._threshold)
         chunks = [chunk for shares in segments for share in shares for chunk in share]
         tasks = [task for chunk in chunks for task in chunk]
-        table = _table(
-            (self._launches[t.launch].kernel.address, self._block_of[t.launch], t.low, t.high, t.launch) for t in tasks
-        )
+        words: list[int] = []
+        for launch, low, high in tasks:
+            words += (self._launches[launch].kernel.address, self._block_of[launch], low, high, launch)
+        table = _table(words)
         assert len(table) == len(tasks) * TASK_WORDS + 1
         lengths = (len(share) for shares in segments for share in shares)
-        ranges = _table([itertools.accumulate(lengths, initial=0)])
-        begins = _table([itertools.accumulate(map(len, chunks), initial=0)])
+        ranges = _table([*itertools.accumulate(lengths, initial=0)])
+        begins = _table([*itertools.accumulate(map(len, chunks), initial=0)])
         control = aligned_words(PROGRAM_WORDS)
         control[MUTEX] = self._mutex.ctypes.data
         control[BLOCK] = self._block.ctypes.data

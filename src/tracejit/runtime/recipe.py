@@ -88,8 +88,8 @@ class Recipe:
         True
         """
         steps = [
-            (s.part, [*map(_packed, s.slots)], s.units, s.unit_cost, s.stage, s.fails, s.strand, s.parts, s.grain)
-            for s in self.steps
+            (part, [slot if type(slot) is int else _packed(slot) for slot in slots], *others)
+            for part, slots, *others in self.steps
         ]
         rest = (self.externals, self.scalars, self.arena, self.arena_bytes, self.stages)
         return marshal.dumps(([(p.digest, p.doc, plain(p.origin)) for p in self.parts], steps, plain(rest)))
@@ -100,14 +100,17 @@ def unpack(data: bytes) -> Recipe:
     parts, steps, rest = marshal.loads(data)
     return Recipe(
         tuple([Part(*part) for part in parts]),
-        tuple([Step(part, tuple(map(_unpacked, slots)), *others) for part, slots, *others in steps]),
+        tuple(
+            [
+                Step(part, tuple([slot if type(slot) is int else _unpacked(slot) for slot in slots]), *others)
+                for part, slots, *others in steps
+            ]
+        ),
         *rest,
     )
 
 
 def _packed(slot: Slot) -> Any:
-    if type(slot) is int:
-        return slot
     if isinstance(slot, Address):
         return (slot.buffer, slot.offset)
     return (slot.index,) if isinstance(slot, ScalarRef) else plain(slot)
