@@ -120,6 +120,7 @@ class _Planning:
             for value in group.members:
                 for read in value.reads:
                     self.readers.setdefault(read.source, []).append((group, value))
+        self._makers: dict[Value, list[Group]] = {}
         self.followed: dict[Group, set[Group]] = {}
         """For a group that writes in place those that must have read before."""
         self.plan = Plan(cuts=partition.cuts, homes=dict(graph.homes), lines=self.lowered.lines)
@@ -173,7 +174,7 @@ class _Planning:
                 continue
             old = self.lowered.inputs[self.graph.homes[o]]
             first = [*failing, *(g for g, _ in self.readers.get(old, []))]
-            mine = {self.group_of[w] for w in writers(value)}
+            mine = set(self._made_by(value))
             if self._writes_in_place(value, old, mine) and self._can_follow(mine, first):
                 self._follow(mine, [g for g in first if g not in mine])
             else:
@@ -190,8 +191,15 @@ class _Planning:
             self.group_of[copy] = group
             self.readers.setdefault(value, []).append((group, copy))
             old = self.lowered.inputs[self.graph.homes[o]]
-            before = [self.group_of[w] for w in writers(value)]
-            self._follow({group}, [*before, *failing, *(g for g, _ in self.readers.get(old, []))])
+            self._follow({group}, [*self._made_by(value), *failing, *(g for g, _ in self.readers.get(old, []))])
+
+    def _made_by(self, source: Value) -> list[Group]:
+        """The groups that put a source into memory."""
+        makers = self._makers.get(source)
+        if makers is None:
+            makers = [self.group_of[w] for w in writers(source) if w in self.group_of]
+            self._makers[source] = makers
+        return makers
 
     def _writes_in_place(self, value: Value, old: Value, mine: set[Group]) -> bool:
         """Whether the groups that write `value` read the old one only where they are about to write."""
@@ -241,8 +249,9 @@ class _Planning:
         found = set(self.followed.get(group, ()))
         for value in group.members:
             for read in value.reads:
-                found.update(self.group_of[w] for w in writers(read.source) if w in self.group_of)
-            found.update(self.group_of[part] for part in value.after)
+                found.update(self._made_by(read.source))
+            if value.after:
+                found.update([self.group_of[part] for part in value.after])
         found.discard(group)
         return found
 
@@ -305,12 +314,13 @@ class _Planning:
         plan.arena_bytes = place(arena)
 
     def _live(self) -> None:
-        """Finds out between which stages memory is in use."""
+        """Finds out between which stages memory of the arena is in use."""
         plan = self.plan
         spans = {group: (start, start + max(self.lengths[group], 1) - 1) for group, start in plan.stage.items()}
         for value, buffer in plan.storage.items():
-            for group in [self.group_of[w] for w in writers(value)] + [g for g, _ in self.readers.get(value, [])]:
-                buffer.live(*spans[group])
+            if buffer.kind == "arena":
+                for group in [*self._made_by(value), *[g for g, _ in self.readers.get(value, ())]]:
+                    buffer.live(*spans[group])
 
     def _span(self, strand: Strand) -> tuple[int, int]:
         first = min(self.plan.stage[group] for group in strand.groups)

@@ -52,6 +52,8 @@ def _sink_members(
             (place,) = places
             if place is not group and place.kind != CALL and _reads_alike(value, place, readers[value]):
                 to[value] = place
+    if not to:
+        return
     stays = [v for v in group.members if v not in to]
     stored = {v for v in stays if v in targets or any(partition.group_of[r] is not group for r in readers.get(v, ()))}
     stuck: list[Value] = list(to)

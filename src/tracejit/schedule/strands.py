@@ -10,13 +10,14 @@ gradient of a weight, waits until the strand ends.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from itertools import compress
 from math import gcd
 
 from tracejit.schedule.groups import CALL, LOOP, ROW, Group
 from tracejit.schedule.squares import is_mirrored
-from tracejit.schedule.values import REDUCTION, VIRTUAL, Body, Read, Value
+from tracejit.schedule.values import REDUCTION, VIRTUAL, Read, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,27 +100,35 @@ def parting(group: Group) -> Parting | None:
 
 
 class Partings:
-    """How the groups of one program can be parted, if they can; islands of a kind are asked about once."""
+    """How the groups of one program can be parted, if they can; islands of a kind, and calls that are alike, are asked
+    about once.
+    """
 
     def __init__(self) -> None:
-        self._known: dict[Body, tuple[int, list[bool]] | None] = {}
+        self._known: dict[Hashable, tuple[int, list[bool]] | None] = {}
 
     def of(self, group: Group) -> Parting | None:
         """As `parting`."""
-        island = group.members[0]
-        body = island.body
-        if body is None:
+        first = group.members[0]
+        if first.body is None and group.kind != CALL:
             return parting(group)
+        writes = first.results if group.kind == CALL else group.members
+        touched = [*[read.source for read in first.reads], *writes]
         # A body is that of islands whose operands are alike in all but the memory that they are in.
-        touched = [*[read.source for read in island.reads], *group.members]
-        if body not in self._known:
+        key: Hashable = first.body or _likeness(first, touched)
+        if key not in self._known:
             way = parting(group)
-            self._known[body] = None if way is None else (way.parts, [value in way.along for value in touched])
-        known = self._known[body]
+            self._known[key] = None if way is None else (way.parts, [value in way.along for value in touched])
+        known = self._known[key]
         if known is None:
             return None
         parts, along = known
-        return Parting(parts, frozenset(compress(touched, along)), frozenset(touched), frozenset(group.members))
+        return Parting(parts, frozenset(compress(touched, along)), frozenset(touched), frozenset(writes))
+
+
+def _likeness(call: Value, touched: list[Value]) -> Hashable:
+    """What the parting of a call follows from; calls of the same launches have operands of the same layouts."""
+    return id(call.launches), *[(touched.index(r.source), r.source.numel, r.offset) for r in call.reads]
 
 
 def _parting_of_call(call: Value) -> Parting | None:
