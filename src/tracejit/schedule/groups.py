@@ -15,6 +15,7 @@ group and back, and the cost model agrees. A group's space is [outer, unit] elem
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tracejit.ops import ops
@@ -551,6 +552,16 @@ def writers(source: Value) -> list[Value]:
         assert source.call is not None
         return [source.call]
     return [source] if source.kind in (kinds.ELEMENTWISE, kinds.REDUCTION) else []
+
+
+def readers_of(groups: Iterable[Group]) -> dict[Value, list[Value]]:
+    """The members of groups that read each value, once for each place where they do."""
+    readers: dict[Value, list[Value]] = {}
+    for group in groups:
+        for value in group.members:
+            for read in value.reads:
+                readers.setdefault(read.source, []).append(value)
+    return readers
 
 
 def buffers(members: list[Value]) -> set[Value]:

@@ -10,7 +10,8 @@ which need all rows.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from itertools import chain
 
 from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
@@ -21,11 +22,24 @@ from tracejit.symbols import present
 
 def is_near(partition: Partition, targets: Collection[Value]) -> bool:
     """Whether what groups read from memory, and the values that the caller wants, stay near the CPUs."""
-    touched = set(targets)
+    touched: set[Value] = set()
+    nbytes = 0
+    for value in chain(targets, _loaded(partition)):
+        if value not in touched and value.kind != kinds.VIRTUAL:
+            touched.add(value)
+            nbytes += present(value.numel) * value.dtype.itemsize
+            if nbytes > cost.NEAR_BYTES[1]:
+                return False
+    return cost.is_near(nbytes)
+
+
+def _loaded(partition: Partition) -> Iterator[Value]:
+    """What groups read from memory, perhaps again and again."""
     for group in partition.groups:
-        read = {r.source for value in group.members for r in value.reads}
-        touched.update(value for value in read if partition.group_of.get(value) is not group)
-    return cost.is_near(sum(present(v.numel) * v.dtype.itemsize for v in touched if v.kind != kinds.VIRTUAL))
+        for value in group.members:
+            for read in value.reads:
+                if partition.group_of.get(read.source) is not group:
+                    yield read.source
 
 
 def part_columns(partition: Partition) -> None:

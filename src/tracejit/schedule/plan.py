@@ -14,7 +14,7 @@ from tracejit.ir.graph import Graph
 from tracejit.ir.node import Node
 from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
-from tracejit.schedule.groups import BLOCKS, CALL, COLUMN, LOOP, Cut, Group, Partition, writers
+from tracejit.schedule.groups import BLOCKS, CALL, COLUMN, LOOP, Cut, Group, Partition, readers_of, writers
 from tracejit.schedule.lower import Lowered, Lowering, PlannedLaunch, Planner
 from tracejit.schedule.memory import Buffer, place
 from tracejit.schedule.near import is_near, part_columns
@@ -107,7 +107,8 @@ class _Planning:
         self._bind_outputs(lowering)
         self._drop_unused()
         partition = Partition(self.lowered.values)
-        sink(partition, self.target)
+        self.readers = readers_of(partition.groups)
+        sink(partition, self.target, self.readers)
         self._near = strands and is_near(partition, self.target)
         if self._near:
             part_columns(partition)
@@ -115,11 +116,6 @@ class _Planning:
         self.groups = partition.groups
         # Numbers of merged groups stay in the sets of what lies behind a group, so none is given out again.
         self._number = partition.numbered
-        self.readers: dict[Value, list[tuple[Group, Value]]] = {}
-        for group in self.groups:
-            for value in group.members:
-                for read in value.reads:
-                    self.readers.setdefault(read.source, []).append((group, value))
         self._makers: dict[Value, list[Group]] = {}
         self.followed: dict[Group, set[Group]] = {}
         """For a group that writes in place those that must have read before."""
@@ -173,7 +169,7 @@ class _Planning:
             if o not in self.graph.homes:
                 continue
             old = self.lowered.inputs[self.graph.homes[o]]
-            first = [*failing, *(g for g, _ in self.readers.get(old, []))]
+            first = [*failing, *self._read_by(old)]
             mine = set(self._made_by(value))
             if self._writes_in_place(value, old, mine) and self._can_follow(mine, first):
                 self._follow(mine, [g for g in first if g not in mine])
@@ -189,9 +185,9 @@ class _Planning:
             self._number += 1
             self.groups.append(group)
             self.group_of[copy] = group
-            self.readers.setdefault(value, []).append((group, copy))
+            self.readers.setdefault(value, []).append(copy)
             old = self.lowered.inputs[self.graph.homes[o]]
-            self._follow({group}, [*self._made_by(value), *failing, *(g for g, _ in self.readers.get(old, []))])
+            self._follow({group}, [*self._made_by(value), *failing, *self._read_by(old)])
 
     def _made_by(self, source: Value) -> list[Group]:
         """The groups that put a source into memory."""
@@ -201,15 +197,20 @@ class _Planning:
             self._makers[source] = makers
         return makers
 
+    def _read_by(self, source: Value) -> list[Group]:
+        """The groups that read a source, once for each place where they do."""
+        return [self.group_of[reader] for reader in self.readers.get(source, ())]
+
     def _writes_in_place(self, value: Value, old: Value, mine: set[Group]) -> bool:
         """Whether the groups that write `value` read the old one only where they are about to write."""
-        for group, reader in self.readers.get(old, []):
+        in_order = value.kind == kinds.ELEMENTWISE or (value.call is not None and value.call.kind == kinds.ISLAND)
+        for reader in self.readers.get(old, ()):
+            group = self.group_of[reader]
             if group not in mine:
                 continue
-            in_order = value.kind == kinds.ELEMENTWISE or (value.call is not None and value.call.kind == kinds.ISLAND)
             if group.kind != LOOP or not in_order or reader.into is not None:
                 return False
-            if any(r.source is old and not r.is_whole(value.numel) for r in reader.reads):
+            if not all([r.is_whole(value.numel) for r in reader.reads if r.source is old]):
                 return False
         return True
 
@@ -266,7 +267,7 @@ class _Planning:
                 needed = True
             elif value.kind in (kinds.ELEMENTWISE, kinds.REDUCTION):
                 own = self.group_of.get(value)
-                needed = value.into is None and any(g is not own for g, _ in self.readers.get(value, []))
+                needed = value.into is None and any(g is not own for g in self._read_by(value))
             else:
                 needed = False
             if needed:
@@ -319,7 +320,7 @@ class _Planning:
         spans = {group: (start, start + max(self.lengths[group], 1) - 1) for group, start in plan.stage.items()}
         for value, buffer in plan.storage.items():
             if buffer.kind == "arena":
-                for group in [*self._made_by(value), *[g for g, _ in self.readers.get(value, ())]]:
+                for group in [*self._made_by(value), *self._read_by(value)]:
                     buffer.live(*spans[group])
 
     def _span(self, strand: Strand) -> tuple[int, int]:
@@ -360,14 +361,11 @@ class _Planning:
             again = any(r.source is source for k, r in enumerate(call.reads) if k != at)
             own = source in storage and storage[source].kind == "arena" and source not in self.target
             fresh = result in storage and (storage[result].kind == "arena" or self._is_new_output(result))
-            if own and fresh and not again and read.is_whole(source.numel) and self._read_by(source) == {group}:
+            if own and fresh and not again and read.is_whole(source.numel) and set(self._read_by(source)) == {group}:
                 storage[source] = storage[result]
 
     def _is_new_output(self, value: Value) -> bool:
         return value in self.target and self.target[value] not in self.graph.homes
-
-    def _read_by(self, value: Value) -> set[Group]:
-        return {group for group, _ in self.readers.get(value, [])}
 
     def _buffer(self, value: Value) -> Buffer:
         nbytes = value.numel * value.dtype.itemsize

@@ -1,6 +1,6 @@
 """Cheap values go to the kernel that reads them, where it can compute them from what is in memory anyway.
 
-In: a partition, and the values that the caller wants. Out: the partition with less to store.
+In: a partition, the values that the caller wants, and what reads each value. Out: the partition with less to store.
 Must not know: kernel text, memory.
 
 Values are grouped with their operands, so a derivative such as 1 - t * t is computed beside t, in the forward pass, and
@@ -9,7 +9,7 @@ kept for the backward pass. Where t is kept as well, computing it again costs le
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
@@ -17,13 +17,8 @@ from tracejit.schedule.groups import CALL, Group, Partition
 from tracejit.schedule.values import Read, Value
 
 
-def sink(partition: Partition, targets: Collection[Value]) -> None:
+def sink(partition: Partition, targets: Collection[Value], readers: Mapping[Value, list[Value]]) -> None:
     """Moves what can be computed by its only reader among the groups."""
-    readers: dict[Value, list[Value]] = {}
-    for group in partition.groups:
-        for value in group.members:
-            for read in value.reads:
-                readers.setdefault(read.source, []).append(value)
     for group in list(partition.groups):
         if group.kind != CALL:
             _sink_members(partition, group, readers, targets)
@@ -41,7 +36,7 @@ def _is_cheap(value: Value) -> bool:
 
 
 def _sink_members(
-    partition: Partition, group: Group, readers: dict[Value, list[Value]], targets: Collection[Value]
+    partition: Partition, group: Group, readers: Mapping[Value, list[Value]], targets: Collection[Value]
 ) -> None:
     to: dict[Value, Group] = {}
     for value in reversed(group.members):
@@ -97,7 +92,7 @@ def _reads_whole(reader: Value, value: Value) -> bool:
     return reader.numel == value.numel and all(read.is_whole(value.numel) for read in reads)
 
 
-def _pays(group: Group, place: Group, moved: list[Value], readers: dict[Value, list[Value]]) -> bool:
+def _pays(group: Group, place: Group, moved: list[Value], readers: Mapping[Value, list[Value]]) -> bool:
     """Whether no more is loaded than before."""
     gone = set(moved)
     already = {read.source for member in place.members for read in member.reads}
