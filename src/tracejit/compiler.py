@@ -246,11 +246,15 @@ class _Assembly:
         return self._scalars[slot.index] if isinstance(slot, text.Scalar) else slot
 
     def _address(self, buffer: Buffer, offset: int = 0) -> Address:
-        if buffer.kind != "arena":
-            return Address(buffer.index if buffer.kind == "input" else self._inputs + buffer.index, offset)
-        if buffer not in self._place_of:
-            self._place_of[buffer] = self._room(buffer.offset, buffer.nbytes)
-        return Address(self._place_of[buffer], offset)
+        place = self._place_of.get(buffer)
+        if place is None:
+            place = self._place_of[buffer] = self._number(buffer)
+        return Address(place, offset)
+
+    def _number(self, buffer: Buffer) -> int:
+        if buffer.kind == "arena":
+            return self._room(buffer.offset, buffer.nbytes)
+        return buffer.index if buffer.kind == "input" else self._inputs + buffer.index
 
     def _room(self, offset: int, nbytes: int) -> int:
         """A buffer of the arena."""

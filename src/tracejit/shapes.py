@@ -150,7 +150,7 @@ def contiguous_strides(shape: Shape) -> tuple[int, ...]:
     step = 1
     for s in reversed(shape):
         out.append(step)
-        step *= max(s, 1)
+        step *= 1 if s < 1 else s
     return tuple(reversed(out))
 
 

@@ -250,8 +250,7 @@ class Template:
                 if item.scratch >= 0:
                     buffers[item.scratch].nbytes = scratch_bytes(launches)
         builder = ProgramBuilder()
-        for _ in range(self._externals):
-            builder.external()
+        builder.external(self._externals)
         scalars: list[Slot] = [builder.scalar() for _ in range(self._scalars)]
         scalars += [
             float(c) if kind == "f" else _signed(int(c)) for c, kind in zip(constants, self._kinds, strict=True)

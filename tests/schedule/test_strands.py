@@ -23,7 +23,7 @@ from tracejit.runtime.program import Segment, Task
 from tracejit.schedule import cost, order
 from tracejit.schedule.layout import arrange_products
 from tracejit.schedule.plan import Plan, make_plan
-from tracejit.schedule.strands import parting
+from tracejit.schedule.strands import Partings, parting
 
 RNG = np.random.default_rng(17)
 ROWS, WIDTH = 32, 48
@@ -321,6 +321,18 @@ def test_which_operands_are_parted_with_the_units(function: Callable[[Node], Nod
 def test_what_cannot_be_parted(function: Callable[[Node], Node]) -> None:
     plan = plan_of(function, floats(ROWS, WIDTH))
     assert [parting(group) for group in plan.groups] == [None]
+
+
+def products(x: Node, y: Node) -> tuple[Node, ...]:
+    """Products whose operands lie alike, of which two read one value both by its rows and as a whole."""
+    return tuple(make("matmul", a, b) for a, b in itertools.product((x, y), repeat=2))
+
+
+@pytest.mark.parametrize("name", [*SHAPES, "products"])
+def test_calls_that_are_alike_are_parted_as_each_by_itself(name: str) -> None:
+    function, arrays = SHAPES.get(name, (products, [floats(WIDTH, WIDTH), floats(WIDTH, WIDTH)]))
+    ways, plan = Partings(), plan_of(function, *arrays)
+    assert [ways.of(group) for group in plan.groups] == [parting(group) for group in plan.groups]
 
 
 def test_who_uses_no_strands_has_none() -> None:

@@ -19,9 +19,12 @@ from tracejit.schedule.memory import Buffer
 from tracejit.schedule.values import Number
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class Place:
-    """An argument slot: `offset` bytes into a buffer."""
+    """An argument slot: `offset` bytes into a buffer.
+
+    Nobody changes it: it is not frozen because it is made often.
+    """
 
     buffer: Buffer
     offset: int = 0

@@ -87,11 +87,14 @@ def topological(roots: Iterable[Node]) -> list[Node]:
         if node is None:
             # All above the node that comes next is done.
             done[stack.pop()] = None  # type: ignore[index]
-        elif node in done:
             continue
-        elif left := [a for a in reversed(node.args) if a not in done]:
-            stack += (node, None)
-            stack += left
+        if node in done:
+            continue
+        for arg in node.args:
+            if arg not in done:
+                stack += (node, None)
+                stack += reversed(node.args)
+                break
         else:
             done[node] = None
     return list(done)

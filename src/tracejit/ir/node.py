@@ -128,12 +128,17 @@ def remake(node: Node, args: tuple[Node, ...]) -> Node:
         raise TypeError(f"a node of kind '{op}' has no operands")
     for old, new in zip(node.args, args, strict=True):
         if new is not old and (new.is_number or (new.aval is not old.aval and not _is_same(new.aval, old.aval))):
-            made = make(op, args, node.attrs)
-            if _is_same(made.aval, node.aval):
-                # One object, so that what reads the node is not typed again.
-                made.aval = node.aval
-            return made
+            return as_one(make(op, args, node.attrs), node)
     return _intern(op, args, node.attrs, node.attrs, node.aval)
+
+
+def as_one(new: Node, old: Node) -> Node:
+    """A node with the type of the one that it replaces as one object, if that is the same: so what reads it is not
+    typed again.
+    """
+    if new.aval is not old.aval and _is_same(new.aval, old.aval):
+        new.aval = old.aval
+    return new
 
 
 def _is_same(a: Any, b: Any) -> bool:

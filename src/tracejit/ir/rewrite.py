@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from tracejit.ir.graph import Graph, topological
-from tracejit.ir.node import Node, item, remake
+from tracejit.ir.node import Node, as_one, item, remake
 from tracejit.ops.record import Op
 
 # More steps at one node than any chain of rules needs: two rules undo each other.
@@ -55,6 +55,8 @@ def rewrite(graph: Graph, step: Callable[[Node], Node | None], rest: set[Node] |
     Raises: RuntimeError if a node never comes to rest.
     """
     known: set[Node] = set() if rest is None else rest
+    if known.issuperset(graph.nodes()):
+        return graph
     settling = Settling(step, known)
     moved: dict[Node, Node] = {}
     for node in graph.nodes():
@@ -76,7 +78,7 @@ def rewrite_at(graph: Graph, nodes: Collection[Node], step: Callable[[Node], Nod
         if moved and not moved.keys().isdisjoint(node.args):
             new = remake(node, tuple([moved.get(a, a) for a in node.args]))
         if node in nodes:
-            new = step(new)
+            new = as_one(step(new), node)
         if new is not node:
             moved[node] = new
     return _replaced(graph, moved)

@@ -46,6 +46,8 @@ def value_text(value: Any) -> str:
 
     Raises: TypeError for what has no text.
     """
+    if type(value) is int:
+        return repr(value)
     if isinstance(value, dtypes.dtype):
         return value.short
     if isinstance(value, (int, float)):
@@ -75,11 +77,9 @@ def names_of(graph: Graph) -> dict[Node, str]:
 
 def node_text(node: Node, names: dict[Node, str]) -> str:
     """The expression of a node over the names of its operands."""
-    if node.op == ITEM:
-        return f"{names[node.args[0]]}[{node.attrs[0]}]"
     op = node.op
     if isinstance(op, str):
-        return names[node]
+        return f"{names[node.args[0]]}[{node.attrs[0]}]" if op == ITEM else names[node]
     operands = [names[a] for a in node.args]
     if node.attrs:
         operands += [f"{k}={value_text(v)}" for k, v in zip(op.attrs, node.attrs, strict=True)]

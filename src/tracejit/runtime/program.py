@@ -178,11 +178,12 @@ class ProgramBuilder:
         self._scalars = 0
         self._arena_bytes = 0
 
-    def external(self) -> int:
-        """A buffer whose address each call gives; the k-th of them is the k-th of the call's pointers."""
-        self._buffers.append(_Buffer("external", self._externals))
-        self._externals += 1
-        return len(self._buffers) - 1
+    def external(self, count: int = 1) -> int:
+        """A buffer whose address each call gives, the first of so many; the k-th is the k-th of the call's pointers."""
+        first = len(self._buffers)
+        self._buffers += [_Buffer("external", self._externals + k) for k in range(count)]
+        self._externals += count
+        return first
 
     def arena(self, offset: int, nbytes: int) -> int:
         """A buffer of the program's own memory, `nbytes` from byte `offset` of the arena on.

@@ -59,8 +59,7 @@ class Recipe:
     def program(self, kernels: Sequence[Kernel], arena: Arena | None) -> Program:
         """The program, with the kernels of its parts."""
         builder = ProgramBuilder()
-        for _ in range(self.externals):
-            builder.external()
+        builder.external(self.externals)
         for offset, nbytes in self.arena:
             builder.arena(offset, nbytes)
         for _ in range(self.scalars):

@@ -208,9 +208,9 @@ class Partition:
         group.cuts = body.cuts
         fused = {-1 - k: read for k, read in enumerate(island.reads) if self._is_fused(read.source)}
         for op, kind, _, operands in body.steps if fused else ():
-            leaves = tuple([fused[a] for a in operands if a in fused])
-            if not leaves:
+            if fused.keys().isdisjoint(operands):
                 continue
+            leaves = tuple([fused[a] for a in operands if a in fused])
             reader = Value(kinds.ELEMENTWISE, op, island.shape, kind, leaves)
             for other in self.sources(reader):
                 _, reason = self._fit(other, reader)
@@ -544,14 +544,14 @@ def _is_row_read(read: Read, value: Value, group: Group) -> bool:
     )
 
 
-def writers(source: Value) -> list[Value]:
+def writers(source: Value) -> tuple[Value, ...]:
     """The values whose kernels put a source into memory."""
     if source.kind == kinds.JOINED:
         return source.parts
     if source.kind == kinds.RESULT:
         assert source.call is not None
-        return [source.call]
-    return [source] if source.kind in (kinds.ELEMENTWISE, kinds.REDUCTION) else []
+        return (source.call,)
+    return (source,) if source.kind in (kinds.ELEMENTWISE, kinds.REDUCTION) else ()
 
 
 def readers_of(groups: Iterable[Group]) -> dict[Value, list[Value]]:

@@ -11,7 +11,7 @@ kernel's text is, is worked out once for all of a kind.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,7 +29,7 @@ _FEWEST = 3
 """Nodes from which on one value in their place is less work."""
 
 
-def _are_known(sizes: tuple[Any, ...]) -> bool:
+def _are_known(sizes: Iterable[Any]) -> bool:
     return _INTEGERS.issuperset(map(type, sizes))
 
 
@@ -96,6 +96,16 @@ class Run:
     leaves: list[Node]
     after: int = 0
 
+    @property
+    def outputs(self) -> list[Node]:
+        """Those of its nodes that are results."""
+        return [self.nodes[k] for k in self.results]
+
+    def reads(self, leaf: Node) -> int:
+        """In how many places something that it reads is an operand."""
+        # Nothing else in the key is a negative number.
+        return self.key.count(-1 - self.leaves.index(leaf))
+
 
 def _run(nodes: list[Node], outputs: Collection[Node]) -> Run:
     number: dict[Node, int] = {}
@@ -127,7 +137,7 @@ def detach(graph: Graph) -> tuple[Graph, list[Run]]:
     for nodes in _runs(graph):
         run = _run(nodes, outputs)
         if not any(_may_take_in(run, leaf, outputs) for leaf in run.leaves):
-            run_of.update(dict.fromkeys(nodes, run))
+            run_of.update(dict.fromkeys(run.outputs, run))
     if not run_of:
         return graph, []
     left: list[Node] = []
@@ -141,7 +151,7 @@ def detach(graph: Graph) -> tuple[Graph, list[Run]]:
             left += _computed(run_here, output)
             run_here.after = len(left)
             runs.append(run_here)
-            met.update(run_here.nodes)
+            met.update(run_here.outputs)
     return replace(graph, outputs=tuple(left), homes={}), runs
 
 
@@ -175,7 +185,7 @@ def _may_take_in(run: Run, leaf: Node, outputs: Collection[Node]) -> bool:
         return True
     if base.op not in PRODUCTS or leaf in outputs:
         return False
-    return sum(node.args.count(leaf) for node in run.nodes) == 1
+    return run.reads(leaf) == 1
 
 
 class Islands:
@@ -198,24 +208,25 @@ class Islands:
         last = run.nodes[-1]
         args: list[Read] = []
         sources: dict[Value, int] = {}
+        sizes: list[Any] = []
         key = [last.shape, *run.key]
         for leaf in run.leaves:
             read = reads[leaf]
             assert isinstance(read, Read)
             source = read.source
-            if not _are_known((*source.shape, *read.shape, *read.strides, read.offset)):
-                return None
+            sizes += (*source.shape, *read.shape, *read.strides, read.offset)
             number = sources.setdefault(source, len(sources))
             key += (number, source.kind, source.dtype, source.shape, read.shape, read.strides, read.offset)
             args.append(read)
         numel = last.tensor.numel
-        if not all(self._is_apart(source, numel) for source in sources):
+        if not _are_known(sizes) or not all(self._is_apart(source, numel) for source in sources):
             return None
         island = Value(kinds.ISLAND, None, last.shape, last.dtype, tuple(args), nodes=tuple(run.nodes))
         kind = tuple(key)
-        if kind not in self._bodies:
-            self._bodies[kind] = _body(run, island)
-        island.body = self._bodies[kind]
+        try:
+            island.body = self._bodies[kind]
+        except KeyError:
+            island.body = self._bodies[kind] = _body(run, island)
         return None if island.body is None else island
 
     def _is_apart(self, source: Value, numel: int) -> bool:

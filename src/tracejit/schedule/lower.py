@@ -189,11 +189,13 @@ class Lowering:
                 self._enter(node)
             return
         self._append(island)
+        results: list[Value] = []
         for k in run.results:
             self._node = node = run.nodes[k]
             result = self._add(kinds.RESULT, None, node.tensor, attrs=(k,), call=island)
-            island.results.append(result)
+            results.append(result)
             self._reads[node] = whole(result)
+        island.results = tuple(results)
 
     def _enter_operation(self, node: Node, op: Op) -> None:
         reads = self._reads
@@ -259,10 +261,11 @@ class Lowering:
     def _place(self, op: Op, aval: Aval, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Read:
         joined = Value(kinds.JOINED, None, aval.shape, aval.dtype, node=self._node)
         strides = contiguous_strides(aval.shape)
+        parts: list[Value] = []
         if op.name == "cat":
             at = 0
             for x in args:
-                self._put(joined, x, at * strides[attrs[0]] if strides else 0, strides)
+                parts += self._put(joined, x, at * strides[attrs[0]] if strides else 0, strides)
                 at += x.shape[attrs[0]]
         else:
             # The ground first, then the part that covers some of it.
@@ -271,17 +274,20 @@ class Lowering:
             else:
                 ground, part, (start, step) = args[0], args[1], attrs
             if prod(part.shape) < aval.numel:
-                self._put(joined, ground, 0, strides)
+                parts += self._put(joined, ground, 0, strides)
             offset = sum(a * s for a, s in zip(start, strides, strict=True))
-            self._put(joined, part, offset, tuple(a * s for a, s in zip(step, strides, strict=True)))
+            steps = tuple(a * s for a, s in zip(step, strides, strict=True))
+            parts += self._put(joined, part, offset, steps, tuple(parts))
+        joined.parts = tuple(parts)
         return whole(self._append(joined))
 
-    def _put(self, joined: Value, x: Read, offset: int, strides: tuple[int, ...]) -> None:
+    def _put(
+        self, joined: Value, x: Read, offset: int, strides: tuple[int, ...], after: tuple[Value, ...] = ()
+    ) -> tuple[Value, ...]:
+        """The part that copies an operand to its place, unless there is nothing of it."""
         if prod(x.shape) == 0:
-            return
-        into = Read(joined, x.shape, strides, offset)
-        after = () if joined.node is not None and joined.node.name == "cat" else tuple(joined.parts)
-        joined.parts.append(self.copy(x, into=into, after=after))
+            return ()
+        return (self.copy(x, into=Read(joined, x.shape, strides, offset), after=after),)
 
     def _cast(self, read: Read, kind: dtype) -> Read:
         if read.source.dtype is kind:
@@ -328,7 +334,8 @@ class Lowering:
             reads = [whole(self.copy(r)) if s else r for r, s in zip(reads, strided, strict=True)]
             launches = plan(reads)
         call = self._add(kinds.CALL, op, Aval((), dtypes.bool), tuple(reads), attrs=attrs, launches=launches)
-        call.results = [self._add(kinds.RESULT, None, a, attrs=(k,), call=call) for k, a in enumerate(avals)]
+        results = [self._add(kinds.RESULT, None, a, attrs=(k,), call=call) for k, a in enumerate(avals)]
+        call.results = tuple(results)
         return call
 
 

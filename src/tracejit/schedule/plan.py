@@ -169,10 +169,11 @@ class _Planning:
             if o not in self.graph.homes:
                 continue
             old = self.lowered.inputs[self.graph.homes[o]]
-            first = [*failing, *self._read_by(old)]
             mine = set(self._made_by(value))
-            if self._writes_in_place(value, old, mine) and self._can_follow(mine, first):
-                self._follow(mine, [g for g in first if g not in mine])
+            early = [g for g in (*failing, *self._read_by(old)) if g not in mine]
+            follows = not any(g.behind >> w.number & 1 for w in mine for g in early)
+            if follows and self._writes_in_place(value, old, mine):
+                self._follow(mine, early)
             else:
                 late.append((value, o))
         for value, o in late:
@@ -210,20 +211,20 @@ class _Planning:
                 continue
             if group.kind != LOOP or not in_order or reader.into is not None:
                 return False
-            if not all([r.is_whole(value.numel) for r in reader.reads if r.source is old]):
+            if not all(r.is_whole(value.numel) for r in reader.reads if r.source is old):
                 return False
         return True
 
-    def _can_follow(self, late: set[Group], early: list[Group]) -> bool:
-        return not any(g not in late and g.behind >> w.number & 1 for w in late for g in early)
-
     def _follow(self, late: set[Group], early: list[Group]) -> None:
-        behind = 0
-        for group in early:
-            behind |= group.behind | 1 << group.number
         for group in late:
-            self.followed.setdefault(group, set()).update(early)
-            more = behind & ~(1 << group.number)
+            followed = self.followed.setdefault(group, set())
+            if followed.issuperset(early):
+                continue
+            followed.update(early)
+            more = 0
+            for other in early:
+                more |= other.behind | 1 << other.number
+            more &= ~(1 << group.number)
             if group.behind | more == group.behind:
                 continue
             group.behind |= more
@@ -250,7 +251,8 @@ class _Planning:
         found = set(self.followed.get(group, ()))
         for value in group.members:
             for read in value.reads:
-                found.update(self._made_by(read.source))
+                if read.source.kind != kinds.INPUT:
+                    found.update(self._made_by(read.source))
             if value.after:
                 found.update([self.group_of[part] for part in value.after])
         found.discard(group)

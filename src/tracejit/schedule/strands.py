@@ -20,10 +20,12 @@ from tracejit.schedule.squares import is_mirrored
 from tracejit.schedule.values import REDUCTION, VIRTUAL, Read, Value
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Parting:
     """How a group's units can be parted: the k-th of `parts` equal parts of them reads and writes only the k-th part of
     the memory of what is `along`. `touched` is all that it reads or writes, `writes` what it writes.
+
+    Nobody changes it: it is not frozen because it is made often.
     """
 
     parts: int

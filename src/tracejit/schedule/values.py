@@ -68,22 +68,24 @@ class Value:
     layout: tuple[int, int, int] = (0, 0, 0)
     into: Read | None = None
     after: tuple[Value, ...] = ()
-    parts: list[Value] = field(default_factory=list)
-    results: list[Value] = field(default_factory=list)
+    parts: tuple[Value, ...] = ()
+    results: tuple[Value, ...] = ()
     call: Value | None = None
     launches: Any = ()
     body: Body | None = None
     nodes: tuple[Node, ...] = ()
     index: int = 0
     numel: int = field(init=False)
-    reads: list[Read] = field(init=False)
+    reads: tuple[Read, ...] = field(init=False)
     joined: tuple[Value, ...] = field(init=False)
     _cuts: list[tuple[Value, frozenset[int]]] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.numel = prod(self.shape)
-        self.reads = [a for a in self.args if type(a) is Read]
-        self.joined = tuple([r.source for r in self.reads if r.source.kind == JOINED]) if self.reads else ()
+        self.reads = self.joined = ()
+        if self.args:
+            self.reads = tuple([a for a in self.args if type(a) is Read])
+            self.joined = tuple([r.source for r in self.reads if r.source.kind == JOINED])
 
     @property
     def cuts(self) -> list[tuple[Value, frozenset[int]]]:
