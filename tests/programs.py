@@ -283,7 +283,7 @@ class RandomGraph:
     def _view(self) -> Node | None:
         x, rng = self._pick(), self.rng
         shape = x.shape
-        what = rng.choice(["reshape", "permute", "slice", "flip", "expand", "flatten"])
+        what = rng.choice(["reshape", "permute", "slice", "flip", "expand", "flatten", "diagonal"])
         if what == "flatten":
             return make("reshape", x, shape=(x.tensor.numel,))
         if what == "reshape":
@@ -295,6 +295,10 @@ class RandomGraph:
             return make("flip", x, dims=tuple(d for d in range(len(shape)) if rng.random() < 0.5))
         if what == "expand":
             return make("expand", x, shape=(rng.choice([2, 3]), *(rng.choice([2, 4]) if s == 1 else s for s in shape)))
+        if what == "diagonal" and len(shape) > 1:
+            none, one = (0,) * len(shape), (1,) * len(shape)
+            square = (*shape[:-2], *[min(shape[-2:])] * 2)
+            return make("diagonal", make("slice", x, start=none, length=square, step=one))
         start, length, step = [], [], []
         for s in shape:
             a, d = (rng.randrange(s), rng.choice([1, 1, 2])) if s else (0, 1)

@@ -281,6 +281,7 @@ _BY_NAME: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
         ([Values((2, 2)), Values((2, 2))], {"start": (0, 0), "step": (1, 1)}),
     ],
     "flip": [([Values((2, 3, 4))], {"dims": (0, 2)}), ([Values((0, 3))], {"dims": (1,)})],
+    "diagonal": [([Values((3, 3))], {}), ([Values((2, 4, 4))], {}), ([Values((2, 0, 0))], {})],
     "cat": [
         ([Values((2, 3)), Values((2, 1)), Values((2, 0))], {"dim": 1}),
         ([Values((2, 3))], {"dim": 0}),

@@ -89,3 +89,19 @@ def test_views_are_changed_after_their_base_got_a_history(change, first, grad):
     assert other.requires_grad is (first == 3.0)
     assert base.tolist() == [[first] * 3, [3.0] * 3]
     assert w.grad.tolist() == [grad] * 3
+
+
+def test_diagonals_are_views_and_diag_is_none():
+    def run(m):
+        x, w = m.arange(24.0).reshape(2, 3, 4), m.ones(2, 3, requires_grad=True)
+        x.diagonal(1, 2, 1).fill_(-1.0)
+        y = x * 2
+        y.transpose(1, 2)[:, 1:].diagonal(0, 1, 2).copy_(w)
+        y[0].diag().zero_()
+        (y * y.diagonal(0, 1, 2).sum()).sum().backward()
+        return x.tolist(), y.tolist(), w.grad.tolist()
+
+    assert run(tj) == run(torch)
+    compiled = tj.compile(run)
+    for _ in range(5):
+        assert compiled(tj) == run(torch)

@@ -25,6 +25,7 @@ VIEWS = {
     "unsqueeze": lambda x, k: x.unsqueeze(k % (x.ndim + 1)),
     "expand": lambda x, k: x.unsqueeze(0).expand(2, *x.shape),
     "detach": lambda x, k: x.detach(),
+    "diagonal": lambda x, k: x.diagonal(k % 2) if x.ndim > 1 else None,
     "chunk": lambda x, k: x.chunk(2, 0)[k % 2] if x.ndim and len(x) > 1 else None,
 }
 CHANGES = {

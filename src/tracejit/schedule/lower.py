@@ -366,6 +366,11 @@ def _flip(x: Read, shape: tuple[int, ...], dims: tuple[int, ...]) -> Read:
     return Read(x.source, shape, tuple(-s if d in dims else s for d, s in enumerate(x.strides)), last)
 
 
+def _diagonal(x: Read, shape: tuple[int, ...]) -> Read:
+    *lead, down, along = x.strides
+    return Read(x.source, shape, (*lead, down + along), x.offset)
+
+
 # The views are a closed set: what a view does to strides is the same on every backend, so it is said here.
 VIEWS: dict[str, Callable[..., Read | None]] = {
     "reshape": _reshape,
@@ -373,6 +378,7 @@ VIEWS: dict[str, Callable[..., Read | None]] = {
     "expand": _expand,
     "slice": _slice,
     "flip": _flip,
+    "diagonal": _diagonal,
 }
 
 

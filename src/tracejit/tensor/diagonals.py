@@ -44,7 +44,7 @@ def diag(input: Tensor, diagonal: int = 0) -> Any:
         return diag_embed(input, diagonal)
     if n != 2:
         raise RuntimeError(f"diag(): Supports 1D or 2D tensors. Got {n}D")
-    return _diagonal(input, diagonal)
+    return apply(ops.copy, (_diagonal(input, diagonal),))
 
 
 @method()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tracejit.ops.record import Op, ops
+from tracejit.ops.view import on_diagonals
 from tracejit.runtime.cuda.array import OnGpu
 from tracejit.shapes import broadcast
 from tracejit.tensor import arithmetic
@@ -137,6 +138,10 @@ def _put_back(op: Op, attrs: tuple[Any, ...], parent: Tensor, value: Tensor) -> 
         return apply(op, (value,), (tuple(sorted(range(len(dims)), key=dims.__getitem__)),))
     if op is ops.flip:
         return apply(op, (value,), attrs)
+    if op is ops.diagonal:
+        shape, start, step = on_diagonals(parent._shape)
+        flat = apply(ops.place, (apply(ops.reshape, (parent,), (shape,)), value), (start, step))
+        return apply(ops.reshape, (flat,), (parent._shape,))
     if op is ops.slice:
         start, _, step = attrs
         return apply(ops.place, (parent, value), (start, step))

@@ -354,7 +354,16 @@ def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Any, ...]:
 
 @method()
 def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Any:
-    """The diagonal of two dimensions as the last one, as a copy."""
+    """The diagonal of two dimensions as the last one. Cost: nothing, it is a view.
+
+    >>> import tracejit as tj
+    >>> x = tj.zeros(2, 2)
+    >>> x.diagonal().add_(1.0)
+    tensor([1., 1.])
+    >>> x
+    tensor([[1., 0.],
+            [0., 1.]])
+    """
     n = len(input._shape)
     a, b = normalize_dim(dim1, n), normalize_dim(dim2, n)
     if a == b:
@@ -364,10 +373,11 @@ def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> An
     rows, cols = x._shape[-2:]
     r0, c0 = max(-offset, 0), max(offset, 0)
     length = max(min(rows - r0, cols - c0), 0)
-    lead = x._shape[:-2]
-    flat = apply(ops.reshape, (apply(ops.copy, (x,)),), ((*lead, rows * cols),))
-    start = (*((0,) * len(lead)), r0 * cols + c0 if length else 0)
-    return apply(ops.slice, (flat,), (start, (*lead, length), (*((1,) * len(lead)), cols + 1)))
+    if length != rows or length != cols:
+        lead = x._shape[:-2]
+        start = (*((0,) * len(lead)), r0, c0) if length else (0,) * n
+        x = apply(ops.slice, (x,), (start, (*lead, length, length), (1,) * n))
+    return apply(ops.diagonal, (x,))
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Any:
