@@ -59,6 +59,8 @@ class Follower:
         self.numbers: list[Any] = []
         self.externals: list[Any] = []
         self.bound: set[int] = set()
+        self.tried: list[int] = []
+        self.settled = 0
         self.mutators: list[Event] = []
         self.owed: list[int] = []
         self.growth: Growth | None = None
@@ -93,8 +95,19 @@ class Follower:
 
     def unbind(self) -> None:
         """Forget what a matcher that missed half way has noted as bound."""
-        del self.externals[0 if self.last is None else self.last.outside :]
-        self.bound = set(map(id, self.externals))
+        externals = self.externals
+        count = 0 if self.last is None else self.last.outside
+        del externals[count:]
+        self.bound.difference_update(self.tried)
+        self.tried.clear()
+        # What a matcher found in its cells, and what an event bound that was stepped on, stands in the list.
+        self.bound.update(map(id, externals[self.settled :]))
+        self.settled = count
+
+    def note(self, t: Any) -> None:
+        """Note a tensor as bound, until it is known whether its event is the one."""
+        self.bound.add(id(t))
+        self.tried.append(id(t))
 
     def first_in_line(self, event: Event) -> None:
         """Let the event be looked at first from here on: it is the one that was used last."""
@@ -139,7 +152,7 @@ class Follower:
             for slot, t in new.items():
                 values[slot] = t
                 self.externals.append(t)
-                self.bound.add(id(t))
+                self.note(t)
         return True
 
     def first(self, external: External, t: Any, cell: list[Any]) -> bool:
@@ -151,7 +164,7 @@ class Follower:
             or any(map(is_, self.externals, repeat(t)))
         ):
             return False
-        self.bound.add(id(t))
+        self.note(t)
         # A tensor in the cells of two slots would be taken for two tensors.
         cells = self.place.segment.cells
         other = cells.get(id(t))
