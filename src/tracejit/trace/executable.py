@@ -269,8 +269,10 @@ def build(
             todo.extend(needed_slots(plan[0]))
     wanted: dict[int, None] = {}
     exe.tape = plan_tape(roots) if roots else None
+    views: dict[int, tuple[int, Any, tuple[Any, ...]]] = {}
     for slot in sorted(needed):
-        _want(slot, memory, wanted, exe)
+        _want(slot, memory, wanted, views)
+    exe.views = [(slot, *how) for slot, how in views.items()]
     kept = stop.kept.get(alive) if generation == 0 else None
     _translate(events, memory, wanted, exe, name, structures, elsewhere, kept)
     exe.behind = stop.behind & {view[0] for view in exe.views}
@@ -278,22 +280,24 @@ def build(
     return exe
 
 
-def _want(slot: int, memory: _Memory, wanted: dict[int, None], exe: Executable) -> None:
+def _want(
+    slot: int, memory: _Memory, wanted: dict[int, None], views: dict[int, tuple[int, Any, tuple[Any, ...]]]
+) -> None:
     """Arrange that the tensor of a slot has memory after the program ran."""
     root = memory.root(slot)
     if root != slot and memory.made[slot].view:
-        if all(v[0] != slot for v in exe.views):
-            _want(root, memory, wanted, exe)
-            exe.views.append((slot, root, None, ()))
+        if slot not in views:
+            _want(root, memory, wanted, views)
+            views[slot] = (root, None, ())
         return
     if root in memory.external or root in wanted:
         return
     step = memory.made[root]
     if step.view:
         source = step.args[0]
-        if all(v[0] != root for v in exe.views):
-            _want(source, memory, wanted, exe)
-            exe.views.append((root, source, step.op, step.attrs))
+        if root not in views:
+            _want(source, memory, wanted, views)
+            views[root] = (source, step.op, step.attrs)
         return
     wanted[root] = None
 
@@ -313,7 +317,8 @@ def _translate(
         exe.inputs.extend(event.binds)
     exe.numbers = [(n.index, n.kind) for n in scalars_of(events)]
     homes = [(root, last) for root, last in memory.final.items() if root in memory.external]
-    exe.mutated = [exe.inputs.index(root) for root, _ in homes]
+    place = {slot: i for i, slot in enumerate(exe.inputs)}
+    exe.mutated = [place[root] for root, _ in homes]
     ends = Ends([(root, memory.last(root)) for root in wanted], homes)
     exe.events, exe.ends, exe.name = events, ends, name
     if not ends.outputs and not homes:

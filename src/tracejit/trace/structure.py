@@ -140,7 +140,7 @@ def make_graph(
     """
     nodes: dict[int, Any] = {}
     inputs: list[ir.Node] = []
-    slots: list[int] = []
+    slots: dict[int, int] = {}
     lines: dict[ir.Node, str] = {}
     labels: dict[ir.Node, str] = {}
     scalars: dict[Number, ir.Node] = {}
@@ -161,9 +161,9 @@ def make_graph(
         for slot, ext in event.binds.items():
             shape = tuple([next(free) for _ in ext.shape])
             strides = None if ext.strides is None else tuple([next(free) for _ in ext.strides])
+            slots[slot] = len(inputs)
             nodes[slot] = ir.input(len(inputs), Aval(shape, ext.dtype), strides)
             inputs.append(nodes[slot])
-            slots.append(slot)
         for step in event.steps:
             args = tuple([nodes[a] if type(a) is int else number(a) for a in step.args])
             if step.op is None:
@@ -188,7 +188,7 @@ def make_graph(
     outputs = [nodes[last] for _, last in ends.outputs]
     homes = {}
     for root, last in ends.homes:
-        homes[len(outputs)] = slots.index(root)
+        homes[len(outputs)] = slots[root]
         outputs.append(nodes[last])
     kinds = [n.kind for n in scalars]
     given = sorted({v for v in values if isinstance(v, ir.Node)}, key=lambda n: n.attrs[0])
