@@ -475,3 +475,18 @@ def test_values_where_others_were_while_recording_are_not_taken_for_them():
     region = compare(make)
     assert region.calls.side_exits == 0
     assert region.runs + region.calls.replayed == 6
+
+
+def test_a_tensor_that_a_matcher_tried_in_vain_is_free_for_the_next_event():
+    p, q = tj.ones(3), tj.ones(3)
+
+    def f(x, first):
+        a, b = p * 2, q * 3
+        return x + (a if first else b)
+
+    compiled = compile(f, mode="follow")
+    region = region_of(compiled)
+    for i in range(24):
+        x = tj.full((3,), float(i))
+        assert bits(compiled(x, i % 2 == 0)) == bits(f(x, i % 2 == 0))
+    assert region.calls.side_exits == 1
