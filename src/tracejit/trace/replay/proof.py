@@ -98,8 +98,10 @@ class Proof:
         for kind, container, key, value in self.changes:
             if not self._like(value, READERS[kind](container, key), slot_of):
                 raise Unproven(f"the call left something else in '{key}' than the bytecode says")
-        for x, _ in self.world.appended:
-            expected = [value for other, value in self.world.appended if other is x]
+        grown: dict[int, tuple[list[Any], list[Any]]] = {}
+        for x, value in self.world.appended:
+            grown.setdefault(id(x), (x, []))[1].append(value)
+        for x, expected in grown.values():
             added = x[self.lengths[id(x)] :]
             if len(added) != len(expected) or not all(
                 self._like(e, a, slot_of) for e, a in zip(expected, added, strict=True)
