@@ -44,6 +44,7 @@ class Attributes:
     def __init__(self, machine: Any) -> None:
         self.machine = machine
         self.world = machine.world
+        self._held: dict[tuple[type, str], Any] = {}
 
     def load(self, x: Any, name: str) -> Any:
         """`x.name`.
@@ -145,7 +146,10 @@ class Attributes:
 
     def held(self, cls: type, name: str) -> Any:
         """What a class has under a name, guarded, or `ABSENT`."""
-        held = find_in_class(cls, name)
+        place = (cls, name)
+        if place in self._held:
+            return self._held[place]
+        held = self._held[place] = find_in_class(cls, name)
         if cls.__flags__ & 1 << 9:  # A class made by Python code, which can be changed.
             self.world.guard("class", cls, name, held)
         return held

@@ -66,7 +66,6 @@ class Frame:
         "globals",
         "instructions",
         "keywords",
-        "line",
         "locals",
         "places",
         "stack",
@@ -83,7 +82,11 @@ class Frame:
         self.stack: list[Any] = []
         self.keywords: tuple[str, ...] = ()
         self.at = 0
-        self.line = self.code.co_firstlineno
+
+    @property
+    def line(self) -> int:
+        """The line of the instruction that was begun last."""
+        return self.instructions[self.at - 1].line if self.at else self.code.co_firstlineno
 
     def pop_many(self, count: int) -> list[Any]:
         """The topmost values, lowest first."""

@@ -52,6 +52,7 @@ _ARITHMETIC = {
 }
 _COMPARE_NAMES = {"<": "__lt__", "<=": "__le__", "==": "__eq__", "!=": "__ne__", ">": "__gt__", ">=": "__ge__"}
 _SEQUENCES = (list, tuple, set, frozenset)
+_CONTAINERS = (*_SEQUENCES, dict)
 _VALUES = (*PLAIN, int, float, type, range, slice)
 
 
@@ -64,6 +65,7 @@ class Machine:
         self.attributes = Attributes(self)
         self.calls = Calls(self)
         self.frames: list[Frame] = []
+        self.entered: set[int] = set()
         self.steps = 0
         self.obstacles: list[tuple[str, Unproven]] = []
         world.line = self.line
@@ -93,8 +95,10 @@ class Machine:
         if code.co_flags & REFUSED:
             raise Unproven(f"{function.__name__} is a coroutine")
         if not self.world.is_fresh(function):
-            for name in ("__code__", "__defaults__", "__kwdefaults__"):
-                self.world.guard("slot", function, name, getattr(function, name))
+            if id(function) not in self.entered:
+                self.entered.add(id(function))
+                for name in ("__code__", "__defaults__", "__kwdefaults__"):
+                    self.world.guard("slot", function, name, getattr(function, name))
             if function.__kwdefaults__:
                 self.world.guard_deep(function.__kwdefaults__)
         variables, collected = bind(function, args, kwargs)
@@ -110,11 +114,11 @@ class Machine:
         if len(self.frames) > DEPTH:
             raise Unproven("the calls are nested too deeply")
         self.frames.append(frame)
+        listed = frame.instructions
         try:
             while True:
-                instruction = frame.instructions[frame.at]
+                instruction = listed[frame.at]
                 frame.at += 1
-                frame.line = instruction.line
                 self.steps += 1
                 if self.steps > STEPS:
                     raise Unproven("the function runs too long to be followed instruction by instruction")
@@ -179,7 +183,7 @@ class Machine:
             return value
         if isinstance(x, (Tensor, Later)):
             raise Unproven("the way through the function depends on a value of a tensor", Later.fix)
-        if any(self.usual(x, base, "__len__", "__bool__") for base in (*_SEQUENCES, dict)):
+        if self.sized(x, "__len__", "__bool__"):
             if isinstance(x, dict) and not (world.is_fresh(x) or world.is_found(x)):
                 world.unchanged(x)
                 world.guard("filled", x, None, bool(x))
@@ -204,7 +208,7 @@ class Machine:
             return len(x)
         if isinstance(x, (str, bytes, range)):
             return len(x)
-        if any(self.usual(x, base, "__len__") for base in (*_SEQUENCES, dict)):
+        if self.sized(x, "__len__"):
             if world.is_fresh(x) or world.is_found(x):
                 return len(x)
             return self._count(x)
@@ -224,6 +228,10 @@ class Machine:
         """The special method of an object's class, or `ABSENT`."""
         self.attributes.same_type(x)
         return self.attributes.held(type(x), name)
+
+    def sized(self, x: Any, *names: str) -> bool:
+        """Whether an object is a container of Python's, or of a class that leaves these methods of it as they are."""
+        return type(x) in _CONTAINERS or any(self.usual(x, base, *names) for base in _CONTAINERS)
 
     def usual(self, x: Any, base: type, *names: str) -> bool:
         """Whether an object is of a builtin type, or of a class that leaves these methods of it as they are."""

@@ -52,6 +52,11 @@ def subscript(m: Any, x: Any, key: Any) -> Any:
     world = m.world
     if isinstance(x, Tensor):
         return m.calls.native(type(x).__getitem__, (x, _fixed(m, key)), {})
+    if m.usual(x, dict, "__getitem__"):
+        found = world.item(x, key)
+        if found is ABSENT:
+            raise Unproven(f"KeyError: {world.fix(key)!r}")
+        return found
     if isinstance(x, Size) or m.usual(x, list, "__getitem__") or m.usual(x, tuple, "__getitem__"):
         key = world.fix(key)
         try:
@@ -61,11 +66,6 @@ def subscript(m: Any, x: Any, key: Any) -> Any:
             return world.element(x, key)
         except (IndexError, TypeError) as e:
             raise Unproven(f"{type(e).__name__}: {e}") from None
-    if m.usual(x, dict, "__getitem__"):
-        found = world.item(x, key)
-        if found is ABSENT:
-            raise Unproven(f"KeyError: {world.fix(key)!r}")
-        return found
     if isinstance(x, (str, bytes, range)):
         try:
             return x[world.fix(key)]

@@ -137,9 +137,12 @@ class World:
         place = (id(container), kind, key)
         if place in self.overlay:
             return self.overlay[place]
-        value = READERS[kind](container, key)
         if self.is_fresh(container):
-            return value
+            return READERS[kind](container, key)
+        known = self.guards.get(place)
+        if known is not None:
+            return known.expected if known.expected is ABSENT else self.constant(known.expected)
+        value = READERS[kind](container, key)
         self.keep(container)
         self.owners[id(container)] = container
         self.read_before_written.setdefault(place, value)
