@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 WORKERS ?= 2
 
-.PHONY: help test lint types imports unit demo bench performance gpu gpu-check notebook clean
+.PHONY: help test lint types imports unit random demo bench performance gpu gpu-check notebook clean
 
 help:
 	@echo "make test      lint, type check, import check and all tests"
+	@echo "make random    random programs that no run before has met, eagerly and compiled"
 	@echo "make demo      train three models eagerly and compiled, compare, plot"
 	@echo "make bench     time the workloads of benchmarks/ beside PyTorch and JAX"
 	@echo "make performance  the same into docs/performance.md, and how steps grow with batch, width and depth"
@@ -40,6 +41,11 @@ unit: $(VENV)/.extra-test
 	$(BIN)/python -m pytest -q -n $(WORKERS)
 
 test: lint types imports unit
+
+# Random programs that no run before has met, unless SEED names its seed.
+random: SEED ?= $(shell date +%s)
+random: $(VENV)/.extra-test
+	TRACEJIT_RANDOM_PROGRAMS=3000 $(BIN)/python -m pytest -q -n $(WORKERS) --hypothesis-seed=$(SEED) -k random tests
 
 demo: $(VENV)/.extra-demo
 	$(BIN)/python -m tracejit.tools.demo --out demo_out

@@ -18,8 +18,12 @@ os.environ.setdefault("TRACEJIT_CACHE_DIR", str(Path(__file__).parent.parent / "
 # What a region says of its calls must not depend on the tests that ran before.
 os.environ.setdefault("TRACEJIT_TREES", "0")
 
-hypothesis.settings.register_profile("house", deadline=None, derandomize=True, print_blob=True)
-hypothesis.settings.load_profile("house")
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Random tests repeat themselves, but for those of `make random`."""
+    repeats = config.getoption("--hypothesis-seed") is None
+    hypothesis.settings.register_profile("house", deadline=None, derandomize=repeats, print_blob=True)
+    hypothesis.settings.load_profile("house")
 
 
 _HAS_TORCH = importlib.util.find_spec("torch") is not None

@@ -66,7 +66,7 @@ def test_large_operands_are_met_more_than_once() -> None:
 names = st.sampled_from([name for name in COMPOSITES if not name.startswith(("cross", "glu", "mse", "mean"))])
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(names, st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=5), st.integers(0, 99))
 def test_values_that_are_read_by_many(steps: list[tuple[str, int, int]], seed: int) -> None:
     def run() -> list[np.ndarray]:

@@ -373,10 +373,7 @@ def test_nothing_but_trees_is_read(kept_trees):
 
 
 @settings(
-    max_examples=int(os.environ.get("TRACEJIT_RANDOM_PROGRAMS", "300")) // 6,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
+    max_examples=int(os.environ.get("TRACEJIT_RANDOM_PROGRAMS", "300")) // 6, suppress_health_check=list(HealthCheck)
 )
 @given(programs)
 def test_random_programs_from_disk(kept_trees, program: Any) -> None:

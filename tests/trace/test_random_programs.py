@@ -52,7 +52,7 @@ def compare(program: Any, **options: Any) -> None:
         assert a == b, f"call {call}"
 
 
-@settings(max_examples=COUNT, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=COUNT, suppress_health_check=list(HealthCheck))
 @given(programs)
 def test_compiled_equals_eager(program: Any) -> None:
     compare(program)
@@ -88,7 +88,7 @@ class Slow(Worker):
 def test_compiled_in_the_background_equals_eager(monkeypatch: pytest.MonkeyPatch) -> None:
     slow = Slow(monkeypatch)
 
-    @settings(max_examples=COUNT // 2, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=COUNT // 2, suppress_health_check=list(HealthCheck))
     @given(programs)
     def run(program: Any) -> None:
         slow.done.clear()

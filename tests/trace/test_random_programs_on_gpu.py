@@ -35,7 +35,7 @@ def devices() -> Iterator[None]:
 
 
 @settings(
-    max_examples=COUNT, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck),
+    max_examples=COUNT, suppress_health_check=list(HealthCheck),
     phases=[Phase.generate],
 )  # fmt: skip
 @given(programs)

@@ -93,7 +93,7 @@ def walked(results: list[Any]) -> Any:
     return found
 
 
-@settings(max_examples=COUNT, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=COUNT, suppress_health_check=list(HealthCheck))
 @given(programs)
 def test_tapes_behind_reads_equal_eager(program: Any) -> None:
     eager, traced = Tapes(program), Tapes(program)
