@@ -229,7 +229,7 @@ RULES: tuple[Rule, ...] = (
             EXACT,
             f"{op.name}(full(v, shape=_n, dtype=d))",
             lambda v, d, out: apply(ops.full, v, shape=out.shape, dtype=d),
-            examples=({"v": 2.0, "_n": (3, 3)},) if op is ops.diagonal else (_ONE,),
+            examples=({**_ONE, "_n": (3, 3)} if op is ops.diagonal else _ONE,),
         )
         for op in ops.family("view")
     ),
