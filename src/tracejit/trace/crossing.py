@@ -17,7 +17,7 @@ from typing import Any
 from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.tape import TapeNode, held, kept_results
 from tracejit.tensor.tensor import Tensor
-from tracejit.trace.tape import Untraceable
+from tracejit.trace.tape import Untraceable, is_behind
 from tracejit.trace.tree import same_value
 
 
@@ -195,7 +195,7 @@ def _check(t: Tensor, version: int) -> None:
 
 def is_stale(t: Tensor) -> bool:
     """Whether the history of a view is not that of its memory."""
-    return t._base is not None and t._base._node is not None and t._seen != t._version
+    return t._base is not None and t._base._node is not None and is_behind(t)
 
 
 def _stand(found: Outside, t: Tensor, create_graph: bool) -> int:

@@ -229,6 +229,10 @@ class _Memory:
         return self.final.get(root, root)
 
 
+_Views = dict[int, tuple[int, Any, tuple[Any, ...]]]
+"""By slots of views: the slot that each shows, and the operation with its attributes, none if it was detached."""
+
+
 def build(
     stop: Stop,
     alive: tuple[int, ...],
@@ -269,20 +273,18 @@ def build(
             todo.extend(needed_slots(plan[0]))
     wanted: dict[int, None] = {}
     exe.tape = plan_tape(roots) if roots else None
-    views: dict[int, tuple[int, Any, tuple[Any, ...]]] = {}
+    views: _Views = {}
     for slot in sorted(needed):
         _want(slot, memory, wanted, views)
     exe.views = [(slot, *how) for slot, how in views.items()]
     kept = stop.kept.get(alive) if generation == 0 else None
     _translate(events, memory, wanted, exe, name, structures, elsewhere, kept)
-    exe.behind = stop.behind & {view[0] for view in exe.views}
+    exe.behind = stop.behind & views.keys()
     exe.bumps = [(root, n) for root, n in memory.bumps.items() if root in memory.external or root in wanted]
     return exe
 
 
-def _want(
-    slot: int, memory: _Memory, wanted: dict[int, None], views: dict[int, tuple[int, Any, tuple[Any, ...]]]
-) -> None:
+def _want(slot: int, memory: _Memory, wanted: dict[int, None], views: _Views) -> None:
     """Arrange that the tensor of a slot has memory after the program ran."""
     root = memory.root(slot)
     if root != slot and memory.made[slot].view:
