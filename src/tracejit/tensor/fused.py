@@ -91,6 +91,7 @@ class Fused:
             self.steps = drawing.steps[: drawing.length]
             self.out = drawing.avals[drawing.out]
             self.given, self.keeps_out = drawing.given, drawing.keeps_out
+            self.holds = bool(drawing.saved or drawing.given or drawing.keeps_out)
             self.kept = drawing.kept()
             free = {*self.given, *((drawing.out,) if self.keeps_out else ())}
             self.again = drawing.needed([*drawing.saved, *drawing.shown], {*self.kept, *free})

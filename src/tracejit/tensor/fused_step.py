@@ -34,7 +34,7 @@ class Unit(Protocol):
     `steps` are its operations (`drawing.Step`) up to the result of type `out`, `avals` the types of their values by
     place, of which the first are those of the tensors given. `flags` says which of the tensors given require
     gradients. `kept` are the places of the values that a call leaves, `given` which of the tensors given it does;
-    `keeps_out` says whether it leaves the result. `again` are the operations to compute again where steps are made.
+    `keeps_out` says whether it leaves the result, `holds` whether its steps save any tensor. `again` are the operations to compute again where steps are made.
     `wanted` are the tensors given that get gradients, `several` those that get more than one.
     """
 
@@ -45,6 +45,7 @@ class Unit(Protocol):
     kept: list[int]
     given: list[int]
     keeps_out: bool
+    holds: bool
     again: set[int]
     wanted: list[int]
     several: list[int]
@@ -131,7 +132,7 @@ class FusedStep(TapeNode):
 
     def release(self) -> None:
         """Let go of what the gradient needs."""
-        if self.arrays or self.values:
+        if self.unit.holds:
             self.values, self.given, self.arrays, self.final = None, (), [], None
 
     # --- the real steps -------------------------------------------------------------------------------------------
@@ -156,8 +157,7 @@ class FusedStep(TapeNode):
             node.seq = position
             node.edges = tuple([leaves.get(id(e), e) if isinstance(e, Tensor) else e for e in node.edges])
             if released:
-                node.done = bool(node.saved or node.results)
-                node.saved = node.results = ()
+                node.release()
                 continue
             node.saved = tuple([e if e is None or not isinstance(e[0], Tensor) else entry_of(*e) for e in node.saved])
             node.results = tuple([entry_of(*e) for e in node.results])

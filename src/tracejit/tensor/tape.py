@@ -29,7 +29,7 @@ class TapeNode:
     """One recorded operation.
 
     `edges` has an entry for each operand: None, the leaf tensor, or (node, which of its results). `saved` are the
-    values that the gradient rules asked for, with the version of their memory. `done` says that they were released.
+    values that the gradient rules asked for, with the version of their memory. `done` says that tensors were released.
     `seq` is the place on the tape, and `shown` how many steps of views stand right behind it (see `current`).
     """
 
@@ -58,8 +58,8 @@ class TapeNode:
         return f"<{self.name()}>"
 
     def release(self) -> None:
-        """Let go of the saved values after a backward pass."""
-        if self.saved or self.results:
+        """Let go of the saved tensors after a backward pass; a step that keeps none can be walked back again."""
+        if self.results or any([e is not None and isinstance(e[0], Tensor) for e in self.saved]):
             self.saved = self.results = ()
             self.done = True
 

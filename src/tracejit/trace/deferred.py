@@ -72,7 +72,7 @@ class Batch:
             node.seq = self.positions[i]
             node.edges = tuple([self._edge(e, made) for e in part.edges[i]])
             if i in self.released:
-                node.done = bool(part.saved[i] or part.kept[i])
+                node.done = True
                 continue
             node.saved = tuple([self._value(e) for e in part.saved[i]])
             node.results = tuple([(self.results[k], versions[behind + k] - times) for k, times in part.kept[i]])
