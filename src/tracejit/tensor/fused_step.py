@@ -34,8 +34,9 @@ class Unit(Protocol):
     `steps` are its operations (`drawing.Step`) up to the result of type `out`, `avals` the types of their values by
     place, of which the first are those of the tensors given. `flags` says which of the tensors given require
     gradients. `kept` are the places of the values that a call leaves, `given` which of the tensors given it does;
-    `keeps_out` says whether it leaves the result, `holds` whether its steps save any tensor. `again` are the operations to compute again where steps are made.
-    `wanted` are the tensors given that get gradients, `several` those that get more than one.
+    `keeps_out` says whether it leaves the result, `holds` whether its steps save any tensor. `again` are the
+    operations to compute again where steps are made. `wanted` are the tensors given that get gradients, `several`
+    those that get more than one.
     """
 
     steps: list[Any]

@@ -59,7 +59,7 @@ class TapeNode:
 
     def release(self) -> None:
         """Let go of the saved tensors after a backward pass; a step that keeps none can be walked back again."""
-        if self.results or any([e is not None and isinstance(e[0], Tensor) for e in self.saved]):
+        if self.results or any(e is not None and isinstance(e[0], Tensor) for e in self.saved):
             self.saved = self.results = ()
             self.done = True
 
