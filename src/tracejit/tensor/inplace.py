@@ -125,8 +125,8 @@ def _rebase(view: Tensor, value: Tensor) -> None:
     for (op, attrs), parent in zip(reversed(view._view), reversed(parents), strict=True):
         value = _put_back(op, attrs, parent, value)
     _take_history(base, value)
+    # Whoever uses the view looks at it, as at others: that somebody changed it gives it no place on the tape.
     view._seen = -1
-    current(view)
 
 
 def _put_back(op: Op, attrs: tuple[Any, ...], parent: Tensor, value: Tensor) -> Any:
