@@ -1,0 +1,40 @@
+"""What is computed lies in memory in row-major order, whatever its operands do; strides along sizes of 1 as well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tracejit as tj
+
+FUNCTIONS: dict[str, Callable[[tj.Tensor], Any]] = {
+    "clone": lambda x: x.clone(),
+    "flip": lambda x: x.flip(0),
+    "roll": lambda x: x.roll(1, 0),
+    "diag": lambda x: (x @ x.T).diag(),
+    "neg": lambda x: -x,
+    "exp": lambda x: x.exp(),
+    "add": lambda x: x + x,
+    "where": lambda x: tj.where(x > 0, x, 1.0),
+    "cat": lambda x: tj.cat([x, x]),
+    "sum": lambda x: x.sum(1, keepdim=True),
+    "cumsum": lambda x: x.cumsum(0),
+    "sort": lambda x: x.sort(0).values,
+    "softmax": lambda x: x.softmax(0, dtype=tj.float32),
+    "matmul": lambda x: x @ x.T @ x,
+    "take": lambda x: x[tj.tensor([1, 0])],
+}
+
+
+@pytest.mark.parametrize("kind", [tj.float32, tj.float64, tj.int64], ids=str)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_results_are_row_major(name: str, kind: tj.dtype) -> None:
+    function = FUNCTIONS[name]
+    compiled = tj.compile(function)
+    x = tj.from_numpy(np.arange(3.0)[None]).to(kind).T
+    for run in (function, *[compiled] * 4):
+        found = run(x)
+        assert found.stride() == found.clone().stride() == np.empty(found.shape, np.int8).strides
