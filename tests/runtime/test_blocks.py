@@ -14,7 +14,7 @@ import pytest
 
 import tracejit as tj
 from tracejit.runtime.arrays import empty
-from tracejit.runtime.blocks import BLOCK_BYTES, BLOCKS, Blocks, _size_of
+from tracejit.runtime.blocks import BLOCK_BYTES, BLOCKS, Blocks, _Lease, _size_of
 
 KIND = np.dtype(np.float32)
 
@@ -123,7 +123,7 @@ def test_memory_that_is_not_there_is_an_error_as_for_other_arrays(monkeypatch: p
     assert blocks.nbytes == 0, "what was kept went first"
 
 
-def test_operations_use_blocks_and_replays_let_them_go() -> None:
+def test_operations_use_blocks_and_replays_let_go_of_theirs() -> None:
     x = tj.ones(512, 1024)
     BLOCKS.release()
     y = x * 2 + 1
@@ -132,11 +132,41 @@ def test_operations_use_blocks_and_replays_let_them_go() -> None:
 
     @tj.compile
     def f(x: tj.Tensor) -> tj.Tensor:
-        return x * 2 + 1
+        return (x * 2 + 1).sum()
 
     for _ in range(8):
-        assert (f(x).numpy() == 3).all()
+        assert f(x).item() == 3 * x.numel()
     assert BLOCKS.nbytes == 0
+
+
+def test_gradients_of_replays_take_turns_in_the_same_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tj.nn.Sequential(*[tj.nn.Linear(256, 256, bias=False) for _ in range(4)])
+    optimizer = tj.optim.SGD(model.parameters(), lr=1e-3)
+
+    @tj.compile
+    def step(x: tj.Tensor) -> tj.Tensor:
+        optimizer.zero_grad()
+        loss = model(x).square().mean()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    x = tj.randn(512, 256)
+    for _ in range(10):
+        step(x)
+    assert tj.explain(step).calls["replayed"] > 2
+
+    def refuse(size: int) -> None:
+        raise AssertionError(f"a new block of {size} bytes")
+
+    monkeypatch.setattr(BLOCKS, "_new", refuse)
+    found = set()
+    for _ in range(6):
+        step(x)
+        gradients = [p.grad._data() for p in model.parameters()]
+        assert all(isinstance(g.base, _Lease) for g in gradients)
+        found.add(frozenset(g.ctypes.data for g in gradients))
+    assert len(found) <= 2
 
 
 def test_blocks_that_come_back_while_others_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,6 +49,11 @@ def empty(shape: tuple[int, ...], kind: np.dtype) -> np.ndarray:
     return np.ndarray(shape, kind, memory, -_address_of(memory) % LINE_BYTES)
 
 
+def gets_block(shape: tuple[int, ...], kind: np.dtype) -> bool:
+    """Whether the memory of an array is a block, which serves again when it is gone."""
+    return math.prod(shape) * kind.itemsize >= BLOCK_BYTES
+
+
 def table_of(shape: tuple[int, ...], kind: np.dtype) -> list[int]:
     """The same array in the words that native code makes it by, see `object_text.py`; `kind` must live as long."""
     nbytes = math.prod(shape) * kind.itemsize
