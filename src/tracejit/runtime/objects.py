@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tracejit.runtime.arrays import gets_block, table_of
+from tracejit.runtime.arrays import table_of
 from tracejit.runtime.entry import ENTRY
 
 _POINTER = 8
@@ -82,8 +82,7 @@ def make_call(
     scope: dict[str, Any],
     key: str,
 ) -> str | None:
-    """As `copy_call`, with a new array of this shape and type in one more slot; None if slots' places cannot be told,
-    or the array gets a block, which native code cannot take.
+    """As `copy_call`, with a new array of this shape and type in one more slot; None if slots' places cannot be told.
 
     The address of its elements goes to a place among what the text calls `pointers`.
     """
@@ -91,7 +90,7 @@ def make_call(
     held = [name for name in names if hasattr(template, name) and name != slot]
     offsets = [slot_offset(cls, name) for name in (*held, slot)]
     shape, dtype = array
-    if None in offsets or not isinstance(dtype, np.dtype) or dtype.hasobject or gets_block(shape, dtype):
+    if None in offsets or not isinstance(dtype, np.dtype) or dtype.hasobject:
         return None
     scope["make"] = ENTRY.make
     scope[f"{key}_like"] = template

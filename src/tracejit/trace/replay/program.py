@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tracejit.runtime.arrays import empty
+from tracejit.runtime.arrays import empty, in_blocks
 from tracejit.runtime.bytecode import compile_text
 from tracejit.runtime.entry import ENTRY
 from tracejit.runtime.objects import copy_call, make_call, slot_place
@@ -363,12 +364,13 @@ class Replay:
             out.append("    if not kept: me.new_grads()")
         given = {at for _, at, _ in self.handed}
         whole: set[int] = set()
-        for at, (slot, shape, kind) in enumerate(exe.outputs):
-            if at in given:
-                continue
+        made_here = [(at, *output) for at, output in enumerate(exe.outputs) if at not in given]
+        have_blocks = in_blocks([math.prod(shape) * np.dtype(kind).itemsize for _, _, shape, kind in made_here])
+        for (at, slot, shape, kind), has_block in zip(made_here, have_blocks, strict=True):
             array, place = (shape, np.dtype(kind)), len(exe.inputs) + at
             made = None
-            if self.simple and not exe.gpu:
+            # Native code has no blocks.
+            if self.simple and not exe.gpu and not has_block:
                 like = self._like(slot)
                 made = make_call(like, FIELDS, "_array", array, place, listing.scope, f"made{slot}")
             if made is not None:
