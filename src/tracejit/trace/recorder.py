@@ -21,7 +21,7 @@ from tracejit.tensor.tensor import GpuAval, Tensor, aval_of, on_gpu
 from tracejit.trace import obstacles
 from tracejit.trace.backward import record_backward
 from tracejit.trace.eager import EAGER
-from tracejit.trace.passing import passing
+from tracejit.trace.names import Names
 from tracejit.trace.ranges import bound_numbers, index_ranges
 from tracejit.trace.source import user_line, user_literal
 from tracejit.trace.tape import TapeReader, is_behind
@@ -43,11 +43,8 @@ from tracejit.trace.tree import (
 from tracejit.trace.unit import Unit
 
 
-class Recorder:
+class Recorder(Names):
     """The session of a call that extends the tree."""
-
-    keeps_all = False
-    """Whether what has a name is kept until the segment ends, whoever else still has it."""
 
     def __init__(self, region: Any, place: Place) -> None:
         self.region = region
@@ -57,61 +54,23 @@ class Recorder:
 
     def begin(self, place: Place) -> None:
         """Start on a fresh segment."""
+        self.forget()
         self.place = place
         self.last: Event | None = None
-        self.slots = 0
         self.numbers = 0
         self.first = next_position()
         self.unit: Unit | None = None
-        self.named: dict[int, tuple[int, int]] = {}
-        self.arrays: dict[int, int] = {}
         self.sources: dict[int, int] = {}
         self.parts: set[int] = set()
         """Slots of views, and of what was detached from them: their memory is another slot's."""
-        self.bound: set[int] = set()
-        self.by_slot: dict[int, Tensor] = {}
         self.outer: dict[int, int] = {}
         self.border: dict[tuple[int, int], int] = {}
         self.stands: dict[Any, int] = {}
-        self.mutated: dict[int, Any] = {}
-        self.kept: list[Any] = []
-        self.shapes: dict[int, tuple[int, ...]] = {}
         self.top_draws: dict[int, Number] = {}
         # Where the segment computes, once that is known: all of a program is done by one device.
         self.gpu: bool | None = None
 
     # --- naming -------------------------------------------------------------------------------------------------------
-
-    def name(self, t: Tensor, slot: int) -> None:
-        """Let a slot stand for a tensor from here on."""
-        array = t._array
-        self.named[id(t)] = (slot, t._version)
-        self.arrays[id(array)] = slot
-        if not self.keeps_all and t._node is None and t._base is None and slot not in self.bound:
-            # Nobody asks for its history: it may go, and its memory be used again, when the program's Python is done
-            # with it. Fresh memory for each step would take as long as the steps.
-            self.shapes[slot] = array.shape
-            self.kept += (passing(t, self.named), passing(array, self.arrays))
-            return
-        self.by_slot[slot] = t
-        self.kept.append(t)
-        self.kept.append(array)
-
-    def known(self, t: Tensor) -> int | None:
-        """The slot of a tensor, None if it has none or its memory was changed behind the name."""
-        found = self.named.get(id(t))
-        if found is not None:
-            return found[0] if found[1] == t._version else None
-        slot = self.arrays.get(id(t._array))
-        # A tensor from outside is itself: another one on the same memory takes a slot of its own.
-        return None if slot in self.bound else slot
-
-    def stale(self, t: Tensor) -> bool:
-        """Whether the tensor's memory was changed in this segment through another tensor."""
-        found = self.named.get(id(t))
-        if found is not None:
-            return found[1] != t._version
-        return t._cell is not None and id(t._cell) in self.mutated
 
     def bind(self, t: Tensor, binds: dict[int, External]) -> int:
         """Give a tensor from outside a slot."""
@@ -140,11 +99,6 @@ class Recorder:
             self.border[id(node), t._index] = slot
             self.kept.append(node)
         self.name(t, slot)
-
-    def _shape(self, slot: int) -> tuple[int, ...]:
-        """The shape of a slot's tensor."""
-        shape = self.shapes.get(slot)
-        return self.by_slot[slot]._shape if shape is None else shape
 
     def _note_view(self, source: int, view: int) -> None:
         """Note which tensor from outside a view, or a tensor that was changed, shows, if one."""
@@ -187,12 +141,6 @@ class Recorder:
                 self.kept.append(t)
         return slot
 
-    def new_slots(self, count: int) -> range:
-        """The next slots."""
-        first = self.slots
-        self.slots += count
-        return range(first, self.slots)
-
     def number(self, value: float | int, varies: bool = False) -> Number:
         """Enter a number of this segment."""
         self.numbers += 1
@@ -213,7 +161,7 @@ class Recorder:
 
     def close(self, event: Event) -> None:
         """The event has run."""
-        self.unit = None
+        self.leave()
         self.last = event
         self.slots, self.numbers = event.slots, event.count
 
@@ -253,7 +201,7 @@ class Recorder:
             tuple(unit.draws),
             leaves,
             tuple(unit.assigned),
-            index_ranges(unit.steps, self.last, binds, self._shape),
+            index_ranges(unit.steps, self.last, binds, self.shape_of),
             self.slots,
             self.numbers,
             shown=tuple(unit.shown),
@@ -274,7 +222,7 @@ class Recorder:
         try:
             yield
         finally:
-            self.unit = None
+            self.leave()
 
     def compute(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
         """Run a record."""
@@ -434,7 +382,7 @@ class Recorder:
         history = None if target._node is before else target._node is not None
         unit.assigned.append((slot, new, history))
         if history:
-            unit.shown += [(s, slot) for s, t in self.by_slot.items() if t._base is target]
+            unit.shown += [(s, slot) for s, t in self.living() if t._base is target]
         self._note_view(slot, new)
         cell = target._share()
         self.mutated[id(cell)] = cell
@@ -512,17 +460,6 @@ class Recorder:
             return function(*args)
         return record_backward(self, function, args)
 
-    def slot(self, t: Tensor) -> int:
-        """The slot of a tensor that has one."""
-        slot = self.known(t)
-        assert slot is not None
-        return slot
-
-    def exact(self, t: Tensor) -> int | None:
-        """The slot that stands for a tensor itself, not only for its memory."""
-        found = self.named.get(id(t))
-        return None if found is None else found[0]
-
     def host(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function that looks at memory or does what a trace cannot hold."""
         name = getattr(function, "__name__", str(function)).strip("_")
@@ -588,13 +525,7 @@ class Recorder:
 
     def stop(self, reason: str) -> Stop:
         """Take down the tape as it is now."""
-        reader = TapeReader(self._tape_slot, self.outer, self.first)
+        reader = TapeReader(self.place_of, self.outer, self.first)
         newest = {slot: t for slot, t in self.by_slot.items() if self.exact(t) == slot}
         tape, behind = reader.roots(newest), {slot for slot, t in self.by_slot.items() if is_behind(t)}
         return Stop(self.last, self.slots, self.numbers, tape, reason, user_line(), behind, cause=self.region.change)
-
-    def _tape_slot(self, t: Tensor) -> int | None:
-        found = self.named.get(id(t))
-        if found is not None:
-            return found[0]
-        return self.arrays.get(id(t._array))
