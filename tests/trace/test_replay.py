@@ -15,6 +15,7 @@ from tests.trace.replaying import both, net
 from tests.trace.values import arr, bits
 from tracejit import nn, optim
 from tracejit.nn import functional as F
+from tracejit.runtime import program
 from tracejit.trace.matcher import MISS
 from tracejit.trace.region import region_of
 
@@ -194,6 +195,86 @@ def test_time_loops_of_library_and_own_cells():
     both(make, least=7)
 
 
+@pytest.fixture(params=["short", "long"])
+def duration(request, monkeypatch):
+    """Other threads run while a long program does."""
+    if request.param == "long":
+        monkeypatch.setattr(program, "_RELEASE_NS", 0.0)
+
+
+@pytest.mark.usefixtures("duration")
+def test_gradients_are_written_where_they_were():
+    w = tj.ones(3, requires_grad=True)
+
+    @tj.compile
+    def step(x):
+        w.grad = None
+        (w * x).sum().backward()
+
+    found = []
+    for i in range(12):
+        step(arr(i, 3))
+        found.append(w.grad._array.ctypes.data)
+        assert w.grad.tolist() == arr(i, 3).tolist()
+    assert region_of(step).calls.replayed >= 5
+    assert len(set(found[-5:])) == 1
+
+
+@pytest.mark.usefixtures("duration")
+@pytest.mark.parametrize("touched", [False, True])
+def test_gradients_that_the_program_changes_are_written_where_they_were(touched):
+    def make():
+        w = tj.ones(3, requires_grad=True)
+
+        def step(x):
+            w.grad = None
+            (w * x).sum().backward()
+            nn.utils.clip_grad_norm_([w], 0.5)
+
+        return step, w
+
+    (eager, v), (step, w) = make(), make()
+    compiled = tj.compile(step)
+    found = []
+    for i in range(14):
+        eager(arr(i, 3))
+        compiled(arr(i, 3))
+        assert bits(w.grad) == bits(v.grad)
+        assert w.grad._version == v.grad._version
+        found.append(w.grad._array.ctypes.data)
+        if touched:
+            w.grad.add_(1.0)
+    assert region_of(compiled).calls.replayed >= 5
+    assert len(set(found[-5:])) == 1
+
+
+def test_a_gradient_that_another_thread_gets_in_time_is_not_written(monkeypatch):
+    monkeypatch.setattr(program, "_RELEASE_NS", 0.0)
+    w = tj.ones(3, requires_grad=True)
+
+    @tj.compile
+    def step(x):
+        w.grad = None
+        (w * x).sum().backward()
+
+    for i in range(10):
+        step(arr(i, 3))
+    grads = region_of(step).prover.replays[0].grads
+    take, got = grads.take, []
+
+    def late():
+        got.append((w.grad, w.grad.tolist()))
+        return take()
+
+    monkeypatch.setattr(grads, "take", late)
+    for i in range(10, 16):
+        step(arr(i, 3))
+        assert w.grad.tolist() == arr(i, 3).tolist()
+        assert all(t.tolist() == then for t, then in got)
+    assert len(got) == 6
+
+
+@pytest.mark.usefixtures("duration")
 def test_gradients_that_somebody_keeps_are_not_written_again():
     model = net(3, 4, 2)
     opt = optim.SGD(model.parameters(), lr=0.1)
@@ -222,6 +303,7 @@ def test_gradients_that_somebody_keeps_are_not_written_again():
         assert t.tolist() == then
 
 
+@pytest.mark.usefixtures("duration")
 def test_gradients_are_there_where_a_program_refuses():
     """A label out of range is only found by the program: what the parameters hold is then that of the call before."""
     model = net(4, 8, 3)
@@ -248,11 +330,11 @@ def test_gradients_are_there_where_a_program_refuses():
     with pytest.raises(IndexError):
         step(arr(0, 2, 4), tj.tensor([1, 3]))
     assert len(one.handed) == 4
-    program = one.executable.compiled.program
     inputs = len(one.executable.inputs)
-    assert all(program.written_last(inputs + at) for _, at, _ in one.handed)
+    assert all(one.executable.compiled.program.written_last(inputs + at) for _, at, _ in one.handed)
 
 
+@pytest.mark.usefixtures("duration")
 @pytest.mark.parametrize(
     "change",
     [
@@ -283,6 +365,7 @@ def test_gradients_that_somebody_changed_are_not_written_again(change):
     assert region_of(step).calls.replayed >= 5
 
 
+@pytest.mark.usefixtures("duration")
 def test_an_attribute_set_on_a_gradient_dies_with_it():
     w = tj.ones(3, requires_grad=True)
 

@@ -45,6 +45,7 @@ from tracejit.kernels.threads import (
     TRIAL_WORDS,
     read_ticks,
 )
+from tracejit.runtime.blocks import BLOCKS
 from tracejit.runtime.build import Kernel, build
 from tracejit.runtime.entry import ENTRY, OTHER_THREADS
 from tracejit.runtime.pages import LARGE, pages
@@ -69,7 +70,7 @@ _EVEN = 4
 """Parts of a strand for each thread from which on it does not matter if some have one more."""
 _RELEASE_NS = 200_000.0
 """A program that takes longer lets other Python threads run meanwhile. Python itself makes them wait 5 ms, and a replay
-that nobody can disturb writes gradients where they were."""
+that nobody can disturb need not take gradients from their tensors before it writes where they were."""
 
 
 class Address(NamedTuple):
@@ -140,6 +141,9 @@ class Arena:
         if nbytes > self._memory.nbytes:
             # Half as much again, so that sizes that grow step by step leave few outgrown arenas behind.
             size = max(nbytes, self._memory.nbytes * 3 // 2)
+            if size >= 2 * LARGE:
+                # What operations took one by one, of which most is in here from now on.
+                BLOCKS.release()
             self._memory = pages(size) if size >= 2 * LARGE else aligned_words(-(-size // 8)).view(np.uint8)
         return self._memory
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from tracejit.runtime.arrays import empty, in_blocks
+from tracejit.runtime.arrays import in_blocks
 from tracejit.runtime.bytecode import compile_text
 from tracejit.runtime.entry import ENTRY
-from tracejit.runtime.objects import copy_call, make_call, slot_place
+from tracejit.runtime.objects import copy_call, make_call
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import OWED, TapeNode, next_position
 from tracejit.tensor.tensor import FIELDS, Tensor, on_gpu, pending
@@ -24,6 +24,7 @@ from tracejit.trace.follower import Follower
 from tracejit.trace.matcher import MISS
 from tracejit.trace.ranges import in_range, may_leave_range
 from tracejit.trace.replay.arrivals import clear, native_look, short_look
+from tracejit.trace.replay.gradients import Gradients
 from tracejit.trace.replay.guards import ABSENT
 from tracejit.trace.replay.landed import Landed, external_of, inner
 from tracejit.trace.replay.proof import Proof
@@ -31,7 +32,7 @@ from tracejit.trace.replay.shortcuts import joined_counters, without_loads
 from tracejit.trace.replay.straight import straight
 from tracejit.trace.replay.symbols import Later, Sym
 from tracejit.trace.replay.watch import Watch
-from tracejit.trace.replay.words import NEVER, advance, count_up, hold, sole_words, table
+from tracejit.trace.replay.words import advance, count_up, hold
 from tracejit.trace.source import REPLAY
 from tracejit.trace.tree import External, path, same_number
 
@@ -58,10 +59,6 @@ class Replay:
         slots = {leaf for event in self.events for leaf in (*(slot for slot, _, _ in event.leaves), *event.watched)}
         leaves = {id(self.segment.values[leaf]) for leaf in slots}
         self.watch = Watch(list(self.world.guards.values()), self.constants, leaves, own)
-        self.grads: list[Tensor] = []
-        self.grad_arrays: list[Any] = []
-        self.grad_fields: list[Any] = []
-        self.grad_tables: list[np.ndarray] = [NEVER]
         self.last_found: list[Any] = [None] * len(self.found)
         self.last_arrays: list[Any] = [None] * len(self.found)
         constants = [id(t) for t, _ in self.constants]
@@ -102,7 +99,8 @@ class Replay:
             empty=self.executable.empty,
             make_object=object.__new__,
             next_position=next_position,
-            grad_tables=self.grad_tables,
+            grads=self.grads,
+            kept_as=self.grads.tables,
             advance=advance,
             alike=ENTRY.alike,
             enter=ENTRY.enter,
@@ -178,7 +176,7 @@ class Replay:
         """Look at every guard; the words and the pointers to the memory of constants are then those of now."""
         if not self.watch.renew():
             return False
-        self.grad_tables[0] = NEVER
+        self.grads.forget()
         exe = self.executable
         for slot, t in self.fixed:
             i = self.input_of.get(slot)
@@ -245,37 +243,6 @@ class Replay:
 
     # --- values -------------------------------------------------------------------------------------------------------
 
-    def new_grads(self) -> None:
-        """Gradients that this call will give to their tensors."""
-        self.grads[:] = []
-        self.grad_arrays[:] = []
-        self.grad_fields[:] = []
-        self.grad_tables[0] = NEVER
-        first = len(self.executable.inputs)
-        for _, at, (_, shape, kind) in self.handed:
-            array = empty(shape, kind)
-            self.executable.pointers[first + at] = ENTRY.address_of(array)
-            t = Tensor.__new__(Tensor)
-            t._array = array
-            t._dtype = self.grad_types[at]
-            t._requires_grad = False
-            t._node = t._grad = t._cell = t._base = t._hooks = None
-            self.grads.append(t)
-            self.grad_arrays.append(array)
-            self.grad_fields.append(t.__dict__)
-
-    def watch_grads(self) -> None:
-        """Note that the gradients just given belong to nobody else: the next call may write into them."""
-        words = []
-        for (leaf, _, _), t, own in zip(self.handed, self.grads, self.grad_fields, strict=True):
-            # Held by the list here, by the leaf, and by the variable of this loop at the moment.
-            found = sole_words(t, own, 2)
-            at = hold(table([(id(leaf) + slot_place(type(leaf), "_grad"), id(t))])) if found is not None else 1
-            if found is None or at:
-                return
-            words += [(id(leaf) + slot_place(type(leaf), "_grad"), id(t)), *found]
-        self.grad_tables[0] = table(words)
-
     def land(self, found: tuple[Any, ...], numbers: list[Any], arrays: list[Any]) -> list[Any]:
         """Make the tensors that live on, in the general way: views, histories, changes in place."""
         follower = Follower.__new__(Follower)
@@ -308,7 +275,11 @@ class Replay:
         proof, listing, exe = self.proof, self.listing, self.executable
         self.simple = self._is_simple()
         self.handed: list[tuple[Any, int, Any]] = self._handed() if self.simple else []
-        self.grad_types = {at: self.results[slot].aval.dtype for _, at, (slot, _, _) in self.handed}
+        self.grads = Gradients(
+            exe, [(leaf, at, self.results[slot].aval, self._changes(slot)) for leaf, at, (slot, _, _) in self.handed]
+        )
+        # Other threads run while a long program does.
+        taken = bool(self.handed) and exe.compiled.releases
         # In another region's call this one is nothing but its function.
         out = ["def replay(args, kwargs):", "    here = state.__dict__"]
         mode = f"here['grad_enabled'] is not {proof.grad} or here['autocast'] is not None"
@@ -321,7 +292,7 @@ class Replay:
         lines = joined_counters(lines, self._named(), self._dicts)
         out += ["    try:"]
         if self.handed:
-            out.append("        kept = not hold(grad_tables[0])")
+            out.append("        kept = not hold(kept_as[0])")
         if of_grads:
             out += ["        if not kept:", *(f"            {line}" for line in of_grads)]
         out += [*(f"        {line}" for line in lines), "        pass"]
@@ -360,8 +331,10 @@ class Replay:
                 out.append(f"    S[{i}] = {numbers[index]}")
             else:
                 out.append(f"    W[{i}] = signed({numbers[index]})")
+        if taken:
+            out.append("    kept = kept and grads.take()")
         if self.handed:
-            out.append("    if not kept: me.new_grads()")
+            out.append("    if not kept: grads.renew()")
         given = {at for _, at, _ in self.handed}
         whole: set[int] = set()
         made_here = [(at, *output) for at, output in enumerate(exe.outputs) if at not in given]
@@ -379,16 +352,18 @@ class Replay:
                 continue
             out += [f"    o{at} = empty({shape!r}, {listing.constant(array[1])})"]
             out += [f"    P[{place}] = address_of(o{at})"]
-        if self.controls:
-            out.append("    if run(C[0], pointers, scalars) and me.again(): return MISS")
-        else:
-            out.append("    if execute(pointers, scalars): return MISS")
+        runs = "run(C[0], pointers, scalars) and me.again()" if self.controls else "execute(pointers, scalars)"
+        out += [f"    if {runs}: return kept and grads.give() or MISS" if taken else f"    if {runs}: return MISS"]
         out += self._land(found, numbers, given, whole)
+        if taken or self.grads.changing:
+            out.append("    grads.give()")
+        elif self.handed:
+            out.append("    if not kept: grads.give()")
         out += self._stores()
         lines = []
         result = self._build(proof.result, lines)
         if self.handed:
-            lines.append("    if not kept: me.watch_grads()")
+            lines.append("    if not kept: grads.watch()")
         return "\n".join([*out, *lines, f"    return {result}"])
 
     def _is_simple(self) -> bool:
@@ -411,9 +386,8 @@ class Replay:
         return r.strides is None and self.slots[id(t)][0] == r.slot and t._requires_grad is r.requires_grad
 
     def _handed(self) -> list[tuple[Any, int, Any]]:
-        """The gradients that go to their tensors and nowhere else: (tensor, output, what it is)."""
-        # Another thread could take a gradient while it is written; a long program would gain nothing anyway.
-        if self.executable.compiled.releases or any(
+        """The gradients of the host that go to their tensors and nowhere else: (tensor, output, what it is)."""
+        if self.executable.gpu or any(
             text.endswith("._grad") or self.listing.definition(text).endswith("._grad")
             for i, (text, _, _) in enumerate(self.found)
             if any(slot in self.input_of for slot in self.taken[i])
@@ -430,7 +404,7 @@ class Replay:
                 if (
                     uses[id(value)] == 1
                     and slot not in reads
-                    and len(self.slots[id(value)]) == 1
+                    and slot in at
                     and not self.results[slot].requires_grad
                     and not self.world.is_found(container)
                     # Where the program refuses, the gradients of the call before are still there.
@@ -438,6 +412,11 @@ class Replay:
                 ):
                     out.append((container, at[slot], self.executable.outputs[at[slot]]))
         return out
+
+    def _changes(self, slot: int) -> int:
+        """How often the tensor of a slot, which the program makes, is changed in place."""
+        slots = self.slots[id(self.segment.values[slot])]
+        return sum(times for other, times in self.executable.bumps if other in slots)
 
     def _without_grads(self, lines: list[str]) -> tuple[list[str], list[str]]:
         """Apart: what only looks at gradients that this replay gave itself, where they are still the ones it gave."""
@@ -484,10 +463,12 @@ class Replay:
             if slot in roots:
                 out.append(f"    t{slot}._node = {named[roots[slot][0]]}")
         cells: list[tuple[list[int], int]] = []
+        handed = {id(self.segment.values[slot]) for _, _, (slot, _, _) in self.handed}
         for slot, times in exe.bumps:
             t = self.segment.values[slot]
+            if id(t) in handed:
+                continue
             if self.world.is_fresh(t):
-                # Gradients that are changed in place are not among those that are handed out by `new_grads`.
                 out.append(f"    t{self.slots[id(t)][0]}._share()[0] += {times}")
             elif self.world.is_found(t):
                 out.append(f"    {self.world.text_of(t)}._share()[0] += {times}")
@@ -509,10 +490,6 @@ class Replay:
         for position, (_, _, t) in enumerate(self.proof.session.reads):
             # What a GPU computed is waited for.
             out.append(f"    r{position} = {self._tensor_text(t)}.{'item()' if on_gpu(t) else '_array.item()'}")
-        if self.handed:
-            out.append("    if not kept:")
-            out.append(f"        for t, (leaf, _, _) in zip(me.grads, {listing.constant(self.handed)}): leaf._grad = t")
-            out.append("        del t, leaf")
         changes = [c for c in self.proof.changes if not (c[0] == "slot" and c[2] == "_grad" and id(c[1]) in handed)]
         # What several dicts hold under one key is stored by one call: the counters of an optimizer.
         for alike, group in itertools.groupby(changes, self._entry):
