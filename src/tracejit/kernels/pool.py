@@ -8,7 +8,13 @@ from typing import Any
 
 from tracejit.dtypes import BY_NAME
 from tracejit.kernels.launch import Launch, Operand, Ptr
-from tracejit.kernels.pool_vectors import WIDEST_STRIDE, max_pool2d_inside_f32, max_pool2d_inside_f64
+from tracejit.kernels.pool_vectors import (
+    WIDEST_STRIDE,
+    max_pool2d_inside_f32,
+    max_pool2d_inside_f64,
+    max_pool2d_padded_f32,
+    max_pool2d_padded_f64,
+)
 from tracejit.kernels.template import (
     instantiate,
     launched,
@@ -92,7 +98,13 @@ def $name(p, lo, hi):
     return 0
 """
 
-_INSIDE: dict[str, Callable[..., Any]] = {"f32": max_pool2d_inside_f32, "f64": max_pool2d_inside_f64}
+_BY_VECTORS: dict[tuple[str, bool], Callable[..., Any]] = {
+    ("f32", True): max_pool2d_inside_f32,
+    ("f64", True): max_pool2d_inside_f64,
+    ("f32", False): max_pool2d_padded_f32,
+    ("f64", False): max_pool2d_padded_f64,
+}
+"""Kernels by type, and whether all windows lie inside their planes."""
 _MANY = 1 << 30
 """Elements between the ends of a window from which on they are not counted in 32 bits."""
 
@@ -289,16 +301,18 @@ def plan_max_pool2d(
         -math.inf if floating else (0 if short == "u8" else -(1 << (8 * BY_NAME[x.dtype].itemsize - 1)))
     )
     wide = _sums_in(short)["a"] if floating else "i64"
-    inside = all(
-        p == 0 and d == 1 and (n - 1) * s + k <= size
-        for p, d, n, s, k, size in zip(padding, dilation, shape[-2:], stride, kernel, x.shape[-2:], strict=True)
-    )
     sizes = (*x.shape[-2:], *shape[-2:], *kernel, *stride)
     units = product(shape[:-1])
-    if inside and short in _INSIDE and stride[1] <= WIDEST_STRIDE and (kernel[0] + 1) * x.shape[-1] < _MANY:
-        slots: tuple[Any, ...] = (Ptr(0), Ptr(1), Ptr(2), *sizes, product(x.shape))
+    is_plain = dilation == (1, 1) and stride[1] <= WIDEST_STRIDE and (kernel[0] + 1) * x.shape[-1] < _MANY
+    if is_plain and floating and wide == short:
+        inside = all(
+            p == 0 and (n - 1) * s + k <= size
+            for p, n, s, k, size in zip(padding, shape[-2:], stride, kernel, x.shape[-2:], strict=True)
+        )
+        slots: tuple[Any, ...] = (Ptr(0), Ptr(1), Ptr(2), *sizes, *padding, product(x.shape))
         vectors = -(-shape[-1] * BY_NAME[x.dtype].itemsize // TARGET.vector_bytes)
-        return launched(Launch(_INSIDE[short], slots, units, 3.0 + vectors * (2.0 + 1.5 * kernel[0] * kernel[1])))
+        cost = 3.0 + vectors * (2.0 + 1.5 * kernel[0] * kernel[1])
+        return launched(Launch(_BY_VECTORS[short, inside], slots, units, cost))
     function = instantiate(
         _MAX, f"max_pool2d_{short}", t=short, a=wide, lowest="arg_f64(p, 15)" if floating else "load_arg(p, 15)"
     )
