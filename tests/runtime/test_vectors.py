@@ -87,6 +87,16 @@ BODIES = {
 
 @wide_only
 @pytest.mark.parametrize("kind", KINDS)
+def test_elements_in_descending_order_are_those_of_the_loop_over_elements(kind: str) -> None:
+    value, result = BODIES[kind]
+    body = [f"x = load_{kind}_s(a, hi - 1 - (j), 0, 3)", f"y = load_{kind}_s(b, 2 + j, 1, 3)"]
+    text = kernel(*body, f"store_{result}_s(out, j, {value}, 2, 3)")
+    assert turns(text) == 1
+    same(text, KINDS[kind], KINDS[result])
+
+
+@wide_only
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_element_type_has_the_bits_of_the_loop_over_elements(kind: str) -> None:
     value, result = BODIES[kind]
     body = [f"x = load_{kind}_s(a, j, 0, 3)", f"y = load_{kind}_s(b, j + 3 - 2 - 1, 1, 3)"]
@@ -103,6 +113,7 @@ MIXED = {
     "one element": ["store_f32_s(out, j, x * load_f32_s(b, 1, 1, 3), 2, 3)"],
     "in place": ["store_f32_s(out, j, x, 2, 3)", "store_f32_s(out, j, load_f32_s(out, j, 2, 3) + y, 2, 3)"],
     "many steps": ["v0 = x", *(f"v{k} = v{k - 1} * y + x" for k in range(1, 41)), "store_f32_s(out, j, v40, 2, 3)"],
+    "the index less, twice": ["store_f32_s(out, j, x + float32(hi - (9 - (5 - j))), 2, 3)"],
     "moved on": ["store_f32_s(out, j, load_f32_s(a, j + 2, 0, 3) - load_f32_s(b, 1 + j, 1, 3), 2, 3)"],
 }
 

@@ -25,7 +25,8 @@ from tracejit.schedule.values import ELEMENTWISE, REDUCTION, VIRTUAL, Number, Re
 
 @dataclass(slots=True)
 class Access:
-    """How a read goes through [rows, inner]: the text of its first element in row `u`, and its step in the row.
+    """How a read goes through [rows, inner]: the text of its first element in row `u`, and its step in the row, with a
+    `stride` unless that is 0, 1 or -1.
 
     A read that goes along rows in memory is turned, a tile at a time, into the scratch memory `tile`.
     """
@@ -37,6 +38,8 @@ class Access:
 
     def at(self, j: str) -> str:
         """The text of the index at place `j`."""
+        if self.step == -1:
+            return f"{self.base or 0} - ({j})"
         move = "" if self.step == 0 else j if self.step == 1 else f"{j} * {self.stride}"
         return " + ".join(part for part in (self.base, move) if part) or "0"
 
@@ -239,8 +242,9 @@ class Elements:
         if self.flat and self.inner == 1:
             # A single element: as if it lay in a longer row, so that the text is the same.
             inner = 1
-        stride = writer.size(inner) if inner not in (0, 1) else ""
-        step = inner if inner in (0, 1) else 2
+        # Vectors of elements in descending order are read and turned.
+        plain = inner in (0, 1, -1)
+        stride, step = ("", inner) if plain else (writer.size(inner), 2)
         if self.rows == 1 and not self._is_full(value):
             base = "u"
         elif self.rows == 1 or not any(steps):

@@ -72,18 +72,20 @@ class _Same:
 
 @dataclass(frozen=True, slots=True)
 class _Linear:
-    """The index, plus what is the same in all turns; no text is nothing."""
+    """The index, plus what is the same in all turns; no text is nothing. `back`: less the index."""
 
     offset: str
+    back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Adjacent:
-    """The address of an element of as many adjacent ones as there are turns."""
+    """The address of an element of as many adjacent ones as there are turns, in descending order if `back`."""
 
     first: str
     offset: str
     kind: str
+    back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +180,7 @@ class _Widening:
         """Lines of a turn, each as it is and with masks."""
         self._found: dict[int, _Found] = {id(loop.index): _Linear("")}
         self._splats: dict[tuple[str, str], str] = {}
-        self._index_vectors: dict[str, str] = {}
+        self._index_vectors: dict[_Linear, str] = {}
         self._addresses: dict[_Adjacent, str] = {}
         self._accesses: list[tuple[bool, Any, _Found]] = []
         self._copies = self._wished()
@@ -282,13 +284,13 @@ class _Widening:
 
     def _indices(self, index: _Linear) -> str:
         """The index of each lane."""
-        if index.offset in self._index_vectors:
-            return self._index_vectors[index.offset]
+        if index in self._index_vectors:
+            return self._index_vectors[index]
         vector, name = self._vector("i64"), self._name()
-        self._index_vectors[index.offset] = f"{name}{COPY}"
-        lanes = ", ".join(f"i64 {k}" for k in range(self._width))
+        self._index_vectors[index] = f"{name}{COPY}"
+        lanes = ", ".join(f"i64 {-k if index.back else k}" for k in range(self._width))
         first = f"{name}f{COPY}"
-        self._line(f"{first} = add i64 {INDEX}, {index.offset or 0}")
+        self._line(f"{first} = {'sub' if index.back else 'add'} i64 {index.offset or 0}, {INDEX}")
         self._line(f"{name}i{COPY} = insertelement {vector} undef, i64 {first}, i32 0")
         zeros = f"<{self._width} x i32> zeroinitializer"
         self._line(f"{name}s{COPY} = shufflevector {vector} {name}i{COPY}, {vector} undef, {zeros}")
@@ -314,7 +316,11 @@ class _Widening:
             index, other = values
             if isinstance(index, _Linear) and isinstance(other, _Same):
                 offset = self._ahead(f"{instruction.opname} i64 {index.offset or 0}, {other.text}")
-                self._found[id(instruction)] = _Linear(offset)
+                self._found[id(instruction)] = _Linear(offset, index.back)
+                return
+            if instruction.opname == "sub" and isinstance(index, _Same) and isinstance(other, _Linear):
+                offset = self._ahead(f"sub i64 {index.text}, {other.offset or 0}")
+                self._found[id(instruction)] = _Linear(offset, not other.back)
                 return
         operands = ", ".join(self._lanes(operand) for operand in instruction.operands)
         name = " ".join([instruction.opname, *instruction.flags])
@@ -391,7 +397,7 @@ class _Widening:
         base, index = self._value(instruction.pointer), self._value(instruction.indices[0])
         if len(instruction.indices) != 1 or not isinstance(base, _Same) or not isinstance(index, _Linear):
             raise _Left
-        self._found[id(instruction)] = _Adjacent(base.text, index.offset, str(instruction.source_etype))
+        self._found[id(instruction)] = _Adjacent(base.text, index.offset, str(instruction.source_etype), index.back)
 
     def _load(self, instruction: Any) -> None:
         place = instruction.operands[0]
@@ -414,19 +420,33 @@ class _Widening:
         mask, given = ir.VectorType(ir.IntType(1), self._width), ir.VectorType(_element_type(stored), self._width)
         name = f"llvm.masked.load.v{self._width}{_short(stored)}.p0"
         self._declare(name, given, [given.as_pointer(), ir.IntType(32), mask, given])
-        operands = f"ptr {pointer}, i32 {_bits(kind) // 8}, {mask} {MASK}, {given} zeroinitializer"
+        back = isinstance(at, _Adjacent) and at.back
+        lanes = MASK
+        if back:
+            lanes = f"{self._name()}{COPY}"
+            self._body.append((None, f"{lanes} = {self._turned(str(mask), MASK)}"))
+        operands = f"ptr {pointer}, i32 {_bits(kind) // 8}, {mask} {lanes}, {given} zeroinitializer"
         masked = f'call {given} @"{name}"({operands}){marks}'
         if stored != kind:
             bits = f"{self._name()}{COPY}"
             self._body.append((None, f"{bits} = {masked}"))
             masked = f"bitcast {given} {bits} to {vector}"
+        if back:
+            ascending = f"{self._name()}{COPY}"
+            self._body.append((f"{ascending} = {text}", f"{ascending} = {masked}"))
+            text = masked = self._turned(vector, ascending)
         self._give(instruction, text, masked)
+
+    def _turned(self, vector: str, name: str) -> str:
+        """The lanes of a vector in descending order."""
+        order = ", ".join(f"i32 {k}" for k in reversed(range(self._width)))
+        return f"shufflevector {vector} {name}, {vector} undef, <{self._width} x i32> <{order}>"
 
     def _store(self, instruction: Any) -> None:
         value, place = instruction.operands
         if _is_variable(place):
             found = self._value(value)
-            if not isinstance(found, _Linear) or found.offset:
+            if not isinstance(found, _Linear) or found.offset or found.back:
                 raise _Left
             # A variable for the index: other loops of the text may have the same.
             self._variables[id(place)] = found
@@ -436,6 +456,8 @@ class _Widening:
             )
             return
         at, kind = self._value(place), str(value.type)
+        if isinstance(at, _Adjacent) and at.back:
+            raise _Left
         self._accesses.append((True, _scope(instruction), at))
         vector, pointer, lanes = self._vector(kind), self._element(at, kind), self._lanes(value)
         marks = instruction._stringify_metadata(leading_comma=True)
@@ -460,11 +482,15 @@ class _Widening:
         if not isinstance(at, _Adjacent) or at.kind != kind:
             raise _Left
         if at not in self._addresses:
-            first = at.first
+            first, index = at.first, INDEX
             if at.offset:
                 first = self._ahead(f"getelementptr {kind}, ptr {first}, i64 {at.offset}")
+            if at.back:
+                # The last lane's element comes first in memory.
+                first = self._ahead(f"getelementptr {kind}, ptr {first}, i64 {1 - self._width}")
+                index = self._named(f"sub i64 0, {INDEX}")
             name = self._addresses[at] = f"{self._name()}{COPY}"
-            self._line(f"{name} = getelementptr {kind}, ptr {first}, i64 {INDEX}")
+            self._line(f"{name} = getelementptr {kind}, ptr {first}, i64 {index}")
         return self._addresses[at]
 
     def _check_accesses(self) -> None:
