@@ -136,6 +136,8 @@ def build_column_sums() -> None:
 _NUMPY_WORK, _USE_WORK = 1 << 24, 1 << 13
 """Elements that uses of an exact operation go through from which on a kernel, 10 to 30 ms to build, is worth it: NumPy
 takes up to half a nanosecond longer for each. What it takes longer for a use counts as so many."""
+_SLOW = 8
+"""What an element counts where it is not one of NumPy's loops: choices take it 4 ns, if they are not foreseeable."""
 REDUCTION_WORK = 1 << 20
 """The same for a use of a short reduction, which is many of NumPy's loops."""
 _NUMPY_ELEMENTS = 1 << 18
@@ -159,12 +161,32 @@ def _is_large(args: tuple[Any, ...]) -> bool:
     return False
 
 
+def _gives_much(args: tuple[Any, ...]) -> bool:
+    """Whether an operand is large, or what small ones that are spread over each other give."""
+    first = None
+    spread = False
+    for a in args:
+        if type(a) is np.ndarray:
+            if a.size >= _LARGE:
+                return True
+            if first is None:
+                first = a
+            elif a.shape != first.shape and a.size * first.size >= _LARGE:
+                spread = True
+    return spread and np.broadcast(*[a for a in args if type(a) is np.ndarray]).size >= _LARGE
+
+
 def is_rare(key: Any, elements: int) -> bool:
     """Notes a use of what `key` names; whether there was so little work so far that NumPy does it."""
     if len(_uses) >= _MAX_PROGRAMS:
         _uses.clear()
     work = _uses[key] = _uses.get(key, 0) + elements + _USE_WORK
     return work <= _NUMPY_WORK
+
+
+def _weight(op: Op) -> int:
+    """What one of its elements counts for `is_rare`."""
+    return _SLOW if op.family == "elementwise" and op not in _UFUNCS else 1
 
 
 def _elements(args: Iterable[Any]) -> int:
@@ -237,12 +259,12 @@ def _run_any(op: Op, args: tuple[Any, ...]) -> np.ndarray:
             alike = alike and a.shape == shape and a.flags.c_contiguous
         else:
             key.append(type(a))
-    if not alike and op.exact and _is_large(args):
+    if not alike and op.exact and _gives_much(args):
         # Where operands are spread over the result, or lie otherwise in memory, their strides are a program's matter.
         return _run_program(op, args, ())
     flat = _flat_kernels.get(tuple(key))
     if flat is None:
-        if op.exact and is_rare(tuple(key), _elements(args)):
+        if op.exact and is_rare(tuple(key), _elements(args) * _weight(op)):
             return _as_a_kernel(op, args, ())
         result = None if op.exact else _run_formula(op, args, tuple(key))
         if result is not None:
@@ -352,8 +374,8 @@ def _run_program(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     if found is None:
         reduces = op.family == "reduction"
         most = _NUMPY_MOVES if op.family in _MOVES else _NUMPY_ELEMENTS
-        elements = _elements(arrays)
-        work = REDUCTION_WORK if reduces else elements
+        elements = np.broadcast(*arrays).size if op.family == "elementwise" else _elements(arrays)
+        work = REDUCTION_WORK if reduces else elements * _weight(op)
         if (op.exact or reduces) and elements <= most and is_rare(tuple(key), work):
             result = _run_in_numpy(op, args, attrs)
             if result is not None:
@@ -458,6 +480,16 @@ def add_into(out: np.ndarray, x: Any) -> None:
         _reset(token)
 
 
+def _run_create(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> np.ndarray:
+    if op is not ops.full or attrs[1].np.kind == "V":
+        return _numpy(op, args, attrs)  # type: ignore[no-any-return]
+    shape, kind = attrs
+    out = empty(shape, kind.np)
+    with np.errstate(all="ignore"):
+        out[...] = args[0]
+    return out
+
+
 def _run_place(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     return _run_program(op, args, attrs) if _is_large(args) else _numpy(op, args, attrs)
 
@@ -473,6 +505,7 @@ _RUNNERS: dict[str, Callable[[Op, tuple[Any, ...], tuple[Any, ...]], Any]] = {
     "reduction": _run_reduction,
     "library": _run_program,
     "random": _run_program,
+    "create": _run_create,
     "place": _run_place,
     "view": _run_view,
 }
@@ -493,7 +526,7 @@ def run_op(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     array([3., 3.], dtype=float32)
     """
     ufunc = _UFUNCS.get(op)
-    if ufunc is not None and _SILENT is not None and not _is_large(args):
+    if ufunc is not None and _SILENT is not None and not _gives_much(args):
         token = _set(_SILENT)
         try:
             result = ufunc(*args)

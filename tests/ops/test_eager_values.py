@@ -12,6 +12,7 @@ from tests.ops.test_records import supported
 from tracejit import dtypes, eager
 from tracejit.eager import run_op
 from tracejit.ops import ops
+from tracejit.runtime.blocks import _Lease
 from tracejit.runtime.build import build
 
 CASES = [case for case in ALL_CASES if case.op not in WITHOUT]
@@ -92,6 +93,27 @@ def test_layout_changes_no_bit_in_eager(case: Case) -> None:
         for layout in ("contiguous", "transposed")
     )
     assert [p.tobytes() for p in plain] == [np.ascontiguousarray(t).tobytes() for t in transposed]
+
+
+@pytest.mark.parametrize("sizes", [(200, 300), (20, 30)])
+def test_small_operands_that_are_spread_far_are_a_program_s(sizes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eager, "_NUMPY_WORK", 0)
+    monkeypatch.setattr(eager, "_programs", {})
+    rng = np.random.default_rng(0)
+    x, y = (rng.standard_normal(n).astype(np.float32) for n in sizes)
+    for op in (ops.mul, ops.maximum):
+        found = run_op(op, (x[:, None], y), ())
+        assert found.tobytes() == op.numpy(x[:, None], y).tobytes()
+    assert len(eager._programs) == (2 if sizes[0] * sizes[1] >= eager._LARGE else 0)
+
+
+def test_made_tensors_have_blocks() -> None:
+    found = run_op(ops.full, (1.5,), ((1 << 17,), dtypes.float32))
+    assert (found == 1.5).all()
+    assert isinstance(found.base, _Lease)
+    assert run_op(ops.full, (1e40,), ((2,), dtypes.float32)).tolist() == [np.inf, np.inf]
+    with pytest.raises(OverflowError):
+        run_op(ops.full, (300,), ((2,), dtypes.uint8))
 
 
 def test_exact_operations_build_a_kernel_only_when_they_are_used_often(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -284,7 +284,8 @@ def _share(ct: Any, x: Any, y: Any, loses: Any) -> Any:
 
 
 @elementwise(
-    numpy=lambda x: np.where(x <= 0, x.dtype.type(0), x),
+    # A sum with 0 makes 0 of -0.
+    numpy=lambda x: np.maximum(x, x.dtype.type(0)) + x.dtype.type(0),
     exact=True,
     kinds="if",
     expr="select({x} <= 0, {t}(0), {x})",

@@ -40,10 +40,6 @@ from tracejit.tensor.arithmetic import (
     bitwise_right_shift,
     bitwise_xor,
     ceil,
-    clamp,
-    clamp_max,
-    clamp_min,
-    clip,
     cos,
     cosh,
     div,
@@ -123,6 +119,7 @@ from tracejit.tensor.casting import (
     set_autocast_dtype,
     set_autocast_enabled,
 )
+from tracejit.tensor.clamping import clamp, clamp_max, clamp_min, clip
 from tracejit.tensor.comparing import (
     allclose,
     equal,

@@ -516,49 +516,6 @@ def minimum(input: Tensor, other: Tensor) -> Any:
     return binary(ops.minimum, input, other)
 
 
-@method("clip")
-def clamp(input: Tensor, min: Any = None, max: Any = None) -> Any:
-    """Elements limited to [min, max]; a limit of None does not limit.
-
-    Edge: NaN stays. Raises: RuntimeError if both limits are None.
-    """
-    if min is None and max is None:
-        raise RuntimeError("torch.clamp: At least one of 'min' or 'max' must not be None")
-    out = input
-    if min is not None:
-        out = _limited(out, min, ops.maximum, ops.ge)
-    if max is not None:
-        out = _limited(out, max, ops.minimum, ops.le)
-    return out
-
-
-clip = clamp
-
-
-def _limited(x: Tensor, limit: Any, extreme: Op, inside: Op) -> Any:
-    """One limit. A number's gradient passes where the element is not beyond it, in PyTorch also at the limit."""
-    if isinstance(limit, Tensor):
-        return binary(extreme, x, limit)
-    d = result_type(x, limit)
-    x = to_dtype(x, d)
-    if not d.is_floating_point:
-        return apply(extreme, (x, limit))
-    keep = apply(ops.bitwise_or, (apply(inside, (x, limit)), apply(ops.ne, (x, x))))
-    return apply(ops.where, (keep, x, limit))
-
-
-@method()
-def clamp_min(input: Tensor, min: Any) -> Any:
-    """Elements not below `min`."""
-    return clamp(input, min=min)
-
-
-@method()
-def clamp_max(input: Tensor, max: Any) -> Any:
-    """Elements not above `max`."""
-    return clamp(input, max=max)
-
-
 def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
     """`input` where the condition holds, else `other`.
 

@@ -10,8 +10,9 @@ from tracejit import dtypes
 from tracejit.dtypes import dtype as dtype_
 from tracejit.ops.record import ops
 from tracejit.shapes import normalize_dim
-from tracejit.tensor.arithmetic import add, clamp, div, isinf, isnan, logical_and, lt, mul, ne, sqrt, sub, where
+from tracejit.tensor.arithmetic import add, div, isinf, isnan, logical_and, lt, mul, ne, sqrt, sub, where
 from tracejit.tensor.casting import SINGLE, call_cast
+from tracejit.tensor.clamping import clamp
 from tracejit.tensor.dispatch import apply, beside, wrap
 from tracejit.tensor.inplace import assign, in_place
 from tracejit.tensor.products import matmul

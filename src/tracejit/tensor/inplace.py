@@ -13,6 +13,7 @@ from tracejit.runtime.cuda.array import OnGpu
 from tracejit.shapes import broadcast
 from tracejit.tensor import arithmetic
 from tracejit.tensor.blending import addcdiv, addcmul, lerp
+from tracejit.tensor.clamping import clamp, clamp_max, clamp_min
 from tracejit.tensor.dispatch import apply, beside, wrap
 from tracejit.tensor.gpu import gpu_side
 from tracejit.tensor.promote import to_dtype
@@ -186,11 +187,11 @@ IN_PLACE = tuple(
     for name in (
         *("add", "sub", "mul", "div", "pow", "remainder", "fmod", "floor_divide"),
         *("exp", "expm1", "log", "log1p", "log2", "sin", "cos", "tan", "tanh", "sigmoid", "erf", "sqrt", "rsqrt"),
-        *("neg", "abs", "sign", "floor", "ceil", "trunc", "round", "reciprocal", "square", "clamp", "clamp_min"),
-        *("clamp_max", "masked_fill", "logical_not", "logical_and", "logical_or", "logical_xor"),
+        *("neg", "abs", "sign", "floor", "ceil", "trunc", "round", "reciprocal", "square"),
+        *("masked_fill", "logical_not", "logical_and", "logical_or", "logical_xor"),
         *("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not"),
     )
-) + tuple(in_place(function) for function in (addcdiv, addcmul, lerp))
+) + tuple(in_place(function) for function in (addcdiv, addcmul, clamp, clamp_max, clamp_min, lerp))
 
 for _dunder, _name in (
     ("__iadd__", "add_"),

@@ -6,8 +6,9 @@ from typing import Any
 
 from tracejit import dtypes
 from tracejit.ops.record import ops
-from tracejit.tensor.arithmetic import add, clamp_min, eq, minimum, mul, ne, neg, sub, where
+from tracejit.tensor.arithmetic import add, eq, minimum, mul, ne, neg, sub, where
 from tracejit.tensor.casting import SINGLE
+from tracejit.tensor.clamping import clamp_min
 from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply, beside
 from tracejit.tensor.functional.activation import floats, log_of_sigmoid, number, wide
