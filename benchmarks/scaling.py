@@ -2,8 +2,10 @@
 
 Run: PYTHONPATH=src python benchmarks/scaling.py [--json FILE] [--plot FILE] [--quick]
 Each point is a fresh MLP with Adam in this process, its kernels not in memory but possibly on disk; the median of
-settled steps, the multiply-adds of a step, the distinct kernels of its program, and the seconds of its compilation.
-A step that grows faster than its work would bend away from the dotted line, which is the work at the machine's peak.
+settled steps, the work of a step, the distinct kernels of its program, and the seconds of its compilation. Work is
+multiply-adds at the machine's peak and then the bytes that go through memory, at the rate of copies that the last cache
+holds or does not hold, as it does or does not what a step touches. A step that grows faster than its work would bend
+away from the dotted line.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any
 
 import tracejit as tj
 from benchmarks.models import define
+from tracejit.schedule.cost import last_cache
 from tracejit.tools import table
 from tracejit.tools.bench import roofline, runner
 
@@ -39,6 +42,25 @@ def layers(axis: str, size: int) -> tuple[int, tuple[int, ...]]:
     if axis == "width":
         return 64, (64, size, size, 10)
     return 64, (64, *[64] * size, 10)
+
+
+_WEIGHT_PASSES, _PLACE_PASSES = 10, 6
+"""Passes over a weight: the product and its gradient read it, the weight's gradient is written and read, the update
+reads and writes the weight and two moments. Over the places of a layer: written and read forward, read by the weight's
+gradient and by the mask, their gradient written and read."""
+
+
+def traffic(batch: int, sizes: Sequence[int]) -> tuple[float, float]:
+    """The bytes that a step moves, and those that it touches."""
+    weights = 4.0 * sum(a * b + b for a, b in pairwise(sizes))
+    places = 4.0 * batch * sum(sizes)
+    return _WEIGHT_PASSES * weights + _PLACE_PASSES * places, 4 * weights + 2 * places
+
+
+def work(point: dict[str, Any], rates: dict[str, float]) -> float:
+    """The seconds that a point's work takes at the machine's rates."""
+    copy = rates["copy_4M" if point["touched"] <= last_cache() else "copy_32M"]
+    return float(point["flops"] / rates["gflops"] + point["bytes"] / copy) / 1e9
 
 
 def measure(axis: str, size: int) -> dict[str, Any]:
@@ -67,30 +89,33 @@ def measure(axis: str, size: int) -> dict[str, Any]:
         spent.append(time.perf_counter() - start)
     account = tj.explain(step)
     products = [2.0 * batch * a * b for a, b in pairwise(sizes)]
+    moved, touched = traffic(batch, sizes)
     return {
         "size": size,
         "seconds": statistics.median(spent),
         "flops": 3 * sum(products) - products[0],
+        "bytes": moved,
+        "touched": touched,
         "kernels": len(account.kernels),
         "launches": account.launches,
         "compile_seconds": account.compile_seconds,
     }
 
 
-def rows(axis: str, points: Sequence[dict[str, Any]], peak: float) -> str:
+def rows(axis: str, points: Sequence[dict[str, Any]], rates: dict[str, float]) -> str:
     """A table of the points of an axis."""
     body = [
         [
             str(p["size"]),
             table.seconds(p["seconds"]),
-            f"{p['flops'] / p['seconds'] / peak:.0%}",
+            f"{work(p, rates) / p['seconds']:.0%}",
             str(p["kernels"]),
             str(p["launches"]),
             table.seconds(p["compile_seconds"]),
         ]
         for p in points
     ]
-    return table.render([axis, "step", "of peak", "kernels", "launches", "compiling"], body)
+    return table.render([axis, "step", "of work", "kernels", "launches", "compiling"], body)
 
 
 def plot(result: dict[str, Any], file: Path) -> None:
@@ -101,7 +126,7 @@ def plot(result: dict[str, Any], file: Path) -> None:
     for panel, (axis, points) in zip(panels, result["points"].items(), strict=False):
         sizes = [p["size"] for p in points]
         panel.loglog(sizes, [p["seconds"] * 1e6 for p in points], "o-", label="step")
-        panel.loglog(sizes, [p["flops"] / result["gflops"] / 1e3 for p in points], ":", label="its work at peak speed")
+        panel.loglog(sizes, [work(p, result["rates"]) * 1e6 for p in points], ":", label="its work")
         panel.set(xlabel=axis, title=f"{axis}: {'-'.join(map(str, layers(axis, 64)[1][:4]))}...")
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("us")
@@ -126,13 +151,13 @@ def main() -> None:
     result: dict[str, Any] = {
         "machine": runner.machine(),
         "threads": tj.get_num_threads(),
-        "gflops": rates["gflops"],
+        "rates": rates,
         "points": {},
     }
     print(f"{tj.get_num_threads()} threads, peak {rates['gflops']} GFLOP/s")
     for axis, sizes in (QUICK if chosen.quick else AXES).items():
         result["points"][axis] = [measure(axis, size) for size in sizes]
-        print("\n" + rows(axis, result["points"][axis], rates["gflops"] * 1e9), flush=True)
+        print("\n" + rows(axis, result["points"][axis], rates), flush=True)
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(result, indent=1) + "\n")
     if chosen.plot is not None:
