@@ -152,6 +152,14 @@ def test_pooling(name: str) -> None:
             check(pooled(name, arrays, case.attrs), arrays)
 
 
+@pytest.mark.parametrize("name", ["resample", "resample_grad"])
+def test_resampling(name: str) -> None:
+    for case in cases(getattr(ops, name)):
+        for kind in (dtypes.float32, dtypes.float64):
+            arrays = case.build(kind, "transposed" if kind is dtypes.float32 else "contiguous")
+            check(graph_of(lambda x, case=case: make(name, x, **case.attrs), *arrays), arrays)
+
+
 def test_maxima_of_nothing_greater_and_of_nan() -> None:
     x = RNG.integers(-2, 3, (2, 2, 9, 8)).astype(np.float32)
     x[0, 0, 3:6, 2:5], x[0, 1, 4], x[1, 0] = np.nan, -np.inf, -np.inf

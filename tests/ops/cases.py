@@ -134,6 +134,7 @@ def of_family(op: Op) -> list[Case]:
 _CONV = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
 _CONV_2 = {"stride": (2, 1), "padding": (1, 2), "dilation": (1, 2), "groups": 2}
 _POOL = {"kernel": (2, 3), "stride": (2, 1), "padding": (1, 1)}
+_RESAMPLE: dict[str, Any] = {"ratio": 0.0, "taps": 2, "places": "middle"}
 _AVG = {**_POOL, "ceil_mode": False, "count_include_pad": True, "divisor": 0}
 
 FOR_CPUS = {
@@ -297,6 +298,21 @@ _BY_NAME: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
     "conv2d_weight_grad": [
         ([Values((2, 4, 4, 4)), Values((2, 3, 5, 6))], {**_CONV, "kernel": (2, 3)}),
         ([Values((2, 6, 3, 7)), Values((2, 4, 6, 5))], {**_CONV_2, "kernel": (3, 2)}),
+    ],
+    "resample": [
+        ([Values((2, 3, 5))], {**_RESAMPLE, "dim": 2, "size": 10}),
+        ([Values((2, 5, 3))], {**_RESAMPLE, "dim": 1, "size": 3, "taps": 4}),
+        ([Values((3, 4))], {**_RESAMPLE, "dim": 0, "size": 7, "taps": 1, "places": "left", "ratio": 0.4}),
+        ([Values((3, 4))], {**_RESAMPLE, "dim": 1, "size": 9, "taps": 1, "places": "within"}),
+        ([Values((20, 6))], {**_RESAMPLE, "dim": 1, "size": 70, "places": "corners"}),
+        ([Values((0, 4))], {**_RESAMPLE, "dim": 1, "size": 5}),
+    ],
+    "resample_grad": [
+        ([Values((2, 3, 10))], {**_RESAMPLE, "dim": 2, "size": 5}),
+        ([Values((2, 3, 3))], {**_RESAMPLE, "dim": 1, "size": 5, "taps": 4}),
+        ([Values((7, 4))], {**_RESAMPLE, "dim": 0, "size": 3, "taps": 1, "places": "left", "ratio": 0.4}),
+        ([Values((3, 2))], {**_RESAMPLE, "dim": 1, "size": 40}),
+        ([Values((18, 70))], {**_RESAMPLE, "dim": 1, "size": 6, "places": "corners"}),
     ],
     "max_pool2d": [
         ([Values((2, 3, 5, 6))], {**_POOL, "dilation": (1, 1), "ceil_mode": False}),

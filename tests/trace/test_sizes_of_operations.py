@@ -84,6 +84,13 @@ def mixed(x, y):
     return out.detach(), image.grad, kernel.grad
 
 
+def resized(x, y):
+    x = x.detach().requires_grad_()
+    out = F.interpolate(x.unsqueeze(0).unsqueeze(0), scale_factor=2, mode="bilinear")
+    (g,) = tj.autograd.grad(out.sum(), x)
+    return g, F.interpolate(y.unsqueeze(0), size=8), F.interpolate(y.unsqueeze(0), size=5, mode="linear")
+
+
 def given(i, n, m):
     rng = np.random.default_rng(i)
     return [tj.from_numpy(rng.standard_normal((n, m)).astype(np.float32)) for _ in range(2)]
@@ -102,7 +109,7 @@ def outcome(function, args):
 
 @pytest.mark.parametrize(
     "function",
-    [rows, columns, views, joins, products, places, picks, normed, gradients, in_place, convolved, mixed],
+    [rows, columns, views, joins, products, places, picks, normed, gradients, in_place, convolved, mixed, resized],
     ids=lambda f: f.__name__,
 )
 def test_every_size_has_the_bits_of_eager(function):

@@ -16,6 +16,7 @@ from tracejit.ops import (
     order,
     random,
     reduction,
+    resize,
     view,
     window,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "order",
     "random",
     "reduction",
+    "resize",
     "view",
     "window",
 ]

@@ -16,7 +16,8 @@ from tracejit.tensor.tensor import Tensor
 
 _NEAREST = ("nearest", "nearest-exact")
 _DIMENSIONS = {"linear": 1, "bilinear": 2, "bicubic": 2, "trilinear": 3}
-_SHARPNESS = -0.75
+_SAME = (0.0, 1.0)
+"""Ratios with which an axis of the same size stays as it is."""
 
 
 def interpolate(
@@ -66,21 +67,20 @@ def interpolate(
         raise ValueError(f"interpolate(): expected sizes of {n} dimensions, but got {list(new)}")
     if min(new) < 1 or min(old) < 1:
         raise RuntimeError(f"Input and output sizes should be greater than 0, but got {list(old)} and {list(new)}")
-    if factors is None or recompute_scale_factor:
-        ratios = tuple(o / s for o, s in zip(old, new, strict=True))
-    else:
-        ratios = tuple(1.0 / f for f in factors)
+    # 0 stands for what the sizes say: it is the same for all of them.
+    known = factors is None or recompute_scale_factor or align_corners
+    ratios = (0.0,) * n if known or factors is None else tuple(1.0 / f for f in factors)
     if mode == "nearest" and n == 2:
         # As PyTorch has it for images, whatever the factor: as many elements, and twice as many, are exactly that.
-        ratios = tuple(o / s if s in (o, 2 * o) else r for o, s, r in zip(old, new, ratios, strict=True))
-    if mode in _NEAREST:
-        return _nearest(input, new, ratios, mode == "nearest-exact")
+        ratios = tuple(0.0 if s in (o, 2 * o) else r for o, s, r in zip(old, new, ratios, strict=True))
+    if mode in _NEAREST and not input._dtype.is_floating_point:
+        return _taken(input, new, ratios, mode == "nearest-exact")
     floats(input, "interpolate")
     if mode == "area":
         return _areas(input, new)
-    if align_corners:
-        ratios = tuple((o - 1) / (s - 1) if s > 1 else 0.0 for o, s in zip(old, new, strict=True))
-    return _between(input, new, ratios, bool(align_corners), mode == "bicubic")
+    if mode in _NEAREST:
+        return _resampled(input, new, ratios, 1, "left" if mode == "nearest" else "within")
+    return _resampled(input, new, ratios, 4 if mode == "bicubic" else 2, "corners" if align_corners else "middle")
 
 
 def _areas(x: Tensor, new: tuple[int, ...]) -> Any:
@@ -93,65 +93,26 @@ def _areas(x: Tensor, new: tuple[int, ...]) -> Any:
     return x
 
 
-def _counted(x: Tensor, size: int, kind: dtypes.dtype) -> Any:
-    return to_dtype(beside(x, ops.iota, (), (size,)), kind)
-
-
 @composite
-def _nearest(x: Tensor, new: tuple[int, ...], ratios: tuple[float, ...], exact: bool) -> Any:
+def _taken(x: Tensor, new: tuple[int, ...], ratios: tuple[float, ...], exact: bool) -> Any:
+    """The nearest elements, of a type that is not computed with."""
     given = x
     for i, (size, ratio) in enumerate(zip(new, ratios, strict=True)):
         old = x._shape[2 + i]
-        if old == size and ratio == 1.0:
+        if old == size and ratio in _SAME:
             continue
-        at = _counted(x, size, dtypes.float32)
-        at = to_dtype((at + 0.5 if exact else at) * ratio, dtypes.int64)
+        at = to_dtype(beside(x, ops.iota, (), (size,)), dtypes.float32)
+        at = to_dtype((at + 0.5 if exact else at) * (ratio or old / size), dtypes.int64)
         x = apply(ops.take, (x, apply(ops.minimum, (at, old - 1))), (2 + i,))
     return apply(ops.copy, (x,)) if x is given else x
 
 
 @composite
-def _between(x: Tensor, new: tuple[int, ...], ratios: tuple[float, ...], corners: bool, cubic: bool) -> Any:
+def _resampled(x: Tensor, new: tuple[int, ...], ratios: tuple[float, ...], taps: int, places: str) -> Any:
     given, kind = x, x._dtype
-    wide = dtypes.float64 if kind is dtypes.float64 else dtypes.float32
-    x = to_dtype(x, wide)
+    x = to_dtype(x, dtypes.float64 if kind is dtypes.float64 else dtypes.float32)
     for i, (size, ratio) in enumerate(zip(new, ratios, strict=True)):
         # Where no size changes, linear weights are 0 and 1 whatever the factor, as PyTorch has it.
-        if x._shape[2 + i] != size or (cubic and ratio != 1.0):
-            at = _counted(x, size, wide)
-            at = at * ratio if corners else (at + 0.5) * ratio - 0.5
-            x = _cubic(x, 2 + i, at) if cubic else _linear(x, 2 + i, at)
+        if x._shape[2 + i] != size or (taps != 2 and ratio not in _SAME):
+            x = apply(ops.resample, (x,), (2 + i, size, ratio, taps, places))
     return apply(ops.copy, (x,)) if x is given else to_dtype(x, kind)
-
-
-def _at(x: Tensor, dim: int, places: Any, weights: Any) -> Any:
-    """The slices at some places, each times its weight."""
-    inside = apply(ops.maximum, (apply(ops.minimum, (places, x._shape[dim] - 1)), 0))
-    spread = apply(ops.reshape, (weights,), ((weights._shape[0], *(1,) * (len(x._shape) - dim - 1)),))
-    return apply(ops.take, (x, inside), (dim,)) * spread
-
-
-def _linear(x: Tensor, dim: int, at: Any) -> Any:
-    at = apply(ops.maximum, (at, 0.0))
-    first = to_dtype(at, dtypes.int64)
-    part = at - to_dtype(first, at._dtype)
-    return _at(x, dim, first, 1.0 - part) + _at(x, dim, first + 1, part)
-
-
-def _cubic(x: Tensor, dim: int, at: Any) -> Any:
-    floor = apply(ops.floor, (at,))
-    first, part = to_dtype(floor, dtypes.int64), at - floor
-    rest = 1.0 - part
-    outer, inner = _at(x, dim, first - 1, _far(part)), _at(x, dim, first, _near(part))
-    return outer + inner + _at(x, dim, first + 1, _near(rest)) + _at(x, dim, first + 2, _far(rest))
-
-
-def _near(t: Any) -> Any:
-    """Keys' cubic convolution at a distance below 1."""
-    return ((_SHARPNESS + 2) * t - (_SHARPNESS + 3)) * t * t + 1
-
-
-def _far(t: Any) -> Any:
-    """Keys' cubic convolution at a distance of 1 + t."""
-    x = t + 1.0
-    return ((_SHARPNESS * x - 5 * _SHARPNESS) * x + 8 * _SHARPNESS) * x - 4 * _SHARPNESS
