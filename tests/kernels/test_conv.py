@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from tests.kernels.chains import convolution, input_gradient, weight_gradient
 from tests.kernels.launching import fenced, launch, operand, run, same, sample
 from tracejit.kernels.conv import plan_conv2d, plan_conv2d_input_grad, plan_conv2d_weight_grad
+from tracejit.kernels.vectors import TARGET
 
 Pair = tuple[int, int]
 ONE = (1, 1)
@@ -77,6 +78,13 @@ def check(
         ((2, 8, 16, 16), (6, 4, 1, 1), ONE, (0, 0), ONE, 2),
         ((1, 64, 20, 20), (64, 1, 3, 3), ONE, ONE, ONE, 64),
         ((1, 64, 20, 20), (64, 1, 3, 3), (2, 2), ONE, ONE, 64),
+        # A filter for each channel: bands, more taps than a tile, rows that no band has room for, a part of a vector.
+        ((2, 17, 40, 50), (17, 1, 5, 5), ONE, (2, 2), ONE, 17),
+        ((2, 16, 41, 33), (16, 1, 7, 4), (2, 3), (5, 0), (2, 1), 16),
+        ((1, 40, 3, 900), (40, 1, 3, 3), (2, 1), ONE, ONE, 40),
+        ((1, 16, 60, 7), (16, 1, 2, 2), (5, 5), (0, 0), ONE, 16),
+        ((2, 16, 5, 70), (16, 1, 1, 3), ONE, (0, 1), ONE, 16),
+        ((2, 13, 9, 9), (13, 1, 1, 1), (3, 2), (2, 4), ONE, 13),
     ],
 )
 def test_chosen_shapes(
@@ -117,6 +125,24 @@ def test_any_convolution(
     check(dtype, x, (channels[1] * groups, channels[0], *taps), stride, padding, dilation, groups)
 
 
+def check_fenced(
+    dtype: str, x_shape: tuple[int, ...], w_shape: tuple[int, ...], attrs: tuple[Pair, Pair, Pair, int], end: bool
+) -> None:
+    """Compares the three plans with the scalar chains; nothing may lie before or behind an operand."""
+    rng = np.random.default_rng(0)
+    x, w = sample(rng, dtype, *x_shape), sample(rng, dtype, *w_shape)
+    y = convolution(x, w, *attrs)
+    expected = [
+        (plan_conv2d, x, w, y),
+        (plan_conv2d_input_grad, y, w, input_gradient(y, w, x.shape, *attrs)),
+        (plan_conv2d_weight_grad, y, x, weight_gradient(y, x, w.shape, *attrs)),
+    ]
+    for planner, first, second, result in expected:
+        arrays = [fenced(array, end=end) for array in (first, second, np.full_like(result, 77))]
+        launch(planner(*map(operand, arrays), *attrs), arrays)
+        same(arrays[2], result)
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     dtype=st.sampled_from(("float32", "float64")),
@@ -135,20 +161,28 @@ def test_nothing_outside_of_the_operands_is_touched(
 ) -> None:
     for axis in (0, 1):
         assume(image[axis] + 2 * padding[axis] >= taps[axis])
-    rng = np.random.default_rng(0)
-    x = sample(rng, dtype, 2, channels[0] * groups, *image)
-    w = sample(rng, dtype, channels[1] * groups, channels[0], *taps)
     attrs = (stride, padding, ONE, groups)
-    y = convolution(x, w, *attrs)
-    expected = [
-        (plan_conv2d, x, w, y),
-        (plan_conv2d_input_grad, y, w, input_gradient(y, w, x.shape, *attrs)),
-        (plan_conv2d_weight_grad, y, x, weight_gradient(y, x, w.shape, *attrs)),
-    ]
-    for planner, first, second, result in expected:
-        arrays = [fenced(array, end=end) for array in (first, second, np.full_like(result, 77))]
-        launch(planner(*map(operand, arrays), *attrs), arrays)
-        same(arrays[2], result)
+    check_fenced(dtype, (2, channels[0] * groups, *image), (channels[1] * groups, channels[0], *taps), attrs, end)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    dtype=st.sampled_from(("float32", "float64")),
+    channels=st.integers(4, 36),
+    image=st.tuples(st.integers(1, 20), st.integers(1, 40)),
+    taps=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    stride=pairs,
+    padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    dilation=pairs,
+    end=st.booleans(),
+)
+def test_any_convolution_with_a_filter_for_each_channel(
+    dtype: str, channels: int, image: Pair, taps: Pair, stride: Pair, padding: Pair, dilation: Pair, end: bool
+) -> None:
+    for axis in (0, 1):
+        assume(image[axis] + 2 * padding[axis] > dilation[axis] * (taps[axis] - 1))
+    attrs = (stride, padding, dilation, channels)
+    check_fenced(dtype, (2, channels, *image), (channels, 1, *taps), attrs, end)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -180,6 +214,20 @@ def test_one_tap_is_a_product() -> None:
     assert names((2, 8, 16, 16), (6, 8, 1, 1)) == ["gemm_panel_f32"]
     assert names((2, 8, 7, 7), (6, 8, 1, 1))[0] == "conv_pack_f32"
     assert names((2, 8, 16, 16), (6, 8, 1, 2))[0] == "conv_pack_f32"
+
+
+def test_channels_are_in_the_lanes_where_each_has_a_filter() -> None:
+    def kernel(channels: int, width: int, step: int, multiplier: int = 1) -> str:
+        x, w = np.zeros((1, channels, 8, width), "float32"), np.zeros((channels * multiplier, 1, 3, 3), "float32")
+        y = np.zeros((1, channels * multiplier, -(-8 // step), -(-width // step)), "float32")
+        plan = plan_conv2d(*map(operand, (x, w, y)), (step, step), ONE, ONE, channels)
+        return plan[-1].function.__name__
+
+    lanes = TARGET.vector_bytes // 4
+    assert kernel(lanes, 9, 1) == kernel(2 * lanes + 1, 2 * lanes, 2) == "conv_depthwise_f32"
+    # Rows of some vectors are read as they lie, few channels leave vectors empty, several filters have no such kernel.
+    assert kernel(lanes, 4 * lanes, 1) == kernel(lanes // 2, lanes, 1) == "conv_pixels_f32"
+    assert kernel(lanes // 4, 9, 2) == kernel(lanes, 9, 2, 2) == "conv_channels_f32"
 
 
 def test_errors() -> None:

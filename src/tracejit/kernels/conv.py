@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tracejit.kernels import conv_kernels as kernels
+from tracejit.kernels.conv_depthwise import DepthwiseSplit, split_depthwise
 from tracejit.kernels.conv_split import split_image, split_weight
 from tracejit.kernels.conv_tiles import ROW_BYTES
 from tracejit.kernels.conv_windows import MAX_TAPS
@@ -27,8 +28,18 @@ _PACK: dict[str, Callable[..., Any]] = {"float32": kernels.conv_pack_f32, "float
 _CHANNELS: dict[str, Callable[..., Any]] = {"float32": kernels.conv_channels_f32, "float64": kernels.conv_channels_f64}
 _PIXELS: dict[str, Callable[..., Any]] = {"float32": kernels.conv_pixels_f32, "float64": kernels.conv_pixels_f64}
 _WEIGHT: dict[str, Callable[..., Any]] = {"float32": kernels.conv_weight_f32, "float64": kernels.conv_weight_f64}
+_DEPTHWISE: dict[str, Callable[..., Any]] = {
+    "float32": kernels.conv_depthwise_f32,
+    "float64": kernels.conv_depthwise_f64,
+}
+_DEPTHWISE_WEIGHT: dict[str, Callable[..., Any]] = {
+    "float32": kernels.conv_depthwise_weight_f32,
+    "float64": kernels.conv_depthwise_weight_f64,
+}
 _FILLED = 0.85
 """What part of their panels images of a product fill at least."""
+_LONG = 4
+"""Vectors in a row of pixels from which on they are better loaded as they lie than turned."""
 _BYTES_PER_NANOSECOND = 4.0 * TARGET.vector_bytes
 """Bytes of products a core gets through in a nanosecond, roughly."""
 
@@ -58,6 +69,14 @@ class _Geometry:
         pixels = self.images * self.groups * self.result[0] * self.result[1]
         work = pixels * others * -(-lanes_of // self.lanes) * self.taps[0] * self.taps[1]
         return work * TARGET.vector_bytes / _BYTES_PER_NANOSECOND
+
+    @property
+    def depthwise_cost(self) -> float:
+        """Serial nanoseconds of the whole with channels in the lanes: planes are turned, and taps added up."""
+        vectors = self.images * -(-self.groups // self.lanes)
+        moved = self.image[0] * self.image[1] + self.result[0] * self.result[1]
+        added = self.result[0] * self.result[1] * self.taps[0] * self.taps[1]
+        return vectors * (1.5 * moved + 0.2 * added)
 
     def meeting(self, backward: bool) -> tuple[int, ...]:
         """The slots that say how source and taps meet."""
@@ -109,13 +128,26 @@ def plan_conv2d_weight_grad(
     taps = g.c_in * g.taps[0] * g.taps[1]
     if taps == 0 or g.c_out == 0:
         return ()
+    sizes = (g.groups, g.c_out, g.c_in, *g.image, *g.result, *g.meeting(False))
+    depthwise = _depthwise(g, False)
+    if depthwise is not None:
+        units = -(-g.groups // g.lanes)
+        slots: tuple[int | Ptr, ...] = (Ptr(1), Ptr(0), Ptr(2), *sizes, *depthwise.slots(g.images))
+        return (Launch(_DEPTHWISE_WEIGHT[g.dtype], slots, units, g.depthwise_cost / units),)
     split = split_weight(
         _SIZES[g.dtype], g.groups, g.c_out, g.c_in, g.result, g.taps, g.stride, g.dilation, not any(g.padding)
     )
-    sizes = (g.groups, g.c_out, g.c_in, *g.image, *g.result, *g.meeting(False))
-    slots: tuple[int | Ptr, ...] = (Ptr(1), Ptr(0), Ptr(2), *sizes, *split.slots(g.images))
+    slots = (Ptr(1), Ptr(0), Ptr(2), *sizes, *split.slots(g.images))
     units = g.groups * split.parts * split.tap_parts
     return (Launch(_WEIGHT[g.dtype], slots, units, g.cost(g.c_out, g.c_in) / units),)
+
+
+def _depthwise(g: _Geometry, backward: bool) -> DepthwiseSplit | None:
+    """The cut if each channel has one filter of its own, and channels fill at least half of a vector."""
+    if g.c_in != 1 or g.c_out != 1 or 2 * g.groups < g.lanes or 0 in (*g.image, *g.result, *g.taps):
+        return None
+    source, out = (g.result, g.image) if backward else (g.image, g.result)
+    return split_depthwise(source, out, g.taps, g.stride, g.padding, g.dilation, backward)
 
 
 def _is_product(g: _Geometry) -> bool:
@@ -161,17 +193,24 @@ def _image_launches(g: _Geometry, backward: bool) -> tuple[Launch, ...]:
         g.dilation,
         backward,
     )
+    sizes = (g.groups, m_all, channels, *source, *out, *g.meeting(backward))
+    # Neighbouring pixels fill the vectors of long rows, too, without being turned.
+    across = split.across and g.stride == (1, 1) and (out[1] >= _LONG * g.lanes or g.groups < g.lanes)
+    depthwise = None if across else _depthwise(g, backward)
+    if depthwise is not None:
+        units = g.images * -(-g.groups // g.lanes) * depthwise.bands
+        slots: tuple[int | Ptr | Scratch, ...] = (Ptr(0), Ptr(1), Ptr(2), *sizes, *depthwise.slots(g.images))
+        return (Launch(_DEPTHWISE[g.dtype], slots, units, g.depthwise_cost / units),)
     taps = g.taps[0] * g.taps[1]
     panels = g.groups * -(-m_all // (TILE_VECTORS * g.lanes))
     packed = Scratch(panels * channels * taps * ROW_BYTES)
-    sizes = (g.groups, m_all, channels, *source, *out, *g.meeting(backward))
     if backward:
         # Taps that meet different pixels lie apart if there is a stride.
         runs = (taps, m_all * taps, channels, taps if g.stride == (1, 1) else 0)
     else:
         runs = (channels * taps, taps, 1, channels * taps)
     pack = Launch(_PACK[g.dtype], (Ptr(1), 0, packed, *sizes, *runs), panels, channels * taps * 2.0 * g.lanes)
-    slots: tuple[int | Ptr | Scratch, ...] = (Ptr(0), packed, Ptr(2), *sizes, *split.slots())
+    slots = (Ptr(0), packed, Ptr(2), *sizes, *split.slots())
     units = g.images * g.groups * split.bands * split.parts
     kernel = (_PIXELS if split.across else _CHANNELS)[g.dtype]
     return pack, Launch(kernel, slots, units, g.cost(m_all, channels) / units)

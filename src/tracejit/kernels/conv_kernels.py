@@ -11,12 +11,15 @@ from functools import partial
 from typing import Any
 
 from tracejit.kernels.code import Code, Word, native_kernel
+from tracejit.kernels.conv_depthwise import DepthwiseImage, DepthwiseWeight
 from tracejit.kernels.conv_images import Channels, Image, Pixels, pack
 from tracejit.kernels.conv_weights import Weight
 from tracejit.kernels.vectors import F32, F64, Lane
 
+_Kernel = Image | Weight | DepthwiseImage | DepthwiseWeight
 
-def _units(kernel: Callable[[Lane, Code, Word], Image | Weight], lane: Lane) -> Callable[..., None]:
+
+def _units(kernel: Callable[[Lane, Code, Word], _Kernel], lane: Lane) -> Callable[..., None]:
     def body(code: Code, p: Word, low: Word, high: Word) -> None:
         made = kernel(lane, code, p)
         with code.loop(low, high) as unit:
@@ -33,6 +36,10 @@ pixels_f32 = native_kernel("pixels_f32", _units(Pixels, F32))
 pixels_f64 = native_kernel("pixels_f64", _units(Pixels, F64))
 weight_f32 = native_kernel("weight_f32", _units(Weight, F32))
 weight_f64 = native_kernel("weight_f64", _units(Weight, F64))
+depthwise_f32 = native_kernel("depthwise_f32", _units(DepthwiseImage, F32))
+depthwise_f64 = native_kernel("depthwise_f64", _units(DepthwiseImage, F64))
+depthwise_weight_f32 = native_kernel("depthwise_weight_f32", _units(DepthwiseWeight, F32))
+depthwise_weight_f64 = native_kernel("depthwise_weight_f64", _units(DepthwiseWeight, F64))
 
 
 def conv_pack_f32(p: Any, lo: int, hi: int) -> Any:
@@ -73,3 +80,23 @@ def conv_weight_f32(p: Any, lo: int, hi: int) -> Any:
 def conv_weight_f64(p: Any, lo: int, hi: int) -> Any:
     """Gradient of a convolution to its weight, float64."""
     return weight_f64(p, lo, hi)
+
+
+def conv_depthwise_f32(p: Any, lo: int, hi: int) -> Any:
+    """Convolution of each channel with its own filter, or its gradient to the input, float32."""
+    return depthwise_f32(p, lo, hi)
+
+
+def conv_depthwise_f64(p: Any, lo: int, hi: int) -> Any:
+    """Convolution of each channel with its own filter, or its gradient to the input, float64."""
+    return depthwise_f64(p, lo, hi)
+
+
+def conv_depthwise_weight_f32(p: Any, lo: int, hi: int) -> Any:
+    """Gradient of a convolution of each channel with its own filter to the weight, float32."""
+    return depthwise_weight_f32(p, lo, hi)
+
+
+def conv_depthwise_weight_f64(p: Any, lo: int, hi: int) -> Any:
+    """Gradient of a convolution of each channel with its own filter to the weight, float64."""
+    return depthwise_weight_f64(p, lo, hi)
