@@ -148,6 +148,8 @@ _FORMULA_WORK, _FORMULA_ELEMENTS = 1 << 20, 1 << 10
 """The same for a use of an elementary function, which is hundreds of NumPy's loops; the most elements it may have."""
 _MOVES = ("elementwise", "place")
 """Families of such operations."""
+_REDUCING = ("reduction", "contraction")
+"""Families of what is many of NumPy's loops if it is short."""
 _uses: dict[Any, int] = {}
 _LARGE = 1 << 15
 """Elements of an operand from which on threads share an exact operation, and NumPy, which has but one, does it only at
@@ -372,7 +374,7 @@ def _run_program(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
             key.append(number_kind(a))
     found = _programs.get(tuple(key))
     if found is None:
-        reduces = op.family == "reduction"
+        reduces = op.family in _REDUCING
         most = _NUMPY_MOVES if op.family in _MOVES else _NUMPY_ELEMENTS
         elements = np.broadcast(*arrays).size if op.family == "elementwise" else _elements(arrays)
         work = REDUCTION_WORK if reduces else elements * _weight(op)
@@ -397,10 +399,21 @@ def _run_in_numpy(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     """What the operation's program would give, bit for bit, without one; None if NumPy cannot give it."""
     if op.family == "reduction":
         return _reduce_in_numpy(op, args[0], attrs[0])
+    if op.family == "contraction":
+        return _contract_in_numpy(op, args[0], args[1], attrs[0])
     if op.family in _MOVES:
         return _as_a_kernel(op, args, attrs)
     # A fresh, contiguous array, as programs give it.
     return copied(np.asarray(_numpy(op, args, attrs), order="C"))
+
+
+def _contract_in_numpy(op: Op, x: np.ndarray, y: np.ndarray, dim: int) -> np.ndarray | None:
+    if x.dtype.kind not in _FLOATS:
+        return np.array(_numpy(op, (x, y), (dim,)), order="C")
+    wide = widened(FROM_NUMPY[x.dtype]).np
+    with np.errstate(all="ignore"):
+        found = _reduce_in_numpy(ops.sum, np.multiply(x, y, dtype=wide), dim)
+        return None if found is None else found.astype(x.dtype)
 
 
 def _reduce_in_numpy(op: Op, x: np.ndarray, dim: int) -> np.ndarray | None:
@@ -503,6 +516,7 @@ def _run_view(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
 _RUNNERS: dict[str, Callable[[Op, tuple[Any, ...], tuple[Any, ...]], Any]] = {
     "elementwise": _run_elementwise,
     "reduction": _run_reduction,
+    "contraction": _run_reduction,
     "library": _run_program,
     "random": _run_program,
     "create": _run_create,

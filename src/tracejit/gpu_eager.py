@@ -140,7 +140,7 @@ def _layout(a: Any) -> Any:
 
 
 def _build(machine: Gpu, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> _Single | None:
-    if op.family == "reduction" and args[0].shape[attrs[0]] == 0:
+    if op.family in ("reduction", "contraction") and args[0].shape[attrs[0]] == 0:
         return None
     if op.family == "elementwise" and op.expr is None:
         return None

@@ -49,7 +49,7 @@ def here(tensor: tj.Tensor) -> Any:
 def assert_like(tensor: tj.Tensor, expected: Any, op: Op) -> None:
     """Asserts equal bits, or for sums, whose order is another one, nearly equal numbers."""
     array = here(tensor)
-    if array.dtype.kind == "f" and op.family in ("reduction", "library") and not op.exact:
+    if array.dtype.kind == "f" and op.family in ("reduction", "contraction", "library") and not op.exact:
         np.testing.assert_allclose(array, expected, rtol=3e-3 if array.dtype == np.float16 else 1e-4, atol=1e-5)
         assert array.dtype == expected.dtype
     else:

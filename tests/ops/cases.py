@@ -167,6 +167,13 @@ _BY_NAME: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
         ([Values((2, 3, 4)), Values((2, 4, 1))], {}),
         ([Values((2, 0)), Values((0, 3))], {}),
     ],
+    "dot": [
+        ([Values((7,))] * 2, {"dim": 0}),
+        ([Values((0,))] * 2, {"dim": 0}),
+        ([Values((3, 5))] * 2, {"dim": 0}),
+        ([Values((2, 3, 5))] * 2, {"dim": 2}),
+        ([Values((2, 0, 3))] * 2, {"dim": 1}),
+    ],
     "bfloat16_matmul": [
         ([Singles((3, 4)), Singles((4, 5))], {"single": True}),
         ([Singles((2, 0)), Singles((0, 3))], {"single": True}),

@@ -49,7 +49,7 @@ def test_eager_agrees_with_the_oracle(case: Case, monkeypatch: pytest.MonkeyPatc
                     np.testing.assert_allclose(f, e, rtol=tolerance, atol=tolerance, err_msg=f"{dtype} {layout}")
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c.op.family in ("library", "reduction")], ids=str)
+@pytest.mark.parametrize("case", [c for c in CASES if c.op.family in ("library", "reduction", "contraction")], ids=str)
 def test_the_first_uses_have_the_bits_of_later_ones(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     for dtype in supported(case):
         for layout in layouts(dtype):

@@ -57,6 +57,35 @@ def matmul(a, b):
     """
 
 
+def _dot(x: Any, y: Any, dim: int) -> Any:
+    kind = np.float32 if x.dtype == np.float16 else x.dtype
+    return np.sum(np.multiply(x, y, dtype=kind), axis=dim, dtype=kind).astype(x.dtype)
+
+
+def _kept(x: Any, shape: tuple[int, ...], dim: int) -> Any:
+    """What was summed along a dimension of a shape, with that dimension as one of size 1."""
+    return ops.reshape(x, shape=(*shape[:dim], 1, *shape[dim + 1 :]))
+
+
+@record(
+    family="contraction",
+    infer=lambda x, y, dim: Aval(x.shape[:dim] + x.shape[dim + 1 :], x.dtype),
+    numpy=_dot,
+    kinds="if",
+    vjp={
+        "x": lambda ct, y, x_aval, dim: ops.mul(y, _kept(ct, x_aval.shape, dim)),
+        "y": lambda ct, x, x_aval, dim: ops.mul(x, _kept(ct, x_aval.shape, dim)),
+    },
+)
+def dot(x, y, *, dim):
+    """Sums of products along a dimension of two tensors of one shape; of nothing 0.
+
+    DType: that of `x`. Those of 16 bits are multiplied and added up in float32, and rounded once.
+    Cost: 2 floating point operations for each element, and no memory for the products.
+    Source: each product rounded, then the order of `sum`.
+    """
+
+
 def _rounded(x: Any) -> Any:
     return np.asarray(x, np.float32).astype(bfloat16.np).astype(np.float32)
 

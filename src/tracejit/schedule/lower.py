@@ -246,6 +246,12 @@ class Lowering:
             self._islands.note_rows(layout[0], size)
         return whole(self._add(kinds.REDUCTION, op, aval, (x,), attrs=attrs, layout=layout))
 
+    def _contraction(self, op: Op, aval: Aval, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Read:
+        kind = dtypes.widened(aval.dtype)
+        wide = tuple([self._cast(x, kind) for x in args])
+        products = self._elementwise(ops.mul, Aval(args[0].shape, kind), wide, ())
+        return self._cast(self._reduction(ops.sum, Aval(aval.shape, kind), (products,), attrs), aval.dtype)
+
     def _view(self, op: Op, aval: Aval, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Read:
         x: Read = args[0]
         if aval.numel == 0:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tracejit.shapes import broadcast, normalize_dim
 from tracejit.tensor.arithmetic import mul, sub
-from tracejit.tensor.products import mm
+from tracejit.tensor.products import inner_products, mm
 from tracejit.tensor.reducing import sum
 from tracejit.tensor.shaping import cat, expand, narrow, permute, reshape
 from tracejit.tensor.tensor import Tensor, method
@@ -58,6 +58,8 @@ def _tensordot(a: Tensor, b: Tensor, first: list[int], second: list[int]) -> Any
     right = [d for d in range(len(b._shape)) if d not in two]
     rows, columns = [a._shape[d] for d in left], [b._shape[d] for d in right]
     inner = prod(a._shape[d] for d in one)
+    if not left and not right:
+        return inner_products(reshape(permute(a, tuple(one)), (inner,)), reshape(permute(b, tuple(two)), (inner,)))
     x = reshape(permute(a, (*left, *one)), (prod(rows), inner))
     y = reshape(permute(b, (*two, *right)), (inner, prod(columns)))
     return reshape(mm(x, y), (*rows, *columns))

@@ -28,7 +28,7 @@ from tracejit.tensor.state import state
 from tracejit.tensor.tape import TapeNode, enter, pull
 from tracejit.tensor.tensor import Tensor, aval_of
 
-_FAMILIES = ("elementwise", "reduction", "view", "place", "create")
+_FAMILIES = ("elementwise", "reduction", "contraction", "view", "place", "create")
 """What is fused. Operations of the library are programs of their own anyway, those on whole numbers look up rows."""
 
 

@@ -206,9 +206,15 @@ def dot(input: Tensor, tensor: Tensor) -> Any:
             f"inconsistent tensor size, expected tensor [{sa[0]}] and src [{sb[0]}] to have the same number of "
             f"elements, but got {sa[0]} and {sb[0]} elements respectively"
         )
-    row = apply(ops.reshape, (input,), ((1, sa[0]),))
-    column = apply(ops.reshape, (tensor,), ((sb[0], 1),))
-    return apply(ops.reshape, (apply(ops.matmul, (row, column)),), ((),))
+    return apply(ops.dot, (input, tensor), (0,))
+
+
+def inner_products(a: Tensor, b: Tensor) -> Any:
+    """Sums of products along the last dimension of two tensors of one shape."""
+    if state.autocast is not None:
+        return call_cast(SHORT, inner_products, (a, b))
+    _same_type(a, b, "bmm")
+    return apply(ops.dot, (a, b), (len(a._shape) - 1,))
 
 
 @method("ger")
@@ -351,6 +357,10 @@ def _contract(a: list[str], x: Tensor, b: list[str], y: Tensor, later: set[str])
         return n
 
     k = merged(inner, sx)
+    if inner and not rows and not cols:
+        shape, order = (*[sx[c] for c in batch], k), (*batch, *inner)
+        x, y = (permute(t, tuple(labels.index(c) for c in order)) for t, labels in ((x, a), (y, b)))
+        return batch, inner_products(reshape(x, shape), reshape(y, shape))
     left = reshape(
         permute(x, tuple(a.index(c) for c in (*batch, *rows, *inner))), (merged(batch, sx), merged(rows, sx), k)
     )
