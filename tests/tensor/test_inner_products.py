@@ -110,3 +110,51 @@ def test_vectors_of_two_types_are_refused() -> None:
     for call in CALLS.values():
         with pytest.raises(RuntimeError, match="same dtype"):
             call(a, b)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_vectors_of_bools_are_refused(call: Any) -> None:
+    with pytest.raises(NotImplementedError, match="not implemented for 'Bool'"):
+        call(tj.ones(3, dtype=tj.bool), tj.ones(3, dtype=tj.bool))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=repr)
+def test_a_long_product_with_one_element_is_a_product_of_vectors(kind: Any) -> None:
+    a, b = vectors(5000, kind)
+    expected = bits(tj.dot(a, b))
+    found = a[None] @ b[:, None]
+    assert found.shape == (1, 1)
+    assert bits(found.reshape(())) == expected
+    stack = tj.bmm(a.reshape(1, 1, -1).expand(3, 1, 5000), b.reshape(1, -1, 1).expand(3, 5000, 1))
+    assert stack.shape == (3, 1, 1)
+    assert {bits(x.reshape(())) for x in stack} == {expected}
+
+
+def test_a_short_product_with_one_element_is_a_row_of_a_larger_one() -> None:
+    a, b = tj.tensor(draw((3, 4096))), tj.tensor(draw((4096, 1)))
+    whole = a @ b
+    for k in range(3):
+        assert bits((a[k : k + 1] @ b).reshape(())) == bits(whole[k, 0])
+
+
+def test_gradients_of_one_weight_are_products_of_vectors() -> None:
+    x, y = (tj.tensor(draw((5000, 1), seed=seed)) for seed in range(2))
+    w = tj.tensor([[0.5]], requires_grad=True)
+    ((x @ w) * y).sum().backward()
+    assert bits(w.grad.reshape(())) == bits(tj.dot(x[:, 0], y[:, 0]))
+    u = tj.tensor(draw((1, 5000)), requires_grad=True)
+    ((u @ x) * 2).sum().backward()
+    np.testing.assert_array_equal(u.grad.numpy(), 2 * x.numpy().T)
+
+
+def test_compiled_steps_on_many_rows_have_the_bits_of_eager_ones() -> None:
+    def step(x: Any, y: Any, w: Any) -> Any:
+        w.grad = None
+        ((x @ w - y) ** 2).mean().backward()
+        return w.grad * 1
+
+    region = tj.compile(step)
+    for size in (60, 60, 60, 4096, 5000, 70, 9000):
+        x, y = (tj.tensor(draw((size, 1), seed=size + seed)) for seed in range(2))
+        w = tj.tensor([[0.5]], requires_grad=True)
+        assert bits(region(x, y, w).reshape(())) == bits(step(x, y, w).reshape(())), size

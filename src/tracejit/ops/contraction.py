@@ -15,6 +15,9 @@ from tracejit.ops.record import ops, record
 LONGEST_ADDED = 96
 """The largest inner size of a product that `matmul_add` adds."""
 
+LONGEST_CHAIN = 4096
+"""The largest inner size of a product with one element that is one chain; as a sum it is a row of one block."""
+
 _LEAST_SIDE, _LEAST_DEPTH, _LEAST_WORK = 16, 32, 1 << 15
 """Rows and columns of a tile, places that one holds of what is added up, multiply-adds: from these on packing pays."""
 
@@ -37,14 +40,23 @@ def transposed(x: Any, ndim: int) -> Any:
     return ops.permute(x, dims=dims)
 
 
+def product(a: Any, b: Any, shape: tuple[int, ...], k: int) -> Any:
+    """The product of two matrices or stacks, of a shape, with so many places to add up."""
+    if k <= LONGEST_CHAIN or shape[-1] != 1 or shape[-2] != 1:
+        return ops.matmul(a, b)
+    rows = (*shape[:-2], k)
+    sums = ops.dot(ops.reshape(a, shape=rows), ops.reshape(b, shape=rows), dim=len(rows) - 1)
+    return ops.reshape(sums, shape=shape)
+
+
 @record(
     family="library",
     infer=_product,
     numpy=np.matmul,
     kinds="if",
     vjp={
-        "a": lambda ct, b, b_aval: ops.matmul(ct, transposed(b, b_aval.ndim)),
-        "b": lambda ct, a, a_aval: ops.matmul(transposed(a, a_aval.ndim), ct),
+        "a": lambda ct, b, a_aval, b_aval: product(ct, transposed(b, b_aval.ndim), a_aval.shape, b_aval.shape[-1]),
+        "b": lambda ct, a, a_aval, b_aval: product(transposed(a, a_aval.ndim), ct, b_aval.shape, a_aval.shape[-2]),
     },
 )
 def matmul(a, b):

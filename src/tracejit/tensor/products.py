@@ -7,7 +7,7 @@ from typing import Any
 from tracejit import dtypes
 from tracejit.config import PRODUCTS
 from tracejit.cpu import multiplies_bfloat16
-from tracejit.ops.contraction import pays_in_bfloat16
+from tracejit.ops.contraction import LONGEST_CHAIN, pays_in_bfloat16, product
 from tracejit.ops.record import ops
 from tracejit.shapes import broadcast
 from tracejit.tensor.arithmetic import add, mul
@@ -67,7 +67,10 @@ def _product(a: Tensor, b: Tensor, single: bool = False) -> Any:
         return apply(ops.bfloat16_matmul, (a, b), (single or a._dtype is dtypes.float32,))
     if single:
         a, b = to_dtype(a, dtypes.float32), to_dtype(b, dtypes.float32)
-    return apply(ops.matmul, (a, b))
+    k = a._shape[-1]
+    if k <= LONGEST_CHAIN:
+        return apply(ops.matmul, (a, b))
+    return product(a, b, (*a._shape[:-1], b._shape[-1]), k)
 
 
 def _same_type(a: Tensor, b: Tensor, what: str) -> None:
@@ -206,7 +209,7 @@ def dot(input: Tensor, tensor: Tensor) -> Any:
             f"inconsistent tensor size, expected tensor [{sa[0]}] and src [{sb[0]}] to have the same number of "
             f"elements, but got {sa[0]} and {sb[0]} elements respectively"
         )
-    return apply(ops.dot, (input, tensor), (0,))
+    return _summed(input, tensor)
 
 
 def inner_products(a: Tensor, b: Tensor) -> Any:
@@ -214,6 +217,12 @@ def inner_products(a: Tensor, b: Tensor) -> Any:
     if state.autocast is not None:
         return call_cast(SHORT, inner_products, (a, b))
     _same_type(a, b, "bmm")
+    return _summed(a, b)
+
+
+def _summed(a: Tensor, b: Tensor) -> Any:
+    if a._dtype is dtypes.bool:
+        raise NotImplementedError("\"dot\" not implemented for 'Bool'")
     return apply(ops.dot, (a, b), (len(a._shape) - 1,))
 
 
