@@ -35,6 +35,8 @@ WINDOWS: list[tuple[tuple[int, ...], dict[str, Any]]] = [
     ((1, 2, 7, 70), {"kernel": (5, 6), "stride": (1, 2), "padding": (2, 3), "ceil_mode": True}),
     ((1, 3, 33, 112), {"kernel": (3, 3), "stride": (2, 2), "padding": (1, 1)}),
     ((2, 2, 2, 2), {"kernel": (4, 4), "stride": (1, 1), "padding": (2, 2)}),
+    ((2, 3, 28, 28), {"kernel": (4, 4), "stride": (4, 4)}),
+    ((1, 2, 17, 90), {"kernel": (3, 4), "stride": (4, 5), "padding": (1, 2), "ceil_mode": True}),
 ]
 DILATED = [
     *WINDOWS,
@@ -77,7 +79,7 @@ def test_max_pool2d_of_special_values_and_ties(dtype: str) -> None:
     rng = np.random.default_rng(2)
     for known in ([-np.inf, np.nan, 1.0], [-np.inf], [0.0, -0.0], [np.inf, 2.0, 2.0, np.nan]):
         x = rng.choice(np.array(known, dtype), (2, 2, 12, 15))
-        for shape, attrs in (*DILATED[2:6], *WINDOWS[-5:]):
+        for shape, attrs in (*DILATED[2:6], *WINDOWS[-7:]):
             values, indices = max_pool(x[..., : shape[-2], : shape[-1]].copy(), attrs)
             cut = torch.from_numpy(x[..., : shape[-2], : shape[-1]].copy())
             best, places = torch.nn.functional.max_pool2d(cut, **as_torch(attrs), return_indices=True)

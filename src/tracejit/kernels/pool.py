@@ -104,7 +104,7 @@ _BY_VECTORS: dict[tuple[str, bool], Callable[..., Any]] = {
     ("f32", False): max_pool2d_padded_f32,
     ("f64", False): max_pool2d_padded_f64,
 }
-"""Kernels by type, and whether all windows lie inside their planes."""
+"""Kernels by type, and whether all windows lie inside their planes and close together."""
 _MANY = 1 << 30
 """Elements between the ends of a window from which on they are not counted in 32 bits."""
 
@@ -303,9 +303,9 @@ def plan_max_pool2d(
     wide = _sums_in(short)["a"] if floating else "i64"
     sizes = (*x.shape[-2:], *shape[-2:], *kernel, *stride)
     units = product(shape[:-1])
-    is_plain = dilation == (1, 1) and stride[1] <= WIDEST_STRIDE and (kernel[0] + 1) * x.shape[-1] < _MANY
+    is_plain = dilation == (1, 1) and (kernel[0] + 1) * x.shape[-1] < _MANY
     if is_plain and floating and wide == short:
-        inside = all(
+        inside = stride[1] <= WIDEST_STRIDE and all(
             p == 0 and (n - 1) * s + k <= size
             for p, n, s, k, size in zip(padding, shape[-2:], stride, kernel, x.shape[-2:], strict=True)
         )

@@ -19,9 +19,10 @@ from tracejit.kernels.vectors import F32, F64, I32, TARGET, Lane, VectorBuilder
 
 (X, VALUES, PLACES, HEIGHT, WIDTH, OUT_HEIGHT, OUT_WIDTH, KERNEL_H, KERNEL_W) = range(9)
 (STRIDE_H, STRIDE_W, PAD_H, PAD_W, SIZE) = range(9, 14)
-"""Slots: addresses, sizes of planes and windows, strides (columns: 1 or 2), padding, the number of elements of x."""
+"""Slots: addresses, sizes of planes and windows, strides, padding, the number of elements of x."""
 
 WIDEST_STRIDE = 2
+"""Columns between windows up to which those inside their planes have a kernel of their own."""
 
 
 def _strided(v: VectorBuilder, low: Any, high: Any, first: int) -> Any:
@@ -49,6 +50,7 @@ def _window(v: VectorBuilder, masked: bool, p: dict[str, Any], column: Any, row:
     iota = ir.Constant(lanes, list(range(v.width)))
     start = b.add(spread(left), b.mul(iota, spread(p["stride_w"])))
     lowest = ir.Constant(v.lane.vector, [-math.inf] * v.width)
+    none = ir.Constant(lanes, [0] * v.width)
 
     def load(address: Any, first: Any) -> Any:
         """A row's elements from `first` on; beside the row nothing is above them."""
@@ -60,8 +62,36 @@ def _window(v: VectorBuilder, masked: bool, p: dict[str, Any], column: Any, row:
         inside = b.and_(inside, b.not_(v.mask(b.neg(first))))
         return b.select(inside, v.load_masked(address, inside), lowest)
 
+    def far_tap(address: Any, j: Any) -> Any:
+        """The same where windows are further apart: element by element."""
+        at = b.add(start, spread(j))
+        last = spread(b.sub(p["width"], I64(1)))
+        inside = b.and_(b.icmp_signed(">=", at, none), b.icmp_signed("<=", at, last))
+        near = b.select(b.icmp_signed("<", at, none), none, b.select(b.icmp_signed(">", at, last), last, at))
+        seen = lowest
+        for lane in range(v.width):
+            column = b.sext(b.extract_element(near, I32(lane)), I64)
+            element = b.load(v.pointer(b.add(address, v.bytes(column)), v.lane.kind))
+            seen = b.insert_element(seen, element, I32(lane))
+        return b.select(inside, seen, lowest)
+
     def tap(address: Any, j: Any) -> Any:
         """The elements that the windows see at tap column j."""
+        if above is None:
+            return near_tap(address, j)
+        far = b.icmp_signed(">", p["stride_w"], I64(WIDEST_STRIDE))
+        with b.if_else(far) as (then, otherwise):
+            with then:
+                one, of_one = far_tap(address, j), b.block
+            with otherwise:
+                other, of_other = near_tap(address, j), b.block
+        seen = b.phi(v.lane.vector)
+        seen.add_incoming(one, of_one)
+        seen.add_incoming(other, of_other)
+        return seen
+
+    def near_tap(address: Any, j: Any) -> Any:
+        """The same where vectors hold neighbours, or every second one."""
         odd = b.and_(j, I64(1))
         first = b.add(left, b.select(double, b.sub(j, odd), j))
         at = b.add(address, v.bytes(first))
@@ -98,7 +128,6 @@ def _window(v: VectorBuilder, masked: bool, p: dict[str, Any], column: Any, row:
     first = [row, I64(0), lowest, start]
     if above is not None:
         skipped = b.mul(above, p["width"])
-        none = ir.Constant(lanes, [0] * v.width)
         begun = b.select(b.icmp_signed("<", start, none), none, start)
         first = [b.add(row, v.bytes(skipped)), skipped, lowest, b.add(begun, spread(skipped))]
     _, _, best, places = emit_loop(b, p["lines"], first, line)
