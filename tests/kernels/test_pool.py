@@ -38,6 +38,15 @@ WINDOWS: list[tuple[tuple[int, ...], dict[str, Any]]] = [
     ((2, 3, 28, 28), {"kernel": (4, 4), "stride": (4, 4)}),
     ((1, 2, 17, 90), {"kernel": (3, 4), "stride": (4, 5), "padding": (1, 2), "ceil_mode": True}),
 ]
+PLANES: list[tuple[tuple[int, ...], dict[str, Any]]] = [
+    ((2, 17, 13, 11), {"kernel": (3, 3), "stride": (2, 2), "padding": (1, 1)}),
+    ((40, 9, 28), {"kernel": (3, 2), "stride": (1, 3), "padding": (1, 0), "ceil_mode": True}),
+    ((1, 16, 70, 40), {"kernel": (5, 4), "stride": (3, 2), "padding": (2, 2), "ceil_mode": True}),
+    ((4, 8, 14, 9), {"kernel": (2, 2), "stride": (3, 4)}),
+    ((1, 33, 7, 7), {"kernel": (7, 7), "stride": (7, 7)}),
+    ((2, 16, 3, 900), {"kernel": (2, 2), "stride": (1, 1)}),
+    ((1, 16, 20, 20), {"kernel": (17, 16), "stride": (1, 1)}),
+]
 DILATED = [
     *WINDOWS,
     ((1, 2, 12, 9), {"kernel": (3, 2), "stride": (2, 1), "dilation": (2, 3)}),
@@ -102,7 +111,7 @@ MEANS = [
 
 @pytest.mark.parametrize("mean", MEANS)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
-@pytest.mark.parametrize(("shape", "attrs"), WINDOWS)
+@pytest.mark.parametrize(("shape", "attrs"), [*WINDOWS, *PLANES])
 def test_avg_pool2d_and_gradient(
     shape: tuple[int, ...], attrs: dict[str, Any], dtype: str, mean: dict[str, Any]
 ) -> None:

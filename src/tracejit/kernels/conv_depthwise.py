@@ -40,8 +40,8 @@ from there to the greatest along both axes, images."""
 
 MAX_WEIGHTS = 256
 """The most taps of a filter."""
-_BAND_BYTES, _MOST_BYTES = 64 << 10, 160 << 10
-"""Bytes of planes that a band is meant to see, and at most."""
+_BAND_BYTES, MOST_BYTES = 64 << 10, 160 << 10
+"""Bytes of planes, turned, that a band is meant to see, and at most."""
 _PIXELS = 8
 """Pixels of a tile: as many chains as the CPU has under way."""
 _TAPS = (9, 3)
@@ -84,9 +84,10 @@ def split_depthwise(
         return max(seen, rows * grid[0] * out[1]) * TARGET.vector_bytes
 
     rows = high
-    while rows > 1 and room(rows) > _BAND_BYTES:
+    # Few rows have most of what they see in common with those before and behind, which turn it, too.
+    while rows > 1 and room(rows) > (MOST_BYTES if rows * step[0] <= 2 * span[0] else _BAND_BYTES):
         rows = -(-rows // 2)
-    if room(rows) > _MOST_BYTES:
+    if room(rows) > MOST_BYTES:
         return None
     return DepthwiseSplit(rows, -(-high // rows), (low[0], low[1]), (span[0], span[1]))
 
@@ -145,7 +146,7 @@ def _add_taps(module: Any, lane: Lane, taps: int) -> Any:
     return internal_function(module, f"depthwise_taps_{lane.name}_{taps}", 6, body)
 
 
-class _Planes:
+class Planes:
     """What the kernels have in common: planes of a vector's width of channels, turned and surrounded by zeros."""
 
     def __init__(self, lane: Lane, code: Code, p: Word) -> None:
@@ -156,12 +157,12 @@ class _Planes:
         self.taps = taps_i * self.taps_j
         self.band, self.bands, self.images = code.slots(p, BAND, BANDS, IMAGES)
         self.row_low, self.row_span, self.column_low, span = code.slots(p, ROW_LOW, ROW_SPAN, COLUMN_LOW, COLUMN_SPAN)
-        back, self.vertical, self.horizontal = axes(code, p)
-        self.grid_i, self.grid_j = back.choose(stride_i, 1), back.choose(stride_j, 1)
+        self.back, self.vertical, self.horizontal = axes(code, p)
+        self.grid_i, self.grid_j = self.back.choose(stride_i, 1), self.back.choose(stride_j, 1)
         self.grid_rows = self.out_rows.ceil_div(self.grid_i)
         self.width = (self.out_columns.ceil_div(self.grid_j) - 1) * self.horizontal.step + span + 1
         self.blocks = self.groups.ceil_div(lane.count)
-        self.plain, self.window, self.turned = (code.buffer(_MOST_BYTES) for _ in range(3))
+        self.plain, self.window, self.turned = (code.buffer(MOST_BYTES) for _ in range(3))
         self.offsets, self.ranks = (code.buffer(8 * (MAX_WEIGHTS + _TAPS[0])) for _ in range(2))
         self.factors = code.buffer((MAX_WEIGHTS + _TAPS[0]) * TARGET.vector_bytes)
 
@@ -177,6 +178,7 @@ class _Planes:
         transpose = add_transpose(code.module, self.lane)
         pixels = (below - above) * self.columns
         code.call(transpose, at, self.rows * self.columns, self.plain, self.lane.count, pixels, left)
+        self.turned_in(top + above, below - above)
         before = (-self.column_low).most(0).least(self.width)
         behind = (self.columns - self.column_low).most(before).least(self.width)
         code.call(zeros, self.window, above * self.width)
@@ -189,18 +191,26 @@ class _Planes:
             code.call(copy, row, to + before * vector, behind - before)
             code.call(zeros, to + behind * vector, self.width - behind)
 
+    def turned_in(self, first: Word, rows: Word) -> None:
+        """Is called when `rows` rows of the source from `first` on are turned, and before they are surrounded."""
+
     def look_up(self) -> Word:
-        """Fills the tables of the taps that the axes have found; gives their number."""
+        """Fills the tables of the taps that the axes have found, in their order; gives their number."""
         code, vector = self.code, TARGET.vector_bytes
         across = self.horizontal.count
+        count = self.vertical.count * across
         with code.loop(0, self.vertical.count) as i:
             down = (code.load(self.vertical.shifts, i) - self.row_low) * self.width - self.column_low
             rank = code.load(self.vertical.taps, i) * self.taps_j
             with code.loop(0, across) as j:
-                k = i * across + j
+                k = self.order(i * across + j, count)
                 code.store(self.offsets, k, (down + code.load(self.horizontal.shifts, j)) * vector)
                 code.store(self.ranks, k, (rank + code.load(self.horizontal.taps, j)) * vector)
-        return self.vertical.count * across
+        return count
+
+    def order(self, tap: Word, count: Word) -> Word:
+        """Which place in its chain a tap has among those that were found."""
+        return tap
 
     def place(self, y: Word, x: Word | int) -> Word:
         """The address in the window of a pixel of a grid, whose rows count from the first of the band."""
@@ -223,7 +233,7 @@ def _add_row(module: Any, lane: Lane) -> Any:
     return internal_function(module, f"vectors_{lane.name}", 3, body)
 
 
-class DepthwiseImage(_Planes):
+class DepthwiseImage(Planes):
     """The convolution, or its gradient to the input."""
 
     def unit(self, unit: Word) -> None:
@@ -237,9 +247,7 @@ class DepthwiseImage(_Planes):
         rows = (self.grid_rows - first).least(self.band)
         plane = image * self.groups + group
         self.fill(self.source + plane * self.rows * self.columns * lane.size, left, first, rows)
-        transpose = add_transpose(code.module, lane)
-        weights = self.weight + group * self.taps * lane.size
-        code.call(transpose, weights, self.taps, self.factors, lane.count, self.taps, left)
+        self.load_factors(group, left)
         with code.loop(0, self.grid_i) as phase_i:
             self.vertical.find(code, phase_i)
             there = ((self.out_rows - phase_i).ceil_div(self.grid_i) - first).least(rows)
@@ -251,9 +259,19 @@ class DepthwiseImage(_Planes):
                     self._row(y, phase_i, phase_j, columns, taps)
         top = first * self.grid_i
         height = (self.out_rows - top).least(rows * self.grid_i)
+        self.computed(top, height)
         out = self.out + (plane * self.out_rows + top) * self.out_columns * lane.size
         step, count = self.out_rows * self.out_columns, height * self.out_columns
         turn(code, lane, self.turned, out, step, left, count, code.word(1))
+
+    def load_factors(self, group: Word, left: Word) -> None:
+        """Turns the filters of `left` channels from `group` on."""
+        weights = self.weight + group * self.taps * self.lane.size
+        transpose = add_transpose(self.code.module, self.lane)
+        self.code.call(transpose, weights, self.taps, self.factors, self.lane.count, self.taps, left)
+
+    def computed(self, first: Word, rows: Word) -> None:
+        """Is called when `rows` rows of the result from `first` on are computed, and before they are turned back."""
 
     def _row(self, y: Word, phase_i: Word, phase_j: Word, columns: Word, taps: Word) -> None:
         code, vector = self.code, TARGET.vector_bytes
@@ -277,7 +295,7 @@ class DepthwiseImage(_Planes):
         code.either(columns < _PIXELS, single, several)
 
 
-class DepthwiseWeight(_Planes):
+class DepthwiseWeight(Planes):
     """The gradient to the weight."""
 
     def unit(self, unit: Word) -> None:

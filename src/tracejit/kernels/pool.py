@@ -8,6 +8,7 @@ from typing import Any
 
 from tracejit.dtypes import BY_NAME
 from tracejit.kernels.launch import Launch, Operand, Ptr
+from tracejit.kernels.pool_planes import mean_launch
 from tracejit.kernels.pool_vectors import (
     WIDEST_STRIDE,
     max_pool2d_inside_f32,
@@ -365,6 +366,9 @@ def plan_avg_pool2d(
     elements, which counts padding unless told otherwise, but never what lies beyond it.
     """
     sizes = _avg_slots("avg_pool2d", x, out, kernel, stride, padding, ceil_mode, count_include_pad, divisor)
+    turned = mean_launch(x, out, sizes, False)
+    if turned is not None:
+        return launched(turned)
     short = short_name(x)
     function = instantiate(_AVG, f"avg_pool2d_{short}", t=short, **_sums_in(short))
     cost = out.shape[-1] * (2.0 + 0.4 * kernel[0] * kernel[1])
@@ -390,6 +394,9 @@ def plan_avg_pool2d_grad(
     sizes = _avg_slots(
         "avg_pool2d_grad", dx, ct, kernel, stride, padding, ceil_mode, count_include_pad, divisor
     )
+    turned = mean_launch(ct, dx, sizes, True)
+    if turned is not None:
+        return launched(turned)
     short = short_name(dx)
     function = instantiate(_AVG_GRAD, f"avg_pool2d_grad_{short}", t=short, **_sums_in(short))
     windows = (kernel[0] / stride[0]) * (kernel[1] / stride[1])
