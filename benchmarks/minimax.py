@@ -146,6 +146,12 @@ def minus_log_erfc(x: mpf) -> mpf:
     return -mpmath.log(mpmath.erfc(x))
 
 
+def scaled_erfc_at(t: mpf) -> mpf:
+    """(1 + 2 x) exp(x**2) erfc(x) where t = (x - 3.75) / (x + 3.75)."""
+    x = mpf("3.75") * (1 + t) / (1 - t)
+    return (1 + 2 * x) * mpmath.exp(x * x) * mpmath.erfc(x)
+
+
 def share_of_expm1(r: mpf) -> mpf:
     """What an error of (expm1(r) - r) / r**2 is of expm1(r), not quite 0 at 0."""
     return max(abs(r), mpf("0.01"))
@@ -176,6 +182,7 @@ FITS = (
     ),
     Fit("ERFC_LOG_32", lambda t: minus_log_erfc(t + 2), mpf(-1), mpf("2.0"), {32: 6}, lambda t: mpmath.erfc(t + 2)),
     Fit("ERFC_LOG_64", lambda t: minus_log_erfc(t + 2), mpf(-1), mpf("4.0"), {64: 17}, lambda t: mpmath.erfc(t + 2)),
+    Fit("ERFC", scaled_erfc_at, mpf("-0.7648"), mpf("0.7638"), {64: 22}),
     Fit("ERFINV_LOW", lambda t: erfinv_at(t + mpf("1.5")), mpf("-1.5"), mpf("3.5"), {32: 10}, split=True),
     Fit(
         "ERFINV_HIGH",

@@ -41,7 +41,12 @@ ORACLES_64: dict[str, Callable[..., Any]] = {
     "atan": mpmath.atan,
     "asin": mpmath.asin,
     "acos": mpmath.acos,
+    "asinh": mpmath.asinh,
+    "acosh": mpmath.acosh,
+    "atanh": mpmath.atanh,
+    "logit": lambda x: mpmath.log(x / (1 - x)),
     "erf": mpmath.erf,
+    "erfc": mpmath.erfc,
     "erfinv": lambda x: erfinv_exact(x),  # noqa: PLW0108 - defined below
     "sqrt": mpmath.sqrt,
     "rsqrt": lambda x: 1 / mpmath.sqrt(x),
@@ -66,7 +71,12 @@ ORACLES_32: dict[str, Callable[..., Array]] = {
     "atan": np.arctan,
     "asin": np.arcsin,
     "acos": np.arccos,
+    "asinh": np.arcsinh,
+    "acosh": np.arccosh,
+    "atanh": np.arctanh,
+    "logit": lambda x: np.where(x < 0.25, np.log(x / (1.0 - x)), np.log1p((2.0 * x - 1.0) / (1.0 - x))),
     "erf": lambda x: np.array([math.erf(v) for v in x]),
+    "erfc": lambda x: np.array([math.erfc(v) for v in x]),
     "erfinv": lambda x: np.array([float(erfinv_exact(mpmath.mpf(v))) for v in x]),
     "sqrt": np.sqrt,
     "rsqrt": lambda x: 1.0 / np.sqrt(x),
@@ -76,6 +86,7 @@ ORACLES_32: dict[str, Callable[..., Array]] = {
 # what a training step sees; the error is measured on this and on all magnitudes
 USUAL = {"log": (0.0, 10.0), "log2": (0.0, 10.0), "log10": (0.0, 10.0), "log1p": (-1.0, 10.0), "sqrt": (0.0, 10.0),
          "rsqrt": (0.0, 10.0), "asin": (-1.0, 1.0), "acos": (-1.0, 1.0), "erfinv": (-1.0, 1.0), "pow": (0.0, 10.0),
+         "acosh": (1.0, 10.0), "atanh": (-1.0, 1.0), "logit": (0.0, 1.0),
          "sin": (-30.0, 30.0), "cos": (-30.0, 30.0), "tan": (-30.0, 30.0)}  # fmt: skip
 
 
@@ -107,15 +118,19 @@ def samples(name: str, dtype: Any, count: int, rng: np.random.Generator) -> Arra
     usual = rng.uniform(low, high, part)
     bits = np.uint32 if dtype == np.float32 else np.uint64
     anything = rng.integers(0, np.iinfo(bits).max, part, dtype=bits, endpoint=True).view(dtype)
-    if name in ("erfinv", "asin", "acos"):
+    if name in ("erfinv", "asin", "acos", "atanh"):
         edges = (1.0 - 2.0 ** rng.uniform(-53.0, 0.0, part)) * rng.choice([-1.0, 1.0], part)
     elif name in ("sin", "cos", "tan"):
         turns = rng.integers(0, 2 ** int(rng.integers(4, 20)), part) * (math.pi / 2)
         edges = np.where(rng.random(part) < 0.5, turns, 2.0 ** rng.uniform(0.0, 44.9, part))
-    elif name.startswith("log"):
+    elif name == "logit":
+        edges = 0.5 + rng.choice([-0.5, 0.5], part) * (1.0 - 2.0 ** rng.uniform(-53.0, 0.0, part))
+    elif name.startswith("log") or name == "acosh":
         edges = 1.0 + rng.uniform(-1.0, 1.0, part) * 2.0 ** rng.uniform(-20.0, 0.0, part)
         if name == "log1p":
             edges = edges - 1.0
+    elif name == "erfc":
+        edges = rng.uniform(-1.0, 1.0, part) * (10.1 if dtype == np.float32 else 27.3)
     else:
         edges = rng.uniform(-1.0, 1.0, part) * (105.0 if dtype == np.float32 else 750.0)
         if name == "exp2":
@@ -191,13 +206,19 @@ def in_domain(name: str, args: tuple[Array, ...]) -> Array:
             keep &= x >= 0
         elif name == "log1p":
             keep &= x > -1
+        elif name == "acosh":
+            keep &= x >= 1
+        elif name == "atanh":
+            keep &= np.abs(x) < 1
+        elif name == "logit":
+            keep &= (x > 0) & (x < 1)
         elif name in ("asin", "acos"):
             keep &= np.abs(x) <= 1
         elif name == "erfinv":
             keep &= np.abs(x) < 1
         elif name in ("sin", "cos", "tan") and x.dtype == np.float64:
             keep &= np.abs(x) < 2.0**45
-        elif name in ("exp", "expm1", "sinh", "cosh", "sigmoid", "exp2") and x.dtype == np.float64:
+        elif name in ("exp", "expm1", "sinh", "cosh", "sigmoid", "exp2", "erfc") and x.dtype == np.float64:
             keep &= np.abs(x) < 1e5  # beyond it the oracle takes minutes and the result is 0, 1 or inf
         elif name == "pow":
             keep &= (x != 0) & np.isfinite(args[1])

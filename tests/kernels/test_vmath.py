@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 
 from benchmarks import ulp
 from tracejit.kernels import vmath
-from tracejit.kernels.vmath import exponential, in_numpy, logarithm, special, trigonometric
+from tracejit.kernels.vmath import exponential, in_numpy, inverse, logarithm, special, trigonometric
 from tracejit.kernels.vmath.expression import V
 
 Array = np.ndarray[Any, Any]
@@ -26,7 +26,7 @@ NAMES = (*vmath.UNARY, *vmath.BINARY)
 LIMITS = {np.float32: 2.0, np.float64: 4.0}
 FORMULAS: dict[str, Callable[[V], V]] = {
     name: getattr(module, name)
-    for module in (exponential, logarithm, special, trigonometric)
+    for module in (exponential, inverse, logarithm, special, trigonometric)
     for name in vmath.UNARY
     if hasattr(module, name) and getattr(module, name).__module__ == module.__name__
 }
@@ -218,14 +218,16 @@ def test_loops_vectorise(name: str, dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", ["exp", "exp2", "expm1", "sinh", "tanh", "sigmoid", "erf", "atan", "erfinv", "asin"])
+@pytest.mark.parametrize(
+    "name", ["exp", "exp2", "expm1", "sinh", "tanh", "sigmoid", "erf", "atan", "erfinv", "asin", "asinh", "atanh"]
+)
 def test_rising_functions_rise(name: str, dtype: Any) -> None:
-    reach = 0.999 if name in ("erfinv", "asin") else 6.0 if dtype == np.float64 else 4.0
+    reach = 0.999 if name in ("erfinv", "asin", "atanh") else 6.0 if dtype == np.float64 else 4.0
     got = run(name, np.linspace(-reach, reach, 20_001).astype(dtype))
     assert np.all(np.diff(got) >= 0)
 
 
-@pytest.mark.parametrize("name", ["sin", "tan", "tanh", "sinh", "atan", "asin", "erf", "erfinv"])
+@pytest.mark.parametrize("name", ["sin", "tan", "tanh", "sinh", "atan", "asin", "asinh", "atanh", "erf", "erfinv"])
 def test_odd_functions_are_odd_to_the_bit(name: str) -> None:
     x = np.linspace(0.0, 1.0, 5001)
     for dtype in DTYPES:

@@ -31,6 +31,7 @@ NAMESAKES: dict[str, Any] = {
     "right_shift": torch.bitwise_right_shift,
     "copy": torch.clone,
     "gelu": lambda x: torch.where(x == np.inf, x, torch.nn.functional.gelu(x)),  # NaN there of float32
+    "logit": lambda x: torch.logit(x.double()).to(x.dtype),  # of float32 another sign of the gradient at -0.0
     "flush_denormal": lambda x: x - torch.where(x.abs() < torch.finfo(x.dtype).tiny, x, 0).detach(),
 }
 UNARY = [op for op in ops.family("elementwise") if op.params == ("x",) and not op.attrs]

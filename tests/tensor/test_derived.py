@@ -144,6 +144,36 @@ def test_heaviside() -> None:
           [draw((3,)), draw((3,), "i")], grad=False)  # fmt: skip
 
 
+SPECIAL = ["erfinv", "erfc", "asinh", "acosh", "atanh", "logit", "sinc"]
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_special_functions(name: str) -> None:
+    x = 1 + np.abs(draw((3, 4))) if name == "acosh" else np.tanh(draw((3, 4))) * 0.9
+    x = np.abs(x) if name == "logit" else x
+    check(f"m.{name}(x)", [x], [x.astype(np.float64)])
+    # PyTorch has no gradient for some of these in place.
+    check(f"(x * 1).{name}_()", [x], grad=False)
+    # PyTorch's sinc has the gradient nan where the angle is infinite in float32.
+    check(f"m.{name}(x)", [EDGES], grad=False)
+
+
+def test_logit_between_bounds() -> None:
+    x = np.float32([-1, -0.0, 0, 0.01, 0.1, 0.3, 0.5, 0.9, 0.95, 1, 2, np.nan])
+    for text in ("m.logit(x, 0.1)", "m.logit(x, eps=1e-6)", "(x * 1).logit_(0.1)"):
+        check(text, [x], [x.astype(np.float64)])
+    check("x.logit(0.25)", [x], [x.astype(np.float16)])
+
+
+def test_sinc_at_nothing() -> None:
+    check("m.sinc(x)", [np.float32([0, -0.0, 1, -2, 1e-6, 0.25])])
+
+
+@pytest.mark.parametrize("name", ["exp2", "log10", "sinh", "cosh", "asin", "acos", "atan"])
+def test_elementary_functions_in_place(name: str) -> None:
+    check(f"(x * 1).{name}_()", [np.abs(np.tanh(draw((3, 4))))])
+
+
 @pytest.mark.parametrize("name", ["deg2rad", "rad2deg", "frac"])
 def test_functions_of_one_operand(name: str) -> None:
     check(f"m.{name}(x)", *[[draw((3, 4), k)] for k in "fdib"], [EDGES])

@@ -27,6 +27,7 @@ def above_zero(x: np.ndarray) -> np.ndarray:
 
 
 UNARY = """exp exp2 expm1 log log1p log2 log10 sin cos tan tanh sinh cosh asin acos atan sigmoid erf sqrt rsqrt
+asinh acosh atanh erfc erfinv logit sinc arcsinh arccosh arctanh
 reciprocal square neg abs sign floor ceil trunc round isnan isinf isfinite logical_not bitwise_not positive"""
 
 

@@ -120,6 +120,54 @@ def erf(x):
     """The error function."""
 
 
+_scalar_erfc = np.vectorize(math.erfc, otypes=[np.float64])
+
+
+def _erfc(x: Any) -> Any:
+    return _scalar_erfc(np.asarray(x, np.float64)).astype(x.dtype)
+
+
+@_elementary(
+    300, _erfc, lambda ct, x: ops.mul(ct, ops.mul(ops.exp(ops.neg(ops.mul(x, x))), -1.1283791670955126))
+)
+def erfc(x):
+    """1 - erf(x), accurate where that is near 0."""
+
+
+def _erfinv_of(x: float) -> float:
+    """Newton on erf, or on log(erfc) where x is near 1."""
+    size = abs(x)
+    if not 0 < size < 1:
+        return x if size == 0 else math.copysign(math.inf, x) if size == 1 else math.nan
+    w = -math.log((1 - size) * (1 + size))
+    y = math.sqrt(w) * 0.9 if w > 1 else size * 0.886
+    for _ in range(12):
+        rest = math.erfc(y)
+        step = size - math.erf(y) if size < 0.5 else rest * math.log(rest / (1 - size))
+        y += step * math.exp(y * y) * 0.8862269254527580
+    return math.copysign(y, x)
+
+
+_scalar_erfinv = np.vectorize(_erfinv_of, otypes=[np.float64])
+
+
+def _erfinv(x: Any) -> Any:
+    return _scalar_erfinv(np.asarray(x, np.float64)).astype(x.dtype)
+
+
+@_elementary(
+    130,
+    _erfinv,
+    lambda ct, out: ops.mul(ct, ops.mul(ops.exp(ops.mul(out, out)), 0.8862269254527580)),
+    sample=(-0.9, 0.9),
+)
+def erfinv(x):
+    """The number whose error function is the element.
+
+    Edge: infinite at -1 and 1, NaN beyond.
+    """
+
+
 def _share(x: Any) -> Any:
     """The normal distribution's share below x."""
     return ops.mul(ops.add(ops.erf(ops.mul(x, 0.7071067811865476)), 1.0), 0.5)
@@ -159,6 +207,49 @@ def asin(x):
 @_elementary(35, np.arccos, lambda ct, x: ops.neg(ops.div(ct, ops.sqrt(ops.sub(1, ops.mul(x, x))))), sample=(-0.9, 0.9))
 def acos(x):
     """Inverse cosine."""
+
+
+@_elementary(230, np.arcsinh, lambda ct, x: ops.div(ct, ops.sqrt(ops.add(ops.mul(x, x), 1))))
+def asinh(x):
+    """Inverse hyperbolic sine."""
+
+
+@_elementary(
+    210, np.arccosh, lambda ct, x: ops.div(ct, ops.sqrt(ops.sub(ops.mul(x, x), 1))), sample=(1.2, 5.0)
+)
+def acosh(x):
+    """Inverse hyperbolic cosine.
+
+    Edge: NaN below 1.
+    """
+
+
+@_elementary(170, np.arctanh, lambda ct, x: ops.div(ct, ops.sub(1, ops.mul(x, x))), sample=(-0.9, 0.9))
+def atanh(x):
+    """Inverse hyperbolic tangent.
+
+    Edge: infinite at -1 and 1, NaN beyond.
+    """
+
+
+def _logit(x: Any) -> Any:
+    wide = np.asarray(x, np.float64)
+    return np.where(
+        wide < 0.25, np.log(wide / (1 - wide)), np.log1p((2 * wide - 1) / (1 - wide))
+    ).astype(x.dtype)
+
+
+def _logit_gradient(ct: Any, x: Any) -> Any:
+    inside = ops.bitwise_and(ops.ge(x, 0), ops.le(x, 1))
+    return ops.where(inside, ops.div(ct, ops.mul(x, ops.sub(1, x))), math.nan)
+
+
+@_elementary(260, _logit, _logit_gradient, sample=(0.1, 0.9))
+def logit(x):
+    """log(x / (1 - x)), the inverse of sigmoid.
+
+    Edge: -infinity at 0, infinity at 1, NaN beyond; so is the gradient, but positive.
+    """
 
 
 def _is_number(x: Any) -> bool:

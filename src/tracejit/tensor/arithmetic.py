@@ -373,7 +373,7 @@ def __invert__(self: Tensor) -> Any:
 # --- functions of one operand -----------------------------------------------------------------------------------------
 
 
-def _floating(name: str, *names: str) -> Callable[[Tensor], Any]:
+def of_floats(name: str, *names: str) -> Callable[[Tensor], Any]:
     """A function that computes in a floating point type."""
     op: Op = getattr(ops, name)
 
@@ -387,25 +387,25 @@ def _floating(name: str, *names: str) -> Callable[[Tensor], Any]:
     return method(*names)(function)
 
 
-exp = _floating("exp")
-exp2 = _floating("exp2")
-expm1 = _floating("expm1")
-log = _floating("log")
-log1p = _floating("log1p")
-log2 = _floating("log2")
-log10 = _floating("log10")
-sin = _floating("sin")
-cos = _floating("cos")
-tan = _floating("tan")
-tanh = _floating("tanh")
-sinh = _floating("sinh")
-cosh = _floating("cosh")
-asin = _floating("asin", "arcsin")
-acos = _floating("acos", "arccos")
-atan = _floating("atan", "arctan")
-sigmoid = _floating("sigmoid")
-erf = _floating("erf")
-sqrt = _floating("sqrt")
+exp = of_floats("exp")
+exp2 = of_floats("exp2")
+expm1 = of_floats("expm1")
+log = of_floats("log")
+log1p = of_floats("log1p")
+log2 = of_floats("log2")
+log10 = of_floats("log10")
+sin = of_floats("sin")
+cos = of_floats("cos")
+tan = of_floats("tan")
+tanh = of_floats("tanh")
+sinh = of_floats("sinh")
+cosh = of_floats("cosh")
+asin = of_floats("asin", "arcsin")
+acos = of_floats("acos", "arccos")
+atan = of_floats("atan", "arctan")
+sigmoid = of_floats("sigmoid")
+erf = of_floats("erf")
+sqrt = of_floats("sqrt")
 
 
 @method()

@@ -187,6 +187,7 @@ IN_PLACE = tuple(
     for name in (
         *("add", "sub", "mul", "div", "pow", "remainder", "fmod", "floor_divide"),
         *("exp", "expm1", "log", "log1p", "log2", "sin", "cos", "tan", "tanh", "sigmoid", "erf", "sqrt", "rsqrt"),
+        *("exp2", "log10", "sinh", "cosh", "asin", "acos", "atan"),
         *("neg", "abs", "sign", "floor", "ceil", "trunc", "round", "reciprocal", "square"),
         *("masked_fill", "logical_not", "logical_and", "logical_or", "logical_xor"),
         *("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not"),

@@ -25,11 +25,14 @@ from tracejit.tensor.arithmetic import (
     minimum,
     mul,
     neg,
+    of_floats,
+    sin,
     sqrt,
     sub,
     trunc,
     where,
 )
+from tracejit.tensor.clamping import clamp
 from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply, beside
 from tracejit.tensor.inplace import in_place
@@ -159,4 +162,57 @@ def frac(input: Tensor) -> Any:
     return sub(x, trunc(x))
 
 
-IN_PLACE = tuple(in_place(f) for f in (hypot, xlogy, heaviside, copysign, deg2rad, rad2deg, frac))
+erfc = of_floats("erfc")
+erfinv = of_floats("erfinv")
+asinh = of_floats("asinh", "arcsinh")
+acosh = of_floats("acosh", "arccosh")
+atanh = of_floats("atanh", "arctanh")
+
+
+@method()
+def logit(input: Tensor, eps: float | None = None) -> Any:
+    """log(x / (1 - x)), the inverse of sigmoid; with `eps` of the elements limited to [eps, 1 - eps].
+
+    Shape: kept. DType: floats stay, others become the default float type. Edge: infinite at 0 and 1, NaN beyond.
+
+    >>> import tracejit as tj
+    >>> logit(tj.tensor([0.5, 0.75, 1.0]))
+    tensor([0.0000, 1.0986,    inf])
+    """
+    x = floating(input)
+    return apply(ops.logit, (x,)) if eps is None else _limited_logit(x, eps)
+
+
+@in_single
+def _limited_logit(x: Tensor, eps: float) -> Any:
+    return apply(ops.logit, (clamp(x, eps, 1 - eps),))
+
+
+@method()
+def sinc(input: Tensor) -> Any:
+    """sin(pi x) / (pi x), and 1 at 0.
+
+    Shape: kept. DType: floats stay, others become the default float type. Edge: NaN at infinities.
+
+    >>> import tracejit as tj
+    >>> sinc(tj.tensor([0.0, 0.5]))
+    tensor([1.0000, 0.6366])
+    """
+    return _sinc(floating(input))
+
+
+@composite
+@in_single
+def _sinc(x: Tensor) -> Any:
+    zero = eq(x, 0)
+    angle = mul(where(zero, 1.0, x), math.pi)
+    return where(zero, 1.0, div(sin(angle), angle))
+
+
+IN_PLACE = tuple(
+    in_place(f)
+    for f in (
+        *(hypot, xlogy, heaviside, copysign, deg2rad, rad2deg, frac),
+        *(erfc, erfinv, asinh, acosh, atanh, logit, sinc),
+    )
+)

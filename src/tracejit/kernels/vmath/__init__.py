@@ -23,7 +23,7 @@ from numba.core import types
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
-from tracejit.kernels.vmath import exponential, logarithm, special, trigonometric
+from tracejit.kernels.vmath import exponential, inverse, logarithm, special, trigonometric
 from tracejit.kernels.vmath.expression import V
 from tracejit.kernels.vmath.strips import replace_by
 
@@ -114,7 +114,12 @@ atan_f32, atan_f64 = (_define(trigonometric.atan, s, 1) for s in _TYPES)
 asin_f32, asin_f64 = (_define(trigonometric.asin, s, 1) for s in _TYPES)
 acos_f32, acos_f64 = (_define(trigonometric.acos, s, 1) for s in _TYPES)
 atan2_f32, atan2_f64 = (_define(trigonometric.atan2, s, 2) for s in _TYPES)
+asinh_f32, asinh_f64 = (_define(inverse.asinh, s, 1) for s in _TYPES)
+acosh_f32, acosh_f64 = (_define(inverse.acosh, s, 1) for s in _TYPES)
+atanh_f32, atanh_f64 = (_define(inverse.atanh, s, 1) for s in _TYPES)
+logit_f32, logit_f64 = (_define(inverse.logit, s, 1) for s in _TYPES)
 erf_f32, erf_f64 = (_define(special.erf, s, 1) for s in _TYPES)
+erfc_f32, erfc_f64 = (_define(special.erfc, s, 1) for s in _TYPES)
 gelu_f32, gelu_f64 = (_define(special.gelu, s, 1) for s in _TYPES)
 erfinv_f32, erfinv_f64 = (_define(special.erfinv, s, 1) for s in _TYPES)
 sqrt_f32, sqrt_f64 = (_define(sqrt, s, 1) for s in _TYPES)
@@ -131,7 +136,8 @@ sigmoid_strip_f32, sigmoid_strip_f64 = (_define_strip(exponential.sigmoid, s) fo
 
 UNARY = (
     "exp", "exp2", "expm1", "sinh", "cosh", "tanh", "sigmoid", "log", "log2", "log10", "log1p", "sin", "cos", "tan",
-    "atan", "asin", "acos", "erf", "erfinv", "sqrt", "rsqrt",
+    "atan", "asin", "acos", "asinh", "acosh", "atanh", "logit", "erf", "erfc", "erfinv", "sqrt",
+    "rsqrt",
 )  # fmt: skip
 BINARY = ("pow", "atan2")
 IN_PLACE = ("exp", "exp2", "expm1", "sinh", "cosh", "tanh", "sigmoid")

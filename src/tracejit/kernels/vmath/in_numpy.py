@@ -35,6 +35,7 @@ FORMULAS: dict[str, Callable[[V], V]] = {
         trigonometric.asin,
         trigonometric.acos,
         special.erf,
+        special.erfinv,
         special.gelu,
     )
 }

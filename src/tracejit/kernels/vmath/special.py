@@ -1,18 +1,21 @@
-"""erf, its inverse, and GELU.
+"""erf, its complement and its inverse, and GELU.
 
-Source: erf(x) = 1 - exp(-g(x)) with g = -log(erfc(x)); Giles, "Approximating the erfinv function" (2010), for the
-variable w = -log(1 - x**2). The polynomials are fits of this project.
+Source: erf(x) = 1 - exp(-g(x)) with g = -log(erfc(x)); Shepherd and Laframboise, "Chebyshev approximation of
+(1 + 2x) exp(x**2) erfc x" (1981), for the variable (x - 3.75) / (x + 3.75); Giles, "Approximating the erfinv function"
+(2010), for the variable w = -log(1 - x**2). The polynomials are fits of this project.
 """
 
 from __future__ import annotations
 
 from tracejit.kernels.vmath import coefficients as c
-from tracejit.kernels.vmath.exponential import expm1_reduced, reduce_by_log2
-from tracejit.kernels.vmath.expression import FORMATS, V, polynomial, power_of_biased
+from tracejit.kernels.vmath.exponential import exp, expm1_reduced, reduce_by_log2
+from tracejit.kernels.vmath.expression import FORMATS, V, polynomial, power_of_biased, two_product
 from tracejit.kernels.vmath.logarithm import log
 
 # Beyond this erf rounds to one.
 _ERF_ONE = {32: 4.0, 64: 6.0}
+# Beyond this erfc is zero.
+_ERFC_ZERO = 28.0
 
 
 def erf(x: V) -> V:
@@ -27,6 +30,27 @@ def erf(x: V) -> V:
     scale = power_of_biased(n)
     large = (1.0 - scale) - expm1_reduced(r) * scale
     return (magnitude < 1.0).where(small, large.with_sign(x))
+
+
+def erfc(x: V) -> V:
+    """1 - erf(x) without cancellation."""
+    if x.width == 32:
+        return erfc(x.widen()).narrow()
+    magnitude = x.abs()
+    small = 1.0 - polynomial(x * x, c.ERF[64]).fma(x, x)
+    limited = (magnitude > _ERFC_ZERO).where(x.const(_ERFC_ZERO), magnitude)
+    square, low = two_product(limited, limited)
+    decay = exp(-square)
+    doubled = limited + limited
+    divisor = doubled + 1.0
+    divisor_low = 1.0 - (divisor - doubled)
+    inverse = 1.0 / divisor
+    product, product_low = two_product(polynomial((limited - 3.75) / (limited + 3.75), c.ERFC[64]), decay)
+    quotient = product * inverse
+    # What the product, the quotient, the divisor and the square lost: each alone is half a unit.
+    lost = (-quotient).fma(divisor, product) + (product_low - product * low - quotient * divisor_low)
+    tail = lost.fma(inverse, quotient)
+    return (magnitude < 0.5).where(small, (x < 0.0).where(2.0 - tail, tail))
 
 
 def gelu(x: V) -> V:
