@@ -66,6 +66,59 @@ def test_the_older_control_groups_are_read(tmp_path: Path) -> None:
     assert config.thread_budget(config.read({}), {}, tmp_path) == 1
 
 
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.fixture
+def many_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "_affinity", lambda: 64)
+
+
+@pytest.mark.usefixtures("many_cpus")
+def test_the_smallest_quota_of_the_groups_around_the_process_counts(tmp_path: Path) -> None:
+    root, membership = tmp_path / "cgroup", tmp_path / "membership"
+
+    def budget() -> int:
+        return config.thread_budget(config.read({}), {}, root, membership)
+
+    membership.write_text("0::/user.slice/user-7.slice/job.scope\n")
+    write(root / "user.slice" / "user-7.slice" / "job.scope" / "cpu.max", "250000 100000\n")
+    assert budget() == 3
+    write(root / "user.slice" / "cpu.max", "200000 100000\n")
+    assert budget() == 2
+    write(root / "user.slice" / "cpu.max", "max 100000\n")
+    write(root / "user.slice" / "user-7.slice" / "cpu.max", "800000 100000\n")
+    assert budget() == 3
+    write(root / "cpu.max", "100000 100000\n")
+    assert budget() == 1
+    # The group of another container.
+    write(root / "system.slice" / "cpu.max", "50000 100000\n")
+    write(root / "cpu.max", "max 100000\n")
+    membership.write_text("0::/user.slice\n")
+    assert budget() == 64
+
+
+@pytest.mark.usefixtures("many_cpus")
+def test_older_groups_are_found_by_their_controller(tmp_path: Path) -> None:
+    root, membership = tmp_path / "cgroup", tmp_path / "membership"
+    membership.write_text("9:memory:/job\n4:cpu,cpuacct:/batch/job\n0::/\n")
+    for place, quota in (("batch/job", "-1"), ("batch", "600000"), ("job", "100000"), ("", "-1")):
+        write(root / "cpu" / place / "cpu.cfs_quota_us", f"{quota}\n")
+        write(root / "cpu" / place / "cpu.cfs_period_us", "100000\n")
+    assert config.thread_budget(config.read({}), {}, root, membership) == 6
+
+
+@pytest.mark.usefixtures("many_cpus")
+@pytest.mark.parametrize("group", ["/docker/1f", "/../../system.slice/job", "/"])
+def test_a_group_that_is_not_shown_counts_as_the_root(tmp_path: Path, group: str) -> None:
+    root, membership = tmp_path / "cgroup", tmp_path / "membership"
+    membership.write_text(f"0::{group}\n")
+    write(root / "cpu.max", "400000 100000\n")
+    assert config.thread_budget(config.read({}), {}, root, membership) == 4
+
+
 def test_the_log_shows_the_topics_asked_for() -> None:
     script = "from tracejit.config import logger; logger('passes').debug('a'); logger('memory').debug('b')"
     environment = {**os.environ, "TRACEJIT_LOG": "passes", "PYTHONPATH": os.pathsep.join(sys.path)}

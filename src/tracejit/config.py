@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from tracejit.errors import ConfigError
@@ -124,27 +124,53 @@ def _affinity() -> int:
     return os.cpu_count() or 1
 
 
-def _cgroup_quota(root: Path) -> int | None:
-    """CPUs that the control group allows, rounded up; None without a limit."""
-    unlimited = ("max", "-1")
-    for quota_file, period_file in (("cpu.max", None), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+_UNLIMITED = ("max", "-1")
+_OLDER = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+
+
+def _groups(membership: Path) -> dict[str, PurePosixPath]:
+    """The control groups of a process by controllers, those of the newer kind under ""."""
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return {}
+    fields = [line.split(":", 2) for line in lines]
+    return {name: PurePosixPath(f[2]) for f in fields if len(f) == 3 for name in f[1].split(",")}
+
+
+def _quotas(root: Path, group: PurePosixPath, files: tuple[str, ...]) -> Iterator[int]:
+    """CPUs that a group, and each around it, allows, rounded up. One that is not shown here counts as the root."""
+    inside = [part for part in group.parts if part.strip("/")]
+    for depth in range(0 if ".." in inside else len(inside), -1, -1):
+        place = root.joinpath(*inside[:depth])
         try:
-            words = (root / quota_file).read_text().split()
-            if period_file is not None:
-                words += (root / period_file).read_text().split()
+            words = [word for name in files for word in (place / name).read_text().split()]
         except OSError:
             continue
-        if len(words) >= 2 and words[0] not in unlimited:
-            return max(1, math.ceil(int(words[0]) / int(words[1])))
-    return None
+        if len(words) >= 2 and words[0] not in _UNLIMITED:
+            yield max(1, math.ceil(int(words[0]) / int(words[1])))
 
 
-def thread_budget(settings: Settings, environment: Mapping[str, str], cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+def _cgroup_quota(root: Path, membership: Path) -> int | None:
+    """CPUs that control groups allow the process, rounded up; None without a limit."""
+    groups = _groups(membership)
+    top = PurePosixPath("/")
+    newer = _quotas(root, groups.get("", top), ("cpu.max",))
+    older = _quotas(root / "cpu", groups.get("cpu", top), _OLDER)
+    return min((*newer, *older), default=None)
+
+
+def thread_budget(
+    settings: Settings,
+    environment: Mapping[str, str],
+    cgroup: Path = Path("/sys/fs/cgroup"),
+    membership: Path = Path("/proc/self/cgroup"),
+) -> int:
     """The number of threads to compute with: min(affinity, cgroup quota, OMP_NUM_THREADS), unless set."""
     if settings.num_threads > 0:
         return settings.num_threads
     budget = _affinity()
-    quota = _cgroup_quota(cgroup)
+    quota = _cgroup_quota(cgroup, membership)
     if quota is not None:
         budget = min(budget, quota)
     first = environment.get("OMP_NUM_THREADS", "").split(",")[0].strip()
