@@ -185,7 +185,8 @@ def logit(input: Tensor, eps: float | None = None) -> Any:
 
 @in_single
 def _limited_logit(x: Tensor, eps: float) -> Any:
-    return apply(ops.logit, (clamp(x, eps, 1 - eps),))
+    # NaN has a gradient of its own, which clamp does not let through.
+    return apply(ops.logit, (apply(ops.where, (apply(ops.ne, (x, x)), x, clamp(x, eps, 1 - eps))),))
 
 
 @method()
