@@ -12,17 +12,21 @@ from typing import Any
 from tracejit.kernels.launch import Launch, Operand, Ptr, Scratch
 from tracejit.kernels.resample_vectors import (
     ROWS_OF_UNIT,
+    TABLE_UNIT,
     resample_rows_f32,
     resample_rows_f64,
     resample_slices_f32,
     resample_slices_f64,
     resample_table_f32,
     resample_table_f64,
+    resample_turned_f32,
+    resample_turned_f64,
 )
 from tracejit.kernels.template import lanes, launched, require_contiguous, require_same_dtype
 
 _SIZES = {"float32": 4, "float64": 8}
 _TABLE: dict[str, Callable[..., Any]] = {"float32": resample_table_f32, "float64": resample_table_f64}
+_TURNED: dict[str, Callable[..., Any]] = {"float32": resample_turned_f32, "float64": resample_turned_f64}
 _ROWS: dict[str, Callable[..., Any]] = {"float32": resample_rows_f32, "float64": resample_rows_f64}
 _SLICES: dict[str, Callable[..., Any]] = {"float32": resample_slices_f32, "float64": resample_slices_f64}
 
@@ -62,17 +66,19 @@ def _launches(
     offsets = [sum(sections[:k]) for k in range(len(sections))]
     table = Scratch(sum(sections))
     step = step_of(old, new, ratio, places)
-    slots: tuple[int | float | Scratch, ...] = (table, old, new, taps, *map(float, step), int(backward))
-    make = Launch(_TABLE[x.dtype], slots, 1, 4.0 * entries)
+    slots: tuple[int | float | Scratch, ...] = (table, old, new, taps, *map(float, step))
+    make = [Launch(_TABLE[x.dtype], slots, -(-new // TABLE_UNIT), 0.4 * taps * min(new, TABLE_UNIT))]
+    if backward:
+        make.append(Launch(_TURNED[x.dtype], slots, 1, 1.2 * entries))
     terms = taps * max(new / old, 1.0) if backward else float(taps)
     shared: tuple[int | Ptr | Scratch, ...] = (Ptr(0), Ptr(1), table, *offsets[-3:], sources, results)
     vectors = inner * size / 64
     if inner == 1:
         rows = ROWS_OF_UNIT[x.dtype]
         cost = (sources + results) * 1.3 + results * terms * 0.6
-        return launched(make, Launch(_ROWS[x.dtype], (*shared, outer), -(-outer // rows), cost))
+        return launched(*make, Launch(_ROWS[x.dtype], (*shared, outer), -(-outer // rows), cost))
     cost = 3.0 + vectors * (1.0 + 0.9 * terms)
-    return launched(make, Launch(_SLICES[x.dtype], (*shared, inner), outer * results, cost))
+    return launched(*make, Launch(_SLICES[x.dtype], (*shared, inner), outer * results, cost))
 
 
 def plan_resample(

@@ -18,9 +18,10 @@ from tracejit.kernels.emit import I64, Splat, emit_loop
 from tracejit.kernels.gemm_packing import add_transpose
 from tracejit.kernels.vectors import F32, F64, TARGET, Lane, VectorBuilder
 
-(T_TABLE, T_OLD, T_NEW, T_TAPS, T_RATIO, T_BEFORE, T_BEHIND, T_BACKWARD) = range(8)
-"""Slots of the table: its address, sizes, terms of an element, the step between places (float64), whether it is wanted
-the other way round as well."""
+(T_TABLE, T_OLD, T_NEW, T_TAPS, T_RATIO, T_BEFORE, T_BEHIND) = range(7)
+"""Slots of the table: its address, sizes, terms of an element, the step between places (float64)."""
+TABLE_UNIT = 128
+"""Elements whose terms are a unit."""
 
 (X, OUT, TABLE, PLACES, WEIGHTS, STARTS, SOURCES, RESULTS, REST) = range(9)
 """Slots of the others: addresses, where in the table its parts are, sizes along the axis of x and of the result, and
@@ -52,12 +53,17 @@ def _far(b: Any, kind: Any, t: Any) -> Any:
 
 
 def _make_table(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
-    """The only unit is the table."""
+    """A unit is some elements of the result, or of what is given back."""
     b, kind = code.builder, lane.kind
-    at, old, new, taps, backward = code.slots(p, T_TABLE, T_OLD, T_NEW, T_TAPS, T_BACKWARD)
+    at, old, new, taps = code.slots(p, T_TABLE, T_OLD, T_NEW, T_TAPS)
     step = [b.bitcast(word.value, F64.kind) for word in code.slots(p, T_RATIO, T_BEFORE, T_BEHIND)]
     entries = taps * new
     places, weights, starts = at, at + entries * 8, at + entries * 16
+
+    name = f"llvm.floor.{lane.name}"
+    floor = code.module.globals.get(name)
+    if floor is None:
+        floor = ir.Function(code.module, ir.FunctionType(kind, [kind]), name)
 
     def place_of(s: Word, kind: Any) -> Any:
         ratio, before, behind = step if kind is F64.kind else [b.fptrunc(number, kind) for number in step]
@@ -67,40 +73,39 @@ def _make_table(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
         code.store(places, entry, place.least(old - 1).most(0))
         code.store(weights, entry, Word(b, weight))
 
-    with code.loop(low, high):
-        with code.loop(0, new) as s:
-            found = place_of(s, kind)
-            if kind is not F32.kind:
-                # The nearest element is found in single precision whatever the type, as PyTorch has it.
-                found = b.select(taps.equals(1).value, b.fpext(place_of(s, F32.kind), kind), found)
-            found = b.select(b.and_(taps.equals(2).value, b.fcmp_ordered("<", found, kind(0.0))), kind(0.0), found)
-            name = f"llvm.floor.{lane.name}"
-            floor = code.module.globals.get(name)
-            if floor is None:
-                floor = ir.Function(code.module, ir.FunctionType(kind, [kind]), name)
+    def elements(terms: int, first: Word, last: Word) -> None:
+        with code.loop(first, last) as s:
+            # The nearest element is found in single precision whatever the type, as PyTorch has it.
+            found = b.fpext(place_of(s, F32.kind), kind) if terms == 1 < lane.size // 4 else place_of(s, kind)
+            if terms == 2:
+                found = b.select(b.fcmp_ordered("<", found, kind(0.0)), kind(0.0), found)
             whole = b.call(floor, [found])
-            first, part = Word(b, b.fptosi(whole, I64)), b.fsub(found, whole)
-            rest, entry = b.fsub(kind(1.0), part), s * taps
-            code.store(starts, s, entry)
-            with code.when(taps.equals(1)):
-                put(entry, first, kind(1.0))
-            with code.when(taps.equals(2)):
-                put(entry, first, rest)
-                put(entry + 1, first + 1, part)
-            with code.when(taps.equals(4)):
-                for t, weight in enumerate([_far(b, kind, part), _near(b, kind, part), _near(b, kind, rest),
-                                            _far(b, kind, rest)]):
-                    put(entry + t, first + (t - 1), weight)
-        code.store(starts, new, entries)
-        with code.when(backward.differs(0)):
-            _turn_table(lane, code, places, weights, starts + (new + 1) * 8, old, new, taps)
+            nearest, part = Word(b, b.fptosi(whole, I64)), b.fsub(found, whole)
+            rest = b.fsub(kind(1.0), part)
+            weights = {
+                1: lambda: [kind(1.0)],
+                2: lambda: [rest, part],
+                4: lambda: [_far(b, kind, part), _near(b, kind, part), _near(b, kind, rest), _far(b, kind, rest)],
+            }[terms]()
+            code.store(starts, s, s * terms)
+            for t, weight in enumerate(weights):
+                put(s * terms + t, nearest + (t - int(terms == 4)), weight)
+
+    with code.loop(low, high) as unit:
+        first = unit * TABLE_UNIT
+        last = new.least(first + TABLE_UNIT)
+        for terms in (1, 2, 4):
+            with code.when(taps.equals(terms)):
+                elements(terms, first, last)
+        with code.when(last.equals(new)):
+            code.store(starts, new, entries)
 
 
-def _turn_table(
-    lane: Lane, code: Code, places: Word, weights: Word, turned: Word, old: Word, new: Word, taps: Word
-) -> None:
-    """The terms of a table by their places, in the order in which they are there."""
+def _turn_table(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
+    """The terms of a table by their places, in the order in which they are there. The only unit is all of it."""
+    at, old, new, taps = code.slots(p, T_TABLE, T_OLD, T_NEW, T_TAPS)
     entries = taps * new
+    places, weights, turned = at, at + entries * 8, at + entries * 16 + (new + 1) * 8
     turned_places, turned_weights, ends = turned, turned + entries * 8, turned + entries * 16
     with code.loop(0, old + 2) as i:
         code.store(ends, i, code.word(0))
@@ -230,6 +235,8 @@ def _rows(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
 
 table_f32 = native_kernel("resampled_table_f32", partial(_make_table, F32), by_hand=False)
 table_f64 = native_kernel("resampled_table_f64", partial(_make_table, F64), by_hand=False)
+turned_f32 = native_kernel("resampled_turned_f32", partial(_turn_table, F32), by_hand=False)
+turned_f64 = native_kernel("resampled_turned_f64", partial(_turn_table, F64), by_hand=False)
 slices_f32 = native_kernel("resampled_slices_f32", partial(_slices, F32))
 slices_f64 = native_kernel("resampled_slices_f64", partial(_slices, F64))
 rows_f32 = native_kernel("resampled_rows_f32", partial(_rows, F32))
@@ -244,6 +251,16 @@ def resample_table_f32(p: Any, lo: int, hi: int) -> Any:
 def resample_table_f64(p: Any, lo: int, hi: int) -> Any:
     """Which terms each slice is the sum of, float64."""
     return table_f64(p, lo, hi)
+
+
+def resample_turned_f32(p: Any, lo: int, hi: int) -> Any:
+    """Which terms each slice of the adjoint is the sum of, float32."""
+    return turned_f32(p, lo, hi)
+
+
+def resample_turned_f64(p: Any, lo: int, hi: int) -> Any:
+    """Which terms each slice of the adjoint is the sum of, float64."""
+    return turned_f64(p, lo, hi)
 
 
 def resample_slices_f32(p: Any, lo: int, hi: int) -> Any:
