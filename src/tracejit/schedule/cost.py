@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from tracejit.schedule.values import ELEMENTWISE, VIRTUAL, Value
+from tracejit.symbols import present
 
 BLOCK = 4096
 """Elements of a row that are folded at once; part of the numerics contract, and the length of a scratch row."""
@@ -18,6 +19,10 @@ COLUMN_ROWS = 256
 COLUMN_WIDTH, COLUMN_STRIPS = 128, 16
 """Columns that one unit of a column reduction takes, and how many units side by side are done together: wide strips
 read memory in order, many units can be shared."""
+SIBLING_BYTES, SIBLING_ROW_BYTES = 1 << 14, 1 << 19
+"""Bytes of a value from which on groups that fold its columns had better be one (two sums of columns over 32 KiB take
+0.85 of the time), and groups that fold its rows: these are folded no faster than the second cache gives them (two sums
+of rows over 400 KB take 1.05 of the time, over 16 MB 0.72)."""
 MAX_MEMBERS = 96
 """Values in a group: kernels with more take long to compile."""
 MAX_BUFFERS = 28
@@ -140,6 +145,15 @@ def is_far(nbytes: int, row: int, tiled: bool) -> bool:
     """Whether results had better go past the caches: bytes that a launch moves, those of a row. Open sizes: no."""
     limit = FAR_TILED_BYTES if tiled else FAR_BYTES
     return isinstance(nbytes, int) and isinstance(row, int) and nbytes >= limit and row >= FAR_ROW
+
+
+def is_read_once(nbytes: int, row: int) -> bool:
+    """Whether groups that read a value of so many bytes had better be one: `row` is the length of the rows that they
+    fold, 0 if they fold none; short ones have other costs. A size that is open counts as it is now.
+    """
+    if not row:
+        return bool(present(nbytes) >= SIBLING_BYTES)
+    return bool(present(nbytes) >= SIBLING_ROW_BYTES and present(row) >= SHORT_LOOP)
 
 
 def interleaving(members: list[Value]) -> int:

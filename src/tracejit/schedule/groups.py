@@ -271,6 +271,20 @@ class Partition:
         """Why a group that comes later cannot compute these values for itself, or None."""
         return self._refuse(group, more, set(more), [])
 
+    def sibling_refusal(self, group: Group, other: Group) -> str | None:
+        """Why two groups of one kind and size, of which none comes after the other, cannot be one, or None."""
+        return self._refuse(group, other.members, other.full, [])
+
+    def join(self, group: Group, other: Group) -> None:
+        """Puts all of `other` into `group`, right after that was found to be possible."""
+        self.groups.remove(other)
+        group.members = sorted([*group.members, *other.members], key=lambda v: v.index)
+        group.full |= other.full
+        for member in other.members:
+            self.group_of[member] = group
+        self._take_cuts(group)
+        group.outside = buffers(group.members)
+
     def renew(self, group: Group) -> None:
         """Takes note that values came to a group or left it."""
         group.cuts = self._all_cuts(group)

@@ -19,6 +19,7 @@ from tracejit.schedule.lower import Lowered, Lowering, PlannedLaunch, Planner
 from tracejit.schedule.memory import Buffer, place
 from tracejit.schedule.near import is_near, part_columns
 from tracejit.schedule.order import order
+from tracejit.schedule.siblings import Siblings
 from tracejit.schedule.sink import sink
 from tracejit.schedule.strands import Partings, Strand
 from tracejit.schedule.values import Value, unfold, whole
@@ -106,7 +107,7 @@ class _Planning:
         self.target: dict[Value, int] = {}
         self._bind_outputs(lowering)
         self._drop_unused()
-        partition = Partition(self.lowered.values)
+        partition = self.partition = Partition(self.lowered.values)
         self.readers = readers_of(partition.groups)
         sink(partition, self.target, self.readers)
         self._near = strands and is_near(partition, self.target)
@@ -242,7 +243,11 @@ class _Planning:
         ways = Partings()
         partings = {g: ways.of(g) if strands else None for g in groups}
         self.lengths = {g: launches_of(g) for g in groups}
-        found = order({g: self._before(g) for g in groups}, self.followed, self.lengths, partings, late=self._near)
+        before = {g: self._before(g) for g in groups}
+        siblings = Siblings(self.partition, self.readers, before, self.followed, self.lengths, partings, ways)
+        self._makers.clear()
+        plan.cuts += siblings.cuts
+        found = order(before, self.followed, self.lengths, partings, late=self._near)
         plan.stage, plan.stages, plan.strands = found.stage, found.stages, found.strands
         plan.groups = sorted(groups, key=lambda g: (plan.stage[g], g.number))
 

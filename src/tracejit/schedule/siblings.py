@@ -1,0 +1,186 @@
+"""Siblings: groups that fold the same memory, and of which none needs another, become one that reads it once.
+
+In: a partition whose groups are known with all that they wait for. Out: fewer groups, and for siblings that stay apart
+the reason.
+Must not know: kernel text, places in memory.
+
+Only groups that can begin at the same stage are put together. So nothing comes later than before, nothing is kept
+longer, and no path leads out of a group and back: every path goes from an earlier stage to a later one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+
+from tracejit.schedule import cost
+from tracejit.schedule import values as kinds
+from tracejit.schedule.groups import BLOCKS, CALL, LOOP, ROW, Cut, Group, Partition, writers
+from tracejit.schedule.strands import Parting, Partings
+from tracejit.schedule.values import Value
+
+_NEEDS = "the one waits for the other"
+_STAGE = "the one can begin before the other"
+_PLACES = "they read it in different order"
+_PARTS = "threads do not part the two alike"
+
+
+class Siblings:
+    """Puts siblings together. `before` says what must be done right before each group, `followed` which of these read
+    memory that it writes over, `lengths` how many stages it takes, `partings` how it can be parted; all of them are
+    kept up to date.
+    """
+
+    def __init__(
+        self,
+        partition: Partition,
+        readers: Mapping[Value, list[Value]],
+        before: dict[Group, set[Group]],
+        followed: dict[Group, set[Group]],
+        lengths: dict[Group, int],
+        partings: dict[Group, Parting | None],
+        ways: Partings,
+    ) -> None:
+        self._partition = partition
+        self._readers = readers
+        self._before = before
+        self._followed = followed
+        self._lengths = lengths
+        self._partings = partings
+        self._ways = ways
+        self._stage: dict[Group, int] = {}
+        self._in_place_of: dict[Group, Group] = {}
+        self._apart: list[tuple[Value, Value, Value, str]] = []
+        """What is read, who else reads it, who reads it, and why the two are apart."""
+        self._run()
+
+    @property
+    def cuts(self) -> list[Cut]:
+        """Why siblings are apart, one reason for two groups."""
+        found: dict[tuple[Group, Group], Cut] = {}
+        of = self._partition.group_of
+        for source, first, member, reason in self._apart:
+            pair = of[first], of[member]
+            if pair[0] is not pair[1]:
+                found.setdefault(pair, Cut(source, member, f"{first.name} reads it too, but {reason}", member.name))
+        return list(found.values())
+
+    def _run(self) -> None:
+        for source, members in self._shared():
+            known: dict[Hashable, Value] = {}
+            last: Value | None = None
+            for member in members:
+                form = self._form(member, source)
+                first = known.setdefault(form, member)
+                group, other = self._partition.group_of[first], self._partition.group_of[member]
+                if first is not member and group is not other:
+                    reason = self._refusal(group, other)
+                    if reason is None:
+                        self._merge(group, other)
+                    else:
+                        # The next one may come at the stage of this one.
+                        known[form] = member
+                        self._apart.append((source, first, member, reason))
+                elif first is member and last is not None:
+                    self._apart.append((source, last, member, self._difference(last, member)))
+                last = member
+        if self._in_place_of:
+            self._rename()
+
+    def _shared(self) -> Iterator[tuple[Value, list[Value]]]:
+        """What several groups read, with one reader in each, and is worth to be read once."""
+        of = self._partition.group_of
+        for source, members in self._readers.items():
+            if len(members) < 2 or source.kind == kinds.VIRTUAL:
+                continue
+            nbytes = source.numel * source.dtype.itemsize
+            if not cost.is_read_once(nbytes, 0):
+                continue
+            makers = {of[w] for w in writers(source) if w in of}
+            reader: dict[Group, Value] = {}
+            for member in members:
+                group = of[member]
+                if group.kind in (CALL, LOOP) or group in makers:
+                    continue
+                if cost.is_read_once(nbytes, group.unit if group.kind in (ROW, BLOCKS) else 0):
+                    reader.setdefault(group, member)
+            if len(reader) > 1:
+                yield source, list(reader.values())
+
+    def _form(self, member: Value, source: Value) -> Hashable:
+        """What groups must have in common besides the source: how they go through memory, and through the source."""
+        group = self._partition.group_of[member]
+        read = next(read for read in member.reads if read.source is source)
+        shape = read.shape if member.kind == kinds.REDUCTION else member.shape
+        return group.kind, group.outer, group.unit, group.layout, read.offset, read.over(shape)
+
+    def _difference(self, first: Value, member: Value) -> str:
+        """Why groups of different forms are apart."""
+        group, other = self._partition.group_of[first], self._partition.group_of[member]
+        if group.kind != other.kind:
+            return f"a {group.kind} kernel and a {other.kind} kernel do not go through memory alike"
+        if (group.outer, group.unit, group.layout) == (other.outer, other.unit, other.layout):
+            return _PLACES
+        return "the two reduce over different dimensions"
+
+    def _refusal(self, group: Group, other: Group) -> str | None:
+        """Why two groups of one form that read the same are apart, or None."""
+        if not self._stage:
+            self._measure()
+        if self._stage[group] != self._stage[other]:
+            needs = group.behind >> other.number & 1 or other.behind >> group.number & 1
+            return _NEEDS if needs else _STAGE
+        if not _part_alike(self._partings[group], self._partings[other]):
+            return _PARTS
+        return self._partition.sibling_refusal(group, other)
+
+    def _measure(self) -> None:
+        """The first stage at which each group can begin."""
+        left = {group: len(found) for group, found in self._before.items()}
+        after: dict[Group, list[Group]] = {}
+        for group, found in self._before.items():
+            for earlier in found:
+                after.setdefault(earlier, []).append(group)
+        stage = self._stage
+        ready = [group for group, count in left.items() if not count]
+        stage.update(dict.fromkeys(ready, 0))
+        for group in ready:
+            done = stage[group] + self._lengths[group]
+            for later in after.get(group, ()):
+                stage[later] = max(stage.get(later, 0), done)
+                left[later] -= 1
+                if not left[later]:
+                    ready.append(later)
+
+    def _merge(self, group: Group, other: Group) -> None:
+        self._partition.join(group, other)
+        self._before[group] |= self._before.pop(other)
+        if other in self._followed:
+            self._followed.setdefault(group, set()).update(self._followed.pop(other))
+        self._lengths[group] = max(self._lengths[group], self._lengths.pop(other))
+        if self._partings.pop(other) is not None:
+            self._partings[group] = self._ways.of(group)
+        self._in_place_of[other] = group
+
+    def _rename(self) -> None:
+        """Puts groups in the place of those that are part of them now, and finds out anew what lies behind each."""
+        gone = self._in_place_of
+        # One that others were put into may later have been put into another.
+        for other in reversed(gone):
+            gone[other] = gone.get(gone[other], gone[other])
+        for found in (*self._before.values(), *self._followed.values()):
+            for other in found & gone.keys():
+                found.remove(other)
+                found.add(gone[other])
+        for group in sorted(self._before, key=self._stage.__getitem__):
+            group.behind = 0
+            for earlier in self._before[group]:
+                group.behind |= earlier.behind | 1 << earlier.number
+
+
+def _part_alike(one: Parting | None, other: Parting | None) -> bool:
+    """Whether what can be part of a strand if it has the one parting can be so with both."""
+    if one is None or other is None:
+        return one is other
+    # A strand writes to no inputs of the program.
+    across, across_too = ({v for v in way.touched - way.along if v.kind != kinds.INPUT} for way in (one, other))
+    return across == across_too and max(one.parts, other.parts) % min(one.parts, other.parts) == 0
