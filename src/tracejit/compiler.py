@@ -39,7 +39,7 @@ from tracejit.schedule.layout import arrange_products
 from tracejit.schedule.lower import Layout, Planner, missing
 from tracejit.schedule.memory import ALIGNMENT, Buffer
 from tracejit.schedule.plan import Early, Plan, make_plan
-from tracejit.schedule.values import Value, whole
+from tracejit.schedule.values import whole
 
 _log = logger("fusion")
 _PLANNING = (
@@ -311,12 +311,13 @@ def library_slots(launch: Launch, operands: list[Address], scratch: Address) -> 
 
 def describe(plan: Plan) -> list[GroupInfo]:
     """What each group of a plan is, and why it is not part of another."""
-    cuts: dict[Value, list[str]] = {}
+    group_of = {value: group for group in plan.groups for value in group.members}
+    cuts: dict[Group, list[str]] = {}
     for cut in plan.cuts:
-        cuts.setdefault(cut.consumer, []).append(f"{cut.producer.name} -> {cut.reader}: {cut.reason}")
+        cuts.setdefault(group_of[cut.consumer], []).append(f"{cut.producer.name} -> {cut.reader}: {cut.reason}")
     infos = []
     for group in plan.groups:
-        reasons = [reason for v in group.members for reason in cuts.get(v, [])]
+        reasons = cuts.get(group, [])
         body = group.members[0].body
         names = [v.name for v in group.members] if body is None else [op.name for op, *_ in body.steps]
         nodes = [v.node for v in group.members if v.node is not None] if body is None else group.members[0].nodes

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import numpy as np
 import pytest
 
 import tracejit as tj
+from tests import programs
+from tests.cuda import running
+from tests.programs import input_of, make, random_array
+from tracejit.codegen.library import plan_call
+from tracejit.ir.graph import Graph
+from tracejit.ir.node import Node
+from tracejit.schedule import cost, islands
+from tracejit.schedule import plan as plans
+from tracejit.schedule.groups import Group
+from tracejit.schedule.order import Order, order
+from tracejit.schedule.plan import Plan, make_plan
+from tracejit.schedule.siblings import Siblings
+from tracejit.schedule.strands import Parting, parting
 from tracejit.trace.region import region_of
 
 Function = Callable[..., tuple[tj.Tensor, ...]]
@@ -127,3 +143,156 @@ def test_gradients_of_a_layer_norm_are_one_pass() -> None:
 
     columns = [ops for kind, ops in groups(f, operand(768, 128), operand(128, 128)) if kind == "column"]
     assert [ops.count("sum") for ops in columns] == [2]
+
+
+def test_loops_over_the_same_are_one() -> None:
+    assert groups(lambda a: (a.relu(), a * 2), operand(300, 200)) == [("loop", ("mul", "relu"))]
+
+
+def test_a_loop_goes_along_with_the_rows_of_another() -> None:
+    assert groups(lambda a, b: ((a + b).relu(), a * 2), operand(300, 200), operand(200)) == [
+        ("loop", ("add", "mul", "relu"))
+    ]
+
+
+def test_islands_become_siblings_as_their_values_do() -> None:
+    def f(a: tj.Tensor) -> tuple[tj.Tensor, ...]:
+        return (a * a + a).relu(), (a * 2 - 1).abs()
+
+    a = operand(300, 200)
+    assert groups(f, a) == [("loop", ("abs", "add", "mul", "mul", "relu", "sub"))]
+
+
+def test_loops_with_elementary_functions_stay_apart_with_a_reason() -> None:
+    found = planned(lambda a: (a.tanh(), a.exp(), a * 2), operand(300, 200))
+    assert [(kind, ops) for kind, ops, _ in found] == [("loop", ("tanh",)), ("loop", ("exp", "mul"))]
+    assert found[1][2] == (
+        "input -> exp: tanh reads it too, but each of them is busy with elementary functions, which want all registers",
+    )
+
+
+def test_loops_along_and_across_rows_stay_apart_with_a_reason() -> None:
+    found = planned(lambda a: (a + a.T, a * 2), operand(300, 300))
+    assert [ops for _, ops, _ in found] == [("add",), ("mul",)]
+    assert found[1][2] == (
+        "input -> mul: add reads it too, but the one goes through memory in one loop, the other in several",
+    )
+
+
+def test_results_written_in_place_and_others_of_the_same_are_one_loop() -> None:
+    def f(p: tj.Tensor, g: tj.Tensor) -> tuple[tj.Tensor, ...]:
+        p.sub_(g * 0.5 + p * 0.1)
+        return ((g * g + 1).abs(),)
+
+    c = tj.compile(f)
+    g = operand(300, 200)
+    p, q = g + 1, g + 1
+    for _ in range(5):
+        assert c(p, g)[0].numpy().tobytes() == f(q, g)[0].numpy().tobytes()
+        assert p.numpy().tobytes() == q.numpy().tobytes()
+    infos = region_of(c).executables()[0][1].compiled.groups
+    assert [i.kind for i in infos] == ["loop"]
+
+
+class RandomSiblings:
+    """Chains over the same few arrays, some of them folded, some written over what they read."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = rng = random.Random(seed)
+        rows, columns = rng.choice([(6, 40), (40, 6), (17, 33), (3, 300), (2, 5000), (300, 4)])
+        shapes = [(rows, columns)] * rng.choice([1, 2, 3]) + rng.sample([(columns,), (rows, 1)], rng.choice([0, 1]))
+        kind = rng.choice(["float32", "float32", "float32", "float64", "bfloat16", "int32"])
+        layouts = ["contiguous"] * 3 + ["transposed"]
+        self.arrays = [random_array(rng, shape, kind, rng.choice(layouts)) for shape in shapes]
+        self.inputs = [input_of(k, a) for k, a in enumerate(self.arrays)]
+        self.pool = list(self.inputs)
+        if rng.random() < 0.3:
+            # Some siblings can begin later than others.
+            folded = make("amax", self.inputs[0], dim=rng.choice([0, 1]))
+            self.pool.append(make("reshape", folded, shape=(1, columns) if folded.shape == (columns,) else (rows, 1)))
+        outputs = [self._chain() for _ in range(rng.randint(2, 6))]
+        homes: dict[int, int] = {}
+        for o, node in enumerate(outputs):
+            fits = [k for k, i in enumerate(self.inputs) if (i.aval, i.attrs[1]) == (node.aval, None)]
+            fits = [k for k in fits if k not in homes.values()]
+            if fits and rng.random() < 0.3:
+                homes[o] = rng.choice(fits)
+        self.graph = Graph(tuple(self.inputs), (), tuple(outputs), homes)
+
+    def _chain(self) -> Node:
+        rng = self.rng
+        x = make("add", self.inputs[0], rng.choice(self.pool))
+        for _ in range(rng.randint(0, 4)):
+            other = rng.choice([x, *self.pool])
+            x = make(rng.choice(["mul", "sub", "maximum"]), x, other) if rng.random() < 0.6 else make("abs", x)
+        if rng.random() < 0.2:
+            x = make("permute", x, dims=(1, 0))
+        if rng.random() < 0.6:
+            x = make(rng.choice(["sum", "amax"]), x, dim=rng.choice([0, 1]))
+        return x
+
+
+@pytest.fixture
+def merges(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """The kinds of groups that become one, of whatever size."""
+    monkeypatch.setattr(cost, "is_read_once", lambda nbytes, row: True)
+    found: list[tuple[str, str]] = []
+    merge = Siblings._merge
+    monkeypatch.setattr(Siblings, "_merge", lambda self, a, b: found.append((a.kind, b.kind)) or merge(self, a, b))
+    return found
+
+
+@np.errstate(all="ignore")
+def test_random_siblings_have_the_bits_of_their_operations(merges: list[tuple[str, str]]) -> None:
+    for seed in range(150):
+        made = RandomSiblings(seed)
+        # Its program may be found on disk, its plan is not.
+        make_plan(made.graph, plan_call)
+        programs.check(made.graph, made.arrays)
+    assert {(kind, kind) for kind in ("loop", "row", "column", "blocks")} == set(merges)
+
+
+@np.errstate(all="ignore")
+def test_random_siblings_on_a_gpu_have_the_bits_of_their_operations(merges: list[tuple[str, str]]) -> None:
+    for seed in range(1000, 1025):
+        made = RandomSiblings(seed)
+        running.check(made.graph, made.arrays)
+    assert len(merges) > 5
+
+
+def groups_in(plan: Plan) -> list[tuple[int, str, list[str]]]:
+    """The stage, kind and operations of each group of a plan."""
+    return [(plan.stage[g], g.kind, [v.name for v in plan.unfolded(g).members]) for g in plan.groups]
+
+
+def test_random_siblings_need_no_more_stages(
+    merges: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(300):
+        graph = RandomSiblings(seed).graph
+        merges.clear()
+        plan = make_plan(graph, plan_call)
+        fewer = len(merges)
+        with monkeypatch.context() as patch:
+            patch.setattr(cost, "is_read_once", lambda nbytes, row: False)
+            apart = make_plan(graph, plan_call)
+        assert len(plan.groups) == len(apart.groups) - fewer
+        assert plan.stages <= apart.stages
+        with monkeypatch.context() as patch:
+            patch.setattr(islands, "_FEWEST", 1 << 30)
+            assert groups_in(make_plan(graph, plan_call)) == groups_in(plan)
+
+
+def test_siblings_are_parted_as_one_group(merges: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Parting | None, Parting | None]] = []
+
+    def noted(before: Mapping[Group, set[Group]], *rest: Any, **more: Any) -> Order:
+        asked.extend((rest[2][group], parting(group)) for group in before)
+        return order(before, *rest, **more)
+
+    monkeypatch.setattr(plans, "order", noted)
+    for seed in range(300):
+        make_plan(RandomSiblings(seed).graph, plan_call)
+    assert len(merges) > 50
+    assert any(found is not None for found, _ in asked)
+    assert all(found == expected for found, expected in asked)

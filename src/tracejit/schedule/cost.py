@@ -20,9 +20,9 @@ COLUMN_WIDTH, COLUMN_STRIPS = 128, 16
 """Columns that one unit of a column reduction takes, and how many units side by side are done together: wide strips
 read memory in order, many units can be shared."""
 SIBLING_BYTES, SIBLING_ROW_BYTES = 1 << 14, 1 << 19
-"""Bytes of a value from which on groups that fold its columns had better be one (two sums of columns over 32 KiB take
-0.85 of the time), and groups that fold its rows: these are folded no faster than the second cache gives them (two sums
-of rows over 400 KB take 1.05 of the time, over 16 MB 0.72)."""
+"""Bytes of a value from which on groups that go through it had better be one (two loops, or two sums of columns, over
+32 KiB take 0.85 of the time), and groups that fold its rows: these are folded no faster than the second cache gives
+them (two sums of rows over 400 KB take 1.05 of the time, over 16 MB 0.72)."""
 MAX_MEMBERS = 96
 """Values in a group: kernels with more take long to compile."""
 MAX_BUFFERS = 28

@@ -82,12 +82,15 @@ class Planner(Protocol):
 
 @dataclass(slots=True)
 class Lowered:
-    """Values in an order in which they can be computed, the inputs, and what each output reads; the lines of nodes."""
+    """Values in an order in which they can be computed, the inputs, and what each output reads; the lines of nodes, and
+    the `count` of values if islands are their own.
+    """
 
     values: list[Value] = field(default_factory=list)
     inputs: list[Value] = field(default_factory=list)
     outputs: list[Read] = field(default_factory=list)
     lines: Mapping[Node, str] = field(default_factory=dict)
+    count: int = 0
 
 
 def missing(op: Op, avals: tuple[Aval | None, ...]) -> str | None:
@@ -143,7 +146,9 @@ class Lowering:
         return self._append(Value(kind, op, aval.shape, aval.dtype, args, node=self._node, **more))
 
     def _append(self, value: Value) -> Value:
-        value.index = len(self.out.values)
+        value.index = self.out.count
+        # An island keeps places for all that it stands for.
+        self.out.count += 1 if value.body is None else len(value.body.steps)
         self.out.values.append(value)
         return value
 

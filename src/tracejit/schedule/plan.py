@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from tracejit import dtypes
 from tracejit.ir.graph import Graph
@@ -180,7 +181,8 @@ class _Planning:
         for value, o in late:
             del self.target[value]
             copy = Value(kinds.ELEMENTWISE, None, value.shape, value.dtype, (whole(value),), node=value.node)
-            copy.index = len(self.lowered.values)
+            copy.index = self.lowered.count
+            self.lowered.count += 1
             self.lowered.values.append(copy)
             self.target[copy] = o
             group = Group(self._number, LOOP, copy.numel, members=[copy], full={copy})
@@ -244,12 +246,23 @@ class _Planning:
         partings = {g: ways.of(g) if strands else None for g in groups}
         self.lengths = {g: launches_of(g) for g in groups}
         before = {g: self._before(g) for g in groups}
-        siblings = Siblings(self.partition, self.readers, before, self.followed, self.lengths, partings, ways)
+        siblings = Siblings(
+            self.partition, self.readers, before, self.followed, self.lengths, partings, ways, self.target
+        )
         self._makers.clear()
         plan.cuts += siblings.cuts
+        if siblings.opened:
+            self._open(siblings.opened)
         found = order(before, self.followed, self.lengths, partings, late=self._near)
         plan.stage, plan.stages, plan.strands = found.stage, found.stages, found.strands
         plan.groups = sorted(groups, key=lambda g: (plan.stage[g], g.number))
+
+    def _open(self, opened: Mapping[Value, list[Value]]) -> None:
+        """Takes note that islands became their values."""
+        rest = (value for value in self.lowered.values if value.call not in opened)
+        self.lowered.values = list(chain.from_iterable(opened.get(value, (value,)) for value in rest))
+        cuts = self.plan.cuts
+        cuts[:] = [replace(c, consumer=opened[c.consumer][0]) if c.consumer in opened else c for c in cuts]
 
     def _before(self, group: Group) -> set[Group]:
         """The groups that must be done right before a group."""

@@ -1,4 +1,4 @@
-"""Siblings: groups that fold the same memory, and of which none needs another, become one that reads it once.
+"""Siblings: groups that read the same memory, and of which none needs another, become one that reads it once.
 
 In: a partition whose groups are known with all that they wait for. Out: fewer groups, and for siblings that stay apart
 the reason.
@@ -10,35 +10,41 @@ longer, and no path leads out of a group and back: every path goes from an earli
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator
 
 from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
 from tracejit.schedule.groups import BLOCKS, CALL, LOOP, ROW, Cut, Group, Partition, writers
-from tracejit.schedule.strands import Parting, Partings
-from tracejit.schedule.values import Value
+from tracejit.schedule.strands import Parting, Partings, joined
+from tracejit.schedule.values import Read, Value, unfold, whole
+from tracejit.symbols import present
 
 _NEEDS = "the one waits for the other"
 _STAGE = "the one can begin before the other"
 _PLACES = "they read it in different order"
+_DEAR = "each of them is busy with elementary functions, which want all registers"
+_CUTS = "the one goes through memory in one loop, the other in several"
 _PARTS = "threads do not part the two alike"
 
 
 class Siblings:
     """Puts siblings together. `before` says what must be done right before each group, `followed` which of these read
-    memory that it writes over, `lengths` how many stages it takes, `partings` how it can be parted; all of them are
-    kept up to date.
+    memory that it writes over, `lengths` how many stages it takes, `partings` how it can be parted, `targets` which
+    values the caller wants; all of them are kept up to date.
+
+    An island that has a sibling is planned value by value, as it would be by itself: `opened` are its values then.
     """
 
     def __init__(
         self,
         partition: Partition,
-        readers: Mapping[Value, list[Value]],
+        readers: dict[Value, list[Value]],
         before: dict[Group, set[Group]],
         followed: dict[Group, set[Group]],
         lengths: dict[Group, int],
         partings: dict[Group, Parting | None],
         ways: Partings,
+        targets: dict[Value, int],
     ) -> None:
         self._partition = partition
         self._readers = readers
@@ -47,6 +53,8 @@ class Siblings:
         self._lengths = lengths
         self._partings = partings
         self._ways = ways
+        self._targets = targets
+        self.opened: dict[Value, list[Value]] = {}
         self._stage: dict[Group, int] = {}
         self._in_place_of: dict[Group, Group] = {}
         self._apart: list[tuple[Value, Value, Value, str]] = []
@@ -57,12 +65,17 @@ class Siblings:
     def cuts(self) -> list[Cut]:
         """Why siblings are apart, one reason for two groups."""
         found: dict[tuple[Group, Group], Cut] = {}
-        of = self._partition.group_of
         for source, first, member, reason in self._apart:
-            pair = of[first], of[member]
+            pair = self._group(first), self._group(member)
             if pair[0] is not pair[1]:
-                found.setdefault(pair, Cut(source, member, f"{first.name} reads it too, but {reason}", member.name))
+                too = f"{_reader(first, source)} reads it too, but {reason}"
+                consumer = self.opened[member][0] if member in self.opened else member
+                found.setdefault(pair, Cut(source, consumer, too, _reader(member, source)))
         return list(found.values())
+
+    def _group(self, member: Value) -> Group:
+        """The group that a value is in, or an island's values are."""
+        return self._partition.group_of[self.opened[member][0] if member in self.opened else member]
 
     def _run(self) -> None:
         for source, members in self._shared():
@@ -71,7 +84,7 @@ class Siblings:
             for member in members:
                 form = self._form(member, source)
                 first = known.setdefault(form, member)
-                group, other = self._partition.group_of[first], self._partition.group_of[member]
+                group, other = self._group(first), self._group(member)
                 if first is not member and group is not other:
                     reason = self._refusal(group, other)
                     if reason is None:
@@ -85,41 +98,46 @@ class Siblings:
                 last = member
         if self._in_place_of:
             self._rename()
+        for island, values in self.opened.items():
+            # Memory that it reads still has the island for a reader.
+            self._partition.group_of[island] = self._partition.group_of[values[0]]
 
     def _shared(self) -> Iterator[tuple[Value, list[Value]]]:
         """What several groups read, with one reader in each, and is worth to be read once."""
-        of = self._partition.group_of
-        for source, members in self._readers.items():
+        # Opening an island enters its readers anew.
+        for source, members in list(self._readers.items()):
             if len(members) < 2 or source.kind == kinds.VIRTUAL:
                 continue
             nbytes = source.numel * source.dtype.itemsize
             if not cost.is_read_once(nbytes, 0):
                 continue
-            makers = {of[w] for w in writers(source) if w in of}
+            makers = {self._group(w) for w in writers(source) if w in self._partition.group_of}
             reader: dict[Group, Value] = {}
             for member in members:
-                group = of[member]
-                if group.kind in (CALL, LOOP) or group in makers:
+                group = self._group(member)
+                if group in reader or group.kind == CALL or group in makers:
                     continue
-                if cost.is_read_once(nbytes, group.unit if group.kind in (ROW, BLOCKS) else 0):
-                    reader.setdefault(group, member)
+                if group.kind not in (ROW, BLOCKS) or cost.is_read_once(nbytes, group.unit):
+                    reader[group] = member
             if len(reader) > 1:
                 yield source, list(reader.values())
 
     def _form(self, member: Value, source: Value) -> Hashable:
         """What groups must have in common besides the source: how they go through memory, and through the source."""
-        group = self._partition.group_of[member]
+        group = self._group(member)
         read = next(read for read in member.reads if read.source is source)
         shape = read.shape if member.kind == kinds.REDUCTION else member.shape
         return group.kind, group.outer, group.unit, group.layout, read.offset, read.over(shape)
 
     def _difference(self, first: Value, member: Value) -> str:
         """Why groups of different forms are apart."""
-        group, other = self._partition.group_of[first], self._partition.group_of[member]
+        group, other = self._group(first), self._group(member)
         if group.kind != other.kind:
             return f"a {group.kind} kernel and a {other.kind} kernel do not go through memory alike"
         if (group.outer, group.unit, group.layout) == (other.outer, other.unit, other.layout):
             return _PLACES
+        if group.kind == LOOP:
+            return f"the one has {present(group.numel)} elements, the other {present(other.numel)}"
         return "the two reduce over different dimensions"
 
     def _refusal(self, group: Group, other: Group) -> str | None:
@@ -129,9 +147,36 @@ class Siblings:
         if self._stage[group] != self._stage[other]:
             needs = group.behind >> other.number & 1 or other.behind >> group.number & 1
             return _NEEDS if needs else _STAGE
+        for one in (group, other):
+            if one.members[0].body is not None:
+                self._open(one)
+        if group.kind == LOOP and not (group.cuts == other.cuts or _goes_along(group, other)):
+            return _CUTS
+        if group.kind == LOOP and all(any(map(cost.is_elementary, one.members)) for one in (group, other)):
+            return _DEAR
         if not _part_alike(self._partings[group], self._partings[other]):
             return _PARTS
         return self._partition.sibling_refusal(group, other)
+
+    def _open(self, group: Group) -> None:
+        """Puts the values of an island in its place."""
+        island = group.members[0]
+        assert island.body is not None
+        values = self.opened[island] = unfold(island)
+        group.members, group.full = values, set(values)
+        for k, value in enumerate(values):
+            value.index = island.index + k
+            self._partition.group_of[value] = group
+        if self._partings[group] is not None:
+            self._partings[group] = self._ways.of(group)
+        for k, result in zip(island.body.results, island.results, strict=True):
+            value = values[k]
+            if result in self._targets:
+                self._targets[value] = self._targets.pop(result)
+            # Only copies to where the caller wants them read results.
+            for copy in self._readers.pop(result, ()):
+                copy.args = copy.reads = (whole(value),)
+                self._readers.setdefault(value, []).append(copy)
 
     def _measure(self) -> None:
         """The first stage at which each group can begin."""
@@ -157,8 +202,10 @@ class Siblings:
         if other in self._followed:
             self._followed.setdefault(group, set()).update(self._followed.pop(other))
         self._lengths[group] = max(self._lengths[group], self._lengths.pop(other))
-        if self._partings.pop(other) is not None:
-            self._partings[group] = self._ways.of(group)
+        one, way = self._partings[group], self._partings.pop(other)
+        if one is not None and way is not None:
+            # Cuts may make squares of what the two read.
+            self._partings[group] = self._ways.of(group) if group.cuts else joined(one, way)
         self._in_place_of[other] = group
 
     def _rename(self) -> None:
@@ -175,6 +222,27 @@ class Siblings:
             group.behind = 0
             for earlier in self._before[group]:
                 group.behind |= earlier.behind | 1 << earlier.number
+
+
+def _goes_along(group: Group, other: Group) -> bool:
+    """Whether the loops of one of two groups serve the other as well: long ones along the rows of memory."""
+    more, less = (group, other) if len(group.cuts) > len(other.cuts) else (other, group)
+    if not less.cuts < more.cuts or present(min(more.cuts)) < cost.SHORT_LOOP:
+        return False
+    return all(_lies_along(read, member) for member in more.members for read in member.reads)
+
+
+def _lies_along(read: Read, member: Value) -> bool:
+    dims = read.over(member.shape)
+    return not dims or dims[-1][1] in (0, 1)
+
+
+def _reader(member: Value, source: Value) -> str:
+    """The name of the operation that reads something: that of an island's first one."""
+    if member.body is None:
+        return member.name
+    leaves = {-1 - k for k, read in enumerate(member.reads) if read.source is source}
+    return next(op.name for op, _, _, operands in member.body.steps if not leaves.isdisjoint(operands))
 
 
 def _part_alike(one: Parting | None, other: Parting | None) -> bool:

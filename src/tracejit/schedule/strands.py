@@ -101,6 +101,13 @@ def parting(group: Group) -> Parting | None:
     return found.parting(writes)
 
 
+def joined(one: Parting, other: Parting) -> Parting:
+    """How a group can be parted that does what two others do."""
+    touched = one.touched | other.touched
+    across = (one.touched - one.along) | (other.touched - other.along)
+    return Parting(gcd(one.parts, other.parts), touched - across, touched, one.writes | other.writes)
+
+
 class Partings:
     """How the groups of one program can be parted, if they can; islands of a kind, and calls that are alike, are asked
     about once.
