@@ -202,15 +202,21 @@ def duration(request, monkeypatch):
         monkeypatch.setattr(program, "_RELEASE_NS", 0.0)
 
 
-@pytest.mark.usefixtures("duration")
-def test_gradients_are_written_where_they_were():
-    w = tj.ones(3, requires_grad=True)
+def product_step(*shape):
+    """A weight, and a compiled step that gives it its factor for a gradient."""
+    w = tj.ones(*shape, requires_grad=True)
 
     @tj.compile
     def step(x):
         w.grad = None
         (w * x).sum().backward()
 
+    return w, step
+
+
+@pytest.mark.usefixtures("duration")
+def test_gradients_are_written_where_they_were():
+    w, step = product_step(3)
     found = []
     for i in range(12):
         step(arr(i, 3))
@@ -250,13 +256,7 @@ def test_gradients_that_the_program_changes_are_written_where_they_were(touched)
 
 def test_a_gradient_that_another_thread_gets_in_time_is_not_written(monkeypatch):
     monkeypatch.setattr(program, "_RELEASE_NS", 0.0)
-    w = tj.ones(3, requires_grad=True)
-
-    @tj.compile
-    def step(x):
-        w.grad = None
-        (w * x).sum().backward()
-
+    w, step = product_step(3)
     for i in range(10):
         step(arr(i, 3))
     grads = region_of(step).prover.replays[0].grads
@@ -347,13 +347,7 @@ def test_gradients_are_there_where_a_program_refuses():
 )
 @pytest.mark.filterwarnings("ignore:Setting the shape:DeprecationWarning")
 def test_gradients_that_somebody_changed_are_not_written_again(change):
-    w = tj.ones(2, 3, requires_grad=True)
-
-    @tj.compile
-    def step(x):
-        w.grad = None
-        (w * x).sum().backward()
-
+    w, step = product_step(2, 3)
     for i in range(12):
         x = arr(i, 2, 3)
         step(x)
@@ -367,13 +361,7 @@ def test_gradients_that_somebody_changed_are_not_written_again(change):
 
 @pytest.mark.usefixtures("duration")
 def test_an_attribute_set_on_a_gradient_dies_with_it():
-    w = tj.ones(3, requires_grad=True)
-
-    @tj.compile
-    def step(x):
-        w.grad = None
-        (w * x).sum().backward()
-
+    w, step = product_step(3)
     for i in range(10):
         step(arr(i, 3))
         assert not hasattr(w.grad, "tag")

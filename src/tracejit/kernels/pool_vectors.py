@@ -212,10 +212,10 @@ def max_pool2d_inside_f64(p: Any, lo: int, hi: int) -> Any:
 
 
 def max_pool2d_padded_f32(p: Any, lo: int, hi: int) -> Any:
-    """Maxima of windows that may reach beyond their planes, float32."""
+    """Maxima of windows that may reach beyond their planes or lie far apart, float32."""
     return maximum_padded_f32(p, lo, hi)
 
 
 def max_pool2d_padded_f64(p: Any, lo: int, hi: int) -> Any:
-    """Maxima of windows that may reach beyond their planes, float64."""
+    """Maxima of windows that may reach beyond their planes or lie far apart, float64."""
     return maximum_padded_f64(p, lo, hi)

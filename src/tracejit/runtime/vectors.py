@@ -6,8 +6,9 @@ Must not know: Python, what a loop computes.
 LLVM's passes over a loop take as long as all else that compiling it takes, and it writes each body three times: for
 vectors, for shorter ones, for elements. Here what is left of whole vectors is a vector, too, whose lanes are masked,
 and a kernel of such loops needs none but a few passes. A loop becomes one over vectors if each instruction in it is the
-same on every lane: what it reads and writes is adjacent or one place, a value is a lane's own, the index, or the same
-for all. Other loops are left to LLVM, and so are all where masked accesses are not free.
+same on every lane: what it reads is adjacent, in either order, or one place, what it writes adjacent, a value is a
+lane's own, the index, or the same for all. Other loops are left to LLVM, and so are all where masked accesses are not
+free.
 """
 
 from __future__ import annotations

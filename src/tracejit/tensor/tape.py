@@ -59,9 +59,14 @@ class TapeNode:
 
     def release(self) -> None:
         """Let go of the saved tensors after a backward pass; a step that keeps none can be walked back again."""
-        if self.results or any(e is not None and isinstance(e[0], Tensor) for e in self.saved):
-            self.saved = self.results = ()
-            self.done = True
+        if not self.results:
+            for entry in self.saved:
+                if entry is not None and isinstance(entry[0], Tensor):
+                    break
+            else:
+                return
+        self.saved = self.results = ()
+        self.done = True
 
     @property
     def next_functions(self) -> tuple[tuple[Any, int], ...]:
