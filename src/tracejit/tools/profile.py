@@ -106,7 +106,8 @@ def profile(function: Callable[..., Any], *args: Any, calls: int = CALLS, **kwar
 
 
 def _programs(region: Region) -> list[Program]:
-    return [e.compiled.program for _, e in region.executables() if e.obstacle is None]
+    # What leaves nothing behind launches nothing, and has no program.
+    return [e.compiled.program for _, e in region.executables() if e.obstacle is None and e.compiled.launches]
 
 
 def _summary(name: str, shots: list[Shot], rate: float) -> Profile:
