@@ -64,6 +64,18 @@ def check(
         ((1, 512, 7, 7), (40, 512, 3, 3), ONE, ONE, ONE, 1),
         ((1, 3, 9, 9), (600, 3, 2, 3), (2, 2), ONE, ONE, 1),
         ((1, 700, 3, 9), (700, 700, 1, 1), ONE, (0, 0), ONE, 1),
+        # Images that are computed together: equal sets and not, blocks of channels, in place, padded and gathered.
+        ((37, 9, 6, 6), (11, 9, 3, 3), ONE, ONE, ONE, 1),
+        ((5, 300, 9, 8), (36, 300, 3, 2), ONE, ONE, ONE, 1),
+        ((33, 6, 5, 7), (8, 3, 1, 2), (2, 1), (0, 0), ONE, 2),
+        ((9, 6, 7, 6), (4, 6, 3, 3), (2, 3), ONE, (1, 2), 1),
+        ((6, 2, 40, 40), (3, 2, 35, 35), (2, 1), ONE, ONE, 1),
+        # Fewer pixels than output channels: unfolded, several panels, blocks of taps, grids with and without taps.
+        ((8, 48, 2, 2), (130, 48, 3, 3), ONE, ONE, ONE, 1),
+        ((9, 40, 4, 4), (288, 40, 3, 3), (2, 2), ONE, ONE, 1),
+        ((1, 600, 5, 3), (70, 600, 2, 2), ONE, ONE, ONE, 1),
+        ((2, 90, 4, 3), (96, 45, 3, 1), ONE, (1, 0), (2, 1), 2),
+        ((3, 130, 3, 4), (70, 130, 1, 1), (3, 3), (0, 0), ONE, 1),
         # ... grids of a stride that interleave or do not, with and without taps, and few channels over wide rows.
         ((1, 3, 33, 40), (12, 3, 16, 16), (16, 16), (0, 0), ONE, 1),
         ((1, 6, 9, 80), (12, 6, 2, 2), (1, 40), (0, 0), ONE, 1),
@@ -163,6 +175,37 @@ def test_nothing_outside_of_the_operands_is_touched(
         assume(image[axis] + 2 * padding[axis] >= taps[axis])
     attrs = (stride, padding, ONE, groups)
     check_fenced(dtype, (2, channels[0] * groups, *image), (channels[1] * groups, channels[0], *taps), attrs, end)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    dtype=st.sampled_from(("float32", "float64")),
+    images=st.integers(1, 11),
+    groups=st.integers(1, 2),
+    channels=st.tuples(st.integers(1, 50), st.integers(1, 90)),
+    image=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    taps=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    stride=pairs,
+    padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    dilation=pairs,
+    end=st.booleans(),
+)
+def test_any_convolution_of_small_images(
+    dtype: str,
+    images: int,
+    groups: int,
+    channels: Pair,
+    image: Pair,
+    taps: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    end: bool,
+) -> None:
+    for axis in (0, 1):
+        assume(image[axis] + 2 * padding[axis] > dilation[axis] * (taps[axis] - 1))
+    attrs = (stride, padding, dilation, groups)
+    check_fenced(dtype, (images, channels[0] * groups, *image), (channels[1] * groups, channels[0], *taps), attrs, end)
 
 
 @settings(max_examples=60, deadline=None)

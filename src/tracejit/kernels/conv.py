@@ -13,7 +13,7 @@ from typing import Any
 
 from tracejit.kernels import conv_kernels as kernels
 from tracejit.kernels.conv_depthwise import DepthwiseSplit, split_depthwise
-from tracejit.kernels.conv_split import split_image, split_weight
+from tracejit.kernels.conv_split import UnfoldedSplit, split_image, split_unfolded, split_weight
 from tracejit.kernels.conv_tiles import ROW_BYTES
 from tracejit.kernels.conv_windows import MAX_TAPS
 from tracejit.kernels.gemm import panel_columns, plan_matmul
@@ -27,6 +27,8 @@ _SIZES = {"float32": 4, "float64": 8}
 _PACK: dict[str, Callable[..., Any]] = {"float32": kernels.conv_pack_f32, "float64": kernels.conv_pack_f64}
 _CHANNELS: dict[str, Callable[..., Any]] = {"float32": kernels.conv_channels_f32, "float64": kernels.conv_channels_f64}
 _PIXELS: dict[str, Callable[..., Any]] = {"float32": kernels.conv_pixels_f32, "float64": kernels.conv_pixels_f64}
+_UNFOLD: dict[str, Callable[..., Any]] = {"float32": kernels.conv_unfold_f32, "float64": kernels.conv_unfold_f64}
+_UNFOLDED: dict[str, Callable[..., Any]] = {"float32": kernels.conv_unfolded_f32, "float64": kernels.conv_unfolded_f64}
 _WEIGHT: dict[str, Callable[..., Any]] = {"float32": kernels.conv_weight_f32, "float64": kernels.conv_weight_f64}
 _DEPTHWISE: dict[str, Callable[..., Any]] = {
     "float32": kernels.conv_depthwise_f32,
@@ -38,6 +40,8 @@ _DEPTHWISE_WEIGHT: dict[str, Callable[..., Any]] = {
 }
 _FILLED = 0.85
 """What part of their panels images of a product fill at least."""
+_UNFOLDED_NS = 0.3
+"""Nanoseconds in which one element is unfolded."""
 _LONG = 4
 """Vectors in a row of pixels from which on they are better loaded as they lie than turned."""
 _BYTES_PER_NANOSECOND = 4.0 * TARGET.vector_bytes
@@ -135,7 +139,7 @@ def plan_conv2d_weight_grad(
         slots: tuple[int | Ptr, ...] = (Ptr(1), Ptr(0), Ptr(2), *sizes, *depthwise.slots(g.images))
         return (Launch(_DEPTHWISE_WEIGHT[g.dtype], slots, units, g.depthwise_cost / units),)
     split = split_weight(
-        _SIZES[g.dtype], g.groups, g.c_out, g.c_in, g.result, g.taps, g.stride, g.dilation, not any(g.padding)
+        _SIZES[g.dtype], g.images, g.groups, g.c_out, g.c_in, g.result, g.taps, g.stride, g.dilation, not any(g.padding)
     )
     slots = (Ptr(1), Ptr(0), Ptr(2), *sizes, *split.slots(g.images))
     units = g.groups * split.parts * split.tap_parts
@@ -180,19 +184,9 @@ def _image_launches(g: _Geometry, backward: bool) -> tuple[Launch, ...]:
         return ()
     if _is_product(g):
         return _as_product(g, m_all, channels, backward)
-    split = split_image(
-        _SIZES[g.dtype],
-        g.images * g.groups,
-        m_all,
-        channels,
-        source,
-        out,
-        g.taps,
-        g.stride,
-        g.padding,
-        g.dilation,
-        backward,
-    )
+    meeting = (g.taps, g.stride, g.padding, g.dilation, backward)
+    sides = (_SIZES[g.dtype], g.images, g.groups, m_all, channels, source, out)
+    split = split_image(*sides, *meeting)
     sizes = (g.groups, m_all, channels, *source, *out, *g.meeting(backward))
     # Neighbouring pixels fill the vectors of long rows, too, without being turned.
     across = split.across and g.stride == (1, 1) and (out[1] >= _LONG * g.lanes or g.groups < g.lanes)
@@ -202,6 +196,9 @@ def _image_launches(g: _Geometry, backward: bool) -> tuple[Launch, ...]:
         slots: tuple[int | Ptr | Scratch, ...] = (Ptr(0), Ptr(1), Ptr(2), *sizes, *depthwise.slots(g.images))
         return (Launch(_DEPTHWISE[g.dtype], slots, units, g.depthwise_cost / units),)
     taps = g.taps[0] * g.taps[1]
+    few = None if split.across else split_unfolded(*sides, *meeting)
+    if few is not None:
+        return _unfolded_launches(g, few, sizes, m_all, channels, backward)
     panels = g.groups * -(-m_all // (TILE_VECTORS * g.lanes))
     packed = Scratch(panels * channels * taps * ROW_BYTES)
     if backward:
@@ -210,10 +207,29 @@ def _image_launches(g: _Geometry, backward: bool) -> tuple[Launch, ...]:
     else:
         runs = (channels * taps, taps, 1, channels * taps)
     pack = Launch(_PACK[g.dtype], (Ptr(1), 0, packed, *sizes, *runs), panels, channels * taps * 2.0 * g.lanes)
-    slots = (Ptr(0), packed, Ptr(2), *sizes, *split.slots())
-    units = g.images * g.groups * split.bands * split.parts
+    slots = (Ptr(0), packed, Ptr(2), *sizes, *split.slots(g.images))
+    units = -(-g.images // split.together) * g.groups * split.bands * split.parts
     kernel = (_PIXELS if split.across else _CHANNELS)[g.dtype]
     return pack, Launch(kernel, slots, units, g.cost(m_all, channels) / units)
+
+
+def _unfolded_launches(
+    g: _Geometry, split: UnfoldedSplit, sizes: tuple[int, ...], m_all: int, channels: int, backward: bool
+) -> tuple[Launch, ...]:
+    """The same chains with the weights as they lie, for few pixels."""
+    taps = g.taps[0] * g.taps[1]
+    pixels = g.images * split.shape.rows * split.shape.columns
+    panels = -(-pixels // (TILE_VECTORS * g.lanes))
+    seen = Scratch(g.groups * panels * channels * taps * ROW_BYTES)
+    blocks = -(-channels // split.shape.block)
+    units = g.groups * blocks
+    unfolding: tuple[int | Ptr | Scratch, ...] = (Ptr(0), 0, seen, *sizes, *split.slots(g.images, split.shape.block))
+    unfold = Launch(_UNFOLD[g.dtype], unfolding, units, channels * taps * pixels * _UNFOLDED_NS / blocks)
+    strides = (taps, m_all * taps) if backward else (channels * taps, taps)
+    slots: tuple[int | Ptr | Scratch, ...] = (seen, Ptr(1), Ptr(2), *sizes, *split.slots(g.images, split.block))
+    slots += strides
+    units = g.groups * split.parts
+    return unfold, Launch(_UNFOLDED[g.dtype], slots, units, g.cost(m_all, channels) / units)
 
 
 def _checked(x: Operand, w: Operand, y: Operand, stride: Pair, padding: Pair, dilation: Pair, groups: int) -> _Geometry:

@@ -16,6 +16,7 @@ from tracejit.kernels.conv_tiles import (
     CHANNELS,
     COLUMNS,
     GROUPS,
+    IMAGES,
     INTERLEAVE,
     MODE,
     OUT,
@@ -33,6 +34,7 @@ from tracejit.kernels.conv_tiles import (
     SUMS_BYTES,
     TAP_COLUMNS,
     TAP_ROWS,
+    TOGETHER,
     W_CHANNEL,
     W_OUT,
     W_RUN,
@@ -99,8 +101,9 @@ def pack(lane: Lane, code: Code, p: Word, low_unit: Word, high_unit: Word) -> No
 class Grid:
     """One grid's pixels in a unit: where they are, the panels of output channels to compute, the way into memory.
 
-    `done` are the taps of the grids before, `out` is the place of the unit's first pixel in this row of grids; `ends`
-    is a flag: the sums of this grid, and of those that interleave with it, are written when they are complete.
+    `image` is the first of them, `done` are the taps of the grids before, `out` is the place of the unit's first pixel
+    in this row of grids; `ends` is a flag: the sums of this grid, and of those that interleave with it, are written
+    when they are complete.
     """
 
     band: Band
@@ -147,12 +150,14 @@ class Image:
             p, TAP_ROWS, TAP_COLUMNS, MODE, BAND_ROWS, BAND_COLUMNS
         )
         self.block, self.parts, self.part, self.interleave = code.slots(p, BLOCK, PARTS, PART, INTERLEAVE)
+        self.images, self.together = code.slots(p, IMAGES, TOGETHER)
         back, self.vertical, self.horizontal = axes(code, p)
         self.gathered = mode.equals(GATHERED)
         self.grid_i, self.grid_j = back.choose(stride_i, 1), back.choose(stride_j, 1)
         self.whole = (self.grid_i * self.grid_j).equals(1)
-        self.window = Window(code, lane, mode, self.vertical, self.horizontal, rows, columns)
         self.image_elements = self.channels * rows * columns
+        axes_of = mode, self.vertical, self.horizontal
+        self.window = Window(code, lane, *axes_of, rows, columns, self.groups * self.image_elements, self.block)
         self.k_whole = self.channels * all_i * all_j
         self.panel_columns = TILE_VECTORS * lane.count
         self.panels = self.m_all.ceil_div(self.panel_columns)
@@ -161,7 +166,9 @@ class Image:
         self.found = code.cell(-1)
 
     def unit(self, unit: Word) -> None:
-        """A part of the panels of output channels at one band of pixels of each grid of an image and group."""
+        """A part of the panels of output channels at one band of pixels of each grid, in the images of a group that
+        are computed together.
+        """
         code = self.code
         place = unit.quotient(self.parts)
         first = (unit - place * self.parts) * self.part
@@ -169,8 +176,12 @@ class Image:
         grid_columns = self.out_columns.ceil_div(self.grid_j)
         across = grid_columns.ceil_div(self.band_columns)
         bands = self.out_rows.ceil_div(self.grid_i).ceil_div(self.band_rows) * across
-        image = place.quotient(bands)
-        band = place - image * bands
+        images = place.quotient(bands)
+        band = place - images * bands
+        set_of = images.quotient(self.groups)
+        first_image = set_of * self.together
+        members = (self.images - first_image).least(self.together)
+        image = first_image * self.groups + (images - set_of * self.groups)
         down = band.quotient(across)
         y, x = down * self.band_rows, (band - down * across) * self.band_columns
         # All grids are taken to be as wide as the first: none reads what is not there, and they interleave.
@@ -186,7 +197,7 @@ class Image:
                     self.vertical.find(code, phase_i)
                     self.horizontal.find(code, phase_j)
                     self.found.set(phase)
-                pixels = self.window.band(y, x, rows, columns)
+                pixels = self.window.band(y, x, rows, columns, members)
                 grid = Grid(pixels, image, phase_j, done.now, first, last, out, self._ends(x, phase_j))
                 with code.when((rows > 0) & (x * self.grid_j + phase_j < self.out_columns)):
                     self.compute(grid)
@@ -261,9 +272,14 @@ class Channels(Image):
 
     def _write(self, grid: Grid, panel: Word, sums: Word) -> None:
         code, band = self.code, grid.band
-        m = panel * self.panel_columns
-        left = self.m_all - m
-        out = grid.out + m * self.plane * self.lane.size
+        left = self.m_all - panel * self.panel_columns
+        row = (left <= self.lane.count).choose(1, TILE_VECTORS) * TARGET.vector_bytes
+        with code.loop(0, band.images) as n:
+            to = grid.out + (panel * self.panel_columns + n * self.groups * self.m_all) * self.plane * self.lane.size
+            self._write_image(grid, left, sums + n * band.of_image * self.interleave * row, to)
+
+    def _write_image(self, grid: Grid, left: Word, sums: Word, out: Word) -> None:
+        code, band = self.code, grid.band
         vectors = (left <= self.lane.count).choose(1, TILE_VECTORS)
 
         def apart() -> None:
@@ -283,7 +299,7 @@ class Channels(Image):
 
         code.either(
             self.whole,
-            lambda: turn(code, self.lane, sums, out, self.plane, left, band.pixels, vectors),
+            lambda: turn(code, self.lane, sums, out, self.plane, left, band.of_image, vectors),
             lambda: code.either(self.interleave.equals(self.grid_j), rows, apart),
         )
 

@@ -13,10 +13,11 @@ from typing import Any
 from tracejit.kernels.code import Code, Word, native_kernel
 from tracejit.kernels.conv_depthwise import DepthwiseImage, DepthwiseWeight
 from tracejit.kernels.conv_images import Channels, Image, Pixels, pack
+from tracejit.kernels.conv_unfolded import Unfold, Unfolded
 from tracejit.kernels.conv_weights import Weight
 from tracejit.kernels.vectors import F32, F64, Lane
 
-_Kernel = Image | Weight | DepthwiseImage | DepthwiseWeight
+_Kernel = Image | Unfold | Unfolded | Weight | DepthwiseImage | DepthwiseWeight
 
 
 def _units(kernel: Callable[[Lane, Code, Word], _Kernel], lane: Lane) -> Callable[..., None]:
@@ -34,6 +35,10 @@ channels_f32 = native_kernel("channels_f32", _units(Channels, F32))
 channels_f64 = native_kernel("channels_f64", _units(Channels, F64))
 pixels_f32 = native_kernel("pixels_f32", _units(Pixels, F32))
 pixels_f64 = native_kernel("pixels_f64", _units(Pixels, F64))
+unfold_f32 = native_kernel("unfold_f32", _units(Unfold, F32))
+unfold_f64 = native_kernel("unfold_f64", _units(Unfold, F64))
+unfolded_f32 = native_kernel("unfolded_f32", _units(Unfolded, F32))
+unfolded_f64 = native_kernel("unfolded_f64", _units(Unfolded, F64))
 weight_f32 = native_kernel("weight_f32", _units(Weight, F32))
 weight_f64 = native_kernel("weight_f64", _units(Weight, F64))
 depthwise_f32 = native_kernel("depthwise_f32", _units(DepthwiseImage, F32))
@@ -70,6 +75,26 @@ def conv_pixels_f32(p: Any, lo: int, hi: int) -> Any:
 def conv_pixels_f64(p: Any, lo: int, hi: int) -> Any:
     """Convolution, or its gradient to the input, with pixels in the lanes, float64."""
     return pixels_f64(p, lo, hi)
+
+
+def conv_unfold_f32(p: Any, lo: int, hi: int) -> Any:
+    """What taps see of the pixels of a convolution, or of its gradient to the input, in panels, float32."""
+    return unfold_f32(p, lo, hi)
+
+
+def conv_unfold_f64(p: Any, lo: int, hi: int) -> Any:
+    """What taps see of the pixels of a convolution, or of its gradient to the input, in panels, float64."""
+    return unfold_f64(p, lo, hi)
+
+
+def conv_unfolded_f32(p: Any, lo: int, hi: int) -> Any:
+    """Convolution, or its gradient to the input, of unfolded pixels with weights as they lie, float32."""
+    return unfolded_f32(p, lo, hi)
+
+
+def conv_unfolded_f64(p: Any, lo: int, hi: int) -> Any:
+    """Convolution, or its gradient to the input, of unfolded pixels with weights as they lie, float64."""
+    return unfolded_f64(p, lo, hi)
 
 
 def conv_weight_f32(p: Any, lo: int, hi: int) -> Any:

@@ -10,7 +10,7 @@ from math import gcd
 
 from tracejit.kernels.conv_tiles import ROW_BYTES, SPARE_ROWS, SUMS_BYTES
 from tracejit.kernels.conv_windows import DIRECT, GATHERED, MAX_PIXELS, MAX_RUN, PADDED, WINDOW_BYTES, window_bytes
-from tracejit.kernels.gemm_kernels import TILE_VECTORS
+from tracejit.kernels.gemm_kernels import TILE_ROWS, TILE_VECTORS
 from tracejit.kernels.vectors import TARGET
 
 Pair = tuple[int, int]
@@ -21,6 +21,14 @@ _BLOCK_BYTES = 20 << 10
 """Bytes of a panel of weights in a block: most of them stay in the first cache."""
 _PIXELS, _FEW_PIXELS, _GATHERED_PIXELS = 256, 48, 128
 """Pixels of a band; those of a small one; those of one whose pixels are gathered."""
+_TOGETHER = 512
+"""The most pixels of a band of several images: weights that are not in the first cache are met once for so many."""
+_FEW = (0.5, 1.0)
+"""Pixels for each output channel up to which it is less to unfold them than to put weights into panels, which is easy
+for a convolution and takes longer for its gradient."""
+_UNFOLDED_BYTES = (128 << 10, 20 << 10)
+"""Bytes of a panel of unfolded pixels in a block: long runs of weights follow each other in memory for a convolution,
+short ones for its gradient, for which panels stay in the first cache."""
 _MOST_INTERLEAVED = 16
 """The most grids of a row whose results are put together before they are written."""
 _TAPS_OF_UNIT = (36, 72)
@@ -39,21 +47,38 @@ class Bands:
 
 @dataclass(frozen=True, slots=True)
 class ImageSplit:
-    """`bands` of pixels times `parts` of the panels of output channels are the units of an image.
+    """`bands` of pixels times `parts` of the panels of output channels are the units of so many images `together`.
 
     `across` says that vectors hold neighbouring pixels.
     """
 
     shape: Bands
+    together: int
     bands: int
     parts: int
     part: int
     interleave: int
     across: bool
 
-    def slots(self) -> tuple[int, ...]:
+    def slots(self, images: int) -> tuple[int, ...]:
         shape = (self.shape.mode, self.shape.rows, self.shape.columns)
-        return (*shape, self.parts, self.part, self.shape.block, self.interleave)
+        return (*shape, self.parts, self.part, images, self.together, self.shape.block, self.interleave)
+
+
+@dataclass(frozen=True, slots=True)
+class UnfoldedSplit:
+    """`parts` of `part` output channels are the units of a group's product, which goes through its channels block after
+    block; those of its unfolding are the blocks of `shape`.
+    """
+
+    shape: Bands
+    parts: int
+    part: int
+    block: int
+
+    def slots(self, images: int, block: int) -> tuple[int, ...]:
+        shape = (self.shape.mode, self.shape.rows, self.shape.columns)
+        return (*shape, self.parts, self.part, images, images, block, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +86,7 @@ class WeightSplit:
     """`parts` of the panels of `width` output channels times `tap_parts` of the taps are the units of a group."""
 
     shape: Bands
+    together: int
     parts: int
     part: int
     width: int
@@ -69,7 +95,7 @@ class WeightSplit:
 
     def slots(self, images: int) -> tuple[int, ...]:
         shape = (self.shape.mode, self.shape.rows, self.shape.columns)
-        return (*shape, self.parts, self.part, images, self.width, self.tap_parts, self.tap_part)
+        return (*shape, self.parts, self.part, images, self.together, self.width, self.tap_parts, self.tap_part)
 
 
 def _ceil(a: int, b: int) -> int:
@@ -119,9 +145,75 @@ def _gather(size: int, grid: Pair, taps: int, most: int) -> Bands:
     return Bands(GATHERED, rows, columns, block)
 
 
+def _together(size: int, images: int, grid: Pair, step: Pair, span: Pair, bands: Bands, most: int) -> int:
+    """How many images have their bands in one of at most `most` pixels: sets of nearly equal size."""
+    if (bands.rows, bands.columns) != grid:
+        return 1
+    pixels = grid[0] * grid[1]
+    if bands.mode != DIRECT:
+        sides = [(side - 1) * s + n + 1 for side, s, n in zip(grid, step, span, strict=True)]
+        image = bands.block * (pixels * size if bands.mode == GATHERED else window_bytes(sides[0], sides[1], size))
+        most = min(most, WINDOW_BYTES // image * pixels)
+    return _even(max(images, 1), max(1, most // pixels))
+
+
+def _find_grid(
+    source: Pair, out: Pair, taps: Pair, stride: Pair, padding: Pair, dilation: Pair, backward: bool
+) -> tuple[Pair, Pair, Pair, int, bool]:
+    """The largest grid, a pixel's step in the source, what its taps span there, how many they are; and whether none of
+    them leaves the image.
+    """
+    reach = (dilation[0] * (taps[0] - 1), dilation[1] * (taps[1] - 1))
+    direct = not any(padding)
+    if not backward:
+        return out, stride, reach, taps[0] * taps[1], direct
+    grid = (_ceil(out[0], stride[0]), _ceil(out[1], stride[1]))
+    span = (reach[0] // stride[0], reach[1] // stride[1])
+    met = [_ceil(t, s // gcd(s, d)) for t, s, d in zip(taps, stride, dilation, strict=True)]
+    # A grid that meets one tap, without a shift, and is no larger than the source.
+    direct = direct and span == (0, 0) and grid[0] <= source[0] and grid[1] <= source[1]
+    return grid, (1, 1), span, met[0] * met[1], direct
+
+
+def split_unfolded(
+    size: int,
+    images: int,
+    groups: int,
+    m_all: int,
+    channels: int,
+    source: Pair,
+    out: Pair,
+    taps: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    backward: bool,
+) -> UnfoldedSplit | None:
+    """The cut of a convolution (or of its gradient to the input) with unfolded pixels, None if it has too many."""
+    grid, step, span, run, direct = _find_grid(source, out, taps, stride, padding, dilation, backward)
+    pixels = images * grid[0] * grid[1]
+    if pixels > min(m_all * _FEW[backward], MAX_PIXELS) or channels == 0 or not 0 < run <= MAX_RUN:
+        return None
+    units = _ceil(_UNITS, groups)
+    block = min(_ceil(channels, units), MAX_RUN // run)
+    if not direct:
+        sides = [(side - 1) * s + n + 1 for side, s, n in zip(grid, step, span, strict=True)]
+        block = min(block, WINDOW_BYTES // (images * window_bytes(sides[0], sides[1], size)))
+    if block == 0:
+        return None
+    bands = Bands(DIRECT if direct else PADDED, grid[0], grid[1], _even(channels, block))
+    # Whole tiles of output channels, and no more of them than sums and tables have room for.
+    tile = TILE_ROWS // 2
+    most = min(SUMS_BYTES // (_ceil(pixels * size, ROW_BYTES) * ROW_BYTES) - SPARE_ROWS, MAX_PIXELS)
+    part = min(_ceil(_ceil(m_all, units), tile) * tile, most, m_all)
+    at_once = max(1, min(_UNFOLDED_BYTES[backward] // ROW_BYTES, MAX_RUN) // run)
+    return UnfoldedSplit(bands, _ceil(m_all, part), part, min(channels, at_once))
+
+
 def split_image(
     size: int,
     images: int,
+    groups: int,
     m_all: int,
     channels: int,
     source: Pair,
@@ -132,19 +224,9 @@ def split_image(
     dilation: Pair,
     backward: bool,
 ) -> ImageSplit:
-    """The cut of a convolution (or of its gradient to the input) of `images` images times groups; nothing is empty."""
+    """The cut of a convolution (or of its gradient to the input); nothing is empty."""
     lanes = TARGET.vector_bytes // size
-    reach = (dilation[0] * (taps[0] - 1), dilation[1] * (taps[1] - 1))
-    direct = not any(padding)
-    if backward:
-        grid = (_ceil(out[0], stride[0]), _ceil(out[1], stride[1]))
-        step, span = (1, 1), (reach[0] // stride[0], reach[1] // stride[1])
-        met = [_ceil(t, s // gcd(s, d)) for t, s, d in zip(taps, stride, dilation, strict=True)]
-        run = met[0] * met[1]
-        # A grid that meets one tap, without a shift, and is no larger than the source.
-        direct = direct and span == (0, 0) and grid[0] <= source[0] and grid[1] <= source[1]
-    else:
-        grid, step, span, run = out, stride, reach, taps[0] * taps[1]
+    grid, step, span, run, direct = _find_grid(source, out, taps, stride, padding, dilation, backward)
     across = m_all <= lanes // 2 and step[1] == 1 and grid[1] >= lanes
     panels = _ceil(m_all, TILE_VECTORS * lanes)
     block = min(max(channels, 1), max(1, _BLOCK_BYTES // ROW_BYTES // max(run, 1)))
@@ -155,21 +237,24 @@ def split_image(
     if not across and (block < channels or interleave > 1):
         fitting = SUMS_BYTES // (min(panels, 4) * interleave * ROW_BYTES) - SPARE_ROWS
         pixels = max(_FEW_PIXELS, min(pixels, fitting))
-    while images * _ceil(grid[0] * grid[1], pixels) < _UNITS and pixels > _FEW_PIXELS:
+    while images * groups * _ceil(grid[0] * grid[1], pixels) < _UNITS and pixels > _FEW_PIXELS:
         pixels = _ceil(pixels, 2)
     bands = _find_bands(size, grid, step, span, run, direct and not across, block, pixels, limit)
     across = across and bands.mode == PADDED
     count = _ceil(grid[0], bands.rows) * _ceil(grid[1], bands.columns)
+    together = 1 if across else _together(size, images, grid, step, span, bands, min(limit, _TOGETHER))
+    sets = groups * _ceil(images, together)
     most = panels
     if bands.mode == GATHERED or bands.block < channels or interleave > 1:
-        most = SUMS_BYTES // ((bands.rows * bands.columns + SPARE_ROWS) * interleave * ROW_BYTES)
-    part = min(panels, most, _ceil(panels, _ceil(_UNITS, images * count)))
+        most = SUMS_BYTES // ((together * bands.rows * bands.columns + SPARE_ROWS) * interleave * ROW_BYTES)
+    part = min(panels, most, _ceil(panels, _ceil(_UNITS, sets * count)))
     part = _even(panels, max(part, 1))
-    return ImageSplit(bands, count, _ceil(panels, part), part, interleave, across)
+    return ImageSplit(bands, together, count, _ceil(panels, part), part, interleave, across)
 
 
 def split_weight(
     size: int,
+    images: int,
     groups: int,
     m_all: int,
     channels: int,
@@ -191,6 +276,7 @@ def split_weight(
     grid = (max(out[0], 1), max(out[1], 1))
     span = (dilation[0] * (taps[0] - 1), dilation[1] * (taps[1] - 1))
     bands = _find_bands(size, grid, stride, span, run, direct, block, _PIXELS, MAX_PIXELS)
+    together = _together(size, images, grid, stride, span, bands, _TOGETHER)
     tap_part = bands.block if bands.mode == GATHERED else bands.block * run
     tap_parts = _ceil(k_all, tap_part)
     panels = _ceil(m_all, width)
@@ -198,4 +284,4 @@ def split_weight(
     part = min(part, max(1, SUMS_BYTES // ((tap_part + SPARE_ROWS) * ROW_BYTES)))
     part = _even(panels, part)
     assert bands.rows * bands.columns <= MAX_PIXELS
-    return WeightSplit(bands, _ceil(panels, part), part, width, tap_parts, tap_part)
+    return WeightSplit(bands, together, _ceil(panels, part), part, width, tap_parts, tap_part)

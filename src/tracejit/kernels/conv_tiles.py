@@ -22,12 +22,19 @@ x as SOURCE, the cotangent as WEIGHT and the weight's gradient as OUT."""
 """Slots of `conv_image` and `conv_weight`: the kind of window; pixels of a band, which is several whole rows of a grid
 or a part of one row; parts of the panels of output channels, panels in a part."""
 
-(BLOCK, INTERLEAVE) = range(24, 26)
+(IMAGES, TOGETHER) = range(24, 26)
+"""Slots of both: images; how many of them have their bands in one, which then are whole grids."""
+
+(BLOCK, INTERLEAVE) = range(26, 28)
 """Slots of images: channels in a block, or, where windows are gathered, taps of all channels; grids whose sums
 interleave in a row (1: those of each are written by themselves)."""
 
-(IMAGES, WIDTH, TAP_PARTS, TAP_PART) = range(24, 28)
-"""Slots of `conv_weight`: images, output channels in a panel, parts of the taps of all channels, taps in a part."""
+(WIDTH, TAP_PARTS, TAP_PART) = range(26, 29)
+"""Slots of `conv_weight`: output channels in a panel, parts of the taps of all channels, taps in a part."""
+
+(FACTOR_OUT, FACTOR_CHANNEL) = range(28, 30)
+"""Slots of `conv_unfolded`, which has the unfolded pixels as SOURCE: the weight's strides along output and source
+channels."""
 
 (W_OUT, W_CHANNEL, W_RUNS, W_RUN) = range(19, 23)
 """Slots of `conv_pack`: the weight's strides in elements along output and source channels; runs of contiguous factors

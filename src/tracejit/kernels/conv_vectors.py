@@ -49,6 +49,30 @@ def add_lookup(module: Any, lane: Lane, rows: int, vectors: int) -> Any:
     return internal_function(module, f"lookup_{lane.name}_{rows}x{vectors}", 8, body)
 
 
+def add_unfolded(module: Any, lane: Lane, vectors: int) -> Any:
+    """out[k][j] = window[places[j] + offsets[k]], for as many j as there are elements in `vectors` vectors.
+
+    Arguments: window, places, offsets, k, out. Tables are as in `add_lookup`; rows of `out` are whole vectors.
+    """
+
+    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
+        window, places, offsets, k, out = arguments
+        v = VectorBuilder(builder, lane)
+
+        def step(state: list[Any]) -> list[Any]:
+            offset_at, to = state
+            row = builder.add(window, builder.load(v.pointer(offset_at, I64), align=8))
+            for j in range(vectors * lane.count):
+                place = builder.load(v.pointer(places, I64, I64(8 * j)), align=8)
+                value = builder.load(v.pointer(row, lane.kind, place), align=lane.size)
+                builder.store(value, v.pointer(to, lane.kind, I64(j * lane.size)), align=lane.size)
+            return [builder.add(offset_at, I64(8)), builder.add(to, I64(vectors * TARGET.vector_bytes))]
+
+        emit_loop(builder, k, [offsets, out], step)
+
+    return internal_function(module, f"unfolded_{lane.name}_{vectors}", 5, body)
+
+
 def add_lookup_across(module: Any, lane: Lane, rows: int, vectors: int) -> Any:
     """sums[j][r] = or += the sum over k of b[k][r] * (the vector at window + places[j] + offsets[k]).
 

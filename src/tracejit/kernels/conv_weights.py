@@ -26,6 +26,7 @@ from tracejit.kernels.conv_tiles import (
     TAP_PART,
     TAP_PARTS,
     TAP_ROWS,
+    TOGETHER,
     WEIGHT,
     WIDTH,
     add_tiles,
@@ -52,11 +53,13 @@ class Weight:
         self.parts, self.part, self.width, self.tap_parts, self.tap_part = code.slots(
             p, PARTS, PART, WIDTH, TAP_PARTS, TAP_PART
         )
+        self.together = code.slots(p, TOGETHER)[0]
         _, vertical, horizontal = axes(code, p)
-        self.window = Window(code, lane, mode, vertical, horizontal, rows, columns)
+        self.image_elements = channels * rows * columns
+        apart, block = self.groups * self.image_elements, self.tap_part.ceil_div((all_i * all_j).most(1))
+        self.window = Window(code, lane, mode, vertical, horizontal, rows, columns, apart, block)
         vertical.find(code, code.word(0))
         horizontal.find(code, code.word(0))
-        self.image_elements = channels * rows * columns
         self.k_all = channels * all_i * all_j
         self.plane = self.out_rows * self.out_columns
         self.factors = code.buffer(MAX_PIXELS * ROW_BYTES)
@@ -77,14 +80,14 @@ class Weight:
         code.call(zeros, self.sums, ((last - first) * panel_sums).quotient(TARGET.vector_bytes))
         across = self.out_columns.ceil_div(self.band_columns)
         with (
-            code.loop(0, self.images) as n,
+            code.loop(0, self.images, self.together) as n,
             code.loop(0, self.out_rows.ceil_div(self.band_rows)) as down,
             code.loop(0, across) as right,
         ):
             y, x = down * self.band_rows, right * self.band_columns
             rows, columns = (self.out_rows - y).least(self.band_rows), (self.out_columns - x).least(self.band_columns)
-            band, image = self.window.band(y, x, rows, columns), n * self.groups + group
-            self._add(band, image, low, high, first, last, panel_sums)
+            band = self.window.band(y, x, rows, columns, (self.images - n).least(self.together))
+            self._add(band, n * self.groups + group, low, high, first, last, panel_sums)
         with code.loop(first, last) as panel:
             m = panel * self.width
             left = (self.m_all - m).least(self.width)
@@ -94,7 +97,7 @@ class Weight:
             turn(code, self.lane, sums, out, self.k_all, left, high - low, vectors)
 
     def _add(self, band: Band, image: Word, low: Word, high: Word, first: Word, last: Word, panel_sums: Word) -> None:
-        """Goes on with the chains of the unit at a band of pixels of one image."""
+        """Goes on with the chains of the unit at a band of pixels, of one image or of all of several."""
         code, lane, window = self.code, self.lane, self.window
         window.look_up_offsets(code, band, low, high)
         window.look_up_places(code, band)
@@ -109,9 +112,10 @@ class Weight:
 
             def run(vectors: int) -> None:
                 columns = vectors * lane.count
-                with code.loop(0, left, lane.count) as j:
-                    rows, to = cotangent + j * self.plane * lane.size, self.factors + j * lane.size
-                    code.call(transpose, rows, self.plane, to, columns, band.pixels, left - j)
+                with code.loop(0, band.images) as n, code.loop(0, left, lane.count) as j:
+                    rows = cotangent + (n * self.groups * self.m_all + j) * self.plane * lane.size
+                    to = self.factors + (n * band.of_image * columns + j) * lane.size
+                    code.call(transpose, rows, self.plane, to, columns, band.of_image, left - j)
                 add_tiles(
                     code,
                     lane,

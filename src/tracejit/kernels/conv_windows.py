@@ -1,4 +1,4 @@
-"""The part of an image that a band of result pixels looks at, laid out so that no tap of it needs a mask.
+"""The part of one or several images that a band of result pixels looks at, laid out so that no tap needs a mask.
 
 What tap (channel, row, column) sees from a pixel lies at `place of the pixel + offset of the tap` in a window, whatever
 stride, padding and dilation are; both are looked up in tables.
@@ -28,7 +28,8 @@ WINDOW_BYTES = 160 << 10
 PLANE_GAP = 64
 """Bytes of a window; bytes between its channels, without which those of many images would share cache sets."""
 
-_SPARE = 16
+SPARE = 32
+"""Entries of a table behind its end: its last tile, or panel, may look up that many."""
 
 
 class Axis:
@@ -91,49 +92,72 @@ class _Memo:
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """Neighbouring pixels of a grid: rows from `y` and columns from `x` on; and the steps of their window."""
+    """Neighbouring pixels of a grid: rows from `y` and columns from `x` on, in each of so many `images`; and the steps
+    of their window.
+    """
 
     y: Word
     x: Word
     rows: Word
     columns: Word
+    images: Word
     height: Word
     row_step: Word
     plane: Word
+    image_step: Word
+
+    @property
+    def of_image(self) -> Word:
+        """Pixels of one image."""
+        return self.rows * self.columns
 
     @property
     def pixels(self) -> Word:
-        return self.rows * self.columns
+        return self.images * self.of_image
 
 
 class Window:
-    """The windows of one thread, one after another in one place."""
+    """The windows of one thread, one after another in one place.
+
+    Images of `rows` times `columns` pixels lie `apart` elements apart; a padded window has room for `block` channels.
+    """
 
     def __init__(
-        self, code: Code, lane: Lane, mode: Word, vertical: Axis, horizontal: Axis, rows: Word, columns: Word
+        self,
+        code: Code,
+        lane: Lane,
+        mode: Word,
+        vertical: Axis,
+        horizontal: Axis,
+        rows: Word,
+        columns: Word,
+        apart: Word,
+        block: Word,
     ) -> None:
         self.lane, self.mode, self.vertical, self.horizontal = lane, mode, vertical, horizontal
-        self.rows, self.columns = rows, columns
-        self.offsets = code.buffer(8 * (MAX_RUN + _SPARE))
-        self.places = code.buffer(8 * (MAX_PIXELS + _SPARE))
+        self.rows, self.columns, self.apart, self.block = rows, columns, apart, block
+        self.offsets = code.buffer(8 * (MAX_RUN + SPARE))
+        self.places = code.buffer(8 * (MAX_PIXELS + SPARE))
         self._buffer = code.buffer(WINDOW_BYTES + TARGET.vector_bytes)
-        self._known_offsets, self._known_places = _Memo(code, 6), _Memo(code, 5)
+        self._known_offsets, self._known_places = _Memo(code, 6), _Memo(code, 7)
 
     @property
     def taps(self) -> Word:
         """Taps of a channel."""
         return self.vertical.count * self.horizontal.count
 
-    def band(self, y: Word, x: Word, rows: Word, columns: Word) -> Band:
+    def band(self, y: Word, x: Word, rows: Word, columns: Word, images: Word) -> Band:
         """A band of pixels, whose taps the axes have found."""
         direct, gathered = self.mode.equals(DIRECT), self.mode.equals(GATHERED)
         height = (rows - 1) * self.vertical.step + self.vertical.span + 1
         width = (columns - 1) * self.horizontal.step + self.horizontal.span + 1
-        row_step = width.ceil_div(self.lane.count) * self.lane.count
+        # Rows that fit a vector follow each other: what is copied behind one are zeros, and the next row comes later.
+        row_step = (width <= self.lane.count).choose(width, width.ceil_div(self.lane.count) * self.lane.count)
         plane = height * row_step + PLANE_GAP // self.lane.size
+        image_step = direct.choose(self.apart, gathered.choose(rows * columns, self.block * plane))
         row_step = direct.choose(self.columns, row_step)
-        plane = direct.choose(self.rows * self.columns, gathered.choose(rows * columns, plane))
-        return Band(y, x, rows, columns, height, row_step, plane)
+        plane = direct.choose(self.rows * self.columns, gathered.choose(images * rows * columns, plane))
+        return Band(y, x, rows, columns, images, height, row_step, plane, image_step)
 
     def look_up_offsets(self, code: Code, band: Band, low: Word, high: Word) -> None:
         """Fills the table of taps low..high of all channels."""
@@ -157,16 +181,17 @@ class Window:
         across = gathered.choose(1, self.horizontal.step)
         down = gathered.choose(band.columns, self.vertical.step * band.row_step)
         groups, last = band.columns.ceil_div(width), (band.columns - width).most(0)
-        with self._known_places.renewed(code, band.rows, band.columns, across, down, band.plane):
-            with code.loop(0, band.rows) as y, code.loop(0, groups) as x:
-                place = (y * down + (x * width).least(last) * across) * self.lane.size
-                code.store(self.places, y * groups + x, place)
-            self._pad(code, self.places, band.rows * groups)
+        sizes = band.images, band.rows, band.columns
+        with self._known_places.renewed(code, *sizes, across, down, band.plane, band.image_step):
+            with code.loop(0, band.images) as n, code.loop(0, band.rows) as y, code.loop(0, groups) as x:
+                place = (n * band.image_step + y * down + (x * width).least(last) * across) * self.lane.size
+                code.store(self.places, (n * band.rows + y) * groups + x, place)
+            self._pad(code, self.places, band.images * band.rows * groups)
 
     @staticmethod
     def _pad(code: Code, table: Word, count: Word) -> None:
         """What tiles look up behind the end of a table must be in the window as well."""
-        with code.loop(count, count + _SPARE) as spare:
+        with code.loop(count, count + SPARE) as spare:
             code.store(table, spare, code.word(0))
 
     def _offsets_in_rows(self, code: Code, band: Band, low: Word, high: Word) -> None:
@@ -192,50 +217,53 @@ class Window:
                     base.set(base.now + band.plane)
 
     def fill(self, code: Code, band: Band, image: Word, low: Word, high: Word) -> Word:
-        """Puts what taps low..high see of the image at an address into the window; gives the window's address."""
+        """Puts what taps low..high see of the images from an address on into the window; gives the window's address."""
         direct = self.mode.equals(DIRECT)
         top = band.y * self.vertical.step + self.vertical.low
         left = band.x * self.horizontal.step + self.horizontal.low
         first = low.quotient(self.taps.most(1))
         start = image + ((first * self.rows + top) * self.columns + left) * self.lane.size
-        with code.when(self.mode.equals(PADDED) & (low < high)):
-            self._copy(code, band, start, top, left, high.ceil_div(self.taps.most(1)) - first)
-        with code.when(self.mode.equals(GATHERED)):
-            self._gather(code, band, image, low, high)
+        # One image after another: zeros behind the last row of one are where the next begins.
+        with code.loop(0, band.images) as n:
+            ahead, to = n * self.apart * self.lane.size, self._buffer + n * band.image_step * self.lane.size
+            with code.when(self.mode.equals(PADDED) & (low < high)):
+                self._copy(code, band, start + ahead, to, top, left, high.ceil_div(self.taps.most(1)) - first)
+            with code.when(self.mode.equals(GATHERED)):
+                self._gather(code, band, image + ahead, to, low, high)
         return direct.choose(start, self._buffer)
 
-    def _copy(self, code: Code, band: Band, start: Word, top: Word, left: Word, channels: Word) -> None:
+    def _copy(self, code: Code, band: Band, start: Word, to: Word, top: Word, left: Word, channels: Word) -> None:
         size, zeros = self.lane.size, add_zeros(code.module, self.lane)
-        vectors = band.row_step.quotient(self.lane.count)
         above = (-top).most(0).least(band.height)
         below = (self.rows - top).most(above).least(band.height)
         with code.when((above > 0) | (below < band.height)), code.loop(0, channels) as c:
-            plane = self._buffer + c * band.plane * size
-            code.call(zeros, plane, above * vectors)
-            code.call(zeros, plane + below * band.row_step * size, (band.height - below) * vectors)
+            plane = to + c * band.plane * size
+            code.call(zeros, plane, (above * band.row_step).ceil_div(self.lane.count))
+            rest = ((band.height - below) * band.row_step).ceil_div(self.lane.count)
+            code.call(zeros, plane + below * band.row_step * size, rest)
         code.call(
             add_padded(code.module, self.lane),
             start + above * self.columns * size,
             self.columns,
             self.rows * self.columns,
-            self._buffer + above * band.row_step * size,
+            to + above * band.row_step * size,
             band.row_step,
             band.plane,
             below - above,
             channels,
             -left,
-            self.columns - left,
-            vectors,
+            (self.columns - left).least(band.row_step),
+            band.row_step.ceil_div(self.lane.count),
         )
 
-    def _gather(self, code: Code, band: Band, image: Word, low: Word, high: Word) -> None:
+    def _gather(self, code: Code, band: Band, image: Word, to: Word, low: Word, high: Word) -> None:
         with code.loop(low, high) as k:
             channel = k.quotient(self.taps)
             tap = k - channel * self.taps
             i = tap.quotient(self.horizontal.count)
             down = code.load(self.vertical.shifts, i)
             across = code.load(self.horizontal.shifts, tap - i * self.horizontal.count)
-            out = self._buffer + (k - low) * band.plane * self.lane.size
+            out = to + (k - low) * band.plane * self.lane.size
             with code.loop(0, band.rows) as y, code.loop(0, band.columns) as x:
                 row = (band.y + y) * self.vertical.step + down
                 column = (band.x + x) * self.horizontal.step + across
@@ -250,4 +278,5 @@ class Window:
 def window_bytes(rows: int, columns: int, size: int) -> int:
     """Bytes of one channel of a padded window."""
     lanes = TARGET.vector_bytes // size
-    return rows * -(-columns // lanes) * lanes * size + PLANE_GAP
+    step = columns if columns <= lanes else -(-columns // lanes) * lanes
+    return rows * step * size + PLANE_GAP

@@ -13,6 +13,8 @@ from tracejit.kernels.vectors import LINE_BYTES, TARGET, Lane, VectorBuilder, ro
 _AHEAD, _FAR_BYTES = 8, 256
 """How many rows (along a row how many bytes) ahead of what is packed are asked for, which the CPU itself does not do
 where rows lie far apart or are many."""
+_PIECE_BYTES = 16
+"""What `load_transposed` loads at a time."""
 
 
 def add_transpose(module: Any, lane: Lane) -> Any:
@@ -27,18 +29,29 @@ def add_transpose(module: Any, lane: Lane) -> Any:
         sources = row_addresses(v, rows, rows_n, n_left, v.width)
         out_step = v.bytes(out_k)
 
-        def step(state: list[Any]) -> list[Any]:
-            at, target = state
-            for source in sources:
-                v.prefetch(builder.add(builder.add(source, at), I64(_FAR_BYTES)), written=False)
-            for column in v.load_transposed([(source, at) for source in sources]):
-                v.store(column, target)
-                target = builder.add(target, out_step)
-            return [builder.add(at, I64(TARGET.vector_bytes)), target]
+        def block(pieces: int | None) -> Any:
+            def step(state: list[Any]) -> list[Any]:
+                at, target = state
+                if pieces is None:
+                    for source in sources:
+                        v.prefetch(builder.add(builder.add(source, at), I64(_FAR_BYTES)), written=False)
+                columns = v.load_transposed([(source, at) for source in sources], pieces)
+                for column in columns:
+                    v.store(column, target)
+                    target = builder.add(target, out_step)
+                return [builder.add(at, I64(len(columns) * lane.size)), target]
+
+            return step
 
         blocks = builder.sdiv(k, I64(v.width))
-        at, target = emit_loop(builder, blocks, [I64(0), out], step)
+        state = emit_loop(builder, blocks, [I64(0), out], block(None))
         left = builder.sub(k, builder.mul(blocks, I64(v.width)))
+        piece = _PIECE_BYTES // lane.size
+        if piece < v.width:
+            # Rows as short as the taps of a filter are little else.
+            blocks = builder.sdiv(left, I64(piece))
+            state = emit_loop(builder, blocks, state, block(1))
+            left = builder.sub(left, builder.mul(blocks, I64(piece)))
 
         def single(state: list[Any]) -> list[Any]:
             at, target = state
@@ -47,7 +60,7 @@ def add_transpose(module: Any, lane: Lane) -> Any:
                 builder.store(value, v.pointer(target, lane.kind, I64(n * lane.size)), align=lane.size)
             return [builder.add(at, I64(lane.size)), builder.add(target, out_step)]
 
-        emit_loop(builder, left, [at, target], single)
+        emit_loop(builder, left, state, single)
 
     return internal_function(module, f"transpose_{lane.name}", 6, body)
 
