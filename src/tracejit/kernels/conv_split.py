@@ -26,7 +26,7 @@ _TOGETHER = 512
 _FEW = (0.5, 1.0)
 """Pixels for each output channel up to which it is less to unfold them than to put weights into panels, which is easy
 for a convolution and takes longer for its gradient."""
-_UNFOLDED_BYTES = (128 << 10, 20 << 10)
+_UNFOLDED_BYTES = (128 << 10, 6 << 10)
 """Bytes of a panel of unfolded pixels in a block: long runs of weights follow each other in memory for a convolution,
 short ones for its gradient, for which panels stay in the first cache."""
 _MOST_INTERLEAVED = 16

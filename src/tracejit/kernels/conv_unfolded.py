@@ -25,7 +25,6 @@ from tracejit.kernels.conv_tiles import (
     ROW_BYTES,
     ROWS,
     SOURCE,
-    SPARE_ROWS,
     STRIDE_COLUMNS,
     STRIDE_ROWS,
     SUMS_BYTES,
@@ -39,6 +38,7 @@ from tracejit.kernels.conv_tiles import (
 from tracejit.kernels.conv_vectors import add_unfolded
 from tracejit.kernels.conv_windows import MAX_PIXELS, MAX_RUN, SPARE, Window
 from tracejit.kernels.gemm_kernels import TILE_VECTORS
+from tracejit.kernels.gemm_packing import add_part
 from tracejit.kernels.vectors import TARGET, Lane
 
 
@@ -130,7 +130,6 @@ class Unfolded(_Grids):
         self.w_out, self.w_channel = code.slots(p, FACTOR_OUT, FACTOR_CHANNEL)
         self.places = code.buffer(8 * (MAX_PIXELS + SPARE))
         self.offsets = code.buffer(8 * MAX_RUN)
-        self.targets = code.buffer(8 * MAX_PIXELS)
         self.sums = code.buffer(SUMS_BYTES)
         self.first, self.rows = code.cell(0), code.cell(0)
 
@@ -168,8 +167,8 @@ class Unfolded(_Grids):
                         self.offsets,
                         count,
                         seen + low * row,
-                        self._sums(panel),
-                        row,
+                        self.sums + panel * ROW_BYTES,
+                        self.panels * ROW_BYTES,
                         low.equals(0).number(),
                         self.rows.now,
                         vectors,
@@ -177,9 +176,6 @@ class Unfolded(_Grids):
 
                 either_width(code, pixels - panel * self.width <= self.lane.count, run)
         self._write(group, rows, columns, place)
-
-    def _sums(self, panel: Word) -> Word:
-        return self.sums + panel * (self.part + SPARE_ROWS) * ROW_BYTES
 
     def _look_up(self, low: Word, taps: Word) -> None:
         """Fills the table of where the factors of a block of channels lie, from tap `low` on."""
@@ -196,16 +192,24 @@ class Unfolded(_Grids):
             at.set(at.now + 1)
 
     def _write(self, group: Word, rows: Word, columns: Word, place: Word) -> None:
-        code, plane = self.code, self.out_rows * self.out_columns
-        with code.loop(0, self.images) as n, code.loop(0, rows) as y, code.loop(0, columns) as x:
-            to = n * self.groups * self.m_all * plane + y * self.grid_i * self.out_columns + x * self.grid_j
-            code.store(self.targets, (n * rows + y) * columns + x, to)
-        pixels = self.images * rows * columns
-        out = self.out + ((group * self.m_all + self.first.now) * plane + place) * self.lane.size
-        with code.loop(0, pixels.ceil_div(self.width)) as panel:
-            left = (pixels - panel * self.width).least(self.width)
-            columns_of = (left <= self.lane.count).choose(self.lane.count, self.width)
-            targets, sums = self.targets + panel * self.width * 8, self._sums(panel)
-            with code.loop(0, self.rows.now) as r, code.loop(0, left) as n:
-                value = code.load(sums, r * columns_of + n, self.lane.kind)
-                code.store(out, code.load(targets, n) + r * plane, value)
+        """Puts the sums of a grid, a row of which are those of all pixels, into each image."""
+        code, size = self.code, self.lane.size
+        plane, across = self.out_rows * self.out_columns, self.panels * self.width
+        with code.loop(0, self.images) as n:
+            sums = self.sums + n * rows * columns * size
+            channel = (n * self.groups + group) * self.m_all + self.first.now
+            out = self.out + (channel * plane + place) * size
+
+            def whole() -> None:
+                part = add_part(code.module, self.lane, TILE_VECTORS)
+                with code.loop(0, plane, self.width) as pixel:
+                    at, to = sums + pixel * size, out + pixel * size
+                    code.call(part, at, across, to, plane, self.rows.now, plane - pixel)
+
+            def apart() -> None:
+                with code.loop(0, rows) as y, code.loop(0, columns) as x:
+                    at, to = y * columns + x, y * self.grid_i * self.out_columns + x * self.grid_j
+                    with code.loop(0, self.rows.now) as r:
+                        code.store(out, to + r * plane, code.load(sums, at + r * across, self.lane.kind))
+
+            code.either((self.grid_i * self.grid_j).equals(1), whole, apart)
