@@ -40,6 +40,11 @@ COMPOSITES: dict[str, Callable[..., Any]] = {
     "cross_entropy_ignored": lambda x, w, b, t: F.cross_entropy(x, t, ignore_index=1, reduction="sum"),
     "mse_loss": lambda x, w, b, t: F.mse_loss(x, b.expand(ROWS, SIZE)),
     "mean": lambda x, w, b, t: x.mean(1),
+    "square": lambda x, w, b, t: F.linear(x, tj.outer(w, b), b),
+    "linear": lambda x, w, b, t: F.linear(x, tj.stack([w, b, w]), b[:3]),
+    "linear_plain": lambda x, w, b, t: F.linear(x[1:], tj.stack([w, b])),
+    "conv2d": lambda x, w, b, t: F.conv2d(x.view(2, 3, 4, 6), w.view(2, 3, 2, 2), b[:2], padding=1),
+    "conv2d_plain": lambda x, w, b, t: F.conv2d(x.view(3, 2, 4, 6), w.view(2, 1, 4, 3), stride=2, groups=2),
     "normalize": lambda x, w, b, t: F.normalize(x, 2.0, 1),
 }
 

@@ -20,6 +20,7 @@ import numpy as np
 from tracejit.aval import Aval
 from tracejit.ir import node as nodes
 from tracejit.ir.graph import Graph
+from tracejit.ops.contraction import PRODUCTS
 from tracejit.ops.record import Op, ops
 from tracejit.tensor.autograd import detached, set_grad_enabled
 from tracejit.tensor.dispatch import compute, wrap
@@ -29,7 +30,10 @@ from tracejit.tensor.tape import TapeNode, enter, pull
 from tracejit.tensor.tensor import Tensor, aval_of
 
 _FAMILIES = ("elementwise", "reduction", "contraction", "view", "place", "create")
-"""What is fused. Operations of the library are programs of their own anyway, those on whole numbers look up rows."""
+"""What is fused, and computed again where that saves memory."""
+_COMPUTED_ONCE = frozenset((*PRODUCTS, ops.conv2d, ops.conv2d_input_grad, ops.conv2d_weight_grad))
+"""Operations of the library in whose programs there is more than themselves; those on whole numbers look up rows. All
+others are programs of their own anyway."""
 
 
 class Unfit(Exception):
@@ -332,7 +336,7 @@ class Drawing:
 
         They take no more memory than what the tape would save. Values are dropped that others lead to, from the last
         to the first; then a value gives way to what it is made of where that is smaller, as an index is than the mask
-        of what it chooses. What looks up rows is not computed again.
+        of what it chooses. Products, convolutions and what looks up rows are not computed again.
         """
         by_out = {step.out: step for step in self.steps}
         free = {*self.given, *((self.out,) if self.keeps_out else ())}
@@ -371,7 +375,7 @@ class Drawing:
 
 
 def _fits(op: Op, operands: list[Any]) -> bool:
-    if op.family in _FAMILIES:
+    if op.family in _FAMILIES or op in _COMPUTED_ONCE:
         return True
     return op.family == "library" and not any(isinstance(a, Aval) and a.dtype.is_floating_point for a in operands)
 

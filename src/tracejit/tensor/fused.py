@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from tracejit.compiler import compile_graph
-from tracejit.config import logger
+from tracejit.config import PRODUCTS, logger
 from tracejit.dtypes import dtype, get_default_dtype
 from tracejit.ir.graph import Graph
 from tracejit.runtime.arrays import SMALL_BYTES, empty
@@ -190,7 +190,7 @@ def call(composite: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     Cost: 3 to 6 us beyond the program; where there is none, 2 to 4 us.
     """
     tracked = state.grad_enabled
-    key: list[Any] = [composite, tracked, get_default_dtype()]
+    key: list[Any] = [composite, tracked, get_default_dtype(), PRODUCTS.bfloat16]
     tensors: list[Tensor] = []
     for a in args:
         if not _look(a, key, tensors):
