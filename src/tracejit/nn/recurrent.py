@@ -28,18 +28,36 @@ def _relu_step(from_input: Tensor, from_state: Tensor, state: _State) -> _State:
     return (F.relu(from_input + from_state),)
 
 
+@composite
+def _lstm_memory(from_input: Tensor, from_state: Tensor, memory: Tensor) -> Any:
+    size = 3 * memory.shape[-1]
+    enter, forget, cell = (from_input.narrow(-1, 0, size) + from_state.narrow(-1, 0, size)).chunk(3, -1)
+    return sigmoid(forget) * memory + sigmoid(enter) * tanh(cell)
+
+
+@composite
+def _lstm_output(from_input: Tensor, from_state: Tensor, memory: Tensor) -> Any:
+    size = memory.shape[-1]
+    return sigmoid(from_input.narrow(-1, 3 * size, size) + from_state.narrow(-1, 3 * size, size)) * tanh(memory)
+
+
 def _lstm_step(from_input: Tensor, from_state: Tensor, state: _State) -> _State:
-    enter, forget, cell, out = (from_input + from_state).chunk(4, -1)
-    memory = sigmoid(forget) * state[1] + sigmoid(enter) * tanh(cell)
-    return sigmoid(out) * tanh(memory), memory
+    # Two units rather than one: outside of regions each is a program of its own.
+    memory = _lstm_memory(from_input, from_state, state[1])
+    return _lstm_output(from_input, from_state, memory), memory
 
 
-def _gru_step(from_input: Tensor, from_state: Tensor, state: _State) -> _State:
+@composite
+def _gru_state(from_input: Tensor, from_state: Tensor, state: Tensor) -> Any:
     reset_i, update_i, new_i = from_input.chunk(3, -1)
     reset_h, update_h, new_h = from_state.chunk(3, -1)
     update = sigmoid(update_i + update_h)
     new = tanh(new_i + sigmoid(reset_i + reset_h) * new_h)
-    return (new + update * (state[0] - new),)
+    return new + update * (state - new)
+
+
+def _gru_step(from_input: Tensor, from_state: Tensor, state: _State) -> _State:
+    return (_gru_state(from_input, from_state, state[0]),)
 
 
 _STEPS: dict[str, _Step] = {"tanh": _tanh_step, "relu": _relu_step, "lstm": _lstm_step, "gru": _gru_step}
