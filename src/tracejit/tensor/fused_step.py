@@ -85,7 +85,7 @@ class FusedStep(TapeNode):
         if node.final is not None:
             node.arrays.append(out._array)
         node.seq = unit.positions()[-1]
-        out._node, out._index, out._requires_grad = node, 0, True
+        out._index, out._node, out._requires_grad = 0, node, True
 
     def push(
         self,

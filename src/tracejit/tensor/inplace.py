@@ -96,7 +96,7 @@ def _as_before(view: Tensor) -> Tensor:
     if node is None:
         return view
     value = wrap(view._array)
-    value._node, value._index, value._requires_grad = node, view._index, True
+    value._index, value._node, value._requires_grad = view._index, node, True
     return value
 
 
@@ -104,14 +104,14 @@ def _take_history(target: Tensor, value: Tensor) -> None:
     """Give a tensor the history of the value that its memory holds now."""
     node = current(value)
     if node is not None:
-        target._node, target._index, target._requires_grad = node, value._index, True
+        target._index, target._node, target._requires_grad = value._index, node, True
     elif value._requires_grad:
         # A leaf: the target is a copy of it.
         enter(ops.copy, (value,), (), (target,), 1)
     elif target._requires_grad:
         # The target goes on requiring gradients; that of what it held is zero.
         before = wrap(target._array)
-        before._node, before._index, before._requires_grad = target._node, target._index, True
+        before._index, before._node, before._requires_grad = target._index, target._node, True
         n = len(target._shape)
         enter(ops.place, (before, value), ((0,) * n, (1,) * n), (target,), 1)
 

@@ -131,7 +131,7 @@ def current(t: Tensor) -> Any:
                     rebuilt = op(rebuilt, **dict(zip(op.attrs, attrs, strict=True)))
         finally:
             state.grad_enabled = grad
-        t._node, t._index, t._requires_grad = rebuilt._node, rebuilt._index, rebuilt._requires_grad
+        t._index, t._node, t._requires_grad = rebuilt._index, rebuilt._node, rebuilt._requires_grad
         _place_behind(t._base._node, t._node)
         t._seen = cell[0]
         return t._node
@@ -186,15 +186,16 @@ def enter(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...], outs: tuple[Ten
     if len(outs) == 1:
         out = outs[0]
         if out._dtype.is_floating_point:
-            out._node = node
+            # The place before the step: an interrupt between the two leaves a leaf.
             out._index = 0
+            out._node = node
             out._requires_grad = True
         return
     node.outs = len(outs)
     for i, out in enumerate(outs):
         if out._dtype.is_floating_point:
-            out._node = node
             out._index = i
+            out._node = node
             out._requires_grad = True
 
 
@@ -281,7 +282,7 @@ def _result(node: TapeNode, k: int, rule: Any, create_graph: bool) -> Any:
     saved = _unpack(node.results[kept_results(node).index(k)], node)
     if create_graph and saved._dtype.is_floating_point:
         t = held(saved)
-        t._node, t._index, t._requires_grad = node, k, True
+        t._index, t._node, t._requires_grad = k, node, True
         return t
     return saved
 

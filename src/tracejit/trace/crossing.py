@@ -176,7 +176,7 @@ def _values(found: Outside, node: TapeNode, create_graph: bool) -> tuple[Any, ..
             _check(value, version)
             if create_graph and value._dtype.is_floating_point:
                 made = held(value)
-                made._node, made._index, made._requires_grad = node, which, True
+                made._index, made._node, made._requires_grad = which, node, True
                 out.append(_stand(found, made, create_graph))
                 found.stands[id(made._array), id(node)] = found.stands[id(made)]
             else:

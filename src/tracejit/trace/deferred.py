@@ -137,7 +137,7 @@ def restore(plan: TapePlan, values: list[Any], numbers: list[Any], outer: Callab
     for slot, (step, which) in plan.roots.items():
         k, at = plan.places[step]
         t: Tensor = values[slot]
-        t._node, t._index, t._requires_grad = batches[k].step(at), which, True
+        t._index, t._node, t._requires_grad = which, batches[k].step(at), True
         if t._base is not None:
             t._seen = t._version
     for batch in batches:

@@ -93,10 +93,10 @@ def _transplant(source: Tensor, target: Tensor) -> None:
     """Let the tensor that Python holds be the one that was computed."""
     target._array = source._array
     target._cell = source._share()
-    target._node = source._node
-    target._requires_grad = source._requires_grad
     if source._node is not None:
         target._index = source._index
+    target._node = source._node
+    target._requires_grad = source._requires_grad
     target._base = source._base
     if source._base is not None:
         target._view, target._seen = source._view, source._seen
