@@ -93,6 +93,10 @@ def choose(x_shape: tuple[int, ...], index: Any) -> Choice:
 
     Raises: IndexError for too many or invalid indices, ValueError for a step that is not positive.
     """
+    if type(index) is int and x_shape:
+        # Subscripts are mostly one number.
+        rest = x_shape[1:]
+        return Choice((_within(index, x_shape[0], 0), *(0,) * len(rest)), (1, *rest), (1,) * len(x_shape), rest, ())
     items = _items(index)
     used = sum(map(_consumed, items))
     if used > len(x_shape):
