@@ -265,7 +265,11 @@ class RandomGraph:
         if not x.shape or 0 in x.shape or x.tensor.numel > 40_000:
             return None
         names = ["amax", "amin"] if x.dtype is dtypes.bool else ["sum", "sum", "amax", "amin", "prod"]
-        return make(self.rng.choice(names), x, dim=self.rng.randrange(len(x.shape)))
+        dim = self.rng.randrange(len(x.shape))
+        if x.dtype is not dtypes.bool and self.rng.random() < 0.2:
+            y = self.rng.choice([y for y in self.pool if y.shape == x.shape and y.dtype is x.dtype])
+            return make("dot", x, y, dim=dim)
+        return make(self.rng.choice(names), x, dim=dim)
 
     def _spread(self) -> Node | None:
         """A reduced value beside what it was reduced from, as in a softmax."""
