@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from tracejit.kernels.threads import FIRST_RENEWAL, RENEWAL, TRIAL_ALONE, TRIAL_PERIOD, TRIAL_RUNS, TRIAL_TIMES, TRIES
 from tracejit.runtime.build import Kernel, build
-from tracejit.runtime.program import LENT, Address, Arena, Program, ProgramBuilder, _Launch, segment, sharing_threshold
+from tracejit.runtime.program import LENT, Address, Arena, Program, ProgramBuilder, _Launch
+from tracejit.runtime.shares import segment, sharing_threshold
 from tracejit.runtime.team import get_num_threads, set_num_threads
 
 NOTHING = np.zeros(0, np.int64)

@@ -18,8 +18,8 @@ from tracejit.compiler import compile_graph
 from tracejit.ir.graph import Graph
 from tracejit.ir.node import Node, item
 from tracejit.passes.pipeline import run_passes
-from tracejit.runtime import program
-from tracejit.runtime.program import Segment, Task
+from tracejit.runtime import shares
+from tracejit.runtime.shares import Segment, Task
 from tracejit.schedule import cost, order
 from tracejit.schedule.layout import arrange_products
 from tracejit.schedule.plan import Plan, make_plan
@@ -152,7 +152,7 @@ def one_part_after_another(request: pytest.FixtureRequest, monkeypatch: pytest.M
         ]
         return ((tuple(tasks),), *[()] * (threads - 1))
 
-    monkeypatch.setattr(program, "part", part)
+    monkeypatch.setattr(shares, "part", part)
 
 
 def check_bits(graph: Graph, arrays: list[np.ndarray], scalars: tuple[float, ...] = ()) -> int:
