@@ -47,7 +47,8 @@ def test_what_others_read_stays_as_it_was(operands: tuple[tj.Tensor, tj.Tensor])
         return (tj.scatter_add(v * 2, 0, i % M, v * 2),)
 
     assert run(twice, *operands) >= 4 * N
-    assert run(after, *operands) >= 8 * N
+    # The product takes the place of one of its factors, not of both.
+    assert run(after, *operands) >= 4 * N
     run(itself, *operands)
 
 

@@ -296,6 +296,8 @@ class _Planning:
         for group in reversed(plan.groups):
             if group.kind == CALL:
                 self._donate(group)
+            elif group.kind == LOOP and group.members[0].body is None:
+                self._overwrite(group)
         self._live()
         for strand in plan.strands:
             self._share_memory(strand)
@@ -383,6 +385,26 @@ class _Planning:
             fresh = result in storage and (storage[result].kind == "arena" or self._is_new_output(result))
             if own and fresh and not again and read.is_whole(source.numel) and set(self._read_by(source)) == {group}:
                 storage[source] = storage[result]
+
+    def _overwrite(self, group: Group) -> None:
+        """Lets a loop write over operands that nobody else reads: a line that it has just read need not be fetched."""
+        storage = self.plan.storage
+        results = [
+            value for value in group.members
+            if value.into is None and value in storage and value in group.full
+            and (storage[value].kind == "arena" or self._is_new_output(value))
+        ]
+        for source in dict.fromkeys([read.source for value in group.members for read in value.reads]):
+            own = source in storage and storage[source].kind == "arena" and source not in self.target
+            if not own or source.kind == kinds.JOINED or set(self._read_by(source)) != {group}:
+                continue
+            reads = [read for value in group.members for read in value.reads if read.source is source]
+            if not all(read.is_whole(group.numel) for read in reads):
+                continue
+            result = next((r for r in results if r.dtype.itemsize == source.dtype.itemsize), None)
+            if result is not None:
+                storage[source] = storage[result]
+                results.remove(result)
 
     def _is_new_output(self, value: Value) -> bool:
         return value in self.target and self.target[value] not in self.graph.homes
