@@ -19,7 +19,7 @@ import numpy as np
 
 from tracejit.aval import Aval
 from tracejit.codegen import text
-from tracejit.codegen.library import panel_columns, plan_call
+from tracejit.codegen.library import panel_columns, plan_call, prepared
 from tracejit.codegen.repeated import Texts
 from tracejit.codegen.text import KernelText
 from tracejit.config import SETTINGS, logger
@@ -80,7 +80,8 @@ class KernelInfo:
 class GroupInfo:
     """One group: its kind, its operations in order, its stage, and why producers beside it are not part of it.
 
-    `nodes` are those that it computes, `beside` the lines of nodes.
+    It and its neighbours are done for `block` of `parts` at a time, or for all of them (0). `nodes` are those that it
+    computes, `beside` the lines of nodes.
     """
 
     kind: str
@@ -89,6 +90,8 @@ class GroupInfo:
     cuts: tuple[str, ...]
     nodes: tuple[Node, ...] = field(repr=False)
     beside: Mapping[Node, str] = field(repr=False, compare=False)
+    block: int = 0
+    parts: int = 0
 
     @property
     def lines(self) -> tuple[str, ...]:
@@ -218,6 +221,7 @@ class _Assembly:
         sources = [(w.text, w.name) if isinstance(w, KernelText) else w.function for _, _, w, *_ in self._wanted]
         built = build_many(sources, begun)
         strands = {g: (k, strand.parts) for k, strand in enumerate(self.plan.strands, 1) for g in strand.groups}
+        blocks = {group: stages.block for stages in self.plan.blocked for group in stages.groups}
         kernels: dict[Kernel, int] = {}
         parts: list[Part] = []
         steps: list[Step] = []
@@ -227,7 +231,8 @@ class _Assembly:
                 parts.append(Part(kernel.digest, doc, origin))
             fails, grain = (wanted.fails, wanted.grain) if isinstance(wanted, Launch) else (False, 1)
             strand = strands.get(group, (0, 0))
-            steps.append(Step(part, slots, int(wanted.units), float(wanted.unit_cost), stage, fails, *strand, grain))
+            units, unit_cost, block = int(wanted.units), float(wanted.unit_cost), blocks.get(group, 0)
+            steps.append(Step(part, slots, units, unit_cost, stage, fails, *strand, grain, block))
         plan = self.plan
         recipe = Recipe(
             tuple(parts),
@@ -278,8 +283,8 @@ class _Assembly:
             origin = None
             if launch.function not in self._met:
                 self._met.add(launch.function)
-                layouts = tuple([(r.source.dtype.name, r.shape, r.strides) for r in reads])
-                origin = (call.op.name, layouts, call.attrs, step)
+                layouts, first = call.origin
+                origin = (call.op.name, tuple(map(tuple, layouts)), call.attrs, first + step)
             slots = tuple(library_slots(launch, operands, shared))
             self._wanted.append((group, stage + step, launch, slots, f"Library: {call.name}.", origin))
 
@@ -315,6 +320,7 @@ def describe(plan: Plan) -> list[GroupInfo]:
     cuts: dict[Group, list[str]] = {}
     for cut in plan.cuts:
         cuts.setdefault(group_of[cut.consumer], []).append(f"{cut.producer.name} -> {cut.reader}: {cut.reason}")
+    blocked = {group: (stages.block, stages.parts) for stages in plan.blocked for group in stages.groups}
     infos = []
     for group in plan.groups:
         reasons = cuts.get(group, [])
@@ -329,6 +335,7 @@ def describe(plan: Plan) -> list[GroupInfo]:
                 tuple(dict.fromkeys(reasons)),
                 tuple(nodes),
                 plan.lines,
+                *blocked.get(group, (0, 0)),
             )
         )
     return infos
@@ -429,7 +436,10 @@ def plan_graph(
     clock = Clock() if clock is None else clock
     simplified, report = run_passes(graph)
     clock.lap("passes")
-    plan = make_plan(simplified, planner, arrange=arrange or _arrange, strands=strands, early=early)
+    preparing = prepared if strands else None
+    plan = make_plan(
+        simplified, planner, arrange=arrange or _arrange, strands=strands, early=early, preparing=preparing
+    )
     clock.lap("schedule")
     return Outcome(plan, simplified, report)
 

@@ -334,6 +334,32 @@ def test_segments_hold_every_unit_once_and_in_order(
     assert segments == segment(launches, threads, threshold)
 
 
+@hypothesis.given(
+    st.integers(1, 40), st.integers(1, 50), st.lists(st.integers(1, 5), min_size=1, max_size=5), st.integers(1, 9)
+)
+def test_blocks_hold_every_part_of_each_launch_in_the_order_of_stages(
+    parts: int, block: int, units: list[int], threads: int
+) -> None:
+    launches = [
+        _Launch(kernel(FAIL), (), parts * each, 100.0, stage, False, 1, parts, block=block)
+        for stage, each in enumerate(units)
+    ]
+    segments = segment(launches, threads, 0.0)
+    tasks = [task for shares in segments for share in shares for chunk in share for task in chunk]
+    for k, each in enumerate(units):
+        mine = [task for task in tasks if task.launch == k]
+        assert [unit for task in mine for unit in range(task.low, task.high)] == list(range(parts * each))
+    if parts % threads and parts < 4 * threads:
+        # Threads would not have equally many.
+        return
+    (shares,) = segments
+    assert len(shares) == threads
+    for chunk in itertools.chain.from_iterable(shares):
+        assert [task.launch for task in chunk][: len(units)] == list(range(len(units)))
+        ranges = [(task.low // each, task.high // each) for task, each in zip(chunk, itertools.cycle(units))]
+        assert all(high - low <= block for low, high in ranges)
+
+
 def test_shares_are_even() -> None:
     launches = [_Launch(kernel(FAIL), (), units, cost, 0) for units, cost in [(1000, 50.0), (7, 9000.0), (100, 370.0)]]
     (shares,) = segment(launches, 3, 10_000.0)

@@ -123,7 +123,17 @@ def attending(x: Node, w: Node, *weights: Node) -> Node:
     return x
 
 
+def images(x: Node, *weights: Node) -> Node:
+    """Convolutions of images, the last one's channels one by one, and what is added to all of them."""
+    for w in weights:
+        groups = x.shape[1] // w.shape[1]
+        y = make("conv2d", x, w, stride=(1, 1), padding=(1, 1), dilation=(1, 1), groups=groups)
+        x = make("relu", make("add", y, x) if y.shape == x.shape else y)
+    return x
+
+
 SHAPES = {
+    "images": (images, [floats(6, 5, 9, 8), floats(34, 5, 3, 3), floats(34, 34, 3, 3), floats(34, 1, 3, 3)]),
     "attending": (
         attending, [floats(BATCH * LENGTH, WIDTH), floats(WIDTH, 3 * WIDTH), *[floats(WIDTH, WIDTH) for _ in range(2)]]
     ),

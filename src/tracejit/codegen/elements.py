@@ -88,9 +88,9 @@ class Elements:
         return [
             v
             for v in written
-            # What is written over an operand has its lines at hand.
+            # What is written over an operand has its lines at hand, and what is read soon shall have them.
             if v.into is None and v.dtype.itemsize in (4, 8) and id(storage[v]) not in operands
-            and cost.is_far(nbytes, self.inner * v.dtype.itemsize, self.tiled)
+            and v not in self.plan.soon and cost.is_far(nbytes, self.inner * v.dtype.itemsize, self.tiled)
         ]
 
     # --- rows ---------------------------------------------------------------------------------------------------------

@@ -10,12 +10,14 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from tracejit import kernels
-from tracejit.kernels.launch import Launch, Operand
+from tracejit.kernels.launch import Launch, Operand, Ptr, Scratch
 from tracejit.ops import Op
-from tracejit.schedule.lower import Layout
+from tracejit.schedule import cost
+from tracejit.schedule.lower import Layout, Prepared
 
 _PREFIX = "plan_"
 _FROM_SHAPES = frozenset(("size", "kernel", "single"))
@@ -54,6 +56,28 @@ def plan_call(op: Op, layouts: tuple[Layout, ...], attrs: tuple[Any, ...]) -> tu
     plan = _planner_of(op)
     chosen = {op.attrs[i]: attrs[i] for i in _accepted(op)}
     return plan(*(Operand(*layout) for layout in layouts), **chosen)
+
+
+def prepared(launches: tuple[Launch, ...], operands: int) -> Prepared | None:
+    """The launches of an operation with so many operands as two, if the first of them only puts operands into the
+    scratch memory another way, and that is little.
+    """
+    if len(launches) < 2 or not launches[0].prepares or not cost.comes_first(launches[0].scratch):
+        return None
+    first, *rest = launches
+    read = tuple(sorted({slot.index for slot in first.slots if isinstance(slot, Ptr)}))
+    alone = _numbered(first, {number: k for k, number in enumerate(read)}.__getitem__, len(read))
+    others = tuple([_numbered(launch, lambda k: k + (k >= operands), operands) for launch in rest])
+    return Prepared(read, first.scratch, (alone,), others)
+
+
+def _numbered(launch: Launch, number: Callable[[int], int], room: int) -> Launch:
+    """A launch with other numbers for operands and results, of which the scratch memory is one."""
+    slots = [
+        Ptr(number(s.index)) if isinstance(s, Ptr) else Ptr(room) if isinstance(s, Scratch) else s
+        for s in launch.slots
+    ]
+    return replace(launch, slots=tuple(slots), along=tuple(map(number, launch.along)), prepares=False)
 
 
 def panel_columns(dtype: str) -> int:

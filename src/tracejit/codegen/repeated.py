@@ -39,11 +39,12 @@ class _Likeness:
             # A body is that of islands whose operands are alike in all but the memory that they are in.
             places = [self._place(plan.storage[r.source], r.offset * r.source.dtype.itemsize) for r in island.reads]
             places += [self._place(plan.storage[result], 0) for result in island.results]
-            self.key: tuple[Any, ...] = (island.body, *places)
+            self.key: tuple[Any, ...] = (island.body, *places, *[v in plan.soon for v in island.results])
             return
         parts: list[Any] = [group.kind, group.outer, group.unit, group.layout, group.cuts]
         for value in group.members:
             parts += (value.kind, value.op, value.shape, value.dtype, value.attrs, value.layout, value in group.full)
+            parts.append(value in plan.soon)
             for arg in value.args:
                 parts += (arg.key, arg.kind) if isinstance(arg, Number) else self._read(arg)
             for buffer in (plan.storage.get(value), plan.partials.get(value)):

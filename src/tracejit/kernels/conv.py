@@ -173,8 +173,13 @@ def _as_product(g: _Geometry, m_all: int, channels: int, backward: bool) -> tupl
     launches = []
     for launch in plan_matmul(weights, source, out):
         slots = tuple(other.get(slot, slot) if isinstance(slot, Ptr) else slot for slot in launch.slots)
-        launches.append(replace(launch, slots=slots, parts=0, along=()))
+        launches.append(replace(launch, slots=slots, **_by_images(g.images)))
     return tuple(launches)
+
+
+def _by_images(parts: int) -> dict[str, Any]:
+    """How a launch is parted whose units go through as many equal parts of the images, one after another."""
+    return {"parts": parts, "along": (0, 2), "loose": True}
 
 
 def _image_launches(g: _Geometry, backward: bool) -> tuple[Launch, ...]:
@@ -194,7 +199,8 @@ def _image_launches(g: _Geometry, backward: bool) -> tuple[Launch, ...]:
     if depthwise is not None:
         units = g.images * -(-g.groups // g.lanes) * depthwise.bands
         slots: tuple[int | Ptr | Scratch, ...] = (Ptr(0), Ptr(1), Ptr(2), *sizes, *depthwise.slots(g.images))
-        return (Launch(_DEPTHWISE[g.dtype], slots, units, g.depthwise_cost / units),)
+        cost = g.depthwise_cost / units
+        return (Launch(_DEPTHWISE[g.dtype], slots, units, cost, **_by_images(g.images)),)
     taps = g.taps[0] * g.taps[1]
     few = None if split.across else split_unfolded(*sides, *meeting)
     if few is not None:
@@ -206,11 +212,16 @@ def _image_launches(g: _Geometry, backward: bool) -> tuple[Launch, ...]:
         runs = (taps, m_all * taps, channels, taps if g.stride == (1, 1) else 0)
     else:
         runs = (channels * taps, taps, 1, channels * taps)
-    pack = Launch(_PACK[g.dtype], (Ptr(1), 0, packed, *sizes, *runs), panels, channels * taps * 2.0 * g.lanes)
+    unit_cost = channels * taps * 2.0 * g.lanes
+    pack = Launch(_PACK[g.dtype], (Ptr(1), 0, packed, *sizes, *runs), panels, unit_cost, prepares=True)
     slots = (Ptr(0), packed, Ptr(2), *sizes, *split.slots(g.images))
-    units = -(-g.images // split.together) * g.groups * split.bands * split.parts
+    sets = -(-g.images // split.together)
+    units = sets * g.groups * split.bands * split.parts
     kernel = (_PIXELS if split.across else _CHANNELS)[g.dtype]
-    return pack, Launch(kernel, slots, units, g.cost(m_all, channels) / units)
+    cost = g.cost(m_all, channels) / units
+    # Images that are computed together are a part if all such sets are whole.
+    ways = _by_images(sets) if g.images % split.together == 0 else {}
+    return pack, Launch(kernel, slots, units, cost, **ways)
 
 
 def _unfolded_launches(

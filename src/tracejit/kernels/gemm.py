@@ -400,7 +400,7 @@ def _plan_panels(p: Problem, tile: Tile, *, a_mode: int | None = None, in_panels
         return Launch(function, slots, units, unit_cost, grain=grain)
     if p.batch > 1 and p.b[0]:
         # All rows of C of one batch need the whole of its B.
-        return Launch(function, slots, units, unit_cost, parts=p.batch, along=(0, 1, 2), grain=grain)
+        return Launch(function, slots, units, unit_cost, parts=p.batch, along=(0, 1, 2), grain=grain, loose=True)
     return Launch(function, slots, units, unit_cost, parts=p.batch * parts, along=(0, 2), grain=grain)
 
 

@@ -55,7 +55,8 @@ class Launch:
     launch. The k-th of `parts` equal parts of the units reads and writes at most the k-th part of the rows of the
     operands and results that are `along`, by the numbers that `Ptr` has, and of the scratch memory no more than these
     parts of the launches before have written; 0 parts if there is no such number. So many units as `grain` that follow
-    one another on one thread share what the first of them prepares.
+    one another on one thread share what the first of them prepares. `loose` says that parts take no longer one by one
+    than together. What `prepares` is the first launch, and only puts operands into the scratch memory another way.
     """
 
     function: Callable[..., Any]
@@ -67,6 +68,8 @@ class Launch:
     parts: int = 0
     along: tuple[int, ...] = ()
     grain: int = 1
+    loose: bool = False
+    prepares: bool = False
 
     @property
     def scratch(self) -> int:

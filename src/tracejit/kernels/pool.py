@@ -8,7 +8,7 @@ from typing import Any
 
 from tracejit.dtypes import BY_NAME
 from tracejit.kernels.launch import Launch, Operand, Ptr
-from tracejit.kernels.pool_planes import mean_launch
+from tracejit.kernels.pool_planes import by_planes, mean_launch
 from tracejit.kernels.pool_vectors import (
     WIDEST_STRIDE,
     max_pool2d_inside_f32,
@@ -313,12 +313,14 @@ def plan_max_pool2d(
         slots: tuple[Any, ...] = (Ptr(0), Ptr(1), Ptr(2), *sizes, *padding, product(x.shape))
         vectors = -(-shape[-1] * BY_NAME[x.dtype].itemsize // TARGET.vector_bytes)
         cost = 3.0 + vectors * (2.0 + 1.5 * kernel[0] * kernel[1])
-        return launched(Launch(_BY_VECTORS[short, inside], slots, units, cost))
+        launch = Launch(_BY_VECTORS[short, inside], slots, units, cost)
+        return launched(by_planes(launch, x, values, indices))
     function = instantiate(
         _MAX, f"max_pool2d_{short}", t=short, a=wide, lowest="arg_f64(p, 15)" if floating else "load_arg(p, 15)"
     )
     slots = (Ptr(0), Ptr(1), Ptr(2), *sizes, *padding, *dilation, lowest)
-    return launched(Launch(function, slots, units, shape[-1] * (4.0 + 0.6 * kernel[0] * kernel[1])))
+    launch = Launch(function, slots, units, shape[-1] * (4.0 + 0.6 * kernel[0] * kernel[1]))
+    return launched(by_planes(launch, x, values, indices))
 
 
 def _avg_slots(
@@ -372,7 +374,7 @@ def plan_avg_pool2d(
     short = short_name(x)
     function = instantiate(_AVG, f"avg_pool2d_{short}", t=short, **_sums_in(short))
     cost = out.shape[-1] * (2.0 + 0.4 * kernel[0] * kernel[1])
-    return launched(Launch(function, (Ptr(0), Ptr(1), *sizes), product(out.shape[:-1]), cost))
+    return launched(by_planes(Launch(function, (Ptr(0), Ptr(1), *sizes), product(out.shape[:-1]), cost), x, out))
 
 
 def plan_avg_pool2d_grad(
@@ -401,4 +403,4 @@ def plan_avg_pool2d_grad(
     function = instantiate(_AVG_GRAD, f"avg_pool2d_grad_{short}", t=short, **_sums_in(short))
     windows = (kernel[0] / stride[0]) * (kernel[1] / stride[1])
     cost = dx.shape[-1] * (1.7 + 0.3 * windows)
-    return launched(Launch(function, (Ptr(0), Ptr(1), *sizes), product(dx.shape[:-1]), cost))
+    return launched(by_planes(Launch(function, (Ptr(0), Ptr(1), *sizes), product(dx.shape[:-1]), cost), ct, dx))

@@ -7,6 +7,7 @@ begin with 0.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -103,6 +104,13 @@ _KERNELS: dict[str, tuple[Callable[..., Any], Lane]] = {
 }
 
 
+def by_planes(launch: Launch, *arrays: Operand, together: int = 1) -> Launch:
+    """A launch over arrays of equally many planes, so many of them together, which its units go through in order."""
+    return replace(
+        launch, parts=product(arrays[0].shape[:-2]) // together, along=tuple(range(len(arrays))), loose=True
+    )
+
+
 def mean_launch(source: Operand, out: Operand, sizes: tuple[int, ...], backward: bool) -> Launch | None:
     """The launch of means, or of their gradient, if planes fill at least half of a vector, and have room.
 
@@ -126,4 +134,6 @@ def mean_launch(source: Operand, out: Operand, sizes: tuple[int, ...], backward:
     units = -(-planes // lane.count) * split.bands
     windows = out_height * out_width
     cost = 1.5 * (height * width + windows) + windows * (0.2 * kernel_h * kernel_w + 2.0)
-    return Launch(function, slots, units, cost / split.bands)
+    launch = Launch(function, slots, units, cost / split.bands)
+    # Vectors of planes are parts if all of them are whole.
+    return launch if planes % lane.count else by_planes(launch, source, out, together=lane.count)

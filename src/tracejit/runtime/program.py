@@ -93,6 +93,7 @@ class _Launch(NamedTuple):
     strand: int = 0
     parts: int = 0
     grain: int = 1
+    block: int = 0
 
     @property
     def cost(self) -> float:
@@ -196,6 +197,7 @@ class ProgramBuilder:
         strand: int = 0,
         parts: int = 0,
         grain: int = 1,
+        block: int = 0,
     ) -> int:
         """Adds a launch over `units` of `unit_cost` nanoseconds each; gives its index.
 
@@ -203,7 +205,8 @@ class ProgramBuilder:
         `written_last` alone: every launch's error code is looked at. The stages of a `strand` other than 0 follow one
         another, hold no other launches and none that fails; each of its launches is cut into so many equal `parts`,
         whose k-th depends on k-th ones alone, and threads do not wait for each other between its stages. So many units
-        as `grain` stay together where shares are large enough.
+        as `grain` stay together where shares are large enough. Launches of a strand that follow one another and have a
+        `block` other than 0 are done for so many of the parts at a time.
 
         Raises: ValueError on an unknown buffer or scalar, or units that such parts do not divide.
         """
@@ -218,7 +221,7 @@ class ProgramBuilder:
             raise ValueError(f"expected a number of units, got {units}")
         if strand and (parts < 1 or units % parts):
             raise ValueError(f"expected units that {parts} parts divide, got {units}")
-        launch = _Launch(kernel, tuple(slots), units, float(unit_cost), stage, fails, strand, parts, grain)
+        launch = _Launch(kernel, tuple(slots), units, float(unit_cost), stage, fails, strand, parts, grain, block)
         self._launches.append(launch)
         return len(self._launches) - 1
 

@@ -31,7 +31,7 @@ class Part(NamedTuple):
 
 class Step(NamedTuple):
     """A launch of a recipe: kernel `part` over `units` of `unit_cost` nanoseconds, in a stage, perhaps in `parts` of a
-    strand, `grain` together where that is possible (see `ProgramBuilder.add_launch`)."""
+    strand, `grain` together where that is possible, in blocks of `block` parts (see `ProgramBuilder.add_launch`)."""
 
     part: int
     slots: tuple[Slot, ...]
@@ -42,6 +42,7 @@ class Step(NamedTuple):
     strand: int = 0
     parts: int = 0
     grain: int = 1
+    block: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ class Recipe:
                 strand=s.strand,
                 parts=s.parts,
                 grain=s.grain,
+                block=s.block,
             )
         return builder.build(arena)
 

@@ -52,6 +52,9 @@ class Launched(Protocol):
     @property
     def grain(self) -> int: ...
 
+    @property
+    def block(self) -> int: ...
+
 
 class Task(NamedTuple):
     """A part of a launch: its units [low, high), done by one thread."""
@@ -147,19 +150,42 @@ def part(launches: Sequence[tuple[int, Launched]], threads: int, threshold: floa
     )
 
 
+def blocks(launches: Sequence[tuple[int, Launched]], threads: int, threshold: float) -> Segment | None:
+    """What each thread does of stages of a strand that go block by block, each block a chunk that others may do; None
+    if parts do not go up evenly among the threads.
+    """
+    parts, block = launches[0][1].parts, launches[0][1].block
+    takers = threads if sum(launch.cost for _, launch in launches) >= threshold else 1
+    if parts % takers and parts < _EVEN * takers:
+        return None
+    bounds = [parts * taker // takers for taker in range(takers + 1)]
+    shares = [
+        tuple(
+            [
+                tuple([Task(k, one.units * at // parts, one.units * end // parts) for k, one in launches])
+                for at, end in itertools.pairwise([*range(low, high, block), high])
+            ]
+        )
+        for low, high in itertools.pairwise(bounds)
+    ]
+    return (*shares, *[()] * (threads - takers))
+
+
 def segment(launches: Sequence[Launched], threads: int, threshold: float) -> list[Segment]:
     """A program's segments: its strands and other stages, where neighbours that the first thread does alone are one
     segment."""
     found: list[Segment] = []
     numbered = sorted(enumerate(launches), key=lambda pair: pair[1].stage)
     for strand, group in itertools.groupby(numbered, key=lambda pair: pair[1].strand):
-        members = [pair for pair in group if pair[1].units]
-        parted = part(members, threads, threshold) if strand and members else None
-        if parted is not None:
-            found.append(parted)
-            continue
-        stages = itertools.groupby(members, key=lambda pair: pair[1].stage)
-        found += filter(any, [split(list(stage), threads, threshold) for _, stage in stages])
+        there = [pair for pair in group if pair[1].units]
+        for block, together in itertools.groupby(there, key=lambda pair: pair[1].block):
+            members = list(together)
+            parted = (blocks if block else part)(members, threads, threshold) if strand else None
+            if parted is not None:
+                found.append(parted)
+                continue
+            stages = itertools.groupby(members, key=lambda pair: pair[1].stage)
+            found += filter(any, [split(list(stage), threads, threshold) for _, stage in stages])
     segments: list[Segment] = []
     for alone, neighbours in itertools.groupby(found, key=lambda shares: not any(shares[1:])):
         first, *others = neighbours

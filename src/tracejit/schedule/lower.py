@@ -67,6 +67,10 @@ class PlannedLaunch(Protocol):
         """Operands and results, numbered as in slots."""
 
     @property
+    def loose(self) -> bool:
+        """Whether parts take no longer one by one than together."""
+
+    @property
     def scratch(self) -> int:
         """Bytes of memory that it shares with the other launches of its operation."""
 
@@ -78,6 +82,29 @@ class Planner(Protocol):
     """
 
     def __call__(self, op: Op, layouts: tuple[Layout, ...], attrs: tuple[Any, ...]) -> tuple[PlannedLaunch, ...]: ...
+
+
+class Prepared(NamedTuple):
+    """An operation as two: what the `first` launches make of these operands, `nbytes` of memory, is one operand more
+    of the `others`, behind those that there are.
+    """
+
+    operands: tuple[int, ...]
+    nbytes: int
+    first: tuple[PlannedLaunch, ...]
+    others: tuple[PlannedLaunch, ...]
+
+
+Preparing = Callable[[Any, int], Prepared | None]
+"""Takes launches that a planner gave, and the number of operands, apart, if that is worth it."""
+
+
+class _Planned(NamedTuple):
+    """The launches of a library operation, how its operands and results lie, and the two that it may be."""
+
+    launches: tuple[PlannedLaunch, ...]
+    layouts: tuple[Layout, ...]
+    prepared: Prepared | None
 
 
 @dataclass(slots=True)
@@ -109,19 +136,26 @@ def missing(op: Op, avals: tuple[Aval | None, ...]) -> str | None:
 
 class Lowering:
     """Turns the nodes of one graph into values; those that may be islands as they are, the others as `arrange` leaves
-    them.
+    them. What `preparing` takes apart, such as the packing of a convolution's weights, need not wait for all operands.
     """
 
-    def __init__(self, graph: Graph, planner: Planner, arrange: Callable[[Graph], Graph] | None = None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        planner: Planner,
+        arrange: Callable[[Graph], Graph] | None = None,
+        preparing: Preparing | None = None,
+    ) -> None:
         left, runs = detach(graph)
         arranged = left if arrange is None else arrange(left)
         self._islands = Islands()
         self.planner = planner
+        self._preparing = preparing
         # Nobody writes to what the mappings are joined to.
         self.out = Lowered(lines=ChainMap(arranged.lines, graph.lines))  # type: ignore[arg-type]
         self._reads: dict[Node, Read | Number] = {}
         self._results: dict[Node, list[Read]] = {}
-        self._launches: dict[tuple[Any, ...], Any] = {}
+        self._launches: dict[tuple[Any, ...], _Planned] = {}
         self._node: Node | None = None
         for k, node in enumerate(graph.inputs):
             aval = node.tensor
@@ -326,25 +360,48 @@ class Lowering:
         return whole(self.copy(read)) if read.source.kind == kinds.VIRTUAL else read
 
     def _plan(self, op: Op, reads: list[Read], avals: tuple[Aval, ...], attrs: tuple[Any, ...]) -> Value:
-        def plan(operands: list[Read]) -> Any:
+        def plan(operands: list[Read]) -> _Planned:
             # Layers are alike, and so are the steps of a loop.
             key = (op, attrs, avals, *[part for r in operands for part in (r.source.dtype, r.shape, r.strides)])
-            launches = self._launches.get(key)
-            if launches is None:
+            planned = self._launches.get(key)
+            if planned is None:
                 layouts = [Layout(r.source.dtype.name, r.shape, r.strides) for r in operands]
                 layouts += [Layout(a.dtype.name, a.shape, contiguous_strides(a.shape)) for a in avals]
-                launches = self._launches[key] = self.planner(op, tuple(layouts), attrs)
-            return launches
+                launches = self.planner(op, tuple(layouts), attrs)
+                prepared = None if self._preparing is None else self._preparing(launches, len(operands))
+                planned = self._launches[key] = _Planned(launches, tuple(layouts), prepared)
+            return planned
 
         try:
-            launches = plan(reads)
+            planned = plan(reads)
         except ValueError:
             strided = [prod(r.shape) > 1 and r.over(r.shape) != ((prod(r.shape), 1),) for r in reads]
             if not any(strided):
                 raise
             reads = [whole(self.copy(r)) if s else r for r, s in zip(reads, strided, strict=True)]
-            launches = plan(reads)
-        call = self._add(kinds.CALL, op, Aval((), dtypes.bool), tuple(reads), attrs=attrs, launches=launches)
+            planned = plan(reads)
+        prepared = planned.prepared
+        if prepared is None:
+            return self._call(op, reads, avals, attrs, planned.launches, planned.layouts, 0)
+        room = (Aval((prepared.nbytes,), dtypes.uint8),)
+        some = [reads[k] for k in prepared.operands]
+        first = self._call(op, some, room, attrs, prepared.first, planned.layouts, 0)
+        reads = [*reads, whole(first.results[0])]
+        return self._call(op, reads, avals, attrs, prepared.others, planned.layouts, len(prepared.first))
+
+    def _call(
+        self,
+        op: Op,
+        reads: list[Read],
+        avals: tuple[Aval, ...],
+        attrs: tuple[Any, ...],
+        launches: tuple[PlannedLaunch, ...],
+        layouts: tuple[Layout, ...],
+        step: int,
+    ) -> Value:
+        """The value of launches of an operation, from the one of this number on, with its results."""
+        origin, nothing = (layouts, step), Aval((), dtypes.bool)
+        call = self._add(kinds.CALL, op, nothing, tuple(reads), attrs=attrs, launches=launches, origin=origin)
         results = [self._add(kinds.RESULT, None, a, attrs=(k,), call=call) for k, a in enumerate(avals)]
         call.results = tuple(results)
         return call

@@ -15,8 +15,9 @@ from tracejit.ir.graph import Graph
 from tracejit.ir.node import Node
 from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
+from tracejit.schedule.blocking import Blocked, blocked_of
 from tracejit.schedule.groups import BLOCKS, CALL, COLUMN, LOOP, Cut, Group, Partition, readers_of, writers
-from tracejit.schedule.lower import Lowered, Lowering, PlannedLaunch, Planner
+from tracejit.schedule.lower import Lowered, Lowering, PlannedLaunch, Planner, Preparing
 from tracejit.schedule.memory import Buffer, place
 from tracejit.schedule.near import is_near, part_columns
 from tracejit.schedule.order import order
@@ -35,7 +36,8 @@ class Plan:
     `scratch` that which the launches of a library operation share.
 
     `homes` maps an output to the input whose memory it is written to, `lines` what values were nodes to the user's
-    source.
+    source. What is `soon` read again is read by one of the groups that are done block by block with the one that makes
+    it.
     """
 
     groups: list[Group] = field(default_factory=list)
@@ -48,6 +50,8 @@ class Plan:
     homes: dict[int, int] = field(default_factory=dict)
     lines: Mapping[Node, str] = field(default_factory=dict, repr=False)
     strands: list[Strand] = field(default_factory=list)
+    blocked: list[Blocked] = field(default_factory=list)
+    soon: set[Value] = field(default_factory=set)
     arena: list[Buffer] = field(default_factory=list)
     arena_bytes: int = 0
 
@@ -99,9 +103,10 @@ class _Planning:
         arrange: Callable[[Graph], Graph] | None,
         strands: bool,
         early: Early | None,
+        preparing: Preparing | None,
     ) -> None:
         self.graph = graph
-        lowering = Lowering(graph, planner, arrange)
+        lowering = Lowering(graph, planner, arrange, preparing)
         self.lowered: Lowered = lowering.out
         if early is not None:
             early(len(self.lowered.values), [launch for value in self.lowered.values for launch in value.launches])
@@ -255,6 +260,7 @@ class _Planning:
             self._open(siblings.opened)
         found = order(before, self.followed, self.lengths, partings, late=self._near)
         plan.stage, plan.stages, plan.strands = found.stage, found.stages, found.strands
+        self._partings = partings
         plan.groups = sorted(groups, key=lambda g: (plan.stage[g], g.number))
 
     def _open(self, opened: Mapping[Value, list[Value]]) -> None:
@@ -301,6 +307,9 @@ class _Planning:
         self._live()
         for strand in plan.strands:
             self._share_memory(strand)
+            plan.blocked += blocked_of(strand, plan.stage, self.lengths, self._partings, plan.storage)
+        for stages in plan.blocked:
+            plan.soon |= stages.read_again()
         arena = list(dict.fromkeys(b for b in plan.storage.values() if b.kind == "arena"))
         # Calls that are alike have the same launches.
         rooms: dict[int, int] = {}
@@ -425,10 +434,11 @@ def make_plan(
     arrange: Callable[[Graph], Graph] | None = None,
     strands: bool = True,
     early: Early | None = None,
+    preparing: Preparing | None = None,
 ) -> Plan:
     """The plan of a graph, whose products `arrange` arranges; with `strands` for threads that may go through stages
-    without meeting, which open sizes cannot have.
+    without meeting, which open sizes cannot have. What `preparing` takes apart does not keep a stage from being one.
 
     Raises: NotImplementedError naming an operation that has no kernel.
     """
-    return _Planning(graph, planner, arrange, strands, early).plan
+    return _Planning(graph, planner, arrange, strands, early, preparing).plan

@@ -53,7 +53,8 @@ class Value:
     """One value. `op` is None for a copy. `layout` is (outer, size, inner) of a reduction's operand.
 
     `into` says that the value is written into a part of a joined value; `parts` are the copies that make a
-    joined value, `results` the results of a call or an island, `call` that of which it is a result. `reads` are the
+    joined value, `results` the results of a call or an island, `call` that of which it is a result. `origin` says how
+    operands and results of a call's operation lie, and which of its launches is the call's first. `reads` are the
     operands that are not numbers, `joined` the joined values among them. `body` is what an island does, `nodes` the
     nodes for which it does that.
     """
@@ -72,6 +73,7 @@ class Value:
     results: tuple[Value, ...] = ()
     call: Value | None = None
     launches: Any = ()
+    origin: tuple[Any, int] = ((), 0)
     body: Body | None = None
     nodes: tuple[Node, ...] = ()
     index: int = 0

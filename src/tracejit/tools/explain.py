@@ -149,6 +149,9 @@ class Explanation:
             for g in p["groups"]:
                 where = f"  [{', '.join(map(short, g['lines']))}]" if g["lines"] else ""
                 out.append(f"  stage {g['stage']}: {g['kind']} {brief(g['ops'])}{where}")
+                if g["block"]:
+                    part = f"{g['block']} of {g['parts']} parts"
+                    out.append(f"      {part} at a time, while a cache has what the stage before made of them")
                 out.extend(f"      not fused: {reason}" for reason in g["cuts"])
         for title, notes in self.sections():
             out.append(f"{title}:")
@@ -217,7 +220,15 @@ def _program(stop: Stop, e: Executable, region: Region) -> dict[str, Any]:
         "seconds": dict(getattr(compiled, "seconds", {})),
         "compile_seconds": sum(getattr(compiled, "seconds", {}).values()),
         "groups": [
-            {"kind": g.kind, "ops": list(g.ops), "stage": g.stage, "lines": list(g.lines), "cuts": list(g.cuts)}
+            {
+                "kind": g.kind,
+                "ops": list(g.ops),
+                "stage": g.stage,
+                "lines": list(g.lines),
+                "cuts": list(g.cuts),
+                "block": g.block,
+                "parts": g.parts,
+            }
             for g in getattr(compiled, "groups", ())
         ],
         "kernels": [{"name": k.name, "doc": k.doc, "text": k.text, "launches": k.launches} for k in compiled.kernels],

@@ -55,6 +55,7 @@ class GemmLaunch:
     in_place: tuple[tuple[int, int], ...] = ()
     parts: int = 0
     along: tuple[int, ...] = ()
+    loose: bool = False
     scratch: int = 0
 
 

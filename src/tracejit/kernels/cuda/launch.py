@@ -36,6 +36,7 @@ class GpuLaunch:
     checked: bool = False
     parts: int = 0
     along: tuple[int, ...] = ()
+    loose: bool = False
 
     @property
     def unit_cost(self) -> float:
