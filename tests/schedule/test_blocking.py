@@ -76,7 +76,7 @@ class RandomImages:
         self.rng = random.Random(seed)
         self.dtype = self.rng.choice([np.float32, np.float32, np.float64])
         draw = self.rng.randrange
-        self.arrays = [floats(draw(1, 9), draw(1, 40), draw(3, 20), draw(3, 20), dtype=self.dtype)]
+        self.arrays = [floats(draw(2, 9), draw(1, 40), draw(3, 40), draw(3, 40), dtype=self.dtype)]
         self.inputs = [input_of(0, self.arrays[0])]
         self.pool = [self.inputs[0]]
         for _ in range(draw(3, 9)):
