@@ -39,16 +39,6 @@ def test_what_would_need_another_load_stays() -> None:
     assert ("tanh", "exp", "mul") in groups(f, *operands())
 
 
-def test_what_several_kernels_read_stays() -> None:
-    def f(x: tj.Tensor, w: tj.Tensor) -> tuple[tj.Tensor, ...]:
-        t = x.tanh()
-        d = 1 - t * t
-        first = (t @ w) * d
-        return first, (first @ w) * d
-
-    assert ("tanh", "mul", "sub") in groups(f, *operands())
-
-
 def test_results_and_dear_values_stay() -> None:
     def f(x: tj.Tensor, w: tj.Tensor) -> tuple[tj.Tensor, ...]:
         t = x.tanh()

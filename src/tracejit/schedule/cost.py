@@ -57,6 +57,9 @@ STRIP, STRIP_BYTES, SHORT_LOOP = 512, 16 << 10, 64
 """Places of a row, and bytes of memory beside it, that loops with one elementary function each go through in turn; not
 worth it for rows shorter than SHORT_LOOP. Several such functions in one loop want more registers than there are."""
 
+SMALL_PART = 16
+"""A value with such a part of another one's elements, or fewer, costs nothing beside it: a mean for each row."""
+
 AHEAD, AHEAD_BYTES, LINE = 128, 1 << 20, 64
 """Places of a row in one go, before which as much of the next row is asked for, in lines of so many bytes, if the rows
 take more memory than AHEAD_BYTES: visits that compute leave memory idle (softmax over 16 MB takes 0.6 of the time,
@@ -152,6 +155,17 @@ def comes_first(nbytes: int) -> bool:
 def is_near(nbytes: int) -> bool:
     """Whether a program of so many bytes stays in the second caches of the threads that share it."""
     return NEAR_BYTES[0] <= nbytes <= NEAR_BYTES[1]
+
+
+def is_computed_again(work: float, times: int) -> bool:
+    """Whether so much work an element, so many times, takes no longer than to store a word, whose line is read first.
+    """
+    return ADDITION * work * times <= 2 * WORD
+
+
+def is_small_beside(numel: int, large: int) -> bool:
+    """Whether to read a value is nothing beside reading another one."""
+    return numel * SMALL_PART <= large
 
 
 def shares(rows: int, inner: int, columns: int) -> bool:

@@ -15,6 +15,7 @@ from tracejit.ir.graph import Graph
 from tracejit.ir.node import Node
 from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
+from tracejit.schedule.again import compute_again
 from tracejit.schedule.blocking import Blocked, blocked_of
 from tracejit.schedule.groups import BLOCKS, CALL, COLUMN, LOOP, Cut, Group, Partition, readers_of, writers
 from tracejit.schedule.lower import Lowered, Lowering, PlannedLaunch, Planner, Preparing
@@ -116,6 +117,7 @@ class _Planning:
         partition = self.partition = Partition(self.lowered.values)
         self.readers = readers_of(partition.groups)
         sink(partition, self.target, self.readers)
+        compute_again(partition, self.target, self.readers)
         self._near = strands and is_near(partition, self.target)
         if self._near:
             part_columns(partition)

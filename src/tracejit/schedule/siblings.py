@@ -16,7 +16,7 @@ from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
 from tracejit.schedule.groups import BLOCKS, CALL, LOOP, ROW, Cut, Group, Partition, writers
 from tracejit.schedule.strands import Parting, Partings, joined
-from tracejit.schedule.values import Read, Value, unfold, whole
+from tracejit.schedule.values import Value, unfold, whole
 from tracejit.symbols import present
 
 _NEEDS = "the one waits for the other"
@@ -229,12 +229,7 @@ def _goes_along(group: Group, other: Group) -> bool:
     more, less = (group, other) if len(group.cuts) > len(other.cuts) else (other, group)
     if not less.cuts < more.cuts or present(min(more.cuts)) < cost.SHORT_LOOP:
         return False
-    return all(_lies_along(read, member) for member in more.members for read in member.reads)
-
-
-def _lies_along(read: Read, member: Value) -> bool:
-    dims = read.over(member.shape)
-    return not dims or dims[-1][1] in (0, 1)
+    return all(read.lies_along(member.shape) for member in more.members for read in member.reads)
 
 
 def _reader(member: Value, source: Value) -> str:

@@ -25,7 +25,8 @@ def sink(partition: Partition, targets: Collection[Value], readers: Mapping[Valu
     partition.forget_cuts()
 
 
-def _is_cheap(value: Value) -> bool:
+def is_cheap(value: Value) -> bool:
+    """Whether a value may be computed where it is read."""
     return (
         value.kind == kinds.ELEMENTWISE
         and value.op is not None
@@ -40,7 +41,7 @@ def _sink_members(
 ) -> None:
     to: dict[Value, Group] = {}
     for value in reversed(group.members):
-        if value in targets or value not in group.full or not _is_cheap(value):
+        if value in targets or value not in group.full or not is_cheap(value):
             continue
         places = {to.get(r, partition.group_of[r]) for r in readers.get(value, ())}
         if len(places) == 1:
@@ -82,10 +83,11 @@ def _reads_alike(value: Value, place: Group, readers: list[Value]) -> bool:
     """Whether the readers want element k of the value for their element k."""
     if value.numel != place.numel:
         return False
-    return all(_reads_whole(r, value) for r in readers)
+    return all(reads_whole(r, value) for r in readers)
 
 
-def _reads_whole(reader: Value, value: Value) -> bool:
+def reads_whole(reader: Value, value: Value) -> bool:
+    """Whether a reader wants element k of a value for its element k, wherever it reads it."""
     reads: list[Read] = [read for read in reader.reads if read.source is value]
     if reader.kind == kinds.REDUCTION:
         return all(read.is_whole(value.numel) for read in reads)

@@ -7,7 +7,8 @@ Must not know: how values are grouped.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -113,6 +114,14 @@ class Value:
             return self.op.name
         return {ELEMENTWISE: "copy"}.get(self.kind, self.kind)
 
+    def read_instead(self, other: Mapping[Value, Value]) -> None:
+        """Reads values of the same shape in the place of those that are given with them."""
+        self.args = tuple(
+            [replace(a, source=other[a.source]) if isinstance(a, Read) and a.source in other else a for a in self.args]
+        )
+        self.reads = tuple([a for a in self.args if isinstance(a, Read)])
+        self._cuts = None
+
     def __repr__(self) -> str:
         return f"<{self.index}: {self.name} {self.dtype.short}{list(self.shape)}>"
 
@@ -165,6 +174,11 @@ class Read:
         if begun:
             dims.append((count, step))
         return tuple(dims)
+
+    def lies_along(self, shape: tuple[int, ...]) -> bool:
+        """Whether neighbours of `shape` are neighbours in memory, or one element."""
+        dims = self.over(shape)
+        return not dims or dims[-1][1] in (0, 1)
 
     def is_whole(self, numel: int) -> bool:
         """Whether element k of the read, in row-major order, is element k of the source."""

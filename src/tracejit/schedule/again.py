@@ -1,0 +1,176 @@
+"""Cheap values that several kernels want are computed again by those that read them, not kept for them in memory.
+
+In: a partition, the values that the caller wants, and what reads each value. Out: the partition with less to store.
+Must not know: kernel text, memory.
+
+A norm subtracts the mean before it adds up squares, again before it scales, and twice on the way back. What is kept for
+that is as large as what it is made of: reading the latter and a mean for each row is no more than reading the former.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from tracejit.schedule import cost
+from tracejit.schedule import values as kinds
+from tracejit.schedule.groups import CALL, LOOP, Group, Partition
+from tracejit.schedule.sink import is_cheap, reads_whole
+from tracejit.schedule.values import Read, Value
+from tracejit.symbols import present
+
+
+@dataclass(slots=True)
+class _Cone:
+    """What a value is computed from again: `steps` in order, the value last, and the `reads` of memory that they do."""
+
+    steps: list[Value] = field(default_factory=list)
+    reads: list[Read] = field(default_factory=list)
+    work: float = 0.0
+
+
+class _Again:
+    def __init__(
+        self, partition: Partition, targets: Collection[Value], readers: dict[Value, list[Value]]
+    ) -> None:
+        self._partition = partition
+        self._targets = targets
+        self._readers = readers
+        # For a group and a value its copy; for a copy what it is one of.
+        self._copies: dict[tuple[Group, Value], Value] = {}
+        self._origin: dict[Value, Value] = {}
+        members = [v for group in partition.groups if group.kind != CALL for v in group.members if v in group.full]
+        # What a value is made of is settled before it.
+        for value in sorted(members, key=lambda v: v.index):
+            self._try(value)
+
+    def _try(self, value: Value) -> None:
+        """Has all groups that want a value from memory compute it, if they all can and it pays."""
+        if value in self._targets or not is_cheap(value):
+            return
+        own = self._partition.group_of[value]
+        outside = [r for r in self._readers.get(value, ()) if self._partition.group_of[r] is not own]
+        if not outside:
+            return
+        cone = self._cone(value)
+        places = dict.fromkeys(self._partition.group_of[r] for r in outside)
+        if cone is None or not cost.is_computed_again(cone.work, len(places)):
+            return
+        if not all(reads_whole(r, value) for r in outside):
+            return
+        if all(self._fits(place, cone, value) for place in places):
+            for place in places:
+                self._compute(place, cone, value)
+            self._drop(own, value)
+
+    def _cone(self, value: Value) -> _Cone | None:
+        """How a value is computed from memory; None if something on the way is not cheap, or not read in order."""
+        cone = _Cone()
+        known: set[Value] = set()
+
+        def visit(step: Value) -> bool:
+            known.add(step)
+            cone.work += cost.work(step)
+            for read in step.reads:
+                source = read.source
+                if source in known:
+                    continue
+                if source.kind == kinds.VIRTUAL:
+                    cone.work += cost.work(source)
+                elif self._is_small(source, value):
+                    if not read.lies_along(step.shape):
+                        return False
+                    cone.reads.append(read)
+                elif not read.is_whole(value.numel):
+                    return False
+                elif self._is_kept(source):
+                    cone.reads.append(read)
+                elif not is_cheap(source) or not visit(source):
+                    return False
+            cone.steps.append(step)
+            return True
+
+        return cone if visit(value) else None
+
+    def _is_small(self, source: Value, value: Value) -> bool:
+        return cost.is_small_beside(present(source.numel), present(value.numel))
+
+    def _is_kept(self, source: Value) -> bool:
+        """Whether a value is in memory whatever becomes of those that are made of it."""
+        if source.kind not in (kinds.ELEMENTWISE, kinds.REDUCTION) or source in self._targets:
+            return True
+        own = self._partition.group_of[source]
+        return any(self._partition.group_of[r] is not own for r in self._readers.get(source, ()))
+
+    def _fits(self, place: Group, cone: _Cone, value: Value) -> bool:
+        """Whether a group can compute a value and loads no more than before."""
+        if place.kind == CALL or place.members[0].body is not None or value.numel != place.numel:
+            return False
+        large = {read.source for read in cone.reads if not self._is_small(read.source, value)}
+        more = large - place.outside
+        if sum(source.dtype.itemsize for source in more) > value.dtype.itemsize:
+            return False
+        cuts = (cuts for step in cone.steps for _, cuts in step.cuts)
+        if place.kind == LOOP and not all(self._goes_along(place, found) for found in cuts):
+            return False
+        steps = [step for step in cone.steps if self._known(place, step) is None]
+        return self._partition.refusal(place, steps) is None
+
+    @staticmethod
+    def _goes_along(place: Group, cuts: frozenset[int]) -> bool:
+        """Whether a loop has these cuts already, or they leave it long rows."""
+        return cuts <= place.cuts or present(min(cuts)) >= cost.SHORT_LOOP
+
+    def _compute(self, place: Group, cone: _Cone, value: Value) -> None:
+        """Has a group compute a value, and those that it is made of, for itself."""
+        own: dict[Value, Value] = {}
+        for step in cone.steps:
+            known = self._known(place, step)
+            own[step] = self._copy(place, step, own) if known is None else known
+        wanted = self._readers[value]
+        for reader in [r for r in wanted if self._partition.group_of[r] is place]:
+            reader.read_instead(own)
+            wanted.remove(reader)
+            self._readers.setdefault(own[value], []).append(reader)
+        self._partition.renew(place)
+
+    def _known(self, place: Group, step: Value) -> Value | None:
+        """What a group computes already of that kind."""
+        return self._copies.get((place, self._origin.get(step, step)))
+
+    def _copy(self, place: Group, step: Value, own: dict[Value, Value]) -> Value:
+        copy = Value(step.kind, step.op, step.shape, step.dtype, step.args, step.attrs, step.node)
+        copy.index = step.index
+        copy.read_instead(own)
+        origin = self._origin[copy] = self._origin.get(step, step)
+        self._copies[place, origin] = copy
+        for read in copy.reads:
+            self._readers.setdefault(read.source, []).append(copy)
+        place.members.append(copy)
+        place.members.sort(key=lambda v: v.index)
+        place.full.add(copy)
+        self._partition.group_of[copy] = place
+        return copy
+
+    def _drop(self, group: Group, value: Value) -> None:
+        """Takes a value that nobody reads any more from its group, and so those that only it read."""
+        rest = [value]
+        while rest:
+            unread = rest.pop()
+            if unread not in group.full or unread in self._targets or self._readers.get(unread) or not is_cheap(unread):
+                continue
+            group.members.remove(unread)
+            group.full.remove(unread)
+            for read in unread.reads:
+                self._readers[read.source].remove(unread)
+                rest.append(read.source)
+        if group.members:
+            self._partition.renew(group)
+        else:
+            self._partition.groups.remove(group)
+
+
+def compute_again(partition: Partition, targets: Collection[Value], readers: dict[Value, list[Value]]) -> None:
+    """Has groups compute for themselves what costs them less than its way through memory."""
+    _Again(partition, targets, readers)
+    partition.forget_cuts()
