@@ -89,3 +89,4 @@ def test_norms_have_the_bits_of_their_operations(name: str, kind: tj.dtype, shap
     expected = [t.detach().to(tj.float64).numpy().tobytes() for t in f()]
     for _ in range(4):
         assert [t.detach().to(tj.float64).numpy().tobytes() for t in step()] == expected
+    assert "sum" in str(tj.explain(step))

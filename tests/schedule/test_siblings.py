@@ -91,14 +91,39 @@ def test_what_needs_the_other_stays_apart() -> None:
     assert "input -> sub: sum reads it too, but the one waits for the other" in column[0]
 
 
-def test_what_can_begin_earlier_stays_apart() -> None:
+def test_what_can_wait_does() -> None:
     def f(a: tj.Tensor, b: tj.Tensor) -> tuple[tj.Tensor, ...]:
         return (a * a).sum(0), (a * (a @ b).exp()).sum(0)
 
     a = operand(300, 300)
-    late = planned(f, a, a)[-1]
-    assert late[:2] == ("column", ("exp", "mul", "sum"))
-    assert "input -> mul: mul reads it too, but the one can begin before the other" in late[2]
+    assert groups(f, a, a)[-1] == ("column", ("exp", "mul", "mul", "sum", "sum"))
+
+
+def test_what_comes_after_it_waits_too() -> None:
+    def f(a: tj.Tensor, b: tj.Tensor) -> tuple[tj.Tensor, ...]:
+        return (a * a).sum(0).sqrt(), (a * (a @ b).exp()).sum(0).sqrt()
+
+    a = operand(300, 300)
+    assert groups(f, a, a)[1:] == [("column", ("exp", "mul", "mul", "sum", "sum")), *[("loop", ("sqrt",))] * 2]
+
+
+def test_what_the_last_stage_would_wait_for_stays_apart() -> None:
+    def f(a: tj.Tensor, b: tj.Tensor) -> tuple[tj.Tensor, ...]:
+        return a @ ((a * a).sum(0) * b), (a * (a @ b).exp()).sum(0)
+
+    a = operand(300, 300)
+    (late,) = [cuts for kind, ops, cuts in planned(f, a, a) if kind == "column" and "exp" in ops]
+    assert "input -> mul: mul reads it too, but the one can begin before the other" in late
+
+
+def test_what_would_be_kept_longer_stays_apart() -> None:
+    def f(a: tj.Tensor, b: tj.Tensor) -> tuple[tj.Tensor, ...]:
+        c = b @ b
+        return (a * c).sum(0), (a * ((a @ c) @ b).exp()).sum(0)
+
+    a = operand(300, 300)
+    (late,) = [cuts for kind, ops, cuts in planned(f, a, a) if kind == "column" and "exp" in ops]
+    assert "input -> mul: mul reads it too, but the one can begin before the other" in late
 
 
 def test_other_dimensions_stay_apart_with_a_reason() -> None:
@@ -113,6 +138,15 @@ def test_other_places_stay_apart_with_a_reason() -> None:
     found = planned(lambda a: (a.abs().sum(0), a.T.exp().sum(0)), operand(300, 300))
     assert [kind for kind, _, _ in found] == ["column", "column"]
     assert found[1][2] == ("input -> exp: abs reads it too, but they read it in different order",)
+
+
+def test_few_elements_for_all_rows_keep_no_one_apart() -> None:
+    def f(a: tj.Tensor, b: tj.Tensor) -> tuple[tj.Tensor, ...]:
+        mean = a.mean(0)
+        return ((a - mean) * b).sum(1), (a - b).exp().sum(1)
+
+    a = operand(1000, 300)
+    assert ("row", ("exp", "mul", "sub", "sub", "sum", "sum")) in groups(f, a, a + 1)
 
 
 def test_parameters_are_still_written_in_place() -> None:

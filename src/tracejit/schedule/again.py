@@ -39,10 +39,15 @@ class _Again:
         # For a group and a value its copy; for a copy what it is one of.
         self._copies: dict[tuple[Group, Value], Value] = {}
         self._origin: dict[Value, Value] = {}
+        self._again: set[Value] = set()
+        self._gone: set[Value] = set()
         members = [v for group in partition.groups if group.kind != CALL for v in group.members if v in group.full]
         # What a value is made of is settled before it.
         for value in sorted(members, key=lambda v: v.index):
             self._try(value)
+        partition.cuts = [
+            c for c in partition.cuts if c.producer not in self._again and c.consumer not in self._gone
+        ]
 
     def _try(self, value: Value) -> None:
         """Has all groups that want a value from memory compute it, if they all can and it pays."""
@@ -61,6 +66,7 @@ class _Again:
         if all(self._fits(place, cone, value) for place in places):
             for place in places:
                 self._compute(place, cone, value)
+            self._again.add(value)
             self._drop(own, value)
 
     def _cone(self, value: Value) -> _Cone | None:
@@ -161,6 +167,7 @@ class _Again:
                 continue
             group.members.remove(unread)
             group.full.remove(unread)
+            self._gone.add(unread)
             for read in unread.reads:
                 self._readers[read.source].remove(unread)
                 rest.append(read.source)

@@ -168,6 +168,11 @@ def is_small_beside(numel: int, large: int) -> bool:
     return numel * SMALL_PART <= large
 
 
+def is_met_for(numel: int, large: int) -> bool:
+    """Whether threads had better meet for so few elements than go twice through so many, which are those of rows."""
+    return is_small_beside(numel, large) and 4 * large >= SIBLING_ROW_BYTES
+
+
 def shares(rows: int, inner: int, columns: int) -> bool:
     """Whether a product had better read its matrix as panels, if others do. A size that is open is no obstacle."""
     low, high = SHARED_ROWS

@@ -4,8 +4,10 @@ In: a partition whose groups are known with all that they wait for. Out: fewer g
 the reason.
 Must not know: kernel text, places in memory.
 
-Only groups that can begin at the same stage are put together. So nothing comes later than before, nothing is kept
-longer, and no path leads out of a group and back: every path goes from an earlier stage to a later one.
+Only groups that can begin at the same stage are put together, if need be since the one can wait: it reads nothing large
+besides, and what comes after it, which reads nothing large either, can wait as well. So the last stage comes no later,
+nothing large is kept longer, and no path leads out of a group and back: every path goes from an earlier stage to a
+later one.
 """
 
 from __future__ import annotations
@@ -56,6 +58,9 @@ class Siblings:
         self._targets = targets
         self.opened: dict[Value, list[Value]] = {}
         self._stage: dict[Group, int] = {}
+        self._stages = 0
+        self._after: dict[Group, list[Group]] = {}
+        """What comes right after each group."""
         self._in_place_of: dict[Group, Group] = {}
         self._apart: list[tuple[Value, Value, Value, str]] = []
         """What is read, who else reads it, who reads it, and why the two are apart."""
@@ -81,7 +86,8 @@ class Siblings:
         for source, members in self._shared():
             known: dict[Hashable, Value] = {}
             last: Value | None = None
-            for member in members:
+            # Siblings begin at one stage: those that do are neighbours then.
+            for member in sorted(members, key=lambda member: self._stage_of(self._group(member))):
                 form = self._form(member, source)
                 first = known.setdefault(form, member)
                 group, other = self._group(first), self._group(member)
@@ -142,11 +148,12 @@ class Siblings:
 
     def _refusal(self, group: Group, other: Group) -> str | None:
         """Why two groups of one form that read the same are apart, or None."""
-        if not self._stage:
-            self._measure()
         if self._stage[group] != self._stage[other]:
-            needs = group.behind >> other.number & 1 or other.behind >> group.number & 1
-            return _NEEDS if needs else _STAGE
+            if group.behind >> other.number & 1 or other.behind >> group.number & 1:
+                return _NEEDS
+            early, late = sorted((group, other), key=self._stage.__getitem__)
+            if not self._wait(early, late):
+                return _STAGE
         for one in (group, other):
             if one.members[0].body is not None:
                 self._open(one)
@@ -154,7 +161,7 @@ class Siblings:
             return _CUTS
         if group.kind == LOOP and all(any(map(cost.is_elementary, one.members)) for one in (group, other)):
             return _DEAR
-        if not _part_alike(self._partings[group], self._partings[other]):
+        if not _part_alike(self._partings[group], self._partings[other], group.numel):
             return _PARTS
         return self._partition.sibling_refusal(group, other)
 
@@ -178,10 +185,49 @@ class Siblings:
                 copy.args = copy.reads = (whole(value),)
                 self._readers.setdefault(value, []).append(copy)
 
+    def _wait(self, early: Group, late: Group) -> bool:
+        """Has a group begin with another one if it can: nothing large is kept longer, and the last stage is the last.
+        """
+        if any(self._is_held(source, late) for source in early.outside - late.outside):
+            return False
+        begin = self._stage[late]
+        stage = {early: begin}
+        done = begin + max(self._lengths[early], self._lengths[late])
+        if not all(self._put_off(group, done, late, stage) for group in (early, late)):
+            return False
+        self._stage.update(stage)
+        return True
+
+    def _put_off(self, group: Group, done: int, late: Group, stage: dict[Group, int]) -> bool:
+        """Finds the `stage` of all that comes after a group if that is done so late; False if one cannot wait."""
+        for after in self._after.get(group, ()):
+            later = self._in_place_of.get(after, after)
+            if stage.get(later, self._stage[later]) >= done:
+                continue
+            end = done + self._lengths[later]
+            if end > self._stages or any(self._is_held(source, late) for source in later.outside):
+                return False
+            stage[later] = done
+            if not self._put_off(later, end, late, stage):
+                return False
+        return True
+
+    @staticmethod
+    def _is_held(source: Value, group: Group) -> bool:
+        """Whether a value takes memory worth a thought beside what a group goes through."""
+        large = source.kind not in (kinds.INPUT, kinds.VIRTUAL)
+        return large and not cost.is_small_beside(present(source.numel), present(group.numel))
+
+    def _stage_of(self, group: Group) -> int:
+        """The first stage at which a group can begin."""
+        if not self._stage:
+            self._measure()
+        return self._stage[group]
+
     def _measure(self) -> None:
-        """The first stage at which each group can begin."""
+        """Finds the first stage at which each group can begin."""
         left = {group: len(found) for group, found in self._before.items()}
-        after: dict[Group, list[Group]] = {}
+        after = self._after
         for group, found in self._before.items():
             for earlier in found:
                 after.setdefault(earlier, []).append(group)
@@ -195,6 +241,7 @@ class Siblings:
                 left[later] -= 1
                 if not left[later]:
                     ready.append(later)
+        self._stages = max((stage[group] + self._lengths[group] for group in stage), default=0)
 
     def _merge(self, group: Group, other: Group) -> None:
         self._partition.join(group, other)
@@ -206,14 +253,15 @@ class Siblings:
         if one is not None and way is not None:
             # Cuts may make squares of what the two read.
             self._partings[group] = self._ways.of(group) if group.cuts else joined(one, way)
+        self._after.setdefault(group, []).extend(self._after.pop(other, ()))
+        for gone, now in self._in_place_of.items():
+            if now is other:
+                self._in_place_of[gone] = group
         self._in_place_of[other] = group
 
     def _rename(self) -> None:
         """Puts groups in the place of those that are part of them now, and finds out anew what lies behind each."""
         gone = self._in_place_of
-        # One that others were put into may later have been put into another.
-        for other in reversed(gone):
-            gone[other] = gone.get(gone[other], gone[other])
         for found in (*self._before.values(), *self._followed.values()):
             for other in found & gone.keys():
                 found.remove(other)
@@ -240,10 +288,15 @@ def _reader(member: Value, source: Value) -> str:
     return next(op.name for op, _, _, operands in member.body.steps if not leaves.isdisjoint(operands))
 
 
-def _part_alike(one: Parting | None, other: Parting | None) -> bool:
-    """Whether what can be part of a strand if it has the one parting can be so with both."""
+def _part_alike(one: Parting | None, other: Parting | None, numel: int) -> bool:
+    """Whether what can be part of a strand if it has the one parting can be so with both, or reading so many elements
+    once is worth more.
+    """
     if one is None or other is None:
         return one is other
     # A strand writes to no inputs of the program.
-    across, across_too = ({v for v in way.touched - way.along if v.kind != kinds.INPUT} for way in (one, other))
+    across, across_too = (
+        {v for v in way.touched - way.along if v.kind != kinds.INPUT and not cost.is_met_for(v.numel, numel)}
+        for way in (one, other)
+    )
     return across == across_too and max(one.parts, other.parts) % min(one.parts, other.parts) == 0
