@@ -117,14 +117,18 @@ class _Again:
         if sum(source.dtype.itemsize for source in more) > value.dtype.itemsize:
             return False
         cuts = (cuts for step in cone.steps for _, cuts in step.cuts)
-        if place.kind == LOOP and not all(self._goes_along(place, found) for found in cuts):
+        if not all(self._goes_along(place, found) for found in cuts):
             return False
         steps = [step for step in cone.steps if self._known(place, step) is None]
         return self._partition.refusal(place, steps) is None
 
     @staticmethod
     def _goes_along(place: Group, cuts: frozenset[int]) -> bool:
-        """Whether a loop has these cuts already, or they leave it long rows."""
+        """Whether a loop has these cuts already, or they leave it long rows: a short one spends its time on what is one
+        element for all of it.
+        """
+        if place.kind != LOOP:
+            return present(place.unit) >= cost.SHORT_LOOP
         return cuts <= place.cuts or present(min(cuts)) >= cost.SHORT_LOOP
 
     def _compute(self, place: Group, cone: _Cone, value: Value) -> None:

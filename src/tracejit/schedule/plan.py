@@ -304,8 +304,8 @@ class _Planning:
         for group in reversed(plan.groups):
             if group.kind == CALL:
                 self._donate(group)
-            elif group.kind == LOOP and group.members[0].body is None:
-                self._overwrite(group)
+            elif group.kind == LOOP and not self._near:
+                self._write_over(group)
         self._live()
         for strand in plan.strands:
             self._share_memory(strand)
@@ -397,25 +397,29 @@ class _Planning:
             if own and fresh and not again and read.is_whole(source.numel) and set(self._read_by(source)) == {group}:
                 storage[source] = storage[result]
 
-    def _overwrite(self, group: Group) -> None:
-        """Lets a loop write over operands that nobody else reads: a line that it has just read need not be fetched."""
+    def _write_over(self, group: Group) -> None:
+        """Has a loop write its results over operands that nobody else reads: their lines are in a cache."""
         storage = self.plan.storage
-        results = [
-            value for value in group.members
-            if value.into is None and value in storage and value in group.full
-            and (storage[value].kind == "arena" or self._is_new_output(value))
+        mine = {group}
+        free = [
+            source
+            for source in sorted(group.outside, key=lambda v: v.index)
+            if source.kind in (kinds.ELEMENTWISE, kinds.RESULT)
+            and storage[source].kind == "arena"
+            and source not in self.target
+            and mine.issuperset(set(self._read_by(source)).difference(self._made_by(source)))
         ]
-        for source in dict.fromkeys([read.source for value in group.members for read in value.reads]):
-            own = source in storage and storage[source].kind == "arena" and source not in self.target
-            if not own or source.kind == kinds.JOINED or set(self._read_by(source)) != {group}:
+        for value in group.members if free else ():
+            if value not in storage or not (storage[value].kind == "arena" or self._is_new_output(value)):
                 continue
-            reads = [read for value in group.members for read in value.reads if read.source is source]
-            if not all(read.is_whole(group.numel) for read in reads):
-                continue
-            result = next((r for r in results if r.dtype.itemsize == source.dtype.itemsize), None)
-            if result is not None:
-                storage[source] = storage[result]
-                results.remove(result)
+            old = next((v for v in free if self._takes_the_place(value, v, mine)), None)
+            if old is not None:
+                free.remove(old)
+                storage[old] = storage[value]
+
+    def _takes_the_place(self, value: Value, old: Value, mine: set[Group]) -> bool:
+        same = value.numel == old.numel and value.dtype.itemsize == old.dtype.itemsize
+        return same and self._writes_in_place(value, old, mine)
 
     def _is_new_output(self, value: Value) -> bool:
         return value in self.target and self.target[value] not in self.graph.homes
