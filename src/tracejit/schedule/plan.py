@@ -26,6 +26,7 @@ from tracejit.schedule.siblings import Siblings
 from tracejit.schedule.sink import sink
 from tracejit.schedule.strands import Partings, Strand
 from tracejit.schedule.values import Value, unfold, whole
+from tracejit.symbols import present
 
 Early = Callable[[int, Sequence[PlannedLaunch]], object]
 """Is told how many values there are, and the launches of library operations, when a third of the planning is done."""
@@ -398,7 +399,12 @@ class _Planning:
                 storage[source] = storage[result]
 
     def _write_over(self, group: Group) -> None:
-        """Has a loop write its results over operands that nobody else reads: their lines are in a cache."""
+        """Has a loop write its results over operands that nobody else reads: their lines are in a cache.
+
+        A loop over short rows would begin each by waiting for the stores of the one before.
+        """
+        if group.cuts and present(min(group.cuts)) < cost.SHORT_LOOP:
+            return
         storage = self.plan.storage
         mine = {group}
         free = [
