@@ -182,9 +182,25 @@ def test_a_variable_of_a_loop_is_what_the_last_turn_left() -> None:
         assert b[0] == (count - 1 if count else 0)
 
 
+@wide_only
+@pytest.mark.parametrize("index", ["i64", "i32"])
+@pytest.mark.parametrize("kind", ["f32", "f64", "i32", "i64"])
+def test_words_anywhere(kind: str, index: str) -> None:
+    place = f"load_{index}_s(b, j, 1, 3)"
+    text = kernel(f"store_{kind}_s(out, j, load_{kind}_s(a, 3 + {place} * hi, 0, 3), 2, 3)")
+    assert turns(text) == 1
+    for count in LENGTHS:
+        a = values(KINDS[kind], 3 * count + 4, count)
+        # One past the end is for lanes that are none: it is nowhere.
+        b = np.append(values(np.uint8, count, 1) % 4, [1 << 30] * 80).astype(KINDS[index])
+        direct, through = outcomes(text, a, b, KINDS[kind], count)
+        assert direct.tobytes() == through.tobytes(), count
+
+
 LEFT = {
     "a division that lanes beyond the end would do": "store_i64_s(out, j, load_i64_s(a, j, 0, 3) // 3, 2, 3)",
-    "a gather": "store_i64_s(out, j, load_i64_s(a, load_i64_s(b, j, 1, 3), 0, 3), 2, 3)",
+    "bytes anywhere": "store_i8_s(out, j, load_i8_s(a, load_i64_s(b, j, 1, 3), 0, 3), 2, 3)",
+    "a scatter": "store_i64_s(out, load_i64_s(b, j, 1, 3), load_i64_s(a, j, 0, 3), 2, 3)",
     "every other element": "store_i64_s(out, j, load_i64_s(a, 2 * j, 0, 3), 2, 3)",
     "what another turn writes": "store_i64_s(out, j, load_i64_s(out, j - 1, 2, 3), 2, 3)",
     "one place for all": "store_i64_s(out, 0, load_i64_s(a, j, 0, 3), 2, 3)",

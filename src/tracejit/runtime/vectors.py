@@ -6,9 +6,9 @@ Must not know: Python, what a loop computes.
 LLVM's passes over a loop take as long as all else that compiling it takes, and it writes each body three times: for
 vectors, for shorter ones, for elements. Here what is left of whole vectors is a vector, too, whose lanes are masked,
 and a kernel of such loops needs none but a few passes. A loop becomes one over vectors if each instruction in it is the
-same on every lane: what it reads is adjacent, in either order, or one place, what it writes adjacent, a value is a
-lane's own, the index, or the same for all. Other loops are left to LLVM, and so are all where masked accesses are not
-free.
+same on every lane: what it reads is adjacent, in either order, one place, or words anywhere, what it writes adjacent, a
+value is a lane's own, the index, or the same for all. Other loops are left to LLVM, and so are all where masked
+accesses are not free.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import llvmlite.ir as ir
 
 from tracejit.kernels.memory import LOOP
 from tracejit.kernels.vectors import TARGET
-from tracejit.kernels.workspace import is_own_memory
 from tracejit.runtime import powers
+from tracejit.runtime.places import is_own, is_variable, scope_of
 from tracejit.runtime.turns import COPY, INDEX, MASK, Line, Turns
 
 _ARITHMETIC = frozenset(
@@ -35,6 +35,8 @@ _CALLS = re.compile(
     r"llvm\.((?:fma|sqrt|fabs|floor|ceil|trunc|rint|nearbyint|roundeven|copysign)\.(?=f)|fsh[lr]\.(?=i))([fi]\d+)"
 )
 _FLOATS = {"half": 16, "float": 32, "double": 64}
+_WORD = 32
+"""Bits of the smallest element that is read from places of the lanes' own."""
 _SHORT = 20
 """Instructions of a body that is so short that the loop around it counts."""
 _MOST = 4
@@ -90,14 +92,24 @@ class _Adjacent:
 
 
 @dataclass(frozen=True, slots=True)
-class _Lanes:
-    """A vector's name, in each copy of the body."""
+class _Spread:
+    """The addresses of elements at places of the lanes' own."""
 
-    text: str
+    first: str
+    places: str
     kind: str
 
 
-_Found = _Same | _Linear | _Adjacent | _Lanes
+@dataclass(frozen=True, slots=True)
+class _Lanes:
+    """A vector's name, in each copy of the body, and whether it is made of what is in memory."""
+
+    text: str
+    kind: str
+    given: bool
+
+
+_Found = _Same | _Linear | _Adjacent | _Spread | _Lanes
 
 
 class Loops:
@@ -186,11 +198,11 @@ class _Widening:
         self._accesses: list[tuple[bool, Any, _Found]] = []
         self._copies = self._wished()
         memory = [i for i in loop.body.instructions if i.opname in ("load", "store")]
-        kinds = [str((i.operands[0] if i.opname == "store" else i).type) for i in memory if _scope(i) is not None]
+        kinds = [str((i.operands[0] if i.opname == "store" else i).type) for i in memory if scope_of(i) is not None]
         if not kinds:
             raise _Left
         self._width = TARGET.vector_bytes * 8 // max(map(_bits, kinds))
-        self._stored = {id(i.operands[1]) for i in memory if i.opname == "store" and _is_variable(i.operands[1])}
+        self._stored = {id(i.operands[1]) for i in memory if i.opname == "store" and is_variable(i.operands[1])}
         self._variables: dict[int, _Linear] = {}
         self._declared: dict[str, Any] = {}
 
@@ -305,7 +317,9 @@ class _Widening:
         """Writes an instruction that gives a vector."""
         name = f"{self._name()}{COPY}"
         self._body.append((f"{name} = {text}", f"{name} = {masked or text}"))
-        self._found[id(instruction)] = _Lanes(name, str(instruction.type))
+        found = [self._found.get(id(operand)) for operand in instruction.operands]
+        given = instruction.opname == "load" or any(isinstance(one, _Lanes) and one.given for one in found)
+        self._found[id(instruction)] = _Lanes(name, str(instruction.type), given)
 
     def _arithmetic(self, instruction: Any) -> None:
         if self._are_same(instruction):
@@ -396,13 +410,17 @@ class _Widening:
         if self._are_same(instruction):
             return
         base, index = self._value(instruction.pointer), self._value(instruction.indices[0])
+        # LLVM knows better ways to what lies in equal steps.
+        if isinstance(base, _Same) and isinstance(index, _Lanes) and index.given and index.kind == "i64":
+            self._found[id(instruction)] = _Spread(base.text, index.text, str(instruction.source_etype))
+            return
         if len(instruction.indices) != 1 or not isinstance(base, _Same) or not isinstance(index, _Linear):
             raise _Left
         self._found[id(instruction)] = _Adjacent(base.text, index.offset, str(instruction.source_etype), index.back)
 
     def _load(self, instruction: Any) -> None:
         place = instruction.operands[0]
-        if _is_variable(place):
+        if is_variable(place):
             if id(place) in self._variables:
                 self._found[id(instruction)] = self._variables[id(place)]
             elif id(place) in self._stored or not self._are_same(instruction):
@@ -410,8 +428,11 @@ class _Widening:
             return
         at, kind = self._value(place), str(instruction.type)
         if "invariant.load" not in instruction.metadata:
-            self._accesses.append((False, _scope(instruction), at))
+            self._accesses.append((False, scope_of(instruction), at))
         if self._are_same(instruction):
+            return
+        if isinstance(at, _Spread):
+            self._gather(instruction, at, kind)
             return
         vector, pointer = self._vector(kind), self._element(at, kind)
         marks = instruction._stringify_metadata(leading_comma=True)
@@ -438,6 +459,23 @@ class _Widening:
             text = masked = self._turned(vector, ascending)
         self._give(instruction, text, masked)
 
+    def _gather(self, instruction: Any, at: _Spread, kind: str) -> None:
+        """A load from places of the lanes' own. Few CPUs have one of less than words."""
+        if at.kind != kind or _bits(kind) < _WORD:
+            raise _Left
+        vector, pointers = self._vector(kind), f"<{self._width} x ptr>"
+        name = f"llvm.masked.gather.v{self._width}{_short(kind)}.v{self._width}p0"
+        mask, given = ir.VectorType(ir.IntType(1), self._width), ir.VectorType(_element_type(kind), self._width)
+        self._declare(name, given, [ir.VectorType(ir.PointerType(), self._width), ir.IntType(32), mask, given])
+        places = self._named(f"getelementptr {kind}, ptr {at.first}, <{self._width} x i64> {at.places}")
+        marks = instruction._stringify_metadata(leading_comma=True)
+        whole, masked = (
+            f'call {vector} @"{name}"({pointers} {places}, i32 {_bits(kind) // 8}, {mask} {lanes}, '
+            f"{vector} zeroinitializer){marks}"
+            for lanes in ("splat (i1 true)", MASK)
+        )
+        self._give(instruction, whole, masked)
+
     def _turned(self, vector: str, name: str) -> str:
         """The lanes of a vector in descending order."""
         order = ", ".join(f"i32 {k}" for k in reversed(range(self._width)))
@@ -445,7 +483,7 @@ class _Widening:
 
     def _store(self, instruction: Any) -> None:
         value, place = instruction.operands
-        if _is_variable(place):
+        if is_variable(place):
             found = self._value(value)
             if not isinstance(found, _Linear) or found.offset or found.back:
                 raise _Left
@@ -459,11 +497,11 @@ class _Widening:
         at, kind = self._value(place), str(value.type)
         if isinstance(at, _Adjacent) and at.back:
             raise _Left
-        self._accesses.append((True, _scope(instruction), at))
+        self._accesses.append((True, scope_of(instruction), at))
         vector, pointer, lanes = self._vector(kind), self._element(at, kind), self._lanes(value)
         marks = instruction._stringify_metadata(leading_comma=True)
         text = f"store {vector} {lanes}, ptr {pointer}, align {_bits(kind) // 8}{marks}"
-        if _is_own(place):
+        if is_own(place):
             # A load cannot have what a masked store still has on its way.
             self._line(text)
             return
@@ -540,24 +578,6 @@ def _short(kind: str) -> str:
 
 def _element_type(kind: str) -> Any:
     return {"float": ir.FloatType(), "double": ir.DoubleType()}.get(kind) or ir.IntType(_bits(kind))
-
-
-def _is_variable(pointer: Any) -> bool:
-    """Whether a pointer is to a variable of the kernel's text, not to memory that it asks for."""
-    return getattr(pointer, "opname", "") == "alloca" and not isinstance(pointer.allocated_type, ir.ArrayType)
-
-
-def _is_own(pointer: Any) -> bool:
-    """Whether a pointer is to memory that the kernel's text asks for, which has room for a vector behind its end."""
-    for opname in ("getelementptr", "inttoptr"):
-        if getattr(pointer, "opname", "") != opname:
-            return False
-        pointer = pointer.operands[0]
-    return is_own_memory(pointer)
-
-
-def _scope(access: Any) -> Any:
-    return access.metadata.get("alias.scope")
 
 
 _READERS: dict[str, Callable[[_Widening, Any], None]] = {
