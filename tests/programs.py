@@ -336,7 +336,7 @@ class RandomGraph:
         x, y, rng = self._pick(), self._pick(), self.rng
         if not x.shape or 0 in x.shape:
             return None
-        what = rng.choice(["matmul", "matmul", "argmax", "cumsum", "take"])
+        what = rng.choice(["matmul", "matmul", "argmax", "cumsum", "take", "take", "gather"])
         if what == "matmul":
             if len(x.shape) != 2 or len(y.shape) != 2 or x.dtype is not y.dtype or x.dtype is dtypes.bool:
                 return None
@@ -346,11 +346,21 @@ class RandomGraph:
         dim = rng.randrange(len(x.shape))
         if what == "argmax":
             return make("argmax", x, dim=dim)
-        if x.dtype is dtypes.bool:
-            return None
         if what == "cumsum":
-            return make("cumsum", x, dim=dim)
-        return make("take", x, make("iota", size=rng.randrange(1, x.shape[dim] + 1)), dim=dim)
+            return None if x.dtype is dtypes.bool else make("cumsum", x, dim=dim)
+        count = rng.choice([1, 2, x.shape[dim], 2 * x.shape[dim]])
+        if what == "take":
+            return make("take", x, self._places((count,), x.shape[dim]), dim=dim)
+        shape = tuple(count if d == dim else rng.randrange(1, s + 1) for d, s in enumerate(x.shape))
+        index = self._places(shape[dim:], x.shape[dim]) if rng.random() < 0.5 else self._places(shape, x.shape[dim])
+        return make("gather", x, make("expand", index, shape=shape), dim=dim)
+
+    def _places(self, shape: tuple[int, ...], size: int) -> Node:
+        """Some of the places of `size`, in no order."""
+        step, most = self.rng.choice([1, 3, 7]), (1 << (size.bit_length() - 1)) - 1
+        spread = make("bitwise_and", make("mul", make("iota", size=prod(shape)), step), most)
+        index = make("reshape", spread, shape=shape)
+        return make("cast", index, dtype=dtypes.int32) if self.rng.random() < 0.3 else index
 
     def _create(self) -> Node | None:
         rng = self.rng

@@ -26,7 +26,8 @@ from tracejit.schedule.values import ELEMENTWISE, REDUCTION, VIRTUAL, Number, Re
 @dataclass(slots=True)
 class Access:
     """How a read goes through [rows, inner]: the text of its first element in row `u`, and its step in the row, with a
-    `stride` unless that is 0, 1 or -1.
+    `stride` unless that is 0, 1 or -1. What is picked place by place lies further on by steps of `along`, by
+    single elements if there is none.
 
     A read that goes along rows in memory is turned, a tile at a time, into the scratch memory `tile`.
     """
@@ -35,6 +36,7 @@ class Access:
     step: int
     stride: str = ""
     tile: tuple[str, int] | None = None
+    along: str = ""
 
     def at(self, j: str) -> str:
         """The text of the index at place `j`."""
@@ -42,6 +44,16 @@ class Access:
             return f"{self.base or 0} - ({j})"
         move = "" if self.step == 0 else j if self.step == 1 else f"{j} * {self.stride}"
         return " + ".join(part for part in (self.base, move) if part) or "0"
+
+    def steps(self, place: str) -> str:
+        """The text of how far on lies what is picked at a place."""
+        return f"{place} * {self.along}" if self.along else place
+
+
+def _way(read: Read) -> tuple[object, ...]:
+    """What a read's way through memory follows from."""
+    own = read.source, read.offset, read.strides, read.shape
+    return own if read.picked is None else (*own, read.along, *_way(read.picked))
 
 
 class Elements:
@@ -83,6 +95,9 @@ class Elements:
         read = {r.source for _, r in self._reads if r.source.kind != VIRTUAL}
         written = [v for v in self.stored if v in self.group.full]
         nbytes = sum(v.numel * v.dtype.itemsize for v in (*read, *written))
+        # Of what is picked from no more is read than is picked.
+        picked = {r.source: v.numel for v, r in self._reads if r.picked is not None}
+        nbytes -= sum(max(0, v.numel - count) * v.dtype.itemsize for v, count in picked.items())
         storage = self.plan.storage
         operands = {id(storage[v]) for v in read if v in storage}
         return [
@@ -145,6 +160,8 @@ class Elements:
     def _runs_across(self, value: Value, read: Read) -> bool:
         """Whether what lies side by side in memory is one below the other in the rows."""
         if read is value.into or read.source.kind == VIRTUAL or read.source.dtype.itemsize not in TILED:
+            return False
+        if read.picked is not None:
             return False
         steps, inner = self._steps(value, read)
         return inner not in (0, 1) and steps[-1] == 1
@@ -230,7 +247,7 @@ class Elements:
 
     def access(self, value: Value, read: Read) -> Access:
         """How a member's read goes through memory."""
-        key = (read.source, read.offset, read.strides, read.shape, value.shape, self._is_full(value))
+        key = (*_way(read), value.shape, self._is_full(value))
         found = self._accesses.get(key)
         if found is None:
             found = self._accesses[key] = self._make_access(value, read)
@@ -268,7 +285,14 @@ class Elements:
             writer.line(f"{base} = {' + '.join(terms)}")
         if read.source.kind == VIRTUAL and read.offset:
             base = " + ".join(part for part in (writer.size(read.offset), base) if part)
-        return Access(base, step, stride, self._tile(value, read) if self.tiled else None)
+        access = Access(base, step, stride, self._tile(value, read) if self.tiled else None)
+        if read.picked is not None:
+            access.along = "" if read.along == 1 else writer.size(read.along)
+            if self._is_even(value, read.picked):
+                access.base = writer.name("o")
+                place = access.steps(self.fetch(value, read.picked, ""))
+                writer.line(f"{access.base} = {' + '.join(part for part in (base, place) if part)}")
+        return access
 
     def _tile(self, value: Value, read: Read) -> tuple[str, int] | None:
         if not self._runs_across(value, read):
@@ -294,19 +318,26 @@ class Elements:
         """Loads what is the same at all places of the row, before the loop over them."""
         for value in members:
             for read in value.reads:
-                if read.source not in self.inside and self._is_full(value) and self.access(value, read).step == 0:
+                if read.source not in self.inside and self._is_full(value) and self._is_even(value, read):
                     self.fetch(value, read, "")
+
+    def _is_even(self, value: Value, read: Read) -> bool:
+        """Whether what is read is the same at all places of the row."""
+        return self.access(value, read).step == 0 and (read.picked is None or self._is_even(value, read.picked))
 
     def fetch(self, value: Value, read: Read, j: str) -> str:
         """The variable that holds an operand from outside at place `j`."""
         access = self.access(value, read)
         if access.tile is not None:
             return self._fetch_turned(access.tile, read)
-        key = (read.source, read.offset, access.base, access.step, access.stride)
-        texts = self._row_texts if access.step == 0 else self._texts
+        index = access.at(j)
+        if read.picked is not None and not self._is_even(value, read.picked):
+            index = f"{index} + {access.steps(self.fetch(value, read.picked, j))}"
+        key = (read.source, read.offset, access.base, access.step, access.stride, index if read.picked else "")
+        texts = self._row_texts if self._is_even(value, read) else self._texts
         if key not in texts:
             name = self.writer.name("x")
-            self.writer.line(f"{name} = {self._load(read, access.at(j))}")
+            self.writer.line(f"{name} = {self._load(read, index)}")
             texts[key] = name
         return texts[key]
 
@@ -338,6 +369,9 @@ class Elements:
         """Computes a member at place `j`, or for the row; gives its variable."""
         known = self.placed if value in self.group.full else self.rowwise
         if value in known:
+            return known[value]
+        if value.reads and value.reads[0].picked is not None:
+            known[value] = self.operand(value, value.reads[0], j)
             return known[value]
         operands = []
         if value.op is None:
@@ -377,7 +411,8 @@ class Elements:
         found: dict[str, tuple[int, bool]] = {}
         for value, read in self._reads:
             access = self.access(value, read)
-            if self._is_full(value) and access.base == self._base and access.step == 1 and read.source.kind != VIRTUAL:
+            follows = access.base == self._base and access.step == 1 and read.picked is None
+            if self._is_full(value) and follows and read.source.kind != VIRTUAL:
                 size = read.source.dtype.itemsize
                 pointer = self.writer.pointer(self.plan.storage[read.source], read.offset * size)
                 found.setdefault(pointer[0], (size, False))

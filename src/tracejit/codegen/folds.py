@@ -196,8 +196,10 @@ def _is_arithmetic(elements: Elements, rows: RowPlan, visit: Pass) -> bool:
     def is_at_hand(value: Value, read: Read) -> bool:
         if read.source in elements.group.members:
             return read.source in visit.compute
+        if read.picked is not None or read.source.dtype is not kind:
+            return False
         step = elements.access(value, read).step
-        return read.source.dtype is kind and (step == 0 or (step == 1 and read.source.kind != VIRTUAL))
+        return step == 0 or (step == 1 and read.source.kind != VIRTUAL)
 
     return kind in (dtypes.float32, dtypes.float64) and all(
         value.dtype is kind

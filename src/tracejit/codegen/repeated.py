@@ -60,12 +60,14 @@ class _Likeness:
         inside = self._members.get(source)
         if inside is not None:
             return (inside, read.shape, read.strides, read.offset)
+        # What is picked by is another operand.
+        picks = (read.picked is not None, read.along)
         number = self._sources.setdefault(source, len(self._sources))
         if source.kind == VIRTUAL:
             made_of = [part for a in source.args if isinstance(a, Number) for part in (a.key, a.kind)]
             return (number, source.op, source.shape, source.dtype, *made_of, read.shape, read.strides, read.offset)
         place = self._place(self._plan.storage[source], read.offset * source.dtype.itemsize)
-        return (number, *place, source.kind, source.shape, source.dtype, read.shape, read.strides)
+        return (number, *place, source.kind, source.shape, source.dtype, read.shape, read.strides, *picks)
 
     def _place(self, buffer: Buffer, offset: int) -> tuple[int, int]:
         at = (id(buffer), offset)

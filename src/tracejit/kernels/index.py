@@ -201,6 +201,16 @@ def check_launch(index: Operand, slot: Ptr, low: int, high: int) -> Launch:
     return Launch(function, (slot, low, high), product(index.shape), 0.15, fails=True)
 
 
+def plan_check_index(index: Operand, out: Operand, size: int) -> tuple[Launch, ...]:
+    """Launches for a look at an index. Operands: index, and a result without elements.
+
+    Edge: an index outside [0, size) fails with code 1.
+    """
+    index_name("check_index", index)
+    require_contiguous("check_index", index, out)
+    return launched(check_launch(index, Ptr(0), 0, size))
+
+
 def _copy(x: Operand, source: Ptr, target: Ptr) -> Launch:
     """A launch that copies; nothing is done where both are one buffer."""
     return Launch(_kernel(_COPY, "copy", t=move_name(x)), (source, target), product(x.shape), 0.1, in_place=((0, 1),))

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tracejit import dtypes
 from tracejit.aval import Aval
 from tracejit.ops.record import ops, record
 
@@ -23,6 +24,28 @@ def check_places(index: Any, size: int, lowest: int = 0) -> None:
         if low < lowest or high >= size:
             bad = low if low < lowest else high
             raise IndexError(f"index {bad} is out of bounds for dimension with size {size}")
+
+
+def _check_index(index: Any, size: int) -> Any:
+    check_places(index, size)
+    return np.empty(0, np.bool_)
+
+
+@record(
+    family="library",
+    infer=lambda index, size: Aval((0,), dtypes.bool),
+    numpy=_check_index,
+    exact=True,
+    smooth=False,
+    kinds="i",
+    nograd="the result has no elements",
+)
+def check_index(index, *, size):
+    """A look at places, for plans: what picks by them comes after it, and looks at none itself.
+
+    Shape: (0), as there is nothing to say of places that are right.
+    Raises: IndexError for a place outside [0, size).
+    """
 
 
 def _rows(x: Any, dim: int) -> Any:

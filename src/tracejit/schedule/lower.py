@@ -25,6 +25,8 @@ from tracejit.shapes import contiguous_strides, view_strides
 
 UNITS = {"sum": 0, "prod": 1}
 """What a reduction of nothing gives."""
+PICKS = frozenset((ops.take, ops.gather))
+"""Operations that read an element for each of their results, at a place that is an operand."""
 
 
 class Layout(NamedTuple):
@@ -156,6 +158,7 @@ class Lowering:
         self._reads: dict[Node, Read | Number] = {}
         self._results: dict[Node, list[Read]] = {}
         self._launches: dict[tuple[Any, ...], _Planned] = {}
+        self._checks: dict[tuple[Any, ...], Value] = {}
         self._node: Node | None = None
         for k, node in enumerate(graph.inputs):
             aval = node.tensor
@@ -243,6 +246,9 @@ class Lowering:
             reason = missing(op, tuple([a.aval if isinstance(a.aval, Aval) else None for a in node.args]))
             if reason is not None:
                 raise NotImplementedError(f"cannot compile {reason}")
+        elif op in PICKS and (picked := self._pick(op, node.tensor, args, node.attrs)) is not None:
+            self._reads[node] = picked
+            return
         elif op.family == "library":
             self._results[node] = results = self._enter_call(node, op, args)
             if isinstance(node.aval, Aval):
@@ -354,6 +360,48 @@ class Lowering:
         results = tuple(Aval(a.shape, dtypes.widened(a.dtype)) for a in avals)
         call = self._plan(op, wide, results, node.attrs)
         return [self._cast(whole(r), a.dtype) for r, a in zip(call.results, avals, strict=True)]
+
+    def _pick(self, op: Op, aval: Aval, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Read | None:
+        """Elements picked by an index, which is checked by a call of its own; None if a library operation picks them.
+        """
+        x, index = args
+        (dim,) = attrs
+        if not aval.shape or aval.numel == 0 or x.source.numel == 0:
+            return None
+        index = self._real(index)
+        check = self._check(index, x.shape[dim])
+        if check is None:
+            return None
+        maker = index.source.call
+        wrapped = maker is not None and maker.op is ops.wrap_index and maker.attrs == (x.shape[dim],)
+        after = () if wrapped else (check,)
+        if op is ops.take:
+            steps = tuple(index.strides[0] if d == dim else 0 for d in range(len(aval.shape)))
+            index = Read(index.source, aval.shape, steps, index.offset)
+        if x.source.op is ops.iota and len(x.shape) == 1 and (x.offset, x.strides) == (0, (1,)):
+            # Places of a list of all places.
+            same = index.source.dtype is aval.dtype
+            made = (None, ()) if same else (ops.cast, (aval.dtype,))
+            return whole(self._add(kinds.ELEMENTWISE, made[0], aval, (index,), attrs=made[1], after=after))
+        x = self._real(x)
+        strides = tuple(0 if d == dim else s for d, s in enumerate(x.strides))
+        x = Read(x.source, aval.shape, strides, x.offset, index, x.strides[dim])
+        return whole(self._add(kinds.ELEMENTWISE, op, aval, (x, index), attrs=attrs, after=after))
+
+    def _check(self, index: Read, size: int) -> Value | None:
+        """The call that fails if an index is none of so many places, one for all that pick by it; None where what comes
+        after a failure runs all the same.
+        """
+        kept = [d for d, (n, step) in enumerate(zip(index.shape, index.strides, strict=True)) if n != 1 and step != 0]
+        shape, strides = tuple(index.shape[d] for d in kept), tuple(index.strides[d] for d in kept)
+        key = (index.source, index.offset, shape, strides, size)
+        if key not in self._checks:
+            try:
+                looked = Read(index.source, shape, strides, index.offset)
+                self._checks[key] = self._plan(ops.check_index, [looked], (Aval((0,), dtypes.bool),), (size,))
+            except NotImplementedError:
+                return None
+        return self._checks[key]
 
     def _real(self, read: Read) -> Read:
         """A read of memory: virtual values get some."""

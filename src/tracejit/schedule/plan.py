@@ -163,6 +163,7 @@ class _Planning:
             used.add(value)
             rest += [r.source for r in value.reads]
             rest += value.parts
+            rest += value.after
             if value.call is not None and value.call not in used:
                 used.add(value.call)
                 used.update(value.call.results)

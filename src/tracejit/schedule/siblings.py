@@ -133,7 +133,8 @@ class Siblings:
         group = self._group(member)
         read = next(read for read in member.reads if read.source is source)
         shape = read.shape if member.kind == kinds.REDUCTION else member.shape
-        return group.kind, group.outer, group.unit, group.layout, read.offset, read.over(shape)
+        places = () if read.picked is None else (read.picked.source, read.picked.offset, read.picked.over(shape))
+        return group.kind, group.outer, group.unit, group.layout, read.offset, read.over(shape), read.along, places
 
     def _difference(self, first: Value, member: Value) -> str:
         """Why groups of different forms are apart."""

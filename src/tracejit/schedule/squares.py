@@ -23,7 +23,7 @@ def is_mirrored(group: Group) -> bool:
     across: list[tuple[Value, object, object]] = []
     for value in group.members:
         for read in value.reads:
-            if read.source in inside or read.source.kind == VIRTUAL:
+            if read.source in inside or read.source.kind == VIRTUAL or read.picked is not None:
                 continue
             *_, down, aside = split(read.over(value.shape), [*cuts, 1], group.numel)
             if aside == 1:

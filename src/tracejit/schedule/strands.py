@@ -39,7 +39,7 @@ def _first_size(read: Read, shape: tuple[int, ...]) -> int:
     order, and each of its steps stays in its own part; else 0.
     """
     dims = read.over(shape)
-    if not dims:
+    if not dims or read.picked is not None:
         return 0
     (size, step), rest = dims[0], dims[1:]
     low = read.offset + sum((n - 1) * s for n, s in rest if s < 0)

@@ -143,13 +143,16 @@ class Body:
 class Read:
     """A value seen through views: element (i, j, ...) of `shape` lies at offset + i * strides[0] + ...
 
-    Nobody changes it: it is not frozen because it is made often.
+    One that is `picked` lies further on by as many steps of `along` as the element (i, j, ...) of that read says, which
+    is another operand of whoever reads it. Nobody changes it: it is not frozen because it is made often.
     """
 
     source: Value
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     offset: int = 0
+    picked: Read | None = None
+    along: int = 0
     _dense: bool | None = field(init=False, default=None)
     _in_order: bool | None = field(init=False, default=None)
 
@@ -183,7 +186,7 @@ class Read:
     def is_whole(self, numel: int) -> bool:
         """Whether element k of the read, in row-major order, is element k of the source."""
         if self._dense is None:
-            self._dense = self.offset == 0 and self.source.numel == prod(self.shape)
+            self._dense = self.picked is None and self.offset == 0 and self.source.numel == prod(self.shape)
         if not self._dense or self.source.numel != numel:
             return False
         if self._in_order is None:

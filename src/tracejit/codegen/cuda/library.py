@@ -22,7 +22,7 @@ from tracejit.kernels import template
 from tracejit.kernels.cuda.blas import GemmLaunch, is_call, plan_gemm
 from tracejit.kernels.cuda.launch import GpuLaunch
 from tracejit.kernels.launch import Launch, Operand, Ptr, Scratch
-from tracejit.ops import Op
+from tracejit.ops import Op, ops
 from tracejit.schedule.lower import Layout, PlannedLaunch
 from tracejit.schedule.plan import Plan
 from tracejit.schedule.values import Value, whole
@@ -53,6 +53,8 @@ def plan_call(op: Op, layouts: tuple[Layout, ...], attrs: tuple[Any, ...]) -> tu
 
     Raises: NotImplementedError if it has no GPU kernels, ValueError if an operand must be contiguous.
     """
+    if op is ops.check_index:
+        raise NotImplementedError("no GPU kernels for 'check_index': what comes after it would run if it fails, too")
     own = own_launches().get(op.name)
     if own is not None:
         return own(*(Operand(*layout) for layout in layouts), *attrs)
