@@ -8,7 +8,10 @@ import pytest
 from tests.kernels.launching import DTYPES, operand, run, same, sample
 from tracejit.kernels.scan import plan_cumprod, plan_cumsum
 
-SHAPES = [((7,), 0), ((1,), 0), ((5, 33), 1), ((33, 5), 0), ((3, 17, 19), 1), ((2, 3, 64), -1), ((4, 1, 3), 1)]
+SHAPES = [
+    *[((7,), 0), ((1,), 0), ((5, 33), 1), ((37, 21), 1), ((16, 1), 1), ((33, 5), 0)],
+    *[((3, 17, 19), 1), ((2, 3, 64), -1), ((4, 1, 3), 1)],
+]
 NUMERIC = [dtype for dtype in DTYPES if dtype != "bool"]
 
 

@@ -20,7 +20,9 @@ def $name(p, lo, hi):
     size = load_arg(p, 2)
     inner = load_arg(p, 3)
     if inner == 1:
-        for u in range(lo, hi):
+        first = lo
+        $several
+        for u in range(first, hi):
             e = u * size
             sofar = $first
             store_$t(out, e, sofar)
@@ -69,6 +71,24 @@ def $name(p, lo, hi):
 """
 
 _UNITS = {"+": 0, "*": 1}
+_ROWS = 4
+"""Rows of floats that are gone through side by side: each addition waits for the one before it in its row."""
+
+
+def _side_by_side(short: str, op: str) -> str:
+    """The text for as many rows at a time as there are whole sets of."""
+
+    def each(depth: int, *lines: str) -> list[str]:
+        return [" " * depth + line.replace("ROW", str(row)) for line in lines for row in range(_ROWS)]
+
+    lines = [
+        f"first = hi - (hi - lo) % {_ROWS}",
+        f"{' ' * 8}for u in range(lo, first, {_ROWS}):",
+        *each(12, "eROW = (u + ROW) * size", f"sROW = load_{short}(x, eROW)", f"store_{short}(out, eROW, sROW)"),
+        f"{' ' * 12}for k in range(1, size):",
+        *each(16, f"sROW = sROW {op} load_{short}(x, eROW + k)", f"store_{short}(out, eROW + k, sROW)"),
+    ]
+    return "\n".join(lines)
 
 
 def _plan(what: str, op: str, x: Operand, out: Operand, dim: int) -> tuple[Launch, ...]:
@@ -81,18 +101,19 @@ def _plan(what: str, op: str, x: Operand, out: Operand, dim: int) -> tuple[Launc
         raise TypeError(f"{what}: expected a numeric dtype, got bool; cast to int64 first")
     outer, size, inner = lanes(what, x.shape, dim)
     half = short in ("f16", "bf16")
+    each = 0.8 if inner == 1 or half else 0.2
     if half:
         function = instantiate(_SCAN_HALF, f"{what}_{short}", op=op, t=short)
     else:
         # Integers run in 64 bits from the first on, whose type is then that of the rest.
-        first = f"load_{short}(x, e)" if short in ("f32", "f64") else f"load_{short}(x, e) {op} {_UNITS[op]}"
-        function = instantiate(_SCAN, f"{what}_{short}", op=op, t=short, first=first)
+        is_float = short in ("f32", "f64")
+        if is_float and inner == 1:
+            each = 0.4
+        sofar = f"load_{short}(x, e)" if is_float else f"load_{short}(x, e) {op} {_UNITS[op]}"
+        several = _side_by_side(short, op) if is_float else ""
+        function = instantiate(_SCAN, f"{what}_{short}", op=op, t=short, first=sofar, several=several)
     units = outer * inner if size else 0
-    return launched(
-        Launch(
-            function, (Ptr(0), Ptr(1), size, inner), units, 2.0 + size * (0.8 if inner == 1 or half else 0.2)
-        )
-    )
+    return launched(Launch(function, (Ptr(0), Ptr(1), size, inner), units, 2.0 + size * each))
 
 
 def plan_cumsum(x: Operand, out: Operand, dim: int) -> tuple[Launch, ...]:
