@@ -130,6 +130,9 @@ def test_long_rows_and_columns_of_what_is_picked(shape: tuple[int, ...]) -> None
         return make("sum", make("mul", rows, rows), dim=len(shape) - 1), make("sum", make("mul", rows, 3), dim=0)
 
     check(graph_of(f, x, places), [x, places])
+    along = RNG.integers(0, x.shape[-1], 9000)
+    dim = len(shape) - 1
+    check(graph_of(lambda x, i: make("sum", make("take", x, i, dim=dim), dim=dim), x, along), [x, along])
 
 
 def test_what_is_picked_from_is_complete_before() -> None:

@@ -192,14 +192,14 @@ def _is_arithmetic(elements: Elements, rows: RowPlan, visit: Pass) -> bool:
     if not folded <= set(visit.compute) or not set(rows.kept) <= folded or visit.write or visit.load or rows.copied:
         return False
     kind = visit.compute[0].dtype
+    if any(read.picked is not None for value in visit.compute for read in value.reads):
+        return False
 
     def is_at_hand(value: Value, read: Read) -> bool:
         if read.source in elements.group.members:
             return read.source in visit.compute
-        if read.picked is not None or read.source.dtype is not kind:
-            return False
         step = elements.access(value, read).step
-        return step == 0 or (step == 1 and read.source.kind != VIRTUAL)
+        return read.source.dtype is kind and (step == 0 or (step == 1 and read.source.kind != VIRTUAL))
 
     return kind in (dtypes.float32, dtypes.float64) and all(
         value.dtype is kind

@@ -180,6 +180,8 @@ class Read:
 
     def lies_along(self, shape: tuple[int, ...]) -> bool:
         """Whether neighbours of `shape` are neighbours in memory, or one element."""
+        if self.picked is not None:
+            return False
         dims = self.over(shape)
         return not dims or dims[-1][1] in (0, 1)
 
