@@ -1,6 +1,7 @@
 """Cheap values that several kernels want are computed again by those that read them, not kept for them in memory.
 
-In: a partition, the values that the caller wants, and what reads each value. Out: the partition with less to store.
+In: a partition, the values that the caller wants, what reads each value, and inputs that are written in place. Out: the
+partition with less to store.
 Must not know: kernel text, memory.
 
 A norm subtracts the mean before it adds up squares, again before it scales, and twice on the way back. What is kept for
@@ -31,9 +32,14 @@ class _Cone:
 
 class _Again:
     def __init__(
-        self, partition: Partition, targets: Collection[Value], readers: dict[Value, list[Value]]
+        self,
+        partition: Partition,
+        targets: Collection[Value],
+        readers: dict[Value, list[Value]],
+        changing: set[Value],
     ) -> None:
         self._partition = partition
+        self._changing = changing
         self._targets = targets
         self._readers = readers
         # For a group and a value its copy; for a copy what it is one of.
@@ -45,9 +51,8 @@ class _Again:
         # What a value is made of is settled before it.
         for value in sorted(members, key=lambda v: v.index):
             self._try(value)
-        partition.cuts = [
-            c for c in partition.cuts if c.producer not in self._again and c.consumer not in self._gone
-        ]
+        again, gone = self._again, self._gone
+        partition.cuts = [c for c in partition.cuts if c.producer not in again and c.consumer not in gone]
 
     def _try(self, value: Value) -> None:
         """Has all groups that want a value from memory compute it, if they all can and it pays."""
@@ -112,9 +117,12 @@ class _Again:
         """Whether a group can compute a value and loads no more than before."""
         if place.kind == CALL or place.members[0].body is not None or value.numel != place.numel:
             return False
-        large = {read.source for read in cone.reads if not self._is_small(read.source, value)}
-        more = large - place.outside
-        if sum(source.dtype.itemsize for source in more) > value.dtype.itemsize:
+        more = {read.source for read in cone.reads} - place.outside
+        if not more.isdisjoint(self._changing):
+            # It may be wanted after the change.
+            return False
+        large = [source for source in more if not self._is_small(source, value)]
+        if sum(source.dtype.itemsize for source in large) > value.dtype.itemsize:
             return False
         cuts = (cuts for step in cone.steps for _, cuts in step.cuts)
         if not all(self._goes_along(place, found) for found in cuts):
@@ -181,7 +189,9 @@ class _Again:
             self._partition.groups.remove(group)
 
 
-def compute_again(partition: Partition, targets: Collection[Value], readers: dict[Value, list[Value]]) -> None:
+def compute_again(
+    partition: Partition, targets: Collection[Value], readers: dict[Value, list[Value]], changing: set[Value]
+) -> None:
     """Has groups compute for themselves what costs them less than its way through memory."""
-    _Again(partition, targets, readers)
+    _Again(partition, targets, readers, changing)
     partition.forget_cuts()

@@ -118,7 +118,8 @@ class _Planning:
         partition = self.partition = Partition(self.lowered.values)
         self.readers = readers_of(partition.groups)
         sink(partition, self.target, self.readers)
-        compute_again(partition, self.target, self.readers)
+        changing = {self.lowered.inputs[home] for home in graph.homes.values()}
+        compute_again(partition, self.target, self.readers, changing)
         self._near = strands and is_near(partition, self.target)
         if self._near:
             part_columns(partition)
