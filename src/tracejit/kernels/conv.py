@@ -13,7 +13,7 @@ from typing import Any
 
 from tracejit.kernels import conv_kernels as kernels
 from tracejit.kernels.conv_depthwise import DepthwiseSplit, split_depthwise
-from tracejit.kernels.conv_split import UnfoldedSplit, split_image, split_unfolded, split_weight
+from tracejit.kernels.conv_split import Correlation, UnfoldedSplit, split_image, split_unfolded, split_weight
 from tracejit.kernels.conv_tiles import ROW_BYTES
 from tracejit.kernels.conv_windows import MAX_TAPS
 from tracejit.kernels.gemm import panel_columns, plan_matmul
@@ -189,9 +189,9 @@ def _image_launches(g: _Geometry, backward: bool) -> tuple[Launch, ...]:
         return ()
     if _is_product(g):
         return _as_product(g, m_all, channels, backward)
-    meeting = (g.taps, g.stride, g.padding, g.dilation, backward)
     sides = (_SIZES[g.dtype], g.images, g.groups, m_all, channels, source, out)
-    split = split_image(*sides, *meeting)
+    correlation = Correlation(*sides, g.taps, g.stride, g.padding, g.dilation, backward)
+    split = split_image(correlation)
     sizes = (g.groups, m_all, channels, *source, *out, *g.meeting(backward))
     # Neighbouring pixels fill the vectors of long rows, too, without being turned.
     across = split.across and g.stride == (1, 1) and (out[1] >= _LONG * g.lanes or g.groups < g.lanes)
@@ -202,7 +202,7 @@ def _image_launches(g: _Geometry, backward: bool) -> tuple[Launch, ...]:
         cost = g.depthwise_cost / units
         return (Launch(_DEPTHWISE[g.dtype], slots, units, cost, **_by_images(g.images)),)
     taps = g.taps[0] * g.taps[1]
-    few = None if split.across else split_unfolded(*sides, *meeting)
+    few = None if split.across else split_unfolded(correlation)
     if few is not None:
         return _unfolded_launches(g, few, sizes, m_all, channels, backward)
     panels = g.groups * -(-m_all // (TILE_VECTORS * g.lanes))

@@ -36,6 +36,42 @@ _TAPS_OF_UNIT = (36, 72)
 
 
 @dataclass(frozen=True, slots=True)
+class Correlation:
+    """A convolution, or its gradient to the input: a source correlated with taps, element by element of `size` bytes.
+
+    Of each group of an image `channels` channels of the source give `m_all` of the result.
+    """
+
+    size: int
+    images: int
+    groups: int
+    m_all: int
+    channels: int
+    source: Pair
+    out: Pair
+    taps: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+    backward: bool
+
+    def find_grid(self) -> tuple[Pair, Pair, Pair, int, bool]:
+        """The largest grid, a pixel's step in the source, what its taps span there, how many they are; and whether none
+        of them leaves the image.
+        """
+        reach = (self.dilation[0] * (self.taps[0] - 1), self.dilation[1] * (self.taps[1] - 1))
+        direct = not any(self.padding)
+        if not self.backward:
+            return self.out, self.stride, reach, self.taps[0] * self.taps[1], direct
+        grid = (_ceil(self.out[0], self.stride[0]), _ceil(self.out[1], self.stride[1]))
+        span = (reach[0] // self.stride[0], reach[1] // self.stride[1])
+        met = [_ceil(t, s // gcd(s, d)) for t, s, d in zip(self.taps, self.stride, self.dilation, strict=True)]
+        # A grid that meets one tap, without a shift, and is no larger than the source.
+        direct = direct and span == (0, 0) and grid[0] <= self.source[0] and grid[1] <= self.source[1]
+        return grid, (1, 1), span, met[0] * met[1], direct
+
+
+@dataclass(frozen=True, slots=True)
 class Bands:
     """The kind of window, the sizes of a band and the channels, or gathered taps, that are in it at once."""
 
@@ -157,42 +193,12 @@ def _together(size: int, images: int, grid: Pair, step: Pair, span: Pair, bands:
     return _even(max(images, 1), max(1, most // pixels))
 
 
-def _find_grid(
-    source: Pair, out: Pair, taps: Pair, stride: Pair, padding: Pair, dilation: Pair, backward: bool
-) -> tuple[Pair, Pair, Pair, int, bool]:
-    """The largest grid, a pixel's step in the source, what its taps span there, how many they are; and whether none of
-    them leaves the image.
-    """
-    reach = (dilation[0] * (taps[0] - 1), dilation[1] * (taps[1] - 1))
-    direct = not any(padding)
-    if not backward:
-        return out, stride, reach, taps[0] * taps[1], direct
-    grid = (_ceil(out[0], stride[0]), _ceil(out[1], stride[1]))
-    span = (reach[0] // stride[0], reach[1] // stride[1])
-    met = [_ceil(t, s // gcd(s, d)) for t, s, d in zip(taps, stride, dilation, strict=True)]
-    # A grid that meets one tap, without a shift, and is no larger than the source.
-    direct = direct and span == (0, 0) and grid[0] <= source[0] and grid[1] <= source[1]
-    return grid, (1, 1), span, met[0] * met[1], direct
-
-
-def split_unfolded(
-    size: int,
-    images: int,
-    groups: int,
-    m_all: int,
-    channels: int,
-    source: Pair,
-    out: Pair,
-    taps: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    backward: bool,
-) -> UnfoldedSplit | None:
+def split_unfolded(c: Correlation) -> UnfoldedSplit | None:
     """The cut of a convolution (or of its gradient to the input) with unfolded pixels, None if it has too many."""
-    grid, step, span, run, direct = _find_grid(source, out, taps, stride, padding, dilation, backward)
+    size, images, groups, m_all, channels = c.size, c.images, c.groups, c.m_all, c.channels
+    grid, step, span, run, direct = c.find_grid()
     pixels = images * grid[0] * grid[1]
-    if pixels > min(m_all * _FEW[backward], MAX_PIXELS) or channels == 0 or not 0 < run <= MAX_RUN:
+    if pixels > min(m_all * _FEW[c.backward], MAX_PIXELS) or channels == 0 or not 0 < run <= MAX_RUN:
         return None
     units = _ceil(_UNITS, groups)
     block = min(_ceil(channels, units), MAX_RUN // run)
@@ -206,32 +212,20 @@ def split_unfolded(
     tile = TILE_ROWS // 2
     most = min(SUMS_BYTES // (_ceil(pixels * size, ROW_BYTES) * ROW_BYTES) - SPARE_ROWS, MAX_PIXELS)
     part = min(_ceil(_ceil(m_all, units), tile) * tile, most, m_all)
-    at_once = max(1, min(_UNFOLDED_BYTES[backward] // ROW_BYTES, MAX_RUN) // run)
+    at_once = max(1, min(_UNFOLDED_BYTES[c.backward] // ROW_BYTES, MAX_RUN) // run)
     return UnfoldedSplit(bands, _ceil(m_all, part), part, min(channels, at_once))
 
 
-def split_image(
-    size: int,
-    images: int,
-    groups: int,
-    m_all: int,
-    channels: int,
-    source: Pair,
-    out: Pair,
-    taps: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    backward: bool,
-) -> ImageSplit:
+def split_image(c: Correlation) -> ImageSplit:
     """The cut of a convolution (or of its gradient to the input); nothing is empty."""
+    size, images, groups, m_all, channels = c.size, c.images, c.groups, c.m_all, c.channels
     lanes = TARGET.vector_bytes // size
-    grid, step, span, run, direct = _find_grid(source, out, taps, stride, padding, dilation, backward)
+    grid, step, span, run, direct = c.find_grid()
     across = m_all <= lanes // 2 and step[1] == 1 and grid[1] >= lanes
     panels = _ceil(m_all, TILE_VECTORS * lanes)
     block = min(max(channels, 1), max(1, _BLOCK_BYTES // ROW_BYTES // max(run, 1)))
     block = _even(max(channels, 1), block)
-    interleave = stride[1] if backward and stride[1] <= _MOST_INTERLEAVED else 1
+    interleave = c.stride[1] if c.backward and c.stride[1] <= _MOST_INTERLEAVED else 1
     limit = min(SUMS_BYTES // (interleave * ROW_BYTES) - SPARE_ROWS, MAX_PIXELS)
     pixels = MAX_PIXELS if across else _PIXELS
     if not across and (block < channels or interleave > 1):
