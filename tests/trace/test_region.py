@@ -150,7 +150,6 @@ def test_forward_compiled_backward_outside():
     assert region.runs + region.calls.replayed == 4
 
 
-@pytest.mark.xfail(strict=True, reason="a step that a program leaves released does not know to which leaves it leads")
 @pytest.mark.parametrize("also", [False, True])
 def test_released_steps_of_an_earlier_segment_lead_to_chosen_inputs(also):
     def make():

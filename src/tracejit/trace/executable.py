@@ -272,7 +272,8 @@ def build(
             roots[memory.name(slot)] = plan
             todo.extend(needed_slots(plan[0]))
     wanted: dict[int, None] = {}
-    exe.tape = plan_tape(roots) if roots else None
+    lives = {memory.name(slot) for slot in (*needed, *memory.external)}
+    exe.tape = plan_tape(roots, lives) if roots else None
     views: _Views = {}
     for slot in sorted(needed):
         _want(slot, memory, wanted, views)

@@ -16,7 +16,8 @@ class NodePlan:
 
     An edge is None, ("leaf", slot), ("outer", slot, which) for the step that made a tensor from outside, or
     ("node", plan, which). A saved value is ("slot", slot, changes in place since), ("number", number) or
-    ("plain", value).
+    ("plain", value). Nobody walks through a step that is `done`; its edges say whether it leads to a tensor, which
+    decides whether a gradient to that tensor is refused.
     """
 
     op: Any
@@ -32,6 +33,7 @@ class NodePlan:
 
 
 OUTSIDE = "the gradient leads to steps made before the region or before the last look at memory"
+UNKNOWN = "a tensor that a gradient needs is unknown to the trace"
 
 
 class Untraceable(Exception):
@@ -45,12 +47,18 @@ def is_behind(t: Any) -> bool:
 
 @dataclass(eq=False, slots=True)
 class TapeReader:
-    """Takes down tape steps; `slot_of` names a tensor, `outer` the steps that made tensors from outside."""
+    """Takes down tape steps; `slot_of` names a tensor, `outer` the steps that made tensors from outside.
+
+    `troubles` says of a step why it cannot be put back: something is amiss with it or with what a gradient walks to
+    through it. Below a step that is done nothing is walked, and what has no name there is left out. Both are by the
+    steps' ids.
+    """
 
     slot_of: Callable[[Any], int | None]
     outer: dict[int, int]
     first: int
-    plans: dict[int, NodePlan] = field(default_factory=dict)
+    plans: dict[int, NodePlan | None] = field(default_factory=dict)
+    troubles: dict[int, str] = field(default_factory=dict)
 
     def read(self, root: TapeNode) -> NodePlan:
         """The plan of a step and of all that it leads to.
@@ -63,21 +71,25 @@ class TapeReader:
             node = stack.pop()
             if id(node) in self.plans:
                 continue
-            if node.hooks or node.retain:
-                raise Untraceable("a gradient hook was registered")
             if node.seq < self.first:
-                raise Untraceable(OUTSIDE)
+                # It is not looked at any further: it may be a step that is not made yet.
+                self.plans[id(node)], self.troubles[id(node)] = None, OUTSIDE
+                continue
+            if node.hooks or node.retain:
+                self.plans[id(node)], self.troubles[id(node)] = None, "a gradient hook was registered"
+                continue
             self.plans[id(node)] = NodePlan(
                 node.op, node.attrs, node.avals, node.outs, node.seq, node.done, node.label
             )
             order.append(node)
-            if not node.done:
-                stack.extend(
-                    e[0] for e in node.edges if type(e) is tuple and id(e[0]) not in self.outer
-                )
-        for node in order:
-            self._fill(self.plans[id(node)], node)
-        return self.plans[id(root)]
+            stack.extend(e[0] for e in node.edges if type(e) is tuple and id(e[0]) not in self.outer)
+        # What a step leads to is older.
+        for node in sorted(order, key=lambda node: node.seq):
+            self._fill(node)
+        plan, trouble = self.plans[id(root)], self.troubles.get(id(root))
+        if plan is None or trouble is not None:
+            raise Untraceable(trouble)
+        return plan
 
     def roots(self, tensors: dict[int, Any]) -> dict[int, tuple[NodePlan, int] | str]:
         """For each slot whose tensor a step of the segment made: the plan and which of its results, or why none."""
@@ -91,27 +103,38 @@ class TapeReader:
                 found[slot] = str(e)
         return found
 
-    def _fill(self, plan: NodePlan, node: TapeNode) -> None:
-        if node.done:
+    def _fill(self, node: TapeNode) -> None:
+        plan = self.plans[id(node)]
+        assert plan is not None
+        plan.edges = tuple(map(self._edge, node.edges))
+        if plan.done:
             return
-        plan.edges = tuple(self._edge(e) for e in node.edges)
-        plan.saved = tuple(None if s is None else self._saved(*s) for s in node.saved)
-        plan.results = tuple(self._saved(*s) for s in node.results)
+        try:
+            for e, known in zip(node.edges, plan.edges, strict=True):
+                if type(e) is tuple and id(e[0]) in self.troubles:
+                    raise Untraceable(self.troubles[id(e[0])])
+                if e is not None and known is None:
+                    raise Untraceable(UNKNOWN)
+            plan.saved = tuple(None if s is None else self._saved(*s) for s in node.saved)
+            plan.results = tuple(self._saved(*s) for s in node.results)
+        except Untraceable as e:
+            self.troubles[id(node)] = str(e)
 
     def _edge(self, edge: Any) -> Any:
-        if edge is None:
-            return None
-        if type(edge) is tuple:
-            node, which = edge
-            if id(node) in self.outer:
-                return ("outer", self.outer[id(node)], which)
-            return ("node", self.plans[id(node)], which)
-        return ("leaf", self._slot(edge))
+        """An edge, None if it leads to what has no name."""
+        if type(edge) is not tuple:
+            slot = None if edge is None else self.slot_of(edge)
+            return None if slot is None else ("leaf", slot)
+        node, which = edge
+        if id(node) in self.outer:
+            return ("outer", self.outer[id(node)], which)
+        plan = self.plans[id(node)]
+        return None if plan is None else ("node", plan, which)
 
     def _slot(self, tensor: Any) -> int:
         slot = self.slot_of(tensor)
         if slot is None:
-            raise Untraceable("a tensor that a gradient needs is unknown to the trace")
+            raise Untraceable(UNKNOWN)
         return slot
 
     def _saved(self, value: Any, version: int) -> Any:
@@ -136,7 +159,8 @@ def needed_slots(root: NodePlan) -> list[int]:
             # Also those whose memory moved on: what they say when they are used names their version.
             if entry is not None and entry[0] == "slot":
                 out[entry[1]] = None
-        stack.extend(e[1] for e in plan.edges if e is not None and e[0] == "node")
+        if not plan.done:
+            stack.extend(e[1] for e in plan.edges if e is not None and e[0] == "node")
     return list(out)
 
 
@@ -166,24 +190,37 @@ class TapePlan:
     """What to put back on the tape: the steps in order, and the step that made each root slot, with which result it is.
 
     `parts` are the steps in stretches, `places` says where each is: a tensor with a step is saved in a later part than
-    that of its step, so that parts do not hold each other.
+    that of its step, so that parts do not hold each other. `ahead` are the edges of steps that are done.
     """
 
     order: list[NodePlan]
     roots: dict[int, tuple[NodePlan, int]]
     parts: list[Part]
     places: dict[NodePlan, tuple[int, int]]
+    ahead: dict[NodePlan, tuple[Any, ...]]
+
+    def leads_to_leaves(self) -> bool:
+        """Whether the steps are those of operations, are done, and lead to leaves and to each other alone."""
+        return all(
+            step.op is not None and step in self.ahead and all(e[0] != "outer" for e in self.ahead[step])
+            for step in self.order
+        )
 
 
-def plan_tape(roots: dict[int, tuple[NodePlan, int]]) -> TapePlan:
-    """The plan for the steps below some roots."""
+def plan_tape(roots: dict[int, tuple[NodePlan, int]], lives: set[int]) -> TapePlan:
+    """The plan for the steps below some roots; `lives` are the slots of tensors that are still there.
+
+    What lies between a step that is done and what can be named is left out: nobody walks there.
+    """
     found: dict[NodePlan, None] = {}
     stack = [plan for plan, _ in roots.values()]
     while stack:
         plan = stack.pop()
         if plan not in found:
             found[plan] = None
-            stack.extend(e[1] for e in plan.edges if e is not None and e[0] == "node")
+            if not plan.done:
+                stack.extend(e[1] for e in plan.edges if e is not None and e[0] == "node")
+    ahead = _ends([plan for plan in found if plan.done], {plan for plan, _ in roots.values()}, lives)
     # In the order in which they were recorded: the order in which gradients are added depends on it.
     order = sorted(found, key=lambda plan: plan.position)
     saved = {e[1] for plan in order for e in plan.saved if e is not None and e[0] == "slot"}
@@ -196,16 +233,45 @@ def plan_tape(roots: dict[int, tuple[NodePlan, int]]) -> TapePlan:
         if plan in ends and plan is not order[-1]:
             parts.append(Part([]))
     for k, part in enumerate(parts):
-        _fill_part(part, k, place)
-    return TapePlan(order, roots, parts, place)
+        _fill_part(part, k, place, ahead)
+    return TapePlan(order, roots, parts, place, ahead)
 
 
-def _fill_part(part: Part, number: int, place: dict[NodePlan, tuple[int, int]]) -> None:
+def _ends(
+    starts: list[NodePlan], roots: set[NodePlan], lives: set[int]
+) -> dict[NodePlan, tuple[Any, ...]]:
+    """For each of some steps the first edges on its ways that lead to leaves, roots or out of the segment."""
+    below: dict[NodePlan, None] = {}
+    stack = list(starts)
+    while stack:
+        plan = stack.pop()
+        if plan not in below:
+            below[plan] = None
+            stack.extend(e[1] for e in plan.edges if e is not None and e[0] == "node" and e[1] not in roots)
+    ends: dict[Any, int] = {}
+    # Sets of ends as the bits of a number: a deep tape has many steps, and a large model many leaves.
+    sets: dict[NodePlan, int] = {}
+    for plan in sorted(below, key=lambda plan: plan.position):
+        reached = 0
+        for e in plan.edges:
+            if e is None or (e[0] == "leaf" and e[1] not in lives):
+                continue
+            if e[0] == "node" and e[1] not in roots:
+                reached |= sets[e[1]]
+            else:
+                reached |= 1 << ends.setdefault(e, len(ends))
+        sets[plan] = reached
+    return {plan: tuple(e for e, bit in ends.items() if sets[plan] >> bit & 1) for plan in starts}
+
+
+def _fill_part(
+    part: Part, number: int, place: dict[NodePlan, tuple[int, int]], ahead: dict[NodePlan, tuple[Any, ...]]
+) -> None:
     tensors: dict[int, int] = {}
     results: dict[int, int] = {}
     outer: dict[int, int] = {}
     for plan in part.order:
-        for e in plan.edges:
+        for e in ahead.get(plan, plan.edges):
             if e is not None and e[0] == "outer":
                 outer.setdefault(e[1], len(outer))
     links: dict[tuple[int, int], int] = {}
@@ -228,7 +294,7 @@ def _fill_part(part: Part, number: int, place: dict[NodePlan, tuple[int, int]]) 
         return ("tensor", tensors.setdefault(e[1], len(tensors)), e[2])
 
     for plan in part.order:
-        part.edges.append(tuple(map(edge, plan.edges)))
+        part.edges.append(tuple(map(edge, ahead.get(plan, plan.edges))))
         part.saved.append(tuple(map(value, plan.saved)))
         part.kept.append(tuple((results.setdefault(e[1], len(results)), e[2]) for e in plan.results))
     part.tensors, part.results, part.outer, part.links = list(tensors), list(results), list(outer), list(links)

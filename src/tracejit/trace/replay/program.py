@@ -375,7 +375,7 @@ class Replay:
             and all(slot in made for slot, _, _ in exe.outputs)
             and all(self._whole(r) for r in self.made)
             and len(made) == len(exe.outputs)
-            and (exe.tape is None or all(step.done and step.op is not None for step in exe.tape.order))
+            and (exe.tape is None or exe.tape.leads_to_leaves())
             and all(not r.requires_grad or (exe.tape is not None and r.slot in exe.tape.roots) for r in self.made)
             and all(slot in made for slot in (exe.tape.roots if exe.tape is not None else ()))
         )
@@ -447,13 +447,22 @@ class Replay:
         out = []
         roots = exe.tape.roots if exe.tape is not None else {}
         named: dict[Any, str] = {}
-        for k, step in enumerate(exe.tape.order if exe.tape is not None else ()):
+        steps = [] if exe.tape is None else [(step, exe.tape.ahead[step]) for step in exe.tape.order]
+        for k, (step, ends) in enumerate(steps):
             named[step] = f"n{k}"
             # What all such steps have in common stands on a class of their own.
             fields = {"op": step.op, "attrs": step.attrs, "avals": step.avals, "outs": step.outs, "label": step.label}
-            cls = type("TapeNode", (TapeNode,), {**fields, "done": True, "edges": ()})
+            leaves = [self.segment.values[e[1]] if e[0] == "leaf" else None for e in ends]
+            stay = all(leaf is not None and not self.world.is_found(leaf) for leaf in leaves)
+            cls = type("TapeNode", (TapeNode,), {**fields, "done": True, "edges": tuple(leaves) if stay else ()})
             out.append(f"    n{k} = make_object({listing.constant(self.world.keep(cls))})")
             out.append(f"    n{k}.seq = next_position()")
+            if not stay:
+                texts = [
+                    f"({named[e[1]]}, {e[2]})" if leaf is None else self.world.text_of(leaf)
+                    for e, leaf in zip(ends, leaves, strict=True)
+                ]
+                out.append(f"    n{k}.edges = ({''.join(f'{text}, ' for text in texts)})")
         for at, (slot, _, _) in enumerate(exe.outputs):
             if at in given:
                 continue

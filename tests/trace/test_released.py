@@ -1,0 +1,144 @@
+"""Steps of the tape that a region leaves released: where they lead decides which gradients are refused."""
+
+from __future__ import annotations
+
+import pytest
+
+import tracejit as tj
+from tests.trace.values import arr
+
+
+def refused(*ways):
+    """For each way from a result to inputs: whether its gradients are None, or why it is refused."""
+    log = []
+    for out, inputs in ways:
+        try:
+            log.append([g is None for g in tj.autograd.grad(out, inputs, allow_unused=True)])
+        except RuntimeError as e:
+            log.append(str(e))
+    return log
+
+
+def both(run, *args):
+    """What a program logs, the same eagerly and compiled."""
+    found = run(lambda f: f, *args)
+    assert found == run(tj.compile, *args)
+    return found
+
+
+def through_a_tensor_that_lives(kind, looks):
+    w, v, other = (arr(i, 3).requires_grad_() for i in range(3))
+    log = []
+
+    @kind
+    def f(x):
+        middle = (w * x).exp() + v
+        loss = (middle * middle).sum()
+        loss.backward()
+        if looks:
+            log.append(loss.item())
+        return loss, middle
+
+    for i in range(6):
+        loss, middle = f(arr(10 + i, 3))
+        again = (middle * 2).sum()
+        log += refused(*((loss * 2, [t]) for t in (w, v, other, middle)), (again, [w]), (again, [v]))
+    return log
+
+
+@pytest.mark.parametrize("looks", [False, True])
+def test_they_lead_to_leaves_and_to_tensors_that_live(looks):
+    found = both(through_a_tensor_that_lives, looks)
+    assert len({str(way) for way in found[-6:]}) == 3
+
+
+def to_a_step_from_outside(kind):
+    w, log = arr(0, 3).requires_grad_(), []
+    f = kind(lambda x: (loss := x.exp().sum()).backward() or loss)
+    for i in range(6):
+        before = w * i
+        loss = f(before)
+        log += refused((loss * 2, [before]), (loss * 2, [w]))
+    return log
+
+
+def test_they_lead_to_steps_from_outside():
+    both(to_a_step_from_outside)
+
+
+def of_a_leaf_that_is_stepped(kind):
+    w, log = arr(0, 3).requires_grad_(), []
+    optimizer = tj.optim.SGD([w], lr=0.1)
+
+    @kind
+    def f(x):
+        optimizer.zero_grad()
+        loss = (w * x).exp().sum()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    for i in range(6):
+        loss = f(arr(i, 3))
+        log += refused((loss * 2, [w]))
+    return log
+
+
+def test_they_lead_to_a_leaf_that_an_optimizer_steps():
+    assert "a second time" in both(of_a_leaf_that_is_stepped)[-1]
+
+
+def of_a_leaf_given_to_the_call(kind):
+    log = []
+
+    @kind
+    def f(w):
+        loss = w.exp().sum()
+        loss.backward()
+        return loss
+
+    for i in range(6):
+        w, other = arr(i, 3).requires_grad_(), arr(i, 3).requires_grad_()
+        loss = f(w)
+        log += refused((loss * 2, [w]), (loss * 2, [other]))
+    return log
+
+
+def test_they_lead_to_a_leaf_that_each_call_is_given():
+    assert "a second time" in both(of_a_leaf_given_to_the_call)[-2]
+
+
+def test_a_hook_below_one_does_not_keep_a_region_from_its_program():
+    w = arr(0, 3).requires_grad_()
+    seen = []
+
+    @tj.compile
+    def f(x):
+        h = w * x
+        h.register_hook(lambda grad: seen.append(grad.shape))
+        loss = h.exp().sum()
+        loss.backward()
+        return loss
+
+    for i in range(5):
+        loss = f(arr(i, 3))
+        assert "a second time" in refused((loss * 2, [w]))[0]
+    assert seen == [(3,)] * 5
+
+
+def test_one_at_the_end_of_a_deep_tape_leads_to_its_first_leaf():
+    leaves = [arr(i, 2).requires_grad_() for i in range(40)]
+
+    @tj.compile
+    def f(x):
+        outs = []
+        for i in range(400):
+            x = (x * leaves[i % 40]).tanh()
+            outs.append(x.sum())
+        sum(outs).backward()
+        return outs
+
+    for _ in range(4):
+        outs = f(arr(0, 2))
+    assert "a second time" in refused((outs[-1] * 2, [leaves[0]]))[0]
+    assert refused((outs[0] * 2, [leaves[1]])) == [[True]]
