@@ -6,6 +6,8 @@ import pytest
 
 import tracejit as tj
 from tests.trace.values import arr
+from tracejit.tensor.tape import TapeNode
+from tracejit.trace.deferred import Deferred
 
 
 def refused(*ways):
@@ -142,3 +144,39 @@ def test_one_at_the_end_of_a_deep_tape_leads_to_its_first_leaf():
         outs = f(arr(0, 2))
     assert "a second time" in refused((outs[-1] * 2, [leaves[0]]))[0]
     assert refused((outs[0] * 2, [leaves[1]])) == [[True]]
+
+
+def of_a_mean(kind):
+    w, log = arr(0, 3).requires_grad_(), []
+
+    @kind
+    def f(x):
+        loss = ((w * x - 1) ** 2).mean()
+        loss.backward()
+        return loss, x + w
+
+    for i in range(6):
+        loss, still_open = f(arr(i, 3))
+        again = loss + still_open.sum()
+        log += [loss.grad_fn.name(), *refused((again, [w]), (still_open.sum(), [w]))]
+        log.append(tj.autograd.grad(still_open.sum(), [w])[0].tolist())
+    return log
+
+
+def test_what_saves_nothing_behind_them_is_refused_too():
+    assert "a second time" in both(of_a_mean)[-3]
+
+
+def test_steps_that_hold_nothing_are_there_at_once():
+    w = arr(0, 3).requires_grad_()
+
+    @tj.compile
+    def f(x):
+        loss = ((w * x - 1) ** 2).mean()
+        loss.backward()
+        return loss
+
+    for i in range(6):
+        step = f(arr(i, 3)).grad_fn
+    assert isinstance(step, TapeNode)
+    assert not isinstance(step, Deferred)

@@ -199,12 +199,31 @@ class TapePlan:
     places: dict[NodePlan, tuple[int, int]]
     ahead: dict[NodePlan, tuple[Any, ...]]
 
-    def leads_to_leaves(self) -> bool:
-        """Whether the steps are those of operations, are done, and lead to leaves and to each other alone."""
-        return all(
-            step.op is not None and step in self.ahead and all(e[0] != "outer" for e in self.ahead[step])
-            for step in self.order
-        )
+    def edges_of(self, step: NodePlan) -> tuple[Any, ...]:
+        """The edges that a step gets."""
+        return self.ahead.get(step, step.edges)
+
+    def leaves(self) -> set[int]:
+        """The slots of the leaves that edges lead to."""
+        return {e[1] for step in self.order for e in self.edges_of(step) if e is not None and e[0] == "leaf"}
+
+    def is_spent(self) -> bool:
+        """Whether all ways back are refused, and the steps hold no values and lead to leaves and each other alone."""
+        refused: set[NodePlan] = set()
+        for step in self.order:
+            edges = [e for e in self.edges_of(step) if e is not None]
+            if step.op is None or step.results or any(e[0] == "outer" for e in edges):
+                return False
+            if any(e is not None and e[0] != "plain" for e in step.saved):
+                return False
+            if step.done or any(e[0] == "node" and e[1] in refused for e in edges):
+                refused.add(step)
+        return all(step in refused for step, _ in self.roots.values())
+
+
+def saved_plain(entry: Any) -> tuple[Any, int]:
+    """What a step saves if it is no tensor and no number of the call's."""
+    return (None if entry is None else entry[1]), 0
 
 
 def plan_tape(roots: dict[int, tuple[NodePlan, int]], lives: set[int]) -> TapePlan:
@@ -232,9 +251,10 @@ def plan_tape(roots: dict[int, tuple[NodePlan, int]], lives: set[int]) -> TapePl
         parts[-1].order.append(plan)
         if plan in ends and plan is not order[-1]:
             parts.append(Part([]))
+    tape = TapePlan(order, roots, parts, place, ahead)
     for k, part in enumerate(parts):
-        _fill_part(part, k, place, ahead)
-    return TapePlan(order, roots, parts, place, ahead)
+        _fill_part(part, k, tape)
+    return tape
 
 
 def _ends(
@@ -264,14 +284,12 @@ def _ends(
     return {plan: tuple(e for e, bit in ends.items() if sets[plan] >> bit & 1) for plan in starts}
 
 
-def _fill_part(
-    part: Part, number: int, place: dict[NodePlan, tuple[int, int]], ahead: dict[NodePlan, tuple[Any, ...]]
-) -> None:
+def _fill_part(part: Part, number: int, tape: TapePlan) -> None:
     tensors: dict[int, int] = {}
     results: dict[int, int] = {}
     outer: dict[int, int] = {}
     for plan in part.order:
-        for e in ahead.get(plan, plan.edges):
+        for e in tape.edges_of(plan):
             if e is not None and e[0] == "outer":
                 outer.setdefault(e[1], len(outer))
     links: dict[tuple[int, int], int] = {}
@@ -283,7 +301,7 @@ def _fill_part(
             return ("outer", outer[e[1]], e[2])
         if e[0] == "leaf":
             return ("leaf", tensors.setdefault(e[1], len(tensors)))
-        at = place[e[1]]
+        at = tape.places[e[1]]
         if at[0] == number:
             return ("node", at[1], e[2])
         return ("outer", links.setdefault(at, len(outer) + len(links)), e[2])
@@ -294,7 +312,7 @@ def _fill_part(
         return ("tensor", tensors.setdefault(e[1], len(tensors)), e[2])
 
     for plan in part.order:
-        part.edges.append(tuple(map(edge, ahead.get(plan, plan.edges))))
+        part.edges.append(tuple(map(edge, tape.edges_of(plan))))
         part.saved.append(tuple(map(value, plan.saved)))
         part.kept.append(tuple((results.setdefault(e[1], len(results)), e[2]) for e in plan.results))
     part.tensors, part.results, part.outer, part.links = list(tensors), list(results), list(outer), list(links)

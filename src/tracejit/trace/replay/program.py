@@ -34,6 +34,7 @@ from tracejit.trace.replay.symbols import Later, Sym
 from tracejit.trace.replay.watch import Watch
 from tracejit.trace.replay.words import advance, count_up, hold
 from tracejit.trace.source import REPLAY
+from tracejit.trace.tape import saved_plain
 from tracejit.trace.tree import External, path, same_number
 
 _ERRORS = "(ArithmeticError, LookupError, TypeError, ValueError, AttributeError)"
@@ -375,10 +376,14 @@ class Replay:
             and all(slot in made for slot, _, _ in exe.outputs)
             and all(self._whole(r) for r in self.made)
             and len(made) == len(exe.outputs)
-            and (exe.tape is None or exe.tape.leads_to_leaves())
+            and (exe.tape is None or (exe.tape.is_spent() and not any(map(self._is_fresh, exe.tape.leaves()))))
             and all(not r.requires_grad or (exe.tape is not None and r.slot in exe.tape.roots) for r in self.made)
             and all(slot in made for slot in (exe.tape.roots if exe.tape is not None else ()))
         )
+
+    def _is_fresh(self, slot: int) -> bool:
+        """Whether the tensor of a slot is one that the call makes."""
+        return self.world.is_fresh(self.segment.values[slot])
 
     def _whole(self, r: Any) -> bool:
         """Whether a result is contiguous memory of its own, with the history that it got when it was made."""
@@ -438,6 +443,22 @@ class Replay:
             made._index = roots[slot][1]
         return made
 
+    def _edges(self, step: Any, named: dict[Any, str]) -> tuple[Any, ...] | str:
+        """The edges of a step: themselves if they are the same in each call, otherwise the text that makes them."""
+        tape = self.executable.tape
+        assert tape is not None
+        edges = tape.edges_of(step)
+        leaves = [self.segment.values[e[1]] if e is not None and e[0] == "leaf" else None for e in edges]
+        texts = []
+        for e, leaf in zip(edges, leaves, strict=True):
+            if leaf is not None:
+                texts.append(self.world.text_of(leaf))
+            else:
+                texts.append("None" if e is None else f"({named[e[1]]}, {e[2]})")
+        stay = all(e is None or t is not None for e, t in zip(edges, leaves, strict=True))
+        stay = stay and not any(t is not None and self.world.is_found(t) for t in leaves)
+        return tuple(leaves) if stay else f"({''.join(f'{text}, ' for text in texts)})"
+
     def _land(self, found: str, numbers: list[str], given: set[int], whole: set[int]) -> list[str]:
         """The text that makes tensors of the program's outputs; those of `whole` are there."""
         exe, listing = self.executable, self.listing
@@ -447,22 +468,17 @@ class Replay:
         out = []
         roots = exe.tape.roots if exe.tape is not None else {}
         named: dict[Any, str] = {}
-        steps = [] if exe.tape is None else [(step, exe.tape.ahead[step]) for step in exe.tape.order]
-        for k, (step, ends) in enumerate(steps):
+        for k, step in enumerate(exe.tape.order if exe.tape is not None else ()):
             named[step] = f"n{k}"
+            edges = self._edges(step, named)
             # What all such steps have in common stands on a class of their own.
             fields = {"op": step.op, "attrs": step.attrs, "avals": step.avals, "outs": step.outs, "label": step.label}
-            leaves = [self.segment.values[e[1]] if e[0] == "leaf" else None for e in ends]
-            stay = all(leaf is not None and not self.world.is_found(leaf) for leaf in leaves)
-            cls = type("TapeNode", (TapeNode,), {**fields, "done": True, "edges": tuple(leaves) if stay else ()})
+            fields |= {"saved": tuple(map(saved_plain, step.saved)), "done": step.done}
+            cls = type("TapeNode", (TapeNode,), {**fields, "edges": () if type(edges) is str else edges})
             out.append(f"    n{k} = make_object({listing.constant(self.world.keep(cls))})")
             out.append(f"    n{k}.seq = next_position()")
-            if not stay:
-                texts = [
-                    f"({named[e[1]]}, {e[2]})" if leaf is None else self.world.text_of(leaf)
-                    for e, leaf in zip(ends, leaves, strict=True)
-                ]
-                out.append(f"    n{k}.edges = ({''.join(f'{text}, ' for text in texts)})")
+            if type(edges) is str:
+                out.append(f"    n{k}.edges = {edges}")
         for at, (slot, _, _) in enumerate(exe.outputs):
             if at in given:
                 continue
