@@ -18,17 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from tracejit.compiler import compile_graph
 from tracejit.config import PRODUCTS, logger
 from tracejit.dtypes import dtype, get_default_dtype
-from tracejit.ir.graph import Graph
-from tracejit.runtime.arrays import SMALL_BYTES, empty
-from tracejit.runtime.program import LENT
 from tracejit.runtime.team import address_of
+from tracejit.tensor.array_program import NO_NUMBERS, ArrayProgram
 from tracejit.tensor.dispatch import wrap
-from tracejit.tensor.drawing import Drawing, Never, Number, Unfit
+from tracejit.tensor.drawing import Drawing
 from tracejit.tensor.fused_step import FusedStep
 from tracejit.tensor.scalar import Scalar
+from tracejit.tensor.sketch import Never, Number, Unfit
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import current, next_positions
 from tracejit.tensor.tensor import Tensor
@@ -48,32 +46,7 @@ _REFUSALS = 4
 _MAX_PULLS = 8
 """Programs for the gradients of one unit: they differ in how the result's gradient lies in memory, and in which sums
 there are already."""
-_BYTE = np.dtype(np.uint8)
-_NO_NUMBERS = np.zeros(1)
 _PLAIN = frozenset((int, bool, str, type(None), dtype))
-
-
-class _Program:
-    """A compiled graph on arrays."""
-
-    __slots__ = ("homes", "results", "run", "scratch")
-
-    def __init__(self, graph: Graph) -> None:
-        # With memory for intermediate values of its own each unit would hold as much as its operands.
-        compiled = compile_graph(graph, LENT)
-        self.run = compiled.program.run
-        self.scratch = max(compiled.arena_bytes, SMALL_BYTES) if compiled.arena_bytes else 0
-        self.results = [(out.shape, out.dtype.np) for k, out in enumerate(graph.outputs) if k not in graph.homes]
-        self.homes = list(graph.homes.values())
-
-    def __call__(self, arrays: list[np.ndarray], numbers: np.ndarray = _NO_NUMBERS) -> list[np.ndarray] | None:
-        """The outputs that have memory of their own, which are the first, or None if the program refused."""
-        outs = [empty(shape, kind) for shape, kind in self.results]
-        written = [*arrays, *outs, *[arrays[k] for k in self.homes]]
-        if self.scratch:
-            written.append(empty((self.scratch,), _BYTE))
-        pointers = np.array([address_of(a) for a in written], np.int64)
-        return None if self.run(pointers, numbers) else outs
 
 
 class Fused:
@@ -104,7 +77,7 @@ class Fused:
         outputs = [[place] for place in (*((drawing.out,) if self.returns else ()), *self.kept)]
         homes = dict(enumerate(drawing.homes, len(outputs)))
         outputs += [[place] for place in drawing.homes.values()]
-        self.forward = _Program(drawing.graph(name, inputs, outputs, [], homes, numbers))
+        self.forward = ArrayProgram(drawing.graph(name, inputs, outputs, [], homes, ("f",) * numbers))
 
     def pull(
         self, arrays: list[np.ndarray], ct: np.ndarray, totals: list[np.ndarray | None]
@@ -130,7 +103,7 @@ class Fused:
         outputs = [drawing.gradients[k] for k in self.wanted]
         begun = [self.wanted.index(k) for k, total in zip(self.several, totals, strict=True) if total is not None]
         try:
-            return _Program(drawing.graph(f"{self.name}_backward", inputs, outputs, begun, {}, 0))
+            return ArrayProgram(drawing.graph(f"{self.name}_backward", inputs, outputs, begun, {}, ()))
         except (Unfit, NotImplementedError):
             return _no_program
 
@@ -220,7 +193,7 @@ def call(composite: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     arrays = [t._array for t in tensors]
     if unit.bumps and not _are_apart(arrays, [tensors[k] for k in unit.bumps]):
         return NO
-    outs = unit.forward(arrays, np.array(numbers) if numbers else _NO_NUMBERS)
+    outs = unit.forward(arrays, np.array(numbers) if numbers else NO_NUMBERS)
     if outs is None:
         # What the operations say of it, they say themselves.
         return NO

@@ -1,0 +1,41 @@
+"""Programs that eager calls run on arrays.
+
+In: a graph. Out: `ArrayProgram`, a function from arrays to arrays.
+Must not know: what the graph was made of.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tracejit.compiler import compile_graph
+from tracejit.ir.graph import Graph
+from tracejit.runtime.arrays import SMALL_BYTES, empty
+from tracejit.runtime.program import LENT
+from tracejit.runtime.team import address_of
+
+_BYTE = np.dtype(np.uint8)
+NO_NUMBERS = np.zeros(1)
+
+
+class ArrayProgram:
+    """A compiled graph on arrays."""
+
+    __slots__ = ("homes", "results", "run", "scratch")
+
+    def __init__(self, graph: Graph) -> None:
+        # With memory for intermediate values of its own each unit would hold as much as its operands.
+        compiled = compile_graph(graph, LENT)
+        self.run = compiled.program.run
+        self.scratch = max(compiled.arena_bytes, SMALL_BYTES) if compiled.arena_bytes else 0
+        self.results = [(out.shape, out.dtype.np) for k, out in enumerate(graph.outputs) if k not in graph.homes]
+        self.homes = list(graph.homes.values())
+
+    def __call__(self, arrays: list[np.ndarray], numbers: np.ndarray = NO_NUMBERS) -> list[np.ndarray] | None:
+        """The outputs that have memory of their own, which are the first, or None if the program refused."""
+        outs = [empty(shape, kind) for shape, kind in self.results]
+        written = [*arrays, *outs, *[arrays[k] for k in self.homes]]
+        if self.scratch:
+            written.append(empty((self.scratch,), _BYTE))
+        pointers = np.array([address_of(a) for a in written], np.int64)
+        return None if self.run(pointers, numbers) else outs
