@@ -16,7 +16,7 @@ import tracejit as tj
 from tests.programs import same_bits
 from tests.tensor.fusing import COMPOSITES, ROWS, SIZE, TYPES, bits, both, built, operands, step
 from tracejit.nn import functional as F
-from tracejit.tensor import composite, fused
+from tracejit.tensor import array_program, composite, fused
 from tracejit.tensor.fused_step import FusedStep
 from tracejit.tensor.tape import TapeNode
 
@@ -191,7 +191,7 @@ def test_a_gradient_that_has_no_program(monkeypatch: pytest.MonkeyPatch, why: st
         ct = tj.full((ROWS, SIZE), 0.3, dtype=tj.float32 if why == "refused" else tj.float64)
         out = F.layer_norm(read, (SIZE,), w, b)
         if why == "refused":
-            monkeypatch.setattr(fused, "compile_graph", refuse)
+            monkeypatch.setattr(array_program, "compile_graph", refuse)
         out.backward(ct)
         monkeypatch.undo()
         return [bits(leaf.grad) for leaf in (x, w, b)]

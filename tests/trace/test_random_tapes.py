@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tracejit as tj
 from programs import Instruction, Machine
 from test_random_programs import bits
+from tracejit.trace import pullback
 
 COUNT = int(os.environ.get("TRACEJIT_RANDOM_PROGRAMS", "300")) // 2
 CALLS = 5
@@ -91,6 +94,14 @@ def walked(results: list[Any]) -> Any:
             except RuntimeError as e:
                 found.append(str(e))
     return found
+
+
+@pytest.fixture(autouse=True, scope="module")
+def at_once() -> Iterator[None]:
+    """A pass that begins outside of the region takes a program wherever there can be one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pullback, "WORK", 0)
+        yield
 
 
 @settings(max_examples=COUNT, suppress_health_check=list(HealthCheck))

@@ -150,6 +150,12 @@ def _reaches(roots: list[TapeNode], targets: set[Any]) -> set[TapeNode]:
     return needed
 
 
+SlotOf = Callable[[Any], tuple[list[Any], int]]
+"""Where the gradients of an edge are added up: a list, and a place in it."""
+Send = Callable[[Any, Tensor], None]
+"""Adds a gradient to those of an edge."""
+
+
 def run_backward(
     roots: Sequence[Tensor],
     cotangents: Sequence[Tensor | None],
@@ -220,9 +226,17 @@ def _walk(
             keys.append(("leaf", id(t)) if node is None else (node, t._index))
         wanted = dict.fromkeys(keys)
         needed = _reaches(root_nodes, set(keys))
-    visited = []
+    visited: list[Any] = []
     while heap:
         _, node = heapq.heappop(heap)
+        if node not in pending:
+            # It was walked back together with others.
+            continue
+        if node.deferred and in_place and inputs is None:
+            spent = node.push_all(pending, slot_of, send)  # type: ignore[attr-defined]
+            if spent is not None:
+                visited.append(spent)
+                continue
         cts = [as_tensor(total) for total in pending.pop(node)]
         if node.hooks:
             for index, hooks in node.hooks.items():

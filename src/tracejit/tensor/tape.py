@@ -48,6 +48,7 @@ class TapeNode:
     label: str | None = None
     shown: int = 0
     fused: ClassVar[bool] = False
+    deferred: ClassVar[bool] = False
 
     def name(self) -> str:
         """The step's name, as PyTorch shows it."""

@@ -11,18 +11,40 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
+
+from tracejit.tensor.autograd import Send, SlotOf
+from tracejit.tensor.dispatch import wrap
+from tracejit.tensor.summing import GradientSum, as_tensor
 from tracejit.tensor.tape import TapeNode, held, next_positions
 from tracejit.tensor.tensor import Tensor
-from tracejit.trace.tape import Part, TapePlan
+from tracejit.trace.pullback import Given, Held, pullback_of
+from tracejit.trace.tape import TapePlan
+
+
+class Run:
+    """The run of a program that left a tape."""
+
+    __slots__ = ("plan",)
+
+    def __init__(self, plan: TapePlan) -> None:
+        self.plan = plan
 
 
 class Batch:
-    """The steps of one part of a tape with what they hold; `released` are those that let go of it."""
+    """The steps of one part of a tape with what they hold; `released` are those that let go of it.
 
-    __slots__ = ("numbers", "outer", "part", "positions", "released", "results", "steps", "tensors", "versions")
+    `run` stands for the run of the program that left the tape, `number` says which part it is.
+    """
 
-    def __init__(self, part: Part, values: list[Any], numbers: list[Any], outer: list[TapeNode]) -> None:
-        self.part = part
+    __slots__ = (
+        *("number", "numbers", "outer", "part", "positions", "released", "results", "run", "steps"),
+        *("tensors", "versions"),
+    )
+
+    def __init__(self, run: Run, number: int, values: list[Any], numbers: list[Any], outer: list[TapeNode]) -> None:
+        self.run, self.number = run, number
+        self.part = part = run.plan.parts[number]
         self.numbers = numbers
         self.positions = next_positions(len(part.order))
         self.tensors: list[Any] = [values[slot] for slot in part.tensors]
@@ -54,11 +76,8 @@ class Batch:
 
     def make(self) -> list[TapeNode]:
         """Make all steps real."""
-        part = self.part
-        versions = self.versions
-        behind = len(self.tensors)
         made: list[TapeNode] = []
-        for i, step in enumerate(part.order):
+        for i in range(len(self.part.order)):
             found = self.steps.get(i)
             node: Any = None if found is None else found()
             if node is None:
@@ -67,39 +86,73 @@ class Batch:
                 node.__class__ = TapeNode
                 del node.batch, node.at
             made.append(node)
+        self.fill(made, self.tensors, self.results, self.versions, self.numbers, self.outer)
+        return made
+
+    def fill(
+        self,
+        made: list[TapeNode],
+        tensors: list[Any],
+        results: list[Any],
+        versions: list[int],
+        numbers: list[Any],
+        outer: list[TapeNode],
+    ) -> None:
+        """Give steps what they are made of."""
+        part = self.part
+        behind = len(tensors)
+
+        def edge_of(edge: Any) -> Any:
+            if edge is None:
+                return None
+            if edge[0] == "node":
+                return made[edge[1]], edge[2]
+            if edge[0] == "outer":
+                return outer[edge[1]], edge[2]
+            return tensors[edge[1]]
+
+        def value_of(entry: Any) -> tuple[Any, int]:
+            if entry is None:
+                return None, 0
+            if entry[0] == "tensor":
+                return tensors[entry[1]], versions[entry[1]] - entry[2]
+            return (numbers[entry[1].index] if entry[0] == "number" else entry[1]), 0
+
+        for i, (node, step) in enumerate(zip(made, part.order, strict=True)):
             node.op, node.attrs, node.avals, node.outs = step.op, step.attrs, step.avals, step.outs
             node.label, node.done = step.label, step.done
             node.seq = self.positions[i]
-            node.edges = tuple([self._edge(e, made) for e in part.edges[i]])
+            node.edges = tuple([edge_of(e) for e in part.edges[i]])
             if i in self.released:
                 node.done = True
                 continue
-            node.saved = tuple([self._value(e) for e in part.saved[i]])
-            node.results = tuple([(self.results[k], versions[behind + k] - times) for k, times in part.kept[i]])
-        return made
+            node.saved = tuple([value_of(e) for e in part.saved[i]])
+            node.results = tuple([(results[k], versions[behind + k] - times) for k, times in part.kept[i]])
 
-    def _edge(self, edge: Any, made: list[TapeNode]) -> Any:
-        if edge is None:
-            return None
-        if edge[0] == "node":
-            return made[edge[1]], edge[2]
-        if edge[0] == "outer":
-            return self.outer[edge[1]], edge[2]
-        return self.tensors[edge[1]]
+    def is_intact(self) -> bool:
+        """Whether what its steps saved is there, and as it was."""
+        tensors, versions, behind = self.tensors, self.versions, len(self.tensors)
+        return (
+            not self.released
+            and all(tensors[k]._version == versions[k] for k in self.part.operands)
+            and all(t._version == versions[behind + k] for k, t in enumerate(self.results))
+        )
 
-    def _value(self, entry: Any) -> tuple[Any, int]:
-        if entry is None:
-            return None, 0
-        if entry[0] == "tensor":
-            return self.tensors[entry[1]], self.versions[entry[1]] - entry[2]
-        return (self.numbers[entry[1].index] if entry[0] == "number" else entry[1]), 0
+    def links(self) -> list[TapeNode]:
+        """The steps of earlier parts that it leads to."""
+        return self.outer[len(self.part.outer) :]
 
 
 class Deferred(TapeNode):
     """Stands for a step of a batch until somebody looks at it; it then is the step."""
 
+    deferred = True
     batch: Batch
     at: int
+
+    def push_all(self, pending: dict[TapeNode, list[Any]], slot_of: SlotOf, send: Send) -> Spent | None:
+        """Walk back all steps of the batch that have gradients; what lets go of them then, None if it is not done."""
+        return push(self.batch, pending, slot_of, send)
 
 
 def _deferred(name: str) -> property:
@@ -130,10 +183,11 @@ def restore(plan: TapePlan, values: list[Any], numbers: list[Any], outer: Callab
     `outer` gives the step that had made a tensor from outside before the segment changed it.
     """
     batches: list[Batch] = []
-    for part in plan.parts:
+    run = Run(plan)
+    for number, part in enumerate(plan.parts):
         before = [outer(values[slot]) for slot in part.outer]
         before += [batches[k].step(at) for k, at in part.links]
-        batches.append(Batch(part, values, numbers, before))
+        batches.append(Batch(run, number, values, numbers, before))
     for slot, (step, which) in plan.roots.items():
         k, at = plan.places[step]
         t: Tensor = values[slot]
@@ -143,6 +197,119 @@ def restore(plan: TapePlan, values: list[Any], numbers: list[Any], outer: Callab
     for batch in batches:
         if batch.holds_itself():
             batch.make()
+
+
+# --- walked back by one program ---------------------------------------------------------------------------------------
+
+
+def push(first: Batch, pending: dict[TapeNode, list[Any]], slot_of: SlotOf, send: Send) -> Spent | None:
+    """Walk back the tape of a run as far as `pending` has gradients for it, and send on what comes out.
+
+    None, and nothing is done, if there is no program for it, or something stands in the way.
+    """
+    run = first.run
+    mine = [node for node in pending if type(node) is Deferred and node.batch.run is run]
+    batches = _reached([node.batch for node in mine])
+    if batches is None or not all(batch.is_intact() for batch in batches):
+        return None
+    begin = batches[0].positions[0]
+    if any(node.seq > begin for node in pending if type(node) is not Deferred or node.batch.run is not run):
+        # Its turn would come between those of the tape.
+        return None
+    given: list[Given] = []
+    for node in mine:
+        for which, total in enumerate(pending[node]):
+            if total is not None:
+                ct = as_tensor(total)
+                ct = ct if ct._array.flags.c_contiguous else wrap(np.ascontiguousarray(ct._array))
+                given.append((node.batch.number, node.at, which, ct))
+    given.sort(key=lambda one: one[:3])
+    held = _held(batches)
+    pullback = pullback_of(run.plan, given, held, partial(_steps, batches))
+    if pullback is None:
+        return None
+    edges = [held.tensors[end] if type(end) is int else (held.outer[end[0]], end[1]) for end in pullback.targets]
+    if len({id(e) if type(e) is not tuple else (id(e[0]), e[1]) for e in edges}) < len(edges):
+        # Two gradients go to one place, which the steps' would do in another order.
+        return None
+    # In the order in which the steps' would come: leaves get their gradients in it.
+    places = [slot_of(edge) for edge in edges]
+    sums = [slots[index] for slots, index in (places[k] for k in pullback.several)]
+    totals = [None if total is None else as_tensor(total)._array for total in sums]
+    arrays = [held.tensors[slot]._array for slot in held.operands]
+    found = pullback.run([*arrays, *[ct._array for *_, ct in given]], held.numbers, totals)
+    if found is None:
+        return None
+    for node in mine:
+        del pending[node]
+    for k, ((slots, index), edge, gradient) in enumerate(zip(places, edges, found, strict=True)):
+        if slots[index] is None or k in pullback.several:
+            # Nobody else has its memory.
+            slots[index] = GradientSum(gradient, ()) if gradient.shape else wrap(gradient)
+        else:
+            send(edge, wrap(gradient))
+    return Spent([(batch, pullback.walked[batch.number]) for batch in batches])
+
+
+def _reached(first: list[Batch]) -> list[Batch] | None:
+    """The batches that some lead to within their run, in order; None if a step on the way has been made real."""
+    found = {batch.number: batch for batch in first}
+    queue = list(found.values())
+    for batch in queue:
+        for node in batch.links():
+            if type(node) is not Deferred:
+                return None
+            if node.batch.number not in found:
+                found[node.batch.number] = node.batch
+                queue.append(node.batch)
+    return [found[number] for number in sorted(found)]
+
+
+def _held(batches: list[Batch]) -> Held:
+    tensors: dict[int, Any] = {}
+    operands: dict[int, None] = {}
+    outer: dict[int, TapeNode] = {}
+    for batch in batches:
+        part = batch.part
+        tensors.update(zip(part.results, batch.results, strict=True))
+        operands.update(dict.fromkeys((*part.results, *[part.tensors[k] for k in part.operands])))
+        outer.update(zip(part.outer, batch.outer, strict=False))
+    for batch in batches:
+        # What is a leaf of one is itself, and not what another one saved of its memory.
+        tensors.update(zip(batch.part.tensors, batch.tensors, strict=True))
+    return Held(tuple(batch.number for batch in batches), tensors, list(operands), outer, batches[0].numbers)
+
+
+def _steps(
+    batches: list[Batch], tensors: dict[int, Tensor], outer: dict[int, TapeNode], numbers: list[Any]
+) -> dict[int, list[TapeNode]]:
+    """The steps of batches on other values."""
+    made: dict[int, list[TapeNode]] = {}
+    for batch in batches:
+        part = batch.part
+        steps = made[batch.number] = [TapeNode.__new__(TapeNode) for _ in part.order]
+        before = [outer[slot] for slot in part.outer] + [made[k][at] for k, at in part.links]
+        operands, results = [tensors[slot] for slot in part.tensors], [tensors[slot] for slot in part.results]
+        versions = [t._version for t in (*operands, *results)]
+        batch.fill(steps, operands, results, versions, numbers, before)
+    return made
+
+
+class Spent:
+    """Steps that were walked back, until they let go of what they saved."""
+
+    __slots__ = ("_steps",)
+
+    def __init__(self, steps: list[tuple[Batch, frozenset[int]]]) -> None:
+        self._steps = steps
+
+    def release(self) -> None:
+        """Let go of it."""
+        for batch, walked in self._steps:
+            let_go(batch, *batch.part.spent(walked))
+
+
+# --- let go of, and taken back ----------------------------------------------------------------------------------------
 
 
 def let_go(

@@ -144,7 +144,7 @@ def make_route(
         mine = {at for owner, at in map(where.__getitem__, found.nodes) if owner == k}
         route.steps.append(frozenset(mine))
         gone = frozenset(at for i in crossing.released for owner, at in [where[found.nodes[i]]] if owner == k)
-        route.freed.append(_freed(route.parts[k], gone))
+        route.freed.append(route.parts[k].spent(gone))
     return route
 
 
@@ -158,22 +158,6 @@ def _in_order(links: list[tuple[int, int, int, int]], known: set[int]) -> list[t
         known = known | {link[2] for link in ready}
         links = [link for link in links if link not in ready]
     return out
-
-
-def _freed(part: Part, gone: frozenset[int]) -> tuple[frozenset[int], tuple[int, ...], tuple[int, ...]]:
-    """Steps of a part with the tensors and results that only they saved."""
-    tensors: set[int] = set()
-    results: set[int] = set()
-    for at in range(len(part.order)):
-        tensors.update(e[1] for e in part.edges[at] if e is not None and e[0] == "leaf")
-        if at not in gone:
-            tensors.update(e[1] for e in part.saved[at] if e is not None and e[0] == "tensor")
-            results.update(place for place, _ in part.kept[at])
-    return (
-        gone,
-        tuple(i for i in range(len(part.tensors)) if i not in tensors),
-        tuple(i for i in range(len(part.results)) if i not in results),
-    )
 
 
 def take_route(

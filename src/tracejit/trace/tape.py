@@ -170,7 +170,8 @@ class Part:
 
     `order` are its steps as they were recorded. `tensors` are the slots of leaves and saved operands, `results` those
     of saved results, `outer` those of tensors from outside whose steps it leads to, `links` steps of earlier parts that
-    it leads to: part and place. `edges`, `saved` and `kept` have an entry for each step: an edge is None, ("node",
+    it leads to: part and place. `operands` are the places of saved ones among `tensors`.
+    `edges`, `saved` and `kept` have an entry for each step: an edge is None, ("node",
     place, which), ("outer", place, which) or ("leaf", place), a saved value None, ("tensor", place, changes),
     ("number", number) or ("plain", value), a saved result a place with its changes. Links count on behind `outer`.
     """
@@ -180,9 +181,29 @@ class Part:
     results: list[int] = field(default_factory=list)
     outer: list[int] = field(default_factory=list)
     links: list[tuple[int, int]] = field(default_factory=list)
+    operands: list[int] = field(default_factory=list)
     edges: list[tuple[Any, ...]] = field(default_factory=list)
     saved: list[tuple[Any, ...]] = field(default_factory=list)
     kept: list[tuple[tuple[int, int], ...]] = field(default_factory=list)
+
+    def holds(self, at: int) -> bool:
+        """Whether a step saved a tensor."""
+        return bool(self.kept[at]) or any(e is not None and e[0] == "tensor" for e in self.saved[at])
+
+    def spent(self, gone: frozenset[int]) -> tuple[frozenset[int], tuple[int, ...], tuple[int, ...]]:
+        """Steps that let go of what they saved, with the tensors and results that only they did."""
+        tensors: set[int] = set()
+        results: set[int] = set()
+        for at in range(len(self.order)):
+            tensors.update(e[1] for e in self.edges[at] if e is not None and e[0] == "leaf")
+            if at not in gone:
+                tensors.update(e[1] for e in self.saved[at] if e is not None and e[0] == "tensor")
+                results.update(place for place, _ in self.kept[at])
+        return (
+            gone,
+            tuple(i for i in range(len(self.tensors)) if i not in tensors),
+            tuple(i for i in range(len(self.results)) if i not in results),
+        )
 
 
 @dataclass(eq=False, slots=True)
@@ -190,7 +211,8 @@ class TapePlan:
     """What to put back on the tape: the steps in order, and the step that made each root slot, with which result it is.
 
     `parts` are the steps in stretches, `places` says where each is: a tensor with a step is saved in a later part than
-    that of its step, so that parts do not hold each other. `ahead` are the edges of steps that are done.
+    that of its step, so that parts do not hold each other. `ahead` are the edges of steps that are done, `pullbacks`
+    programs for its gradients, `work` what passes over it went through (`trace/pullback.py`).
     """
 
     order: list[NodePlan]
@@ -198,6 +220,8 @@ class TapePlan:
     parts: list[Part]
     places: dict[NodePlan, tuple[int, int]]
     ahead: dict[NodePlan, tuple[Any, ...]]
+    pullbacks: dict[Any, Any] = field(default_factory=dict)
+    work: int = 0
 
     def edges_of(self, step: NodePlan) -> tuple[Any, ...]:
         """The edges that a step gets."""
@@ -315,4 +339,5 @@ def _fill_part(part: Part, number: int, tape: TapePlan) -> None:
         part.edges.append(tuple(map(edge, tape.edges_of(plan))))
         part.saved.append(tuple(map(value, plan.saved)))
         part.kept.append(tuple((results.setdefault(e[1], len(results)), e[2]) for e in plan.results))
+    part.operands = sorted({e[1] for saved in part.saved for e in saved if e is not None and e[0] == "tensor"})
     part.tensors, part.results, part.outer, part.links = list(tensors), list(results), list(outer), list(links)

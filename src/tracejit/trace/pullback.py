@@ -1,0 +1,188 @@
+"""The gradient of steps that a program left, as one program, for a backward pass that runs outside of regions.
+
+In: a tape, and the gradients of some of its results. Out: what goes to its leaves, and to the steps from outside that
+it leads to.
+Must not know: who walks the tape, how the steps are held.
+
+A region without a backward pass of its own, as a compiled model is, leaves a tape that nobody has compiled. Walked step
+by step its gradient takes several times what its result took. The rules of its steps run once on tensors without values
+(`tensor/sketch.py`), in the order in which a backward pass runs them, and what they do is compiled like a region.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tracejit.config import logger
+from tracejit.ops.record import Op, ops
+from tracejit.tensor.array_program import NO_NUMBERS, ArrayProgram
+from tracejit.tensor.autograd import set_grad_enabled
+from tracejit.tensor.dispatch import wrap
+from tracejit.tensor.scalar import Scalar
+from tracejit.tensor.sketch import Number, Sketch, Unfit
+from tracejit.tensor.tape import TapeNode, pull
+from tracejit.tensor.tensor import Tensor
+from tracejit.trace.executable import signed
+from tracejit.trace.tape import TapePlan
+
+_log = logger("fusion")
+WORK = 1 << 23
+"""Elements that passes over a part go through from which on a program for them is worth its compilation."""
+_STEP_WORK = 1 << 12
+"""As how many elements a step counts, however small."""
+_PULLBACKS = 8
+"""Programs of one tape: they differ in sizes, and in which results have gradients."""
+
+Given = tuple[int, int, int, Tensor]
+"""A gradient that a pass brings: part and place of the step, which of its results, and the gradient."""
+Steps = dict[int, list[TapeNode]]
+"""The steps of parts, by the parts' numbers."""
+Make = Callable[[dict[int, Tensor], dict[int, TapeNode], list[Any]], Steps]
+"""Makes the steps of some parts from tensors and steps from outside, by their slots, and numbers."""
+
+
+@dataclass(slots=True)
+class Held:
+    """What the steps of some parts hold: `tensors` and steps from outside by their slots, and numbers.
+
+    `operands` are the slots of what was saved.
+    """
+
+    parts: tuple[int, ...]
+    tensors: dict[int, Any]
+    operands: list[int]
+    outer: dict[int, TapeNode]
+    numbers: list[Any]
+
+
+class _Rules(Sketch):
+    """What the gradient rules of steps do."""
+
+    def fits(self, op: Op, operands: list[Any]) -> bool:
+        """Whether an operation can be taken down: all can."""
+        return True
+
+    def composite(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Take the operations of a composite down."""
+        return function.function(*args, **kwargs)
+
+
+class Pullback:
+    """The programs for gradients of some results of a tape, on values of some sizes.
+
+    `targets` are where they go: a leaf by its slot, or by that of its tensor a step from outside, and which of its
+    results it is. `several` are those of them that get more than one, `walked` for each part the steps that hold
+    something and are walked.
+    """
+
+    def __init__(self, plan: TapePlan, given: list[Given], held: Held, make: Make) -> None:
+        self._rules = rules = _Rules()
+        self._kinds = tuple("i" if type(n) is int else "f" for n in held.numbers)
+        with rules.taking(), set_grad_enabled(False):
+            saved = {slot: rules.ghost(held.tensors[slot]) for slot in held.operands}
+            cts = [rules.ghost(ct) for *_, ct in given]
+            self._inputs = list(enumerate(rules.strides))
+            tensors = {slot: saved[slot] if slot in saved else wrap(np.empty(())) for slot in held.tensors}
+            outer = {slot: TapeNode.__new__(TapeNode) for slot in held.outer}
+            steps = make(tensors, outer, [Scalar(n, Number(k)) for k, n in enumerate(held.numbers)])
+            pending: dict[TapeNode, list[Any]] = {}
+            for (k, at, which, _), ct in zip(given, cts, strict=True):
+                node = steps[k][at]
+                pending.setdefault(node, [None] * node.outs)[which] = ct
+            leaves = {id(t): slot for slot, t in tensors.items()}
+            sums = self._walk(plan, steps, pending, leaves, {node: slot for slot, node in outer.items()})
+        self.targets = list(sums)
+        self._sums = list(sums.values())
+        self.several = [k for k, terms in enumerate(self._sums) if len(terms) > 1]
+        self._programs: dict[tuple[bool, ...], ArrayProgram | None] = {}
+
+    def _walk(
+        self,
+        plan: TapePlan,
+        steps: Steps,
+        pending: dict[TapeNode, list[Any]],
+        leaves: dict[int, int],
+        outer: dict[TapeNode, int],
+    ) -> dict[Any, list[int]]:
+        """For each end the places of the gradients that go there, in the order of a backward pass."""
+        sums: dict[Any, list[int]] = {}
+        self.walked: dict[int, frozenset[int]] = {}
+        for k in sorted(steps, reverse=True):
+            part, walked = plan.parts[k], []
+            for at in range(len(part.order) - 1, -1, -1):
+                node = steps[k][at]
+                cts = pending.pop(node, None)
+                if cts is None:
+                    continue
+                if part.holds(at):
+                    walked.append(at)
+                for edge, g in zip(node.edges, pull(node, cts, False), strict=True):
+                    if edge is None or g is None:
+                        continue
+                    if type(edge) is not tuple:
+                        sums.setdefault(leaves[id(edge)], []).append(self._rules.place(g))
+                    elif edge[0] in outer:
+                        sums.setdefault((outer[edge[0]], edge[1]), []).append(self._rules.place(g))
+                    else:
+                        slots = pending.setdefault(edge[0], [None] * edge[0].outs)
+                        before = slots[edge[1]]
+                        slots[edge[1]] = g if before is None else ops.add(before, g)
+            self.walked[k] = frozenset(walked)
+        return sums
+
+    def run(
+        self, arrays: list[np.ndarray], numbers: list[Any], totals: list[np.ndarray | None]
+    ) -> list[np.ndarray] | None:
+        """What goes to the targets; `totals` are the sums that those of several gradients are added to.
+
+        None if the program refuses, or there is none.
+        """
+        begun = tuple([total is not None for total in totals])
+        if begun not in self._programs:
+            self._programs[begun] = self._build(totals)
+        program = self._programs[begun]
+        if program is None:
+            return None
+        words = NO_NUMBERS
+        if numbers:
+            words = np.zeros(len(numbers))
+            for k, n in enumerate(numbers):
+                if type(n) is int:
+                    words.view(np.int64)[k] = signed(n)
+                else:
+                    words[k] = n
+        return program([*arrays, *[total for total in totals if total is not None]], words)
+
+
+    def _build(self, totals: list[np.ndarray | None]) -> ArrayProgram | None:
+        begun = [k for k, total in zip(self.several, totals, strict=True) if total is not None]
+        try:
+            return ArrayProgram(self._rules.graph("backward", self._inputs, self._sums, begun, {}, self._kinds))
+        except (Unfit, NotImplementedError) as e:
+            _log.info("the gradient of what a program left runs operation by operation: %r", e)
+            return None
+
+
+def pullback_of(plan: TapePlan, given: list[Given], held: Held, make: Make) -> Pullback | None:
+    """The pullback for what a pass brings to a tape; None if there is none, or passes were not yet worth one."""
+    shown = [t._array for t in (*[held.tensors[slot] for slot in held.operands], *[ct for *_, ct in given])]
+    if any(type(array) is not np.ndarray for array in shown):
+        return None
+    key = (held.parts, *[(*where, ct._dtype) for *where, ct in given], *[(a.shape, a.strides) for a in shown])
+    if key in plan.pullbacks:
+        return plan.pullbacks[key]  # type: ignore[no-any-return]
+    plan.work += sum([array.size for array in shown]) + _STEP_WORK * len(plan.order)
+    if plan.work < WORK or len(plan.pullbacks) >= _PULLBACKS:
+        return None
+    made = None
+    try:
+        made = Pullback(plan, given, held, make)
+    except (Unfit, NotImplementedError, RuntimeError) as e:
+        # What there is to say of it the steps say themselves.
+        _log.info("the gradient of what a program left runs operation by operation: %r", e)
+    plan.pullbacks[key] = made
+    return made
