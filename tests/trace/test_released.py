@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 import tracejit as tj
-from tests.trace.values import arr
+from tests.trace.values import arr, bits
 from tracejit.tensor.tape import TapeNode
 from tracejit.trace.deferred import Deferred
+from tracejit.trace.region import region_of
 
 
 def refused(*ways):
@@ -180,3 +181,41 @@ def test_steps_that_hold_nothing_are_there_at_once():
         step = f(arr(i, 3)).grad_fn
     assert isinstance(step, TapeNode)
     assert not isinstance(step, Deferred)
+
+
+def detached(kind):
+    w, log = arr(0, 3).requires_grad_(), []
+
+    @kind
+    def f(x):
+        loss = ((w * x).exp() + w).sum()
+        loss.backward()
+        one, two = (w * 2).detach(), x * 3
+        part = two.detach()[1:]
+        return loss.detach(), one, one.detach(), two.detach(), part, loss.detach().reshape(1)
+
+    for i in range(6):
+        found = f(arr(i, 3))
+        found[1].add_(1)
+        found[3].mul_(2)
+        log += [bits(t) for t in found] + [(t.requires_grad, t._version, t._base is None) for t in found]
+    return log
+
+
+def test_a_detached_tensor_takes_the_place_of_one_that_is_gone():
+    both(detached)
+
+
+def test_a_result_that_is_detached_is_made_at_once():
+    w = arr(0, 3).requires_grad_()
+
+    def f(x):
+        loss = ((w * x) ** 2).mean()
+        loss.backward()
+        return loss.detach()
+
+    compiled = tj.compile(f)
+    for i in range(6):
+        compiled(arr(i, 3))
+    (replay,) = region_of(compiled).prover.replays
+    assert replay.simple

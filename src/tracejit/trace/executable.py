@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -189,6 +190,24 @@ class Waiting(Executable):
         self.job = job
 
 
+def without_detached(exe: Executable, alive: set[int]) -> tuple[list[Any], list[Any]]:
+    """The outputs and the views, where a detached tensor stands for the one it was detached from, which is gone.
+
+    With nobody else on its memory, it is a tensor like any other.
+    """
+    shown = Counter(source for _, source, _, _ in exe.views)
+    parts = exe.tape.parts if exe.tape is not None else ()
+    kept = {slot for part in parts for slot in (*part.tensors, *part.results)}
+    gone = {slot for slot, _, _ in exe.outputs} - alive - kept - {slot for slot, _ in exe.bumps}
+    stands = {
+        source: slot
+        for slot, source, op, _ in exe.views
+        if op is None and slot in alive and source in gone and shown[source] == 1 and slot not in shown
+    }
+    outputs = [(stands.get(slot, slot), shape, kind) for slot, shape, kind in exe.outputs]
+    return outputs, [view for view in exe.views if view[1] not in stands]
+
+
 class _Memory:
     """Which slots stand for the same memory, and which of them holds its last value."""
 
@@ -255,7 +274,8 @@ def build(
     exe = kind(generation)
     roots: dict[int, tuple[NodePlan, int]] = {}
     changed = [s for s in stop.tape if memory.root(s) in memory.external]
-    # What the tape saved, and what a view shows, lives on too, with a history of its own.
+    # What the tape saved, and what a view shows, lives on too, with a history of its own. Of what a detached tensor
+    # was detached from only the memory does.
     needed: dict[int, None] = {}
     todo = [*alive, *changed]
     while todo:
@@ -263,7 +283,7 @@ def build(
         if slot in needed:
             continue
         needed[slot] = None
-        if slot in memory.made and memory.made[slot].view:
+        if slot in memory.made and memory.made[slot].view and memory.made[slot].op is not None:
             todo.append(memory.made[slot].args[0])
         plan = stop.tape.get(memory.name(slot))
         if isinstance(plan, str):

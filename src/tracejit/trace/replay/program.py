@@ -17,9 +17,9 @@ from tracejit.runtime.bytecode import compile_text
 from tracejit.runtime.entry import ENTRY
 from tracejit.runtime.objects import copy_call, make_call
 from tracejit.tensor.state import state
-from tracejit.tensor.tape import OWED, TapeNode, next_position
+from tracejit.tensor.tape import OWED, next_position
 from tracejit.tensor.tensor import FIELDS, Tensor, on_gpu, pending
-from tracejit.trace.executable import Executable, signed
+from tracejit.trace.executable import Executable, signed, without_detached
 from tracejit.trace.follower import Follower
 from tracejit.trace.matcher import MISS
 from tracejit.trace.ranges import in_range, may_leave_range
@@ -29,12 +29,12 @@ from tracejit.trace.replay.guards import ABSENT
 from tracejit.trace.replay.landed import Landed, external_of, inner
 from tracejit.trace.replay.proof import Proof
 from tracejit.trace.replay.shortcuts import joined_counters, without_loads
+from tracejit.trace.replay.steps import write_steps
 from tracejit.trace.replay.straight import straight
 from tracejit.trace.replay.symbols import Later, Sym
 from tracejit.trace.replay.watch import Watch
 from tracejit.trace.replay.words import advance, count_up, hold
 from tracejit.trace.source import REPLAY
-from tracejit.trace.tape import saved_plain
 from tracejit.trace.tree import External, path, same_number
 
 _ERRORS = "(ArithmeticError, LookupError, TypeError, ValueError, AttributeError)"
@@ -52,8 +52,8 @@ class Replay:
         self.listing = proof.world.listing
         self.segment = proof.segment()
         self.events = path(self.segment.last)
-        self.executable = self._own(landed.executable)
         self.alive = set(landed.alive)
+        self.executable = self._own(landed.executable)
         self._sort_tensors()
         self._sort_slots()
         own = frozenset(id(c) for kind, c, _, _ in proof.changes if kind == "item")
@@ -118,6 +118,7 @@ class Replay:
         own.words = own.scalars.view(np.int64)
         own.last = [None] * len(own.inputs)
         own.lows, own.highs = [], []
+        own.outputs, own.views = without_detached(own, self.alive)
         return own
 
     # --- what is what -------------------------------------------------------------------------------------------------
@@ -443,42 +444,15 @@ class Replay:
             made._index = roots[slot][1]
         return made
 
-    def _edges(self, step: Any, named: dict[Any, str]) -> tuple[Any, ...] | str:
-        """The edges of a step: themselves if they are the same in each call, otherwise the text that makes them."""
-        tape = self.executable.tape
-        assert tape is not None
-        edges = tape.edges_of(step)
-        leaves = [self.segment.values[e[1]] if e is not None and e[0] == "leaf" else None for e in edges]
-        texts = []
-        for e, leaf in zip(edges, leaves, strict=True):
-            if leaf is not None:
-                texts.append(self.world.text_of(leaf))
-            else:
-                texts.append("None" if e is None else f"({named[e[1]]}, {e[2]})")
-        stay = all(e is None or t is not None for e, t in zip(edges, leaves, strict=True))
-        stay = stay and not any(t is not None and self.world.is_found(t) for t in leaves)
-        return tuple(leaves) if stay else f"({''.join(f'{text}, ' for text in texts)})"
-
     def _land(self, found: str, numbers: list[str], given: set[int], whole: set[int]) -> list[str]:
         """The text that makes tensors of the program's outputs; those of `whole` are there."""
         exe, listing = self.executable, self.listing
         arrays = "".join(f"o{at}, " for at in range(len(exe.outputs)))
         if not self.simple:
             return [f"    v = me.land(({found}), [{', '.join(numbers)}], ({arrays}))"]
-        out = []
+        out: list[str] = []
         roots = exe.tape.roots if exe.tape is not None else {}
-        named: dict[Any, str] = {}
-        for k, step in enumerate(exe.tape.order if exe.tape is not None else ()):
-            named[step] = f"n{k}"
-            edges = self._edges(step, named)
-            # What all such steps have in common stands on a class of their own.
-            fields = {"op": step.op, "attrs": step.attrs, "avals": step.avals, "outs": step.outs, "label": step.label}
-            fields |= {"saved": tuple(map(saved_plain, step.saved)), "done": step.done}
-            cls = type("TapeNode", (TapeNode,), {**fields, "edges": () if type(edges) is str else edges})
-            out.append(f"    n{k} = make_object({listing.constant(self.world.keep(cls))})")
-            out.append(f"    n{k}.seq = next_position()")
-            if type(edges) is str:
-                out.append(f"    n{k}.edges = {edges}")
+        named = {} if exe.tape is None else write_steps(exe.tape, self.segment.values, self.world, listing, out)
         for at, (slot, _, _) in enumerate(exe.outputs):
             if at in given:
                 continue
