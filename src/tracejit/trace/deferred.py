@@ -34,11 +34,12 @@ class Run:
 class Batch:
     """The steps of one part of a tape with what they hold; `released` are those that let go of it.
 
-    `run` stands for the run of the program that left the tape, `number` says which part it is.
+    `run` stands for the run of the program that left the tape, `number` says which part it is. Of tensors that its
+    steps made it holds the memory, and `bare` leads to themselves: holding them it would hold itself.
     """
 
     __slots__ = (
-        *("number", "numbers", "outer", "part", "positions", "released", "results", "run", "steps"),
+        *("bare", "number", "numbers", "outer", "part", "positions", "released", "results", "run", "steps"),
         *("tensors", "versions"),
     )
 
@@ -48,6 +49,10 @@ class Batch:
         self.numbers = numbers
         self.positions = next_positions(len(part.order))
         self.tensors: list[Any] = [values[slot] for slot in part.tensors]
+        self.bare: dict[int, weakref.ref[Tensor]] = {}
+        for i, _, _ in part.bare:
+            self.bare[i] = weakref.ref(self.tensors[i])
+            self.tensors[i] = held(self.tensors[i])
         self.results: list[Any] = [held(values[slot]) for slot in part.results]
         # The versions are those of now: a later change in place is one too many.
         self.versions = [t._version for t in self.tensors] + [t._version for t in self.results]
@@ -55,6 +60,12 @@ class Batch:
         self.released: frozenset[int] = frozenset()
         # Weak, for a cycle would keep what the steps saved until the next garbage collection.
         self.steps: dict[int, weakref.ref[Deferred]] = {}
+
+    def tensor(self, i: int) -> Any:
+        """A leaf or a saved operand, itself if it is still there."""
+        found = self.bare.get(i)
+        t = None if found is None else found()
+        return self.tensors[i] if t is None else t
 
     def step(self, at: int) -> Deferred:
         """What stands for a step, by its place."""
@@ -86,7 +97,12 @@ class Batch:
                 node.__class__ = TapeNode
                 del node.batch, node.at
             made.append(node)
-        self.fill(made, self.tensors, self.results, self.versions, self.numbers, self.outer)
+        tensors = [None if t is None else self.tensor(i) for i, t in enumerate(self.tensors)]
+        self.fill(made, tensors, self.results, self.versions, self.numbers, self.outer)
+        for i, at, which in self.part.bare:
+            t = tensors[i]
+            if t is not None and t is self.tensors[i]:
+                t._index, t._node, t._requires_grad = which, made[at], True
         return made
 
     def fill(

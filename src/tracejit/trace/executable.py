@@ -293,7 +293,9 @@ def build(
             todo.extend(needed_slots(plan[0]))
     wanted: dict[int, None] = {}
     lives = {memory.name(slot) for slot in (*needed, *memory.external)}
-    exe.tape = plan_tape(roots, lives) if roots else None
+    shown = {memory.name(slot) for slot, step in memory.made.items() if step.view}
+    own = {slot for slot in roots if slot not in shown and memory.root(slot) not in memory.external}
+    exe.tape = plan_tape(roots, lives, own) if roots else None
     views: _Views = {}
     for slot in sorted(needed):
         _want(slot, memory, wanted, views)

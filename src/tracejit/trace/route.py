@@ -115,7 +115,7 @@ def make_route(
         k, at = where[node]
         for entry in route.parts[k].saved[at]:
             if entry is not None and entry[0] == "tensor":
-                saved.append(((k, "t", entry[1]), batches[k].tensors[entry[1]]))
+                saved.append(((k, "t", entry[1]), batches[k].tensor(entry[1])))
             elif entry is not None and entry[0] == "number":
                 route.numbers.append((k, entry[1].index))
             elif entry is not None and type(entry[1]) is not bool:
@@ -233,5 +233,5 @@ def _at(batches: list[Any], spot: Spot) -> Any:
     k, which, place = spot
     if which == "r":
         return batches[k].results[place]
-    t = batches[k].tensors[place]
+    t = batches[k].tensor(place)
     return t if which == "t" else t._base

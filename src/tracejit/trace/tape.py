@@ -170,8 +170,8 @@ class Part:
 
     `order` are its steps as they were recorded. `tensors` are the slots of leaves and saved operands, `results` those
     of saved results, `outer` those of tensors from outside whose steps it leads to, `links` steps of earlier parts that
-    it leads to: part and place. `operands` are the places of saved ones among `tensors`.
-    `edges`, `saved` and `kept` have an entry for each step: an edge is None, ("node",
+    it leads to: part and place. `operands` are the places of saved ones among `tensors`, `bare` those that steps of the
+    part made, with step and result. `edges`, `saved` and `kept` have an entry for each step: an edge is None, ("node",
     place, which), ("outer", place, which) or ("leaf", place), a saved value None, ("tensor", place, changes),
     ("number", number) or ("plain", value), a saved result a place with its changes. Links count on behind `outer`.
     """
@@ -182,6 +182,7 @@ class Part:
     outer: list[int] = field(default_factory=list)
     links: list[tuple[int, int]] = field(default_factory=list)
     operands: list[int] = field(default_factory=list)
+    bare: list[tuple[int, int, int]] = field(default_factory=list)
     edges: list[tuple[Any, ...]] = field(default_factory=list)
     saved: list[tuple[Any, ...]] = field(default_factory=list)
     kept: list[tuple[tuple[int, int], ...]] = field(default_factory=list)
@@ -210,8 +211,8 @@ class Part:
 class TapePlan:
     """What to put back on the tape: the steps in order, and the step that made each root slot, with which result it is.
 
-    `parts` are the steps in stretches, `places` says where each is: a tensor with a step is saved in a later part than
-    that of its step, so that parts do not hold each other. `ahead` are the edges of steps that are done, `pullbacks`
+    `parts` are the steps in stretches, `places` says where each is: a view with a step is saved in a later part than
+    that of its step, so that parts do not hold themselves. `ahead` are the edges of steps that are done, `pullbacks`
     programs for its gradients, `work` what passes over it went through (`trace/pullback.py`).
     """
 
@@ -250,8 +251,10 @@ def saved_plain(entry: Any) -> tuple[Any, int]:
     return (None if entry is None else entry[1]), 0
 
 
-def plan_tape(roots: dict[int, tuple[NodePlan, int]], lives: set[int]) -> TapePlan:
-    """The plan for the steps below some roots; `lives` are the slots of tensors that are still there.
+def plan_tape(roots: dict[int, tuple[NodePlan, int]], lives: set[int], own: set[int]) -> TapePlan:
+    """The plan for the steps below some roots.
+
+    `lives` are the slots of tensors that are still there, `own` those of tensors that have memory of their own.
 
     What lies between a step that is done and what can be named is left out: nobody walks there.
     """
@@ -267,7 +270,7 @@ def plan_tape(roots: dict[int, tuple[NodePlan, int]], lives: set[int]) -> TapePl
     # In the order in which they were recorded: the order in which gradients are added depends on it.
     order = sorted(found, key=lambda plan: plan.position)
     saved = {e[1] for plan in order for e in plan.saved if e is not None and e[0] == "slot"}
-    ends = {plan for slot, (plan, _) in roots.items() if slot in saved}
+    ends = {plan for slot, (plan, _) in roots.items() if slot in saved and slot not in own}
     parts = [Part([])]
     place: dict[NodePlan, tuple[int, int]] = {}
     for plan in order:
@@ -278,6 +281,12 @@ def plan_tape(roots: dict[int, tuple[NodePlan, int]], lives: set[int]) -> TapePl
     tape = TapePlan(order, roots, parts, place, ahead)
     for k, part in enumerate(parts):
         _fill_part(part, k, tape)
+        at = {slot: i for i, slot in enumerate(part.tensors)}
+        part.bare = [
+            (at[slot], place[plan][1], which)
+            for slot, (plan, which) in roots.items()
+            if slot in own and slot in at and place[plan][0] == k
+        ]
     return tape
 
 
