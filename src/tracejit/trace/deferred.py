@@ -52,7 +52,7 @@ class Batch:
         self.bare: dict[int, weakref.ref[Tensor]] = {}
         for i, _, _ in part.bare:
             self.bare[i] = weakref.ref(self.tensors[i])
-            self.tensors[i] = held(self.tensors[i])
+            self.tensors[i] = _without_step(self.tensors[i])
         self.results: list[Any] = [held(values[slot]) for slot in part.results]
         # The versions are those of now: a later change in place is one too many.
         self.versions = [t._version for t in self.tensors] + [t._version for t in self.results]
@@ -157,6 +157,14 @@ class Batch:
     def links(self) -> list[TapeNode]:
         """The steps of earlier parts that it leads to."""
         return self.outer[len(self.part.outer) :]
+
+
+def _without_step(t: Tensor) -> Tensor:
+    """The same tensor, or view, without the step that made it."""
+    bare = held(t)
+    if t._base is not None:
+        bare._base, bare._view, bare._seen = t._base, t._view, t._version
+    return bare
 
 
 class Deferred(TapeNode):

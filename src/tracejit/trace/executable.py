@@ -239,6 +239,22 @@ class _Memory:
             slot = self.renamed[slot]
         return slot
 
+    def is_bare(self, slot: int) -> bool:
+        """Whether a tensor that a step made leads to no tensor with a step of the segment.
+
+        As it has memory of its own, or shows memory from outside that is not changed.
+        """
+        root = self.root(slot)
+        if root not in self.made:
+            return False
+        if not self.made[root].view:
+            return True
+        if root != slot:
+            return False
+        while slot in self.made and self.made[slot].view:
+            slot = self.made[slot].args[0]
+        return slot not in self.made and slot not in self.final
+
     def root(self, slot: int) -> int:
         """The first slot of the memory that a slot stands for."""
         return self.owner.get(slot, slot)
@@ -293,8 +309,7 @@ def build(
             todo.extend(needed_slots(plan[0]))
     wanted: dict[int, None] = {}
     lives = {memory.name(slot) for slot in (*needed, *memory.external)}
-    shown = {memory.name(slot) for slot, step in memory.made.items() if step.view}
-    own = {slot for slot in roots if slot not in shown and memory.root(slot) not in memory.external}
+    own = {slot for slot in roots if memory.is_bare(slot)}
     exe.tape = plan_tape(roots, lives, own) if roots else None
     views: _Views = {}
     for slot in sorted(needed):

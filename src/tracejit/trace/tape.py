@@ -254,7 +254,7 @@ def saved_plain(entry: Any) -> tuple[Any, int]:
 def plan_tape(roots: dict[int, tuple[NodePlan, int]], lives: set[int], own: set[int]) -> TapePlan:
     """The plan for the steps below some roots.
 
-    `lives` are the slots of tensors that are still there, `own` those of tensors that have memory of their own.
+    `lives` are the slots of tensors that are still there, `own` those of tensors that lead to no other one with a step.
 
     What lies between a step that is done and what can be named is left out: nobody walks there.
     """
