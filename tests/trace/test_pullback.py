@@ -291,3 +291,38 @@ def test_a_pass_is_worth_a_program_after_some_work(monkeypatch, pushes):
         f(arr(i, 4)).sum().backward()
     assert not pushes[0]
     assert pushes[-1]
+
+
+def test_numbers_that_differ_from_call_to_call(pushes):
+    def run(kind):
+        w, log = arr(0, 4).requires_grad_(), []
+        f = kind(lambda x, a, n: ((x * w) * a + w * n).tanh() * (a + 1.0))
+        for i in range(8):
+            f(arr(i, 4), 0.3 + i, i + 1).sum().backward()
+            log.append(bits(w.grad))
+        return log
+
+    both(run)
+    assert sum(pushes) >= 5
+
+
+def test_views_of_weights_and_changes_of_them(pushes):
+    def run(kind):
+        w, log = arr(0, 3, 4).requires_grad_(), []
+
+        @kind
+        def f(x):
+            turned = w.T
+            part = turned[1:]
+            return (x @ turned).relu() @ part.T, part * 2
+
+        for i in range(8):
+            out, part = f(arr(i, 2, 4)[:, :4])
+            (out.sum() + (part * part).sum()).backward()
+            log.append(bits(w.grad))
+            with tj.no_grad():
+                w.sub_(w.grad * 0.1)
+        return log
+
+    both(run)
+    assert sum(pushes) >= 5

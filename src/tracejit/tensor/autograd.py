@@ -233,9 +233,9 @@ def _walk(
             # It was walked back together with others.
             continue
         if node.deferred and in_place and inputs is None:
-            spent = node.push_all(pending, slot_of, send)  # type: ignore[attr-defined]
-            if spent is not None:
-                visited.append(spent)
+            walked = node.push_all(pending, slot_of, send)  # type: ignore[attr-defined]
+            if walked is not None:
+                visited.append(walked)
                 continue
         cts = [as_tensor(total) for total in pending.pop(node)]
         if node.hooks:

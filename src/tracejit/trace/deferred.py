@@ -19,7 +19,7 @@ from tracejit.tensor.summing import GradientSum, as_tensor
 from tracejit.tensor.tape import TapeNode, held, next_positions
 from tracejit.tensor.tensor import Tensor
 from tracejit.trace.pullback import Given, Held, pullback_of
-from tracejit.trace.tape import TapePlan
+from tracejit.trace.tape import Spent, TapePlan
 
 
 class Run:
@@ -111,7 +111,7 @@ class Batch:
         tensors: list[Any],
         results: list[Any],
         versions: list[int],
-        numbers: list[Any],
+        numbers: Any,
         outer: list[TapeNode],
     ) -> None:
         """Give steps what they are made of."""
@@ -174,7 +174,7 @@ class Deferred(TapeNode):
     batch: Batch
     at: int
 
-    def push_all(self, pending: dict[TapeNode, list[Any]], slot_of: SlotOf, send: Send) -> Spent | None:
+    def push_all(self, pending: dict[TapeNode, list[Any]], slot_of: SlotOf, send: Send) -> Walked | None:
         """Walk back all steps of the batch that have gradients; what lets go of them then, None if it is not done."""
         return push(self.batch, pending, slot_of, send)
 
@@ -226,7 +226,7 @@ def restore(plan: TapePlan, values: list[Any], numbers: list[Any], outer: Callab
 # --- walked back by one program ---------------------------------------------------------------------------------------
 
 
-def push(first: Batch, pending: dict[TapeNode, list[Any]], slot_of: SlotOf, send: Send) -> Spent | None:
+def push(first: Batch, pending: dict[TapeNode, list[Any]], slot_of: SlotOf, send: Send) -> Walked | None:
     """Walk back the tape of a run as far as `pending` has gradients for it, and send on what comes out.
 
     None, and nothing is done, if there is no program for it, or something stands in the way.
@@ -261,7 +261,7 @@ def push(first: Batch, pending: dict[TapeNode, list[Any]], slot_of: SlotOf, send
     sums = [slots[index] for slots, index in (places[k] for k in pullback.several)]
     totals = [None if total is None else as_tensor(total)._array for total in sums]
     arrays = [held.tensors[slot]._array for slot in held.operands]
-    found = pullback.run([*arrays, *[ct._array for *_, ct in given]], held.numbers, totals)
+    found = pullback.run([*arrays, *[ct._array for *_, ct in given]], held.numbers.values(), totals)
     if found is None:
         return None
     for node in mine:
@@ -272,7 +272,7 @@ def push(first: Batch, pending: dict[TapeNode, list[Any]], slot_of: SlotOf, send
             slots[index] = GradientSum(gradient, ()) if gradient.shape else wrap(gradient)
         else:
             send(edge, wrap(gradient))
-    return Spent([(batch, pullback.walked[batch.number]) for batch in batches])
+    return Walked([(batch, pullback.spent[batch.number]) for batch in batches])
 
 
 def _reached(first: list[Batch]) -> list[Batch] | None:
@@ -301,11 +301,12 @@ def _held(batches: list[Batch]) -> Held:
     for batch in batches:
         # What is a leaf of one is itself, and not what another one saved of its memory.
         tensors.update(zip(batch.part.tensors, batch.tensors, strict=True))
-    return Held(tuple(batch.number for batch in batches), tensors, list(operands), outer, batches[0].numbers)
+    numbers = {i: batch.numbers[i] for batch in batches for i in batch.part.numbers}
+    return Held(tuple(batch.number for batch in batches), tensors, list(operands), outer, numbers)
 
 
 def _steps(
-    batches: list[Batch], tensors: dict[int, Tensor], outer: dict[int, TapeNode], numbers: list[Any]
+    batches: list[Batch], tensors: dict[int, Tensor], outer: dict[int, TapeNode], numbers: dict[int, Any]
 ) -> dict[int, list[TapeNode]]:
     """The steps of batches on other values."""
     made: dict[int, list[TapeNode]] = {}
@@ -319,18 +320,18 @@ def _steps(
     return made
 
 
-class Spent:
+class Walked:
     """Steps that were walked back, until they let go of what they saved."""
 
-    __slots__ = ("_steps",)
+    __slots__ = ("_spent",)
 
-    def __init__(self, steps: list[tuple[Batch, frozenset[int]]]) -> None:
-        self._steps = steps
+    def __init__(self, spent: list[tuple[Batch, Spent]]) -> None:
+        self._spent = spent
 
     def release(self) -> None:
         """Let go of it."""
-        for batch, walked in self._steps:
-            let_go(batch, *batch.part.spent(walked))
+        for batch, what in self._spent:
+            let_go(batch, *what)
 
 
 # --- let go of, and taken back ----------------------------------------------------------------------------------------

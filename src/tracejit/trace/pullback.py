@@ -11,7 +11,7 @@ by step its gradient takes several times what its result took. The rules of its 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from tracejit.config import logger
 from tracejit.ops.record import Op, ops
-from tracejit.tensor.array_program import NO_NUMBERS, ArrayProgram
+from tracejit.tensor.array_program import ArrayProgram
 from tracejit.tensor.autograd import set_grad_enabled
 from tracejit.tensor.dispatch import wrap
 from tracejit.tensor.scalar import Scalar
@@ -27,7 +27,7 @@ from tracejit.tensor.sketch import Number, Sketch, Unfit
 from tracejit.tensor.tape import TapeNode, pull
 from tracejit.tensor.tensor import Tensor
 from tracejit.trace.executable import signed
-from tracejit.trace.tape import TapePlan
+from tracejit.trace.tape import Spent, TapePlan
 
 _log = logger("fusion")
 WORK = 1 << 23
@@ -41,13 +41,13 @@ Given = tuple[int, int, int, Tensor]
 """A gradient that a pass brings: part and place of the step, which of its results, and the gradient."""
 Steps = dict[int, list[TapeNode]]
 """The steps of parts, by the parts' numbers."""
-Make = Callable[[dict[int, Tensor], dict[int, TapeNode], list[Any]], Steps]
-"""Makes the steps of some parts from tensors and steps from outside, by their slots, and numbers."""
+Make = Callable[[dict[int, Tensor], dict[int, TapeNode], dict[int, Any]], Steps]
+"""Makes the steps of some parts from tensors and steps from outside, by their slots, and numbers, by their indices."""
 
 
 @dataclass(slots=True)
 class Held:
-    """What the steps of some parts hold: `tensors` and steps from outside by their slots, and numbers.
+    """What the steps of some parts hold: tensors and steps from outside by their slots, and numbers by their indices.
 
     `operands` are the slots of what was saved.
     """
@@ -56,7 +56,7 @@ class Held:
     tensors: dict[int, Any]
     operands: list[int]
     outer: dict[int, TapeNode]
-    numbers: list[Any]
+    numbers: dict[int, Any]
 
 
 class _Rules(Sketch):
@@ -75,20 +75,20 @@ class Pullback:
     """The programs for gradients of some results of a tape, on values of some sizes.
 
     `targets` are where they go: a leaf by its slot, or by that of its tensor a step from outside, and which of its
-    results it is. `several` are those of them that get more than one, `walked` for each part the steps that hold
-    something and are walked.
+    results it is. `several` are those of them that get more than one, `spent` says for each part which steps let go of
+    what they saved, and what goes with them.
     """
 
     def __init__(self, plan: TapePlan, given: list[Given], held: Held, make: Make) -> None:
         self._rules = rules = _Rules()
-        self._kinds = tuple("i" if type(n) is int else "f" for n in held.numbers)
+        self._kinds = tuple("i" if type(n) is int else "f" for n in held.numbers.values())
         with rules.taking(), set_grad_enabled(False):
             saved = {slot: rules.ghost(held.tensors[slot]) for slot in held.operands}
             cts = [rules.ghost(ct) for *_, ct in given]
             self._inputs = list(enumerate(rules.strides))
             tensors = {slot: saved[slot] if slot in saved else wrap(np.empty(())) for slot in held.tensors}
             outer = {slot: TapeNode.__new__(TapeNode) for slot in held.outer}
-            steps = make(tensors, outer, [Scalar(n, Number(k)) for k, n in enumerate(held.numbers)])
+            steps = make(tensors, outer, {i: Scalar(n, Number(k)) for k, (i, n) in enumerate(held.numbers.items())})
             pending: dict[TapeNode, list[Any]] = {}
             for (k, at, which, _), ct in zip(given, cts, strict=True):
                 node = steps[k][at]
@@ -110,7 +110,7 @@ class Pullback:
     ) -> dict[Any, list[int]]:
         """For each end the places of the gradients that go there, in the order of a backward pass."""
         sums: dict[Any, list[int]] = {}
-        self.walked: dict[int, frozenset[int]] = {}
+        self.spent: dict[int, Spent] = {}
         for k in sorted(steps, reverse=True):
             part, walked = plan.parts[k], []
             for at in range(len(part.order) - 1, -1, -1):
@@ -131,11 +131,11 @@ class Pullback:
                         slots = pending.setdefault(edge[0], [None] * edge[0].outs)
                         before = slots[edge[1]]
                         slots[edge[1]] = g if before is None else ops.add(before, g)
-            self.walked[k] = frozenset(walked)
+            self.spent[k] = part.spent(frozenset(walked))
         return sums
 
     def run(
-        self, arrays: list[np.ndarray], numbers: list[Any], totals: list[np.ndarray | None]
+        self, arrays: list[np.ndarray], numbers: Iterable[Any], totals: list[np.ndarray | None]
     ) -> list[np.ndarray] | None:
         """What goes to the targets; `totals` are the sums that those of several gradients are added to.
 
@@ -147,16 +147,13 @@ class Pullback:
         program = self._programs[begun]
         if program is None:
             return None
-        words = NO_NUMBERS
-        if numbers:
-            words = np.zeros(len(numbers))
-            for k, n in enumerate(numbers):
-                if type(n) is int:
-                    words.view(np.int64)[k] = signed(n)
-                else:
-                    words[k] = n
+        words = np.zeros(max(1, len(self._kinds)))
+        for k, n in enumerate(numbers):
+            if type(n) is int:
+                words.view(np.int64)[k] = signed(n)
+            else:
+                words[k] = n
         return program([*arrays, *[total for total in totals if total is not None]], words)
-
 
     def _build(self, totals: list[np.ndarray | None]) -> ArrayProgram | None:
         begun = [k for k, total in zip(self.several, totals, strict=True) if total is not None]

@@ -14,7 +14,7 @@ from typing import Any
 from tracejit.tensor.tape import TapeNode
 from tracejit.trace.crossing import Crossing, Outside, is_stale
 from tracejit.trace.deferred import Batch, Deferred, let_go
-from tracejit.trace.tape import Part
+from tracejit.trace.tape import Part, Spent
 
 Spot = tuple[int, str, int]
 """Where a tensor lies: number of the batch, list ("t" for tensors, "r" for results, "b" for a tensor's base), place."""
@@ -44,7 +44,7 @@ class Route:
     same: list[tuple[Spot, int]]
     one: list[tuple[Spot, int]]
     targets: list[Any]
-    freed: list[tuple[frozenset[int], tuple[int, ...], tuple[int, ...]]]
+    freed: list[Spent]
 
 
 @dataclass(eq=False, slots=True)

@@ -164,6 +164,10 @@ def needed_slots(root: NodePlan) -> list[int]:
     return list(out)
 
 
+Spent = tuple[frozenset[int], tuple[int, ...], tuple[int, ...]]
+"""Steps of a part that let go of what they saved, and the places of the tensors and results that only they did."""
+
+
 @dataclass(eq=False, slots=True)
 class Part:
     """A stretch of a tape that is put back at once.
@@ -171,9 +175,10 @@ class Part:
     `order` are its steps as they were recorded. `tensors` are the slots of leaves and saved operands, `results` those
     of saved results, `outer` those of tensors from outside whose steps it leads to, `links` steps of earlier parts that
     it leads to: part and place. `operands` are the places of saved ones among `tensors`, `bare` those that steps of the
-    part made, with step and result. `edges`, `saved` and `kept` have an entry for each step: an edge is None, ("node",
-    place, which), ("outer", place, which) or ("leaf", place), a saved value None, ("tensor", place, changes),
-    ("number", number) or ("plain", value), a saved result a place with its changes. Links count on behind `outer`.
+    part made, with step and result; `numbers` are the indices of saved numbers. `edges`, `saved` and `kept` have an
+    entry for each step: an edge is None, ("node", place, which), ("outer", place, which) or ("leaf", place), a saved
+    value None, ("tensor", place, changes), ("number", number) or ("plain", value), a saved result a place with its
+    changes. Links count on behind `outer`.
     """
 
     order: list[NodePlan]
@@ -183,6 +188,7 @@ class Part:
     links: list[tuple[int, int]] = field(default_factory=list)
     operands: list[int] = field(default_factory=list)
     bare: list[tuple[int, int, int]] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
     edges: list[tuple[Any, ...]] = field(default_factory=list)
     saved: list[tuple[Any, ...]] = field(default_factory=list)
     kept: list[tuple[tuple[int, int], ...]] = field(default_factory=list)
@@ -191,7 +197,7 @@ class Part:
         """Whether a step saved a tensor."""
         return bool(self.kept[at]) or any(e is not None and e[0] == "tensor" for e in self.saved[at])
 
-    def spent(self, gone: frozenset[int]) -> tuple[frozenset[int], tuple[int, ...], tuple[int, ...]]:
+    def spent(self, gone: frozenset[int]) -> Spent:
         """Steps that let go of what they saved, with the tensors and results that only they did."""
         tensors: set[int] = set()
         results: set[int] = set()
@@ -349,4 +355,5 @@ def _fill_part(part: Part, number: int, tape: TapePlan) -> None:
         part.saved.append(tuple(map(value, plan.saved)))
         part.kept.append(tuple((results.setdefault(e[1], len(results)), e[2]) for e in plan.results))
     part.operands = sorted({e[1] for saved in part.saved for e in saved if e is not None and e[0] == "tensor"})
+    part.numbers = sorted({e[1].index for saved in part.saved for e in saved if e is not None and e[0] == "number"})
     part.tensors, part.results, part.outer, part.links = list(tensors), list(results), list(outer), list(links)
