@@ -139,10 +139,10 @@ _AVG = {**_POOL, "ceil_mode": False, "count_include_pad": True, "divisor": 0}
 
 FOR_CPUS = {
     *("pack_panels", "matmul_panels", "matmul_relu", "matmul_bias", "matmul_mul", "matmul_mask", "matmul_add_both"),
-    "bfloat16_matmul", "check_index",
+    "bfloat16_matmul", "check_index", "check_weights",
 }
-"""What a compiled program for the CPU makes of products and of what is picked by an index, and only that; products on a
-CPU's tiles."""
+"""What a compiled program for the CPU makes of products and of what is picked by an index, and only that; what draws on
+a CPU look at; products on a CPU's tiles."""
 
 _PANEL = panel_columns("float32")
 _HEADS = [Values((2, 3, 4, 5)), Values((2, 3, 6, 5)), Values((2, 3, 6, 2))]
@@ -262,6 +262,11 @@ _BY_NAME: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
         ([Values((2, 3, 70))], {"k": 9, "largest": True}),
         ([Values((7,))], {"k": 0, "largest": False}),
         ([Values((0, 3))], {"k": 1, "largest": True}),
+    ],
+    "check_weights": [
+        ([Given([[0, 2, 1], [3, 0, 1]])], {"least": 2}),
+        ([Given([1] * 9)], {"least": 1}),
+        ([Values((0, 3))], {"least": 1}),
     ],
     "check_index": [([Places([0, 3, 2])], {"size": 4}), ([Places([])], {"size": 4})],
     "wrap_index": [([Places([-1, 0, 3, -4])], {"size": 4}), ([Places([])], {"size": 4})],

@@ -11,6 +11,8 @@ import pytest
 
 import tracejit as tj
 from tests.tensor.parity import check, draw
+from tracejit.tensor import random
+from tracejit.trace.region import region_of
 
 DRAWS: dict[str, Callable[[], Any]] = {
     "rand": lambda: tj.rand(50),
@@ -121,6 +123,54 @@ def test_multinomial_draws_in_proportion() -> None:
     shares = np.stack([(drawn == k).mean(1) for k in range(3)], 1)
     np.testing.assert_allclose(shares, [[0.25, 0, 0.75], [0, 0.5, 0.5]], atol=0.02)
     assert sorted(tj.multinomial(tj.tensor([1.0, 2.0, 0.0]), 2).tolist()) == [0, 1]
+
+
+@pytest.mark.parametrize("replacement", [False, True])
+@pytest.mark.parametrize("shape", [(7,), (3, 5), (1, 1)])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+def test_multinomial_draws_the_same_compiled(shape: tuple[int, ...], replacement: bool, dtype: str) -> None:
+    weights = tj.rand(*shape).relu().to(getattr(tj, dtype)) + 0.125
+    count = 1 if shape[-1] == 1 else 2
+
+    def drawn(x: Any) -> Any:
+        return tj.multinomial(x, count, replacement), tj.multinomial(x / x.sum(-1, keepdim=True), 1)
+
+    compiled = tj.compile(drawn)
+    for seed in range(6):
+        tj.manual_seed(seed)
+        expected = [t.tolist() for t in drawn(weights)]
+        tj.manual_seed(seed)
+        assert [t.tolist() for t in compiled(weights)] == expected
+    assert region_of(compiled).calls.replayed
+
+
+def test_multinomial_looks_at_weights_in_programs() -> None:
+    compiled = tj.compile(lambda x: tj.multinomial(x * 2, 2))
+    good = tj.tensor([[1.0, 2.0, 0.5]])
+    for _ in range(5):
+        compiled(good)
+    for bad, why in (
+        ([1.0, -1.0, 1.0], "element < 0"),
+        ([1.0, float("nan"), 1.0], "element < 0"),
+        ([1.0, float("inf"), 1.0], "element < 0"),
+        ([0.0, 0.0, 0.0], "sum of probabilities"),
+        ([0.0, 1.0, 0.0], "without replacement"),
+    ):
+        for draw_from in (compiled, lambda x: tj.multinomial(x * 2, 2)):
+            before = tj.get_rng_state()
+            with pytest.raises(RuntimeError, match=why):
+                draw_from(tj.tensor([bad]))
+            assert tj.equal(before, tj.get_rng_state())
+
+
+def test_many_draws_from_many_classes_look_for_their_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = tj.rand(2, 9)
+    weights[:, -2:] = 0
+    tj.manual_seed(1)
+    compared = tj.multinomial(weights, 50, replacement=True)
+    monkeypatch.setattr(random, "_LOOKS", 0)
+    tj.manual_seed(1)
+    assert tj.equal(tj.multinomial(weights, 50, replacement=True), compared)
 
 
 WRONG = """m.rand(-1)|m.rand(2, dtype=m.int64)|m.randn("a")|m.randint(5, 5, (2,))|m.randint(3, 1, (2,))

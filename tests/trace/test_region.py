@@ -510,3 +510,29 @@ def test_a_tensor_that_a_matcher_tried_in_vain_is_free_for_the_next_event():
         x = tj.full((3,), float(i))
         assert bits(compiled(x, i % 2 == 0)) == bits(f(x, i % 2 == 0))
     assert region.calls.side_exits == 1
+
+
+def test_draws_behind_an_exception_have_not_happened():
+    other = tj.Generator().manual_seed(3)
+
+    def f(x):
+        noise = tj.rand(2)
+        drawn = tj.multinomial(x * 2, 1)
+        return F.dropout(x, 0.5) + tj.rand(1, generator=other) + noise.sum() + drawn, F.dropout(x, 0.25)
+
+    def run(function):
+        tj.manual_seed(1)
+        other.manual_seed(3)
+        log = []
+        for i in range(12):
+            x = arr(i, 3).abs()
+            if i % 5 == 4:
+                x[1] = -1.0
+            try:
+                log.append([bits(t) for t in function(x)])
+            except RuntimeError as e:
+                log.append(str(e))
+            log.append((tj.get_rng_state().tolist(), other.get_state().tolist()))
+        return log
+
+    assert run(tj.compile(f)) == run(f)

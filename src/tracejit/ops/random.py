@@ -66,3 +66,32 @@ def uniform(seed, offset, *, shape, dtype):
     Edge: equal seeds and offsets draw equal numbers, whatever else the program does.
     Source: Philox4x32-10; element i is made of words 0 and 1 of block i.
     """
+
+
+def _check_weights(x: Any, least: int) -> Any:
+    if not np.isfinite(x).all() or (x < 0).any():
+        raise RuntimeError("probability tensor contains either `inf`, `nan` or element < 0")
+    above = np.count_nonzero(x, -1)
+    if not above.all():
+        raise RuntimeError("invalid multinomial distribution (sum of probabilities <= 0)")
+    if (above < least).any():
+        raise RuntimeError("cannot sample n_sample > prob_dist.size(-1) samples without replacement")
+    return x.copy()
+
+
+@record(
+    family="library",
+    infer=lambda x, least: x,
+    numpy=_check_weights,
+    exact=True,
+    kinds="f",
+    smooth=False,
+    nograd="places are drawn in proportion to them, which has no derivative",
+)
+def check_weights(x, *, least):
+    """Rows of weights, if places can be drawn in proportion to them.
+
+    Shape: that of `x`.
+    Raises: RuntimeError for weights that are negative or not finite, and for rows with no weight above 0, or fewer than
+    `least`.
+    """

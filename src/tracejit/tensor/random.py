@@ -14,18 +14,21 @@ from tracejit import dtypes
 from tracejit.devices import device as device_
 from tracejit.devices import require
 from tracejit.dtypes import dtype as dtype_
-from tracejit.eager import build_library
+from tracejit.eager import build_library, run_op
 from tracejit.ops.random import philox
 from tracejit.ops.record import ops
 from tracejit.runtime.ahead import AHEAD
 from tracejit.tensor.composite import composite
-from tracejit.tensor.creation import sizes_of
+from tracejit.tensor.creation import arange, sizes_of
 from tracejit.tensor.dispatch import apply, made_on, wrap
 from tracejit.tensor.generator import Generator, draw
 from tracejit.tensor.host import host
 from tracejit.tensor.inplace import assign
 from tracejit.tensor.promote import to_dtype
+from tracejit.tensor.reducing import amax, argmin, cumsum, sum
 from tracejit.tensor.scalar import plain
+from tracejit.tensor.shaping import narrow, unsqueeze
+from tracejit.tensor.sorting import argsort
 from tracejit.tensor.tensor import Tensor, method, on_gpu
 from tracejit.tensor.transfer import moved
 
@@ -332,7 +335,6 @@ def randperm(
     return _finish(moved(wrap(order.astype((dtype or dtypes.int64).np)), where), requires_grad)
 
 
-@host
 def multinomial(
     input: Tensor, num_samples: int, replacement: bool = False, *, generator: Generator | None = None
 ) -> Tensor:
@@ -341,18 +343,38 @@ def multinomial(
     Raises: RuntimeError for weights that are negative, not finite or all 0, or fewer above 0 than draws without
     replacement.
     Source: without replacement as Efraimidis and Spirakis, Weighted random sampling with a reservoir (2006).
+
+    >>> import tracejit as tj
+    >>> tj.multinomial(tj.tensor([0.0, 3.0, 0.0]), 2, replacement=True)
+    tensor([1, 1])
     """
-    weights = np.atleast_2d(input._data()).astype(np.float64)
-    if input._data().ndim not in (1, 2):
+    shape = input._shape
+    if len(shape) not in (1, 2):
         raise RuntimeError("prob_dist must be 1 or 2 dim")
     if not input._dtype.is_floating_point:
         raise RuntimeError(f"multinomial only supports floating-point dtypes for input, got: {input._dtype.name}")
     if num_samples <= 0:
         raise RuntimeError("cannot sample n_sample <= 0 samples")
-    if not np.isfinite(weights).all() or (weights < 0).any():
-        raise RuntimeError("probability tensor contains either `inf`, `nan` or element < 0")
-    if not weights.any(1).all():
-        raise RuntimeError("invalid multinomial distribution (sum of probabilities <= 0)")
+    if not replacement and shape[-1] < num_samples:
+        raise RuntimeError("cannot sample n_sample > prob_dist.size(-1) samples without replacement")
+    if on_gpu(input) or not input.numel() or (replacement and input.numel() * num_samples > _LOOKS):
+        return _drawn_by_search(input, num_samples, replacement, generator)
+    weights = apply(
+        ops.check_weights, (to_dtype(input.detach(), dtypes.float64),), (1 if replacement else num_samples,)
+    )
+    if replacement:
+        return _drawn_again(weights, uniform((*shape[:-1], num_samples), dtypes.float64, generator, input.device))
+    return _drawn_once(weights, uniform(shape, dtypes.float64, generator, input.device), num_samples)
+
+
+_LOOKS = 1 << 24
+"""Comparisons up to which each draw is compared with all classes, instead of looking for its class step by step."""
+
+
+@host
+def _drawn_by_search(input: Tensor, num_samples: int, replacement: bool, generator: Generator | None) -> Tensor:
+    weights = np.atleast_2d(input._data()).astype(np.float64)
+    weights = run_op(ops.check_weights, (weights,), (1 if replacement else num_samples,))
     rows, classes = weights.shape
     if replacement:
         u = (_keys(rows * num_samples, generator) >> np.uint64(11)) * 2.0**-53
@@ -362,13 +384,33 @@ def multinomial(
             found = np.searchsorted(ends[r], u[r * num_samples : (r + 1) * num_samples] * ends[r, -1], side="right")
             out[r] = np.minimum(found, np.flatnonzero(weights[r])[-1])
     else:
-        if (np.count_nonzero(weights, 1) < num_samples).any():
-            raise RuntimeError("cannot sample n_sample > prob_dist.size(-1) samples without replacement")
         u = ((_keys(rows * classes, generator) >> np.uint64(11)) * 2.0**-53).reshape(rows, classes)
         waits = np.full(weights.shape, np.inf)
         np.divide(-np.log1p(-u), weights, out=waits, where=weights > 0)
         out = np.argsort(waits, 1, kind="stable")[:, :num_samples]
     return wrap(np.ascontiguousarray(out[0] if input._data().ndim == 1 else out))
+
+
+@composite
+def _drawn_again(weights: Tensor, u: Tensor) -> Any:
+    """Of each row the first class whose end on a line of all weights lies beyond a draw.
+
+    Rounding may put a draw at the end of the line; its class is then the last one with a weight.
+    """
+    ends = cumsum(weights, -1)
+    aims = unsqueeze(u * narrow(ends, -1, ends._shape[-1] - 1, 1), -1)
+    found = sum(unsqueeze(ends, -2) <= aims, -1)
+    places = apply(ops.where, (apply(ops.gt, (weights, 0.0)), arange(ends._shape[-1]), 0))
+    return apply(ops.minimum, (found, amax(places, -1, keepdim=True)))
+
+
+@composite
+def _drawn_once(weights: Tensor, u: Tensor, count: int) -> Any:
+    waits = apply(ops.div, (apply(ops.neg, (apply(ops.log1p, (apply(ops.neg, (u,)),)),)), weights))
+    waits = apply(ops.where, (apply(ops.gt, (weights, 0.0)), waits, math.inf))
+    if count == 1:
+        return argmin(waits, -1, keepdim=True)
+    return narrow(argsort(waits, -1), -1, 0, count)
 
 
 method()(multinomial)

@@ -67,6 +67,8 @@ class Follower:
         self.rebased: list[tuple[Any, Any, bool]] = []
         self.crossed: dict[Event, list[TapeNode]] = {}
         self.released: list[Callable[[], None]] = []
+        # Behind which event a generator stood where.
+        self.drawn: list[tuple[Event | None, Any, tuple[int, int]]] = []
 
     # --- matching -----------------------------------------------------------------------------------------------------
 
@@ -212,7 +214,7 @@ class Follower:
         for number, value in zip(event.numbers, numbers, strict=True):
             stored[number.index] = value
         for generator, seed, offset, count in event.draws:
-            stored[seed.index], stored[offset.index] = generator.advance(count)
+            stored[seed.index], stored[offset.index] = self.draw(generator, count)
         for result in event.results:
             slot = result.slot
             if values[slot] is None:
@@ -379,7 +381,9 @@ class Follower:
 
     def draw(self, generator: Any, count: int) -> tuple[Any, Any]:
         """Advance a generator: its numbers are operands of the operation that follows."""
-        return generator.advance(count)  # type: ignore[no-any-return]
+        drawn: tuple[int, int] = generator.advance(count)
+        self.drawn.append((self.last, generator, drawn))
+        return drawn
 
     def backward(self, function: Any, args: tuple[Any, ...]) -> Any:
         """Match a backward pass as one unit."""
@@ -540,8 +544,12 @@ class Follower:
                     repeat_event(self, event, recorder, owed)
                 except Exception as e:
                     e.add_note(f"raised by {event.name}, called at {event.line} in a compiled region")
-                    self._undo_gradients(events[events.index(event) :])
+                    undone = events[events.index(event) :]
+                    self._undo_gradients(undone)
                     grads.clear()
+                    for behind, generator, position in reversed(self.drawn):
+                        if behind in undone:
+                            generators[id(generator)] = generator, position
                     raise
         finally:
             state.grad_enabled = mode

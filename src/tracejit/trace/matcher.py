@@ -176,7 +176,7 @@ class _Writer:
         self.effects[:0] = head
         for generator, seed, offset, count in event.draws:
             self.effects.append(
-                f"    {self.given(seed)}, {self.given(offset)} = {self.constant(generator)}.advance({count})"
+                f"    {self.given(seed)}, {self.given(offset)} = f.draw({self.constant(generator)}, {count})"
             )
         for result in event.results:
             slot = result.slot
