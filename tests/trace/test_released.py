@@ -219,3 +219,24 @@ def test_a_result_that_is_detached_is_made_at_once():
         compiled(arr(i, 3))
     (replay,) = region_of(compiled).prover.replays
     assert replay.simple
+
+
+def of_a_number(kind):
+    w, log = arr(0, 3).requires_grad_(), []
+
+    @kind
+    def f(x, a):
+        loss = (w * x).exp().sum() * a - 0.5 * (w * w).sum()
+        loss.backward()
+        return loss
+
+    for i in range(8):
+        loss = f(arr(i, 3), 0.1 + i)
+        log += refused((loss * 2, [w]))
+        log.append([float(e[0]) for e in loss.grad_fn.edges[0][0].saved if e is not None and e[0] is not None])
+    return log
+
+
+def test_numbers_above_released_steps_are_those_of_the_call():
+    found = both(of_a_number)
+    assert found[-1] == [7.1]

@@ -239,22 +239,17 @@ class TapePlan:
         return {e[1] for step in self.order for e in self.edges_of(step) if e is not None and e[0] == "leaf"}
 
     def is_spent(self) -> bool:
-        """Whether all ways back are refused, and the steps hold no values and lead to leaves and each other alone."""
+        """Whether all ways back are refused, and the steps hold no tensors and lead to leaves and each other alone."""
         refused: set[NodePlan] = set()
         for step in self.order:
             edges = [e for e in self.edges_of(step) if e is not None]
             if step.op is None or step.results or any(e[0] == "outer" for e in edges):
                 return False
-            if any(e is not None and e[0] != "plain" for e in step.saved):
+            if any(e is not None and e[0] == "slot" for e in step.saved):
                 return False
             if step.done or any(e[0] == "node" and e[1] in refused for e in edges):
                 refused.add(step)
         return all(step in refused for step, _ in self.roots.values())
-
-
-def saved_plain(entry: Any) -> tuple[Any, int]:
-    """What a step saves if it is no tensor and no number of the call's."""
-    return (None if entry is None else entry[1]), 0
 
 
 def plan_tape(roots: dict[int, tuple[NodePlan, int]], lives: set[int], own: set[int]) -> TapePlan:

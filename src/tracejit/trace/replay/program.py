@@ -452,7 +452,8 @@ class Replay:
             return [f"    v = me.land(({found}), [{', '.join(numbers)}], ({arrays}))"]
         out: list[str] = []
         roots = exe.tape.roots if exe.tape is not None else {}
-        named = {} if exe.tape is None else write_steps(exe.tape, self.segment.values, self.world, listing, out)
+        values = self.segment.values
+        named = {} if exe.tape is None else write_steps(exe.tape, values, numbers, self.world, listing, out)
         for at, (slot, _, _) in enumerate(exe.outputs):
             if at in given:
                 continue
