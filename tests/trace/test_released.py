@@ -240,3 +240,27 @@ def of_a_number(kind):
 def test_numbers_above_released_steps_are_those_of_the_call():
     found = both(of_a_number)
     assert found[-1] == [7.1]
+
+
+def test_a_replay_has_a_program_without_the_locals_of_the_function():
+    w = arr(0, 4, 3).requires_grad_()
+
+    def f(x):
+        hidden = (x @ w).tanh()
+        part = hidden[:, 1:]
+        out = part.exp()
+        loss = (out * out).mean()
+        loss.backward()
+        return loss.item()
+
+    compiled = tj.compile(f)
+    expected = []
+    for i in range(8):
+        w.grad = None
+        expected.append(f(arr(i, 2, 4)))
+        w.grad = None
+        assert compiled(arr(i, 2, 4)) == expected[-1]
+    (replay,) = region_of(compiled).prover.replays
+    assert replay.simple
+    # The loss and the gradient.
+    assert len(replay.executable.outputs) == 2

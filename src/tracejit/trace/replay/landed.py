@@ -35,6 +35,13 @@ class Landed:
         self.executable = executable
         self.alive = {slot: weakref.ref(values[slot]) for slot in alive}
 
+    def with_program(self, executable: Executable, alive: tuple[int, ...]) -> Landed:
+        """The same segment with another program, which gives fewer of the tensors that lived on."""
+        other = Landed.__new__(Landed)
+        other.stop, other.last, other.executable = self.stop, self.last, executable
+        other.alive = {slot: self.alive[slot] for slot in alive}
+        return other
+
 
 def external_of(t: Tensor) -> External:
     """What a tensor from outside is like now."""
@@ -53,3 +60,15 @@ def check_result(proof: Proof, landed: list[Landed]) -> Landed:
     if len(landed) != 1 or landed[0].stop is not segment.stop or landed[0].last is not segment.last:
         raise Unproven("the call took another way than the bytecode says")
     return landed[0]
+
+
+def leaving(proof: Proof, *kinds: type) -> Iterator[Any]:
+    """What leaves the call, of some kinds, wherever it stands in a container."""
+    changed = [value for _, _, _, value in proof.changes]
+    return inner((proof.result, *changed, *(value for _, value in proof.world.appended)), kinds)
+
+
+def handed_out(proof: Proof) -> set[int]:
+    """The slots of tensors that leave the call, or whose values do."""
+    found = {id(t) for t in leaving(proof, Tensor)} | {id(t) for _, _, t in proof.session.reads}
+    return {slot for slot, t in enumerate(proof.segment().values) if id(t) in found}

@@ -7,7 +7,6 @@ import itertools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from tracejit.trace.ranges import in_range, may_leave_range
 from tracejit.trace.replay.arrivals import clear, native_look, short_look
 from tracejit.trace.replay.gradients import Gradients
 from tracejit.trace.replay.guards import ABSENT
-from tracejit.trace.replay.landed import Landed, external_of, inner
+from tracejit.trace.replay.landed import Landed, external_of, leaving
 from tracejit.trace.replay.proof import Proof
 from tracejit.trace.replay.shortcuts import joined_counters, without_loads
 from tracejit.trace.replay.steps import write_steps
@@ -159,18 +158,6 @@ class Replay:
             else:
                 self.fixed.append((slot, t))
         self.input_of = {slot: i for i, slot in enumerate(self.executable.inputs)}
-        known = {slot for t in self._leaving(Tensor) for slot in self.slots.get(id(t), ())}
-        # Alive at a look at memory, but not handed out: dead when the call is done, or the proof has missed something.
-        self.passing = self.alive - known
-
-    def _leaving(self, *kinds: type) -> Iterator[Any]:
-        """What leaves the call, of some kinds, wherever it stands in a container."""
-        changed = [value for _, _, _, value in self.proof.changes]
-        return inner((self.proof.result, *changed, *(value for _, value in self.world.appended)), kinds)
-
-    def escaped(self, landed: Landed) -> bool:
-        """Whether a tensor that the text does not hand out is still alive after the call."""
-        return any(landed.alive[slot]() is not None for slot in self.passing)
 
     # --- checks -------------------------------------------------------------------------------------------------------
 
@@ -399,7 +386,7 @@ class Replay:
             if any(slot in self.input_of for slot in self.taken[i])
         ):
             return []
-        uses = Counter(id(t) for t in self._leaving(Tensor))
+        uses = Counter(id(t) for t in leaving(self.proof, Tensor))
         reads = {slot for _, slot, _ in self.proof.session.reads}
         out = []
         at = {slot: i for i, (slot, _, _) in enumerate(self.executable.outputs)}
@@ -432,7 +419,7 @@ class Replay:
     def _named(self) -> set[str]:
         """The names that stand outside of the listing: numbers, tensors that are found, what leaves."""
         named = {text for text, _, _ in self.found} | {text for _, text in self.segment.numbers if text is not None}
-        for value in self._leaving(Sym, Later):
+        for value in leaving(self.proof, Sym, Later):
             named.update(re.findall(r"\bv\d+\b", value.text))
         return named | set(self.world.found.values())
 
