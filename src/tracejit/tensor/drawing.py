@@ -22,7 +22,7 @@ from tracejit.ops.contraction import PRODUCTS
 from tracejit.ops.record import Op, ops
 from tracejit.tensor.autograd import set_grad_enabled
 from tracejit.tensor.dispatch import wrap
-from tracejit.tensor.sketch import Sketch, Unfit
+from tracejit.tensor.draft import Draft, Unfit
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import TapeNode, pull
 from tracejit.tensor.tensor import Tensor
@@ -34,7 +34,7 @@ _COMPUTED_ONCE = frozenset((*PRODUCTS, ops.conv2d, ops.conv2d_input_grad, ops.co
 others are programs of their own anyway."""
 
 
-class Drawing(Sketch):
+class Drawing(Draft):
     """What a composite does, and its gradient: `steps` on values that are told by their places.
 
     The first places are those of the tensors that it was given, `out` is that of its result, -1 if there is none.

@@ -23,10 +23,10 @@ from tracejit.dtypes import dtype, get_default_dtype
 from tracejit.runtime.team import address_of
 from tracejit.tensor.array_program import NO_NUMBERS, ArrayProgram
 from tracejit.tensor.dispatch import wrap
+from tracejit.tensor.draft import Never, Number, Unfit
 from tracejit.tensor.drawing import Drawing
 from tracejit.tensor.fused_step import FusedStep
 from tracejit.tensor.scalar import Scalar
-from tracejit.tensor.sketch import Never, Number, Unfit
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import current, next_positions
 from tracejit.tensor.tensor import Tensor

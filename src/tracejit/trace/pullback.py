@@ -6,7 +6,7 @@ Must not know: who walks the tape, how the steps are held.
 
 A region without a backward pass of its own, as a compiled model is, leaves a tape that nobody has compiled. Walked step
 by step its gradient takes several times what its result took. The rules of its steps run once on tensors without values
-(`tensor/sketch.py`), in the order in which a backward pass runs them, and what they do is compiled like a region.
+(`tensor/draft.py`), in the order in which a backward pass runs them, and what they do is compiled like a region.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from tracejit.ops.record import Op, ops
 from tracejit.tensor.array_program import ArrayProgram
 from tracejit.tensor.autograd import set_grad_enabled
 from tracejit.tensor.dispatch import wrap
+from tracejit.tensor.draft import Draft, Number, Unfit
 from tracejit.tensor.scalar import Scalar
-from tracejit.tensor.sketch import Number, Sketch, Unfit
 from tracejit.tensor.tape import TapeNode, pull
 from tracejit.tensor.tensor import Tensor
 from tracejit.trace.executable import signed
@@ -59,7 +59,7 @@ class Held:
     numbers: dict[int, Any]
 
 
-class _Rules(Sketch):
+class _Rules(Draft):
     """What the gradient rules of steps do."""
 
     def fits(self, op: Op, operands: list[Any]) -> bool:

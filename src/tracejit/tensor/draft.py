@@ -1,6 +1,6 @@
 """Operations taken down without values, from which graphs are made.
 
-In: what runs on tensors that have shapes, types and histories, and memory that nobody looks at. Out: `Sketch`, its
+In: what runs on tensors that have shapes, types and histories, and memory that nobody looks at. Out: `Draft`, its
 operations one by one, and graphs of them.
 Must not know: what runs, programs.
 """
@@ -64,7 +64,7 @@ class Number:
         raise Unfit
 
 
-class Sketch:
+class Draft:
     """What runs, as `steps` on values that are told by their places."""
 
     def __init__(self) -> None:
