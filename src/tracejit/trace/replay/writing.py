@@ -138,7 +138,7 @@ class Writing:
         lines = joined_counters(lines, self._named(), self._dicts)
         out += ["    try:"]
         if self.handed:
-            out.append("        kept = not hold(kept_as[0])")
+            out.append("        kept = not hold(kept_as[0]) or grads.adopt()")
         if of_grads:
             out += ["        if not kept:", *(f"            {line}" for line in of_grads)]
         out += [*(f"        {line}" for line in lines), "        pass"]
