@@ -61,10 +61,11 @@ def training(clip=False, embedding=False):
     opt = optim.SGD(parameters, lr=0.01)
     x = tj.ones(2, SIDE)
 
-    def step(x):
+    def step(x, twice=False):
         opt.zero_grad()
         # These places are computed in the program, which looks at them before it writes a gradient.
-        layers(table(tj.arange(2)) if embedding else x).sum().backward()
+        y = layers(table(tj.arange(2)) if embedding else x).sum()
+        (y + y if twice else y).backward()
         if clip:
             nn.utils.clip_grad_norm_(parameters, 1.0)
         opt.step()
@@ -87,6 +88,27 @@ def test_there_is_one_set_of_gradients(monkeypatch, clip, embedding):
         compiled(x)
         assert counter.most <= before + len(parameters)
     assert region_of(compiled).calls.replayed >= 5
+
+
+@pytest.mark.usefixtures("no_collections")
+def test_replays_and_followed_calls_that_take_turns_have_one_set_of_gradients(monkeypatch):
+    step, parameters, x = training()
+    compiled = tj.compile(step)
+    for twice in (False, True):
+        for _ in range(8):
+            compiled(x, twice)
+    region = region_of(compiled)
+    assert len(region.prover.replays) == 2
+    counter = Counter(monkeypatch)
+    for k in range(20):
+        if k % 5 == 4:
+            # Followed, as calls are that are verified; the programs are there and compare nothing.
+            monkeypatch.setattr(region, "verify", 1)
+        counter.start()
+        compiled(x, k % 3 == 0)
+        assert counter.most <= len(parameters)
+        monkeypatch.setattr(region, "verify", None)
+    assert region.calls.followed >= 10
 
 
 @pytest.mark.usefixtures("no_collections")

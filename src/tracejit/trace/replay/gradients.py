@@ -54,7 +54,7 @@ class Gradients:
 
         They are those of a call that was followed, or that found its guards changed: a new set would be beside them.
         """
-        self._clear()
+        self.let_go()
         if not all(_is_plain(leaf._grad, aval, changes) for leaf, _, aval, changes in self._handed):
             return False
         for leaf, at, _, changes in self._handed:
@@ -64,14 +64,15 @@ class Gradients:
 
     def renew(self) -> None:
         """Make the gradients that this call will give."""
-        self._clear()
+        self.let_go()
         for _, at, aval, changes in self._handed:
             t: Tensor = Tensor.__new__(Tensor)
             t._array, t._dtype, t._requires_grad = empty(aval.shape, aval.dtype.np), aval.dtype, False
             t._node = t._grad = t._cell = t._base = t._hooks = None
             self._take_in(t, at, changes)
 
-    def _clear(self) -> None:
+    def let_go(self) -> None:
+        """Keep none of the gradients that were given."""
         self.forget()
         for held in (self._grads, self._arrays, self._fields, self._cells):
             held.clear()
