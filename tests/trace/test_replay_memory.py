@@ -15,6 +15,8 @@ import tracejit as tj
 from tracejit import nn, optim
 from tracejit.runtime.blocks import BLOCKS
 from tracejit.trace.region import region_of
+from tracejit.trace.replay.machine import Machine
+from tracejit.trace.replay.world import World
 
 SIDE, LAYERS = 300, 5
 """Weights of so many rows and columns, each larger than the smallest block."""
@@ -94,12 +96,12 @@ def test_there_is_one_set_of_gradients(monkeypatch, clip, embedding):
 def test_replays_and_followed_calls_that_take_turns_have_one_set_of_gradients(monkeypatch):
     step, parameters, x = training()
     compiled = tj.compile(step)
+    counter = Counter(monkeypatch)
     for twice in (False, True):
         for _ in range(8):
             compiled(x, twice)
     region = region_of(compiled)
     assert len(region.prover.replays) == 2
-    counter = Counter(monkeypatch)
     for k in range(20):
         if k % 5 == 4:
             # Followed, as calls are that are verified; the programs are there and compare nothing.
@@ -122,6 +124,16 @@ def test_what_is_recorded_holds_no_gradients_beside_their_copies(monkeypatch):
     assert region_of(compiled).calls.recorded == 1
     # The gradients, one that is copied, and what an update makes of one.
     assert counter.most <= before + len(parameters) + 3
+
+
+@pytest.mark.usefixtures("no_collections")
+def test_nothing_is_left_of_what_a_proof_saw():
+    step, _, x = training()
+    compiled = tj.compile(step)
+    for _ in range(12):
+        compiled(x)
+    assert region_of(compiled).calls.replayed >= 5
+    assert not any(isinstance(left, (World, Machine)) for left in gc.get_objects())
 
 
 @pytest.mark.usefixtures("no_collections")
