@@ -15,7 +15,7 @@ import pytest
 import tracejit as tj
 from tracejit import eager
 from tracejit.runtime.arrays import empty
-from tracejit.runtime.blocks import BLOCK_BYTES, BLOCKS, Blocks, _Lease, _size_of
+from tracejit.runtime.blocks import BLOCK_BYTES, BLOCKS, Blocks, Lease, _size_of
 
 KIND = np.dtype(np.float32)
 
@@ -37,6 +37,18 @@ def test_what_an_array_no_longer_needs_serves_the_next() -> None:
         del view
         assert array(blocks, nbytes - 5).ctypes.data == place
         blocks.release()
+
+
+def test_a_free_block_of_more_bytes_serves_but_not_one_of_twice_as_many() -> None:
+    blocks = Blocks(64 << 20)
+    sizes = (3 << 20, 5 << 20, 6 << 20)
+    places = {array.ctypes.data: size for size, array in [(size, array(blocks, size)) for size in sizes]}
+    assert blocks.nbytes == sum(sizes)
+    first, second, third = (array(blocks, 3 << 20) for _ in range(3))
+    assert [places.get(taken.ctypes.data) for taken in (first, second, third)] == [3 << 20, 5 << 20, None]
+    del first, second, third
+    # Each is of the size that it was made with.
+    assert {size >> 20: len(kept) for size, kept in blocks._free.items() if kept} == {3: 2, 5: 1, 6: 1}
 
 
 @pytest.mark.parametrize("nbytes", [BLOCK_BYTES, BLOCK_BYTES + 1, 300_000, 1 << 20, 5_000_001, (1 << 30) + 1])
@@ -158,7 +170,7 @@ def test_several_large_results_of_replays_are_blocks_that_serve_again(monkeypatc
     monkeypatch.setattr(BLOCKS, "_new", refuse)
     for _ in range(6):
         results = f(x)
-        assert all(isinstance(y._data().base, _Lease) for y in results)
+        assert all(isinstance(y._data().base, Lease) for y in results)
         assert (results[3] == four).all()
         del results
     assert tj.explain(f).calls["replayed"] > 6

@@ -229,3 +229,23 @@ def test_steps_of_a_loop_share_their_kernels() -> None:
     compiled = check(graph, [table, *places])
     assert len([k for k in compiled.kernels if k.name.startswith("loop_take_exp")]) == 1
     assert input_of(0, table) is graph.inputs[0]
+
+
+@pytest.mark.parametrize("op", ["scatter", "scatter_add", "index_add", "index_copy"])
+def test_where_places_are_written_they_are_looked_at_first(op: str) -> None:
+    x, source = operand(9, 4), operand(5, 4)
+    places = RNG.permutation(9)[:5] if op.startswith("index") else RNG.integers(0, 9, (5, 4))
+
+    def f(x: Node, i: Node, source: Node) -> tuple[Node]:
+        late = make("sum", make("exp", make("sum", source, dim=1)), dim=0)
+        return (make(op, x, make("abs", i), make("mul", source, make("expand", late, shape=(5, 4))), dim=0),)
+
+    graph = graph_of(f, x, places, source)
+    compiled = check(graph, [x, places, source])
+    stages = {launch.kernel.name: launch.stage for launch in compiled.program._launches}
+    (looks,) = [stage for name, stage in stages.items() if name.startswith("check_index")]
+    written = [stage for name, stage in stages.items() if name.startswith(op)]
+    assert looks == 1
+    assert min(written) > looks + 1
+    with pytest.raises(IndexError):
+        run_compiled(compiled, graph, [x, places + 9, source])

@@ -254,6 +254,28 @@ def test_gradients_that_the_program_changes_are_written_where_they_were(touched)
     assert len(set(found[-5:])) == 1
 
 
+@pytest.mark.usefixtures("duration")
+def test_a_replay_without_gradients_before_does_not_take_its_own_for_none():
+    def make():
+        w = tj.ones(3, requires_grad=True)
+
+        def step(x):
+            (w * x).sum().backward()
+
+        return step, w
+
+    (eager, v), (step, w) = make(), make()
+    compiled = tj.compile(step)
+    # Each call finds none, but for the last.
+    for i in range(11):
+        if i < 10:
+            v.grad = w.grad = None
+        eager(arr(i, 3))
+        compiled(arr(i, 3))
+    assert region_of(compiled).calls.replayed >= 5
+    assert bits(w.grad) == bits(v.grad)
+
+
 def test_a_gradient_that_another_thread_gets_in_time_is_not_written(monkeypatch):
     monkeypatch.setattr(program, "_RELEASE_NS", 0.0)
     w, step = product_step(3)

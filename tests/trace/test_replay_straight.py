@@ -46,7 +46,7 @@ def inference(calls=12):
 
 def text_calls(compiled, monkeypatch):
     """What notes each run that the text of the first replay starts."""
-    scope = region_of(compiled).prover.replays[0].listing.scope
+    scope = region_of(compiled).prover.replays[0].scope
     calls, run = [], scope["run"]
     monkeypatch.setitem(scope, "run", lambda *args: calls.append(1) or run(*args))
     return calls

@@ -60,14 +60,21 @@ def plan_call(op: Op, layouts: tuple[Layout, ...], attrs: tuple[Any, ...]) -> tu
 
 def prepared(launches: tuple[Launch, ...], operands: int) -> Prepared | None:
     """The launches of an operation with so many operands as two, if the first of them only puts operands into the
-    scratch memory another way, and that is little.
+    scratch memory another way, and that is little, or only looks at an index: the sooner that is done, the less is
+    written before it may fail.
     """
-    if len(launches) < 2 or not launches[0].prepares or not cost.comes_first(launches[0].scratch):
+    if len(launches) < 2 or not (launches[0].prepares or launches[0].fails):
         return None
     first, *rest = launches
+    if not cost.comes_first(first.scratch):
+        return None
     read = tuple(sorted({slot.index for slot in first.slots if isinstance(slot, Ptr)}))
+    if len(read) == operands:
+        # There is nothing that it could come before.
+        return None
     alone = _numbered(first, {number: k for k, number in enumerate(read)}.__getitem__, len(read))
-    others = tuple([_numbered(launch, lambda k: k + (k >= operands), operands) for launch in rest])
+    room = 1 if first.scratch else 0
+    others = tuple([_numbered(launch, lambda k: k + room * (k >= operands), operands) for launch in rest])
     return Prepared(read, first.scratch, (alone,), others)
 
 

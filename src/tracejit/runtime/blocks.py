@@ -10,6 +10,7 @@ sizes again and again.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import mmap
@@ -40,10 +41,22 @@ class Blocks:
         try:
             memory = self._free[size].pop()
         except (KeyError, IndexError):
-            memory = self._new(size)
+            memory = self._larger(size)
+            if memory is None:
+                memory = self._new(size)
+            size = memory.nbytes
         lease = _lease_of(size).from_buffer(memory)
         lease.blocks, lease.memory = self, memory
         return lease
+
+    def _larger(self, size: int) -> Any:
+        """The smallest free block of more bytes, but not twice as many: what it has too many is there already."""
+        for other in sorted(self._free):
+            if size < other < 2 * size:
+                # Another thread may have taken it.
+                with contextlib.suppress(KeyError, IndexError):
+                    return self._free[other].pop()
+        return None
 
     def _new(self, size: int) -> Any:
         try:
@@ -96,7 +109,7 @@ def _size_of(nbytes: int) -> int:
     return -(-nbytes // step) * step
 
 
-class _Lease(ctypes.Array):
+class Lease(ctypes.Array):
     """A block while an array is in it: arrays keep it as their base."""
 
     _type_, _length_ = ctypes.c_char, 0
@@ -109,4 +122,4 @@ class _Lease(ctypes.Array):
 
 @functools.cache
 def _lease_of(size: int) -> Any:
-    return types.new_class("_Lease", (_Lease,), {}, lambda body: body.update(_type_=ctypes.c_char, _length_=size))
+    return types.new_class("Lease", (Lease,), {}, lambda body: body.update(_type_=ctypes.c_char, _length_=size))

@@ -88,7 +88,7 @@ class Planner(Protocol):
 
 class Prepared(NamedTuple):
     """An operation as two: what the `first` launches make of these operands, `nbytes` of memory, is one operand more
-    of the `others`, behind those that there are.
+    of the `others`, behind those that there are. Where they make nothing, the others come after them.
     """
 
     operands: tuple[int, ...]
@@ -434,8 +434,10 @@ class Lowering:
         room = (Aval((prepared.nbytes,), dtypes.uint8),)
         some = [reads[k] for k in prepared.operands]
         first = self._call(op, some, room, attrs, prepared.first, planned.layouts, 0)
-        reads = [*reads, whole(first.results[0])]
-        return self._call(op, reads, avals, attrs, prepared.others, planned.layouts, len(prepared.first))
+        if prepared.nbytes:
+            reads = [*reads, whole(first.results[0])]
+        after = () if prepared.nbytes else (first,)
+        return self._call(op, reads, avals, attrs, prepared.others, planned.layouts, len(prepared.first), after)
 
     def _call(
         self,
@@ -446,10 +448,11 @@ class Lowering:
         launches: tuple[PlannedLaunch, ...],
         layouts: tuple[Layout, ...],
         step: int,
+        after: tuple[Value, ...] = (),
     ) -> Value:
         """The value of launches of an operation, from the one of this number on, with its results."""
-        origin, nothing = (layouts, step), Aval((), dtypes.bool)
-        call = self._add(kinds.CALL, op, nothing, tuple(reads), attrs=attrs, launches=launches, origin=origin)
+        more = {"attrs": attrs, "launches": launches, "origin": (layouts, step), "after": after}
+        call = self._add(kinds.CALL, op, Aval((), dtypes.bool), tuple(reads), **more)
         results = [self._add(kinds.RESULT, None, a, attrs=(k,), call=call) for k, a in enumerate(avals)]
         call.results = tuple(results)
         return call

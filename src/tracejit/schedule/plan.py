@@ -169,6 +169,7 @@ class _Planning:
                 used.add(value.call)
                 used.update(value.call.results)
                 rest += [r.source for r in value.call.reads]
+                rest += value.call.after
         self.lowered.values = [v for v in self.lowered.values if v in used]
 
     # --- homes --------------------------------------------------------------------------------------------------------

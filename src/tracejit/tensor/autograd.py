@@ -266,7 +266,10 @@ def _walk(
     if not retain_graph:
         for node in visited:
             node.release()
-    for leaf, total in leaves.values():
+    for entry in leaves.values():
+        leaf, total = entry
+        # What a leaf keeps may be a copy: the gradients behind it are not held beside all copies.
+        entry[1] = None
         ct = as_tensor(total)
         if leaf._hooks:
             ct = _run_hooks(leaf._hooks, ct)

@@ -137,6 +137,8 @@ class Region:
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any], prover: Prover | None) -> Any:
         AHEAD.look()
+        if self.prover is not None:
+            self.prover.let_go()
         root = self.root.root
         fresh = not root.events and root.cut is None and root.end is None
         trial = None

@@ -29,8 +29,8 @@ EARNED = 200
 """Long looks after which the kernel of the native one is compiled, which takes as long as some thousands of them: many
 programs are called less often."""
 
-Found = tuple[str, Tensor, External]
-"""The text of a tensor in a call, the tensor of the proof, and what one in its place must be like."""
+Found = tuple[str, type[Tensor], External]
+"""The text of a tensor in a call, its class, and what else one in its place must be like."""
 
 
 def _places(taken: Sequence[Sequence[int]], inputs: dict[int, int]) -> list[list[int]]:
@@ -66,8 +66,8 @@ class Look:
         words[looks.CONSTANTS] = self._constants.ctypes.data
         words[looks.SPANS] = self._spans.ctypes.data
         words[looks.POINTERS] = exe.pointers.ctypes.data
-        for (_, t, external), at in zip(found, places, strict=True):
-            words += _row(t, external, at)
+        for (_, cls, external), at in zip(found, places, strict=True):
+            words += _row(cls, external, at)
         self.table = np.array(words, np.int64)
 
     def refuse(self) -> None:
@@ -84,8 +84,7 @@ class Look:
         self.table[looks.READY] = 1
 
 
-def _row(t: Tensor, external: External, at: list[int]) -> list[int]:
-    cls: Any = type(t)
+def _row(cls: Any, external: External, at: list[int]) -> list[int]:
     fields = {"_base": None, "_hooks": None, "_dtype": external.dtype, "_requires_grad": external.requires_grad}
     if external.leaf:
         fields["_node"] = None
@@ -141,7 +140,7 @@ def native_look(
     places = _places(taken, inputs)
     if not found or exe.compiled.releases or not _plain(found, places, exe):
         return None
-    classes: set[Any] = {type(t) for _, t, _ in found}
+    classes: set[Any] = {cls for _, cls, _ in found}
     if not all(map(_tells, classes)):
         return None
     return Look(found, places, exe, constants)
@@ -160,8 +159,8 @@ def short_look(
     if not _plain(found, places, exe):
         return None
     conditions, lines = ["F[0] is not None"], []
-    for k, ((text, t, external), at) in enumerate(zip(found, places, strict=True)):
-        dtype, kind = listing.constant(external.dtype), listing.constant(type(t))
+    for k, ((text, cls, external), at) in enumerate(zip(found, places, strict=True)):
+        dtype, kind = listing.constant(external.dtype), listing.constant(cls)
         conditions += [
             f"type({text}) is {kind}",
             f"id({text}) not in constant_ids",

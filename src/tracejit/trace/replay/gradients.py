@@ -7,22 +7,23 @@ Must not know: the text of the replay.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from sys import getrefcount
 from typing import Any
 
 import numpy as np
 
 from tracejit.aval import Aval
 from tracejit.runtime.arrays import empty
-from tracejit.runtime.blocks import BLOCKS
+from tracejit.runtime.blocks import Lease
 from tracejit.runtime.entry import ENTRY
 from tracejit.runtime.objects import slot_place
 from tracejit.tensor.tensor import Tensor
 from tracejit.trace.executable import Executable
 from tracejit.trace.replay.words import NEVER, hold, sole_words, table
 
-_FIRST_SETS = 4
-"""New sets of gradients that the first replays make while guards settle. Later ones keep their memory, as somebody may
-want one in each call."""
+_HOLDERS = 3
+"""The references to a gradient, its array or its memory where these are looked at: one that holds it, a name, the call
+that counts."""
 
 
 class Gradients:
@@ -37,7 +38,6 @@ class Gradients:
         self._executable = executable
         self._handed = handed
         self._alone = NEVER
-        self._new_sets = 0
         self._grads: list[Tensor] = []
         self._arrays: list[np.ndarray] = []
         self._fields: list[Any] = []
@@ -49,22 +49,41 @@ class Gradients:
         """Whatever holds, the next call needs gradients of its own."""
         self.tables[0] = NEVER
 
+    def adopt(self) -> bool:
+        """Take the gradients that the tensors have for those of this replay, if they have them alone; whether they do.
+
+        They are those of a call that was followed, or that found its guards changed: a new set would be beside them.
+        """
+        self.let_go()
+        if not all(_is_plain(leaf._grad, aval, changes) for leaf, _, aval, changes in self._handed):
+            return False
+        for leaf, at, _, changes in self._handed:
+            self._take_in(leaf._grad, at, changes)
+        self.watch()
+        return not hold(self.tables[0])
+
     def renew(self) -> None:
         """Make the gradients that this call will give."""
+        self.let_go()
+        for _, at, aval, changes in self._handed:
+            t: Tensor = Tensor.__new__(Tensor)
+            t._array, t._dtype, t._requires_grad = empty(aval.shape, aval.dtype.np), aval.dtype, False
+            t._node = t._grad = t._cell = t._base = t._hooks = None
+            self._take_in(t, at, changes)
+
+    def let_go(self) -> None:
+        """Keep none of the gradients that were given."""
         self.forget()
         for held in (self._grads, self._arrays, self._fields, self._cells):
             held.clear()
-        first = len(self._executable.inputs)
-        for _, at, aval, changes in self._handed:
-            array = empty(aval.shape, aval.dtype.np)
-            self._executable.pointers[first + at] = ENTRY.address_of(array)
-            t: Tensor = Tensor.__new__(Tensor)
-            t._array, t._dtype, t._requires_grad = array, aval.dtype, False
-            t._node = t._grad = t._cell = t._base = t._hooks = None
-            if changes:
-                self._cells.append((t._share(), changes))
-            self._grads.append(t)
-            self._arrays.append(array)
+
+    def _take_in(self, t: Tensor, at: int, changes: int) -> None:
+        """Have the program write one of its outputs into a gradient."""
+        self._executable.pointers[len(self._executable.inputs) + at] = ENTRY.address_of(t._array)
+        if changes:
+            self._cells.append((t._share(), changes))
+        self._grads.append(t)
+        self._arrays.append(t._array)
 
     def watch(self) -> None:
         """Note that the gradients just given belong to nobody else."""
@@ -79,10 +98,6 @@ class Gradients:
                 return
             words += [on_leaf, *found]
             alone += [(id(t), 1), *found[1:]]
-        if self._new_sets < _FIRST_SETS:
-            # The set before is gone, and will not be needed.
-            self._new_sets += 1
-            BLOCKS.release()
         self.tables[0], self._alone = table(words), table(alone)
 
     def take(self) -> bool:
@@ -104,3 +119,23 @@ class Gradients:
         # Versions are those of new ones, whatever somebody did with the former.
         for cell, changes in self._cells:
             cell[0] = changes
+
+
+def _is_plain(t: Any, aval: Aval, changes: int) -> bool:
+    """Whether what a tensor has as its gradient is like one that a replay makes, in memory that no other array has."""
+    if type(t) is not Tensor or t._dtype is not aval.dtype or t._requires_grad:
+        return False
+    if t._node is not None or t._grad is not None or t._base is not None or t._hooks is not None:
+        return False
+    array = t._array
+    # The version of one that is not changed in place is that of a new one.
+    if type(array) is not np.ndarray or array.shape != aval.shape or (t._cell is not None and not changes):
+        return False
+    base = array.base
+    return (
+        array.flags.c_contiguous
+        and array.flags.writeable
+        and getrefcount(t) == _HOLDERS
+        and getrefcount(array) == _HOLDERS
+        and (base is None or (getrefcount(base) == _HOLDERS and isinstance(base, (np.ndarray, Lease))))
+    )

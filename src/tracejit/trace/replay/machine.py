@@ -19,7 +19,7 @@ from tracejit.trace.replay.guards import ABSENT, find_in_class
 from tracejit.trace.replay.opcodes_objects import OPCODES
 from tracejit.trace.replay.session import Shadow
 from tracejit.trace.replay.symbols import Later, Source, Sym, Unproven
-from tracejit.trace.replay.world import PLAIN, World
+from tracejit.trace.replay.world import PLAIN, World, nowhere
 from tracejit.trace.source import is_user_file
 
 STEPS = 3_000_000
@@ -69,6 +69,15 @@ class Machine:
         self.steps = 0
         self.obstacles: list[tuple[str, Unproven]] = []
         world.line = self.line
+
+    def close(self) -> None:
+        """Let go of what the run saw, such as the gradients of the call before: whoever still has the machine, an
+        iterator of the run perhaps, would keep it in a circle until the next collection.
+        """
+        self.world.line = nowhere
+        for part in (self.attributes, self.calls):
+            vars(part).clear()
+        del self.world, self.session, self.attributes, self.calls
 
     # --- where it stands ----------------------------------------------------------------------------------------------
 

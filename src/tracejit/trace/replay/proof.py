@@ -183,7 +183,7 @@ def prove(
     """
     obstacles: list[tuple[str, Unproven]] = []
     for _ in range(ROUNDS):
-        world = World(Listing(), changing, lambda: "?", hints)
+        world = World(Listing(), changing, hints)
         session = Shadow(world, place)
         machine = Machine(world, session)
         grad, before = state.grad_enabled, state.session
@@ -220,6 +220,7 @@ def prove(
         finally:
             state.grad_enabled, state.session = grad, before
             state.autocast, state.autocast_defaults, state.autocast_depth, state.autocast_cache = casting
+            machine.close()
         obstacles = machine.obstacles
         if obstacles:
             return None, obstacles

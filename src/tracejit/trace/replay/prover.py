@@ -52,6 +52,8 @@ class Prover:
                     self._put_first()
                 self.region.calls.replayed += 1
                 return out
+            # The next one may take them over.
+            replay.grads.let_go()
         for replay in replays:
             failed, replay.watch.failed = replay.watch.failed, None
             if failed is not None and self._changes(failed):
@@ -59,6 +61,11 @@ class Prover:
                 self._put_first()
                 break
         return MISS
+
+    def let_go(self) -> None:
+        """A call is made without a replay: the gradients that they gave are the tensors' alone, which may drop them."""
+        for replay in self.replays:
+            replay.grads.let_go()
 
     def _put_first(self) -> None:
         """Let calls try the first replay before anything else; with `verify=` the region looks first what is due."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 _WORD = re.compile(r"\bv\d+\b")
 _LOAD = re.compile(r"(v\d+) = ((K\d+)\.get\(('\w+'), MISS\))")
+_TYPE = re.compile(r"if not \(type\((v\d+)\) is K\d+\): return MISS")
 _SUM = re.compile(r"(v\d+) = (v\d+) \+ (\d+)")
 
 
@@ -23,7 +24,8 @@ def without_loads(lines: list[str], loads: set[str], kept: set[str]) -> tuple[li
     """Lines but for those that only look at what one of `loads` gives, and those; `kept` are names used elsewhere."""
     names = {line.partition(" = ")[0] for line in lines if line.partition(" = ")[2] in loads}
     count = uses(lines)
-    # The load and one look at its type.
+    # The load and one look at its type: that there is nothing, the replay's own gradients make untrue.
+    names &= {found[1] for line in lines if (found := _TYPE.fullmatch(line))}
     names = {name for name in names if count[name] == 2 and name not in kept}
     apart = [line for line in lines if any(name in names for name in _WORD.findall(line))]
     if not names:

@@ -25,7 +25,7 @@ def write_steps(
         fields = {"op": step.op, "attrs": step.attrs, "avals": step.avals, "outs": step.outs, "label": step.label}
         fields |= {name: v for name, v in (("edges", edges), ("saved", saved)) if type(v) is tuple}
         cls = type("TapeNode", (TapeNode,), {**fields, "done": step.done})
-        out.append(f"    n{k} = make_object({listing.constant(world.keep(cls))})")
+        out.append(f"    n{k} = make_object({listing.constant(cls)})")
         out.append(f"    n{k}.seq = next_position()")
         out += [f"    n{k}.{name} = {v}" for name, v in (("edges", edges), ("saved", saved)) if type(v) is str]
     return named

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from tracejit.tensor.tensor import Tensor
+from tracejit.trace.passing import passing
 from tracejit.trace.replay.guards import ABSENT, READERS, Guard
 from tracejit.trace.replay.symbols import Later, Listing, Sym, Unproven
 
@@ -19,20 +20,25 @@ PLAIN = (type(None), bool, str, bytes, type(...), complex)
 TABLES = (list, tuple, dict)
 
 
+def nowhere() -> str:
+    """The line of a run that is over."""
+    return "?"
+
+
 class World:
     """What an abstract run reads and would change.
 
     An object is *fresh* if the run made it, *found* if the text of the listing finds it anew in each call (arguments,
     places that change), and otherwise constant: it was read from a guarded place, and the next call reads the same.
+    `line` says where the run stands.
     """
 
-    def __init__(
-        self, listing: Listing, changing: dict[Place, Any], line: Any, hints: frozenset[Hint] = frozenset()
-    ) -> None:
+
+    def __init__(self, listing: Listing, changing: dict[Place, Any], hints: frozenset[Hint] = frozenset()) -> None:
         self.listing = listing
         self.changing = changing
         self.hints = hints
-        self.line = line
+        self.line: Callable[[], str] = nowhere
         self.kept: list[Any] = []
         self.fresh: set[int] = set()
         self.found: dict[int, str] = {}
@@ -70,8 +76,11 @@ class World:
         if text is not None:
             self.listing.require(f"{text} is {self.listing.constant(x)}")
 
-    def enter(self, value: Any, text: str) -> Any:
-        """Take in a value that each call finds by the text: a number is symbolic, a structure is guarded."""
+    def enter(self, value: Any, text: str, passes: bool = False) -> Any:
+        """Take in a value that each call finds by the text: a number is symbolic, a structure is guarded.
+
+        One that `passes` is known only as long as somebody else keeps it.
+        """
         kind = type(value)
         listing = self.listing
         if kind is int or kind is float:
@@ -83,7 +92,10 @@ class World:
             else:
                 listing.require(f"type({text}) is {kind.__name__} and {text} == {listing.constant(value)}")
             return value
-        self.keep(value)
+        if not passes:
+            self.keep(value)
+        elif id(value) not in self.found:
+            self.kept.append(passing(value, self.found))
         known = self.found.get(id(value))
         if known is not None:
             if known != text:
@@ -302,7 +314,8 @@ class World:
         if grad is None:
             self.listing.require(f"{text} is None")
             return None
-        return self.enter(grad, text)
+        # The call will drop it, so that its memory serves for the next one.
+        return self.enter(grad, text, passes=True)
 
     def text_of(self, t: Any) -> str:
         """The text that finds an object."""
