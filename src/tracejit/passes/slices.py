@@ -1,6 +1,6 @@
 """Slices of elementwise results become results of slices, so that whoever reads a slice can compute it.
 
-In: a graph. Out: a graph with the same bits, in which no element is computed more often than before.
+In: a graph. Out: what some nodes become, with the same bits; no element is computed more often than before.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from math import prod
 
 from tracejit.ir.graph import Graph
 from tracejit.ir.node import Node, apply, make
-from tracejit.ir.rewrite import rewrite_at
+from tracejit.ir.rewrite import Turn
 from tracejit.ops.record import Op, ops
 
 
@@ -17,14 +17,14 @@ def _is_elementwise(node: Node) -> bool:
     return isinstance(node.op, Op) and node.op.family == "elementwise"
 
 
-def slice_operands(graph: Graph, soundness: str) -> Graph:
+def slice_operands(graph: Graph) -> dict[Node, Turn]:
     """Takes slices of operands where elementwise results are read in slices alone, each by elementwise operations.
 
     The gates of an LSTM, which are parts of one sum, so come into the kernel that goes on with them.
     """
     sliced = {node.args[0] for node in graph.nodes() if node.op is ops.slice and _is_elementwise(node.args[0])}
     if not sliced:
-        return graph
+        return {}
     readers, outputs = graph.readers(), set(graph.outputs)
 
     def wanted(node: Node) -> bool:
@@ -38,7 +38,7 @@ def slice_operands(graph: Graph, soundness: str) -> Graph:
         return all(_is_elementwise(reader) for user in users for reader in readers.get(user, []))
 
     through = filter(wanted, sliced)
-    return rewrite_at(graph, {user for node in through for user in readers[node]}, _turned)
+    return {user: _turned for node in through for user in readers[node]}
 
 
 def _turned(node: Node) -> Node:
