@@ -131,7 +131,7 @@ def test_what_comes_into_a_table_of_a_module_before_others_is_seen():
             edits.get(i, lambda: None)()
             return (arr(i, 3),)
 
-        return f, args, lambda: []
+        return f, args, list
 
     both(make, calls=40, least=10)
 

@@ -52,8 +52,8 @@ class Settling:
         return new
 
 
-Turn = Callable[[Node], Node]
-"""What a node becomes, told what it has become so far."""
+Turn = Callable[[Node, Callable[[Node], Node]], Node]
+"""What a node becomes, told what it has become so far, and what brings a node to rest."""
 
 
 def rewrite(
@@ -81,7 +81,7 @@ def rewrite(
         if moved and not moved.keys().isdisjoint(node.args):
             new = remake(node, tuple([moved.get(a, a) for a in node.args]))
         if node in turns:
-            new = as_one(settling.through(turns[node](new)), node)
+            new = as_one(settling.through(turns[node](new, settling.through)), node)
         elif new not in known:
             new = settling.at(new)
         if new is not node:

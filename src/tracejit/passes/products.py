@@ -6,6 +6,7 @@ depends on the inner dimension alone, however many rows are computed together.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -49,7 +50,7 @@ def join_products(graph: Graph) -> dict[Node, Turn]:
     return {node: _part for places in whole for node in places}
 
 
-def _part(node: Node) -> Node:
+def _part(node: Node, settle: Callable[[Node], Node]) -> Node:
     """The product of one step as a part of that of all steps."""
     step, matrix = _step_of(node.args[0]), node.args[1]
     if step is None:
