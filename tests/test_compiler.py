@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from tracejit.ops import ops
 from tracejit.runtime.build import Begun
 from tracejit.runtime.crew import Crew
 from tracejit.schedule.plan import make_plan
+from tracejit.schedule.values import Value
 
 RNG = np.random.default_rng(7)
 
@@ -400,3 +402,19 @@ def test_a_plan_that_fails_takes_back_the_kernels_that_were_begun(monkeypatch: p
         compile_graph(graph_of(lambda a: make("matmul", a, make("exp", a)), x))
     assert asked == ["gemm_panel_f32"]
     assert ends == ["dismissed"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_nothing_of_a_plan_waits_for_a_search_for_cycles(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    monkeypatch.setattr(compiler, "_identity", lambda graph: (None, ""))
+    # Values of plans that other tests hold, or left.
+    before = {id(it) for it in gc.get_objects() if type(it) is Value}
+    wanted = gc.isenabled()
+    gc.disable()
+    try:
+        compile_graph(RandomGraph(seed, size=40).graph)
+        left = [it for it in gc.get_objects() if type(it) is Value and id(it) not in before]
+    finally:
+        if wanted:
+            gc.enable()
+    assert not left

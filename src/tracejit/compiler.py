@@ -371,6 +371,7 @@ def compile_graph(
             assembly.generate()
             clock.lap("codegen")
             found = assembly.build(ahead.begun)
+            plan.release()
         finally:
             ahead.dismiss()
         if key is not None:

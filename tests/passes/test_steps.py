@@ -83,6 +83,44 @@ def test_parts_of_a_sum_become_sums_of_parts() -> None:
     assert all(node.args[0].op is not ops.add for node in after.nodes() if node.op is ops.slice)
 
 
+@pytest.mark.parametrize("depth", [1, 8, 200])
+def test_parts_of_a_long_chain_become_chains_of_parts(depth: int) -> None:
+    x = leaves()
+    total = x[3]
+    for k in range(depth):
+        total = apply(ops.add if k % 2 else ops.mul, total, x[2])
+        if k == depth // 2:
+            total = part(total, 1, 1, 6)
+            x = [*x[:2], part(x[2], 0, 1, 6), *x[3:]]
+    leaf = leaves()
+    halves = [apply(ops.tanh, part(total, 1, 0, 3)), apply(ops.exp, part(total, 1, 3, 3))]
+    after, count = passed(leaf, *halves)
+    assert count["add"] + count["mul"] == 2 * depth
+    assert all(node.args[0].name == "input" for node in after.nodes() if node.op is ops.slice)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_parts_of_parts_of_anything(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = leaves()
+    made = [x[3], x[2]]
+    for _ in range(25):
+        a, b = (made[k] for k in rng.integers(max(len(made) - 6, 0), len(made), 2))
+        way = rng.integers(5)
+        if way < 2 and a.shape and a.shape[-1] > 1:
+            start, step = (int(k) for k in rng.integers([0, 1], [2, 3]))
+            size = -(-(a.shape[-1] - start) // step)
+            lead = len(a.shape) - 1
+            cut = {"start": (*[0] * lead, start), "length": (*a.shape[:-1], size), "step": (*[1] * lead, step)}
+            made.append(apply(ops.slice, a, **cut))
+        elif way == 2:
+            made.append(apply(ops.neg, a))
+        elif a.shape[-1] == b.shape[-1] or 1 in (a.shape[-1], b.shape[-1]):
+            made.append(apply(ops.add, a, b))
+    after, _ = passed(x, *(apply(ops.abs, node) for node in made[-4:]))
+    assert run_passes(after)[0] is after
+
+
 @pytest.mark.parametrize("why", ["an output", "overlap", "no elementwise reader", "a whole reader"])
 def test_a_sum_stays_whole_for(why: str) -> None:
     x = leaves()

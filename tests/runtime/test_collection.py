@@ -1,4 +1,4 @@
-"""The search for reference cycles is paused, and does not go through what was made meanwhile right after."""
+"""Cycles are searched not at all or less often, and what was made meanwhile is not gone through right after."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tracejit.runtime.collection import without_collections
+from tracejit.runtime.collection import seldom_all, without_collections
 
 
 @pytest.fixture
@@ -53,3 +53,20 @@ def test_who_searches_for_nothing_does_not_do_so_afterwards() -> None:
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_all_are_searched_a_tenth_as_often() -> None:
+    young, middle, old = before = gc.get_threshold()
+    with seldom_all():
+        assert gc.get_threshold() == (young, middle, 10 * old)
+    assert gc.get_threshold() == before
+
+
+def test_what_is_set_meanwhile_stays() -> None:
+    before = gc.get_threshold()
+    try:
+        with seldom_all():
+            gc.set_threshold(1234, 5, 6)
+        assert gc.get_threshold()[:2] == (1234, 5)
+    finally:
+        gc.set_threshold(*before)

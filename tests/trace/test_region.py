@@ -389,6 +389,20 @@ def test_no_cycles_are_searched_while_a_program_is_made(monkeypatch):
     assert gc.isenabled()
 
 
+def test_all_objects_are_searched_seldom_while_a_call_is_recorded():
+    before, found = gc.get_threshold(), []
+
+    @tj.compile(mode="follow")
+    def step(x):
+        found.append(gc.get_threshold()[2])
+        return x * 2
+
+    for _ in range(4):
+        step(tj.ones(3))
+    assert found == [before[2], 10 * before[2], before[2], before[2]]
+    assert gc.get_threshold() == before
+
+
 def test_a_function_that_never_settles_runs_eagerly():
     f = tj.compile(lambda x, i: tj.cat([x] * (i + 2)))
     for i in range(100):

@@ -112,6 +112,30 @@ def test_every_change_of_the_world_is_seen():
         TABLE.update(kept[2])
 
 
+def test_what_comes_into_a_table_of_a_module_before_others_is_seen():
+    def make():
+        model = nn.Module()
+        model.register_buffer("w", arr(0, 3))
+        edits = {
+            8: lambda: model._modules.__setitem__("w", types.SimpleNamespace(scale=2.0)),
+            16: lambda: model._parameters.__setitem__("w", nn.Parameter(arr(1, 3))),
+            24: lambda: model._parameters.__delitem__("w"),
+            32: lambda: object.__setattr__(model, "w", arr(2, 3)),
+        }
+
+        def f(i):
+            w = model.w
+            return i * (w.scale if isinstance(w, types.SimpleNamespace) else w)
+
+        def args(i):
+            edits.get(i, lambda: None)()
+            return (arr(i, 3),)
+
+        return f, args, list
+
+    both(make, calls=40, least=10)
+
+
 def test_a_number_that_changes_is_loaded_in_each_call():
     box = types.SimpleNamespace(k=0.0)
     f = tj.compile(lambda x: x * box.k + box.k**2)

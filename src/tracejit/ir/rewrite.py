@@ -33,8 +33,14 @@ class Settling:
         self._known.add(node)
         return node
 
+    def through(self, node: Node) -> Node:
+        """What becomes of a node whose operands may be new, too.
+
+        Raises: RuntimeError if it never comes to rest.
+        """
+        return node if node in self._known else self._settle(node, _LIMIT)
+
     def _settle(self, node: Node, left: int) -> Node:
-        """What becomes of a node whose operands may be new, too."""
         if not left:
             raise RuntimeError(f"rewriting {node!r} does not come to an end")
         args = tuple([a if a in self._known else self._settle(a, left - 1) for a in node.args])
@@ -46,8 +52,18 @@ class Settling:
         return new
 
 
-def rewrite(graph: Graph, step: Callable[[Node], Node | None], rest: set[Node] | None = None) -> Graph:
-    """The graph with `step` applied to each node, operands first, again and again until it gives None.
+Turn = Callable[[Node, Callable[[Node], Node]], Node]
+"""What a node becomes, told what it has become so far, and what brings a node to rest."""
+
+
+def rewrite(
+    graph: Graph,
+    step: Callable[[Node], Node | None],
+    rest: set[Node] | None = None,
+    turns: Mapping[Node, Turn] | None = None,
+) -> Graph:
+    """The graph with `step` applied to each node, operands first, again and again until it gives None; before that with
+    each of `turns` applied once to what has become of its node.
 
     Source lines and labels go over to what replaces a node. `rest` holds nodes for which `step` gives None, and those
     that are found are entered.
@@ -55,7 +71,8 @@ def rewrite(graph: Graph, step: Callable[[Node], Node | None], rest: set[Node] |
     Raises: RuntimeError if a node never comes to rest.
     """
     known: set[Node] = set() if rest is None else rest
-    if known.issuperset(graph.nodes()):
+    turns = {} if turns is None else turns
+    if not turns and known.issuperset(graph.nodes()):
         return graph
     settling = Settling(step, known)
     moved: dict[Node, Node] = {}
@@ -63,7 +80,9 @@ def rewrite(graph: Graph, step: Callable[[Node], Node | None], rest: set[Node] |
         new = node
         if moved and not moved.keys().isdisjoint(node.args):
             new = remake(node, tuple([moved.get(a, a) for a in node.args]))
-        if new not in known:
+        if node in turns:
+            new = as_one(settling.through(turns[node](new, settling.through)), node)
+        elif new not in known:
             new = settling.at(new)
         if new is not node:
             moved[node] = new

@@ -158,6 +158,9 @@ class Module:
             return table[name]
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'", name=name, obj=self)
 
+    # For proofs, which need not go through the text.
+    __getattr__._tables = ("_parameters", "_modules", "_buffers")  # type: ignore[attr-defined]
+
     def __setattr__(self, name: str, value: Any) -> None:
         fields = self.__dict__
         parameters = fields.get("_parameters")

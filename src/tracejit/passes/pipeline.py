@@ -105,7 +105,17 @@ class Making:
         return node
 
 
-PASSES: tuple[Pass, ...] = (simplified, slice_operands, join_products)
+def restructured(graph: Graph, soundness: str) -> Graph:
+    """Work in other pieces: slices of operands for those of results, one product for those of all steps.
+
+    All at once, and in its simplest form, since in a loop over steps whatever changes one changes all that follow.
+    """
+    while turns := join_products(graph) | slice_operands(graph):
+        graph = rewrite(graph, _step(soundness), graph.rest.setdefault(soundness, set()), turns)
+    return graph
+
+
+PASSES: tuple[Pass, ...] = (simplified, restructured)
 
 
 @dataclass(frozen=True)

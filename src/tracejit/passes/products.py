@@ -1,17 +1,18 @@
 """Products of all steps of one tensor with the same matrix become one product.
 
-In: a graph. Out: a graph with the same bits: an element of a product is added up in an order that depends on the
-inner dimension alone, however many rows are computed together.
+In: a graph. Out: what some nodes become, with the same bits: an element of a product is added up in an order that
+depends on the inner dimension alone, however many rows are computed together.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
 from tracejit.ir.graph import Graph
 from tracejit.ir.node import Node, apply, make
-from tracejit.ir.rewrite import rewrite_at
+from tracejit.ir.rewrite import Turn
 from tracejit.ops.contraction import PRODUCTS
 from tracejit.ops.record import Op, ops
 
@@ -36,7 +37,7 @@ def _step_of(node: Node) -> Step | None:
     return x, dim, start[dim]
 
 
-def join_products(graph: Graph, soundness: str) -> Graph:
+def join_products(graph: Graph) -> dict[Node, Turn]:
     """Computes the products of all steps of a tensor with one matrix at once: the inputs' part of a recurrent cell."""
     found: dict[tuple[Node, int, Node, Any, Any], dict[Node, int]] = {}
     for node in graph.nodes():
@@ -46,10 +47,10 @@ def join_products(graph: Graph, soundness: str) -> Graph:
             found.setdefault((x, dim, node.args[1], node.op, node.attrs), {})[node] = place
     # Each step once: a product of steps that nobody wants would be work in vain.
     whole = [places for (x, dim, *_), places in found.items() if 1 < len(places) == x.shape[dim]]
-    return rewrite_at(graph, {node for places in whole for node in places}, _part)
+    return {node: _part for places in whole for node in places}
 
 
-def _part(node: Node) -> Node:
+def _part(node: Node, settle: Callable[[Node], Node]) -> Node:
     """The product of one step as a part of that of all steps."""
     step, matrix = _step_of(node.args[0]), node.args[1]
     if step is None:

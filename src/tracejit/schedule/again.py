@@ -77,31 +77,30 @@ class _Again:
     def _cone(self, value: Value) -> _Cone | None:
         """How a value is computed from memory; None if something on the way is not cheap, or not read in order."""
         cone = _Cone()
-        known: set[Value] = set()
+        return cone if self._enter(cone, value, value, set()) else None
 
-        def visit(step: Value) -> bool:
-            known.add(step)
-            cone.work += cost.work(step)
-            for read in step.reads:
-                source = read.source
-                if source in known:
-                    continue
-                if source.kind == kinds.VIRTUAL:
-                    cone.work += cost.work(source)
-                elif self._is_small(source, value):
-                    if not read.lies_along(step.shape):
-                        return False
-                    cone.reads.append(read)
-                elif not read.is_whole(value.numel):
+    def _enter(self, cone: _Cone, step: Value, value: Value, known: set[Value]) -> bool:
+        """Puts a step, and before it what it is computed from, into the cone of a value; False if that cannot be."""
+        known.add(step)
+        cone.work += cost.work(step)
+        for read in step.reads:
+            source = read.source
+            if source in known:
+                continue
+            if source.kind == kinds.VIRTUAL:
+                cone.work += cost.work(source)
+            elif self._is_small(source, value):
+                if not read.lies_along(step.shape):
                     return False
-                elif self._is_kept(source):
-                    cone.reads.append(read)
-                elif not is_cheap(source) or not visit(source):
-                    return False
-            cone.steps.append(step)
-            return True
-
-        return cone if visit(value) else None
+                cone.reads.append(read)
+            elif not read.is_whole(value.numel):
+                return False
+            elif self._is_kept(source):
+                cone.reads.append(read)
+            elif not is_cheap(source) or not self._enter(cone, source, value, known):
+                return False
+        cone.steps.append(step)
+        return True
 
     def _is_small(self, source: Value, value: Value) -> bool:
         return cost.is_small_beside(present(source.numel), present(value.numel))

@@ -15,6 +15,7 @@ group and back, and the cost model agrees. A group's space is [outer, unit] elem
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -112,7 +113,8 @@ class Partition:
         self.groups: list[Group] = []
         self.cuts: list[Cut] = []
         self.numbered = 0
-        self._readers: dict[Value, list[Group]] = {}
+        # A set in an order: all steps of a loop read its weights.
+        self._readers: dict[Value, dict[Group, None]] = {}
         # Groups that others come after, and which one if it is but one: most that grow are not among them, and nobody
         # else need hear of it.
         self._followed: dict[Group, Group | None] = {}
@@ -168,9 +170,11 @@ class Partition:
                     self._followed[source] = None
         self._extend(group, more)
         for read in value.reads:
-            readers = self._readers.setdefault(read.source, [])
-            if group not in readers:
-                readers.append(group)
+            readers = self._readers.get(read.source)
+            if readers is None:
+                self._readers[read.source] = {group: None}
+            else:
+                readers.setdefault(group)
             if read.source.kind != kinds.VIRTUAL and self.group_of.get(read.source) is not group:
                 group.outside.add(read.source)
 
@@ -438,7 +442,8 @@ class Partition:
             self._refusal[other] = reason
             return
         is_full = other.numel == group.numel
-        self.groups.remove(other)
+        # Later ones have higher numbers.
+        del self.groups[bisect_left(self.groups, other.number, key=lambda g: g.number)]
         self._gone.add(other)
         group.full |= other.full if is_full else set()
         group.members = sorted([*group.members, *other.members], key=lambda v: v.index)
@@ -447,7 +452,9 @@ class Partition:
         for read in (read for member in other.members for read in member.reads):
             readers = self._readers[read.source]
             if other in readers:
-                readers[:] = [g for g in readers if g is not other and g is not group] + [group]
+                del readers[other]
+                readers.pop(group, None)
+                readers[group] = None
         old, new = 1 << other.number, 1 << group.number
         if self._followed.get(other, group) is not group:
             self._followed[group] = None
@@ -510,7 +517,7 @@ class Partition:
             if reason is None:
                 return own
             self._refusal[own] = reason
-        for group in self._readers.get(read.source, []):
+        for group in self._readers.get(read.source, ()):
             same = (group.kind, group.outer, group.unit, group.layout) == (kind, rows, unit, layout)
             # Where the operand is made its places are the kernel's own, which were asked for above.
             if same and group is not own and self._refuse_one(group, value, False) is None:

@@ -46,11 +46,12 @@ def turn_products(graph: Graph, movable: Callable[[Node], bool] = _any) -> Graph
     """Computes products transposed that are only read transposed, of those that are `movable`."""
     while True:
         outputs = set(graph.outputs)
+        swapped = {node.args[0] for node in graph.nodes() if _is_swap(node) and node.args[0].op in PRODUCTS}
         swaps = {
             user
-            for node, users in graph.readers().items()
-            if node.op in PRODUCTS and node not in outputs and all(map(_is_swap, users)) and movable(node)
-            for user in users
+            for node in swapped
+            if node not in outputs and all(map(_is_swap, graph.readers()[node])) and movable(node)
+            for user in graph.readers()[node]
         }
         if not swaps:
             return graph
@@ -112,14 +113,16 @@ def accumulate_products(graph: Graph, movable: Callable[[Node], bool] = _any) ->
     but their own: products, if they are `movable`, are added to those before as they are computed, several in one
     operation.
     """
-    readers, outputs = graph.readers(), set(graph.outputs)
+    outputs = set(graph.outputs)
     sums: set[Node] = set()
     for node in graph.nodes():
-        if node.op is not ops.add or any(a.is_number or a.aval != node.aval for a in node.args):
+        if node.op is not ops.add or not _is_short_product(node.args[1]):
             continue
         first, second = node.args
-        alone = all(len(readers[a]) == 1 and a not in outputs for a in node.args)
-        if alone and _is_short_product(second) and movable(second) and (first.op is ops.matmul or first in sums):
+        if not (first.op is ops.matmul or first in sums) or any(a.aval != node.aval for a in node.args):
+            continue
+        alone = all(len(graph.readers()[a]) == 1 and a not in outputs for a in node.args)
+        if alone and movable(second):
             sums.add(node)
     return rewrite_at(graph, sums, _accumulated) if sums else graph
 
@@ -158,10 +161,10 @@ def end_products(graph: Graph) -> Graph:
     """What reads a product alone is done by it, while its result is in a cache: a bias and a relu, or a derivative that
     it is multiplied by or that makes it 0.
     """
-    readers, outputs = graph.readers(), set(graph.outputs)
+    outputs = set(graph.outputs)
 
     def is_read_once(node: Node) -> bool:
-        return len(readers[node]) == 1 and node not in outputs
+        return len(graph.readers()[node]) == 1 and node not in outputs
 
     found = set()
     for node in graph.nodes():
@@ -173,8 +176,8 @@ def end_products(graph: Graph) -> Graph:
         if way is not None:
             op, whole, product, gate = way
             if is_read_once(whole) and is_read_once(product):
-                pays = _ends_up_in_memory(node, readers) if op is ops.matmul_bias else _is_kept(gate, readers)
-                if pays:
+                readers = graph.readers()
+                if _ends_up_in_memory(node, readers) if op is ops.matmul_bias else _is_kept(gate, readers):
                     found.add(node)
     return rewrite_at(graph, found, _ended)
 

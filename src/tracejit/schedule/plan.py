@@ -61,6 +61,12 @@ class Plan:
         """The members of a group that are written to memory, in order."""
         return [v for v in group.members if v in self.storage or v.into is not None]
 
+    def release(self) -> None:
+        """Lets go of all: values refer to one another, so they would stay until Python searches for cycles."""
+        for group in self.groups:
+            for value in group.members:
+                value.release()
+
     def unfolded(self, group: Group) -> Group:
         """A group with its values one by one, whose results have memory as those of the island that it may be."""
         island = group.members[0]

@@ -122,6 +122,11 @@ class Value:
         self.reads = tuple([a for a in self.args if isinstance(a, Read)])
         self._cuts = None
 
+    def release(self) -> None:
+        """Lets go of values that refer to this one."""
+        self.results = ()
+        self.into = self.call = self._cuts = None
+
     def __repr__(self) -> str:
         return f"<{self.index}: {self.name} {self.dtype.short}{list(self.shape)}>"
 

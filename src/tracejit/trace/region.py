@@ -11,7 +11,7 @@ from typing import Any
 from tracejit.config import SETTINGS
 from tracejit.errors import CompileLimitError, VerificationError
 from tracejit.runtime.ahead import AHEAD
-from tracejit.runtime.collection import without_collections
+from tracejit.runtime.collection import seldom_all, without_collections
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor
 from tracejit.trace.account import Account, Note, Obstacle
@@ -156,7 +156,11 @@ class Region:
         self.waits = False
         state.session = session
         try:
-            out = self.function(*args, **kwargs)
+            if fresh:
+                with seldom_all():
+                    out = self.function(*args, **kwargs)
+            else:
+                out = self.function(*args, **kwargs)
             try:
                 state.session.finish()
             except CompileLimitError:

@@ -140,7 +140,8 @@ class Attributes:
         fallback = self.held(cls, "__getattr__")
         if fallback is ABSENT:
             return ABSENT
-        return self.machine.call(fallback, (x, name), {})
+        found = self._in_tables(x, name, getattr(fallback, "_tables", ()))
+        return self.machine.call(fallback, (x, name), {}) if found is ABSENT else found
 
     # --- places -------------------------------------------------------------------------------------------------------
 
@@ -184,6 +185,15 @@ class Attributes:
             world.pin(x)
             return world.read("item", vars(x), name)
         return world.item(self._own(x), name)
+
+    def _in_tables(self, x: Any, name: str, tables: tuple[str, ...]) -> Any:
+        """What the first of some dicts of an object that has a name holds for it, or `ABSENT`."""
+        own = self._own(x) if tables else {}
+        for table in tables:
+            held = self.world.item(own, table)
+            if type(held) is dict and (found := self.world.item(held, name)) is not ABSENT:
+                return found
+        return ABSENT
 
     def _bind(self, held: Any, x: Any, cls: type, name: str) -> Any:
         """What a class attribute gives for an instance."""

@@ -16,7 +16,7 @@ from tracejit.trace.replay.landed import Landed, check_result, handed_out
 from tracejit.trace.replay.program import Replay
 from tracejit.trace.replay.proof import Proof, prove
 from tracejit.trace.replay.symbols import Unproven
-from tracejit.trace.replay.world import Hint, hint
+from tracejit.trace.replay.world import COUNTERS, Hint, hint
 from tracejit.trace.tree import Stop
 
 TRIES = 24
@@ -32,7 +32,7 @@ class Prover:
         self.region = region
         self.replays: list[Replay] = []
         self.changing: dict[Any, Any] = {}
-        self.hints: frozenset[Hint] = frozenset()
+        self.hints: frozenset[Hint] = COUNTERS
         self.obstacles: list[tuple[str, str, str]] = []
         self.tries = 0
         self.failures = 0

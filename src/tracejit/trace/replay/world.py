@@ -16,6 +16,9 @@ Place = tuple[int, str, Any]
 Hint = tuple[str, str, str]
 """What tells a place in another process: its kind, its key, and the class of its container."""
 
+COUNTERS: frozenset[Hint] = frozenset({("item", "step", "dict")})
+"""Where optimizers count updates: a proof that finds out by itself that such a number changes has to begin anew."""
+
 PLAIN = (type(None), bool, str, bytes, type(...), complex)
 TABLES = (list, tuple, dict)
 
