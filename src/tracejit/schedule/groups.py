@@ -22,7 +22,7 @@ from tracejit.ops import ops
 from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
 from tracejit.schedule.rows import plan_rows
-from tracejit.schedule.values import Read, Value, nests
+from tracejit.schedule.values import Read, Value, buffers, nests, outer_cuts, writers
 from tracejit.symbols import present
 
 LOOP, ROW, BLOCKS, COLUMN, CALL = "loop", "row", "blocks", "column", "call"
@@ -86,22 +86,6 @@ def relation(read: Read, value: Value, group: Group) -> str | None:
             return "row"
     return None
 
-
-def _outer_cuts(value: Value, is_full: bool, unit: int, inside: set[Value]) -> set[int] | None:
-    """Cuts of a member's outside reads in units, and of where it is put; None if one is inside a unit."""
-    found: set[int] = set()
-    for source, cuts in value.cuts:
-        if source in inside:
-            continue
-        if not is_full:
-            found |= cuts
-            continue
-        for cut in cuts:
-            if cut % unit:
-                return None
-            if cut > unit:
-                found.add(cut // unit)
-    return found
 
 
 class Partition:
@@ -330,7 +314,7 @@ class Partition:
         inside = set(members)
         cuts: set[int] = set()
         for member in cut:
-            found = _outer_cuts(member, member in full or member.kind == kinds.REDUCTION, unit, inside)
+            found = outer_cuts(member, member in full or member.kind == kinds.REDUCTION, unit, inside)
             if found is None:
                 return None
             cuts |= found
@@ -378,7 +362,7 @@ class Partition:
             return _WIDE
         self._tried = group.cuts
         if value.cuts:
-            found = _outer_cuts(value, is_full or value.kind == kinds.REDUCTION, group.unit, inside)
+            found = outer_cuts(value, is_full or value.kind == kinds.REDUCTION, group.unit, inside)
             if found is None or not (found <= group.cuts or nests(group.cuts | found, group.outer)):
                 return _CROSSED
             self._tried = group.cuts | found
@@ -558,15 +542,6 @@ def _is_row_read(read: Read, value: Value, group: Group) -> bool:
     )
 
 
-def writers(source: Value) -> tuple[Value, ...]:
-    """The values whose kernels put a source into memory."""
-    if source.kind == kinds.JOINED:
-        return source.parts
-    if source.kind == kinds.RESULT:
-        assert source.call is not None
-        return (source.call,)
-    return (source,) if source.kind in (kinds.ELEMENTWISE, kinds.REDUCTION) else ()
-
 
 def readers_of(groups: Iterable[Group]) -> dict[Value, list[Value]]:
     """The members of groups that read each value, once for each place where they do."""
@@ -576,9 +551,3 @@ def readers_of(groups: Iterable[Group]) -> dict[Value, list[Value]]:
             for read in value.reads:
                 readers.setdefault(read.source, []).append(value)
     return readers
-
-
-def buffers(members: list[Value]) -> set[Value]:
-    """What members read from outside."""
-    inside = set(members)
-    return {r.source for v in members for r in v.reads if r.source not in inside and r.source.kind != kinds.VIRTUAL}

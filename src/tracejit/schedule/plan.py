@@ -17,7 +17,7 @@ from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
 from tracejit.schedule.again import compute_again
 from tracejit.schedule.blocking import Blocked, blocked_of
-from tracejit.schedule.groups import BLOCKS, CALL, COLUMN, LOOP, Cut, Group, Partition, readers_of, writers
+from tracejit.schedule.groups import BLOCKS, CALL, COLUMN, LOOP, Cut, Group, Partition, readers_of
 from tracejit.schedule.lower import Lowered, Lowering, PlannedLaunch, Planner, Preparing
 from tracejit.schedule.memory import Buffer, place
 from tracejit.schedule.near import is_near, part_columns
@@ -25,7 +25,7 @@ from tracejit.schedule.order import order
 from tracejit.schedule.siblings import Siblings
 from tracejit.schedule.sink import sink
 from tracejit.schedule.strands import Partings, Strand
-from tracejit.schedule.values import Value, unfold, whole
+from tracejit.schedule.values import Value, unfold, whole, writers
 from tracejit.symbols import present
 
 Early = Callable[[int, Sequence[PlannedLaunch]], object]

@@ -226,6 +226,23 @@ def cuts_of(dims: Dims) -> frozenset[int]:
     return frozenset(cuts)
 
 
+def outer_cuts(value: Value, is_full: bool, unit: int, inside: set[Value]) -> set[int] | None:
+    """Cuts of a member's outside reads in units, and of where it is put; None if one is inside a unit."""
+    found: set[int] = set()
+    for source, cuts in value.cuts:
+        if source in inside:
+            continue
+        if not is_full:
+            found |= cuts
+            continue
+        for cut in cuts:
+            if cut % unit:
+                return None
+            if cut > unit:
+                found.add(cut // unit)
+    return found
+
+
 def split(dims: Dims, cuts: list[int], numel: int) -> list[int]:
     """The strides of a merged read over the loops that `cuts` (descending, each dividing the one before) make.
 
@@ -251,6 +268,22 @@ def split(dims: Dims, cuts: list[int], numel: int) -> list[int]:
         else:
             strides.append(0)
     return strides
+
+
+def writers(source: Value) -> tuple[Value, ...]:
+    """The values whose kernels put a source into memory."""
+    if source.kind == JOINED:
+        return source.parts
+    if source.kind == RESULT:
+        assert source.call is not None
+        return (source.call,)
+    return (source,) if source.kind in (ELEMENTWISE, REDUCTION) else ()
+
+
+def buffers(members: list[Value]) -> set[Value]:
+    """What members read from outside."""
+    inside = set(members)
+    return {r.source for v in members for r in v.reads if r.source not in inside and r.source.kind != VIRTUAL}
 
 
 def unfold(island: Value) -> list[Value]:
