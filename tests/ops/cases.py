@@ -223,6 +223,11 @@ _BY_NAME: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
         ([*_BACK, Flags((1, 2, 2, 4)), _STATS], {"scale": 0.2}),
         ([*_BACK, Values((1, 2, 2, 4)), _STATS], {"scale": 0.1}),
     ],
+    "linear_recurrence": [
+        *(([Values(shape), Values(shape)], {"dim": dim}) for shape, dim in (((2, 3, 4), 2), ((2, 3, 4), 0), ((1,), 0))),
+        ([Values((0, 3)), Values((0, 3))], {"dim": 0}),
+        ([Given([[2, 0, 3, 5], [0, 7, 0, 1]]), Given([[0, 1, 0, 2], [3, 0, 0, 5]])], {"dim": 1}),
+    ],
     "take": [
         ([Values((4, 3)), Places([2, 0, 2])], {"dim": 0}),
         ([Values((2, 4, 3)), Places([3, 1])], {"dim": 1}),

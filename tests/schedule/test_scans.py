@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 
@@ -13,11 +11,12 @@ from tracejit.codegen.library import plan_call
 from tracejit.compiler import Compiled, compile_graph
 from tracejit.ir.graph import Graph
 from tracejit.ir.node import Node
+from tracejit.ops import ops
 from tracejit.schedule import cost
 from tracejit.schedule.plan import make_plan
 
 RNG = np.random.default_rng(12)
-SCANS = ["cumsum", "cumprod"]
+SCANS = ["cumsum", "cumprod", "linear_recurrence"]
 LINE = 16
 SHAPES = [
     *[((n,), 0) for n in (2, 3, 17, cost.SCAN_PLACES + 1)],
@@ -39,8 +38,12 @@ def kinds(compiled: Compiled) -> list[tuple[str, ...]]:
     return [(group.kind, *group.ops) for group in compiled.groups]
 
 
-def from_the_end(what: str, x: Node, dim: int) -> Node:
-    return make("flip", make(what, make("flip", x, dims=(dim,)), dim=dim), dims=(dim,))
+def scan(what: str, dim: int, *operands: Node) -> Node:
+    return make(what, *operands[: len(getattr(ops, what).params)], dim=dim)
+
+
+def from_the_end(what: str, dim: int, *operands: Node) -> Node:
+    return make("flip", scan(what, dim, *(make("flip", x, dims=(dim,)) for x in operands)), dims=(dim,))
 
 
 @pytest.mark.parametrize("kind", ["float32", "float64"])
@@ -50,14 +53,15 @@ def test_between_its_neighbours(shape: tuple[int, ...], dim: int, what: str, kin
     x, y = operand(*shape, kind=kind), operand(*shape, kind=kind)
 
     def forth(x: Node, y: Node) -> Node:
-        return make("add", make("mul", make(what, make("mul", x, y), dim=dim), 0.5), y)
+        return make("add", make("mul", scan(what, dim, make("mul", x, y), make("neg", y)), 0.5), y)
 
     def back(x: Node, y: Node) -> Node:
-        return make("add", make("mul", from_the_end(what, make("mul", x, y), dim), 0.5), y)
+        return make("add", make("mul", from_the_end(what, dim, make("mul", x, y), make("neg", y)), 0.5), y)
 
     for function, name in ((forth, "scan"), (back, "backscan")):
-        compiled = check(graph_of(function, x, y), [x, y])
-        assert kinds(compiled) == [(name, "mul", what, "mul", "add")]
+        (group,) = check(graph_of(function, x, y), [x, y]).groups
+        assert group.kind == name
+        assert what in group.ops
 
 
 @pytest.mark.parametrize("kind", ["float32", "float64"])
@@ -66,13 +70,13 @@ def test_equals_numpy(shape: tuple[int, ...], dim: int, kind: str) -> None:
     x = operand(*shape, kind=kind)
     x.flat[x.size // 2] = np.nan
     x.flat[-1] = np.inf
-    for what in SCANS:
+    for what in ("cumsum", "cumprod"):
         for back in (False, True):
             seen = np.flip(x, dim) if back else x
             with np.errstate(invalid="ignore"):
                 expected = getattr(np, what)(seen, axis=dim)
-            function: Callable[..., Node] = from_the_end if back else lambda what, x, dim: make(what, x, dim=dim)
-            graph = graph_of(lambda x, what=what, function=function: function(what, x, dim), x)
+            function = from_the_end if back else scan
+            graph = graph_of(lambda x, what=what, function=function: function(what, dim, x), x)
             (found,) = run_compiled(compile_graph(graph), graph, [x])
             assert same_bits(found, np.ascontiguousarray(np.flip(expected, dim) if back else expected))
 
@@ -84,7 +88,7 @@ def test_several_scans_in_one_kernel(dim: int) -> None:
     def function(x: Node, y: Node) -> tuple[Node, ...]:
         first = make("cumsum", make("mul", x, y), dim=dim)
         second = make("cumprod", make("add", first, 1.0), dim=dim)
-        third = make("cumsum", second, dim=dim)
+        third = make("linear_recurrence", second, first, dim=dim)
         return first, make("sub", third, make("mul", x, second))
 
     (group,) = check(graph_of(function, x, y), [x, y]).groups
@@ -96,8 +100,9 @@ def test_operands_of_rows_and_of_columns(dim: int) -> None:
     x, row, column = operand(37, 140), operand(37, 1), operand(140)
 
     def function(x: Node, row: Node, column: Node) -> Node:
-        wide = [make("expand", y, shape=(37, 140)) for y in (row, column)]
-        return make("mul", make("cumsum", make("mul", x, wide[0]), dim=dim), wide[1])
+        rows, columns = (make("expand", y, shape=(37, 140)) for y in (row, column))
+        sums = make("cumsum", make("mul", x, rows), dim=dim)
+        return make("mul", make("linear_recurrence", sums, rows, dim=dim), columns)
 
     (group,) = check(graph_of(function, x, row, column), [x, row, column]).groups
     assert group.kind == "scan"
@@ -109,7 +114,9 @@ def test_operands_that_lie_elsewise(dim: int) -> None:
     z = operand(14, 40, 66)[::2, ::-2, ::2]
 
     def function(x: Node, y: Node, z: Node) -> tuple[Node, ...]:
-        return make("neg", make("cumsum", make("mul", x, y), dim=dim)), make("cumsum", z, dim=dim)
+        back = make("flip", z, dims=(dim,))
+        sums = make("neg", make("cumsum", make("mul", x, y), dim=dim)), make("cumsum", z, dim=dim)
+        return *sums, make("linear_recurrence", z, x, dim=dim), make("linear_recurrence", back, y, dim=dim)
 
     check(graph_of(function, x, y, z), [x, y, z])
 
@@ -170,7 +177,7 @@ def test_what_goes_other_ways_is_apart() -> None:
         return make("cumsum", make("cumsum", make("neg", x), dim=0), dim=1)
 
     def there_and_back(x: Node) -> Node:
-        return from_the_end("cumsum", make("cumsum", make("neg", x), dim=1), 1)
+        return from_the_end("cumsum", 1, make("cumsum", make("neg", x), dim=1))
 
     for function, reason in ((along_both, "go over different dimensions"), (there_and_back, "do not go through")):
         compiled = check(graph_of(function, x), [x])
@@ -186,6 +193,26 @@ def test_the_end_of_what_is_read_from_the_end() -> None:
         return backwards, make("slice", backwards, start=(0, 3), length=(24, 20), step=(1, 1))
 
     check(graph_of(function, x), [x])
+
+
+def test_factors_that_are_the_same_everywhere_are_read_from_the_end_as_well() -> None:
+    x = operand(20, 70)
+
+    def function(x: Node) -> Node:
+        factor = make("expand", make("full", 0.9, shape=(), dtype=x.dtype), shape=(20, 70))
+        return make("flip", make("linear_recurrence", make("flip", x, dims=(1,)), factor, dim=1), dims=(1,))
+
+    assert [group.kind for group in check(graph_of(function, x), [x]).groups] == ["backscan"]
+
+
+def test_gradients_of_products_are_one_kernel() -> None:
+    x, ct = operand(20, 70), operand(20, 70)
+
+    def function(x: Node, ct: Node) -> Node:
+        back, factors = (make("flip", y, dims=(1,)) for y in (ct, x))
+        return make("mul", x, make("flip", make("linear_recurrence", back, factors, dim=1), dims=(1,)))
+
+    assert kinds(check(graph_of(function, x, ct), [x, ct])) == [("backscan", "linear_recurrence", "mul")]
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16", "int64"])

@@ -19,6 +19,9 @@ from tracejit.schedule.groups import BACKSCAN
 from tracejit.schedule.rows import plan_rows
 from tracejit.schedule.values import SCAN, Value
 
+_LEAD = 16
+"""Elements of scratch memory before the first row: as many as a vector may hold."""
+
 
 def write_scan(elements: Elements) -> Costs:
     """Pieces of several rows, or columns side by side."""
@@ -39,7 +42,7 @@ def _write_rows(elements: Elements) -> Costs:
     writer, group, n = elements.writer, elements.group, elements.n
     rows, places = cost.SCAN_ROWS, cost.SCAN_PLACES
     plan = plan_rows(group.members, group.full, elements.stored)
-    scratch, sofar = Scratch(writer, rows * places), Scratch(writer, rows)
+    scratch, sofar = Scratch(writer, rows * places + _LEAD), Scratch(writer, rows)
     writer.line(f"for top in range(lo, hi, {rows}):")
     writer.depth += 1
     writer.line(f"bottom = min(top + {rows}, hi)")
@@ -62,7 +65,7 @@ def _write_rows(elements: Elements) -> Costs:
             writer.line("for u in range(top, bottom):")
             writer.depth += 1
             elements.begin_row()
-            visit_all(elements, scratch, plan, visit, "left", "right", f"(u - top) * {places} + j - left")
+            visit_all(elements, scratch, plan, visit, "left", "right", f"(u - top) * {places} + j - left + {_LEAD}")
             elements.next_row()
             writer.depth -= 1
         for value in visit.fold:
@@ -75,7 +78,8 @@ def _run(elements: Elements, scratch: Scratch, sofar: Scratch, value: Value) -> 
     """Runs a scan over the pieces."""
     inside = elements.inside
     places = [r.source if r.source in inside else (value, k) for k, r in enumerate(value.reads)]
-    memory = [scratch.row(place, value.dtype)[0] for place in (*places, value)]
+    lead = _LEAD * value.dtype.itemsize
+    memory = [f"{scratch.row(place, value.dtype)[0]} + {lead}" for place in (*places, value)]
     memory.append(sofar.row(value, value.dtype)[0])
     assert value.op is not None
     name = f"{value.op.name}_rows_{'back_' if value.back else ''}{value.dtype.short}"

@@ -13,7 +13,7 @@ from typing import Any
 from numba.core import types
 from numba.extending import intrinsic
 
-from tracejit.kernels.emit import I64, Splat, emit_loop, internal_function
+from tracejit.kernels.emit import I64, emit_loop, internal_function
 from tracejit.kernels.vectors import F32, F64, Lane, VectorBuilder
 
 Step = Callable[[Any, Any, list[Any]], tuple[Any, Any]]
@@ -22,14 +22,14 @@ Step = Callable[[Any, Any, list[Any]], tuple[Any, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A scan: its step, what it carries before the first one, and operands that leave that as it is.
+    """A scan: its step over so many operands, and what it carries before the first one.
 
     `texts` are the step as text over `sofar` and operands: the result `out`, and what is carried on.
     """
 
     step: Step
+    operands: int
     start: float
-    neutral: tuple[float, ...]
     texts: tuple[str, str]
 
 
@@ -43,10 +43,16 @@ def _product(builder: Any, sofar: Any, operands: list[Any]) -> tuple[Any, Any]:
     return result, result
 
 
+def _recurrence(builder: Any, sofar: Any, operands: list[Any]) -> tuple[Any, Any]:
+    result = builder.fadd(operands[0], sofar)
+    return result, builder.fmul(result, operands[1])
+
+
 # -0.0 is the identity of a sum: x + -0.0 has the bits of x, also for x = -0.0.
 CHAINS = {
-    "cumsum": Chain(_sum, -0.0, (-0.0,), ("{sofar} + {x}", "{out}")),
-    "cumprod": Chain(_product, 1.0, (1.0,), ("{sofar} * {x}", "{out}")),
+    "cumsum": Chain(_sum, 1, -0.0, ("{sofar} + {x}", "{out}")),
+    "cumprod": Chain(_product, 1, 1.0, ("{sofar} * {x}", "{out}")),
+    "linear_recurrence": Chain(_recurrence, 2, -0.0, ("{x} + {sofar}", "{out} * {decay}")),
 }
 _FEW = 3
 """Rows of which one after another takes no longer than turning them."""
@@ -78,7 +84,7 @@ def _add_one(module: Any, lane: Lane, what: str, back: bool) -> Any:
         last = emit_loop(builder, count, [builder.load(carried), *first], turn, together=4)
         builder.store(last[0], carried)
 
-    return internal_function(module, name, len(chain.neutral) + 3, body)
+    return internal_function(module, name, chain.operands + 3, body)
 
 
 def _add_several(module: Any, lane: Lane, what: str, back: bool) -> Any:
@@ -94,48 +100,25 @@ def _add_several(module: Any, lane: Lane, what: str, back: bool) -> Any:
         last = builder.sub(rows, I64(1))
         offsets = [builder.mul(v.minimum(I64(k), last), pitch) for k in range(v.width)]
         *operands, target = [[builder.add(place, offset) for offset in offsets] for place in memory]
-        neutral = [Splat(lane.vector, number) for number in chain.neutral]
 
-        def block(carried: Any, at: Any, mask: Any = None) -> Any:
-            columns = []
-            for places, other in zip(operands, neutral, strict=True):
-                if mask is None:
-                    loaded = [v.load(place, at) for place in places]
-                else:
-                    loaded = [v.load_masked(place, mask, at, other) for place in places]
-                columns.append(v.transposed(loaded))
+        def turn(state: list[Any]) -> list[Any]:
+            carried, at = state
+            columns = [v.transposed([v.load(place, at) for place in places]) for places in operands]
             results: list[Any] = [None] * v.width
             for k in reversed(range(v.width)) if back else range(v.width):
                 results[k], carried = chain.step(builder, carried, [column[k] for column in columns])
             for value, place in zip(v.transposed(results), target, strict=True):
-                if mask is None:
-                    v.store(value, place, at)
-                else:
-                    v.store_masked(value, place, mask, at)
-            return carried
+                v.store(value, place, at)
+            return [carried, builder.add(at, step)]
 
-        whole = builder.sdiv(count, I64(v.width))
-        left = builder.sub(count, builder.mul(whole, I64(v.width)))
+        # The last block may go past the end of the chain, where what is carried is not asked for any more.
+        blocks = builder.sdiv(builder.add(count, I64(v.width - 1)), I64(v.width))
+        first = v.bytes(builder.sub(count, I64(v.width))) if back else I64(0)
         step = I64(v.width * lane.size * (-1 if back else 1))
-        # What is left of whole vectors is at the end of the row, wherever the chain begins.
-        edge = v.bytes(builder.mul(whole, I64(v.width)))
-        first = builder.add(edge, step) if back else I64(0)
-
-        def rest() -> None:
-            with builder.if_then(builder.icmp_signed(">", left, I64(0))):
-                v.store(block(v.load(sofar), edge, v.mask(left)), sofar)
-
-        def turn(state: list[Any]) -> list[Any]:
-            return [block(state[0], state[1]), builder.add(state[1], step)]
-
-        if back:
-            rest()
-        carried, _ = emit_loop(builder, whole, [v.load(sofar), first], turn, rolled=True)
+        carried, _ = emit_loop(builder, blocks, [v.load(sofar), first], turn, rolled=True)
         v.store(carried, sofar)
-        if not back:
-            rest()
 
-    return internal_function(module, f"{_name(what, lane, back)}_several", len(chain.neutral) + 5, body)
+    return internal_function(module, f"{_name(what, lane, back)}_several", chain.operands + 5, body)
 
 
 def _add_run(module: Any, lane: Lane, what: str, back: bool) -> Any:
@@ -177,26 +160,36 @@ def _add_run(module: Any, lane: Lane, what: str, back: bool) -> Any:
         builder.branch(head)
         builder.position_at_end(done)
 
-    return internal_function(module, _name(what, lane, back), len(chain.neutral) + 5, body)
+    return internal_function(module, _name(what, lane, back), chain.operands + 5, body)
+
+
+def _of_one(kind: Any, emit: Callable[..., Any]) -> Any:
+    def run(typingctx: Any, x: Any, out: Any, sofar: Any, pitch: Any, rows: Any, n: Any) -> Any:
+        return kind, emit
+
+    return run
+
+
+def _of_two(kind: Any, emit: Callable[..., Any]) -> Any:
+    def run(typingctx: Any, x: Any, y: Any, out: Any, sofar: Any, pitch: Any, rows: Any, n: Any) -> Any:
+        return kind, emit
+
+    return run
 
 
 def _define(what: str, lane: Lane, back: bool) -> Any:
-    count = len(CHAINS[what].neutral) + 5
-
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         builder.call(_add_run(builder.module, lane, what, back), args)
         return context.get_dummy_value()
 
-    if len(CHAINS[what].neutral) == 1:
-
-        def run(typingctx: Any, x: Any, out: Any, sofar: Any, pitch: Any, rows: Any, n: Any) -> Any:
-            return types.void(*[types.int64] * count), emit
-
+    operands = CHAINS[what].operands
+    run = (_of_one if operands == 1 else _of_two)(types.void(*[types.int64] * (operands + 5)), emit)
     name = _name(what, lane, back)
     run.__name__ = run.__qualname__ = name
     run.__doc__ = (
         f"The {what} of `rows` rows of `n` {lane.name}, `pitch` elements apart{', from the end' if back else ''}; goes "
-        "on from what is carried for each row, which is at `sofar`, in whole vectors of memory."
+        "on from what is carried for each row, which is at `sofar`. All of it is in whole vectors of memory: there is "
+        "room before the first place and behind the last one."
     )
     return intrinsic(run)
 
@@ -205,3 +198,7 @@ cumsum_rows_f32, cumsum_rows_f64 = _define("cumsum", F32, False), _define("cumsu
 cumsum_rows_back_f32, cumsum_rows_back_f64 = _define("cumsum", F32, True), _define("cumsum", F64, True)
 cumprod_rows_f32, cumprod_rows_f64 = _define("cumprod", F32, False), _define("cumprod", F64, False)
 cumprod_rows_back_f32, cumprod_rows_back_f64 = _define("cumprod", F32, True), _define("cumprod", F64, True)
+linear_recurrence_rows_f32 = _define("linear_recurrence", F32, False)
+linear_recurrence_rows_f64 = _define("linear_recurrence", F64, False)
+linear_recurrence_rows_back_f32 = _define("linear_recurrence", F32, True)
+linear_recurrence_rows_back_f64 = _define("linear_recurrence", F64, True)

@@ -152,12 +152,11 @@ class VectorBuilder:
             table.linkage, table.global_constant = "internal", True
         return table
 
-    def load_masked(self, address: Any, mask: Any, offset: Any = None, other: Any = None) -> Any:
-        """Lanes outside the mask are 0, or what those of `other` are, and are not read from memory."""
+    def load_masked(self, address: Any, mask: Any, offset: Any = None) -> Any:
+        """Lanes outside the mask are 0 and are not read from memory."""
         name = f"llvm.masked.load.v{self.width}{self.lane.name}.p0"
         source = self.pointer(address, self.lane.vector, offset)
-        instead = self.zeros if other is None else other
-        return self._intrinsic(name, self.lane.vector, [source, I32(self.lane.size), mask, instead])
+        return self._intrinsic(name, self.lane.vector, [source, I32(self.lane.size), mask, self.zeros])
 
     def store_masked(self, value: Any, address: Any, mask: Any, offset: Any = None) -> None:
         name = f"llvm.masked.store.v{self.width}{self.lane.name}.p0"

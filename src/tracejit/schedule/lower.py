@@ -27,7 +27,7 @@ UNITS = {"sum": 0, "prod": 1}
 """What a reduction of nothing gives."""
 PICKS = frozenset((ops.take, ops.gather))
 """Operations that read an element for each of their results, at a place that is an operand."""
-RUNNING = frozenset((ops.cumsum, ops.cumprod))
+RUNNING = frozenset((ops.cumsum, ops.cumprod, ops.linear_recurrence))
 """Operations of which each result follows from the one before it along a dimension."""
 
 
@@ -306,7 +306,7 @@ class Lowering:
         size, inner = aval.shape[dim], prod(aval.shape[dim + 1 :])
         if not self._scans or aval.numel == 0 or size == 1 or aval.dtype not in (dtypes.float32, dtypes.float64):
             return None
-        steps = [x.strides[dim] for x in args]
+        steps = [x.strides[dim] for x in args if x.source.op is not ops.full] or [0]
         # What is read in descending order is as it lies for a scan that begins at the end.
         back = min(steps) < 0 and max(steps) <= 0
         unit = size if inner == 1 else inner
