@@ -332,6 +332,16 @@ _BY_NAME: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
         ([Values((2, 3, 5, 6))], {**_POOL, "dilation": (1, 1), "ceil_mode": False}),
         ([Values((2, 1, 6, 6))], {**_POOL, "dilation": (2, 1), "ceil_mode": True}),
     ],
+    "max_pool2d_grad": [
+        (
+            [Values((1, 2, 2, 3)), Places([[[[6, 2, 11], [18, 14, 23]], [[1, 8, 5], [12, 21, 16]]]])],
+            {"size": (5, 6), "kernel": (2, 2), "stride": (2, 2), "padding": (0, 0), "dilation": (1, 1)},
+        ),
+        (
+            [Values((1, 1, 2, 2)), Places([[[[4, 4], [4, 8]]]])],
+            {"size": (3, 3), "kernel": (2, 2), "stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)},
+        ),
+    ],
     "avg_pool2d": [
         ([Values((2, 3, 5, 6))], _AVG),
         ([Values((1, 2, 6, 6))], {**_AVG, "ceil_mode": True, "count_include_pad": False}),
