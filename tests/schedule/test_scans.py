@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.programs import check, graph_of, make, run_compiled, same_bits
+from tests.programs import RandomGraph, check, graph_of, make, run_compiled, same_bits
 from tracejit import compiler, dtypes
 from tracejit.codegen.library import plan_call
 from tracejit.compiler import Compiled, compile_graph
@@ -13,6 +13,7 @@ from tracejit.ir.graph import Graph
 from tracejit.ir.node import Node
 from tracejit.ops import ops
 from tracejit.schedule import cost
+from tracejit.schedule.lower import RUNNING
 from tracejit.schedule.plan import make_plan
 
 RNG = np.random.default_rng(12)
@@ -46,6 +47,16 @@ def from_the_end(what: str, dim: int, *operands: Node) -> Node:
     return make("flip", scan(what, dim, *(make("flip", x, dims=(dim,)) for x in operands)), dims=(dim,))
 
 
+@pytest.fixture
+def of_any_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short scans are as long ones; programs made so are kept under names of their own."""
+    monkeypatch.setattr(cost, "SHORT_SCAN", 2)
+    monkeypatch.setattr(cost, "NARROW_SCAN", 2)
+    usual = compiler.version()
+    monkeypatch.setattr(compiler, "version", lambda: f"{usual} no scan is short")
+
+
+@pytest.mark.usefixtures("of_any_length")
 @pytest.mark.parametrize("kind", ["float32", "float64"])
 @pytest.mark.parametrize("what", SCANS)
 @pytest.mark.parametrize(("shape", "dim"), SHAPES)
@@ -64,6 +75,7 @@ def test_between_its_neighbours(shape: tuple[int, ...], dim: int, what: str, kin
         assert what in group.ops
 
 
+@pytest.mark.usefixtures("of_any_length")
 @pytest.mark.parametrize("kind", ["float32", "float64"])
 @pytest.mark.parametrize(("shape", "dim"), SHAPES)
 def test_equals_numpy(shape: tuple[int, ...], dim: int, kind: str) -> None:
@@ -79,6 +91,17 @@ def test_equals_numpy(shape: tuple[int, ...], dim: int, kind: str) -> None:
             graph = graph_of(lambda x, what=what, function=function: function(what, dim, x), x)
             (found,) = run_compiled(compile_graph(graph), graph, [x])
             assert same_bits(found, np.ascontiguousarray(np.flip(expected, dim) if back else expected))
+
+
+def has_a_scan(seed: int) -> bool:
+    return any(node.op in RUNNING for node in RandomGraph(seed).graph.nodes())
+
+
+@pytest.mark.usefixtures("of_any_length")
+@pytest.mark.parametrize("seed", list(filter(has_a_scan, range(400))))
+def test_random_graphs_have_the_bits_of_their_operations(seed: int) -> None:
+    drawn = RandomGraph(seed)
+    check(drawn.graph, drawn.arrays, (0.75 if drawn.scalars == "f" else 3,))
 
 
 @pytest.mark.parametrize("dim", [0, 1])
@@ -249,6 +272,13 @@ def test_results_go_past_the_caches(monkeypatch: pytest.MonkeyPatch) -> None:
     for dim in (0, 1):
         graph = graph_of(lambda x, dim=dim: make("neg", make("cumsum", make("mul", x, 0.5), dim=dim)), x)
         assert "stream(" in check(graph, [x]).kernels[0].text
+
+
+def test_short_ones_are_library_operations() -> None:
+    for shape, dim in (((100, cost.SHORT_SCAN - 1), 1), ((100, cost.NARROW_SCAN - 1), 0)):
+        x = operand(*shape)
+        compiled = check(graph_of(lambda x, dim=dim: make("neg", make("cumsum", x, dim=dim)), x), [x])
+        assert [group.kind for group in compiled.groups] == ["call", "loop"]
 
 
 def test_without_scans_they_are_library_operations() -> None:

@@ -18,6 +18,7 @@ from tracejit.dtypes import dtype
 from tracejit.ir.graph import Graph
 from tracejit.ir.node import INPUT, ITEM, Node
 from tracejit.ops import Op, ops
+from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
 from tracejit.schedule.islands import Islands, Run, detach
 from tracejit.schedule.values import Number, Read, Value, cuts_of, number_of, whole
@@ -141,7 +142,7 @@ def missing(op: Op, avals: tuple[Aval | None, ...]) -> str | None:
 class Lowering:
     """Turns the nodes of one graph into values; those that may be islands as they are, the others as `arrange` leaves
     them. What `preparing` takes apart, such as the packing of a convolution's weights, need not wait for all operands.
-    With `scans` those of float32 and float64 are values like reductions, not library operations.
+    With `scans` those of float32 and float64 are values like reductions, not library operations, unless they are short.
     """
 
     def __init__(
@@ -304,7 +305,9 @@ class Lowering:
         """A scan; None if a library operation does it."""
         dim = attrs[0]
         size, inner = aval.shape[dim], prod(aval.shape[dim + 1 :])
-        if not self._scans or aval.numel == 0 or size == 1 or aval.dtype not in (dtypes.float32, dtypes.float64):
+        if not self._scans or aval.numel == 0 or aval.dtype not in (dtypes.float32, dtypes.float64):
+            return None
+        if size == 1 or cost.is_short_scan(size, inner):
             return None
         steps = [x.strides[dim] for x in args if x.source.op is not ops.full] or [0]
         # What is read in descending order is as it lies for a scan that begins at the end.
