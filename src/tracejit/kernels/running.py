@@ -55,7 +55,7 @@ CHAINS = {
     "linear_recurrence": Chain(_recurrence, 2, -0.0, ("{x} + {sofar}", "{out} * {decay}")),
 }
 _FEW = 3
-"""Rows of which one after another takes no longer than turning them."""
+"""Rows of which one after another takes no longer than turning them, if they are the last ones."""
 
 
 def _name(what: str, lane: Lane, back: bool) -> str:
@@ -128,37 +128,25 @@ def _add_run(module: Any, lane: Lane, what: str, back: bool) -> Any:
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
         *memory, sofar, pitch, rows, count = arguments
         one, several = _add_one(module, lane, what, back), _add_several(module, lane, what, back)
-        size = I64(lane.size)
-        step = builder.mul(pitch, size)
+        step = builder.mul(pitch, I64(lane.size))
 
-        def turn(state: list[Any]) -> list[Any]:
+        def behind(state: list[Any], done: int) -> list[Any]:
+            left, *places, carried = state
+            places = [builder.add(place, builder.mul(step, I64(done))) for place in places]
+            return [builder.sub(left, I64(done)), *places, builder.add(carried, I64(done * lane.size))]
+
+        def next_rows(state: list[Any]) -> list[Any]:
             left, *at = state
-            few = builder.icmp_signed("<=", left, I64(_FEW))
-            with builder.if_else(few) as (then, otherwise):
-                with then:
-                    builder.call(one, [*at, count])
-                with otherwise:
-                    builder.call(several, [*at, step, left, count])
-            done = builder.select(few, I64(1), I64(lane.count))
-            further = builder.mul(done, step)
-            carried = builder.add(at[-1], builder.mul(done, size))
-            return [builder.sub(left, done), *[builder.add(place, further) for place in at[:-1]], carried]
+            builder.call(several, [*at, step, left, count])
+            return behind(state, lane.count)
 
-        head = builder.append_basic_block("rows")
-        inside, done = builder.append_basic_block("some"), builder.append_basic_block("done")
-        before = builder.block
-        builder.branch(head)
-        builder.position_at_end(head)
-        begin = [rows, *memory, sofar]
-        phis = [builder.phi(I64) for _ in begin]
-        builder.cbranch(builder.icmp_signed(">", phis[0], I64(0)), inside, done)
-        builder.position_at_end(inside)
-        following = turn(phis)
-        for phi, value, further in zip(phis, begin, following, strict=True):
-            phi.add_incoming(value, before)
-            phi.add_incoming(further, builder.block)
-        builder.branch(head)
-        builder.position_at_end(done)
+        def next_row(state: list[Any]) -> list[Any]:
+            builder.call(one, [*state[1:], count])
+            return behind(state, 1)
+
+        sets = builder.sdiv(builder.add(rows, I64(lane.count - 1 - _FEW)), I64(lane.count))
+        state = emit_loop(builder, sets, [rows, *memory, sofar], next_rows, rolled=True)
+        emit_loop(builder, state[0], state, next_row, rolled=True)
 
     return internal_function(module, _name(what, lane, back), chain.operands + 5, body)
 
