@@ -336,7 +336,7 @@ class RandomGraph:
         x, y, rng = self._pick(), self._pick(), self.rng
         if not x.shape or 0 in x.shape:
             return None
-        what = rng.choice(["matmul", "matmul", "argmax", "cumsum", "take", "take", "gather"])
+        what = rng.choice(["matmul", "matmul", "argmax", "scan", "scan", "take", "take", "gather"])
         if what == "matmul":
             if len(x.shape) != 2 or len(y.shape) != 2 or x.dtype is not y.dtype or x.dtype is dtypes.bool:
                 return None
@@ -346,14 +346,29 @@ class RandomGraph:
         dim = rng.randrange(len(x.shape))
         if what == "argmax":
             return make("argmax", x, dim=dim)
-        if what == "cumsum":
-            return None if x.dtype is dtypes.bool else make("cumsum", x, dim=dim)
+        if what == "scan":
+            return self._scan(x, dim)
         count = rng.choice([1, 2, x.shape[dim], 2 * x.shape[dim]])
         if what == "take":
             return make("take", x, self._places((count,), x.shape[dim]), dim=dim)
         shape = tuple(count if d == dim else rng.randrange(1, s + 1) for d, s in enumerate(x.shape))
         index = self._places(shape[dim:], x.shape[dim]) if rng.random() < 0.5 else self._places(shape, x.shape[dim])
         return make("gather", x, make("expand", index, shape=shape), dim=dim)
+
+    def _scan(self, x: Node, dim: int) -> Node | None:
+        """A scan, which may begin at the end."""
+        rng = self.rng
+        if x.dtype is dtypes.bool:
+            return None
+        what = rng.choice(["cumsum", "cumprod", "linear_recurrence"] if x.dtype.is_floating_point else ["cumsum"])
+        operands = [x, self._like(x)] if what == "linear_recurrence" else [x]
+        if rng.random() < 0.5:
+            return make(what, *operands, dim=dim)
+        return make("flip", make(what, *[make("flip", y, dims=(dim,)) for y in operands], dim=dim), dims=(dim,))
+
+    def _like(self, x: Node) -> Node:
+        """A value of this shape and type."""
+        return self.rng.choice([y for y in self.pool if y.shape == x.shape and y.dtype is x.dtype])
 
     def _places(self, shape: tuple[int, ...], size: int) -> Node:
         """Some of the places of `size`, in no order."""

@@ -439,7 +439,13 @@ def plan_graph(
     clock.lap("passes")
     preparing = prepared if strands else None
     plan = make_plan(
-        simplified, planner, arrange=arrange or _arrange, strands=strands, early=early, preparing=preparing
+        simplified,
+        planner,
+        arrange=arrange or _arrange,
+        strands=strands,
+        early=early,
+        preparing=preparing,
+        scans=strands,
     )
     clock.lap("schedule")
     return Outcome(plan, simplified, report)

@@ -15,7 +15,7 @@ from tracejit.runtime import ptx
 
 UNIT_BY_UNIT = (
     "take", "gather", "scatter", "scatter_add", "index_add", "index_copy", "wrap_index", "cumsum", "cumprod",
-    "argmax", "argmin",
+    "linear_recurrence", "argmax", "argmin",
 )  # fmt: skip
 
 
@@ -26,7 +26,8 @@ def test_operations_have_the_bits_of_the_cpu(name: str, layout: str) -> None:
     if layout == "strided":
         kinds = [dtypes.float32]
     else:
-        kinds = [dtypes.float16, dtypes.int32 if name.startswith("cum") else dtypes.bool]
+        other = dtypes.int32 if name.startswith("cum") else dtypes.bool
+        kinds = [dtypes.float16, other if "i" in op.kinds else dtypes.float64]
     for case in cases(op):
         for kind in kinds:
             arrays = case.build(kind, layout)

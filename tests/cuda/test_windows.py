@@ -135,7 +135,7 @@ def test_ptx() -> None:
 def pooled(name: str, given: list[np.ndarray], attrs: dict[str, Any]) -> Graph:
     """The graph of a pooling; of a maximum both results."""
     if name != "max_pool2d":
-        return graph_of(lambda x: make(name, x, **attrs), *given)
+        return graph_of(lambda *of: make(name, *of, **attrs), *given)
 
     def both(x: nodes.Node) -> tuple[nodes.Node, nodes.Node]:
         made = make(name, x, **attrs)
@@ -144,7 +144,7 @@ def pooled(name: str, given: list[np.ndarray], attrs: dict[str, Any]) -> Graph:
     return graph_of(both, *given)
 
 
-@pytest.mark.parametrize("name", ["max_pool2d", "avg_pool2d", "avg_pool2d_grad"])
+@pytest.mark.parametrize("name", ["max_pool2d", "max_pool2d_grad", "avg_pool2d", "avg_pool2d_grad"])
 def test_pooling(name: str) -> None:
     for case in cases(getattr(ops, name)):
         for kind in (dtypes.float32, dtypes.float16, dtypes.float64):

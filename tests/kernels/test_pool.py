@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from tests.kernels.launching import launch, operand, run, same, sample
-from tracejit.kernels.pool import plan_avg_pool2d, plan_avg_pool2d_grad, plan_max_pool2d, pool_output_shape
+from tracejit.kernels.pool import (
+    plan_avg_pool2d,
+    plan_avg_pool2d_grad,
+    plan_max_pool2d,
+    plan_max_pool2d_grad,
+    pool_output_shape,
+)
 
 torch = pytest.importorskip("torch")
 
@@ -96,6 +102,27 @@ def test_max_pool2d_of_special_values_and_ties(dtype: str) -> None:
             same(indices, places.numpy())
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize(("shape", "attrs"), DILATED)
+def test_gradient_of_max_pool2d(shape: tuple[int, ...], attrs: dict[str, Any], dtype: str) -> None:
+    rng = np.random.default_rng(3)
+    x = sample(rng, dtype, *shape)
+    _, indices = max_pool(x, attrs)
+    ct = sample(rng, dtype, *indices.shape)
+    ct.flat[::3] = -0.0
+    size, n = shape[-2] * shape[-1], indices.shape[-2] * indices.shape[-1]
+    expected = np.zeros((x.size // size if size else 0, size), dtype)
+    for plane, places, given in zip(expected, indices.reshape(-1, n), ct.reshape(-1, n), strict=True):
+        np.add.at(plane, places, given)
+    windows = {"padding": (0, 0), "dilation": (1, 1)} | {k: v for k, v in attrs.items() if k != "ceil_mode"}
+    for pieces in (1, 3):
+        dx = np.full(shape, 77, dtype)
+        plan = plan_max_pool2d_grad(operand(ct), operand(indices), operand(dx), **windows)
+        assert not any(one.fails for one in plan)
+        assert launch(plan, [ct, indices, dx], pieces) == 0
+        same(dx, expected.reshape(shape))
+
+
 def test_indices_stay_inside_where_a_window_holds_padding_alone() -> None:
     x = np.ones((1, 1, 1, 1), "float32")
     values, indices = max_pool(x, {"kernel": (2, 2), "stride": (1, 1), "padding": (1, 1), "dilation": (2, 2)})
@@ -160,6 +187,8 @@ def test_errors() -> None:
         plan_max_pool2d(x, x, places, (2, 2), (2, 2))
     with pytest.raises(TypeError, match="int64 indices"):
         plan_max_pool2d(x, out, out, (2, 2), (2, 2))
+    with pytest.raises(TypeError, match="int64 indices"):
+        plan_max_pool2d_grad(out, out, x, (2, 2), (2, 2), (0, 0), (1, 1))
     with pytest.raises(ValueError, match="half of kernel size"):
         plan_avg_pool2d(x, out, (2, 2), (2, 2), (2, 2))
     with pytest.raises(ValueError, match="greater than zero"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.kernels.launching import DTYPES, operand, run, same, sample
-from tracejit.kernels.scan import plan_cumprod, plan_cumsum
+from tracejit.kernels.scan import plan_cumprod, plan_cumsum, plan_linear_recurrence
 
 SHAPES = [
     *[((7,), 0), ((1,), 0), ((5, 33), 1), ((37, 21), 1), ((16, 1), 1), ((33, 5), 0)],
@@ -28,6 +28,21 @@ def test_equals_numpy(dtype: str, name: str) -> None:
             else:
                 expected = getattr(np, name)(x, axis=dim, dtype=dtype)
         same(run(planner, [x], np.empty_like(x), dim=dim), expected)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+def test_a_recurrence_goes_step_by_step(dtype: str) -> None:
+    rng = np.random.default_rng(2)
+    for shape, dim in SHAPES:
+        x, decay = sample(rng, dtype, *shape), sample(rng, dtype, *shape)
+        kind = np.dtype(np.float64 if dtype == "float64" else np.float32)
+        expected = np.empty(shape, kind)
+        terms, factors, results = (np.moveaxis(a, dim, 0) for a in (x.astype(kind), decay.astype(kind), expected))
+        with np.errstate(over="ignore", invalid="ignore"):
+            for k in range(len(terms)):
+                results[k] = terms[k] + results[k - 1] * factors[k - 1] if k else terms[k]
+            rounded = expected.astype(x.dtype)
+        same(run(plan_linear_recurrence, [x, decay], np.empty_like(x), dim=dim), rounded)
 
 
 def test_signs_of_zero_and_special_values() -> None:
@@ -57,6 +72,8 @@ def test_errors() -> None:
         plan_cumsum(x, operand(np.zeros((3, 5), "float32")), 0)
     with pytest.raises(ValueError, match="contiguous"):
         plan_cumsum(operand(np.zeros((4, 3), "float32").T), x, 0)
+    with pytest.raises(ValueError, match="one shape"):
+        plan_linear_recurrence(x, operand(np.zeros((3, 5), "float32")), x, 0)
     with pytest.raises(TypeError, match="bool"):
         plan_cumsum(operand(np.zeros(3, bool)), operand(np.zeros(3, bool)), 0)
     with pytest.raises(TypeError, match="one dtype"):

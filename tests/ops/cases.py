@@ -223,6 +223,11 @@ _BY_NAME: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
         ([*_BACK, Flags((1, 2, 2, 4)), _STATS], {"scale": 0.2}),
         ([*_BACK, Values((1, 2, 2, 4)), _STATS], {"scale": 0.1}),
     ],
+    "linear_recurrence": [
+        *(([Values(shape), Values(shape)], {"dim": dim}) for shape, dim in (((2, 3, 4), 2), ((2, 3, 4), 0), ((1,), 0))),
+        ([Values((0, 3)), Values((0, 3))], {"dim": 0}),
+        ([Given([[2, 0, 3, 5], [0, 7, 0, 1]]), Given([[0, 1, 0, 2], [3, 0, 0, 5]])], {"dim": 1}),
+    ],
     "take": [
         ([Values((4, 3)), Places([2, 0, 2])], {"dim": 0}),
         ([Values((2, 4, 3)), Places([3, 1])], {"dim": 1}),
@@ -331,6 +336,16 @@ _BY_NAME: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
     "max_pool2d": [
         ([Values((2, 3, 5, 6))], {**_POOL, "dilation": (1, 1), "ceil_mode": False}),
         ([Values((2, 1, 6, 6))], {**_POOL, "dilation": (2, 1), "ceil_mode": True}),
+    ],
+    "max_pool2d_grad": [
+        (
+            [Values((1, 2, 2, 3)), Places([[[[6, 2, 11], [18, 14, 23]], [[1, 8, 5], [12, 21, 16]]]])],
+            {"size": (5, 6), "kernel": (2, 2), "stride": (2, 2), "padding": (0, 0), "dilation": (1, 1)},
+        ),
+        (
+            [Values((1, 1, 2, 2)), Places([[[[4, 4], [4, 8]]]])],
+            {"size": (3, 3), "kernel": (2, 2), "stride": (1, 1), "padding": (0, 0), "dilation": (1, 1)},
+        ),
     ],
     "avg_pool2d": [
         ([Values((2, 3, 5, 6))], _AVG),

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from tests.programs import RandomGraph, graph_of, make, random_array
 from tracejit.codegen.library import plan_call
 from tracejit.ir.node import Node
-from tracejit.schedule.groups import writers
 from tracejit.schedule.plan import Plan, launches_of, make_plan
-from tracejit.schedule.values import Value
+from tracejit.schedule.values import Value, writers
 
 
 def plan_of(function: object, *arrays: object) -> Plan:

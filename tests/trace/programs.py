@@ -16,7 +16,7 @@ DTYPES = [tj.float32, tj.float32, tj.float32, tj.float64, tj.int64, tj.bool, tj.
 
 UNARY = ["exp", "tanh", "sigmoid", "neg", "abs", "sin", "sqrt", "relu", "floor", "sign", "log1p", "erf", "square"]
 BINARY = ["add", "sub", "mul", "div", "maximum", "minimum", "eq", "lt", "pow"]
-REDUCTIONS = ["sum", "mean", "amax", "amin", "prod", "var", "any", "argmax", "logsumexp", "cumsum"]
+REDUCTIONS = ["sum", "mean", "amax", "amin", "prod", "var", "any", "argmax", "logsumexp", "cumsum", "cumprod"]
 VIEWS = ["T", "flatten", "unsqueeze", "slice", "flip", "expand", "select", "reverse_reshape"]
 IN_PLACE = ["add_", "mul_", "tanh_", "copy_", "setitem", "view_add_", "fill_", "clamp_"]
 JOINS = ["cat", "stack", "where", "matmul", "outer", "linear"]
@@ -126,7 +126,7 @@ class Machine:
         if name in BINARY:
             return getattr(tj, name)(a, b if k % 3 else x)
         if name in REDUCTIONS:
-            if name in ("logsumexp", "cumsum"):
+            if name in ("logsumexp", "cumsum", "cumprod"):
                 return getattr(a, name)(k % max(a.ndim, 1))
             if k % 2 or a.ndim == 0:
                 return getattr(a, name)()

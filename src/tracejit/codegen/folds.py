@@ -19,7 +19,7 @@ from tracejit.kernels.fold import LANES
 from tracejit.schedule import cost
 from tracejit.schedule.groups import COLUMN, Group
 from tracejit.schedule.plan import Plan, folded_blocks
-from tracejit.schedule.rows import Pass, RowPlan, plan_rows
+from tracejit.schedule.rows import Operand, Pass, RowPlan, plan_rows
 from tracejit.schedule.values import ELEMENTWISE, VIRTUAL, Number, Read, Value
 
 Costs = tuple[int, float, float]
@@ -30,15 +30,20 @@ def _unfolded(text: str, kind: dtype) -> str:
     return f"{text} != 0" if kind is dtypes.bool else expression.rounded(text, kind)
 
 
+def _copied(rows: RowPlan, visit: Pass) -> list[Operand]:
+    """The operands from outside that a visit copies for what it folds."""
+    return [operand for operand in rows.copied if operand[0] in visit.fold]
+
+
 def _visit(elements: Elements, scratch: Scratch, rows: RowPlan, visit: Pass, places: str, at: str) -> None:
     """One loop over places of a row; `at` is a place's index in a scratch row."""
-    copied = [v for v in visit.fold if v in rows.copied]
-    if not visit.compute and not copied:
+    copied = _copied(rows, visit)
+    if not visit.compute and not visit.write and not copied:
         return
     writer = elements.writer
     kept = set(rows.kept)
     elements.forget_places()
-    elements.hoist([*visit.compute, *copied])
+    elements.hoist([*visit.compute, *(v for v, _ in copied)])
     writer.line(f"for j in {places}:")
     writer.depth += 1
     writer.interleave(cost.interleaving(visit.compute))
@@ -52,9 +57,9 @@ def _visit(elements: Elements, scratch: Scratch, rows: RowPlan, visit: Pass, pla
         writer.line(f"{elements.placed[value]} = {text}  # {value.name}")
     for value in visit.compute:
         elements.compute(value, "j")
-    for value in copied:
-        read = value.reads[0]
-        scratch.store(value, read.source.dtype, at, elements.fetch(value, read, "j"))
+    for operand in copied:
+        value, read = operand[0], operand[0].reads[operand[1]]
+        scratch.store(operand, read.source.dtype, at, elements.fetch(value, read, "j"))
     for value in visit.keep:
         scratch.store(value, value.dtype, at, elements.placed[value])
     for value in visit.write:
@@ -70,7 +75,7 @@ def _visit_and_ask(
     writer, n, streams = elements.writer, elements.n, elements.streams()
     near = cost.AHEAD_BYTES // sum(size for _, size, _ in streams)
     reach = writer.given(f"min({n}, max(0, {writer.size(elements.rows)} * {n} - {near}))")
-    elements.hoist([*visit.compute, *(v for v in visit.fold if v in rows.copied)])
+    elements.hoist([*visit.compute, *(v for v, _ in _copied(rows, visit))])
     far = _far(elements, rows, visit)
     elements.open_pieces(far, elements.own_row, begin, end, cost.AHEAD)
     for size in sorted({size for _, size, _ in streams}):
@@ -93,15 +98,17 @@ def _far(elements: Elements, rows: RowPlan, visit: Pass) -> list[Value]:
     return [v for v in visit.write if v in elements.far and v not in again]
 
 
-def _visit_all(elements: Elements, scratch: Scratch, rows: RowPlan, visit: Pass) -> None:
-    """A visit of the whole row, in pieces if its results are streamed."""
+def visit_all(
+    elements: Elements, scratch: Scratch, rows: RowPlan, visit: Pass, begin: str, end: str, at: str
+) -> None:
+    """A visit of places from `begin` to `end`, in pieces if its results are streamed."""
     far = _far(elements, rows, visit)
     if not far:
-        _visit(elements, scratch, rows, visit, f"range({elements.n})", "j")
+        _visit(elements, scratch, rows, visit, f"range({begin}, {end})", at)
         return
-    elements.open_pieces(far, elements.own_row, "0", elements.n, cost.STRIP)
+    elements.open_pieces(far, elements.own_row, begin, end, cost.STRIP)
     elements.begin_stream(far, cost.STRIP)
-    _visit(elements, scratch, rows, visit, "range(first, stop)", "j")
+    _visit(elements, scratch, rows, visit, "range(first, stop)", at)
     elements.end_stream()
     elements.writer.depth -= 1
 
@@ -110,8 +117,8 @@ def _fold(elements: Elements, scratch: Scratch, rows: RowPlan, value: Value, fir
     """The text of the fold of `count` places of a row from `first` on."""
     read = value.reads[0]
     source = read.source
-    if source in rows.kept or value in rows.copied:
-        address = scratch.row(source if source in rows.kept else value, source.dtype)[0]
+    if source in rows.kept or (value, 0) in rows.copied:
+        address = scratch.row(source if source in rows.kept else (value, 0), source.dtype)[0]
     else:
         if source in elements.group.full:
             pointer = elements.writer.pointer(elements.plan.storage[source])
@@ -138,7 +145,7 @@ def write_row(elements: Elements) -> Costs:
         if visit is dearest and visit.compute and elements.streams():
             _visit_and_ask(elements, scratch, rows, visit, "0", elements.n, "j", elements.n)
         else:
-            _visit_all(elements, scratch, rows, visit)
+            visit_all(elements, scratch, rows, visit, "0", elements.n, "j")
         for value in visit.fold:
             name = writer.name("r")
             text = _fold(elements, scratch, rows, value, "", elements.n)

@@ -13,12 +13,13 @@ from types import MappingProxyType
 
 from tracejit.codegen import expression
 from tracejit.codegen.elements import Elements
-from tracejit.codegen.folds import combine, write_blocks, write_column, write_row
+from tracejit.codegen.folds import Costs, combine, write_blocks, write_column, write_row
+from tracejit.codegen.scans import write_scan
 from tracejit.codegen.scratch import Scratch
 from tracejit.codegen.text import KernelText, Writer
 from tracejit.kernels.vmath import IN_PLACE
 from tracejit.schedule import cost
-from tracejit.schedule.groups import BLOCKS, COLUMN, LOOP, ROW, Group
+from tracejit.schedule.groups import BACKSCAN, BLOCKS, COLUMN, LOOP, ROW, SCAN, Group
 from tracejit.schedule.plan import Plan, launches_of
 from tracejit.schedule.values import VIRTUAL, Value
 
@@ -30,9 +31,8 @@ def generate(group: Group, plan: Plan) -> list[list[KernelText]]:
     """The kernels of a group that is no library call: a list for each of its stages."""
     group = plan.unfolded(group)
     writer = Writer()
-    write = {LOOP: _write_loop, ROW: write_row, BLOCKS: write_blocks, COLUMN: write_column}[group.kind]
     members = Elements(writer, group, plan)
-    units, elements, extra = write(members)
+    units, elements, extra = _TEMPLATES[group.kind](members)
     if members.streams_results:
         writer.depth = 1
         writer.line("end_streams()")
@@ -59,6 +59,8 @@ def _doc(group: Group) -> str:
         "row": "Row by row",
         "blocks": "Blocks of long rows",
         "column": "Column by column",
+        "scan": "Step by step",
+        "backscan": "Step by step from the end",
     }[group.kind]
     return f"{what}: {', '.join(v.name for v in group.members)}."
 
@@ -306,3 +308,13 @@ def _write_body(elements: Elements) -> None:
     texts = [(v, elements.compute(v, "j")) for v in elements.stored]
     for value, text in texts:
         elements.store(value, "j", text)
+
+
+_TEMPLATES: dict[str, Callable[[Elements], Costs]] = {
+    LOOP: _write_loop,
+    ROW: write_row,
+    BLOCKS: write_blocks,
+    COLUMN: write_column,
+    SCAN: write_scan,
+    BACKSCAN: write_scan,
+}

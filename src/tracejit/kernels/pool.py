@@ -1,4 +1,4 @@
-"""Maximum and average over windows of the last two axes (NCHW or CHW), and the gradient of the average."""
+"""Maximum and average over windows of the last two axes (NCHW or CHW), and their gradients."""
 
 from __future__ import annotations
 
@@ -108,6 +108,25 @@ _BY_VECTORS: dict[tuple[str, bool], Callable[..., Any]] = {
 """Kernels by type, and whether all windows lie inside their planes and close together."""
 _MANY = 1 << 30
 """Elements between the ends of a window from which on they are not counted in 32 bits."""
+
+# A plane is in the first cache while it is set to zero and added to.
+_MAX_GRAD = """
+def $name(p, lo, hi):
+    # Slots: ct, indices, dx, elements of a plane of dx, windows of one. A unit is a plane.
+    ct = load_arg(p, 0)
+    index = load_arg(p, 1)
+    dx = load_arg(p, 2)
+    size = load_arg(p, 3)
+    n = load_arg(p, 4)
+    for u in range(lo, hi):
+        first = u * size
+        for k in range(first, first + size):
+            store_$t(dx, k, 0.0)
+        for e in range(u * n, u * n + n):
+            to = first + load_i64(index, e)
+            store_$t(dx, to, load_$t(ct, e) + $before)
+    return 0
+"""
 
 _AVG = """
 def $name(p, lo, hi):
@@ -286,7 +305,7 @@ def plan_max_pool2d(
     Shape: values and indices as `pool_output_shape` says.
     DType: any but bool; indices int64, each the place h * W + w in its plane.
     Edge: of equal elements the first; of several NaN the last; a window that a dilation carries past every element
-    gives the lowest value and some place inside; the gradient is a scatter_add at the indices.
+    gives the lowest value and some place inside.
     """
     what = "max_pool2d"
     require_contiguous(what, x, values, indices)
@@ -321,6 +340,32 @@ def plan_max_pool2d(
     slots = (Ptr(0), Ptr(1), Ptr(2), *sizes, *padding, *dilation, lowest)
     launch = Launch(function, slots, units, shape[-1] * (4.0 + 0.6 * kernel[0] * kernel[1]))
     return launched(by_planes(launch, x, values, indices))
+
+
+def plan_max_pool2d_grad(
+    ct: Operand, indices: Operand, dx: Operand, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> tuple[Launch, ...]:
+    """Launches for the gradient of max_pool2d in its input. Operands: ct, indices, dx.
+
+    Shape: ct and indices have the shape of max_pool2d's results, dx of its input.
+    DType: floating point, and int64; types of 16 bits are rounded after each addition.
+    Edge: an element that is the maximum of several windows gets their gradients in the windows' row-major order;
+    indices are taken for what max_pool2d gave.
+    """
+    what = "max_pool2d_grad"
+    require_contiguous(what, ct, indices, dx)
+    require_same_dtype(what, ct, dx)
+    _require_shape(what, "indices", indices, ct.shape)
+    if not BY_NAME[ct.dtype].is_floating_point or indices.dtype != "int64":
+        raise TypeError(f"{what}: expected floating point ct and int64 indices, got {ct.dtype} and {indices.dtype}")
+    short = short_name(ct)
+    size, n = product(dx.shape[-2:]), product(ct.shape[-2:])
+    # What is added to 0 loses the sign of -0.0.
+    apart = dilation == (1, 1) and kernel[0] <= stride[0] and kernel[1] <= stride[1]
+    before, stem = ("0.0", f"{what}_apart") if apart else (f"load_{short}(dx, to)", what)
+    function = instantiate(_MAX_GRAD, f"{stem}_{short}", t=short, before=before)
+    launch = Launch(function, (Ptr(0), Ptr(1), Ptr(2), size, n), product(dx.shape[:-2]), 5.0 + 0.06 * size + 0.3 * n)
+    return launched(by_planes(launch, ct, indices, dx))
 
 
 def _avg_slots(

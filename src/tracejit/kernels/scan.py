@@ -1,4 +1,4 @@
-"""Running sums and products along one axis, in sequential order."""
+"""Running sums, products and linear recurrences along one axis, in sequential order."""
 
 from __future__ import annotations
 
@@ -62,6 +62,32 @@ def $name(p, lo, hi):
         for row in range(1, size):
             e += inner
             sofar = sofar $op load_$t(x, e)
+            store_$t(out, e, sofar)
+        c += 1
+        if c == inner:
+            c = 0
+            o += 1
+    return 0
+"""
+
+_RECURRENCE = """
+def $name(p, lo, hi):
+    # Slots: x, decay, out, size, inner. A unit is one column (o, c) of x, seen as [outer, size, inner].
+    x = load_arg(p, 0)
+    decay = load_arg(p, 1)
+    out = load_arg(p, 2)
+    size = load_arg(p, 3)
+    inner = load_arg(p, 4)
+    o = lo // inner
+    c = lo - o * inner
+    for u in range(lo, hi):
+        e = o * size * inner + c
+        sofar = load_$t(x, e)
+        store_$t(out, e, sofar)
+        for row in range(1, size):
+            carried = sofar * load_$t(decay, e)
+            e += inner
+            sofar = load_$t(x, e) + carried
             store_$t(out, e, sofar)
         c += 1
         if c == inner:
@@ -136,3 +162,22 @@ def plan_cumprod(x: Operand, out: Operand, dim: int) -> tuple[Launch, ...]:
     Edge: the first element is copied; out must not overlap x.
     """
     return _plan("cumprod", "*", x, out, dim)
+
+
+def plan_linear_recurrence(x: Operand, decay: Operand, out: Operand, dim: int) -> tuple[Launch, ...]:
+    """Launches for out[k] = x[k] + decay[k - 1] * out[k - 1] along `dim`, in ascending order. Operands: x, decay, out.
+
+    Shape: that of all operands.
+    DType: floating, of all alike; types of 16 bits run in float32 and are rounded where they are stored.
+    Edge: the first element is copied; out must overlap none of the others.
+    """
+    what = "linear_recurrence"
+    require_contiguous(what, x, decay, out)
+    require_same_dtype(what, x, decay, out)
+    if not x.shape == decay.shape == out.shape:
+        raise ValueError(f"{what}: expected one shape, got {[list(o.shape) for o in (x, decay, out)]}")
+    outer, size, inner = lanes(what, x.shape, dim)
+    short = short_name(x)
+    function = instantiate(_RECURRENCE, f"{what}_{short}", t=short)
+    units = outer * inner if size else 0
+    return launched(Launch(function, (Ptr(0), Ptr(1), Ptr(2), size, inner), units, 2.0 + 1.5 * size))

@@ -228,6 +228,24 @@ class VectorBuilder:
             parts = [self.ir.shuffle_vector(parts[k], parts[k + 1], order) for k in range(0, len(parts), 2)]
         return parts[0]
 
+    def _unzip(self, rows: list[Any]) -> list[Any]:
+        """Columns of 16-byte blocks of as many vectors as each has blocks."""
+        if len(rows) == 1:
+            return rows
+        per = 16 // self.lane.size
+        order = [2 * block * per + k for block in range(self.pieces) for k in range(per)]
+        pairs = list(zip(rows[::2], rows[1::2], strict=True))
+        even = self._unzip([self._pick(*pair, order) for pair in pairs])
+        odd = self._unzip([self._pick(*pair, [k + per for k in order]) for pair in pairs])
+        return [column for both in zip(even, odd, strict=True) for column in both]
+
+    def transposed(self, rows: list[Any]) -> list[Any]:
+        """The columns of as many vectors as each has elements."""
+        per = 16 // self.lane.size
+        blocks = [self._unzip(rows[r::per]) for r in range(per)]
+        columns = (self._transpose_inside([block[k] for block in blocks]) for k in range(self.pieces))
+        return [column for some in columns for column in some]
+
     def load_column(self, rows: list[Place]) -> Any:
         """The first element of each of the rows."""
         column = ir.Constant(self.lane.vector, ir.Undefined)

@@ -169,26 +169,58 @@ def cumsum(x, *, dim):
     """
 
 
-def _cumprod_gradient(ct: Any, x: Any, x_aval: Aval, dim: int) -> Any:
-    """d/dx[i] = (product of x before i) * g[i], where g[i] = ct[i] + x[i+1] * g[i+1].
+def _recur(x: Any, decay: Any, dim: int) -> Any:
+    kind = np.dtype(np.float32) if x.dtype == np.float16 else x.dtype
+    out = np.empty(x.shape, kind)
+    results, terms, factors = (np.moveaxis(a, dim, 0) for a in (out, x.astype(kind), decay.astype(kind)))
+    carried = kind.type(-0.0)
+    for k in range(x.shape[dim]):
+        results[k] = terms[k] + carried
+        carried = results[k] * factors[k]
+    return out.astype(x.dtype)
 
-    The recurrence is solved by doubling: after a step, g[i] sums the terms of 2 * span places, and reach[i] is the
-    product x[i+1] ... x[i + 2 * span]. Nothing is divided by, so zeros do no harm.
+
+def _recurrence_gradients(ct: Any, decay: Any, out: Any, x_aval: Aval, dim: int) -> tuple[Any, Any]:
+    """What reaches each place from all behind it: g[k] = ct[k] + decay[k] * g[k + 1]."""
+    shape, n = x_aval.shape, x_aval.shape[dim]
+    if n == 0:
+        return ct, decay
+    back = ops.flip(decay, dims=(dim,))
+    # A factor stands before the place that it is for; the last one is for none.
+    factors = ops.cat(_part(back, shape, dim, 1, n), _part(back, shape, dim, 0, 1), dim=dim)
+    g = ops.flip(ops.linear_recurrence(ops.flip(ct, dims=(dim,)), factors, dim=dim), dims=(dim,))
+    reached = ops.mul(_part(g, shape, dim, 1, n), _part(out, shape, dim, 0, n - 1))
+    none = ops.full(0, shape=_kept(shape, dim), dtype=x_aval.dtype)
+    return g, ops.cat(reached, none, dim=dim)
+
+
+@record(
+    family="library",
+    infer=lambda x, decay, dim: x,
+    numpy=_recur,
+    exact=True,
+    kinds="f",
+    vjp=dict.fromkeys(("x", "decay"), _recurrence_gradients),
+    joint=True,
+)
+def linear_recurrence(x, decay, *, dim):
+    """out[k] = x[k] + decay[k - 1] * out[k - 1] along a dimension; the last of `decay` is not used.
+
+    Shape: that of both operands.
+    DType: that of both operands; types of 16 bits run in float32.
+    Source: from the front, one by one; each product is rounded before it is added.
     """
+
+
+def _cumprod_gradient(ct: Any, x: Any, out: Any, x_aval: Aval, dim: int) -> Any:
+    """d/dx[i] = (product of x before i) * g[i], where g[i] = ct[i] + x[i + 1] * g[i + 1]; nothing is divided by."""
     shape, n = x_aval.shape, x_aval.shape[dim]
     if n == 0:
         return ct
-    g, reach, span = ct, _part(x, shape, dim, 1, n), 1
-    while span < n:
-        ahead = ops.mul(reach, _part(g, shape, dim, span, n))
-        g = ops.cat(
-            ops.add(_part(g, shape, dim, 0, n - span), ahead), _part(g, shape, dim, n - span, n), dim=dim
-        )
-        if 2 * span < n:
-            near, far = _part(reach, shape, dim, 0, n - 2 * span), _part(reach, shape, dim, span, n - span)
-            reach = ops.mul(near, far)
-        span *= 2
-    return ops.mul(_exclusive_products(x, x_aval, dim), g)
+    back, factors = ops.flip(ct, dims=(dim,)), ops.flip(x, dims=(dim,))
+    g = ops.flip(ops.linear_recurrence(back, factors, dim=dim), dims=(dim,))
+    ones = ops.full(1, shape=_kept(shape, dim), dtype=x_aval.dtype)
+    return ops.mul(ops.cat(ones, _part(out, shape, dim, 0, n - 1), dim=dim), g)
 
 
 @record(
@@ -202,5 +234,5 @@ def _cumprod_gradient(ct: Any, x: Any, x_aval: Aval, dim: int) -> Any:
 def cumprod(x, *, dim):
     """Running products along a dimension.
 
-    Cost: the gradient takes about 5 * log2(size) operations, and divides by nothing.
+    Edge: the gradient divides by nothing, so zeros do no harm.
     """

@@ -175,13 +175,25 @@ def _plane(x: Any, shape: tuple[int, ...]) -> Any:
     return ops.reshape(x, shape=(shape[0] * shape[1], shape[2] * shape[3]))
 
 
-def _max_pool_gradient(ct: Any, indices: Any, x_aval: Aval) -> Any:
-    n, c, h, w = x_aval.shape
-    zero = ops.full(0, shape=(n * c, h * w), dtype=x_aval.dtype)
-    shape = tuple(indices.shape)
-    return ops.reshape(
-        ops.scatter_add(zero, _plane(indices, shape), _plane(ct, shape), dim=1), shape=x_aval.shape
-    )
+def _max_pool_grad(y: Any, indices: Any, size: Pair, *windows: Pair) -> Any:
+    planes = y.shape[0] * y.shape[1]
+    out = np.zeros((planes, size[0] * size[1]), y.dtype)
+    count = y.shape[2] * y.shape[3]
+    np.add.at(out, (np.arange(planes)[:, None], indices.reshape(planes, count)), y.reshape(planes, count))
+    return out.reshape(*y.shape[:2], *size)
+
+
+def _max_pool_gradient(
+    ct: Any, indices: Any, x_aval: Aval, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair
+) -> Any:
+    windows = {"kernel": kernel, "stride": stride, "padding": padding, "dilation": dilation}
+    return ops.max_pool2d_grad(ct, indices, size=x_aval.shape[2:], **windows)
+
+
+def _picked_maxima(ct: Any, indices: Any, y_aval: Aval, size: Pair) -> Any:
+    shape = y_aval.shape
+    picked = ops.gather(_plane(ct, (*shape[:2], *size)), _plane(indices, shape), dim=1)
+    return ops.reshape(picked, shape=shape)
 
 
 @record(
@@ -198,6 +210,22 @@ def max_pool2d(x, *, kernel, stride, padding, dilation, ceil_mode):
 
     Shape: (n, c, h, w) gives two of (n, c, oh, ow) with `pool_size` of each side.
     DType: that of `x`, and int64.
+    """
+
+
+@record(
+    family="library",
+    infer=lambda y, indices, size, *windows: Aval((*y.shape[:2], *size), y.dtype),
+    numpy=_max_pool_grad,
+    exact=True,
+    stepwise=True,
+    kinds="f",
+    vjp={"y": _picked_maxima},
+)
+def max_pool2d_grad(y, indices, *, size, kernel, stride, padding, dilation):
+    """The adjoint of `max_pool2d`: each window's gradient at the place that it gave, in the order of the windows.
+
+    Edge: the places are taken for those that it gave.
     """
 
 

@@ -107,7 +107,7 @@ class _Again:
 
     def _is_kept(self, source: Value) -> bool:
         """Whether a value is in memory whatever becomes of those that are made of it."""
-        if source.kind not in (kinds.ELEMENTWISE, kinds.REDUCTION) or source in self._targets:
+        if source.kind not in kinds.COMPUTED or source in self._targets:
             return True
         own = self._partition.group_of[source]
         return any(self._partition.group_of[r] is not own for r in self._readers.get(source, ()))

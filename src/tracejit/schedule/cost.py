@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from tracejit.schedule.values import ELEMENTWISE, VIRTUAL, Value
+from tracejit.schedule.values import ELEMENTWISE, SCAN, VIRTUAL, Value
 from tracejit.symbols import present
 
 BLOCK = 4096
@@ -34,6 +34,14 @@ SHORT_COLUMN, SMALL = 16, 1 << 14
 CHAIN = 8
 """Terms after which a long sum of whole values is cut, whatever its length: sums over other numbers of steps then need
 no other kernels, but for their rest."""
+SCAN_ROWS, SCAN_PLACES = 16, 128
+"""Rows that a scan goes through side by side, each of which is a chain that waits, and places of each in one go: what
+it keeps of them, 8 KiB of float32, stays in the first cache."""
+SCAN_COLUMNS, SCAN_STRIPS = 64, 32
+"""Columns that one unit of a scan along columns takes, and how many units side by side are done together."""
+SHORT_SCAN, NARROW_SCAN = 32, 16
+"""Elements of a row, and columns, below which a scan had better be a library operation: a kernel would spend its time
+where rows begin (over rows of 8 it takes 3.5 times as long, over 4 columns 1.1 to 1.3)."""
 RECOMPUTED = 10.0
 """Computing a value anew in a later pass over a row is as cheap as keeping it, up to this work an element."""
 
@@ -113,8 +121,8 @@ STRIPS, ALIGNED, MIRRORED_BYTES = 2, 128, 2 << 20
 0.75 of the time over 2048 rows of 2048 float32); bytes of a square from which on two tiles of it that read the same
 memory had better follow one another, since the second cache does not hold it (0.8 of the time)."""
 
-RANDOM = 70.0
-"""The work of a random number."""
+RANDOM, SCANNED = 70.0, 5.0
+"""The work of a random number, and of a step of a scan."""
 ADDITION, WORD = 0.02, 0.07
 """What an addition of float32 takes, and four bytes that are read or written, as measured for arrays that the second
 cache holds (AVX2, 3.4 GHz): loops of such sizes are the ones for which it matters whether threads share them."""
@@ -122,6 +130,8 @@ cache holds (AVX2, 3.4 GHz): loops of such sizes are the ones for which it matte
 
 def work(value: Value) -> float:
     """What computing one element takes, in additions."""
+    if value.kind == SCAN:
+        return SCANNED
     if value.kind == VIRTUAL:
         return RANDOM if value.op is not None and value.op.family == "random" else 1.0
     return value.op.work if value.kind == ELEMENTWISE and value.op is not None else 1.0
@@ -199,6 +209,11 @@ def is_read_once(nbytes: int, row: int) -> bool:
     if not row:
         return bool(present(nbytes) >= SIBLING_BYTES)
     return bool(present(nbytes) >= SIBLING_ROW_BYTES and present(row) >= SHORT_LOOP)
+
+
+def is_short_scan(size: int, inner: int) -> bool:
+    """Whether a scan of so many steps, with so many columns beside each other, has rows that are too short."""
+    return size < SHORT_SCAN if inner == 1 else inner < NARROW_SCAN
 
 
 def interleaving(members: list[Value]) -> int:

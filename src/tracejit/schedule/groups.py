@@ -10,23 +10,24 @@ group and back, and the cost model agrees. A group's space is [outer, unit] elem
 * row: reductions over the unit, and everything that reads the reduced values back;
 * blocks: the same reductions where the unit is too long for one visit; reduced values leave the group;
 * column: reductions over a part of `outer`; reduced values leave the group;
+* scan, backscan: scans along the unit, or along a part of `outer`, from the front or from the end;
 * call: one library operation.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from tracejit.ops import ops
 from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
 from tracejit.schedule.rows import plan_rows
-from tracejit.schedule.values import Read, Value, nests
+from tracejit.schedule.values import Read, Value, buffers, nests, outer_cuts, writers
 from tracejit.symbols import present
 
 LOOP, ROW, BLOCKS, COLUMN, CALL = "loop", "row", "blocks", "column", "call"
+SCANS = SCAN, BACKSCAN = "scan", "backscan"
 # Reasons for a cut.
 _BETWEEN = "another kernel lies between them"
 _COVERS = "what it covers must be written by an earlier kernel"
@@ -60,6 +61,11 @@ class Group:
         return self.outer * self.unit
 
     @property
+    def keeps_rows(self) -> bool:
+        """Whether its kernel keeps parts of rows from one visit to the next."""
+        return self.kind == ROW or (self.kind in SCANS and self.layout[2] == 1)
+
+    @property
     def reductions(self) -> list[Value]:
         return [v for v in self.members if v.kind == kinds.REDUCTION]
 
@@ -81,28 +87,8 @@ def relation(read: Read, value: Value, group: Group) -> str | None:
         return "same" if value.numel == source.numel and read.is_whole(source.numel) else None
     if value.numel == group.outer and read.is_whole(group.outer):
         return "same"
-    if group.kind == ROW and value.numel == group.numel and read.offset == 0 and source.numel == group.outer:
-        rows = ((group.outer, 1),) if group.outer > 1 else ()
-        if read.over(value.shape) == (*rows, (group.unit, 0)):
-            return "row"
-    return None
+    return "row" if group.kind == ROW and _is_row_read(read, value, group) else None
 
-
-def _outer_cuts(value: Value, is_full: bool, unit: int, inside: set[Value]) -> set[int] | None:
-    """Cuts of a member's outside reads in units, and of where it is put; None if one is inside a unit."""
-    found: set[int] = set()
-    for source, cuts in value.cuts:
-        if source in inside:
-            continue
-        if not is_full:
-            found |= cuts
-            continue
-        for cut in cuts:
-            if cut % unit:
-                return None
-            if cut > unit:
-                found.add(cut // unit)
-    return found
 
 
 class Partition:
@@ -129,7 +115,7 @@ class Partition:
                 self._enter(group, value, True)
             elif value.kind == kinds.ISLAND:
                 self._place_island(value)
-            elif value.kind in (kinds.ELEMENTWISE, kinds.REDUCTION) and value.numel and self._elements(value):
+            elif value.kind in kinds.COMPUTED and value.numel and self._elements(value):
                 self._place(value)
 
     @staticmethod
@@ -193,6 +179,8 @@ class Partition:
         candidates = [g for g in self.sources(value) if g.kind != CALL]
         if value.kind == kinds.REDUCTION:
             group = self._place_reduction(value, candidates)
+        elif value.kind == kinds.SCAN:
+            group = self._place_scan(value, candidates)
         else:
             group = self._place_elementwise(value, candidates)
         for other in candidates:
@@ -334,7 +322,7 @@ class Partition:
         inside = set(members)
         cuts: set[int] = set()
         for member in cut:
-            found = _outer_cuts(member, member in full or member.kind == kinds.REDUCTION, unit, inside)
+            found = outer_cuts(member, member in full or member.kind == kinds.REDUCTION, unit, inside)
             if found is None:
                 return None
             cuts |= found
@@ -382,11 +370,11 @@ class Partition:
             return _WIDE
         self._tried = group.cuts
         if value.cuts:
-            found = _outer_cuts(value, is_full or value.kind == kinds.REDUCTION, group.unit, inside)
+            found = outer_cuts(value, is_full or value.kind == kinds.REDUCTION, group.unit, inside)
             if found is None or not (found <= group.cuts or nests(group.cuts | found, group.outer)):
                 return _CROSSED
             self._tried = group.cuts | found
-        if group.kind == ROW:
+        if group.keeps_rows:
             members = sorted([*group.members, value], key=lambda v: v.index)
             full = {*group.full, value} if is_full else group.full
             if plan_rows(members, full).scratch_rows > cost.MAX_SCRATCH:
@@ -423,7 +411,7 @@ class Partition:
         self._tried = self._try_cuts(members, group.full | more_full, outer, unit)
         if self._tried is None:
             return _CROSSED
-        if group.kind == ROW:
+        if group.keeps_rows:
             members.sort(key=lambda v: v.index)
             if plan_rows(members, group.full | more_full).scratch_rows > cost.MAX_SCRATCH:
                 return _TALL
@@ -468,7 +456,7 @@ class Partition:
 
     def _merge_refusal(self, group: Group, other: Group, value: Value) -> str | None:
         if other.kind not in (LOOP, group.kind):
-            return f"a {other.kind} kernel and a {group.kind} kernel do not go through memory alike"
+            return _unlike(other.kind, group.kind)
         if other.kind != LOOP and (other.outer, other.unit, other.layout) != (group.outer, group.unit, group.layout):
             return "the two reduce over different dimensions"
         if other.numel != group.numel and not (group.kind == ROW and other.numel == group.outer):
@@ -545,6 +533,8 @@ class Partition:
                 return f"{value.name} goes over {present(rows * unit)} elements, the group over {present(group.numel)}"
             if kind == COLUMN and unit < cost.SHORT_COLUMN and group.numel > cost.SMALL:
                 return f"{present(unit)} columns are too few for the elementwise work"
+        elif group.kind in SCANS:
+            return _unlike(group.kind, kind)
         elif (group.kind, group.outer, group.unit, group.layout) != (kind, rows, unit, layout):
             return "the two reduce over different dimensions"
         reason = self._refuse(group, [value], set(), self.sources(value), unit=unit, outer=rows)
@@ -553,6 +543,49 @@ class Partition:
             self._enter(group, value, False)
             self._take_cuts(group)
         return reason
+
+    # --- scans --------------------------------------------------------------------------------------------------------
+
+    def _place_scan(self, value: Value, candidates: list[Group]) -> Group:
+        self._refusal = {}
+        kind = BACKSCAN if value.back else SCAN
+        outer, size, inner = value.layout
+        rows, unit = (outer * size, inner) if inner > 1 else (outer, size)
+        group: Group | None = None
+        for candidate in candidates:
+            if group is not None:
+                self._merge(group, candidate, value)
+                continue
+            reason = self._join_scan(candidate, value, kind, rows, unit)
+            if reason is None:
+                group = candidate
+            else:
+                self._refusal[candidate] = reason
+        if group is None:
+            group = self._open(kind, rows, unit, value.layout)
+            self._enter(group, value, True)
+            group.cuts = self._all_cuts(group)
+        return group
+
+    def _join_scan(self, group: Group, value: Value, kind: str, rows: int, unit: int) -> str | None:
+        for read in value.reads:
+            own = self.group_of.get(read.source) is group
+            if own and not (read.source in group.full and read.is_whole(value.numel)):
+                return f"{value.name} reads {read.source.name} at other places than its own"
+        if group.kind not in (LOOP, kind):
+            return _unlike(group.kind, kind)
+        if group.kind == kind and group.layout != value.layout:
+            return "the two go over different dimensions"
+        reason = self._refuse(group, [value], {value}, self.sources(value), unit=unit, outer=rows)
+        if reason is None:
+            group.kind, group.outer, group.unit, group.layout = kind, rows, unit, value.layout
+            self._enter(group, value, True)
+            self._take_cuts(group)
+        return reason
+
+
+def _unlike(kind: str, other: str) -> str:
+    return f"a {kind} kernel and a {other} kernel do not go through memory alike"
 
 
 def _is_row_read(read: Read, value: Value, group: Group) -> bool:
@@ -563,29 +596,3 @@ def _is_row_read(read: Read, value: Value, group: Group) -> bool:
         and read.source.numel == group.outer
         and read.over(value.shape) == (*rows, (group.unit, 0))
     )
-
-
-def writers(source: Value) -> tuple[Value, ...]:
-    """The values whose kernels put a source into memory."""
-    if source.kind == kinds.JOINED:
-        return source.parts
-    if source.kind == kinds.RESULT:
-        assert source.call is not None
-        return (source.call,)
-    return (source,) if source.kind in (kinds.ELEMENTWISE, kinds.REDUCTION) else ()
-
-
-def readers_of(groups: Iterable[Group]) -> dict[Value, list[Value]]:
-    """The members of groups that read each value, once for each place where they do."""
-    readers: dict[Value, list[Value]] = {}
-    for group in groups:
-        for value in group.members:
-            for read in value.reads:
-                readers.setdefault(read.source, []).append(value)
-    return readers
-
-
-def buffers(members: list[Value]) -> set[Value]:
-    """What members read from outside."""
-    inside = set(members)
-    return {r.source for v in members for r in v.reads if r.source not in inside and r.source.kind != kinds.VIRTUAL}

@@ -239,6 +239,8 @@ class Islands:
                 return False
             # Columns and long rows are complete when their kernel is done.
             return inner > 1 or size > cost.BLOCK or numel not in (outer, outer * size)
+        if source.kind == kinds.SCAN:
+            return source.numel != numel
         if source.kind != kinds.ELEMENTWISE or self._rows_are_open:
             return False
         # A sum that goes on may be cut.

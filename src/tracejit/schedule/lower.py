@@ -18,6 +18,7 @@ from tracejit.dtypes import dtype
 from tracejit.ir.graph import Graph
 from tracejit.ir.node import INPUT, ITEM, Node
 from tracejit.ops import Op, ops
+from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
 from tracejit.schedule.islands import Islands, Run, detach
 from tracejit.schedule.values import Number, Read, Value, cuts_of, number_of, whole
@@ -27,6 +28,8 @@ UNITS = {"sum": 0, "prod": 1}
 """What a reduction of nothing gives."""
 PICKS = frozenset((ops.take, ops.gather))
 """Operations that read an element for each of their results, at a place that is an operand."""
+RUNNING = frozenset((ops.cumsum, ops.cumprod, ops.linear_recurrence))
+"""Operations of which each result follows from the one before it along a dimension."""
 
 
 class Layout(NamedTuple):
@@ -139,6 +142,7 @@ def missing(op: Op, avals: tuple[Aval | None, ...]) -> str | None:
 class Lowering:
     """Turns the nodes of one graph into values; those that may be islands as they are, the others as `arrange` leaves
     them. What `preparing` takes apart, such as the packing of a convolution's weights, need not wait for all operands.
+    With `scans` those of float32 and float64 are values like reductions, not library operations, unless they are short.
     """
 
     def __init__(
@@ -147,12 +151,15 @@ class Lowering:
         planner: Planner,
         arrange: Callable[[Graph], Graph] | None = None,
         preparing: Preparing | None = None,
+        *,
+        scans: bool = True,
     ) -> None:
         left, runs = detach(graph)
         arranged = left if arrange is None else arrange(left)
         self._islands = Islands()
         self.planner = planner
         self._preparing = preparing
+        self._scans = scans
         # Nobody writes to what the mappings are joined to.
         self.out = Lowered(lines=ChainMap(arranged.lines, graph.lines))  # type: ignore[arg-type]
         self._reads: dict[Node, Read | Number] = {}
@@ -249,6 +256,9 @@ class Lowering:
         elif op in PICKS and (picked := self._pick(op, node.tensor, args, node.attrs)) is not None:
             self._reads[node] = picked
             return
+        elif op in RUNNING and (running := self._run(op, node.tensor, args, node.attrs)) is not None:
+            self._reads[node] = running
+            return
         elif op.family == "library":
             self._results[node] = results = self._enter_call(node, op, args)
             if isinstance(node.aval, Aval):
@@ -290,6 +300,27 @@ class Lowering:
         if inner == 1:
             self._islands.note_rows(layout[0], size)
         return whole(self._add(kinds.REDUCTION, op, aval, (x,), attrs=attrs, layout=layout))
+
+    def _run(self, op: Op, aval: Aval, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Read | None:
+        """A scan; None if a library operation does it."""
+        dim = attrs[0]
+        size, inner = aval.shape[dim], prod(aval.shape[dim + 1 :])
+        if not self._scans or aval.numel == 0 or aval.dtype not in (dtypes.float32, dtypes.float64):
+            return None
+        if size == 1 or cost.is_short_scan(size, inner):
+            return None
+        steps = [x.strides[dim] for x in args if x.source.op is not ops.full] or [0]
+        # What is read in descending order is as it lies for a scan that begins at the end.
+        back = min(steps) < 0 and max(steps) <= 0
+        unit = size if inner == 1 else inner
+        reads: list[Read] = []
+        for x in args:
+            read = _flip(x, x.shape, (dim,)) if back else x
+            crosses = any(cut % unit for cut in cuts_of(read.over(read.shape)))
+            reads.append(whole(self.copy(read)) if crosses else read)
+        layout = (prod(aval.shape[:dim]), size, inner)
+        scan = whole(self._add(kinds.SCAN, op, aval, tuple(reads), attrs=attrs, layout=layout, back=back))
+        return _flip(scan, aval.shape, (dim,)) if back else scan
 
     def _contraction(self, op: Op, aval: Aval, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Read:
         kind = dtypes.widened(aval.dtype)

@@ -17,7 +17,7 @@ from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
 from tracejit.schedule.again import compute_again
 from tracejit.schedule.blocking import Blocked, blocked_of
-from tracejit.schedule.groups import BLOCKS, CALL, COLUMN, LOOP, Cut, Group, Partition, readers_of, writers
+from tracejit.schedule.groups import BLOCKS, CALL, COLUMN, LOOP, Cut, Group, Partition
 from tracejit.schedule.lower import Lowered, Lowering, PlannedLaunch, Planner, Preparing
 from tracejit.schedule.memory import Buffer, place
 from tracejit.schedule.near import is_near, part_columns
@@ -25,7 +25,7 @@ from tracejit.schedule.order import order
 from tracejit.schedule.siblings import Siblings
 from tracejit.schedule.sink import sink
 from tracejit.schedule.strands import Partings, Strand
-from tracejit.schedule.values import Value, unfold, whole
+from tracejit.schedule.values import Value, readers_of, unfold, whole, writers
 from tracejit.symbols import present
 
 Early = Callable[[int, Sequence[PlannedLaunch]], object]
@@ -112,9 +112,10 @@ class _Planning:
         strands: bool,
         early: Early | None,
         preparing: Preparing | None,
+        scans: bool,
     ) -> None:
         self.graph = graph
-        lowering = Lowering(graph, planner, arrange, preparing)
+        lowering = Lowering(graph, planner, arrange, preparing, scans=scans)
         self.lowered: Lowered = lowering.out
         if early is not None:
             early(len(self.lowered.values), [launch for value in self.lowered.values for launch in value.launches])
@@ -122,7 +123,7 @@ class _Planning:
         self._bind_outputs(lowering)
         self._drop_unused()
         partition = self.partition = Partition(self.lowered.values)
-        self.readers = readers_of(partition.groups)
+        self.readers = readers_of(v for group in partition.groups for v in group.members)
         sink(partition, self.target, self.readers)
         changing = {self.lowered.inputs[home] for home in graph.homes.values()}
         compute_again(partition, self.target, self.readers, changing)
@@ -154,7 +155,7 @@ class _Planning:
             home = self.graph.homes.get(o)
             if source.kind == kinds.INPUT and source.attrs[0] == home and read.is_whole(numel):
                 continue
-            computed = source.kind in (kinds.ELEMENTWISE, kinds.REDUCTION, kinds.RESULT, kinds.JOINED)
+            computed = source.kind in (*kinds.COMPUTED, kinds.RESULT, kinds.JOINED)
             if not computed or not read.is_whole(numel) or source in self.target or source.into is not None:
                 source = lowering.copy_output(self.graph.outputs[o])
             self.target[source] = o
@@ -303,7 +304,7 @@ class _Planning:
                 continue
             if value.kind in (kinds.RESULT, kinds.JOINED) or value in self.target:
                 needed = True
-            elif value.kind in (kinds.ELEMENTWISE, kinds.REDUCTION):
+            elif value.kind in kinds.COMPUTED:
                 own = self.group_of.get(value)
                 needed = value.into is None and any(g is not own for g in self._read_by(value))
             else:
@@ -456,10 +457,12 @@ def make_plan(
     strands: bool = True,
     early: Early | None = None,
     preparing: Preparing | None = None,
+    scans: bool = True,
 ) -> Plan:
     """The plan of a graph, whose products `arrange` arranges; with `strands` for threads that may go through stages
-    without meeting, which open sizes cannot have. What `preparing` takes apart does not keep a stage from being one.
+    without meeting, which open sizes cannot have. What `preparing` takes apart does not keep a stage from being one;
+    without `scans` these are library operations.
 
     Raises: NotImplementedError naming an operation that has no kernel.
     """
-    return _Planning(graph, planner, arrange, strands, early, preparing).plan
+    return _Planning(graph, planner, arrange, strands, early, preparing, scans).plan

@@ -11,8 +11,12 @@ from dataclasses import dataclass, field
 
 from tracejit import dtypes
 from tracejit.schedule import cost
-from tracejit.schedule.values import REDUCTION, Read, Value
+from tracejit.schedule.values import REDUCTION, SCAN, Read, Value
 
+FOLDS = (REDUCTION, SCAN)
+"""Kinds of values that a pass gives when it is done."""
+Operand = tuple[Value, int]
+"""A value, and which of its reads."""
 FOLDED_IN_PLACE = (dtypes.float32, dtypes.float64, dtypes.int8, dtypes.int16, dtypes.int32, dtypes.int64, dtypes.uint8)
 """Types whose elements in memory can be folded as they lie; the others are widened into a scratch row first."""
 
@@ -20,7 +24,7 @@ FOLDED_IN_PLACE = (dtypes.float32, dtypes.float64, dtypes.int8, dtypes.int16, dt
 @dataclass(slots=True)
 class Pass:
     """One visit: `load` what an earlier pass kept, `compute` in order, `keep` in scratch rows and `write` to memory
-    what is new; then `fold`, and the values of the `row`.
+    what is new; then `fold`, which scans do as well, and the values of the `row`.
     """
 
     load: list[Value] = field(default_factory=list)
@@ -34,13 +38,13 @@ class Pass:
 @dataclass(slots=True)
 class RowPlan:
     """All passes; `before` are values of the row that need no reduction; `kept` are in scratch rows, and `copied` are
-    reductions whose operand from outside is copied into one.
+    operands from outside that are copied into one for a fold.
     """
 
     passes: list[Pass]
     before: list[Value]
     kept: list[Value]
-    copied: list[Value]
+    copied: list[Operand]
 
     @property
     def scratch_rows(self) -> int:
@@ -60,35 +64,42 @@ def plan_rows(members: Collection[Value], full: Collection[Value], stored: Colle
     level: dict[Value, int] = {}
     for value in members:
         behind = max((level[r.source] for r in value.reads if r.source in inside), default=0)
-        level[value] = behind + 1 if value.kind == REDUCTION else behind
-    last = max((level[v] - (v.kind == REDUCTION) for v in members if v in full or v.kind == REDUCTION), default=-1)
+        level[value] = behind + 1 if value.kind in FOLDS else behind
+    # Scans are in scratch memory, from where the next pass takes them on to where they belong.
+    inner = {v for v in members if v.kind == REDUCTION or (v.kind == SCAN and v not in stored)}
+    last = max((level[v] - (v in inner) for v in members if v in full or v in inner), default=-1)
     passes = [Pass() for _ in range(last + 1)]
     before: list[Value] = []
-    copied: list[Value] = []
+    copied: list[Operand] = []
     for value in members:
-        if value.kind == REDUCTION:
+        if value.kind in FOLDS:
             passes[level[value] - 1].fold.append(value)
-            read = value.reads[0]
-            if read.source not in inside and not folds_from_memory(read, value.layout[1]):
-                copied.append(value)
+            for k, read in enumerate(value.reads):
+                lies_there = value.kind == REDUCTION and folds_from_memory(read, value.layout[1])
+                if read.source not in inside and not lies_there:
+                    copied.append((value, k))
         elif value not in full:
             (passes[level[value] - 1].row if level[value] else before).append(value)
-    memory = {v for v in stored if v in full and v.into is None}
-    scratch: set[Value] = set()
+    memory = {v for v in stored if v in full and v.into is None and v.kind != SCAN}
+    scratch = {v for v in members if v.kind == SCAN}
     for value in members:
-        if value.kind == REDUCTION and value.reads[0].source in inside:
-            source = value.reads[0].source
-            if source not in memory or source.dtype not in FOLDED_IN_PLACE:
+        for read in value.reads if value.kind in FOLDS else ():
+            source = read.source
+            lies_there = value.kind == REDUCTION and source in memory and source.dtype in FOLDED_IN_PLACE
+            if source in inside and not lies_there:
                 scratch.add(source)
     cones = _cones(members, full)
     for k in range(last, -1, -1):
         wanted = [v for v in members if v in full and level[v] == k and (v in stored or v in scratch)]
-        wanted += [v.reads[0].source for v in passes[k].fold if v.reads[0].source in inside]
+        wanted += [r.source for v in passes[k].fold for r in v.reads if r.source in inside and r.source.kind != SCAN]
         computed: set[Value] = set()
         loaded: set[Value] = set()
         while wanted:
             value = wanted.pop()
             if value in computed or value in loaded or value not in full:
+                continue
+            if value.kind == SCAN:
+                loaded.add(value)
                 continue
             if level[value] < k and (value in memory or value in scratch or cones[value] > cost.RECOMPUTED):
                 loaded.add(value)
@@ -101,7 +112,7 @@ def plan_rows(members: Collection[Value], full: Collection[Value], stored: Colle
         passes[k].load = [v for v in members if v in loaded]
     for k, visit in enumerate(passes):
         visit.keep = [v for v in visit.compute if level[v] == k and v in scratch]
-        visit.write = [v for v in visit.compute if level[v] == k and v in stored]
+        visit.write = [v for v in (*visit.load, *visit.compute) if level[v] == k and v in stored]
     return RowPlan(passes, before, [v for v in members if v in scratch], copied)
 
 

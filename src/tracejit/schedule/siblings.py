@@ -16,9 +16,9 @@ from collections.abc import Hashable, Iterator
 
 from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
-from tracejit.schedule.groups import BLOCKS, CALL, LOOP, ROW, Cut, Group, Partition, writers
+from tracejit.schedule.groups import BLOCKS, CALL, LOOP, ROW, Cut, Group, Partition
 from tracejit.schedule.strands import Parting, Partings, joined
-from tracejit.schedule.values import Value, unfold, whole
+from tracejit.schedule.values import Value, unfold, whole, writers
 from tracejit.symbols import present
 
 _NEEDS = "the one waits for the other"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import compress
 from math import gcd
 
-from tracejit.schedule.groups import CALL, LOOP, ROW, Group
+from tracejit.schedule.groups import CALL, LOOP, ROW, SCANS, Group
 from tracejit.schedule.squares import is_mirrored
 from tracejit.schedule.values import REDUCTION, VIRTUAL, Read, Value
 
@@ -75,15 +75,15 @@ def parting(group: Group) -> Parting | None:
     """How a group can be parted, if it can. Edge: not to be asked where sizes are open, since it compares them."""
     if group.kind == CALL:
         return _parting_of_call(group.members[0])
-    if group.kind not in (LOOP, ROW):
+    if group.kind not in (LOOP, ROW, *SCANS):
         return None
     inner = min(group.cuts, default=group.numel) if group.kind == LOOP else group.unit
-    rows = group.numel // max(inner, 1)
+    rows = group.layout[0] if group.kind in SCANS else group.numel // max(inner, 1)
     cut = rows > 1
     if is_mirrored(group):
         # As many squares as there are rows of each.
         rows //= inner
-    found = _Accesses(rows if cut or group.kind == ROW else group.numel)
+    found = _Accesses(rows if cut or group.kind != LOOP else group.numel)
     inside = frozenset(group.members)
     writes = set()
     for value in group.members:

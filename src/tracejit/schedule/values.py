@@ -7,7 +7,7 @@ Must not know: how values are grouped.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
@@ -22,10 +22,14 @@ INPUT = "input"  # given at each call
 VIRTUAL = "virtual"  # element k is a function of k: full, iota, uniform
 ELEMENTWISE = "elementwise"
 REDUCTION = "reduction"
+SCAN = "scan"  # a running sum or the like: as large as its operand, in order along a dimension
 CALL = "call"  # a library operation; its results are values of their own
 RESULT = "result"
 ISLAND = "island"  # elementwise values that are one loop whatever is around them; its results are values of their own
 JOINED = "joined"  # put together by copies into its parts
+
+COMPUTED = (ELEMENTWISE, REDUCTION, SCAN)
+"""Kinds of values that a kernel of this package's computes."""
 
 Dims = tuple[tuple[int, int], ...]
 
@@ -51,7 +55,8 @@ def number_of(node: Node) -> Number:
 
 @dataclass(eq=False, slots=True)
 class Value:
-    """One value. `op` is None for a copy. `layout` is (outer, size, inner) of a reduction's operand.
+    """One value. `op` is None for a copy. `layout` is (outer, size, inner) of the operand of a reduction or a scan, and
+    `back` says of a scan that it begins at the end.
 
     `into` says that the value is written into a part of a joined value; `parts` are the copies that make a
     joined value, `results` the results of a call or an island, `call` that of which it is a result. `origin` says how
@@ -68,6 +73,7 @@ class Value:
     attrs: tuple[Any, ...] = ()
     node: Node | None = None
     layout: tuple[int, int, int] = (0, 0, 0)
+    back: bool = False
     into: Read | None = None
     after: tuple[Value, ...] = ()
     parts: tuple[Value, ...] = ()
@@ -231,6 +237,23 @@ def cuts_of(dims: Dims) -> frozenset[int]:
     return frozenset(cuts)
 
 
+def outer_cuts(value: Value, is_full: bool, unit: int, inside: set[Value]) -> set[int] | None:
+    """Cuts of a member's outside reads in units, and of where it is put; None if one is inside a unit."""
+    found: set[int] = set()
+    for source, cuts in value.cuts:
+        if source in inside:
+            continue
+        if not is_full:
+            found |= cuts
+            continue
+        for cut in cuts:
+            if cut % unit:
+                return None
+            if cut > unit:
+                found.add(cut // unit)
+    return found
+
+
 def split(dims: Dims, cuts: list[int], numel: int) -> list[int]:
     """The strides of a merged read over the loops that `cuts` (descending, each dividing the one before) make.
 
@@ -256,6 +279,31 @@ def split(dims: Dims, cuts: list[int], numel: int) -> list[int]:
         else:
             strides.append(0)
     return strides
+
+
+def writers(source: Value) -> tuple[Value, ...]:
+    """The values whose kernels put a source into memory."""
+    if source.kind == JOINED:
+        return source.parts
+    if source.kind == RESULT:
+        assert source.call is not None
+        return (source.call,)
+    return (source,) if source.kind in COMPUTED else ()
+
+
+def buffers(members: list[Value]) -> set[Value]:
+    """What members read from outside."""
+    inside = set(members)
+    return {r.source for v in members for r in v.reads if r.source not in inside and r.source.kind != VIRTUAL}
+
+
+def readers_of(values: Iterable[Value]) -> dict[Value, list[Value]]:
+    """The values that read each value, once for each place where they do."""
+    readers: dict[Value, list[Value]] = {}
+    for value in values:
+        for read in value.reads:
+            readers.setdefault(read.source, []).append(value)
+    return readers
 
 
 def unfold(island: Value) -> list[Value]:

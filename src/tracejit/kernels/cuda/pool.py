@@ -1,4 +1,4 @@
-"""Maximum and average over windows on a GPU, and the gradient of the average: a thread an element of the result.
+"""Maximum and average over windows on a GPU, and their gradients: a thread an element of the result.
 
 What a thread does is what the CPU does for that element, in the same order: the same bits.
 """
@@ -105,6 +105,54 @@ def launch_max_pool2d(
     return _finish(arguments, f"cuda_max_pool2d_{short}", body, values)
 
 
+def launch_max_pool2d_grad(
+    ct: Operand,
+    indices: Operand,
+    dx: Operand,
+    size: Pair,
+    kernel: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+) -> tuple[GpuLaunch, ...]:
+    """The launch for the gradient of max_pool2d in its input. Operands: ct, indices, dx."""
+    short = _checked("max_pool2d_grad", ct, indices, dx)
+    wide = computed(short)
+    reach = ((kernel[0] - 1) * dilation[0] + 1, (kernel[1] - 1) * dilation[1] + 1)
+    arguments = Arguments()
+    arguments.add_all(x=Ptr(0), places=Ptr(1), out=Ptr(2))
+    _sizes(arguments, dx, ct, reach, stride, padding)
+    _divisors(arguments, dx)
+    arguments.add_divisor("stride_h", stride[0])
+    arguments.add_divisor("stride_w", stride[1])
+    more = f"total + load_{short}_g(x, e, 0, 3)"
+    windows = [
+        "e = (plane * out_height + i) * out_width + j",
+        "if load_i64_g(places, e, 1, 3) == row * width + column:",
+        f"    total = {more if short == wide else f'round_{short}({more})'}",
+    ]
+    body = [
+        *_place_lines("width", "height"),
+        f"total = {number(wide, '0')}",
+        *_around_lines(windows),
+        f"store_{short}_g(out, u, total, 2, 3)",
+    ]
+    return _finish(arguments, f"cuda_max_pool2d_grad_{short}", body, dx)
+
+
+def _around_lines(lines: list[str]) -> list[str]:
+    """Lines done for the windows (i, j) that a thread's element is in: none begins behind it, none ends before it."""
+    return [
+        "above = max(row + pad_h - kernel_h + stride_h, 0) * stride_h_by >> stride_h_to",
+        "before = max(column + pad_w - kernel_w + stride_w, 0) * stride_w_by >> stride_w_to",
+        "below = min(((row + pad_h) * stride_h_by >> stride_h_to) + 1, out_height)",
+        "behind = min(((column + pad_w) * stride_w_by >> stride_w_to) + 1, out_width)",
+        "for i in range(above, below):",
+        "    for j in range(before, behind):",
+        *indented(lines, 2),
+    ]
+
+
 def _divisors(arguments: Arguments, over: Operand) -> None:
     arguments.add_divisor("across", max(int(over.shape[-1]), 1))
     arguments.add_divisor("down", max(int(over.shape[-2]), 1))
@@ -185,14 +233,7 @@ def launch_avg_pool2d_grad(
     body = [
         *_place_lines("width", "height"),
         f"total = {number(wide, '0')}",
-        # The windows that an element is in: none begins behind it, none ends before it.
-        "above = max(row + pad_h - kernel_h + stride_h, 0) * stride_h_by >> stride_h_to",
-        "before = max(column + pad_w - kernel_w + stride_w, 0) * stride_w_by >> stride_w_to",
-        "below = min(((row + pad_h) * stride_h_by >> stride_h_to) + 1, out_height)",
-        "behind = min(((column + pad_w) * stride_w_by >> stride_w_to) + 1, out_width)",
-        "for i in range(above, below):",
-        "    for j in range(before, behind):",
-        *indented(windows, 2),
+        *_around_lines(windows),
         f"store_{short}_g(out, u, total, 1, 2)",
     ]
     return _finish(arguments, f"cuda_avg_pool2d_grad_{short}", body, dx)
