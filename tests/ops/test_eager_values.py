@@ -12,7 +12,7 @@ from tests.ops.test_records import supported
 from tracejit import dtypes, eager
 from tracejit.eager import run_op
 from tracejit.ops import ops
-from tracejit.runtime.blocks import _Lease
+from tracejit.runtime.blocks import Lease
 from tracejit.runtime.build import build
 
 CASES = [case for case in ALL_CASES if case.op not in WITHOUT]
@@ -110,7 +110,7 @@ def test_small_operands_that_are_spread_far_are_a_program_s(sizes: Any, monkeypa
 def test_made_tensors_have_blocks() -> None:
     found = run_op(ops.full, (1.5,), ((1 << 17,), dtypes.float32))
     assert (found == 1.5).all()
-    assert isinstance(found.base, _Lease)
+    assert isinstance(found.base, Lease)
     assert run_op(ops.full, (1e40,), ((2,), dtypes.float32)).tolist() == [np.inf, np.inf]
     with pytest.raises(OverflowError):
         run_op(ops.full, (300,), ((2,), dtypes.uint8))
