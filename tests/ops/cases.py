@@ -139,10 +139,10 @@ _AVG = {**_POOL, "ceil_mode": False, "count_include_pad": True, "divisor": 0}
 
 FOR_CPUS = {
     *("pack_panels", "matmul_panels", "matmul_relu", "matmul_bias", "matmul_mul", "matmul_mask", "matmul_add_both"),
-    "bfloat16_matmul", "check_index", "check_weights",
+    "bfloat16_matmul", "check_index",
 }
-"""What a compiled program for the CPU makes of products and of what is picked by an index, and only that; what draws on
-a CPU look at; products on a CPU's tiles."""
+"""What a compiled program for the CPU makes of products and of what is picked by an index, and only that; products on a
+CPU's tiles."""
 
 _PANEL = panel_columns("float32")
 _HEADS = [Values((2, 3, 4, 5)), Values((2, 3, 6, 5)), Values((2, 3, 6, 2))]

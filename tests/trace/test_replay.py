@@ -18,7 +18,6 @@ from tracejit.nn import functional as F
 from tracejit.runtime import program
 from tracejit.trace.matcher import MISS
 from tracejit.trace.region import region_of
-from tracejit.trace.replay import proof
 
 Pair = namedtuple("Pair", "first second")
 
@@ -595,28 +594,3 @@ def test_indices_out_of_range_raise_as_eager_does():
             f(tj.tensor([0, i % 4]))
     assert len(log) == 10
     assert region_of(f).calls.replayed >= 3
-
-
-def test_a_proof_expects_that_updates_are_counted(monkeypatch):
-    rounds, machine = [], proof.Machine
-
-    def counted(*args):
-        rounds.append(1)
-        return machine(*args)
-
-    monkeypatch.setattr(proof, "Machine", counted)
-    model = net(3, 4, 1)
-    opt = tj.optim.Adam(model.parameters())
-
-    @tj.compile
-    def step(x):
-        opt.zero_grad()
-        loss = model(x).sum()
-        loss.backward()
-        opt.step()
-        return loss
-
-    for _ in range(12):
-        step(tj.ones(2, 3))
-    assert region_of(step).calls.replayed > 0
-    assert len(rounds) == 1

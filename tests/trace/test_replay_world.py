@@ -10,6 +10,7 @@ from tests.trace.replaying import both, net
 from tests.trace.values import arr, bits
 from tracejit import nn
 from tracejit.trace.region import region_of
+from tracejit.trace.replay import proof
 
 # --- the world --------------------------------------------------------------------------------------------------------
 
@@ -198,3 +199,28 @@ def test_random_numbers_and_seeds_between_calls():
         return f, args, own.get_state
 
     both(make, least=7)
+
+
+def test_a_proof_expects_that_updates_are_counted(monkeypatch):
+    rounds, machine = [], proof.Machine
+
+    def counted(*args):
+        rounds.append(1)
+        return machine(*args)
+
+    monkeypatch.setattr(proof, "Machine", counted)
+    model = net(3, 4, 1)
+    opt = tj.optim.Adam(model.parameters())
+
+    @tj.compile
+    def step(x):
+        opt.zero_grad()
+        loss = model(x).sum()
+        loss.backward()
+        opt.step()
+        return loss
+
+    for _ in range(12):
+        step(tj.ones(2, 3))
+    assert region_of(step).calls.replayed > 0
+    assert len(rounds) == 1
