@@ -16,6 +16,7 @@ from tracejit.kernels.pool import (
     plan_max_pool2d_grad,
     pool_output_shape,
 )
+from tracejit.ops import ops
 
 torch = pytest.importorskip("torch")
 
@@ -121,6 +122,25 @@ def test_gradient_of_max_pool2d(shape: tuple[int, ...], attrs: dict[str, Any], d
         assert not any(one.fails for one in plan)
         assert launch(plan, [ct, indices, dx], pieces) == 0
         same(dx, expected.reshape(shape))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradient_of_max_pool2d_writes_inside_whatever_the_indices_are(stride: int) -> None:
+    n = 3 if stride == 1 else 2
+    indices = np.arange(n * n).reshape(1, 1, n, n)
+    ct = np.arange(1, n * n + 1, dtype="float32").reshape(1, 1, n, n)
+    indices[0, 0, 0, 1], indices[0, 0, 1, 0], indices[0, 0, 1, 1] = 1 << 40, -1, 16
+    around = np.full((3, 4, 4), 77, "float32")
+    dx = around[1:2].reshape(1, 1, 4, 4)
+    plan = plan_max_pool2d_grad(operand(ct), operand(indices), operand(dx), (2, 2), (stride, stride), (0, 0), (1, 1))
+    assert launch(plan, [ct, indices, dx], 1) == 0
+    assert (around[[0, 2]] == 77).all()
+    expected = np.zeros(16, "float32")
+    inside = (indices >= 0) & (indices < 16)
+    expected[indices[inside]] = ct[inside]
+    same(dx.reshape(-1), expected)
+    attrs = {"kernel": (2, 2), "stride": (stride, stride), "padding": (0, 0), "dilation": (1, 1)}
+    same(ops.max_pool2d_grad.numpy(ct, indices, (4, 4), *attrs.values()), dx)
 
 
 def test_indices_stay_inside_where_a_window_holds_padding_alone() -> None:

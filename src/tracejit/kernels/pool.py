@@ -122,9 +122,16 @@ def $name(p, lo, hi):
         first = u * size
         for k in range(first, first + size):
             store_$t(dx, k, 0.0)
+        # Somebody may have written to the places.
+        wrong = 0
         for e in range(u * n, u * n + n):
-            to = first + load_i64(index, e)
-            store_$t(dx, to, load_$t(ct, e) + $before)
+            at = load_i64(index, e)
+            wrong |= (at < 0) | (at >= size)
+        for e in range(u * n, u * n + n):
+            at = load_i64(index, e)
+            if wrong == 0 or (at >= 0 and at < size):
+                to = first + at
+                store_$t(dx, to, load_$t(ct, e) + $before)
     return 0
 """
 
@@ -350,7 +357,7 @@ def plan_max_pool2d_grad(
     Shape: ct and indices have the shape of max_pool2d's results, dx of its input.
     DType: floating point, and int64; types of 16 bits are rounded after each addition.
     Edge: an element that is the maximum of several windows gets their gradients in the windows' row-major order;
-    indices are taken for what max_pool2d gave.
+    indices are taken for what max_pool2d gave, and one outside of its plane gives nothing.
     """
     what = "max_pool2d_grad"
     require_contiguous(what, ct, indices, dx)

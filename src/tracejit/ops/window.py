@@ -179,7 +179,9 @@ def _max_pool_grad(y: Any, indices: Any, size: Pair, *windows: Pair) -> Any:
     planes = y.shape[0] * y.shape[1]
     out = np.zeros((planes, size[0] * size[1]), y.dtype)
     count = y.shape[2] * y.shape[3]
-    np.add.at(out, (np.arange(planes)[:, None], indices.reshape(planes, count)), y.reshape(planes, count))
+    places = indices.reshape(planes, count)
+    plane, window = np.nonzero((places >= 0) & (places < out.shape[1]))
+    np.add.at(out, (plane, places[plane, window]), y.reshape(planes, count)[plane, window])
     return out.reshape(*y.shape[:2], *size)
 
 
@@ -225,7 +227,8 @@ def max_pool2d(x, *, kernel, stride, padding, dilation, ceil_mode):
 def max_pool2d_grad(y, indices, *, size, kernel, stride, padding, dilation):
     """The adjoint of `max_pool2d`: each window's gradient at the place that it gave, in the order of the windows.
 
-    Edge: the places are taken for those that it gave.
+    Edge: the places are taken for those that it gave; one outside of its plane, which somebody wrote there, gives
+    nothing.
     """
 
 
