@@ -46,13 +46,15 @@ def $name(p, lo, hi):
     return 0
 """
 
-_SCAN_HALF = """
+_ONE_BY_ONE = """
 def $name(p, lo, hi):
-    # As the kernel of the other dtypes, but each column runs in float32, which out cannot hold.
+    # Slots: x, out, size, inner$slots. A unit is one column (o, c) of x, seen as [outer, size, inner]; what it carries
+    # from step to step is in a register, in float32 for types of 16 bits, which out cannot hold.
     x = load_arg(p, 0)
     out = load_arg(p, 1)
     size = load_arg(p, 2)
     inner = load_arg(p, 3)
+    $operand
     o = lo // inner
     c = lo - o * inner
     for u in range(lo, hi):
@@ -60,34 +62,9 @@ def $name(p, lo, hi):
         sofar = load_$t(x, e)
         store_$t(out, e, sofar)
         for row in range(1, size):
+            carried = $carried
             e += inner
-            sofar = sofar $op load_$t(x, e)
-            store_$t(out, e, sofar)
-        c += 1
-        if c == inner:
-            c = 0
-            o += 1
-    return 0
-"""
-
-_RECURRENCE = """
-def $name(p, lo, hi):
-    # Slots: x, decay, out, size, inner. A unit is one column (o, c) of x, seen as [outer, size, inner].
-    x = load_arg(p, 0)
-    decay = load_arg(p, 1)
-    out = load_arg(p, 2)
-    size = load_arg(p, 3)
-    inner = load_arg(p, 4)
-    o = lo // inner
-    c = lo - o * inner
-    for u in range(lo, hi):
-        e = o * size * inner + c
-        sofar = load_$t(x, e)
-        store_$t(out, e, sofar)
-        for row in range(1, size):
-            carried = sofar * load_$t(decay, e)
-            e += inner
-            sofar = load_$t(x, e) + carried
+            sofar = $next
             store_$t(out, e, sofar)
         c += 1
         if c == inner:
@@ -129,7 +106,10 @@ def _plan(what: str, op: str, x: Operand, out: Operand, dim: int) -> tuple[Launc
     half = short in ("f16", "bf16")
     each = 0.8 if inner == 1 or half else 0.2
     if half:
-        function = instantiate(_SCAN_HALF, f"{what}_{short}", op=op, t=short)
+        step = f"carried {op} load_{short}(x, e)"
+        function = instantiate(
+            _ONE_BY_ONE, f"{what}_{short}", t=short, slots="", operand="", carried="sofar", next=step
+        )
     else:
         # Integers run in 64 bits from the first on, whose type is then that of the rest.
         is_float = short in ("f32", "f64")
@@ -178,6 +158,14 @@ def plan_linear_recurrence(x: Operand, decay: Operand, out: Operand, dim: int) -
         raise ValueError(f"{what}: expected one shape, got {[list(o.shape) for o in (x, decay, out)]}")
     outer, size, inner = lanes(what, x.shape, dim)
     short = short_name(x)
-    function = instantiate(_RECURRENCE, f"{what}_{short}", t=short)
+    function = instantiate(
+        _ONE_BY_ONE,
+        f"{what}_{short}",
+        t=short,
+        slots=", decay",
+        operand="decay = load_arg(p, 4)",
+        carried=f"sofar * load_{short}(decay, e)",
+        next=f"load_{short}(x, e) + carried",
+    )
     units = outer * inner if size else 0
-    return launched(Launch(function, (Ptr(0), Ptr(1), Ptr(2), size, inner), units, 2.0 + 1.5 * size))
+    return launched(Launch(function, (Ptr(0), Ptr(2), size, inner, Ptr(1)), units, 2.0 + 1.5 * size))

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from tracejit.kernels.launch import Launch, Operand, Ptr
-from tracejit.kernels.template import instantiate, launched, require_contiguous, require_same_dtype, short_name
+from tracejit.kernels.template import (
+    instantiate,
+    launched,
+    product,
+    require_contiguous,
+    require_same_dtype,
+    short_name,
+)
 
 _CHECK = """
 def $name(p, lo, hi):
@@ -38,8 +45,5 @@ def plan_check_weights(x: Operand, out: Operand, least: int) -> tuple[Launch, ..
     if x.shape != out.shape or not x.shape:
         raise ValueError(f"check_weights: expected rows, got {list(x.shape)} and {list(out.shape)}")
     *outer, n = x.shape
-    rows = 1
-    for size in outer:
-        rows *= size
     function = instantiate(_CHECK, f"check_weights_{short_name(x)}", t=short_name(x))
-    return launched(Launch(function, (Ptr(0), Ptr(1), n, max(1, least)), rows, 1.0 * n, fails=True))
+    return launched(Launch(function, (Ptr(0), Ptr(1), n, max(1, least)), product(outer), 1.0 * n, fails=True))

@@ -30,7 +30,7 @@ class Unfit(Exception):
 
 
 class Never(Unfit):
-    """The composite does what keeps it from being one program, whatever its operands."""
+    """What runs does what keeps it from being one program, whatever its operands."""
 
 
 class Step(NamedTuple):
@@ -48,7 +48,7 @@ class Step(NamedTuple):
 
 
 class Number:
-    """A number that each run is given: the source of the `Scalar` that the composite's Python has for it."""
+    """A number that each run is given: the source of the `Scalar` that stands for it."""
 
     __slots__ = ("index",)
 

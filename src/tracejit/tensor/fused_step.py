@@ -20,7 +20,7 @@ from tracejit.aval import Aval
 from tracejit.eager import run_op
 from tracejit.ops.record import Op
 from tracejit.tensor.dispatch import attach, wrap
-from tracejit.tensor.summing import GradientSum, as_tensor
+from tracejit.tensor.summing import as_tensor, begun
 from tracejit.tensor.tape import TapeNode, enter, held
 from tracejit.tensor.tensor import Tensor
 
@@ -117,8 +117,7 @@ class FusedStep(TapeNode):
             edge = self.sources[k]
             slots, index = slot_of(edge)
             if slots[index] is None or k in unit.several:
-                # Nobody else has its memory.
-                slots[index] = GradientSum(gradient, ()) if gradient.shape else wrap(gradient)
+                slots[index] = begun(gradient)
             else:
                 send(edge, wrap(gradient))
         return True

@@ -77,6 +77,11 @@ def _has_negative_zero(array: np.ndarray) -> bool:
     return bool((bits == np.iinfo(bits.dtype).min).any())
 
 
+def begun(gradient: np.ndarray) -> GradientSum | Tensor:
+    """A sum that begins with a gradient in memory that nobody else has."""
+    return GradientSum(gradient, ()) if gradient.shape else wrap(gradient)
+
+
 def summed(total: GradientSum | Tensor | None, ct: Tensor, cut: Cut | None) -> GradientSum | Tensor:
     """A sum, None at first, and one more gradient: of the whole tensor, or of a slice of it."""
     part: Any = ct._array

@@ -15,7 +15,7 @@ import numpy as np
 
 from tracejit.tensor.autograd import Send, SlotOf
 from tracejit.tensor.dispatch import wrap
-from tracejit.tensor.summing import GradientSum, as_tensor
+from tracejit.tensor.summing import as_tensor, begun
 from tracejit.tensor.tape import TapeNode, held, next_positions
 from tracejit.tensor.tensor import Tensor
 from tracejit.trace.pullback import Given, Held, pullback_of
@@ -258,7 +258,7 @@ def push(first: Batch, pending: dict[TapeNode, list[Any]], slot_of: SlotOf, send
         return None
     # In the order in which the steps' would come: leaves get their gradients in it.
     places = [slot_of(edge) for edge in edges]
-    sums = [slots[index] for slots, index in (places[k] for k in pullback.several)]
+    sums = [slots[index] for slots, index in map(places.__getitem__, pullback.several)]
     totals = [None if total is None else as_tensor(total)._array for total in sums]
     arrays = [held.tensors[slot]._array for slot in held.operands]
     found = pullback.run([*arrays, *[ct._array for *_, ct in given]], held.numbers.values(), totals)
@@ -268,8 +268,7 @@ def push(first: Batch, pending: dict[TapeNode, list[Any]], slot_of: SlotOf, send
         del pending[node]
     for k, ((slots, index), edge, gradient) in enumerate(zip(places, edges, found, strict=True)):
         if slots[index] is None or k in pullback.several:
-            # Nobody else has its memory.
-            slots[index] = GradientSum(gradient, ()) if gradient.shape else wrap(gradient)
+            slots[index] = begun(gradient)
         else:
             send(edge, wrap(gradient))
     return Walked([(batch, pullback.spent[batch.number]) for batch in batches])

@@ -31,7 +31,7 @@ from tracejit.trace.tape import Spent, TapePlan
 
 _log = logger("fusion")
 WORK = 1 << 23
-"""Elements that passes over a part go through from which on a program for them is worth its compilation."""
+"""Elements that passes over a tape go through from which on a program for them is worth its compilation."""
 _STEP_WORK = 1 << 12
 """As how many elements a step counts, however small."""
 _PULLBACKS = 8

@@ -6,6 +6,7 @@ Must not know: text.
 
 from __future__ import annotations
 
+import copy
 import weakref
 from collections.abc import Iterator
 from typing import Any
@@ -37,8 +38,8 @@ class Landed:
 
     def with_program(self, executable: Executable, alive: tuple[int, ...]) -> Landed:
         """The same segment with another program, which gives fewer of the tensors that lived on."""
-        other = Landed.__new__(Landed)
-        other.stop, other.last, other.executable = self.stop, self.last, executable
+        other = copy.copy(self)
+        other.executable = executable
         other.alive = {slot: self.alive[slot] for slot in alive}
         return other
 

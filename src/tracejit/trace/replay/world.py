@@ -36,7 +36,6 @@ class World:
     `line` says where the run stands.
     """
 
-
     def __init__(self, listing: Listing, changing: dict[Place, Any], hints: frozenset[Hint] = frozenset()) -> None:
         self.listing = listing
         self.changing = changing
