@@ -9,7 +9,9 @@ import pytest
 
 import tracejit as tj
 from tests.tensor.parity import draw, expression, flat, program
+from tracejit.compiler import Compiled
 from tracejit.tensor import functional
+from tracejit.trace.region import region_of
 
 CLASSES = draw((6,), "i", low=0, high=4)
 SIGNS = np.where(draw((3, 4), "b"), 1, -1).astype(np.float32)
@@ -119,6 +121,8 @@ def test_compiled_is_eager(text: str, arrays: list[Any]) -> None:
         given = [a * np.float32(scale) if a.dtype == np.float32 else a for a in arrays]
         for ours, eager in zip(run(region, given), run(plain, given), strict=True):
             np.testing.assert_array_equal(ours, eager)
+    # Whose graph has no text is planned anew in each process.
+    assert all(e.compiled.key for _, e in region_of(region).executables() if isinstance(e.compiled, Compiled))
 
 
 CHANGES = [

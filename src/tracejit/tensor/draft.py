@@ -19,7 +19,7 @@ from tracejit.ir.graph import Graph
 from tracejit.ops.record import Op, ops
 from tracejit.tensor.autograd import detached
 from tracejit.tensor.dispatch import compute, wrap
-from tracejit.tensor.scalar import Scalar
+from tracejit.tensor.scalar import Scalar, settled
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import TapeNode, enter
 from tracejit.tensor.tensor import Tensor, aval_of
@@ -93,6 +93,7 @@ class Draft:
 
     def apply(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
         """Take an operation down."""
+        attrs = settled(attrs)
         known = [aval_of(a) if isinstance(a, Tensor) else a.value if type(a) is Scalar else a for a in args]
         if op.origin is not None or not self.fits(op, known):
             raise Unfit

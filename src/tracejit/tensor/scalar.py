@@ -77,6 +77,11 @@ def plain(x: Any) -> Any:
     return _converted(x)
 
 
+def settled(attrs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Attributes of an operation with run-time numbers as the numbers they are, which then are part of the structure."""
+    return tuple([a.take() if type(a) is Scalar else settled(a) if type(a) is tuple else a for a in attrs])
+
+
 def alike(x: Any) -> Any:
     """A Python number of a number's type, which decides promotion; its value must decide nothing."""
     return x.value if isinstance(x, Scalar) else _converted(x)

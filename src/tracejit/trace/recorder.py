@@ -14,7 +14,7 @@ from tracejit.runtime.cuda.array import DeviceArray
 from tracejit.tensor.autograd import detached
 from tracejit.tensor.dispatch import compute
 from tracejit.tensor.inplace import write
-from tracejit.tensor.scalar import Scalar, returned
+from tracejit.tensor.scalar import Scalar, returned, settled
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import current, next_position
 from tracejit.tensor.tensor import GpuAval, Tensor, aval_of, on_gpu
@@ -236,6 +236,7 @@ class Recorder(Names):
             unit.broken = self._stray(unit, op, args)
         if unit.broken is not None:
             return self.compute(op, args, attrs)
+        attrs = settled(attrs)
         specs: list[Any] = []
         named = self.named
         for a in args:
