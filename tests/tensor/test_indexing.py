@@ -131,6 +131,39 @@ def test_gathers_and_scatters_of_lists() -> None:
     check("x.scatter(1, y)", [draw((3, 4)), np.array([[0], [1]])])
 
 
+REPEATED = """x.scatter_add(0, i[:, None].expand(-1, 4), s)|x.scatter(0, i[:, None].expand(-1, 4), s)
+x.gather(0, i[:, None].expand(-1, 4))|x.scatter(0, i[:, None].expand(-1, 4), 2.5)|x.gather(1, i.expand(3, -1))
+x.gather(0, i[:, None].expand(-1, 2))|x.scatter_add(0, i[:, None].expand(-1, 2), s[:, :2])
+x.scatter_add(0, i[:, None], s[:, :1])|x[:, :1].scatter_add(0, i[:, None], s[:, :1])
+x.scatter_add(1, i.expand(3, -1), s.mT[:3])|x.gather(0, i[:0, None].expand(-1, 4))
+x[:, :3].scatter_add(0, i.expand(3, 5).mT, s[:, :3])|x.gather(-1, i.view(1, 5).expand(3, 5))
+x.scatter_add(0, i[:, None].expand_as(s), s)|x[:1].gather(0, i[3:, None] * 0)"""
+
+
+@pytest.mark.parametrize("text", REPEATED.replace("\n", "|").split("|"))
+def test_an_index_that_repeats_a_vector(text: str) -> None:
+    def case(m: Any, x: Any, s: Any, i: Any) -> Any:
+        return eval(text, {"m": m, "x": x, "s": s, "i": i})
+
+    compare(case, draw((3, 4)), draw((5, 4), seed=1), np.array([1, 0, 2, 1, 1]))
+
+
+def test_an_index_that_repeats_a_vector_picks_slices() -> None:
+    x, index, source = tj.zeros(3, 4), tj.tensor([1, 0, 2, 1, 1]), tj.randn(5, 4)
+
+    @tj.compile
+    def add() -> Any:
+        return x.scatter_add(0, index[:, None].expand(-1, 4), source).gather(0, index[:, None].expand(-1, 4))
+
+    for _ in range(3):
+        assert np.array_equal(add().numpy(), x.index_add(0, index, source)[index].numpy())
+    ops = [op for program in tj.explain(add).programs for group in program["groups"] for op in group["ops"]]
+    assert "index_add" in ops and "take" in ops and not {"scatter_add", "gather"} & set(ops)
+    for wrong in (3, -1):
+        with pytest.raises(IndexError, match="out of bounds"):
+            x.scatter_add(0, tj.tensor([0, wrong])[:, None].expand(-1, 4), source)
+
+
 VECTORS = [np.array([2, 0, 0]), np.array(1), np.int32([0]), np.zeros(0, np.int64)]
 
 

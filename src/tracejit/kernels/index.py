@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tracejit.dtypes import BY_NAME
 from tracejit.kernels.launch import Launch, Operand, Ptr
 from tracejit.kernels.template import (
     index_name,
@@ -117,9 +118,10 @@ def $name(p, lo, hi):
 
 _SCATTER = """
 def $name(p, lo, hi):
-    # A unit is a line of index along the dimension; lines never share a destination.
+    # A unit is `together` lines of index along the dimension, side by side; lines never share a destination.
     # Slots: src, index, out, line length, strides along the dimension (out, index, src), number of lines that lie
-    # side by side and strides from one to the next, number of other axes, and of each its length and strides.
+    # side by side and strides from one to the next, `together`, number of other axes, and of each its length and
+    # strides.
     src = load_arg(p, 0)
     index = load_arg(p, 1)
     out = load_arg(p, 2)
@@ -131,17 +133,21 @@ def $name(p, lo, hi):
     out_step = load_arg(p, 8)
     index_step = load_arg(p, 9)
     src_step = load_arg(p, 10)
-    axes = load_arg(p, 11)
+    together = load_arg(p, 11)
+    axes = load_arg(p, 12)
+    units = (run + together - 1) // together
     u = lo
     while u < hi:
-        rest = u // run
-        first = u - rest * run
-        lines = min(hi - u, run - first)
+        rest = u // units
+        unit = u - rest * units
+        taken = min(hi - u, units - unit)
+        first = unit * together
+        lines = min(taken * together, run - first)
         o = first * out_step
         i = first * index_step
         s = first * src_step
         for k in range(axes):
-            slot = 12 + 4 * (axes - 1 - k)
+            slot = 13 + 4 * (axes - 1 - k)
             length = load_arg(p, slot)
             above = rest // length
             position = rest - above * length
@@ -161,34 +167,56 @@ def $name(p, lo, hi):
                     to = o + c * out_step + load_$i(index, i + c * index_step + j * index_along) * out_along
                     at = s + c * src_step + j * src_along
                     store_$t(out, to, $value)
-        u += lines
+        u += taken
     return 0
 """
 
 _ROWS = """
 def $name(p, lo, hi):
-    # Slots: src, index, out, n, size, inner. A unit is one column (o, c) of out, seen as [outer, size, inner].
+    # Slots: src, index, out, n, size, inner, together. A unit is `together` columns of out, seen as
+    # [outer, size, inner].
     src = load_arg(p, 0)
     index = load_arg(p, 1)
     out = load_arg(p, 2)
     n = load_arg(p, 3)
     size = load_arg(p, 4)
     inner = load_arg(p, 5)
+    together = load_arg(p, 6)
+    units = (inner + together - 1) // together
     u = lo
     while u < hi:
-        o = u // inner
-        first = u - o * inner
-        columns = min(hi - u, inner - first)
-        for i in range(n):
-            to_row = (o * size + load_$i(index, i)) * inner + first
-            at_row = (o * n + i) * inner + first
-            for c in range(columns):
-                to = to_row + c
-                at = at_row + c
+        o = u // units
+        unit = u - o * units
+        taken = min(hi - u, units - unit)
+        first = unit * together
+        columns = min(taken * together, inner - first)
+        if columns == 1:
+            for i in range(n):
+                to = (o * size + load_$i(index, i)) * inner + first
+                at = (o * n + i) * inner + first
                 store_${t}_s(out, to, $value, 1, 2)
-        u += columns
+        else:
+            for i in range(n):
+                to_row = (o * size + load_$i(index, i)) * inner + first
+                at_row = (o * n + i) * inner + first
+                for c in range(columns):
+                    to = to_row + c
+                    at = at_row + c
+                    store_${t}_s(out, to, $value, 1, 2)
+        u += taken
     return 0
 """
+
+
+_NEAR_BYTES = 256
+"""Threads that write nearer to one another wait for each other's lines, which the processor fetches in pairs."""
+_SHARES = 4
+"""Shares of a row: each goes through the whole index, and reads a part of each line of memory that rows begin in."""
+
+
+def _together(x: Operand, beside: int) -> int:
+    """How many of `beside` elements that follow one another are for one thread."""
+    return max(_NEAR_BYTES // BY_NAME[x.dtype].itemsize, -(-beside // _SHARES))
 
 
 def _kernel(text: str, base: str, **blanks: str) -> Callable[..., Any]:
@@ -320,14 +348,16 @@ def _lines(
         kept = [axis for axis in range(len(index.shape)) if axis != dim]
         strides = [[operand.strides[axis] for axis in kept] for operand in (out, index, src)]
         *others, run = _merged([index.shape[axis] for axis in kept], *strides)
-    slots: list[int | float | Ptr] = [Ptr(2), Ptr(1), Ptr(3), n, *alongs, *run, len(others)]
+    # Lines that follow one another are read one by one.
+    together = 1 if alongs[1] == 1 else _together(x, run[0])
+    slots: list[int | float | Ptr] = [Ptr(2), Ptr(1), Ptr(3), n, *alongs, *run, together, len(others)]
     for axis in others:
         slots += axis
-    units = product(index.shape) // n if n else 0
+    units = product([axis[0] for axis in others]) * -(-run[0] // together) if product(index.shape) else 0
     return launched(
         check_launch(index, Ptr(1), 0, size),
         _copy(x, Ptr(0), Ptr(3)),
-        Launch(function, tuple(slots), units, 2.0 + n),
+        Launch(function, tuple(slots), units, 2.0 + n * min(run[0], together)),
     )
 
 
@@ -375,11 +405,13 @@ def _rows(
             f"{what}: src of shape {list(src.shape)} and index of shape {list(index.shape)} "
             f"do not fit dim {dim} of {list(x.shape)}"
         )
-    slots = (Ptr(2), Ptr(1), Ptr(3), n, size, inner)
+    together = _together(x, inner)
+    slots = (Ptr(2), Ptr(1), Ptr(3), n, size, inner, together)
+    units = outer * -(-inner // together) if n else 0
     return launched(
         check_launch(index, Ptr(1), 0, size),
         _copy(x, Ptr(0), Ptr(3)),
-        Launch(function, slots, outer * inner if n else 0, 2.0 + n * (0.1 + 2.0 / max(1, inner))),
+        Launch(function, slots, units, 2.0 + n * (1.2 + 0.05 * min(inner, together))),
     )
 
 

@@ -47,11 +47,26 @@ def _fits(index: tuple[int, ...], limit: tuple[int, ...], dim: int | None) -> bo
     return all(i <= s or d == dim for d, (i, s) in enumerate(zip(index, limit, strict=True)))
 
 
+def _shared(at: Tensor, dim: int, *operands: Tensor) -> Tensor | None:
+    """The vector of places that all lines of an index along `dim` share, as `vector[:, None].expand(-1, n)` has it,
+    if the index is as large as the operands in the other dimensions.
+    """
+    shape = at._shape
+    others = [d for d in range(len(shape)) if d != dim]
+    lies = at.stride()
+    if any(lies[d] and shape[d] > 1 or any(o._shape[d] != shape[d] for o in operands) for d in others):
+        return None
+    line = tuple([n if d == dim else 1 for d, n in enumerate(shape)])
+    first = apply(ops.slice, (at,), ((0,) * len(shape), line, (1,) * len(shape)))
+    return apply(ops.reshape, (first,), ((shape[dim],),))  # type: ignore[no-any-return]
+
+
 @method()
 def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Any:
     """For each place of `index` the element with that coordinate in `dim` and the same others.
 
     Shape: of `index`. Raises: IndexError for a place out of range, RuntimeError if the shapes do not fit.
+    Cost: an index that repeats a vector picks whole slices, as `index_select` does.
     """
     d = normalize_dim(dim, len(input._shape))
     places_ = places(index, "gather")
@@ -63,7 +78,13 @@ def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False)
             f"Size does not match expected index {list(at._shape)} to be no larger than self {list(x._shape)} apart "
             f"from dimension {d}"
         )
+    if len(at._shape) > 1 and (vector := _shared(at, d, x)) is not None:
+        return apply(ops.take, (x, vector), (d,))
     return _back(apply(ops.gather, (x, at), (d,)), index)
+
+
+_OF_SLICES = {ops.scatter: ops.index_copy, ops.scatter_add: ops.index_add}
+"""What does the same to whole slices."""
 
 
 def _scattered(op: Op, input: Tensor, dim: int, index: Tensor, src: Any) -> Any:
@@ -84,6 +105,8 @@ def _scattered(op: Op, input: Tensor, dim: int, index: Tensor, src: Any) -> Any:
             f"Expected index {list(at._shape)} to be no larger than self {list(x._shape)} apart from dimension {d} "
             f"and to be no larger size than src {list(src._shape)}"
         )
+    if len(at._shape) > 1 and src._shape == at._shape and (vector := _shared(at, d, x)) is not None:
+        return apply(_OF_SLICES[op], (x, vector, src), (d,))
     return _back(apply(op, (x, at, src), (d,)), input)
 
 
@@ -116,6 +139,7 @@ def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Any:
     """`input` with elements of `src` added at places along `dim`, in ascending order.
 
     Raises: IndexError for a place out of range, RuntimeError if shapes or types do not fit.
+    Cost: an index that repeats a vector adds whole slices, as `index_add` does.
     """
     return _scattered(ops.scatter_add, input, dim, index, src)
 
