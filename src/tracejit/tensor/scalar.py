@@ -78,7 +78,7 @@ def plain(x: Any) -> Any:
 
 
 def settled(attrs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Attributes of an operation with run-time numbers as the numbers they are, which then are part of the structure."""
+    """Attributes with run-time numbers as the numbers they are, which then are part of the structure."""
     return tuple([a.take() if type(a) is Scalar else settled(a) if type(a) is tuple else a for a in attrs])
 
 

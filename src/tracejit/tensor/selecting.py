@@ -54,7 +54,7 @@ def _shared(at: Tensor, dim: int, *operands: Tensor) -> Tensor | None:
     shape = at._shape
     others = [d for d in range(len(shape)) if d != dim]
     lies = at.stride()
-    if any(lies[d] and shape[d] > 1 or any(o._shape[d] != shape[d] for o in operands) for d in others):
+    if any((lies[d] and shape[d] > 1) or any(o._shape[d] != shape[d] for o in operands) for d in others):
         return None
     line = tuple([n if d == dim else 1 for d, n in enumerate(shape)])
     first = apply(ops.slice, (at,), ((0,) * len(shape), line, (1,) * len(shape)))
