@@ -11,7 +11,7 @@ from tracejit import nn, optim
 topic = Topic()
 
 
-@topic.program("cut")
+@topic.program("one program")
 def gradient_penalty():
     d = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
     opt = optim.Adam(d.parameters(), lr=0.01)
@@ -29,7 +29,7 @@ def gradient_penalty():
     return Case(f, lambda i: (arr(i, 4, 3), arr(i + 50, 4, 3)), lambda: (d, opt))
 
 
-@topic.program("cut")
+@topic.program("one program")
 def physics_informed_network():
     u = nn.Sequential(nn.Linear(1, 5), nn.Tanh(), nn.Linear(5, 1))
     opt = optim.SGD(u.parameters(), lr=0.01)
@@ -369,7 +369,7 @@ def straight_through_estimator():
     return Case(f, lambda i: arr(i, 3), lambda: w)
 
 
-@topic.program("cut")
+@topic.program("one program")
 def checkpointing_by_hand():
     w = arr(0, 3, 3).requires_grad_()
 
@@ -387,7 +387,7 @@ def checkpointing_by_hand():
     return Case(f, lambda i: arr(i, 2, 3), lambda: w)
 
 
-@topic.program("cut")
+@topic.program("one program")
 def jacobian_row_by_row():
     def f(x):
         x = x.detach().requires_grad_()
@@ -415,7 +415,7 @@ def gradient_norm_decides():
     return Case(f, lambda i: arr(i, 3), lambda: w)
 
 
-@topic.program("cut")
+@topic.program("one program")
 def adversarial_examples():
     m = nn.Linear(3, 2)
 

@@ -55,14 +55,15 @@ def test_a_profiled_step_trains_as_ever() -> None:
 
 def test_a_segment_that_leaves_nothing_behind_is_passed_over() -> None:
     @tj.compile
-    def slope(x: tj.Tensor) -> tj.Tensor:
+    def total(x: tj.Tensor) -> tj.Tensor:
         x = x.detach().requires_grad_()
-        return tj.autograd.grad((x * x).sum(), x)[0]
+        x.requires_grad_(False)
+        return (x * x).sum()
 
     for _ in range(6):
-        slope(tj.ones(3))
-    assert any(e.compiled.launches == 0 for _, e in region_of(slope).executables())
-    assert tj.profile(slope, tj.ones(3), calls=2).kernels
+        total(tj.ones(3))
+    assert any(e.compiled.launches == 0 for _, e in region_of(total).executables())
+    assert tj.profile(total, tj.ones(3), calls=2).kernels
 
 
 def test_measuring_ends_with_the_profile() -> None:

@@ -32,6 +32,9 @@ class Session(Protocol):
     def detach(self, tensor: Any) -> Any:
         """The same memory without history."""
 
+    def require(self, tensor: Any, value: bool) -> None:
+        """Let a leaf require gradients, or no longer."""
+
     def finish(self) -> None:
         """The region's Python is done."""
 

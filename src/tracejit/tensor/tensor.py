@@ -273,7 +273,7 @@ class Tensor:
         if value and not self._dtype.is_floating_point:
             raise RuntimeError("only Tensors of floating point dtype can require gradients")
         if self._requires_grad != bool(value) and state.session is not None:
-            state.session.host(_set_requires_grad, (self, bool(value)), {})
+            state.session.require(self, bool(value))
             return
         self._requires_grad = bool(value)
 
@@ -356,7 +356,8 @@ FIELDS = tuple(name for name in Tensor.__slots__ if not name.startswith("__"))
 """What a tensor is made of, as names of its slots."""
 
 
-def _set_requires_grad(tensor: Tensor, value: bool) -> None:
+def set_requires_grad(tensor: Tensor, value: bool) -> None:
+    """Let a leaf have the flag, or not."""
     tensor._requires_grad = value
 
 

@@ -8,7 +8,7 @@ from tracejit.ops.record import Op
 from tracejit.tensor.autograd import detached
 from tracejit.tensor.dispatch import compute
 from tracejit.tensor.inplace import write
-from tracejit.tensor.tensor import Tensor
+from tracejit.tensor.tensor import Tensor, set_requires_grad
 
 
 class Eager:
@@ -21,6 +21,10 @@ class Eager:
     def detach(self, t: Tensor) -> Tensor:
         """The same memory without history."""
         return detached(t)
+
+    def require(self, t: Tensor, value: bool) -> None:
+        """Let a leaf require gradients, or no longer."""
+        set_requires_grad(t, value)
 
     def assign(self, target: Tensor, value: Tensor) -> None:
         """Change a tensor in place."""

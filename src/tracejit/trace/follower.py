@@ -6,6 +6,7 @@ recorder goes on from that point of the tree.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from itertools import repeat
@@ -23,7 +24,7 @@ from tracejit.tensor.inplace import write
 from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import OWED, TapeNode
-from tracejit.tensor.tensor import Tensor, pending
+from tracejit.tensor.tensor import Tensor, pending, set_requires_grad
 from tracejit.trace.backward import follow_backward, match_backward
 from tracejit.trace.deferred import restore
 from tracejit.trace.eager import EAGER
@@ -31,10 +32,8 @@ from tracejit.trace.executable import STRANGERS, Executable
 from tracejit.trace.growth import Growth, grow, grow_cut, grow_end, sketched, sketched_backward
 from tracejit.trace.matcher import MISS, matcher
 from tracejit.trace.ranges import in_range
-from tracejit.trace.recorder import Recorder
-from tracejit.trace.repeat import repeat as repeat_event
-from tracejit.trace.structure import computes_on_gpu
-from tracejit.trace.tree import Event, External, Opaque, Place, Stop, flatten, path
+from tracejit.trace.repeat import materialise
+from tracejit.trace.tree import Event, External, Opaque, Place, Stop, flatten
 
 FAMILIAR = 4
 """From how many meetings on an event gets a matcher: where calls are replayed soon, none is needed."""
@@ -233,6 +232,8 @@ class Follower:
             self.outdate(values[slot], values[base])
         if event.assigned:
             self.mutators.append(event)
+        if event.kind == "require":
+            self.flag(values[event.operands[0]])
         event.met += 1
         if FAMILIAR <= event.met < FAMILIAR + MATCHERS and event.crossing is None:
             event.match = matcher(event)
@@ -249,6 +250,11 @@ class Follower:
         self.rebased.append((t, t._node, t._requires_grad))
         t._node = OWED if history else None
         t._requires_grad = history
+
+    def flag(self, t: Any) -> None:
+        """A leaf that this segment made requires gradients."""
+        self.rebased.append((t, t._node, t._requires_grad))
+        t._requires_grad = True
 
     def outdate(self, view: Any, base: Any) -> None:
         """The history of a view is that of its base, which a change in place gave one: found when somebody asks."""
@@ -326,6 +332,28 @@ class Follower:
         if event is None:
             return self.leave("detach", None, (), [t], []).detach(t)
         return self.values[event.results[0].slot]  # type: ignore[no-any-return]
+
+    def require(self, t: Tensor, value: bool) -> None:
+        """Match that a leaf which this segment made requires gradients."""
+        events = self.place.events
+        if (
+            value
+            and events
+            and events[0].kind == "require"
+            and events[0].match is not None
+            and events[0].match(self, t) is not MISS
+        ):
+            return
+        values = self.values
+        if not value or t._base is not None or not any(values[slot] is t for slot in self.owed):
+            self.host(set_requires_grad, (t, value), {})
+            return
+        if self.match("require", None, (), [t], []) is not None:
+            return
+        if self.place.cut is not None:
+            self.host(set_requires_grad, (t, value), {})
+        elif grow(self, "require", None, (), [t], [], lambda sketch, of: sketch.require(of(t), True)) is None:
+            self.leave("require", None, (), [t], []).require(t, True)
 
     def assign(self, target: Tensor, value: Tensor) -> None:
         """Match a change in place."""
@@ -442,8 +470,7 @@ class Follower:
         """Run the program of the segment and give every tensor that lives on its value."""
         if self.last is None:
             return
-        values = self.values
-        alive = tuple(slot for slot in self.owed if getrefcount(values[slot]) > 2)
+        alive = self._alive()
         executable = stop.programs.get(alive)
         if executable is None or executable.generation != self.region.generation:
             executable = self.region.compile(stop, alive)
@@ -452,11 +479,25 @@ class Follower:
             self.region.eager_segments += 1
             reason = executable.obstacle or executable.refusal()
             with self.region.account.timed(executable.kind, stop.line, reason):
-                self.materialise()
+                materialise(self)
             return
         self.region.runs += 1
         if self.witness is not None:
             self.witness(self, stop, executable, alive)
+
+    def _alive(self) -> tuple[int, ...]:
+        """The slots of what this segment owes and somebody but the segment holds."""
+        values = self.values
+        if not self.mutators and not self.rebased:
+            return tuple(slot for slot in self.owed if getrefcount(values[slot]) > 2)
+        # What was changed in place has a slot for each change.
+        held = Counter([id(values[new]) for event in self.mutators for _, new, _ in event.assigned])
+        held.update([id(t) for t, _, _ in self.rebased])
+        # A leaf that goes takes its gradient along.
+        leaves = [t for t, _, _ in self.rebased if t._grad is not None]
+        held.update([id(t._grad) for t in leaves if getrefcount(t) <= 4 + held[id(t)]])
+        leaves.clear()
+        return tuple(slot for slot in self.owed if getrefcount(values[slot]) > 2 + held[id(values[slot])])
 
     def _run(self, executable: Executable) -> bool:
         values = self.values
@@ -511,62 +552,7 @@ class Follower:
     def leave(self, *call: Any) -> Any:
         """Compute eagerly what was matched in this segment, and record from here on; the session that goes on."""
         change = self.region.leaving(self, call)
-        recorder = self.materialise()
+        recorder = materialise(self)
         session: Any = recorder if self.region.side_exit(change) else EAGER
         state.session = session
         return session
-
-    def materialise(self) -> Recorder:
-        """Run the matched events eagerly, in order, into the tensors that Python already has.
-
-        Returns a recorder that stands at this place of the tree and knows the same slots.
-        """
-        recorder = Recorder(self.region, self.place.segment.root)
-        values = self.values
-        events = path(self.last)
-        for t, node, requires_grad in reversed(self.rebased):
-            t._node, t._requires_grad = node, requires_grad
-        for back in reversed(self.released):
-            back()
-        owed = {slot: values[slot] for slot in self.owed}
-        grads = {id(values[leaf]): (values[leaf], values[leaf]._grad) for e in events for leaf, _, _ in e.leaves}
-        generators: dict[int, tuple[Any, Any]] = {}
-        for event in events:
-            for draw in event.draws:
-                generators.setdefault(id(draw[0]), (draw[0], (draw[0].seed_, draw[0].offset)))
-        mode = state.grad_enabled
-        state.session = recorder
-        recorder.replaying = True
-        try:
-            for event in events:
-                state.grad_enabled = event.grad
-                try:
-                    repeat_event(self, event, recorder, owed)
-                except Exception as e:
-                    e.add_note(f"raised by {event.name}, called at {event.line} in a compiled region")
-                    undone = events[events.index(event) :]
-                    self._undo_gradients(undone)
-                    grads.clear()
-                    for behind, generator, position in reversed(self.drawn):
-                        if behind in undone:
-                            generators[id(generator)] = generator, position
-                    raise
-        finally:
-            state.grad_enabled = mode
-            recorder.replaying = False
-            for leaf, grad in grads.values():
-                leaf._grad = grad
-            for generator, position in generators.values():
-                generator.seed_, generator.offset = position
-            state.session = self
-        recorder.place = self.place
-        recorder.last = self.last
-        recorder.gpu = computes_on_gpu(events) if events else None
-        return recorder
-
-    def _undo_gradients(self, events: list[Event]) -> None:
-        """After an exception: the backward passes from there on have not happened."""
-        values = self.values
-        for event in reversed(events):
-            for leaf, before, _ in event.leaves:
-                values[leaf]._grad = None if before is None else values[before]

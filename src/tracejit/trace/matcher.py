@@ -199,6 +199,8 @@ class _Writer:
             self.effects.append(f"    f.outdate({self.value(slot)}, {self.value(base)})")
         if event.assigned:
             self.effects.append("    f.mutators.append(EVENT)")
+        if event.kind == "require":
+            self.effects.append(f"    f.flag({self.value(event.operands[0])})")
         for leaf, before, after in event.leaves:
             if after is not None and after != before:
                 self.effects.append(f"    {self.value(leaf)}._grad = {self.value(after)}")
@@ -206,7 +208,7 @@ class _Writer:
         if event.kind in ("op", "detach"):
             values = [self.value(r.slot) for r in event.results]
             return values[0] if len(values) == 1 else f"({', '.join(values)},)"
-        if event.kind == "assign":
+        if event.kind in ("assign", "require"):
             return "None"
         return self.output(event.output)
 
@@ -291,7 +293,7 @@ def matcher(event: Event) -> Callable[..., Any]:
         w.tensor("target", 0)
         w.tensor("value", 1)
         return w.function("target, value")
-    if event.kind == "detach":
+    if event.kind in ("detach", "require"):
         w.tensor("x", 0)
         return w.function("x")
     w.check(f"key != {w.constant(event.key)}")

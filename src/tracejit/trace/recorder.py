@@ -17,7 +17,7 @@ from tracejit.tensor.inplace import write
 from tracejit.tensor.scalar import Scalar, returned, settled
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import current, next_position
-from tracejit.tensor.tensor import GpuAval, Tensor, aval_of, on_gpu
+from tracejit.tensor.tensor import GpuAval, Tensor, aval_of, on_gpu, set_requires_grad
 from tracejit.trace import obstacles
 from tracejit.trace.backward import record_backward
 from tracejit.trace.eager import EAGER
@@ -327,6 +327,17 @@ class Recorder(Names):
         results = (self.result(unit.steps[0].outs[0], out),)
         self.emit("detach", None, (), operands, binds, (), None, unit, results, None)
         return out
+
+    def require(self, t: Tensor, value: bool) -> None:
+        """Let a leaf require gradients and record it, if this segment made it; others are changed between segments."""
+        found = self.named.get(id(t))
+        made = found is not None and found[0] not in self.bound and not self.stale(t)
+        if self.unit is not None or not value or not made or t._base is not None:
+            self.host(set_requires_grad, (t, value), {})
+            return
+        operands, binds = self.take([t])
+        t._requires_grad = True
+        self.emit("require", None, (), operands, binds, (), None, Unit("requires_grad"), (), None)
 
     def _alias(self, unit: Unit, slot: int, out: Tensor) -> None:
         new = self.new_slots(1)[0]

@@ -25,6 +25,7 @@ from tracejit.trace.growth import alike
 from tracejit.trace.keeper import Keeper
 from tracejit.trace.matcher import MISS
 from tracejit.trace.recorder import Recorder
+from tracejit.trace.repeat import materialise
 from tracejit.trace.replay.prover import Prover
 from tracejit.trace.source import user_line
 from tracejit.trace.structure import Exceeded, Structures
@@ -221,7 +222,7 @@ class Region:
         session = state.session
         try:
             if isinstance(session, Follower):
-                session.materialise()
+                materialise(session)
         finally:
             state.session = None
 

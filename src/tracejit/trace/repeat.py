@@ -1,7 +1,6 @@
-"""Running an event for real: what a follower does with what it has matched when its call leaves the tree.
+"""Running events for real: what a follower does with what it has matched when its call leaves the tree.
 
-In: an event with the tensors and numbers of a call, and a recorder that stands before it. Out: values in the tensors
-that Python holds.
+In: a follower. Out: values in the tensors that Python holds, and a recorder that stands behind its last event.
 Must not know: matching, programs.
 """
 
@@ -12,10 +11,70 @@ from typing import Any
 from tracejit.tensor.autograd import run_backward
 from tracejit.tensor.casting import uncast
 from tracejit.tensor.scalar import Scalar
-from tracejit.tensor.tensor import Tensor
+from tracejit.tensor.state import state
+from tracejit.tensor.tensor import Tensor, set_requires_grad
 from tracejit.trace.backward import take_views
 from tracejit.trace.crossing import explore, put_back, put_numbers
-from tracejit.trace.tree import Event, rebuild
+from tracejit.trace.recorder import Recorder
+from tracejit.trace.structure import computes_on_gpu
+from tracejit.trace.tree import Event, path, rebuild
+
+
+def materialise(follower: Any) -> Recorder:
+    """Run the matched events eagerly, in order, into the tensors that Python already has.
+
+    Returns a recorder that stands at this place of the tree and knows the same slots.
+    """
+    recorder = Recorder(follower.region, follower.place.segment.root)
+    values = follower.values
+    events = path(follower.last)
+    for t, node, requires_grad in reversed(follower.rebased):
+        t._node, t._requires_grad = node, requires_grad
+    for back in reversed(follower.released):
+        back()
+    owed = {slot: values[slot] for slot in follower.owed}
+    grads = {id(values[leaf]): (values[leaf], values[leaf]._grad) for e in events for leaf, _, _ in e.leaves}
+    generators: dict[int, tuple[Any, Any]] = {}
+    for event in events:
+        for draw in event.draws:
+            generators.setdefault(id(draw[0]), (draw[0], (draw[0].seed_, draw[0].offset)))
+    mode = state.grad_enabled
+    state.session = recorder
+    recorder.replaying = True
+    try:
+        for event in events:
+            state.grad_enabled = event.grad
+            try:
+                repeat(follower, event, recorder, owed)
+            except Exception as e:
+                e.add_note(f"raised by {event.name}, called at {event.line} in a compiled region")
+                undone = events[events.index(event) :]
+                _undo_gradients(follower, undone)
+                grads.clear()
+                for behind, generator, position in reversed(follower.drawn):
+                    if behind in undone:
+                        generators[id(generator)] = generator, position
+                raise
+    finally:
+        state.grad_enabled = mode
+        recorder.replaying = False
+        for leaf, grad in grads.values():
+            leaf._grad = grad
+        for generator, position in generators.values():
+            generator.seed_, generator.offset = position
+        state.session = follower
+    recorder.place = follower.place
+    recorder.last = follower.last
+    recorder.gpu = computes_on_gpu(events) if events else None
+    return recorder
+
+
+def _undo_gradients(follower: Any, events: list[Event]) -> None:
+    """After an exception: the backward passes from there on have not happened."""
+    values = follower.values
+    for event in reversed(events):
+        for leaf, before, _ in event.leaves:
+            values[leaf]._grad = None if before is None else values[before]
 
 
 @uncast
@@ -44,6 +103,8 @@ def repeat(follower: Any, event: Event, recorder: Any, owed: dict[int, Any]) -> 
         made = [recorder.detach(tensors[0])]
     elif event.kind == "assign":
         recorder.assign(tensors[0], tensors[1])
+    elif event.kind == "require":
+        set_requires_grad(tensors[0], True)
     elif event.kind == "composite":
         out = event.function.function(
             *rebuild(event.layout[0], tensors, numbers), **rebuild(event.layout[1], tensors, numbers)

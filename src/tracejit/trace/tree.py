@@ -189,7 +189,8 @@ class Segment:
 
 @dataclass(eq=False, slots=True)
 class Event:
-    """One thing that Python did: an operation, a composite, a backward pass, an assignment or a detachment.
+    """One thing that Python did: an operation, a composite, a backward pass, an assignment, a detachment, or a
+    leaf that requires gradients from here on.
 
     `operands` are the tensors it took, in order: slots. `binds` describes those that come from outside and take a
     new slot. `numbers` are the numbers it took. `assigned` are changes in place: slot before, slot after, and what

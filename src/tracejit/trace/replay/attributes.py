@@ -230,6 +230,9 @@ class Attributes:
     def store(self, x: Any, name: str, value: Any) -> None:
         """`x.name = value`; `ABSENT` deletes the attribute."""
         if isinstance(x, Tensor):
+            if name == "requires_grad" and type(value) is bool and self.world.is_fresh(x):
+                x.requires_grad = value
+                return
             if name != "grad" or type(value) in (Sym, Later):
                 raise Unproven(f"'{name}' of a tensor is set", "leave it out of the compiled function")
             self._set_grad(x, None if value is ABSENT else value)

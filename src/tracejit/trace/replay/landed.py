@@ -15,7 +15,7 @@ from tracejit.tensor.tensor import Tensor, on_gpu
 from tracejit.trace.executable import Executable
 from tracejit.trace.replay.proof import Proof
 from tracejit.trace.replay.symbols import Unproven
-from tracejit.trace.tree import External
+from tracejit.trace.tree import External, path
 
 
 def inner(value: Any, kinds: tuple[type, ...]) -> Iterator[Any]:
@@ -61,6 +61,14 @@ def check_result(proof: Proof, landed: list[Landed]) -> Landed:
     if len(landed) != 1 or landed[0].stop is not segment.stop or landed[0].last is not segment.last:
         raise Unproven("the call took another way than the bytecode says")
     return landed[0]
+
+
+def check_leaves(landed: Landed) -> None:
+    """Raises: Unproven if a tensor that the segment let require gradients lives on: replays make none."""
+    executable = landed.executable
+    lives = set(landed.alive) | (set() if executable.tape is None else executable.tape.leaves())
+    if any(event.kind == "require" and event.operands[0] in lives for event in path(landed.last)):
+        raise Unproven("a tensor that gets requires_grad lives on", "return what is computed of it")
 
 
 def leaving(proof: Proof, *kinds: type) -> Iterator[Any]:

@@ -12,7 +12,7 @@ from tracejit.trace.executable import Executable
 from tracejit.trace.follower import Follower
 from tracejit.trace.matcher import MISS
 from tracejit.trace.replay.guards import READERS, Guard
-from tracejit.trace.replay.landed import Landed, check_result, handed_out
+from tracejit.trace.replay.landed import Landed, check_leaves, check_result, handed_out
 from tracejit.trace.replay.program import Replay
 from tracejit.trace.replay.proof import Proof, prove
 from tracejit.trace.replay.symbols import Unproven
@@ -144,7 +144,9 @@ class Prover:
                 # Alive at a look at memory, but not handed out: dead when the call is done, or the proof is wrong.
                 if any(one.alive[slot]() is not None for slot in passing):
                     raise Unproven("a tensor stays alive where the bytecode does not show it")
-                replay = Replay(proof, self._without(one, passing))
+                one = self._without(one, passing)
+                check_leaves(one)
+                replay = Replay(proof, one)
         except Unproven as e:
             self._note([("?", e)])
             return

@@ -8,7 +8,7 @@ from tracejit.ops.record import Op
 from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import OWED
-from tracejit.tensor.tensor import Tensor, on_gpu, pending
+from tracejit.tensor.tensor import Tensor, on_gpu, pending, set_requires_grad
 from tracejit.trace.ranges import in_range
 from tracejit.trace.replay.symbols import Later, Source, Sym, Unproven
 from tracejit.trace.replay.world import World
@@ -207,6 +207,13 @@ class Shadow:
         """Match a detachment."""
         event = self.match("detach", None, (), [t], [])
         return self.at.values[event.results[0].slot]  # type: ignore[no-any-return]
+
+    def require(self, t: Tensor, value: bool) -> None:
+        """Match that a leaf which this segment made requires gradients."""
+        if not value or not self.world.is_fresh(t) or t._base is not None:
+            self.host(set_requires_grad, (t, value), {})
+        self.match("require", None, (), [t], [])
+        t._requires_grad = True
 
     def assign(self, target: Tensor, value: Tensor) -> None:
         """Match a change in place."""
