@@ -35,7 +35,22 @@ def _step(target: list[tj.Tensor], source: list[tj.Tensor]) -> None:
         p.grad = None
 
 
-@pytest.mark.parametrize("change", [_average, _copy, _clip, _step])
+def _step_by_hand(target: list[tj.Tensor], source: list[tj.Tensor]) -> None:
+    w, b = target
+    (source[0] @ w + b).square().mean().backward()
+    for p in target:
+        p.data -= 0.1 * p.grad.data
+        p.grad.zero_()
+
+
+def _set_again(target: list[tj.Tensor], source: list[tj.Tensor]) -> None:
+    for p in target:
+        shown = p.data
+        shown *= 0.5
+        p.data = shown
+
+
+@pytest.mark.parametrize("change", [_average, _copy, _clip, _step, _step_by_hand, _set_again])
 def test_changes_of_data_are_replayed(change: Callable[..., None]) -> None:
     def program(wrap: Callable[..., Any]) -> tuple[Any, list[Any]]:
         target = [arr(k, 4, 4).requires_grad_() for k in range(2)]
@@ -51,6 +66,30 @@ def test_changes_of_data_are_replayed(change: Callable[..., None]) -> None:
     _, eager = program(lambda f: f)
     assert all(tj.equal(a, b) for x, y in zip(ours, eager, strict=True) for a, b in zip(x, y, strict=True))
     assert region_of(compiled).calls.replayed >= 3
+
+
+@pytest.mark.parametrize("text", ["p.data = q.data", "p.data = p.data * 2", "v = p[0]; v.data *= 2; r = v",
+                                  "d = q.data; d *= 2; p.data = d; q.data = d", "p.data = p.data.data"])  # fmt: skip
+def test_other_memory_is_taken_over(text: str) -> None:
+    code = compile(text, text, "exec")
+
+    def run(wrap: Callable[..., Any]) -> list[Any]:
+        p, q = arr(0, 3, 4), arr(1, 3, 4)
+
+        def f() -> Any:
+            names = {"p": p, "q": q}
+            exec(code, names)
+            return names.get("r", p * 1)
+
+        f = wrap(f)
+        seen = []
+        for _ in range(6):
+            seen += [f().clone(), p.clone(), q.clone()]
+            q.mul_(3)
+            seen += [p.clone(), q.clone()]
+        return seen
+
+    assert all(tj.equal(a, b) for a, b in zip(run(tj.compile), run(lambda f: f), strict=True))
 
 
 def test_a_program_does_not_give_what_was_changed_and_is_dropped() -> None:

@@ -134,7 +134,7 @@ class Draft:
         raise Never
 
     # What reads or draws is no function of its operands.
-    composite = backward = host = read = draw = require = finish = _refuse
+    composite = backward = host = read = draw = require = stands_on = finish = _refuse
 
     def place(self, tensor: Tensor) -> int:
         """The place of a tensor. Raises: Unfit for one from elsewhere."""

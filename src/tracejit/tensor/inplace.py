@@ -240,10 +240,11 @@ def _set_data(self: Tensor, value: Tensor) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"Variable data has to be a tensor, but got {type(value).__name__}")
     session = state.session
-    if session is not None:
-        session.host(_adopt, (self, value), {})
-    else:
+    if session is None:
         _adopt(self, value)
+    elif self._base is not None or not session.stands_on(self, value):
+        # After `x.data -= y` Python sets what there is.
+        session.host(_adopt, (self, value), {})
 
 
 def _adopt(target: Tensor, value: Tensor) -> None:

@@ -32,6 +32,9 @@ class Session(Protocol):
     def detach(self, tensor: Any) -> Any:
         """The same memory without history."""
 
+    def stands_on(self, tensor: Any, value: Any) -> bool:
+        """Whether `value` was detached from the tensor."""
+
     def require(self, tensor: Any, value: bool) -> None:
         """Let a leaf require gradients, or no longer."""
 

@@ -22,6 +22,10 @@ class Eager:
         """The same memory without history."""
         return detached(t)
 
+    def stands_on(self, t: Tensor, value: Tensor) -> bool:
+        """Whether `value` was detached from the tensor; there is no hurry to know."""
+        return False
+
     def require(self, t: Tensor, value: bool) -> None:
         """Let a leaf require gradients, or no longer."""
         set_requires_grad(t, value)

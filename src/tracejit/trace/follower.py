@@ -33,7 +33,7 @@ from tracejit.trace.growth import Growth, grow, grow_cut, grow_end, sketched, sk
 from tracejit.trace.matcher import MISS, matcher
 from tracejit.trace.ranges import in_range
 from tracejit.trace.repeat import materialise
-from tracejit.trace.tree import Event, External, Opaque, Place, Stop, flatten
+from tracejit.trace.tree import Event, External, Opaque, Place, Stop, flatten, is_detached
 
 FAMILIAR = 4
 """From how many meetings on an event gets a matcher: where calls are replayed soon, none is needed."""
@@ -332,6 +332,10 @@ class Follower:
         if event is None:
             return self.leave("detach", None, (), [t], []).detach(t)
         return self.values[event.results[0].slot]  # type: ignore[no-any-return]
+
+    def stands_on(self, t: Tensor, value: Tensor) -> bool:
+        """Whether this segment detached `value` from the tensor."""
+        return is_detached(self.last, self.values, value, t)
 
     def require(self, t: Tensor, value: bool) -> None:
         """Match that a leaf which this segment made requires gradients."""

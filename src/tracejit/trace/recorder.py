@@ -37,6 +37,7 @@ from tracejit.trace.tree import (
     Step,
     Stop,
     flatten,
+    is_detached,
     rebuild,
     same_number,
 )
@@ -327,6 +328,10 @@ class Recorder(Names):
         results = (self.result(unit.steps[0].outs[0], out),)
         self.emit("detach", None, (), operands, binds, (), None, unit, results, None)
         return out
+
+    def stands_on(self, t: Tensor, value: Tensor) -> bool:
+        """Whether this segment detached `value` from the tensor."""
+        return self.unit is None and is_detached(self.last, self.by_slot, value, t)
 
     def require(self, t: Tensor, value: bool) -> None:
         """Let a leaf require gradients and record it, if this segment made it; others are changed between segments."""

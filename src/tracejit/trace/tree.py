@@ -275,6 +275,20 @@ def path(event: Event | None) -> list[Event]:
     return out[::-1]
 
 
+def is_detached(last: Event | None, values: Any, value: Any, source: Any) -> bool:
+    """Whether a tensor was detached from another in a segment, up to an event; `values` has the tensors by slot."""
+    event = last
+    while event is not None:
+        if (
+            event.kind == "detach"
+            and values[event.results[0].slot] is value
+            and values[event.operands[0]] is source
+        ):
+            return True
+        event = event.before
+    return False
+
+
 def same_value(a: Any, b: Any) -> bool:
     """Whether two values that are part of a structure are the same, numbers and arrays by their bits."""
     if type(a) is not type(b):

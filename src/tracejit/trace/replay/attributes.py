@@ -233,6 +233,8 @@ class Attributes:
             if name == "requires_grad" and type(value) is bool and self.world.is_fresh(x):
                 x.requires_grad = value
                 return
+            if name == "data" and isinstance(value, Tensor) and self.machine.session.stands_on(x, value):
+                return
             if name != "grad" or type(value) in (Sym, Later):
                 raise Unproven(f"'{name}' of a tensor is set", "leave it out of the compiled function")
             self._set_grad(x, None if value is ABSENT else value)

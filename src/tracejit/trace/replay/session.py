@@ -12,7 +12,7 @@ from tracejit.tensor.tensor import Tensor, on_gpu, pending, set_requires_grad
 from tracejit.trace.ranges import in_range
 from tracejit.trace.replay.symbols import Later, Source, Sym, Unproven
 from tracejit.trace.replay.world import World
-from tracejit.trace.tree import Event, External, Number, Opaque, Place, Stop, flatten, same_number
+from tracejit.trace.tree import Event, External, Number, Opaque, Place, Stop, flatten, is_detached, same_number
 
 STRUCTURE = "the function does something here that it did not do in the calls before"
 
@@ -207,6 +207,10 @@ class Shadow:
         """Match a detachment."""
         event = self.match("detach", None, (), [t], [])
         return self.at.values[event.results[0].slot]  # type: ignore[no-any-return]
+
+    def stands_on(self, t: Tensor, value: Tensor) -> bool:
+        """Whether this segment detached `value` from the tensor."""
+        return is_detached(self.at.last, self.at.values, value, t)
 
     def require(self, t: Tensor, value: bool) -> None:
         """Match that a leaf which this segment made requires gradients."""
