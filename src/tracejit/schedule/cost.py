@@ -7,6 +7,7 @@ In: values. Out: numbers. Nothing else in this package decides by figures of its
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import prod
 from pathlib import Path
 
 from tracejit.schedule.values import ELEMENTWISE, SCAN, VIRTUAL, Value
@@ -57,6 +58,11 @@ of them would spend a fifth of its time on it."""
 
 GATED_ROWS = 8
 """Rows of a product from which on it is surely one by panels, which alone may go through a gate."""
+
+ACROSS, ACROSS_SIDE = 1 << 11, 8
+"""Elements from which on rows that lie across lines of memory are turned into memory of their own, in tiles, before a
+kernel goes along them, and the least of them on each side: one by one they take ten times as long (sums of the rows of
+a 512 x 512 that lies in columns 157 us, 25 so)."""
 
 SHORT_ROW = 16
 """Columns of a matrix below which its rows had better follow one another in one loop."""
@@ -189,6 +195,27 @@ def shares(rows: int, inner: int, columns: int) -> bool:
     fits = not isinstance(rows, int) or low <= rows <= high
     known = isinstance(inner, int) and isinstance(columns, int)
     return fits and (not known or inner * columns >= SHARED_SIZE)
+
+
+def lies_across(dims: tuple[tuple[int, int], ...]) -> bool:
+    """Whether what is read in such (size, stride) dimensions had better be turned before rows of it are gone along.
+    Sizes that are open count as they are now.
+    """
+    if len(dims) < 2:
+        return False
+    sizes, steps = [present(n) for n, _ in dims], [abs(present(step)) for _, step in dims]
+    if steps[-1] < 2 or not all(steps) or sizes[-1] < ACROSS_SIDE:
+        return False
+    along = max(n for n, step in zip(sizes, steps, strict=True) if step <= min(steps))
+    return min(steps) < steps[-1] and along >= ACROSS_SIDE and prod(sizes) >= ACROSS
+
+
+def reads_across(value: Value, inside: set[Value]) -> bool:
+    """Whether a value reads from outside of a group what had better be turned before."""
+    return any(
+        r.picked is None and r.source not in inside and r.source.kind != VIRTUAL and lies_across(r.over(r.shape))
+        for r in value.reads
+    )
 
 
 def is_short_row(columns: int) -> bool:

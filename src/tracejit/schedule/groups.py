@@ -35,6 +35,7 @@ _INCOMPLETE = "a joined value must be complete before it is read"
 _MANY = f"the group has {cost.MAX_MEMBERS} values already"
 _WIDE = f"the group touches {cost.MAX_BUFFERS} buffers already"
 _CROSSED = "its operands are laid out so that no common loop goes through them"
+_ACROSS = "what it reads lies across its rows, and is turned before"
 _TALL = f"it would keep more than {cost.MAX_SCRATCH} rows in scratch memory"
 
 
@@ -370,6 +371,8 @@ class Partition:
             return _WIDE
         self._tried = group.cuts
         if value.cuts:
+            if group.kind != LOOP and cost.reads_across(value, inside):
+                return _ACROSS
             found = outer_cuts(value, is_full or value.kind == kinds.REDUCTION, group.unit, inside)
             if found is None or not (found <= group.cuts or nests(group.cuts | found, group.outer)):
                 return _CROSSED
@@ -406,6 +409,8 @@ class Partition:
             return _MANY
         if len(buffers(members)) > cost.MAX_BUFFERS:
             return _WIDE
+        if (group.kind != LOOP or unit is not None) and any(cost.reads_across(m, inside) for m in members if m.cuts):
+            return _ACROSS
         unit = group.unit if unit is None else unit
         outer = group.outer if outer is None else outer
         self._tried = self._try_cuts(members, group.full | more_full, outer, unit)

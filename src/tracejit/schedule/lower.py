@@ -294,12 +294,21 @@ class Lowering:
             strides = tuple(s for d, s in enumerate(x.strides) if d != dim)
             return Read(x.source, aval.shape, strides, x.offset)
         unit = size if inner == 1 else inner
-        if aval.numel and any(cut % unit for cut in cuts_of(x.over(x.shape))):
-            x = whole(self.copy(x))
+        dims = x.over(x.shape)
+        if aval.numel and (any(cut % unit for cut in cuts_of(dims)) or cost.lies_across(dims)):
+            x = self._turn(x)
         layout = (prod(x.shape[:dim]), size, inner)
         if inner == 1:
             self._islands.note_rows(layout[0], size)
         return whole(self._add(kinds.REDUCTION, op, aval, (x,), attrs=attrs, layout=layout))
+
+    def _turn(self, x: Read) -> Read:
+        """A copy of an operand of this node in row-major order, which those behind it read as well."""
+        copied = whole(self.copy(x))
+        for node in self._node.args if self._node is not None else ():
+            if self._reads[node] is x:
+                self._reads[node] = copied
+        return copied
 
     def _run(self, op: Op, aval: Aval, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Read | None:
         """A scan; None if a library operation does it."""
@@ -316,8 +325,9 @@ class Lowering:
         reads: list[Read] = []
         for x in args:
             read = _flip(x, x.shape, (dim,)) if back else x
-            crosses = any(cut % unit for cut in cuts_of(read.over(read.shape)))
-            reads.append(whole(self.copy(read)) if crosses else read)
+            dims = read.over(read.shape)
+            crosses = any(cut % unit for cut in cuts_of(dims)) or cost.lies_across(dims)
+            reads.append(self._turn(read) if crosses else read)
         layout = (prod(aval.shape[:dim]), size, inner)
         scan = whole(self._add(kinds.SCAN, op, aval, tuple(reads), attrs=attrs, layout=layout, back=back))
         return _flip(scan, aval.shape, (dim,)) if back else scan
