@@ -81,7 +81,7 @@ def subscript(m: Any, x: Any, key: Any) -> Any:
 def _fixed(m: Any, key: Any) -> Any:
     """A subscript of a tensor: whole numbers are structure."""
     if isinstance(key, tuple):
-        return tuple(_fixed(m, k) for k in m.world.elements(key))
+        return m.world.make_fresh(tuple([_fixed(m, k) for k in m.world.elements(key)]))
     return m.world.fix(key)
 
 

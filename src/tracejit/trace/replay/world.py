@@ -129,6 +129,8 @@ class World:
 
     def constant(self, value: Any) -> Any:
         """Take in a value that was read from a guarded place."""
+        if self.is_fresh(value):
+            return value
         if isinstance(value, Tensor):
             _plain_tensor(value)
             self.pin(value)
