@@ -68,6 +68,10 @@ class Outside:
         """The views that steps saved."""
         return [t for t, _, _ in self.views]
 
+    def bare(self) -> set[int]:
+        """Saved tensors, by their ids, without the steps that made them: none."""
+        return set()
+
     def release(self, crossing: Crossing) -> list[Callable[[], None]]:
         """Release what the recorded pass released; what puts it back."""
         out: list[Callable[[], None]] = []

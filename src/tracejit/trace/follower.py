@@ -7,7 +7,7 @@ recorder goes on from that point of the tree.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from functools import partial
 from itertools import repeat
 from operator import is_
@@ -117,8 +117,12 @@ class Follower:
             events.remove(event)
             events.insert(0, event)
 
-    def admit(self, event: Event, tensors: list[Any], numbers: list[Any]) -> bool:
-        """Whether operands and numbers fit; binds tensors from outside."""
+    def admit(
+        self, event: Event, tensors: list[Any], numbers: list[Any], bare: Set[int] = frozenset()
+    ) -> bool:
+        """Whether operands and numbers fit; binds tensors from outside. Those that are `bare`, by their ids, have not
+        the steps that made them.
+        """
         values = self.values
         count = len(values)
         binds = event.binds
@@ -134,7 +138,7 @@ class Follower:
             elif (
                 slot not in binds
                 or id(t) in self.bound
-                or not binds[slot].admits(t)
+                or not (binds[slot].holds(t._array, t._dtype) if id(t) in bare else binds[slot].admits(t))
                 or self.is_mutated(t)
                 or id(t) in ids
             ):

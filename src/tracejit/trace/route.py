@@ -62,6 +62,14 @@ class Short:
         """The views that steps saved."""
         return self.views
 
+    def bare(self) -> set[int]:
+        """Saved tensors, by their ids, that nobody but the batches holds: they have not the steps that made them."""
+        found = set()
+        for (k, which, place), t in zip(self.route.saved, self.saved, strict=True):
+            if which == "t" and place in self.batches[k].bare and self.batches[k].tensors[place] is t:
+                found.add(id(t))
+        return found
+
     def release(self, crossing: Crossing) -> list[Callable[[], None]]:
         """Release what the recorded pass released; what puts it back."""
         return [

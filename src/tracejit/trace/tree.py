@@ -106,9 +106,13 @@ class External:
         if t._base is not None and array is not None:
             # A change in place of what it shows may have given it a history.
             current(t)
-        if array is None or array.shape != self.shape or t._dtype is not self.dtype:
-            return False
         if t._requires_grad is not self.requires_grad or (t._node is None) is not self.leaf:
+            return False
+        return self.holds(array, t._dtype)
+
+    def holds(self, array: Any, dtype: Any) -> bool:
+        """Whether memory is like that of such a tensor."""
+        if array is None or array.shape != self.shape or dtype is not self.dtype:
             return False
         if array.flags.writeable is not self.writeable or (type(array) is DeviceArray) is not self.gpu:
             return False
