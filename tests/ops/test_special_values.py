@@ -27,6 +27,8 @@ NAMESAKES: dict[str, Any] = {
     "sub": torch.subtract,
     "neg": torch.negative,
     "trunc_divide": lambda x, y: torch.div(x, y, rounding_mode="trunc"),
+    "floor_quotient": torch.floor_divide,
+    "floor_rest": torch.remainder,
     "left_shift": torch.bitwise_left_shift,
     "right_shift": torch.bitwise_right_shift,
     "copy": torch.clone,
@@ -34,6 +36,7 @@ NAMESAKES: dict[str, Any] = {
     "logit": lambda x: torch.logit(x.double()).to(x.dtype),  # of float32 another sign of the gradient at -0.0
     "flush_denormal": lambda x: x - torch.where(x.abs() < torch.finfo(x.dtype).tiny, x, 0).detach(),
 }
+DIVISIONS = ("floor_divide", "remainder", "fmod", "trunc_divide", "floor_quotient", "floor_rest")
 UNARY = [op for op in ops.family("elementwise") if op.params == ("x",) and not op.attrs]
 BINARY = [op for op in ops.family("elementwise") if op.params == ("x", "y")]
 
@@ -52,7 +55,7 @@ def operands(op: Op, dtype: dtypes.dtype) -> list[Any]:
     if len(op.params) == 1:
         return [values]
     x, y = (g.ravel() for g in np.meshgrid(values, values))
-    if not dtype.is_floating_point and op.name in ("floor_divide", "remainder", "fmod", "trunc_divide"):
+    if not dtype.is_floating_point and op.name in DIVISIONS:
         return [x[y != 0], y[y != 0]]
     if op.name in ("fmod", "remainder"):
         # PyTorch's vector loop gives NaN for subnormal divisors and where the quotient overflows.

@@ -260,3 +260,29 @@ def test_precision_of_products_is_a_permission() -> None:
         assert tj.get_float32_matmul_precision() == "highest"
     finally:
         tj.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize("kind", ["int8", "int16", "int32", "int64", "uint8"])
+def test_whole_numbers_divided_by_one(kind: str) -> None:
+    limits = np.iinfo(kind)
+    some = draw((200,), "i", low=limits.min, high=limits.max)
+    x = np.concatenate([some.astype(kind), [limits.min, limits.max, 0, 1]])
+    for y in (1, 2, 3, 7, 64, 100, -2, -3, -100, -1, 300):
+        if y > 0 or kind != "uint8":
+            given = x[x != limits.min] if y == -1 else x
+            check(f"(x // {y}, x % {y}, m.div(x, {y}, rounding_mode='floor'))", [given.astype(kind)], grad=False)
+    # There is no number for the quotient; the processor must not be asked for it.
+    least = tj.tensor([limits.min], dtype=getattr(tj, kind))
+    if limits.min < 0:
+        assert ((least // -1).item(), (least % -1).item()) == (limits.min, 0)
+    for zero in ("0", "256 if x.dtype in (m.int8, m.uint8) else 0"):
+        check(f"x // ({zero})", [x.astype(kind)], grad=False)
+        check(f"x % ({zero})", [x.astype(kind)], grad=False)
+
+
+def test_a_division_by_a_number_is_part_of_a_program() -> None:
+    region = tj.compile(lambda x: (x // 7, x % 7))
+    for k in range(9):
+        x = tj.arange(-20 - k, 20)
+        assert all(map(tj.equal, region(x), (x // 7, x % 7)))
+    assert "runs eagerly" not in str(tj.explain(region))

@@ -214,9 +214,9 @@ _SHARES = 4
 """Shares of a row: each goes through the whole index, and reads a part of each line of memory that rows begin in."""
 
 
-def _together(x: Operand, beside: int) -> int:
-    """How many of `beside` elements that follow one another are for one thread."""
-    return max(_NEAR_BYTES // BY_NAME[x.dtype].itemsize, -(-beside // _SHARES))
+def _together(x: Operand, beside: int, apart: bool) -> int:
+    """How many of `beside` elements that follow one another are for one thread; one if they are kept `apart`."""
+    return 1 if apart else max(_NEAR_BYTES // BY_NAME[x.dtype].itemsize, -(-beside // _SHARES))
 
 
 def _kernel(text: str, base: str, **blanks: str) -> Callable[..., Any]:
@@ -334,7 +334,14 @@ def plan_gather(x: Operand, index: Operand, out: Operand, dim: int) -> tuple[Lau
 
 
 def _lines(
-    what: str, function: Callable[..., Any], x: Operand, index: Operand, src: Operand, out: Operand, dim: int
+    what: str,
+    function: Callable[..., Any],
+    x: Operand,
+    index: Operand,
+    src: Operand,
+    out: Operand,
+    dim: int,
+    apart: bool,
 ) -> tuple[Launch, ...]:
     """Check, copy of x to out, and `function` over the lines of index. Operands: x, index, src, out."""
     require_contiguous(what, x, index, out)
@@ -349,7 +356,7 @@ def _lines(
         strides = [[operand.strides[axis] for axis in kept] for operand in (out, index, src)]
         *others, run = _merged([index.shape[axis] for axis in kept], *strides)
     # Lines that follow one another are read one by one.
-    together = 1 if alongs[1] == 1 else _together(x, run[0])
+    together = 1 if alongs[1] == 1 else _together(x, run[0], apart)
     slots: list[int | float | Ptr] = [Ptr(2), Ptr(1), Ptr(3), n, *alongs, *run, together, len(others)]
     for axis in others:
         slots += axis
@@ -366,8 +373,10 @@ def _sum_of(out: str, src: str, short: str) -> str:
     return f"{out} {'|' if short == 'b1' else '+'} {src}"
 
 
-def plan_scatter(x: Operand, index: Operand, src: Operand, out: Operand, dim: int) -> tuple[Launch, ...]:
-    """Launches for `x.scatter(dim, index, src)`. Operands: x, index, src, out.
+def plan_scatter(
+    x: Operand, index: Operand, src: Operand, out: Operand, dim: int, *, apart: bool = False
+) -> tuple[Launch, ...]:
+    """Launches for `x.scatter(dim, index, src)`. Operands: x, index, src, out; `apart` makes each line a unit.
 
     Shape: index may be smaller than src, and than x apart from `dim`; out has x's shape; src may have any strides.
     Edge: where an index occurs twice the last one, in row-major order, stays; an index outside [0, size) fails
@@ -375,11 +384,13 @@ def plan_scatter(x: Operand, index: Operand, src: Operand, out: Operand, dim: in
     """
     move, name = move_name(x), index_name("scatter", index)
     function = _kernel(_SCATTER, "scatter", t=move, i=name, value=f"load_{move}(src, at)")
-    return _lines("scatter", function, x, index, src, out, dim)
+    return _lines("scatter", function, x, index, src, out, dim, apart)
 
 
-def plan_scatter_add(x: Operand, index: Operand, src: Operand, out: Operand, dim: int) -> tuple[Launch, ...]:
-    """Launches for `x.scatter_add(dim, index, src)`. Operands: x, index, src, out.
+def plan_scatter_add(
+    x: Operand, index: Operand, src: Operand, out: Operand, dim: int, *, apart: bool = False
+) -> tuple[Launch, ...]:
+    """Launches for `x.scatter_add(dim, index, src)`. Operands and `apart` as for scatter.
 
     Shape: as for scatter.
     DType: types of 16 bits are rounded after each addition; bool adds as a logical or.
@@ -389,11 +400,18 @@ def plan_scatter_add(x: Operand, index: Operand, src: Operand, out: Operand, dim
     short, name = short_name(x), index_name("scatter_add", index)
     value = _sum_of(f"load_{short}(out, to)", f"load_{short}(src, at)", short)
     function = _kernel(_SCATTER, "scatter_add", t=short, i=name, value=value)
-    return _lines("scatter_add", function, x, index, src, out, dim)
+    return _lines("scatter_add", function, x, index, src, out, dim, apart)
 
 
 def _rows(
-    what: str, function: Callable[..., Any], x: Operand, index: Operand, src: Operand, out: Operand, dim: int
+    what: str,
+    function: Callable[..., Any],
+    x: Operand,
+    index: Operand,
+    src: Operand,
+    out: Operand,
+    dim: int,
+    apart: bool,
 ) -> tuple[Launch, ...]:
     """Check, copy of x to out, and `function` over the columns of out. Operands: x, index, src, out."""
     require_contiguous(what, x, index, src, out)
@@ -405,7 +423,7 @@ def _rows(
             f"{what}: src of shape {list(src.shape)} and index of shape {list(index.shape)} "
             f"do not fit dim {dim} of {list(x.shape)}"
         )
-    together = _together(x, inner)
+    together = _together(x, inner, apart)
     slots = (Ptr(2), Ptr(1), Ptr(3), n, size, inner, together)
     units = outer * -(-inner // together) if n else 0
     return launched(
@@ -415,8 +433,10 @@ def _rows(
     )
 
 
-def plan_index_add(x: Operand, index: Operand, src: Operand, out: Operand, dim: int) -> tuple[Launch, ...]:
-    """Launches for `x.index_add(dim, index, src)`. Operands: x, index, src, out.
+def plan_index_add(
+    x: Operand, index: Operand, src: Operand, out: Operand, dim: int, *, apart: bool = False
+) -> tuple[Launch, ...]:
+    """Launches for `x.index_add(dim, index, src)`. Operands: x, index, src, out; `apart` makes each column a unit.
 
     Shape: index (n,); src is x's shape with n in place of the size of `dim`; out has x's shape.
     DType: types of 16 bits are rounded after each addition; bool adds as a logical or.
@@ -426,11 +446,13 @@ def plan_index_add(x: Operand, index: Operand, src: Operand, out: Operand, dim: 
     short, name = short_name(x), index_name("index_add", index)
     value = _sum_of(f"load_{short}_s(out, to, 1, 2)", f"load_{short}_s(src, at, 0, 2)", short)
     function = _kernel(_ROWS, "index_add", t=short, i=name, value=value)
-    return _rows("index_add", function, x, index, src, out, dim)
+    return _rows("index_add", function, x, index, src, out, dim, apart)
 
 
-def plan_index_copy(x: Operand, index: Operand, src: Operand, out: Operand, dim: int) -> tuple[Launch, ...]:
-    """Launches for `x.index_copy(dim, index, src)`. Operands: x, index, src, out.
+def plan_index_copy(
+    x: Operand, index: Operand, src: Operand, out: Operand, dim: int, *, apart: bool = False
+) -> tuple[Launch, ...]:
+    """Launches for `x.index_copy(dim, index, src)`. Operands and `apart` as for index_add.
 
     Shape: as for index_add.
     Edge: of rows copied to one place the last stays; an index outside [0, size) fails with code 1; out may be
@@ -438,4 +460,4 @@ def plan_index_copy(x: Operand, index: Operand, src: Operand, out: Operand, dim:
     """
     move, name = move_name(x), index_name("index_copy", index)
     function = _kernel(_ROWS, "index_copy", t=move, i=name, value=f"load_{move}_s(src, at, 0, 2)")
-    return _rows("index_copy", function, x, index, src, out, dim)
+    return _rows("index_copy", function, x, index, src, out, dim, apart)

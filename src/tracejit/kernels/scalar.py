@@ -124,6 +124,43 @@ def _sign(kind: Any) -> Any:
     return function
 
 
+def _floored(kind: Any, *, rest: bool) -> Any:
+    """Quotient or remainder of a division rounded towards minus infinity; 0 for a divisor of 0."""
+
+    @intrinsic
+    def function(typingctx, x, y):  # type: ignore[no-untyped-def]
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            x, y = args
+            zero, one = x.type(0), x.type(1)
+            nothing = builder.icmp_unsigned("==", y, zero)
+            if not kind.signed:
+                divisor = builder.select(nothing, one, y)
+                made = builder.urem(x, divisor) if rest else builder.udiv(x, divisor)
+                return builder.select(nothing, zero, made)
+            # The least number by -1 has no quotient, which stops the processor as a division by 0 does.
+            minus = builder.icmp_signed("==", y, x.type(-1))
+            divisor = builder.select(builder.or_(nothing, minus), one, y)
+            quotient = builder.sdiv(x, divisor)
+            left = builder.sub(x, builder.mul(quotient, divisor))
+            apart = builder.icmp_signed("<", builder.xor(left, divisor), zero)
+            below = builder.and_(builder.icmp_signed("!=", left, zero), apart)
+            if rest:
+                made, turned = builder.add(left, builder.select(below, divisor, zero)), zero
+            else:
+                made, turned = builder.sub(quotient, builder.zext(below, x.type)), builder.neg(x)
+            return builder.select(nothing, zero, builder.select(minus, turned, made))
+
+        return kind(kind, kind), codegen
+
+    return function
+
+
+floor_quotient_i8, floor_quotient_i16, floor_quotient_i32, floor_quotient_i64, floor_quotient_u8 = (
+    _floored(k, rest=False) for k in INTEGERS.values()
+)
+floor_rest_i8, floor_rest_i16, floor_rest_i32, floor_rest_i64, floor_rest_u8 = (
+    _floored(k, rest=True) for k in INTEGERS.values()
+)
 flush_denormal_f32, flush_denormal_f64 = (_flush_denormal(k) for k in FLOATS.values())
 abs_i8, abs_i16, abs_i32, abs_i64, abs_u8 = (_integer_abs(k) for k in INTEGERS.values())
 sign_i8, sign_i16, sign_i32, sign_i64, sign_u8 = (_sign(k) for k in INTEGERS.values())

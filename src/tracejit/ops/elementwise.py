@@ -365,6 +365,47 @@ def fmod(x, y):
     """
 
 
+def _silent(function: Callable[..., Any]) -> Callable[..., Any]:
+    def run(x: Any, y: Any) -> Any:
+        # NumPy's results where there are none are what is wanted: 0 for a divisor of 0, and the least number itself.
+        with np.errstate(all="ignore"):
+            return function(x, y)
+
+    return run
+
+
+@elementwise(
+    numpy=_silent(np.floor_divide),
+    exact=True,
+    kinds="i",
+    expr={"i": "floor_quotient_{t}({x}, {y})"},
+    work=20.0,
+    smooth=False,
+    nograd=_NOT_FLOAT,
+)
+def floor_quotient(x, y):
+    """Integer quotient rounded towards minus infinity, by numbers of which somebody knows that they are not 0.
+
+    Edge: 0 for a divisor of 0.
+    """
+
+
+@elementwise(
+    numpy=_silent(np.remainder),
+    exact=True,
+    kinds="i",
+    expr={"i": "floor_rest_{t}({x}, {y})"},
+    work=20.0,
+    smooth=False,
+    nograd=_NOT_FLOAT,
+)
+def floor_rest(x, y):
+    """Integer remainder with the sign of the divisor, by numbers of which somebody knows that they are not 0.
+
+    Edge: 0 for a divisor of 0.
+    """
+
+
 def _trunc_divide(x: Any, y: Any) -> Any:
     down = np.floor_divide(x, y)
     return np.add(down, (np.remainder(x, y) != 0) & (np.less(x, 0) != np.less(y, 0)), dtype=down.dtype)

@@ -130,10 +130,21 @@ def rdiv(input: Any, other: Any) -> Any:
     return div(other, input)
 
 
+_BY_KNOWN = {ops.floor_divide: ops.floor_quotient, ops.remainder: ops.floor_rest}
+"""What does the same where the divisor is known not to be 0, so that nothing need be raised."""
+
+
 def _divided(op: Op, x: Any, y: Any, name: str) -> Any:
     """A quotient or remainder, which bools do not have."""
-    if result_type(operand(x, name), operand(y, name)).category == 0:
+    kind = result_type(operand(x, name), operand(y, name))
+    if kind.category == 0:
         raise NotImplementedError(f"\"{name}_cpu\" not implemented for 'Bool'")
+    known = _BY_KNOWN.get(op)
+    if known is not None and not kind.is_floating_point and isinstance(x, Tensor) and not isinstance(y, Tensor):
+        # Numbers wrap around where they become elements.
+        if y % (1 << 8 * kind.itemsize) == 0:
+            raise RuntimeError("ZeroDivisionError")
+        return binary(known, x, y)
     return binary(op, x, y)
 
 

@@ -61,7 +61,7 @@ def _rows(what: str, launches: tuple[Launch, ...], index: Operand, short: str) -
     if not moved:
         return launches
     (launch,) = moved
-    src, at, out, n, size, inner = launch.slots
+    src, at, out, n, size, inner, _ = launch.slots
     assert isinstance(n, int)
     assert isinstance(inner, int)
     outer = launch.units // inner
@@ -126,18 +126,23 @@ def _rows(what: str, launches: tuple[Launch, ...], index: Operand, short: str) -
 
 def launch_index_add(x: Operand, index: Operand, src: Operand, out: Operand, dim: int) -> tuple[Any, ...]:
     """The launches of `x.index_add(dim, index, src)`; see the CPU's. Operands: x, index, src, out."""
-    return _rows("index_add", cpu.plan_index_add(x, index, src, out, dim), index, short_name(x))
+    return _rows("index_add", cpu.plan_index_add(x, index, src, out, dim, apart=True), index, short_name(x))
 
 
 def launch_index_copy(x: Operand, index: Operand, src: Operand, out: Operand, dim: int) -> tuple[Any, ...]:
     """The launches of `x.index_copy(dim, index, src)`; see the CPU's. Operands: x, index, src, out."""
     short = {"b1": "u8"}.get(short_name(x), short_name(x))
-    return _rows("index_copy", cpu.plan_index_copy(x, index, src, out, dim), index, short)
+    return _rows("index_copy", cpu.plan_index_copy(x, index, src, out, dim, apart=True), index, short)
+
+
+def launch_scatter(x: Operand, index: Operand, src: Operand, out: Operand, dim: int) -> tuple[Any, ...]:
+    """The launches of `x.scatter(dim, index, src)`; see the CPU's. Operands: x, index, src, out."""
+    return cpu.plan_scatter(x, index, src, out, dim, apart=True)
 
 
 def launch_scatter_add(x: Operand, index: Operand, src: Operand, out: Operand, dim: int) -> tuple[Any, ...]:
     """The launches of `x.scatter_add(dim, index, src)`; see the CPU's. Operands: x, index, src, out."""
-    launches = cpu.plan_scatter_add(x, index, src, out, dim)
+    launches = cpu.plan_scatter_add(x, index, src, out, dim, apart=True)
     moved = launches[-1] if launches and launches[-1].function.__name__.startswith("scatter_add") else None
     if moved is None or not isinstance(moved.slots[3], int) or moved.slots[3] > _LONGEST:
         return launches
@@ -148,8 +153,9 @@ def _line(launch: Launch, short: str, name: str) -> GpuLaunch:
     """A block for each line of an index, which lies in shared memory meanwhile."""
     names = ("src", "index", "out", "n", "out_along", "index_along", "src_along", "run", "out_step", "index_step")
     arguments = Arguments()
-    arguments.add_all(**dict(zip((*names, "src_step", "axes"), launch.slots, strict=False)))
-    for k, slot in enumerate(launch.slots[len(names) + 2 :]):
+    *before, src_step, _, axes = launch.slots[: len(names) + 3]
+    arguments.add_all(**dict(zip(names, before, strict=True)), src_step=src_step, axes=axes)
+    for k, slot in enumerate(launch.slots[len(names) + 3 :]):
         arguments.add(f"axis{k}", slot)
     body = [
         "if lo >= hi:",
