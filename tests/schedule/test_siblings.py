@@ -18,10 +18,10 @@ from tracejit.ir.graph import Graph
 from tracejit.ir.node import Node
 from tracejit.schedule import cost, islands
 from tracejit.schedule import plan as plans
-from tracejit.schedule.groups import Group
 from tracejit.schedule.order import Order, order
 from tracejit.schedule.plan import Plan, make_plan
 from tracejit.schedule.siblings import Siblings
+from tracejit.schedule.spaces import Group
 from tracejit.schedule.strands import Parting, parting
 from tracejit.trace.region import region_of
 

@@ -17,8 +17,8 @@ from tracejit.codegen import expression
 from tracejit.codegen.text import Writer
 from tracejit.kernels.tiles import TILE_BYTES, TILE_PITCH, TILED
 from tracejit.schedule import cost
-from tracejit.schedule.groups import LOOP, Group
 from tracejit.schedule.plan import Plan
+from tracejit.schedule.spaces import LOOP, Group
 from tracejit.schedule.squares import is_mirrored
 from tracejit.schedule.values import ELEMENTWISE, REDUCTION, VIRTUAL, Number, Read, Value, split
 

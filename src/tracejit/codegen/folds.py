@@ -17,9 +17,9 @@ from tracejit.codegen.text import KernelText, Writer
 from tracejit.dtypes import dtype
 from tracejit.kernels.fold import LANES
 from tracejit.schedule import cost
-from tracejit.schedule.groups import COLUMN, Group
 from tracejit.schedule.plan import Plan, folded_blocks
 from tracejit.schedule.rows import Operand, Pass, RowPlan, plan_rows
+from tracejit.schedule.spaces import COLUMN, Group
 from tracejit.schedule.values import ELEMENTWISE, VIRTUAL, Number, Read, Value
 
 Costs = tuple[int, float, float]

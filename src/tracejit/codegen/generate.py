@@ -19,8 +19,8 @@ from tracejit.codegen.scratch import Scratch
 from tracejit.codegen.text import KernelText, Writer
 from tracejit.kernels.vmath import IN_PLACE
 from tracejit.schedule import cost
-from tracejit.schedule.groups import BACKSCAN, BLOCKS, COLUMN, LOOP, ROW, SCAN, Group
 from tracejit.schedule.plan import Plan, launches_of
+from tracejit.schedule.spaces import BACKSCAN, BLOCKS, COLUMN, LOOP, ROW, SCAN, Group
 from tracejit.schedule.values import VIRTUAL, Value
 
 _STRIP_UNIT = 32

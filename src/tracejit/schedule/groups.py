@@ -4,30 +4,34 @@ In: values in order. Out: groups, and for every producer that was not fused the 
 Must not know: kernel text, memory.
 
 Values are taken one by one. Each joins the groups of its operands where spaces fit, no path would lead out of the
-group and back, and the cost model agrees. A group's space is [outer, unit] elements:
-
-* loop: element by element;
-* row: reductions over the unit, and everything that reads the reduced values back;
-* blocks: the same reductions where the unit is too long for one visit; reduced values leave the group;
-* column: reductions over a part of `outer`; reduced values leave the group;
-* scan, backscan: scans along the unit, or along a part of `outer`, from the front or from the end;
-* call: one library operation.
+group and back, and the cost model agrees.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tracejit.ops import ops
 from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
 from tracejit.schedule.rows import plan_rows
-from tracejit.schedule.values import Read, Value, buffers, nests, outer_cuts, writers
+from tracejit.schedule.spaces import (
+    BACKSCAN,
+    BLOCKS,
+    CALL,
+    COLUMN,
+    LOOP,
+    ROW,
+    SCAN,
+    SCANS,
+    Group,
+    is_row_read,
+    relation,
+)
+from tracejit.schedule.values import Value, buffers, nests, outer_cuts, writers
 from tracejit.symbols import present
 
-LOOP, ROW, BLOCKS, COLUMN, CALL = "loop", "row", "blocks", "column", "call"
-SCANS = SCAN, BACKSCAN = "scan", "backscan"
 # Reasons for a cut.
 _BETWEEN = "another kernel lies between them"
 _COVERS = "what it covers must be written by an earlier kernel"
@@ -38,38 +42,6 @@ _CROSSED = "its operands are laid out so that no common loop goes through them"
 _TALL = f"it would keep more than {cost.MAX_SCRATCH} rows in scratch memory"
 
 
-@dataclass(eq=False, slots=True)
-class Group:
-    """Values that one kernel computes; a member is `full` (outer * unit elements), else it has `outer` of them.
-
-    `cuts` are the numbers of trailing units at which some read changes its step, `outside` what is read from memory.
-    """
-
-    number: int
-    kind: str
-    outer: int
-    unit: int = 1
-    layout: tuple[int, int, int] = (0, 0, 0)
-    members: list[Value] = field(default_factory=list)
-    full: set[Value] = field(default_factory=set)
-    cuts: frozenset[int] = frozenset()
-    outside: set[Value] = field(default_factory=set)
-    behind: int = 0
-
-    @property
-    def numel(self) -> int:
-        return self.outer * self.unit
-
-    @property
-    def keeps_rows(self) -> bool:
-        """Whether its kernel keeps parts of rows from one visit to the next."""
-        return self.kind == ROW or (self.kind in SCANS and self.layout[2] == 1)
-
-    @property
-    def reductions(self) -> list[Value]:
-        return [v for v in self.members if v.kind == kinds.REDUCTION]
-
-
 @dataclass(frozen=True, slots=True)
 class Cut:
     """A producer and a consumer that did not come into one group, and why; `reader` is the consumer's operation."""
@@ -78,17 +50,6 @@ class Cut:
     consumer: Value
     reason: str
     reader: str
-
-
-def relation(read: Read, value: Value, group: Group) -> str | None:
-    """How `value` sees a member: "same" index, "row" (its one element for each row), or None for anything else."""
-    source = read.source
-    if source in group.full:
-        return "same" if value.numel == source.numel and read.is_whole(source.numel) else None
-    if value.numel == group.outer and read.is_whole(group.outer):
-        return "same"
-    return "row" if group.kind == ROW and _is_row_read(read, value, group) else None
-
 
 
 class Partition:
@@ -465,10 +426,10 @@ class Partition:
         for read in value.reads:
             if read.source in other.members:
                 if not read.is_whole(read.source.numel) and not (
-                    not is_full and _is_row_read(read, value, group)
+                    not is_full and is_row_read(read, value, group)
                 ):
                     return f"{value.name} reads {read.source.name} at other places than its own"
-                if is_full != (value in group.full) and not _is_row_read(read, value, group):
+                if is_full != (value in group.full) and not is_row_read(read, value, group):
                     return f"{value.name} reads {read.source.name} at other places than its own"
                 if read.source.kind == kinds.REDUCTION and group.kind != ROW:
                     return f"{read.source.name} is complete only when its kernel is done"
@@ -485,7 +446,7 @@ class Partition:
             for read in member.reads:
                 if read.source in other.members and member is not value:
                     same = read.is_whole(read.source.numel) and is_full == (member in group.full)
-                    if not same and not (not is_full and _is_row_read(read, member, group)):
+                    if not same and not (not is_full and is_row_read(read, member, group)):
                         return f"{member.name} reads {read.source.name} at other places than its own"
         more_full = other.full if is_full else set()
         return self._refuse(group, other.members, more_full, [])
@@ -586,13 +547,3 @@ class Partition:
 
 def _unlike(kind: str, other: str) -> str:
     return f"a {kind} kernel and a {other} kernel do not go through memory alike"
-
-
-def _is_row_read(read: Read, value: Value, group: Group) -> bool:
-    rows = ((group.outer, 1),) if group.outer > 1 else ()
-    return (
-        read.offset == 0
-        and value.numel == group.numel
-        and read.source.numel == group.outer
-        and read.over(value.shape) == (*rows, (group.unit, 0))
-    )

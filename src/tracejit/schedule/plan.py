@@ -17,13 +17,14 @@ from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
 from tracejit.schedule.again import compute_again
 from tracejit.schedule.blocking import Blocked, blocked_of
-from tracejit.schedule.groups import BLOCKS, CALL, COLUMN, LOOP, Cut, Group, Partition
+from tracejit.schedule.groups import Cut, Partition
 from tracejit.schedule.lower import Lowered, Lowering, PlannedLaunch, Planner, Preparing
 from tracejit.schedule.memory import Buffer, place
 from tracejit.schedule.near import is_near, part_columns
 from tracejit.schedule.order import order
 from tracejit.schedule.siblings import Siblings
 from tracejit.schedule.sink import sink
+from tracejit.schedule.spaces import BLOCKS, CALL, COLUMN, LOOP, Group
 from tracejit.schedule.strands import Partings, Strand
 from tracejit.schedule.values import Value, readers_of, unfold, whole, writers
 from tracejit.symbols import present
