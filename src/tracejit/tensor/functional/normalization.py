@@ -44,9 +44,10 @@ def _affine(what: str, x: Tensor | None, shape: tuple[int, ...]) -> None:
 
 def centred(x: Tensor, dims: tuple[int, ...], n: int, eps: Any) -> Any:
     """x less its mean over some dimensions, divided by the root of its variance and eps."""
-    low = apply(ops.sub, (x, apply(ops.div, (sum(x, dims, True), float(n)))))
+    centre = apply(ops.div, (sum(x, dims, True), float(n)))
+    low = apply(ops.sub, (x, centre))
     variance = apply(ops.div, (sum(apply(ops.mul, (low, low)), dims, True), float(n)))
-    return apply(ops.mul, (low, _inverse_root(variance, eps)))
+    return apply(ops.standardize, (x, centre, _inverse_root(variance, eps), 1.0))
 
 
 def _inverse_root(variance: Tensor, eps: Any) -> Any:
@@ -179,8 +180,9 @@ def _by_batch(
     if running_var is not None:
         _move(running_var, apply(ops.mul, (variance.detach(), n / (n - 1))), momentum, keep)
     shape = (1, channels, *(1,) * (len(w._shape) - 2))
-    out = apply(ops.mul, (low, _inverse_root(variance, eps)))
-    return to_dtype(_scaled(out, weight, bias, shape), x._dtype)
+    factor = 1.0 if weight is None else apply(ops.reshape, (to_dtype(weight, w._dtype),), (shape,))
+    out = apply(ops.standardize, (w, mean, _inverse_root(variance, eps), factor))
+    return to_dtype(_scaled(out, None, bias, shape), x._dtype)
 
 
 def _move(running: Tensor, now: Tensor, momentum: Any, keep: Any) -> None:
@@ -290,7 +292,7 @@ def _by_example(
         _move(running_mean, mean(centre.detach(), 0), momentum, keep)
     if running_var is not None:
         _move(running_var, apply(ops.mul, (mean(variance.detach(), 0), n / (n - 1))), momentum, keep)
-    out = apply(ops.mul, (low, _inverse_root(variance, eps)))
+    out = apply(ops.standardize, (w, centre, _inverse_root(variance, eps), 1.0))
     return to_dtype(_scaled(out, weight, bias, (1, shape[1], *(1,) * len(dims))), x._dtype)
 
 
