@@ -8,7 +8,7 @@ from typing import Any
 
 from tracejit import dtypes
 from tracejit.ops.record import ops
-from tracejit.shapes import normalize_dim
+from tracejit.shapes import SHORT_RUN, normalize_dim
 from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply
 from tracejit.tensor.functional.activation import floats, number, wide
@@ -190,7 +190,7 @@ def _of_channels(x: Tensor, n: int) -> tuple[Any, Any]:
     images, _, *places = x._shape
     dims = tuple(range(2, len(x._shape)))
     size = prod(places)
-    if images == 1 or size == 1:
+    if images == 1 or size < SHORT_RUN:
         dims = (0, *dims)
         mean = apply(ops.div, (sum(x, dims, True), float(n)))
         return mean, apply(ops.div, (_squares(x, mean, dims), float(n)))
