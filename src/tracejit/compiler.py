@@ -446,6 +446,7 @@ def plan_graph(
         early=early,
         preparing=preparing,
         scans=strands,
+        strips=strands,
     )
     clock.lap("schedule")
     return Outcome(plan, simplified, report)
