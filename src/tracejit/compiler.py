@@ -34,11 +34,11 @@ from tracejit.runtime.cache import RECIPE, STORE
 from tracejit.runtime.program import Address, Arena, Program, ScalarRef, Slot
 from tracejit.runtime.recipe import Origin, Part, Recipe, Step, unpack
 from tracejit.schedule import cost
-from tracejit.schedule.groups import CALL, Group
 from tracejit.schedule.layout import arrange_products
 from tracejit.schedule.lower import Layout, Planner, missing
 from tracejit.schedule.memory import ALIGNMENT, Buffer
 from tracejit.schedule.plan import Early, Plan, make_plan
+from tracejit.schedule.spaces import CALL, Group
 from tracejit.schedule.values import whole
 
 _log = logger("fusion")
@@ -446,6 +446,7 @@ def plan_graph(
         early=early,
         preparing=preparing,
         scans=strands,
+        strips=strands,
     )
     clock.lap("schedule")
     return Outcome(plan, simplified, report)

@@ -232,7 +232,7 @@ def _launch_flat(op: Op, args: tuple[Any, ...]) -> np.ndarray:
                 out = empty(x.shape, flat.dtype)
                 launch(flat.address, out.size, flat.cost, x, y, out)
                 return out
-    elif type(x) is np.ndarray and x.flags.c_contiguous:
+    elif len(args) == 3 and type(x) is np.ndarray and x.flags.c_contiguous:
         _, y, z = args
         y_kind, z_kind = type(y), type(z)
         y_number, z_number = y_kind is float or y_kind is int, z_kind is float or z_kind is int

@@ -28,9 +28,9 @@ from tracejit.runtime.cuda.driver import Context
 from tracejit.runtime.cuda.gpu import Gpu
 from tracejit.runtime.cuda.memory import Block, Pool
 from tracejit.runtime.cuda.program import DeviceProgram, Work
-from tracejit.schedule.groups import Group
 from tracejit.schedule.layout import arrange_products
 from tracejit.schedule.plan import Plan, fails
+from tracejit.schedule.spaces import Group
 
 
 def _is_own(node: Node) -> bool:

@@ -194,3 +194,36 @@ def view_strides(shape: Shape, strides: Sequence[int], to: Shape) -> tuple[int, 
         out[i] = 1
         i -= 1
     return tuple(out)
+
+
+SHORT_RUN = 32
+"""Elements of a row below which folding it leaves lanes empty."""
+
+
+def reductions(shape: Sequence[int], dims: Sequence[int]) -> list[tuple[tuple[int, ...], int]]:
+    """The reductions over one dimension each that go over several, in ascending order: the shape in which runs of
+    adjacent ones are one, and the dimension that goes next.
+
+    Innermost first; short rows come last, when fewer of them are left.
+
+    >>> reductions((8, 3, 10, 10), (0, 2, 3))
+    [((8, 3, 100), 2), ((8, 3), 0)]
+    >>> reductions((8, 3, 2, 2), (0, 2, 3))
+    [((8, 3, 2, 2), 0), ((3, 4), 1)]
+    """
+    runs: list[tuple[int, int]] = []
+    for d in dims:
+        if runs and runs[-1][1] == d:
+            runs[-1] = runs[-1][0], d + 1
+        else:
+            runs.append((d, d + 1))
+    is_short = len(runs) > 1 and runs[-1][1] == len(shape) and prod(shape[slice(*runs[-1])]) < SHORT_RUN
+    steps = []
+    left, gone = tuple(shape), 0
+    for first, end in runs if is_short else reversed(runs):
+        begin = first - gone
+        left = (*left[:begin], prod(left[begin : end - gone]), *left[end - gone :])
+        steps.append((left, begin))
+        left = left[:begin] + left[begin + 1 :]
+        gone += end - first if is_short else 0
+    return steps

@@ -26,10 +26,10 @@ from tracejit.ops import Op
 from tracejit.runtime.build import Kernel, build, build_many, missing
 from tracejit.runtime.program import Address, Arena, ProgramBuilder, Slot
 from tracejit.runtime.recipe import Origin
-from tracejit.schedule.groups import CALL
 from tracejit.schedule.lower import Layout
 from tracejit.schedule.memory import ALIGNMENT, Buffer, place
 from tracejit.schedule.plan import Plan, scratch_bytes
+from tracejit.schedule.spaces import CALL
 from tracejit.schedule.values import Value, whole
 from tracejit.symbols import Cost, Size, Trail, present, text
 

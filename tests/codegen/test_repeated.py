@@ -17,9 +17,9 @@ from tracejit.ir.graph import Graph
 from tracejit.ir.node import Node, apply, input
 from tracejit.ops.record import ops
 from tracejit.passes import run_passes
-from tracejit.schedule.groups import CALL
 from tracejit.schedule.layout import arrange_products
 from tracejit.schedule.plan import Plan, make_plan
+from tracejit.schedule.spaces import CALL
 
 
 def plan_of(graph: Graph) -> Plan:

@@ -18,9 +18,9 @@ from tracejit.codegen.text import Place
 from tracejit.gpu_compiler import plan_for_gpu
 from tracejit.ir.graph import Graph
 from tracejit.runtime import ptx
-from tracejit.schedule.groups import CALL, Group
 from tracejit.schedule.memory import Buffer
 from tracejit.schedule.plan import Plan
+from tracejit.schedule.spaces import CALL, Group
 
 CAPABILITY = 90
 

@@ -168,6 +168,11 @@ _BY_NAME: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
         ([Values((2, 3, 4)), Values((2, 4, 1))], {}),
         ([Values((2, 0)), Values((0, 3))], {}),
     ],
+    "standardize": [
+        ([Values((2, 3, 4)), Values((1, 3, 1)), Values((1, 3, 1)), Values((1, 3, 1))], {}),
+        ([Values((2, 3)), Values((2, 1)), Values((2, 1)), 1.0], {}),
+        ([Values((0, 3)), Values((0, 1)), Values((0, 1)), 1.0], {}),
+    ],
     "dot": [
         ([Values((7,))] * 2, {"dim": 0}),
         ([Values((0,))] * 2, {"dim": 0}),
@@ -369,10 +374,10 @@ def _along_a_dimension(op: Op) -> list[Case]:
 
 def cases(op: Op) -> list[Case]:
     """Sample calls of a record."""
-    if op.family == "elementwise":
-        return of_family(op)
     if op.name in _BY_NAME:
         return [Case(op, tuple(operands), attrs) for operands, attrs in _BY_NAME[op.name]]
+    if op.family == "elementwise":
+        return of_family(op)
     if op.params == ("x",) and op.attrs == ("dim",):
         return _along_a_dimension(op)
     raise LookupError(f"no cases of '{op.name}': give it some here")

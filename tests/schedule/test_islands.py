@@ -18,9 +18,10 @@ from tracejit.compiler import describe
 from tracejit.ir.graph import Graph
 from tracejit.ir.node import Node
 from tracejit.schedule import islands
-from tracejit.schedule.groups import CALL, Group, Partition
+from tracejit.schedule.groups import Partition
 from tracejit.schedule.layout import arrange_products
 from tracejit.schedule.plan import Plan, make_plan
+from tracejit.schedule.spaces import CALL, Group
 from tracejit.schedule.strands import Partings, parting
 from tracejit.schedule.values import ISLAND
 

@@ -12,9 +12,9 @@ from tracejit.codegen.library import panel_columns, plan_call
 from tracejit.ir.node import Node
 from tracejit.passes.pipeline import run_passes
 from tracejit.schedule import cost
-from tracejit.schedule.groups import COLUMN, LOOP, Group
 from tracejit.schedule.layout import arrange_products
 from tracejit.schedule.plan import Plan, make_plan
+from tracejit.schedule.spaces import COLUMN, LOOP, Group
 
 RNG = np.random.default_rng(3)
 ROWS, WIDTH = 96, 128

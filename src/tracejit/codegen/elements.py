@@ -17,8 +17,8 @@ from tracejit.codegen import expression
 from tracejit.codegen.text import Writer
 from tracejit.kernels.tiles import TILE_BYTES, TILE_PITCH, TILED
 from tracejit.schedule import cost
-from tracejit.schedule.groups import LOOP, Group
 from tracejit.schedule.plan import Plan
+from tracejit.schedule.spaces import LOOP, STRIP, Group
 from tracejit.schedule.squares import is_mirrored
 from tracejit.schedule.values import ELEMENTWISE, REDUCTION, VIRTUAL, Number, Read, Value, split
 
@@ -126,6 +126,10 @@ class Elements:
     def _is_full(self, value: Value) -> bool:
         return value in self.group.full or value.kind == REDUCTION
 
+    def _is_beside(self, value: Value) -> bool:
+        """Whether a member has one element for each column of strips."""
+        return self.group.kind == STRIP and value not in self.group.full and value.kind != REDUCTION
+
     def _steps(self, value: Value, read: Read) -> tuple[list[int], int]:
         """Steps of a read over the row's dimensions, and in the row."""
         found = self._steps_of.get((value, read))
@@ -135,6 +139,8 @@ class Elements:
 
     def _find_steps(self, value: Value, read: Read) -> tuple[list[int], int]:
         shape = value.reads[0].shape if value.kind == REDUCTION else value.shape
+        if self._is_beside(value):
+            return [0] * len(self._row_cuts), split(read.over(shape), [1], self.inner)[0]
         if self._is_full(value):
             numel = self.rows * self.inner
             cuts = [c * self.inner for c in self._row_cuts]
@@ -245,6 +251,12 @@ class Elements:
         for value, read in self._reads:
             self.access(value, read)
 
+    def begin_beside(self) -> None:
+        """What was found for a row is not at hand in a loop over columns alone."""
+        self._row_texts.clear()
+        self._accesses.clear()
+        self.forget_places()
+
     def access(self, value: Value, read: Read) -> Access:
         """How a member's read goes through memory."""
         key = (*_way(read), value.shape, self._is_full(value))
@@ -318,7 +330,8 @@ class Elements:
         """Loads what is the same at all places of the row, before the loop over them."""
         for value in members:
             for read in value.reads:
-                if read.source not in self.inside and self._is_full(value) and self._is_even(value, read):
+                in_rows = self._is_full(value) or self._is_beside(value)
+                if read.source not in self.inside and in_rows and self._is_even(value, read):
                     self.fetch(value, read, "")
 
     def _is_even(self, value: Value, read: Read) -> bool:
@@ -367,7 +380,7 @@ class Elements:
 
     def compute(self, value: Value, j: str) -> str:
         """Computes a member at place `j`, or for the row; gives its variable."""
-        known = self.placed if value in self.group.full else self.rowwise
+        known = self.placed if value in self.group.full or self.group.kind == STRIP else self.rowwise
         if value in known:
             return known[value]
         if value.reads and value.reads[0].picked is not None:
@@ -390,7 +403,7 @@ class Elements:
             return operands[0][0]
         assert value.kind == ELEMENTWISE
         text = expression.apply(value.op, operands, value.dtype, value.attrs)
-        name = self.writer.name("v" if value in self.group.full else "r")
+        name = self.writer.name("v" if known is self.placed else "r")
         self.writer.line(f"{name} = {text}  # {value.op.name}")
         known[value] = name
         return name
@@ -486,6 +499,8 @@ class Elements:
 
     def own(self, value: Value, j: str) -> str:
         """The index of a member in its own memory."""
+        if self.group.kind == STRIP and value not in self.group.full:
+            return j
         if value not in self.group.full:
             return "0" if self.flat else "u"
         return " + ".join(part for part in (self._base, j) if part)

@@ -17,15 +17,15 @@ from tracejit.codegen.text import KernelText, Writer
 from tracejit.dtypes import dtype
 from tracejit.kernels.fold import LANES
 from tracejit.schedule import cost
-from tracejit.schedule.groups import COLUMN, Group
 from tracejit.schedule.plan import Plan, folded_blocks
 from tracejit.schedule.rows import Operand, Pass, RowPlan, plan_rows
+from tracejit.schedule.spaces import COLUMN, Group
 from tracejit.schedule.values import ELEMENTWISE, VIRTUAL, Number, Read, Value
 
 Costs = tuple[int, float, float]
 
 
-def _unfolded(text: str, kind: dtype) -> str:
+def unfolded(text: str, kind: dtype) -> str:
     """A fold's result as an element of its value."""
     return f"{text} != 0" if kind is dtypes.bool else expression.rounded(text, kind)
 
@@ -149,7 +149,7 @@ def write_row(elements: Elements) -> Costs:
         for value in visit.fold:
             name = writer.name("r")
             text = _fold(elements, scratch, rows, value, "", elements.n)
-            writer.line(f"{name} = {_unfolded(text, value.dtype)}")
+            writer.line(f"{name} = {unfolded(text, value.dtype)}")
             elements.rowwise[value] = name
             if value in elements.plan.storage:
                 elements.store(value, "", name)
@@ -338,7 +338,7 @@ def write_column(elements: Elements) -> Costs:
         if value in plan.partials:
             writer.store(short, writer.pointer(plan.partials[value]), f"k * {elements.n} + j", sofar)
         else:
-            final = _unfolded(sofar, value.dtype)
+            final = unfolded(sofar, value.dtype)
             writer.store(value.dtype.short, writer.pointer(plan.storage[value]), f"k * {elements.n} + j", final)
     rows = min(size, cost.COLUMN_ROWS)
     return outer * blocks * strips, rows * min(inner, cost.COLUMN_WIDTH) * 1.0, 20.0 + 3.0 * rows
@@ -370,6 +370,6 @@ def combine(group: Group, plan: Plan, value: Value) -> KernelText:
     writer.line(f"r = {writer.load(short, partial, 'at')}")
     writer.line(f"for k in range(1, {several}):")
     writer.line(f"    r = step_{value.name}_{short}(r, {writer.load(short, partial, f'at + k * {n}')})")
-    writer.store(value.dtype.short, out, "w", _unfolded("r", value.dtype))
+    writer.store(value.dtype.short, out, "w", unfolded("r", value.dtype))
     doc = f"Blocks put together: {value.name}."
     return writer.finish(f"combine_{value.name}_{short}", doc, value.numel, 2.0 + 1.0 * blocks)

@@ -16,11 +16,12 @@ from tracejit.codegen.elements import Elements
 from tracejit.codegen.folds import Costs, combine, write_blocks, write_column, write_row
 from tracejit.codegen.scans import write_scan
 from tracejit.codegen.scratch import Scratch
+from tracejit.codegen.strips import write_strip
 from tracejit.codegen.text import KernelText, Writer
 from tracejit.kernels.vmath import IN_PLACE
 from tracejit.schedule import cost
-from tracejit.schedule.groups import BACKSCAN, BLOCKS, COLUMN, LOOP, ROW, SCAN, Group
 from tracejit.schedule.plan import Plan, launches_of
+from tracejit.schedule.spaces import BACKSCAN, BLOCKS, COLUMN, LOOP, ROW, SCAN, STRIP, Group
 from tracejit.schedule.values import VIRTUAL, Value
 
 _STRIP_UNIT = 32
@@ -59,6 +60,7 @@ def _doc(group: Group) -> str:
         "row": "Row by row",
         "blocks": "Blocks of long rows",
         "column": "Column by column",
+        "strip": "Strip by strip of columns",
         "scan": "Step by step",
         "backscan": "Step by step from the end",
     }[group.kind]
@@ -315,6 +317,7 @@ _TEMPLATES: dict[str, Callable[[Elements], Costs]] = {
     ROW: write_row,
     BLOCKS: write_blocks,
     COLUMN: write_column,
+    STRIP: write_strip,
     SCAN: write_scan,
     BACKSCAN: write_scan,
 }

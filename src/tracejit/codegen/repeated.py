@@ -11,9 +11,9 @@ from typing import Any
 
 from tracejit.codegen.generate import generate
 from tracejit.codegen.text import KernelText, Place
-from tracejit.schedule.groups import Group
 from tracejit.schedule.memory import Buffer
 from tracejit.schedule.plan import Plan
+from tracejit.schedule.spaces import Group
 from tracejit.schedule.values import VIRTUAL, Number, Read, Value
 
 

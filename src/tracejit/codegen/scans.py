@@ -15,8 +15,8 @@ from tracejit.codegen.folds import Costs, visit_all
 from tracejit.codegen.scratch import Scratch
 from tracejit.kernels.running import CHAINS
 from tracejit.schedule import cost
-from tracejit.schedule.groups import BACKSCAN
 from tracejit.schedule.rows import plan_rows
+from tracejit.schedule.spaces import BACKSCAN
 from tracejit.schedule.values import SCAN, Value
 
 _LEAD = 16

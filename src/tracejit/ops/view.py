@@ -5,13 +5,13 @@
 from __future__ import annotations
 
 import builtins
-from math import prod
 from typing import Any
 
 import numpy as np
 
 from tracejit.aval import Aval
 from tracejit.ops.record import ops, record
+from tracejit.shapes import reductions
 
 
 @record(
@@ -54,15 +54,10 @@ def sum_to(x: Any, shape: tuple[int, ...], target: tuple[int, ...]) -> Any:
         return x
     lead = len(shape) - len(target)
     repeated = [i for i in range(len(shape)) if i < lead or (target[i - lead] == 1 and shape[i] != 1)]
-    # Runs of adjacent dimensions are reduced at once, innermost first, as the fronts do.
-    while repeated:
-        last = repeated.pop()
-        first = last
-        while repeated and repeated[-1] == first - 1:
-            first = repeated.pop()
-        merged = (*shape[:first], prod(shape[first : last + 1]), *shape[last + 1 :])
-        x = ops.sum(ops.reshape(x, shape=merged) if last > first else x, dim=first)
-        shape = shape[:first] + shape[last + 1 :]
+    # As the fronts do.
+    for merged, dim in reductions(shape, repeated):
+        x = ops.sum(x if merged == shape else ops.reshape(x, shape=merged), dim=dim)
+        shape = merged[:dim] + merged[dim + 1 :]
     return x if shape == target else ops.reshape(x, shape=target)
 
 

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 
 from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
-from tracejit.schedule.groups import CALL, LOOP, Group, Partition
+from tracejit.schedule.groups import Partition
 from tracejit.schedule.sink import is_cheap, reads_whole
+from tracejit.schedule.spaces import CALL, LOOP, Group
 from tracejit.schedule.values import Read, Value
 from tracejit.symbols import present
 

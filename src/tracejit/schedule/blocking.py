@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from tracejit.schedule import cost
-from tracejit.schedule.groups import CALL, Group
 from tracejit.schedule.memory import Buffer
+from tracejit.schedule.spaces import CALL, Group
 from tracejit.schedule.strands import Parting, Strand
 from tracejit.schedule.values import Value
 

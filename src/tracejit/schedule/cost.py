@@ -20,6 +20,10 @@ COLUMN_ROWS = 256
 COLUMN_WIDTH, COLUMN_STRIPS = 128, 16
 """Columns that one unit of a column reduction takes, and how many units side by side are done together: wide strips
 read memory in order, many units can be shared."""
+STRIP_WIDTH, STRIPS_AT_ONCE, STRIP_ROWS, STRIP_AGAIN = 64, 8, 48, 12.0
+"""Columns that one unit takes whose sums are read back, and how many units are done together: the second cache has
+their rows in later visits (columns of 128x512 about their means take 0.7 of the time one unit at a time takes); rows
+that are kept beside, and the work an element up to which a value is computed again in a later visit."""
 SIBLING_BYTES, SIBLING_ROW_BYTES = 1 << 14, 1 << 19
 """Bytes of a value from which on groups that go through it had better be one (two loops, or two sums of columns, over
 32 KiB take 0.85 of the time), and groups that fold its rows: these are folded no faster than the second cache gives
@@ -177,6 +181,17 @@ def is_computed_again(work: float, times: int) -> bool:
     """Whether so much work an element, so many times, takes no longer than to store a word, whose line is read first.
     """
     return ADDITION * work * times <= 2 * WORD
+
+
+def is_strip(layout: tuple[int, int, int]) -> bool:
+    """Whether sums over columns are read back in one kernel with them."""
+    outer, size, _ = layout
+    return outer == 1 and size <= COLUMN_ROWS
+
+
+def is_dear_again(work: float) -> bool:
+    """Whether so much work an element is too much to be done in each visit of a strip."""
+    return work > STRIP_AGAIN
 
 
 def is_small_beside(numel: int, large: int) -> bool:

@@ -4,30 +4,35 @@ In: values in order. Out: groups, and for every producer that was not fused the 
 Must not know: kernel text, memory.
 
 Values are taken one by one. Each joins the groups of its operands where spaces fit, no path would lead out of the
-group and back, and the cost model agrees. A group's space is [outer, unit] elements:
-
-* loop: element by element;
-* row: reductions over the unit, and everything that reads the reduced values back;
-* blocks: the same reductions where the unit is too long for one visit; reduced values leave the group;
-* column: reductions over a part of `outer`; reduced values leave the group;
-* scan, backscan: scans along the unit, or along a part of `outer`, from the front or from the end;
-* call: one library operation.
+group and back, and the cost model agrees.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tracejit.ops import ops
 from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
 from tracejit.schedule.rows import plan_rows
-from tracejit.schedule.values import Read, Value, buffers, nests, outer_cuts, writers
+from tracejit.schedule.spaces import (
+    BACKSCAN,
+    BLOCKS,
+    CALL,
+    COLUMN,
+    LOOP,
+    ROW,
+    SCAN,
+    SCANS,
+    STRIP,
+    Group,
+    is_row_read,
+    relation,
+)
+from tracejit.schedule.values import Value, buffers, nests, outer_cuts, writers
 from tracejit.symbols import present
 
-LOOP, ROW, BLOCKS, COLUMN, CALL = "loop", "row", "blocks", "column", "call"
-SCANS = SCAN, BACKSCAN = "scan", "backscan"
 # Reasons for a cut.
 _BETWEEN = "another kernel lies between them"
 _COVERS = "what it covers must be written by an earlier kernel"
@@ -36,39 +41,9 @@ _MANY = f"the group has {cost.MAX_MEMBERS} values already"
 _WIDE = f"the group touches {cost.MAX_BUFFERS} buffers already"
 _CROSSED = "its operands are laid out so that no common loop goes through them"
 _ACROSS = "what it reads lies across its rows, and is turned before"
-_TALL = f"it would keep more than {cost.MAX_SCRATCH} rows in scratch memory"
-
-
-@dataclass(eq=False, slots=True)
-class Group:
-    """Values that one kernel computes; a member is `full` (outer * unit elements), else it has `outer` of them.
-
-    `cuts` are the numbers of trailing units at which some read changes its step, `outside` what is read from memory.
-    """
-
-    number: int
-    kind: str
-    outer: int
-    unit: int = 1
-    layout: tuple[int, int, int] = (0, 0, 0)
-    members: list[Value] = field(default_factory=list)
-    full: set[Value] = field(default_factory=set)
-    cuts: frozenset[int] = frozenset()
-    outside: set[Value] = field(default_factory=set)
-    behind: int = 0
-
-    @property
-    def numel(self) -> int:
-        return self.outer * self.unit
-
-    @property
-    def keeps_rows(self) -> bool:
-        """Whether its kernel keeps parts of rows from one visit to the next."""
-        return self.kind == ROW or (self.kind in SCANS and self.layout[2] == 1)
-
-    @property
-    def reductions(self) -> list[Value]:
-        return [v for v in self.members if v.kind == kinds.REDUCTION]
+_DEAR = "it would be computed again in each visit of a strip"
+_LATER = "an update does not wait for what else is made of its operand"
+_TALL = "it would keep more rows in scratch memory than there is room for"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,21 +56,11 @@ class Cut:
     reader: str
 
 
-def relation(read: Read, value: Value, group: Group) -> str | None:
-    """How `value` sees a member: "same" index, "row" (its one element for each row), or None for anything else."""
-    source = read.source
-    if source in group.full:
-        return "same" if value.numel == source.numel and read.is_whole(source.numel) else None
-    if value.numel == group.outer and read.is_whole(group.outer):
-        return "same"
-    return "row" if group.kind == ROW and _is_row_read(read, value, group) else None
-
-
-
 class Partition:
-    """The groups of some values."""
+    """The groups of some values; without `strips` none is of that kind."""
 
-    def __init__(self, values: list[Value]) -> None:
+    def __init__(self, values: list[Value], *, strips: bool = True) -> None:
+        self._strips = _read_back(values) if strips else frozenset()
         self.group_of: dict[Value, Group] = {}
         self.groups: list[Group] = []
         self.cuts: list[Cut] = []
@@ -206,7 +171,7 @@ class Partition:
             leaves = tuple([fused[a] for a in operands if a in fused])
             reader = Value(kinds.ELEMENTWISE, op, island.shape, kind, leaves)
             for other in self.sources(reader):
-                _, reason = self._fit(other, reader)
+                reason = _LATER if other.kind == STRIP else self._fit(other, reader)[1]
                 assert reason is not None
                 self._note(reader, island, other, reason)
 
@@ -286,7 +251,7 @@ class Partition:
     def part(self, group: Group, members: list[Value]) -> None:
         """Lets a loop of its own compute members that need no others, if one can go through their operands."""
         full = set(members)
-        cuts = self._try_cuts(members, full, group.numel, 1)
+        cuts = self._try_cuts(members, full, group.numel, 1, LOOP)
         if cuts is None:
             return
         first = self._open(LOOP, group.numel)
@@ -311,19 +276,19 @@ class Partition:
         group.cuts = self._tried
 
     def _all_cuts(self, group: Group) -> frozenset[int]:
-        cuts = self._try_cuts(group.members, group.full, group.outer, group.unit)
+        cuts = self._try_cuts(group.members, group.full, group.outer, group.unit, group.kind)
         assert cuts is not None
         return cuts
 
     @staticmethod
-    def _try_cuts(members: list[Value], full: set[Value], outer: int, unit: int) -> frozenset[int] | None:
+    def _try_cuts(members: list[Value], full: set[Value], outer: int, unit: int, kind: str) -> frozenset[int] | None:
         cut = [member for member in members if member.cuts]
         if not cut:
             return frozenset()
         inside = set(members)
         cuts: set[int] = set()
         for member in cut:
-            found = outer_cuts(member, member in full or member.kind == kinds.REDUCTION, unit, inside)
+            found = _cuts_of(member, member in full, unit, inside, kind)
             if found is None:
                 return None
             cuts |= found
@@ -333,7 +298,7 @@ class Partition:
         """Whether `value` would be a full member, and why it cannot be one at all."""
         if value.numel == group.numel:
             is_full = True
-        elif group.kind == ROW and value.numel == group.outer:
+        elif group.reads_back and value.numel == group.beside:
             is_full = False
         else:
             return False, f"{value.name} has {present(value.numel)} elements, the group {present(group.numel)}"
@@ -343,7 +308,7 @@ class Partition:
             how = relation(read, value, group)
             if how is None:
                 return False, f"{value.name} reads {read.source.name} at other places than its own"
-            if read.source.kind == kinds.REDUCTION and group.kind != ROW:
+            if read.source.kind == kinds.REDUCTION and not group.reads_back:
                 return False, f"{read.source.name} is complete only when its kernel is done"
             if not is_full and read.source in group.full:
                 return False, f"{value.name} reads {read.source.name} at other places than its own"
@@ -370,18 +335,16 @@ class Partition:
         if len(group.outside) + len(outside) > cost.MAX_BUFFERS and len(group.outside | outside) > cost.MAX_BUFFERS:
             return _WIDE
         self._tried = group.cuts
-        if value.cuts:
-            if group.kind != LOOP and cost.reads_across(value, inside):
-                return _ACROSS
-            found = outer_cuts(value, is_full or value.kind == kinds.REDUCTION, group.unit, inside)
+        if value.cuts and group.kind != LOOP and cost.reads_across(value, inside):
+            return _ACROSS
+        if value.cuts or group.kind == STRIP:
+            found = _cuts_of(value, is_full, group.unit, inside, group.kind)
             if found is None or not (found <= group.cuts or nests(group.cuts | found, group.outer)):
                 return _CROSSED
             self._tried = group.cuts | found
-        if group.keeps_rows:
+        if group.keeps_rows or group.kind == STRIP:
             members = sorted([*group.members, value], key=lambda v: v.index)
-            full = {*group.full, value} if is_full else group.full
-            if plan_rows(members, full).scratch_rows > cost.MAX_SCRATCH:
-                return _TALL
+            return _refuse_rows(members, {*group.full, value} if is_full else group.full, group.kind)
         return None
 
     def _refuse(
@@ -392,6 +355,7 @@ class Partition:
         sources: list[Group],
         unit: int | None = None,
         outer: int | None = None,
+        kind: str | None = None,
     ) -> str | None:
         """Why a group cannot take more members in, or None."""
         bit = 1 << group.number
@@ -413,13 +377,12 @@ class Partition:
             return _ACROSS
         unit = group.unit if unit is None else unit
         outer = group.outer if outer is None else outer
-        self._tried = self._try_cuts(members, group.full | more_full, outer, unit)
+        self._tried = self._try_cuts(members, group.full | more_full, outer, unit, kind or group.kind)
         if self._tried is None:
             return _CROSSED
-        if group.keeps_rows:
+        if group.keeps_rows or group.kind == STRIP:
             members.sort(key=lambda v: v.index)
-            if plan_rows(members, group.full | more_full).scratch_rows > cost.MAX_SCRATCH:
-                return _TALL
+            return _refuse_rows(members, group.full | more_full, group.kind)
         return None
 
     def _next(self, group: Group) -> list[Group]:
@@ -464,18 +427,17 @@ class Partition:
             return _unlike(other.kind, group.kind)
         if other.kind != LOOP and (other.outer, other.unit, other.layout) != (group.outer, group.unit, group.layout):
             return "the two reduce over different dimensions"
-        if other.numel != group.numel and not (group.kind == ROW and other.numel == group.outer):
+        if other.numel != group.numel and not (group.reads_back and other.numel == group.beside):
             return f"the one has {present(other.numel)} elements, the other {present(group.numel)}"
         is_full = other.numel == group.numel
         for read in value.reads:
             if read.source in other.members:
-                if not read.is_whole(read.source.numel) and not (
-                    not is_full and _is_row_read(read, value, group)
-                ):
+                is_row = not (is_full and read.source in other.full)
+                if not read.is_whole(read.source.numel) and not (is_row and is_row_read(read, value, group)):
                     return f"{value.name} reads {read.source.name} at other places than its own"
-                if is_full != (value in group.full) and not _is_row_read(read, value, group):
+                if is_row is (value in group.full) and not is_row_read(read, value, group):
                     return f"{value.name} reads {read.source.name} at other places than its own"
-                if read.source.kind == kinds.REDUCTION and group.kind != ROW:
+                if read.source.kind == kinds.REDUCTION and not group.reads_back:
                     return f"{read.source.name} is complete only when its kernel is done"
         # `value` made `group` come after `other`; anything else between the two forbids the merge.
         if other.behind >> group.number & 1:
@@ -489,8 +451,9 @@ class Partition:
         for member in group.members:
             for read in member.reads:
                 if read.source in other.members and member is not value:
-                    same = read.is_whole(read.source.numel) and is_full == (member in group.full)
-                    if not same and not (not is_full and _is_row_read(read, member, group)):
+                    is_row = not (is_full and read.source in other.full)
+                    same = read.is_whole(read.source.numel) and is_row is (member not in group.full)
+                    if not same and not (is_row and is_row_read(read, member, group)):
                         return f"{member.name} reads {read.source.name} at other places than its own"
         more_full = other.full if is_full else set()
         return self._refuse(group, other.members, more_full, [])
@@ -500,9 +463,11 @@ class Partition:
     def _place_reduction(self, value: Value, candidates: list[Group]) -> Group:
         self._refusal = {}
         outer, size, inner = value.layout
-        kind = COLUMN if inner > 1 else ROW if size <= cost.BLOCK else BLOCKS
-        rows, unit = (outer * size, inner) if kind == COLUMN else (outer, size)
-        layout = value.layout if kind == COLUMN else (0, 0, 0)
+        kind = ROW if size <= cost.BLOCK else BLOCKS
+        if inner > 1:
+            kind = STRIP if value.layout in self._strips else COLUMN
+        rows, unit = (outer * size, inner) if inner > 1 else (outer, size)
+        layout = value.layout if inner > 1 else (0, 0, 0)
         read = value.reads[0]
         own = self.group_of.get(read.source)
         if own is not None and own in candidates:
@@ -518,7 +483,7 @@ class Partition:
                 self._take_cuts(group)
                 return group
         group = self._open(kind, rows, unit, layout)
-        if self._try_cuts([value], set(), rows, unit) is None:
+        if self._try_cuts([value], set(), rows, unit, kind) is None:
             # The operand's rows are not lines of memory: read it through a loop that copies.
             raise AssertionError(f"{value}: its operand was to be copied")
         self._enter(group, value, False)
@@ -536,13 +501,13 @@ class Partition:
         if group.kind == LOOP:
             if group.numel != rows * unit:
                 return f"{value.name} goes over {present(rows * unit)} elements, the group over {present(group.numel)}"
-            if kind == COLUMN and unit < cost.SHORT_COLUMN and group.numel > cost.SMALL:
+            if kind in (COLUMN, STRIP) and unit < cost.SHORT_COLUMN and group.numel > cost.SMALL:
                 return f"{present(unit)} columns are too few for the elementwise work"
         elif group.kind in SCANS:
             return _unlike(group.kind, kind)
         elif (group.kind, group.outer, group.unit, group.layout) != (kind, rows, unit, layout):
             return "the two reduce over different dimensions"
-        reason = self._refuse(group, [value], set(), self.sources(value), unit=unit, outer=rows)
+        reason = self._refuse(group, [value], set(), self.sources(value), unit=unit, outer=rows, kind=kind)
         if reason is None:
             group.kind, group.outer, group.unit, group.layout = kind, rows, unit, layout
             self._enter(group, value, False)
@@ -589,15 +554,45 @@ class Partition:
         return reason
 
 
+def _read_back(values: list[Value]) -> frozenset[tuple[int, int, int]]:
+    """The layouts of sums of columns that come to what has as many rows again, or that are sums of sums and are made
+    something of: a small matter, as those of the images of a batch.
+    """
+    made: dict[Value, set[tuple[int, int, int]]] = {}
+    found: set[tuple[int, int, int]] = set()
+    for value in values:
+        if value.kind == kinds.REDUCTION and value.layout[2] > 1 and cost.is_strip(value.layout):
+            made[value] = {value.layout}
+        elif value.kind == kinds.ELEMENTWISE and made:
+            for source in [read.source for read in value.reads if read.source in made]:
+                for layout in made[source]:
+                    _, size, columns = layout
+                    if value.numel == size * columns:
+                        found.add(layout)
+                    elif value.numel == columns:
+                        made.setdefault(value, set()).add(layout)
+                        if source.kind == kinds.REDUCTION and source.reads[0].source.kind == kinds.REDUCTION:
+                            found.add(layout)
+    return frozenset(found)
+
+
+def _cuts_of(value: Value, is_full: bool, unit: int, inside: set[Value], kind: str) -> set[int] | None:
+    """As `outer_cuts`, for a member of a group that may have strips, whose other values lie along their columns."""
+    if kind == STRIP and value.numel == unit and value.kind != kinds.REDUCTION:
+        is_plain = all(source in inside for source, _ in value.cuts) and all(r.picked is None for r in value.reads)
+        return set() if is_plain else None
+    return outer_cuts(value, is_full or value.kind == kinds.REDUCTION, unit, inside)
+
+
+def _refuse_rows(members: list[Value], full: set[Value], kind: str) -> str | None:
+    """Why a kernel that folds in several visits cannot have these members, or None."""
+    if kind == STRIP:
+        if len(members) - len(full) > cost.STRIP_ROWS:
+            return _TALL
+        read = {r.source for v in members for r in v.reads}
+        return _DEAR if plan_rows(members, full, [v for v in full if v not in read], keeps=False).dear else None
+    return _TALL if plan_rows(members, full).scratch_rows > cost.MAX_SCRATCH else None
+
+
 def _unlike(kind: str, other: str) -> str:
     return f"a {kind} kernel and a {other} kernel do not go through memory alike"
-
-
-def _is_row_read(read: Read, value: Value, group: Group) -> bool:
-    rows = ((group.outer, 1),) if group.outer > 1 else ()
-    return (
-        read.offset == 0
-        and value.numel == group.numel
-        and read.source.numel == group.outer
-        and read.over(value.shape) == (*rows, (group.unit, 0))
-    )

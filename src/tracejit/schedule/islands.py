@@ -21,7 +21,8 @@ from tracejit.ops import Op, ops
 from tracejit.ops.contraction import PRODUCTS
 from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
-from tracejit.schedule.groups import LOOP, Partition
+from tracejit.schedule.groups import Partition
+from tracejit.schedule.spaces import LOOP
 from tracejit.schedule.values import Body, Number, Read, Value, number_of, unfold
 
 _INTEGERS = frozenset((int,))

@@ -15,7 +15,8 @@ from itertools import chain
 
 from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
-from tracejit.schedule.groups import CALL, COLUMN, Partition
+from tracejit.schedule.groups import Partition
+from tracejit.schedule.spaces import CALL, COLUMN
 from tracejit.schedule.values import Value
 from tracejit.symbols import present
 

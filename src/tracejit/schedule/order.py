@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from tracejit.schedule import cost
-from tracejit.schedule.groups import Group
+from tracejit.schedule.spaces import Group
 from tracejit.schedule.strands import Parting, Strand
 from tracejit.schedule.values import Value
 

@@ -17,13 +17,14 @@ from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
 from tracejit.schedule.again import compute_again
 from tracejit.schedule.blocking import Blocked, blocked_of
-from tracejit.schedule.groups import BLOCKS, CALL, COLUMN, LOOP, Cut, Group, Partition
+from tracejit.schedule.groups import Cut, Partition
 from tracejit.schedule.lower import Lowered, Lowering, PlannedLaunch, Planner, Preparing
 from tracejit.schedule.memory import Buffer, place
 from tracejit.schedule.near import is_near, part_columns
 from tracejit.schedule.order import order
 from tracejit.schedule.siblings import Siblings
 from tracejit.schedule.sink import sink
+from tracejit.schedule.spaces import BLOCKS, CALL, COLUMN, LOOP, STRIP, Group, relation
 from tracejit.schedule.strands import Partings, Strand
 from tracejit.schedule.values import Value, readers_of, unfold, whole, writers
 from tracejit.symbols import present
@@ -113,6 +114,7 @@ class _Planning:
         early: Early | None,
         preparing: Preparing | None,
         scans: bool,
+        strips: bool,
     ) -> None:
         self.graph = graph
         lowering = Lowering(graph, planner, arrange, preparing, scans=scans)
@@ -122,7 +124,7 @@ class _Planning:
         self.target: dict[Value, int] = {}
         self._bind_outputs(lowering)
         self._drop_unused()
-        partition = self.partition = Partition(self.lowered.values)
+        partition = self.partition = Partition(self.lowered.values, strips=strips)
         self.readers = readers_of(v for group in partition.groups for v in group.members)
         sink(partition, self.target, self.readers)
         changing = {self.lowered.inputs[home] for home in graph.homes.values()}
@@ -230,6 +232,11 @@ class _Planning:
             group = self.group_of[reader]
             if group not in mine:
                 continue
+            if group.kind == STRIP and value.kind == kinds.ELEMENTWISE and value not in group.full:
+                # What a kernel has beside its columns is stored when it is done with them.
+                if reader.into is None and all(relation(r, reader, group) for r in reader.reads if r.source is old):
+                    continue
+                return False
             if group.kind != LOOP or not in_order or reader.into is not None:
                 return False
             if not all(r.is_whole(value.numel) for r in reader.reads if r.source is old):
@@ -458,11 +465,12 @@ def make_plan(
     early: Early | None = None,
     preparing: Preparing | None = None,
     scans: bool = True,
+    strips: bool = True,
 ) -> Plan:
     """The plan of a graph, whose products `arrange` arranges; with `strands` for threads that may go through stages
     without meeting, which open sizes cannot have. What `preparing` takes apart does not keep a stage from being one;
-    without `scans` these are library operations.
+    without `scans` these are library operations, without `strips` no sum of columns is read back where it is made.
 
     Raises: NotImplementedError naming an operation that has no kernel.
     """
-    return _Planning(graph, planner, arrange, strands, early, preparing, scans).plan
+    return _Planning(graph, planner, arrange, strands, early, preparing, scans, strips).plan

@@ -38,13 +38,15 @@ class Pass:
 @dataclass(slots=True)
 class RowPlan:
     """All passes; `before` are values of the row that need no reduction; `kept` are in scratch rows, and `copied` are
-    operands from outside that are copied into one for a fold.
+    operands from outside that are copied into one for a fold. `dear` is what is computed again in a later pass, though
+    it is much work.
     """
 
     passes: list[Pass]
     before: list[Value]
     kept: list[Value]
     copied: list[Operand]
+    dear: list[Value]
 
     @property
     def scratch_rows(self) -> int:
@@ -58,8 +60,12 @@ def folds_from_memory(read: Read, unit: int) -> bool:
     return steps_by_one and read.source.dtype in (*FOLDED_IN_PLACE, dtypes.bool) and read.source.kind != "virtual"
 
 
-def plan_rows(members: Collection[Value], full: Collection[Value], stored: Collection[Value] = ()) -> RowPlan:
-    """The passes over a row of a group; `stored` are the members that have memory of their own."""
+def plan_rows(
+    members: Collection[Value], full: Collection[Value], stored: Collection[Value] = (), *, keeps: bool = True
+) -> RowPlan:
+    """The passes over a row of a group; `stored` are the members that have memory of their own. What a pass `keeps` is
+    there in later ones, as that of one row is, but not that of many.
+    """
     inside = set(members)
     level: dict[Value, int] = {}
     for value in members:
@@ -89,6 +95,7 @@ def plan_rows(members: Collection[Value], full: Collection[Value], stored: Colle
             if source in inside and not lies_there:
                 scratch.add(source)
     cones = _cones(members, full)
+    dear: list[Value] = []
     for k in range(last, -1, -1):
         wanted = [v for v in members if v in full and level[v] == k and (v in stored or v in scratch)]
         wanted += [r.source for v in passes[k].fold for r in v.reads if r.source in inside and r.source.kind != SCAN]
@@ -101,7 +108,10 @@ def plan_rows(members: Collection[Value], full: Collection[Value], stored: Colle
             if value.kind == SCAN:
                 loaded.add(value)
                 continue
-            if level[value] < k and (value in memory or value in scratch or cones[value] > cost.RECOMPUTED):
+            if level[value] < k and not keeps and value not in memory:
+                if cost.is_dear_again(cones[value]):
+                    dear.append(value)
+            elif level[value] < k and (value in memory or value in scratch or cones[value] > cost.RECOMPUTED):
                 loaded.add(value)
                 if value not in memory:
                     scratch.add(value)
@@ -113,7 +123,7 @@ def plan_rows(members: Collection[Value], full: Collection[Value], stored: Colle
     for k, visit in enumerate(passes):
         visit.keep = [v for v in visit.compute if level[v] == k and v in scratch]
         visit.write = [v for v in (*visit.load, *visit.compute) if level[v] == k and v in stored]
-    return RowPlan(passes, before, [v for v in members if v in scratch], copied)
+    return RowPlan(passes, before, [v for v in members if v in scratch], copied, dear)
 
 
 def _cones(members: Collection[Value], full: Collection[Value]) -> dict[Value, float]:

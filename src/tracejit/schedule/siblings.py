@@ -16,7 +16,8 @@ from collections.abc import Hashable, Iterator
 
 from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
-from tracejit.schedule.groups import BLOCKS, CALL, LOOP, ROW, Cut, Group, Partition
+from tracejit.schedule.groups import Cut, Partition
+from tracejit.schedule.spaces import BLOCKS, CALL, LOOP, ROW, Group
 from tracejit.schedule.strands import Parting, Partings, joined
 from tracejit.schedule.values import Value, unfold, whole, writers
 from tracejit.symbols import present

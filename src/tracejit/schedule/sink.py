@@ -13,7 +13,8 @@ from collections.abc import Collection, Mapping
 
 from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
-from tracejit.schedule.groups import CALL, Group, Partition
+from tracejit.schedule.groups import Partition
+from tracejit.schedule.spaces import CALL, Group
 from tracejit.schedule.values import Read, Value
 
 

@@ -7,7 +7,7 @@ Must not know: kernel text, tiles.
 
 from __future__ import annotations
 
-from tracejit.schedule.groups import LOOP, Group
+from tracejit.schedule.spaces import LOOP, Group
 from tracejit.schedule.values import VIRTUAL, Value, split
 
 

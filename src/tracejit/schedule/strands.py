@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import compress
 from math import gcd
 
-from tracejit.schedule.groups import CALL, LOOP, ROW, SCANS, Group
+from tracejit.schedule.spaces import CALL, LOOP, ROW, SCANS, Group
 from tracejit.schedule.squares import is_mirrored
 from tracejit.schedule.values import REDUCTION, VIRTUAL, Read, Value
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from tracejit import dtypes
 from tracejit.dtypes import dtype as dtype_
 from tracejit.ops.record import Op, ops
-from tracejit.shapes import normalize_dim, normalize_dims
+from tracejit.shapes import normalize_dim, normalize_dims, reductions
 from tracejit.tensor.arithmetic import add, eq, exp, log, log1p, maximum, minimum, mul, sqrt, sub, truth, where
 from tracejit.tensor.casting import SINGLE, call_cast
 from tracejit.tensor.composite import composite
@@ -26,20 +26,15 @@ class ValuesIndices(NamedTuple):
 
 
 def reduce(op: Op, x: Tensor, dims: tuple[int, ...], keepdim: bool) -> Any:
-    """Apply a one-dimensional reduction over several dimensions: runs of adjacent ones at once, innermost first."""
+    """Apply a one-dimensional reduction over several dimensions, runs of adjacent ones at once."""
     shape = x._shape
     kept = tuple(1 if i in dims else s for i, s in enumerate(shape))
     rest = tuple(s for i, s in enumerate(shape) if i not in dims)
-    todo = list(dims)
-    while todo:
-        last = first = todo.pop()
-        while todo and todo[-1] == first - 1:
-            first = todo.pop()
-        if last > first:
-            shape = (*shape[:first], product(shape[first : last + 1]), *shape[last + 1 :])
-            x = apply(ops.reshape, (x,), (shape,))
-        x = apply(op, (x,), (first,))
-        shape = shape[:first] + shape[first + 1 :]
+    for merged, d in reductions(shape, dims):
+        if merged != shape:
+            x = apply(ops.reshape, (x,), (merged,))
+        x = apply(op, (x,), (d,))
+        shape = merged[:d] + merged[d + 1 :]
     to = kept if keepdim else rest
     return x if x._shape == to else apply(ops.reshape, (x,), (to,))
 

@@ -15,8 +15,8 @@ from tracejit.codegen.cuda.text import CudaText, CudaWriter
 from tracejit.codegen.elements import Elements
 from tracejit.kernels.cuda.threads import WARP
 from tracejit.schedule import cost
-from tracejit.schedule.groups import Group
 from tracejit.schedule.plan import Plan, folded_blocks
+from tracejit.schedule.spaces import Group
 from tracejit.schedule.values import Value
 
 WARPS = 8

@@ -11,8 +11,8 @@ from tracejit.codegen.cuda.library import library_texts
 from tracejit.codegen.cuda.loops import write_loop
 from tracejit.codegen.cuda.rows import combine_blocks, write_blocks, write_row
 from tracejit.codegen.cuda.text import CudaCall, CudaText
-from tracejit.schedule.groups import BLOCKS, CALL, COLUMN, LOOP, ROW, Group
 from tracejit.schedule.plan import Plan, launches_of
+from tracejit.schedule.spaces import BLOCKS, CALL, COLUMN, LOOP, ROW, Group
 
 _NAMED = 3
 """Operations that a kernel's name says at most."""

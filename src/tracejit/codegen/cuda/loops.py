@@ -11,8 +11,8 @@ from collections.abc import Callable
 from tracejit.codegen.cuda.text import VECTOR_BYTES, CudaText, CudaWriter
 from tracejit.codegen.cuda.tiles import Tiled, write_tiles
 from tracejit.codegen.elements import Elements
-from tracejit.schedule.groups import Group
 from tracejit.schedule.plan import Plan
+from tracejit.schedule.spaces import Group
 from tracejit.schedule.values import VIRTUAL
 
 LOOP_THREADS = 128

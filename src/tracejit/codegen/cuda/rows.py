@@ -19,9 +19,9 @@ from tracejit.codegen.elements import Elements
 from tracejit.codegen.scratch import Scratch
 from tracejit.kernels.cuda.threads import WARP
 from tracejit.schedule import cost
-from tracejit.schedule.groups import Group
 from tracejit.schedule.plan import Plan, folded_blocks
 from tracejit.schedule.rows import Pass, RowPlan, plan_rows
+from tracejit.schedule.spaces import Group
 from tracejit.schedule.values import VIRTUAL, Read, Value
 
 TOGETHER, TURNS = 4, 2

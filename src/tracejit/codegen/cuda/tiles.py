@@ -12,8 +12,8 @@ from __future__ import annotations
 from tracejit.codegen.cuda.text import CudaText, CudaWriter
 from tracejit.codegen.elements import Elements
 from tracejit.kernels.cuda.threads import WARP
-from tracejit.schedule.groups import Group
 from tracejit.schedule.plan import Plan
+from tracejit.schedule.spaces import Group
 from tracejit.schedule.values import Read, Value
 
 TILE = WARP

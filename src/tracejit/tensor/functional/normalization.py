@@ -8,7 +8,7 @@ from typing import Any
 
 from tracejit import dtypes
 from tracejit.ops.record import ops
-from tracejit.shapes import normalize_dim
+from tracejit.shapes import SHORT_RUN, normalize_dim
 from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply
 from tracejit.tensor.functional.activation import floats, number, wide
@@ -44,9 +44,9 @@ def _affine(what: str, x: Tensor | None, shape: tuple[int, ...]) -> None:
 
 def centred(x: Tensor, dims: tuple[int, ...], n: int, eps: Any) -> Any:
     """x less its mean over some dimensions, divided by the root of its variance and eps."""
-    low = apply(ops.sub, (x, apply(ops.div, (sum(x, dims, True), float(n)))))
-    variance = apply(ops.div, (sum(apply(ops.mul, (low, low)), dims, True), float(n)))
-    return apply(ops.mul, (low, _inverse_root(variance, eps)))
+    centre = apply(ops.div, (sum(x, dims, True), float(n)))
+    variance = apply(ops.div, (_squares(x, centre, dims), float(n)))
+    return apply(ops.standardize, (x, centre, _inverse_root(variance, eps), 1.0))
 
 
 def _inverse_root(variance: Tensor, eps: Any) -> Any:
@@ -170,17 +170,40 @@ def _by_batch(
 ) -> Any:
     w = wide(x)
     channels = w._shape[1]
-    dims = tuple(d for d in range(len(w._shape)) if d != 1)
-    mean = apply(ops.div, (sum(w, dims, True), float(n)))
-    low = apply(ops.sub, (w, mean))
-    variance = apply(ops.div, (sum(apply(ops.mul, (low, low)), dims, True), float(n)))
+    mean, variance = _of_channels(w, n)
     if running_mean is not None:
         _move(running_mean, mean.detach(), momentum, keep)
     if running_var is not None:
         _move(running_var, apply(ops.mul, (variance.detach(), n / (n - 1))), momentum, keep)
     shape = (1, channels, *(1,) * (len(w._shape) - 2))
-    out = apply(ops.mul, (low, _inverse_root(variance, eps)))
-    return to_dtype(_scaled(out, weight, bias, shape), x._dtype)
+    factor = 1.0 if weight is None else apply(ops.reshape, (to_dtype(weight, w._dtype),), (shape,))
+    out = apply(ops.standardize, (w, mean, _inverse_root(variance, eps), factor))
+    return to_dtype(_scaled(out, None, bias, shape), x._dtype)
+
+
+def _of_channels(x: Tensor, n: int) -> tuple[Any, Any]:
+    """Mean and variance of the n elements of each channel.
+
+    Each image's squares are about its own mean, which is known when its elements have been met once.
+    Source: Chan, Golub and LeVeque, Updating formulae and a pairwise algorithm for computing sample variances (1979).
+    """
+    images, _, *places = x._shape
+    dims = tuple(range(2, len(x._shape)))
+    size = prod(places)
+    if images == 1 or size < SHORT_RUN:
+        dims = (0, *dims)
+        mean = apply(ops.div, (sum(x, dims, True), float(n)))
+        return mean, apply(ops.div, (_squares(x, mean, dims), float(n)))
+    total = sum(x, dims, True)
+    own, mean = apply(ops.div, (total, float(size))), apply(ops.div, (sum(total, 0, True), float(n)))
+    within, between = sum(_squares(x, own, dims), 0, True), _squares(own, mean, (0,))
+    return mean, apply(ops.div, (apply(ops.add, (within, apply(ops.mul, (between, float(size))))), float(n)))
+
+
+def _squares(x: Tensor, mean: Tensor, dims: tuple[int, ...]) -> Any:
+    """The sum over some dimensions of the squares of x less a mean."""
+    low = apply(ops.sub, (x, mean))
+    return sum(apply(ops.mul, (low, low)), dims, True)
 
 
 def _move(running: Tensor, now: Tensor, momentum: Any, keep: Any) -> None:
@@ -284,13 +307,12 @@ def _by_example(
     dims = tuple(range(2, len(shape)))
     n = prod(shape[2:])
     centre = apply(ops.div, (sum(w, dims, True), float(n)))
-    low = apply(ops.sub, (w, centre))
-    variance = apply(ops.div, (sum(apply(ops.mul, (low, low)), dims, True), float(n)))
+    variance = apply(ops.div, (_squares(w, centre, dims), float(n)))
     if running_mean is not None:
         _move(running_mean, mean(centre.detach(), 0), momentum, keep)
     if running_var is not None:
         _move(running_var, apply(ops.mul, (mean(variance.detach(), 0), n / (n - 1))), momentum, keep)
-    out = apply(ops.mul, (low, _inverse_root(variance, eps)))
+    out = apply(ops.standardize, (w, centre, _inverse_root(variance, eps), 1.0))
     return to_dtype(_scaled(out, weight, bias, (1, shape[1], *(1,) * len(dims))), x._dtype)
 
 
