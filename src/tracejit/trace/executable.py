@@ -12,9 +12,10 @@ from tracejit.ir.graph import Graph
 from tracejit.runtime.arrays import empty
 from tracejit.runtime.entry import ENTRY
 from tracejit.trace.background import Elsewhere, Job
+from tracejit.trace.memory import Memory
 from tracejit.trace.structure import Built, Ends, Kept, Structures, computes_on_gpu, make_graph, outline, scalars_of
 from tracejit.trace.tape import NodePlan, TapePlan, needed_slots, plan_tape
-from tracejit.trace.tree import Event, External, Step, Stop, path
+from tracejit.trace.tree import Event, Stop, path
 
 address_of = ENTRY.address_of
 
@@ -208,62 +209,6 @@ def without_detached(exe: Executable, alive: set[int]) -> tuple[list[Any], list[
     return outputs, [view for view in exe.views if view[1] not in stands]
 
 
-class _Memory:
-    """Which slots stand for the same memory, and which of them holds its last value."""
-
-    def __init__(self, events: list[Event]) -> None:
-        self.owner: dict[int, int] = {}
-        self.final: dict[int, int] = {}
-        self.made: dict[int, Step] = {}
-        self.external: dict[int, External] = {}
-        self.bumps: dict[int, int] = {}
-        self.renamed: dict[int, int] = {}
-        for event in events:
-            self.external.update(event.binds)
-            self.renamed.update({target: new for target, new, _ in event.assigned})
-            assigned = {new: target for target, new, _ in event.assigned}
-            for step in event.steps:
-                for out in step.outs:
-                    self.made[out] = step
-                    if out in assigned:
-                        root = self.root(assigned[out])
-                        self.owner[out] = root
-                        self.final[root] = out
-                        self.bumps[root] = self.bumps.get(root, 0) + 1
-                    elif step.op is None:
-                        self.owner[out] = self.root(step.args[0])
-
-    def name(self, slot: int) -> int:
-        """The newest slot of the tensor that got this one first: that of the last assignment to it."""
-        while slot in self.renamed:
-            slot = self.renamed[slot]
-        return slot
-
-    def is_bare(self, slot: int) -> bool:
-        """Whether a tensor that a step made leads to no tensor with a step of the segment.
-
-        As it has memory of its own, or shows memory from outside that is not changed.
-        """
-        root = self.root(slot)
-        if root not in self.made:
-            return False
-        if not self.made[root].view:
-            return True
-        if root != slot:
-            return False
-        while slot in self.made and self.made[slot].view:
-            slot = self.made[slot].args[0]
-        return slot not in self.made and slot not in self.final
-
-    def root(self, slot: int) -> int:
-        """The first slot of the memory that a slot stands for."""
-        return self.owner.get(slot, slot)
-
-    def last(self, root: int) -> int:
-        """The slot of the memory's last value."""
-        return self.final.get(root, root)
-
-
 _Views = dict[int, tuple[int, Any, tuple[Any, ...]]]
 """By slots of views: the slot that each shows, and the operation with its attributes, none if it was detached."""
 
@@ -286,7 +231,7 @@ def build(
     if stop.obstacle is not None:
         return Executable(generation, stop.obstacle)
     events = path(stop.last)
-    memory = _Memory(events)
+    memory = Memory(events)
     exe = kind(generation)
     roots: dict[int, tuple[NodePlan, int]] = {}
     changed = [s for s in stop.tape if memory.root(s) in memory.external]
@@ -322,7 +267,7 @@ def build(
     return exe
 
 
-def _want(slot: int, memory: _Memory, wanted: dict[int, None], views: _Views) -> None:
+def _want(slot: int, memory: Memory, wanted: dict[int, None], views: _Views) -> None:
     """Arrange that the tensor of a slot has memory after the program ran."""
     root = memory.root(slot)
     if root != slot and memory.made[slot].view:
@@ -344,7 +289,7 @@ def _want(slot: int, memory: _Memory, wanted: dict[int, None], views: _Views) ->
 
 def _translate(
     events: list[Event],
-    memory: _Memory,
+    memory: Memory,
     wanted: dict[int, None],
     exe: Executable,
     name: str,
