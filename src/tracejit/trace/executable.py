@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from typing import Any
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from tracejit.ir.graph import Graph
 from tracejit.runtime.arrays import empty
 from tracejit.runtime.entry import ENTRY
 from tracejit.trace.background import Elsewhere, Job
+from tracejit.trace.lean import Lean, lean_of
 from tracejit.trace.memory import Memory
 from tracejit.trace.structure import Built, Ends, Kept, Structures, computes_on_gpu, make_graph, outline, scalars_of
 from tracejit.trace.tape import NodePlan, TapePlan, needed_slots, plan_tape
@@ -28,7 +30,8 @@ class Executable:
     """What a segment became for one set of values that live on.
 
     `views` are tensors that get their memory from another's, in order: (slot, source, op, attrs). `bumps` count the
-    changes in place. `tape` is what must be put back on the gradient tape. With an `obstacle` there is no program.
+    changes in place. `tape` is what must be put back on the gradient tape; what a lean one keeps are the last outputs,
+    by numbers below zero. With an `obstacle` there is no program.
     """
 
     __slots__ = (
@@ -213,6 +216,51 @@ _Views = dict[int, tuple[int, Any, tuple[Any, ...]]]
 """By slots of views: the slot that each shows, and the operation with its attributes, none if it was detached."""
 
 
+class Living(NamedTuple):
+    """What lives on behind a segment: slots with the steps of the tape that made some, and those whose memory does so
+    whatever the tape holds.
+    """
+
+    slots: dict[int, None]
+    roots: dict[int, tuple[NodePlan, int]]
+    shared: set[int]
+
+
+def _living(stop: Stop, alive: tuple[int, ...], memory: Memory) -> Living | str:
+    """What lives on with the values `alive`; a step's trouble if its history cannot be put back."""
+    roots: dict[int, tuple[NodePlan, int]] = {}
+    changed = [s for s in stop.tape if memory.root(s) in memory.external]
+    # What the tape saved, and what a view shows, lives on too, with a history of its own. Of what a detached tensor
+    # was detached from only the memory does.
+    needed: dict[int, None] = {}
+    todo = [*alive, *changed]
+    shared = {memory.way(slot)[-1] for slot in todo}
+    while todo:
+        slot = todo.pop()
+        if slot in needed:
+            continue
+        needed[slot] = None
+        if slot in memory.made and memory.made[slot].view and memory.made[slot].op is not None:
+            todo.append(memory.made[slot].args[0])
+        plan = stop.tape.get(memory.name(slot))
+        if isinstance(plan, str):
+            return plan
+        if plan is not None:
+            roots[memory.name(slot)] = plan
+            todo.extend(needed_slots(plan[0]))
+    return Living(needed, roots, shared)
+
+
+def leanness(stop: Stop, alive: tuple[int, ...], needed: Collection[int]) -> Lean | None:
+    """What the program of a segment would leave for a lean tape, of which the slots `needed` are wanted in memory."""
+    events = path(stop.last)
+    memory = Memory(events)
+    living = _living(stop, alive, memory)
+    if isinstance(living, str) or not living.roots or computes_on_gpu(events):
+        return None
+    return lean_of(events, memory, living.slots, living.shared, needed)
+
+
 def build(
     stop: Stop,
     alive: tuple[int, ...],
@@ -233,35 +281,25 @@ def build(
     events = path(stop.last)
     memory = Memory(events)
     exe = kind(generation)
-    roots: dict[int, tuple[NodePlan, int]] = {}
-    changed = [s for s in stop.tape if memory.root(s) in memory.external]
-    # What the tape saved, and what a view shows, lives on too, with a history of its own. Of what a detached tensor
-    # was detached from only the memory does.
-    needed: dict[int, None] = {}
-    todo = [*alive, *changed]
-    while todo:
-        slot = todo.pop()
-        if slot in needed:
-            continue
-        needed[slot] = None
-        if slot in memory.made and memory.made[slot].view and memory.made[slot].op is not None:
-            todo.append(memory.made[slot].args[0])
-        plan = stop.tape.get(memory.name(slot))
-        if isinstance(plan, str):
-            return Executable(generation, f"a tensor that lives on needs its gradient history, but {plan}")
-        if plan is not None:
-            roots[memory.name(slot)] = plan
-            todo.extend(needed_slots(plan[0]))
+    living = _living(stop, alive, memory)
+    if isinstance(living, str):
+        return Executable(generation, f"a tensor that lives on needs its gradient history, but {living}")
+    needed, roots, _ = living
     wanted: dict[int, None] = {}
     lives = {memory.name(slot) for slot in (*needed, *memory.external)}
     own = {slot for slot in roots if memory.is_bare(slot)}
-    exe.tape = plan_tape(roots, lives, own) if roots else None
+    lean = None
+    if (reads := stop.lean.get(alive)) is not None:
+        lean = leanness(stop, alive, reads)
+    exe.tape = plan_tape(roots, lives, own, lean) if roots else None
     views: _Views = {}
     for slot in sorted(needed):
-        _want(slot, memory, wanted, views)
+        if lean is None or slot not in lean.away:
+            _want(slot, memory, wanted, views)
     exe.views = [(slot, *how) for slot, how in views.items()]
     kept = stop.kept.get(alive) if generation == 0 else None
-    _translate(events, memory, wanted, exe, name, structures, elsewhere, kept)
+    left = () if lean is None else lean.kept
+    _translate(events, memory, wanted, exe, name, structures, elsewhere, kept, left)
     exe.behind = stop.behind & views.keys()
     exe.bumps = [(root, n) for root, n in memory.bumps.items() if root in memory.external or root in wanted]
     return exe
@@ -296,15 +334,16 @@ def _translate(
     structures: Structures | None = None,
     elsewhere: Elsewhere | None = None,
     kept: Kept | None = None,
+    left: Collection[int] = (),
 ) -> None:
-    """Compile the program of a segment."""
+    """Compile the program of a segment, which gives the values of the slots `left` as well: by numbers below zero."""
     for event in events:
         exe.inputs.extend(event.binds)
     exe.numbers = [(n.index, n.kind) for n in scalars_of(events)]
     homes = [(root, last) for root, last in memory.final.items() if root in memory.external]
     place = {slot: i for i, slot in enumerate(exe.inputs)}
     exe.mutated = [place[root] for root, _ in homes]
-    ends = Ends([(root, memory.last(root)) for root in wanted], homes)
+    ends = Ends([*((root, memory.last(root)) for root in wanted), *((-1 - slot, slot) for slot in left)], homes)
     exe.events, exe.ends, exe.name = events, ends, name
     if not ends.outputs and not homes:
         exe.load(_Nothing())

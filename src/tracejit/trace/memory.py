@@ -55,6 +55,18 @@ class Memory:
             slot = self.made[slot].args[0]
         return slot not in self.made and slot not in self.final
 
+    def way(self, slot: int) -> list[int]:
+        """The slots between a tensor and the one that has its memory, both with them."""
+        found = [slot]
+        while True:
+            root = self.root(slot)
+            if root != slot:
+                found.append(root)
+            if root not in self.made or not self.made[root].view:
+                return found
+            slot = self.made[root].args[0]
+            found.append(slot)
+
     def root(self, slot: int) -> int:
         """The first slot of the memory that a slot stands for."""
         return self.owner.get(slot, slot)

@@ -27,6 +27,7 @@ from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.tape import TapeNode, pull
 from tracejit.tensor.tensor import Tensor
 from tracejit.trace.executable import signed
+from tracejit.trace.lean import is_fused, is_view
 from tracejit.trace.tape import Spent, TapePlan
 
 _log = logger("fusion")
@@ -49,7 +50,7 @@ Make = Callable[[dict[int, Tensor], dict[int, TapeNode], dict[int, Any]], Steps]
 class Held:
     """What the steps of some parts hold: tensors and steps from outside by their slots, and numbers by their indices.
 
-    `operands` are the slots of what was saved.
+    `operands` are the slots of what was saved, `kept` what a lean tape keeps instead.
     """
 
     parts: tuple[int, ...]
@@ -57,6 +58,7 @@ class Held:
     operands: list[int]
     outer: dict[int, TapeNode]
     numbers: dict[int, Any]
+    kept: list[Any]
 
 
 class _Rules(Draft):
@@ -84,11 +86,17 @@ class Pullback:
         self._kinds = tuple("i" if type(n) is int else "f" for n in held.numbers.values())
         with rules.taking(), set_grad_enabled(False):
             saved = {slot: rules.ghost(held.tensors[slot]) for slot in held.operands}
+            kept = [rules.ghost(t) for t in held.kept]
             cts = [rules.ghost(ct) for *_, ct in given]
             self._inputs = list(enumerate(rules.strides))
+            numbers = {i: Scalar(n, Number(k)) for k, (i, n) in enumerate(held.numbers.items())}
+            if plan.lean is not None:
+                known = dict(zip(plan.lean.kept, kept, strict=True))
+                plan.lean.again(known, numbers.__getitem__, rules.apply, rules.detach)
+                saved.update({slot: known[slot] for slot in held.tensors if slot in plan.lean.away})
             tensors = {slot: saved[slot] if slot in saved else wrap(np.empty(())) for slot in held.tensors}
             outer = {slot: TapeNode.__new__(TapeNode) for slot in held.outer}
-            steps = make(tensors, outer, {i: Scalar(n, Number(k)) for k, (i, n) in enumerate(held.numbers.items())})
+            steps = make(tensors, outer, numbers)
             pending: dict[TapeNode, list[Any]] = {}
             for (k, at, which, _), ct in zip(given, cts, strict=True):
                 node = steps[k][at]
@@ -99,6 +107,23 @@ class Pullback:
         self._sums = list(sums.values())
         self.several = [k for k, terms in enumerate(self._sums) if len(terms) > 1]
         self._programs: dict[tuple[bool, ...], ArrayProgram | None] = {}
+        self._saved = held.operands
+
+    def reads(self) -> frozenset[int]:
+        """The slots of saved values that operations read which want them in memory."""
+        rules, count = self._rules, len(self._inputs)
+        maker = {step.out: step for step in rules.steps}
+        found: set[int] = set()
+        for at in rules.needed([place for places in self._sums for place in places], range(count)):
+            step = rules.steps[at]
+            if is_fused(step.op):
+                continue
+            for a in step.args:
+                while type(a) is int and a in maker and is_view(maker[a].op):
+                    (a,) = (b for b in maker[a].args if type(b) is int)
+                if type(a) is int and a < len(self._saved):
+                    found.add(self._saved[a])
+        return frozenset(found)
 
     def _walk(
         self,
@@ -173,7 +198,8 @@ def pullback_of(plan: TapePlan, given: list[Given], held: Held, make: Make) -> P
     if key in plan.pullbacks:
         return plan.pullbacks[key]  # type: ignore[no-any-return]
     plan.work += sum([array.size for array in shown]) + _STEP_WORK * len(plan.order)
-    if plan.work < WORK or len(plan.pullbacks) >= _PULLBACKS:
+    # A lean tape is there for its program.
+    if (plan.work < WORK and plan.lean is None) or len(plan.pullbacks) >= _PULLBACKS:
         return None
     made = None
     try:
@@ -182,4 +208,9 @@ def pullback_of(plan: TapePlan, given: list[Given], held: Held, make: Make) -> P
         # What there is to say of it the steps say themselves.
         _log.info("the gradient of what a program left runs operation by operation: %r", e)
     plan.pullbacks[key] = made
+    if made is not None and plan.lean is None and plan.ask is not None:
+        ask, plan.ask = plan.ask, None
+        if ask(made.reads()):
+            # Further runs leave a lean tape, which has a program of its own.
+            return None
     return made

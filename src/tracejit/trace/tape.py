@@ -8,6 +8,7 @@ from typing import Any
 
 from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.tape import TapeNode
+from tracejit.trace.lean import Lean
 
 
 @dataclass(eq=False, slots=True)
@@ -178,7 +179,8 @@ class Part:
     part made, with step and result; `numbers` are the indices of saved numbers. `edges`, `saved` and `kept` have an
     entry for each step: an edge is None, ("node", place, which), ("outer", place, which) or ("leaf", place), a saved
     value None, ("tensor", place, changes), ("number", number) or ("plain", value), a saved result a place with its
-    changes. Links count on behind `outer`.
+    changes. Links count on behind `outer`. `away` are the places of tensors, and those of results, that a run leaves
+    none of.
     """
 
     order: list[NodePlan]
@@ -192,6 +194,7 @@ class Part:
     edges: list[tuple[Any, ...]] = field(default_factory=list)
     saved: list[tuple[Any, ...]] = field(default_factory=list)
     kept: list[tuple[tuple[int, int], ...]] = field(default_factory=list)
+    away: tuple[list[int], list[int]] = ([], [])
 
     def holds(self, at: int) -> bool:
         """Whether a step saved a tensor."""
@@ -219,7 +222,10 @@ class TapePlan:
 
     `parts` are the steps in stretches, `places` says where each is: a view with a step is saved in a later part than
     that of its step, so that parts do not hold themselves. `ahead` are the edges of steps that are done, `pullbacks`
-    programs for its gradients, `work` what passes over it went through (`trace/pullback.py`).
+    programs for its gradients, `work` what passes over it went through (`trace/pullback.py`). With `lean` a run leaves
+    what that keeps (`trace/lean.py`); `ask`, given the slots that a program for the gradients wants in memory, or None,
+    says whether further runs leave other tapes. `looks` counts the runs of which somebody wanted more than was kept,
+    `wanted` is what `wants` found.
     """
 
     order: list[NodePlan]
@@ -227,8 +233,12 @@ class TapePlan:
     parts: list[Part]
     places: dict[NodePlan, tuple[int, int]]
     ahead: dict[NodePlan, tuple[Any, ...]]
+    lean: Lean | None = None
+    ask: Callable[[frozenset[int] | None], bool] | None = None
     pullbacks: dict[Any, Any] = field(default_factory=dict)
     work: int = 0
+    looks: int = 0
+    wanted: dict[tuple[int, frozenset[int]], frozenset[int]] = field(default_factory=dict)
 
     def edges_of(self, step: NodePlan) -> tuple[Any, ...]:
         """The edges that a step gets."""
@@ -237,6 +247,18 @@ class TapePlan:
     def leaves(self) -> set[int]:
         """The slots of the leaves that edges lead to."""
         return {e[1] for step in self.order for e in self.edges_of(step) if e is not None and e[0] == "leaf"}
+
+    def wants(self, number: int, released: frozenset[int]) -> frozenset[int]:
+        """The places of what a lean tape keeps that a part needs of which some steps are released."""
+        assert self.lean is not None
+        known = self.wanted.get((number, released))
+        if known is None:
+            part = self.parts[number]
+            _, tensors, results = part.spent(released)
+            left = {part.tensors[i] for i in part.away[0] if i not in tensors}
+            left |= {part.results[i] for i in part.away[1] if i not in results}
+            known = self.wanted[number, released] = frozenset().union(*map(self.lean.sources.__getitem__, left))
+        return known
 
     def is_spent(self) -> bool:
         """Whether all ways back are refused, and the steps hold no tensors and lead to leaves and each other alone."""
@@ -252,10 +274,13 @@ class TapePlan:
         return all(step in refused for step, _ in self.roots.values())
 
 
-def plan_tape(roots: dict[int, tuple[NodePlan, int]], lives: set[int], own: set[int]) -> TapePlan:
+def plan_tape(
+    roots: dict[int, tuple[NodePlan, int]], lives: set[int], own: set[int], lean: Lean | None
+) -> TapePlan:
     """The plan for the steps below some roots.
 
     `lives` are the slots of tensors that are still there, `own` those of tensors that lead to no other one with a step.
+    With `lean` a run leaves what that keeps.
 
     What lies between a step that is done and what can be named is left out: nobody walks there.
     """
@@ -279,7 +304,7 @@ def plan_tape(roots: dict[int, tuple[NodePlan, int]], lives: set[int], own: set[
         parts[-1].order.append(plan)
         if plan in ends and plan is not order[-1]:
             parts.append(Part([]))
-    tape = TapePlan(order, roots, parts, place, ahead)
+    tape = TapePlan(order, roots, parts, place, ahead, lean)
     for k, part in enumerate(parts):
         _fill_part(part, k, tape)
         at = {slot: i for i, slot in enumerate(part.tensors)}
@@ -288,6 +313,11 @@ def plan_tape(roots: dict[int, tuple[NodePlan, int]], lives: set[int], own: set[
             for slot, (plan, which) in roots.items()
             if slot in own and slot in at and place[plan][0] == k
         ]
+        if lean is not None:
+            tensors, results = (
+                [i for i, slot in enumerate(slots) if slot in lean.away] for slots in (part.tensors, part.results)
+            )
+            part.away = tensors, results
     return tape
 
 
