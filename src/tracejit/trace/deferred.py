@@ -27,7 +27,7 @@ LOOKS = 8
 
 
 class Run:
-    """The run of a program that left a tape: of a lean one the values that it `kept`, None for those let go of."""
+    """The run of a program that left a tape: of a lean one what it `kept`, None for what it let go of."""
 
     __slots__ = ("batches", "kept", "numbers", "plan", "whole")
 
@@ -48,9 +48,8 @@ class Run:
         plan.looks += 1
         if plan.looks == LOOKS and plan.ask is not None:
             plan.ask(None)
-        values: dict[int, Any] = {
-            slot: wrap(array) for slot, array in zip(lean.kept, self.kept, strict=True) if array is not None
-        }
+        arrays = zip(lean.kept, lean.arrays(self.kept), strict=True)
+        values: dict[int, Any] = {slot: wrap(array) for slot, array in arrays if array is not None}
         with untraced(), set_grad_enabled(False):
             lean.again(values, numbers.__getitem__, compute, detached)
         batches = [found() for found in self.batches]
@@ -341,8 +340,8 @@ def push(first: Batch, pending: dict[TapeNode, list[Any]], slot_of: SlotOf, send
     places = [slot_of(edge) for edge in edges]
     sums = [slots[index] for slots, index in map(places.__getitem__, pullback.several)]
     totals = [None if total is None else as_tensor(total)._array for total in sums]
-    arrays = [*[held.tensors[slot]._array for slot in held.operands], *run.kept]
-    found = pullback.run([*arrays, *[ct._array for *_, ct in given]], held.numbers.values(), totals)
+    arrays = [held.tensors[slot]._array for slot in held.operands]
+    found = pullback.run(run.kept, [*arrays, *[ct._array for *_, ct in given]], held.numbers.values(), totals)
     if found is None:
         return None
     for node in mine:
@@ -386,8 +385,7 @@ def _held(run: Run, batches: list[Batch]) -> Held:
     if lean is not None:
         numbers.update({i: run.numbers[i] for i in lean.numbers})
         operands = {slot: None for slot in operands if slot not in lean.away}
-    kept = [wrap(array) for array in run.kept]
-    return Held(tuple(batch.number for batch in batches), tensors, list(operands), outer, numbers, kept)
+    return Held(tuple(batch.number for batch in batches), tensors, list(operands), outer, numbers)
 
 
 def _steps(

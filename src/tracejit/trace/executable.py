@@ -20,6 +20,7 @@ from tracejit.trace.tape import NodePlan, TapePlan, needed_slots, plan_tape
 from tracejit.trace.tree import Event, Stop, path
 
 address_of = ENTRY.address_of
+_BYTE = np.dtype(np.uint8)
 
 STRANGERS = 8
 """How many arrays an input is held for one after the other; then each run brings another, and holding the last one
@@ -30,12 +31,14 @@ class Executable:
     """What a segment became for one set of values that live on.
 
     `views` are tensors that get their memory from another's, in order: (slot, source, op, attrs). `bumps` count the
-    changes in place. `tape` is what must be put back on the gradient tape; what a lean one keeps are the last outputs,
-    by numbers below zero. With an `obstacle` there is no program.
+    changes in place. `tape` is what must be put back on the gradient tape; of what a lean one keeps
+    the large values are the last outputs, by numbers below zero, and the small ones have places in a `block`: offsets,
+    and bytes in all. With an `obstacle` there is no program.
     """
 
     __slots__ = (
         "behind",
+        "block",
         "built",
         "bumps",
         "compiled",
@@ -45,6 +48,7 @@ class Executable:
         "generation",
         "gpu",
         "highs",
+        "homes",
         "inputs",
         "last",
         "lows",
@@ -81,6 +85,7 @@ class Executable:
         self.views: list[tuple[int, int, Any, tuple[Any, ...]]] = []
         self.bumps: list[tuple[int, int]] = []
         self.tape: TapePlan | None = None
+        self.block: tuple[np.ndarray, int] | None = None
         self.mutated: list[int] = []
 
     def refusal(self) -> str:
@@ -98,8 +103,9 @@ class Executable:
         """Take the program over and lay out its pointers."""
         self.compiled = compiled
         self.empty = compiled.empty if self.gpu else empty
-        homes = len(self.mutated)
-        self.pointers = np.zeros(len(self.inputs) + len(self.outputs) + homes, np.int64)
+        small = 0 if self.block is None else len(self.block[0])
+        self.homes = len(self.inputs) + len(self.outputs) + small
+        self.pointers = np.zeros(self.homes + len(self.mutated), np.int64)
         self.scalars = np.zeros(max(len(self.numbers), 1), np.float64)
         self.words = self.scalars.view(np.int64)
         self.last: list[Any] = [None] * len(self.inputs)
@@ -127,7 +133,12 @@ class Executable:
             pointers[k] = address_of(array)
             made.append((slot, array))
             k += 1
-        if moved and self.mutated and self.overlap(moved, k):
+        if self.block is not None:
+            offsets, nbytes = self.block
+            array = new((nbytes,), _BYTE)
+            np.add(offsets, address_of(array), out=pointers[k : self.homes])
+            made.append((-1, array))
+        if moved and self.mutated and self.overlap(moved):
             self.last = [None] * len(self.inputs)
             return None
         scalars, words = self.scalars, self.words
@@ -144,13 +155,13 @@ class Executable:
                 last[i] = None
         return None if refused else made
 
-    def overlap(self, moved: list[int], homes: int) -> bool:
+    def overlap(self, moved: list[int]) -> bool:
         """Whether an input that is written shares memory with another input, now that some moved."""
         last = self.last
         if self.written.isdisjoint(moved):
             rest = moved
         else:
-            for k, i in enumerate(self.mutated, homes):
+            for k, i in enumerate(self.mutated, self.homes):
                 self.pointers[k] = self.pointers[i]
             spans = sorted(_span(last[i]) for i in self.mutated)
             self.lows, self.highs = [low for low, _ in spans], [high for _, high in spans]
@@ -298,8 +309,7 @@ def build(
             _want(slot, memory, wanted, views)
     exe.views = [(slot, *how) for slot, how in views.items()]
     kept = stop.kept.get(alive) if generation == 0 else None
-    left = () if lean is None else lean.kept
-    _translate(events, memory, wanted, exe, name, structures, elsewhere, kept, left)
+    _translate(events, memory, wanted, exe, name, structures, elsewhere, kept, lean)
     exe.behind = stop.behind & views.keys()
     exe.bumps = [(root, n) for root, n in memory.bumps.items() if root in memory.external or root in wanted]
     return exe
@@ -334,23 +344,28 @@ def _translate(
     structures: Structures | None = None,
     elsewhere: Elsewhere | None = None,
     kept: Kept | None = None,
-    left: Collection[int] = (),
+    lean: Lean | None = None,
 ) -> None:
-    """Compile the program of a segment, which gives the values of the slots `left` as well: by numbers below zero."""
+    """Compile the program of a segment, which gives what a lean tape keeps as well."""
     for event in events:
         exe.inputs.extend(event.binds)
     exe.numbers = [(n.index, n.kind) for n in scalars_of(events)]
     homes = [(root, last) for root, last in memory.final.items() if root in memory.external]
     place = {slot: i for i, slot in enumerate(exe.inputs)}
     exe.mutated = [place[root] for root, _ in homes]
-    ends = Ends([*((root, memory.last(root)) for root in wanted), *((-1 - slot, slot) for slot in left)], homes)
+    ends = Ends([(root, memory.last(root)) for root in wanted], homes)
+    own = len(ends.outputs)
+    if lean is not None:
+        ends.outputs += [(-1 - slot, slot) for slot in lean.kept]
+        own += lean.apart
+        exe.block = (lean.offsets, lean.nbytes) if lean.nbytes else None
     exe.events, exe.ends, exe.name = events, ends, name
     if not ends.outputs and not homes:
         exe.load(_Nothing())
         return
     exe.gpu = computes_on_gpu(events)
     exe.built = (Structures() if structures is None else structures).build(events, ends, name, elsewhere, kept)
-    for (root, _), (shape, kind) in zip(ends.outputs, exe.built.results, strict=False):
+    for (root, _), (shape, kind) in zip(ends.outputs[:own], exe.built.results, strict=False):
         exe.outputs.append((root, shape, kind))
     exe.load(exe.built.compiled)
 

@@ -16,17 +16,22 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from tracejit.aval import Aval
 from tracejit.ops.contraction import PRODUCTS
 from tracejit.ops.record import Op
+from tracejit.runtime.arrays import LINE_BYTES
+from tracejit.runtime.blocks import BLOCK_BYTES
 from tracejit.schedule import cost
 from tracejit.tensor.draft import Number, Step
 from tracejit.trace.memory import Memory
 from tracejit.trace.tree import Event
 from tracejit.trace.tree import Number as Variable
 
-WORTH = 1 << 18
-"""Bytes that a lean tape must save: it costs another program for the result."""
+WORTH, MANY = 1 << 18, 64
+"""Bytes that a lean tape must save, or values from which on it is worth to have many in one block: it costs another
+program for the result."""
 _FUSED = frozenset(("elementwise", "reduction", "view", "create"))
 """Families whose operands need no memory: they are computed where they are read."""
 _SOURCES = 16
@@ -37,16 +42,39 @@ _SOURCES = 16
 class Lean:
     """What a run leaves for its tape.
 
-    `kept` are the slots whose values it leaves. `away` are those of saved tensors that are made of them, by `steps` in
-    order: their operands are slots. `sources` says of each for which places of `kept` it is made. `numbers` are the
-    indices of run-time numbers that the steps take.
+    `kept` are the slots whose values it leaves, of types `avals`. The first ones are large and have arrays of their
+    own, `apart` of them; the others have places in one block, from `offsets` on, of `nbytes` in all: a recurrent model
+    leaves a thousand small values. `away` are the slots of saved tensors that are made of them, by `steps` in order:
+    their operands are slots. `sources` says of each for which places of `kept` it is made. `numbers` are the indices
+    of run-time numbers that the steps take.
     """
 
     kept: list[int]
+    avals: list[Aval]
+    apart: int
+    offsets: np.ndarray
+    nbytes: int
     away: frozenset[int]
     steps: list[Step]
     sources: dict[int, frozenset[int]]
     numbers: list[int] = field(default_factory=list)
+
+    def arrays(self, left: list[Any]) -> list[Any]:
+        """The arrays of the values that are kept, from what a run left; None for what it has let go of."""
+        found, small = left[: self.apart], self.avals[self.apart :]
+        if not small:
+            return found
+        block = left[self.apart]
+        if block is None:
+            return found + [None] * len(small)
+        for aval, begin in zip(small, self.offsets.tolist(), strict=True):
+            memory = block[begin : begin + aval.numel * aval.dtype.itemsize]
+            found.append(memory.view(aval.dtype.np).reshape(aval.shape))
+        return found
+
+    def needed(self, places: Collection[int]) -> set[int]:
+        """Where in what a run left some places of `kept` are."""
+        return {min(k, self.apart) for k in places}
 
     def again(
         self,
@@ -202,7 +230,7 @@ class _Choice:
                 kept.add(origin)
             kept.update(slot for member in members for slot in self.origins[member].small)
             saved += gain
-        return self._made(sorted(kept)) if saved >= WORTH and saved > 0 else None
+        return self._made(sorted(kept)) if (saved and saved >= WORTH) or len(kept) >= MANY else None
 
     def _is_free(self, slot: int) -> bool:
         """Whether the value of a slot is not in memory that lives on, where it would be there twice, or change."""
@@ -217,6 +245,9 @@ class _Choice:
 
     def _made(self, kept: list[int]) -> Lean:
         """The steps that lead from what is kept to the rest."""
+        kept.sort(key=lambda slot: self._nbytes(slot) < BLOCK_BYTES)
+        apart = sum(self._nbytes(slot) >= BLOCK_BYTES for slot in kept)
+        ends = np.cumsum([0, *(-(-self._nbytes(slot) // LINE_BYTES) * LINE_BYTES for slot in kept[apart:])])
         at = {slot: k for k, slot in enumerate(kept)}
         sources: dict[int, frozenset[int]] = {slot: frozenset((k,)) for slot, k in at.items()}
         needed: set[int] = set()
@@ -226,7 +257,8 @@ class _Choice:
             if slot not in at and slot not in needed:
                 needed.add(slot)
                 stack += [a for a in self.made[slot].args if type(a) is int]
-        lean = Lean(kept, frozenset(self.away), [], {})
+        avals = [self.avals[slot] for slot in kept]
+        lean = Lean(kept, avals, apart, ends[:-1], int(ends[-1]), frozenset(self.away), [], {})
         numbers: dict[int, None] = {}
         for step in self.steps:
             if step.outs[0] not in needed:

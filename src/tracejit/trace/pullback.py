@@ -26,7 +26,7 @@ from tracejit.tensor.draft import Draft, Number, Unfit
 from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.tape import TapeNode, pull
 from tracejit.tensor.tensor import Tensor
-from tracejit.trace.executable import signed
+from tracejit.trace.executable import address_of, signed
 from tracejit.trace.lean import is_fused, is_view
 from tracejit.trace.tape import Spent, TapePlan
 
@@ -50,7 +50,7 @@ Make = Callable[[dict[int, Tensor], dict[int, TapeNode], dict[int, Any]], Steps]
 class Held:
     """What the steps of some parts hold: tensors and steps from outside by their slots, and numbers by their indices.
 
-    `operands` are the slots of what was saved, `kept` what a lean tape keeps instead.
+    `operands` are the slots of what was saved.
     """
 
     parts: tuple[int, ...]
@@ -58,7 +58,6 @@ class Held:
     operands: list[int]
     outer: dict[int, TapeNode]
     numbers: dict[int, Any]
-    kept: list[Any]
 
 
 class _Rules(Draft):
@@ -83,17 +82,18 @@ class Pullback:
 
     def __init__(self, plan: TapePlan, given: list[Given], held: Held, make: Make) -> None:
         self._rules = rules = _Rules()
+        self._lean = plan.lean
         self._kinds = tuple("i" if type(n) is int else "f" for n in held.numbers.values())
         with rules.taking(), set_grad_enabled(False):
+            kept = self._kept()
+            self._first = len(kept)
             saved = {slot: rules.ghost(held.tensors[slot]) for slot in held.operands}
-            kept = [rules.ghost(t) for t in held.kept]
             cts = [rules.ghost(ct) for *_, ct in given]
             self._inputs = list(enumerate(rules.strides))
             numbers = {i: Scalar(n, Number(k)) for k, (i, n) in enumerate(held.numbers.items())}
             if plan.lean is not None:
-                known = dict(zip(plan.lean.kept, kept, strict=True))
-                plan.lean.again(known, numbers.__getitem__, rules.apply, rules.detach)
-                saved.update({slot: known[slot] for slot in held.tensors if slot in plan.lean.away})
+                plan.lean.again(kept, numbers.__getitem__, rules.apply, rules.detach)
+                saved.update({slot: kept[slot] for slot in held.tensors if slot in plan.lean.away})
             tensors = {slot: saved[slot] if slot in saved else wrap(np.empty(())) for slot in held.tensors}
             outer = {slot: TapeNode.__new__(TapeNode) for slot in held.outer}
             steps = make(tensors, outer, numbers)
@@ -121,9 +121,18 @@ class Pullback:
             for a in step.args:
                 while type(a) is int and a in maker and is_view(maker[a].op):
                     (a,) = (b for b in maker[a].args if type(b) is int)
-                if type(a) is int and a < len(self._saved):
-                    found.add(self._saved[a])
+                if type(a) is int and 0 <= a - self._first < len(self._saved):
+                    found.add(self._saved[a - self._first])
         return frozenset(found)
+
+    def _kept(self) -> dict[int, Tensor]:
+        """What stands for the values that a lean tape keeps, those in its block first."""
+        lean = self._lean
+        if lean is None:
+            return {}
+        found = list(zip(lean.kept, lean.avals, strict=True))
+        found = [*found[lean.apart :], *found[: lean.apart]]
+        return {slot: self._rules.ghost(wrap(np.empty(aval.shape, aval.dtype.np))) for slot, aval in found}
 
     def _walk(
         self,
@@ -160,9 +169,10 @@ class Pullback:
         return sums
 
     def run(
-        self, arrays: list[np.ndarray], numbers: Iterable[Any], totals: list[np.ndarray | None]
+        self, kept: list[Any], arrays: list[np.ndarray], numbers: Iterable[Any], totals: list[np.ndarray | None]
     ) -> list[np.ndarray] | None:
-        """What goes to the targets; `totals` are the sums that those of several gradients are added to.
+        """What goes to the targets; `kept` is what the run left for a lean tape, `totals` are the sums that those of
+        several gradients are added to.
 
         None if the program refuses, or there is none.
         """
@@ -178,7 +188,12 @@ class Pullback:
                 words.view(np.int64)[k] = signed(n)
             else:
                 words[k] = n
-        return program([*arrays, *[total for total in totals if total is not None]], words)
+        arrays = [*arrays, *[total for total in totals if total is not None]]
+        if self._lean is None:
+            return program(arrays, words)
+        apart = self._lean.apart
+        first = self._lean.offsets + address_of(kept[apart]) if len(kept) > apart else None
+        return program([*kept[:apart], *arrays], words, first)
 
     def _build(self, totals: list[np.ndarray | None]) -> ArrayProgram | None:
         begun = [k for k, total in zip(self.several, totals, strict=True) if total is not None]

@@ -249,7 +249,7 @@ class TapePlan:
         return {e[1] for step in self.order for e in self.edges_of(step) if e is not None and e[0] == "leaf"}
 
     def wants(self, number: int, released: frozenset[int]) -> frozenset[int]:
-        """The places of what a lean tape keeps that a part needs of which some steps are released."""
+        """Which parts of what a run leaves for a lean tape a part needs of which some steps are released."""
         assert self.lean is not None
         known = self.wanted.get((number, released))
         if known is None:
@@ -257,7 +257,8 @@ class TapePlan:
             _, tensors, results = part.spent(released)
             left = {part.tensors[i] for i in part.away[0] if i not in tensors}
             left |= {part.results[i] for i in part.away[1] if i not in results}
-            known = self.wanted[number, released] = frozenset().union(*map(self.lean.sources.__getitem__, left))
+            places = frozenset().union(*map(self.lean.sources.__getitem__, left))
+            known = self.wanted[number, released] = frozenset(self.lean.needed(places))
         return known
 
     def is_spent(self) -> bool:
