@@ -20,7 +20,7 @@ from tracejit.tensor.summing import as_tensor, begun
 from tracejit.tensor.tape import TapeNode, held, next_positions
 from tracejit.tensor.tensor import Tensor
 from tracejit.trace.pullback import Given, Held, pullback_of
-from tracejit.trace.tape import Spent, TapePlan
+from tracejit.trace.tape import Entry, Spent, TapePlan
 
 LOOKS = 8
 """Runs of which somebody wanted all that a lean tape does not keep, after which further runs leave all of it."""
@@ -56,7 +56,7 @@ class Run:
         for batch in batches:
             if batch is not None:
                 batch.complete(values)
-        _enter(plan, {slot: values.get(slot) for slot in lean.away}, batches)
+        _enter(plan.entries[1], values.get, batches)
 
     def let_go(self) -> None:
         """Let go of what no step needs any more."""
@@ -97,7 +97,7 @@ class Batch:
             self.results = [None if slot in away else held(values[slot]) for slot in part.results]
             run.batches.append(weakref.ref(self))
         self.bare: dict[int, weakref.ref[Tensor]] = {}
-        self._bare()
+        self._bare(part.bare[: part.left])
         # The versions are those of now: a later change in place is one too many.
         self.versions = [0 if t is None else t._version for t in (*self.tensors, *self.results)]
         self.outer = outer
@@ -105,11 +105,11 @@ class Batch:
         # Weak, for a cycle would keep what the steps saved until the next garbage collection.
         self.steps: dict[int, weakref.ref[Deferred]] = {}
 
-    def _bare(self) -> None:
+    def _bare(self, places: list[tuple[int, int, int]]) -> None:
         """Hold of tensors that steps of the part made the memory alone."""
-        for i, _, _ in self.part.bare:
+        for i, _, _ in places:
             t = self.tensors[i]
-            if t is not None and i not in self.bare:
+            if t is not None:
                 self.bare[i] = weakref.ref(t)
                 self.tensors[i] = _without_step(t)
 
@@ -123,7 +123,7 @@ class Batch:
             t = values.get(part.results[i])
             self.results[i] = None if t is None else held(t)
             self.versions[behind + i] = 0 if t is None else t._version
-        self._bare()
+        self._bare(part.bare[part.left :])
 
     def tensor(self, i: int) -> Any:
         """A leaf or a saved operand, itself if it is still there."""
@@ -215,10 +215,11 @@ class Batch:
     def is_intact(self) -> bool:
         """Whether what its steps saved is there, or is made again, and as it was."""
         tensors, versions, behind = self.tensors, self.versions, len(self.tensors)
+        operands, results = self.part.checked
         return (
             not self.released
-            and all(t is None or t._version == versions[k] for k in self.part.operands for t in (tensors[k],))
-            and all(t is None or t._version == versions[behind + k] for k, t in enumerate(self.results))
+            and all(tensors[k]._version == versions[k] for k in operands)
+            and all(self.results[k]._version == versions[behind + k] for k in results)
         )
 
     def links(self) -> list[TapeNode]:
@@ -282,19 +283,14 @@ def restore(
         before = [outer(values[slot]) for slot in part.outer]
         before += [batches[k].step(at) for k, at in part.links]
         batches.append(Batch(run, number, values, numbers, before))
-    lean = plan.lean
-    _enter(plan, {slot: values[slot] for slot in plan.roots if lean is None or slot not in lean.away}, batches)
+    _enter(plan.entries[0], values.__getitem__, batches)
 
 
-def _enter(plan: TapePlan, values: dict[int, Any], batches: Sequence[Batch | None]) -> None:
+def _enter(entries: list[Entry], value_of: Callable[[int], Any], batches: Sequence[Batch | None]) -> None:
     """Give tensors the steps that made them."""
-    for slot, t in values.items():
-        if t is None or slot not in plan.roots:
-            continue
-        step, which = plan.roots[slot]
-        k, at = plan.places[step]
-        batch = batches[k]
-        if batch is not None:
+    for slot, k, at, which in entries:
+        t, batch = value_of(slot), batches[k]
+        if t is not None and batch is not None:
             t._index, t._node, t._requires_grad = which, batch.step(at), True
             if t._base is not None:
                 t._seen = t._version
