@@ -31,11 +31,18 @@ class ArrayProgram:
         self.results = [(out.shape, out.dtype.np) for k, out in enumerate(graph.outputs) if k not in graph.homes]
         self.homes = list(graph.homes.values())
 
-    def __call__(self, arrays: list[np.ndarray], numbers: np.ndarray = NO_NUMBERS) -> list[np.ndarray] | None:
-        """The outputs that have memory of their own, which are the first, or None if the program refused."""
+    def __call__(
+        self, arrays: list[np.ndarray], numbers: np.ndarray = NO_NUMBERS, first: np.ndarray | None = None
+    ) -> list[np.ndarray] | None:
+        """The outputs that have memory of their own, which are the first, or None if the program refused.
+
+        `first` are the addresses of inputs before `arrays`, if there are any.
+        """
         outs = [empty(shape, kind) for shape, kind in self.results]
         written = [*arrays, *outs, *[arrays[k] for k in self.homes]]
         if self.scratch:
             written.append(empty((self.scratch,), _BYTE))
         pointers = np.array([address_of(a) for a in written], np.int64)
+        if first is not None:
+            pointers = np.concatenate((first, pointers))
         return None if self.run(pointers, numbers) else outs

@@ -7,28 +7,68 @@ a run only takes hold of the values, in batches, and a tensor that lives on gets
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from tracejit.tensor.autograd import Send, SlotOf
-from tracejit.tensor.dispatch import wrap
+from tracejit.tensor.autograd import Send, SlotOf, detached, set_grad_enabled
+from tracejit.tensor.dispatch import compute, wrap
+from tracejit.tensor.state import untraced
 from tracejit.tensor.summing import as_tensor, begun
 from tracejit.tensor.tape import TapeNode, held, next_positions
 from tracejit.tensor.tensor import Tensor
 from tracejit.trace.pullback import Given, Held, pullback_of
-from tracejit.trace.tape import Spent, TapePlan
+from tracejit.trace.tape import Entry, Spent, TapePlan
+
+LOOKS = 8
+"""Runs of which somebody wanted all that a lean tape does not keep, after which further runs leave all of it."""
 
 
 class Run:
-    """The run of a program that left a tape."""
+    """The run of a program that left a tape: of a lean one what it `kept`, None for what it let go of."""
 
-    __slots__ = ("plan",)
+    __slots__ = ("batches", "kept", "numbers", "plan", "whole")
 
-    def __init__(self, plan: TapePlan) -> None:
-        self.plan = plan
+    def __init__(self, plan: TapePlan, numbers: list[Any], kept: list[Any]) -> None:
+        self.plan, self.numbers, self.kept = plan, numbers, kept
+        self.whole = plan.lean is None
+        # Weak, for they lead here.
+        self.batches: list[weakref.ref[Batch]] = []
+
+    def restore(self) -> None:
+        """Give the batches what the tape's steps saved, where the run kept other values."""
+        if self.whole:
+            return
+        self.whole = True
+        plan, numbers = self.plan, self.numbers
+        lean = plan.lean
+        assert lean is not None
+        plan.looks += 1
+        if plan.looks == LOOKS and plan.ask is not None:
+            plan.ask(None)
+        arrays = zip(lean.kept, lean.arrays(self.kept), strict=True)
+        values: dict[int, Any] = {slot: wrap(array) for slot, array in arrays if array is not None}
+        with untraced(), set_grad_enabled(False):
+            lean.again(values, numbers.__getitem__, compute, detached)
+        batches = [found() for found in self.batches]
+        for batch in batches:
+            if batch is not None:
+                batch.complete(values)
+        _enter(plan.entries[1], values.get, batches)
+
+    def let_go(self) -> None:
+        """Let go of what no step needs any more."""
+        lean = self.plan.lean
+        if lean is None:
+            return
+        wanted: set[int] = set()
+        for found in self.batches:
+            batch = found()
+            if batch is not None:
+                wanted |= self.plan.wants(batch.number, batch.released)
+        self.kept = [array if k in wanted else None for k, array in enumerate(self.kept)]
 
 
 class Batch:
@@ -39,8 +79,8 @@ class Batch:
     """
 
     __slots__ = (
-        *("bare", "number", "numbers", "outer", "part", "positions", "released", "results", "run", "steps"),
-        *("tensors", "versions"),
+        *("__weakref__", "bare", "number", "numbers", "outer", "part", "positions", "released", "results", "run"),
+        *("steps", "tensors", "versions"),
     )
 
     def __init__(self, run: Run, number: int, values: list[Any], numbers: list[Any], outer: list[TapeNode]) -> None:
@@ -48,18 +88,42 @@ class Batch:
         self.part = part = run.plan.parts[number]
         self.numbers = numbers
         self.positions = next_positions(len(part.order))
-        self.tensors: list[Any] = [values[slot] for slot in part.tensors]
+        if run.whole:
+            self.tensors: list[Any] = [values[slot] for slot in part.tensors]
+            self.results: list[Any] = [held(values[slot]) for slot in part.results]
+        else:
+            away = run.plan.lean.away  # type: ignore[union-attr]
+            self.tensors = [None if slot in away else values[slot] for slot in part.tensors]
+            self.results = [None if slot in away else held(values[slot]) for slot in part.results]
+            run.batches.append(weakref.ref(self))
         self.bare: dict[int, weakref.ref[Tensor]] = {}
-        for i, _, _ in part.bare:
-            self.bare[i] = weakref.ref(self.tensors[i])
-            self.tensors[i] = _without_step(self.tensors[i])
-        self.results: list[Any] = [held(values[slot]) for slot in part.results]
+        self._bare(part.bare[: part.left])
         # The versions are those of now: a later change in place is one too many.
-        self.versions = [t._version for t in self.tensors] + [t._version for t in self.results]
+        self.versions = [0 if t is None else t._version for t in (*self.tensors, *self.results)]
         self.outer = outer
         self.released: frozenset[int] = frozenset()
         # Weak, for a cycle would keep what the steps saved until the next garbage collection.
         self.steps: dict[int, weakref.ref[Deferred]] = {}
+
+    def _bare(self, places: list[tuple[int, int, int]]) -> None:
+        """Hold of tensors that steps of the part made the memory alone."""
+        for i, _, _ in places:
+            t = self.tensors[i]
+            if t is not None:
+                self.bare[i] = weakref.ref(t)
+                self.tensors[i] = _without_step(t)
+
+    def complete(self, values: dict[int, Any]) -> None:
+        """Take what the run did not leave."""
+        part, behind = self.part, len(self.tensors)
+        for i in part.away[0]:
+            t = self.tensors[i] = values.get(part.tensors[i])
+            self.versions[i] = 0 if t is None else t._version
+        for i in part.away[1]:
+            t = values.get(part.results[i])
+            self.results[i] = None if t is None else held(t)
+            self.versions[behind + i] = 0 if t is None else t._version
+        self._bare(part.bare[part.left :])
 
     def tensor(self, i: int) -> Any:
         """A leaf or a saved operand, itself if it is still there."""
@@ -80,6 +144,8 @@ class Batch:
     def holds_itself(self) -> bool:
         """Whether a saved tensor, or the base of one, has a step of this batch: a cycle."""
         for t in self.tensors:
+            if t is None:
+                continue
             for node in (t._node, None if t._base is None else t._base._node):
                 if type(node) is Deferred and node.batch is self:
                     return True
@@ -87,6 +153,7 @@ class Batch:
 
     def make(self) -> list[TapeNode]:
         """Make all steps real."""
+        self.run.restore()
         made: list[TapeNode] = []
         for i in range(len(self.part.order)):
             found = self.steps.get(i)
@@ -146,12 +213,13 @@ class Batch:
             node.results = tuple([(results[k], versions[behind + k] - times) for k, times in part.kept[i]])
 
     def is_intact(self) -> bool:
-        """Whether what its steps saved is there, and as it was."""
+        """Whether what its steps saved is there, or is made again, and as it was."""
         tensors, versions, behind = self.tensors, self.versions, len(self.tensors)
+        operands, results = self.part.checked
         return (
             not self.released
-            and all(tensors[k]._version == versions[k] for k in self.part.operands)
-            and all(t._version == versions[behind + k] for k, t in enumerate(self.results))
+            and all(tensors[k]._version == versions[k] for k in operands)
+            and all(self.results[k]._version == versions[behind + k] for k in results)
         )
 
     def links(self) -> list[TapeNode]:
@@ -201,25 +269,33 @@ for _name in ("op", "attrs", "avals", "outs", "label"):
     setattr(Deferred, _name, _planned(_name))
 
 
-def restore(plan: TapePlan, values: list[Any], numbers: list[Any], outer: Callable[[Any], Any]) -> None:
+def restore(
+    plan: TapePlan, values: list[Any], numbers: list[Any], outer: Callable[[Any], Any], kept: list[Any]
+) -> None:
     """Put a tape back: each root slot's tensor gets the step that made it.
 
-    `outer` gives the step that had made a tensor from outside before the segment changed it.
+    `outer` gives the step that had made a tensor from outside before the segment changed it, `kept` is what a lean one
+    keeps.
     """
     batches: list[Batch] = []
-    run = Run(plan)
+    run = Run(plan, numbers, kept)
     for number, part in enumerate(plan.parts):
         before = [outer(values[slot]) for slot in part.outer]
         before += [batches[k].step(at) for k, at in part.links]
         batches.append(Batch(run, number, values, numbers, before))
-    for slot, (step, which) in plan.roots.items():
-        k, at = plan.places[step]
-        t: Tensor = values[slot]
-        t._index, t._node, t._requires_grad = which, batches[k].step(at), True
-        if t._base is not None:
-            t._seen = t._version
+    _enter(plan.entries[0], values.__getitem__, batches)
+
+
+def _enter(entries: list[Entry], value_of: Callable[[int], Any], batches: Sequence[Batch | None]) -> None:
+    """Give tensors the steps that made them."""
+    for slot, k, at, which in entries:
+        t, batch = value_of(slot), batches[k]
+        if t is not None and batch is not None:
+            t._index, t._node, t._requires_grad = which, batch.step(at), True
+            if t._base is not None:
+                t._seen = t._version
     for batch in batches:
-        if batch.holds_itself():
+        if batch is not None and batch.holds_itself():
             batch.make()
 
 
@@ -234,7 +310,7 @@ def push(first: Batch, pending: dict[TapeNode, list[Any]], slot_of: SlotOf, send
     run = first.run
     mine = [node for node in pending if type(node) is Deferred and node.batch.run is run]
     batches = _reached([node.batch for node in mine])
-    if batches is None or not all(batch.is_intact() for batch in batches):
+    if batches is None or not all(batch.is_intact() for batch in batches) or any(array is None for array in run.kept):
         return None
     begin = batches[0].positions[0]
     if any(node.seq > begin for node in pending if type(node) is not Deferred or node.batch.run is not run):
@@ -248,7 +324,7 @@ def push(first: Batch, pending: dict[TapeNode, list[Any]], slot_of: SlotOf, send
                 ct = ct if ct._array.flags.c_contiguous else wrap(np.ascontiguousarray(ct._array))
                 given.append((node.batch.number, node.at, which, ct))
     given.sort(key=lambda one: one[:3])
-    held = _held(batches)
+    held = _held(run, batches)
     pullback = pullback_of(run.plan, given, held, partial(_steps, batches))
     if pullback is None:
         return None
@@ -261,7 +337,7 @@ def push(first: Batch, pending: dict[TapeNode, list[Any]], slot_of: SlotOf, send
     sums = [slots[index] for slots, index in map(places.__getitem__, pullback.several)]
     totals = [None if total is None else as_tensor(total)._array for total in sums]
     arrays = [held.tensors[slot]._array for slot in held.operands]
-    found = pullback.run([*arrays, *[ct._array for *_, ct in given]], held.numbers.values(), totals)
+    found = pullback.run(run.kept, [*arrays, *[ct._array for *_, ct in given]], held.numbers.values(), totals)
     if found is None:
         return None
     for node in mine:
@@ -288,7 +364,7 @@ def _reached(first: list[Batch]) -> list[Batch] | None:
     return [found[number] for number in sorted(found)]
 
 
-def _held(batches: list[Batch]) -> Held:
+def _held(run: Run, batches: list[Batch]) -> Held:
     tensors: dict[int, Any] = {}
     operands: dict[int, None] = {}
     outer: dict[int, TapeNode] = {}
@@ -301,6 +377,10 @@ def _held(batches: list[Batch]) -> Held:
         # What is a leaf of one is itself, and not what another one saved of its memory.
         tensors.update(zip(batch.part.tensors, batch.tensors, strict=True))
     numbers = {i: batch.numbers[i] for batch in batches for i in batch.part.numbers}
+    lean = run.plan.lean
+    if lean is not None:
+        numbers.update({i: run.numbers[i] for i in lean.numbers})
+        operands = {slot: None for slot in operands if slot not in lean.away}
     return Held(tuple(batch.number for batch in batches), tensors, list(operands), outer, numbers)
 
 
@@ -340,15 +420,16 @@ def let_go(
     batch: Batch, steps: frozenset[int], tensors: tuple[int, ...], results: tuple[int, ...]
 ) -> Callable[[], None]:
     """Release steps of a batch, with the tensors and results that no other one saved; what puts them back."""
-    back = partial(_take_back, batch, batch.released, batch.tensors, batch.results)
-    batch.released = batch.released | steps
+    back = partial(_take_back, batch, batch.released, batch.tensors, batch.results, batch.run.kept)
+    batch.released = batch.released | steps if batch.released else steps
     batch.tensors, batch.results = list(batch.tensors), list(batch.results)
     for i in tensors:
         batch.tensors[i] = None
     for i in results:
         batch.results[i] = None
+    batch.run.let_go()
     return back
 
 
-def _take_back(batch: Batch, released: frozenset[int], tensors: list[Any], results: list[Any]) -> None:
-    batch.released, batch.tensors, batch.results = released, tensors, results
+def _take_back(batch: Batch, released: frozenset[int], tensors: list[Any], results: list[Any], kept: list[Any]) -> None:
+    batch.released, batch.tensors, batch.results, batch.run.kept = released, tensors, results, kept

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from typing import Any
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,11 +13,14 @@ from tracejit.ir.graph import Graph
 from tracejit.runtime.arrays import empty
 from tracejit.runtime.entry import ENTRY
 from tracejit.trace.background import Elsewhere, Job
+from tracejit.trace.lean import Lean, lean_of
+from tracejit.trace.memory import Memory
 from tracejit.trace.structure import Built, Ends, Kept, Structures, computes_on_gpu, make_graph, outline, scalars_of
 from tracejit.trace.tape import NodePlan, TapePlan, needed_slots, plan_tape
-from tracejit.trace.tree import Event, External, Step, Stop, path
+from tracejit.trace.tree import Event, Stop, path
 
 address_of = ENTRY.address_of
+_BYTE = np.dtype(np.uint8)
 
 STRANGERS = 8
 """How many arrays an input is held for one after the other; then each run brings another, and holding the last one
@@ -27,11 +31,14 @@ class Executable:
     """What a segment became for one set of values that live on.
 
     `views` are tensors that get their memory from another's, in order: (slot, source, op, attrs). `bumps` count the
-    changes in place. `tape` is what must be put back on the gradient tape. With an `obstacle` there is no program.
+    changes in place. `tape` is what must be put back on the gradient tape; of what a lean one keeps
+    the large values are the last outputs, by numbers below zero, and the small ones have places in a `block`: offsets,
+    and bytes in all. With an `obstacle` there is no program.
     """
 
     __slots__ = (
         "behind",
+        "block",
         "built",
         "bumps",
         "compiled",
@@ -41,6 +48,7 @@ class Executable:
         "generation",
         "gpu",
         "highs",
+        "homes",
         "inputs",
         "last",
         "lows",
@@ -77,6 +85,7 @@ class Executable:
         self.views: list[tuple[int, int, Any, tuple[Any, ...]]] = []
         self.bumps: list[tuple[int, int]] = []
         self.tape: TapePlan | None = None
+        self.block: tuple[np.ndarray, int] | None = None
         self.mutated: list[int] = []
 
     def refusal(self) -> str:
@@ -94,8 +103,9 @@ class Executable:
         """Take the program over and lay out its pointers."""
         self.compiled = compiled
         self.empty = compiled.empty if self.gpu else empty
-        homes = len(self.mutated)
-        self.pointers = np.zeros(len(self.inputs) + len(self.outputs) + homes, np.int64)
+        small = 0 if self.block is None else len(self.block[0])
+        self.homes = len(self.inputs) + len(self.outputs) + small
+        self.pointers = np.zeros(self.homes + len(self.mutated), np.int64)
         self.scalars = np.zeros(max(len(self.numbers), 1), np.float64)
         self.words = self.scalars.view(np.int64)
         self.last: list[Any] = [None] * len(self.inputs)
@@ -123,7 +133,12 @@ class Executable:
             pointers[k] = address_of(array)
             made.append((slot, array))
             k += 1
-        if moved and self.mutated and self.overlap(moved, k):
+        if self.block is not None:
+            offsets, nbytes = self.block
+            array = new((nbytes,), _BYTE)
+            np.add(offsets, address_of(array), out=pointers[k : self.homes])
+            made.append((-1, array))
+        if moved and self.mutated and self.overlap(moved):
             self.last = [None] * len(self.inputs)
             return None
         scalars, words = self.scalars, self.words
@@ -140,13 +155,13 @@ class Executable:
                 last[i] = None
         return None if refused else made
 
-    def overlap(self, moved: list[int], homes: int) -> bool:
+    def overlap(self, moved: list[int]) -> bool:
         """Whether an input that is written shares memory with another input, now that some moved."""
         last = self.last
         if self.written.isdisjoint(moved):
             rest = moved
         else:
-            for k, i in enumerate(self.mutated, homes):
+            for k, i in enumerate(self.mutated, self.homes):
                 self.pointers[k] = self.pointers[i]
             spans = sorted(_span(last[i]) for i in self.mutated)
             self.lows, self.highs = [low for low, _ in spans], [high for _, high in spans]
@@ -208,64 +223,53 @@ def without_detached(exe: Executable, alive: set[int]) -> tuple[list[Any], list[
     return outputs, [view for view in exe.views if view[1] not in stands]
 
 
-class _Memory:
-    """Which slots stand for the same memory, and which of them holds its last value."""
-
-    def __init__(self, events: list[Event]) -> None:
-        self.owner: dict[int, int] = {}
-        self.final: dict[int, int] = {}
-        self.made: dict[int, Step] = {}
-        self.external: dict[int, External] = {}
-        self.bumps: dict[int, int] = {}
-        self.renamed: dict[int, int] = {}
-        for event in events:
-            self.external.update(event.binds)
-            self.renamed.update({target: new for target, new, _ in event.assigned})
-            assigned = {new: target for target, new, _ in event.assigned}
-            for step in event.steps:
-                for out in step.outs:
-                    self.made[out] = step
-                    if out in assigned:
-                        root = self.root(assigned[out])
-                        self.owner[out] = root
-                        self.final[root] = out
-                        self.bumps[root] = self.bumps.get(root, 0) + 1
-                    elif step.op is None:
-                        self.owner[out] = self.root(step.args[0])
-
-    def name(self, slot: int) -> int:
-        """The newest slot of the tensor that got this one first: that of the last assignment to it."""
-        while slot in self.renamed:
-            slot = self.renamed[slot]
-        return slot
-
-    def is_bare(self, slot: int) -> bool:
-        """Whether a tensor that a step made leads to no tensor with a step of the segment.
-
-        As it has memory of its own, or shows memory from outside that is not changed.
-        """
-        root = self.root(slot)
-        if root not in self.made:
-            return False
-        if not self.made[root].view:
-            return True
-        if root != slot:
-            return False
-        while slot in self.made and self.made[slot].view:
-            slot = self.made[slot].args[0]
-        return slot not in self.made and slot not in self.final
-
-    def root(self, slot: int) -> int:
-        """The first slot of the memory that a slot stands for."""
-        return self.owner.get(slot, slot)
-
-    def last(self, root: int) -> int:
-        """The slot of the memory's last value."""
-        return self.final.get(root, root)
-
-
 _Views = dict[int, tuple[int, Any, tuple[Any, ...]]]
 """By slots of views: the slot that each shows, and the operation with its attributes, none if it was detached."""
+
+
+class Living(NamedTuple):
+    """What lives on behind a segment: slots with the steps of the tape that made some, and those whose memory does so
+    whatever the tape holds.
+    """
+
+    slots: dict[int, None]
+    roots: dict[int, tuple[NodePlan, int]]
+    shared: set[int]
+
+
+def _living(stop: Stop, alive: tuple[int, ...], memory: Memory) -> Living | str:
+    """What lives on with the values `alive`; a step's trouble if its history cannot be put back."""
+    roots: dict[int, tuple[NodePlan, int]] = {}
+    changed = [s for s in stop.tape if memory.root(s) in memory.external]
+    # What the tape saved, and what a view shows, lives on too, with a history of its own. Of what a detached tensor
+    # was detached from only the memory does.
+    needed: dict[int, None] = {}
+    todo = [*alive, *changed]
+    shared = {memory.way(slot)[-1] for slot in todo}
+    while todo:
+        slot = todo.pop()
+        if slot in needed:
+            continue
+        needed[slot] = None
+        if slot in memory.made and memory.made[slot].view and memory.made[slot].op is not None:
+            todo.append(memory.made[slot].args[0])
+        plan = stop.tape.get(memory.name(slot))
+        if isinstance(plan, str):
+            return plan
+        if plan is not None:
+            roots[memory.name(slot)] = plan
+            todo.extend(needed_slots(plan[0]))
+    return Living(needed, roots, shared)
+
+
+def leanness(stop: Stop, alive: tuple[int, ...], needed: Collection[int]) -> Lean | None:
+    """What the program of a segment would leave for a lean tape, of which the slots `needed` are wanted in memory."""
+    events = path(stop.last)
+    memory = Memory(events)
+    living = _living(stop, alive, memory)
+    if isinstance(living, str) or not living.roots or computes_on_gpu(events):
+        return None
+    return lean_of(events, memory, living.slots, living.shared, needed)
 
 
 def build(
@@ -286,43 +290,32 @@ def build(
     if stop.obstacle is not None:
         return Executable(generation, stop.obstacle)
     events = path(stop.last)
-    memory = _Memory(events)
+    memory = Memory(events)
     exe = kind(generation)
-    roots: dict[int, tuple[NodePlan, int]] = {}
-    changed = [s for s in stop.tape if memory.root(s) in memory.external]
-    # What the tape saved, and what a view shows, lives on too, with a history of its own. Of what a detached tensor
-    # was detached from only the memory does.
-    needed: dict[int, None] = {}
-    todo = [*alive, *changed]
-    while todo:
-        slot = todo.pop()
-        if slot in needed:
-            continue
-        needed[slot] = None
-        if slot in memory.made and memory.made[slot].view and memory.made[slot].op is not None:
-            todo.append(memory.made[slot].args[0])
-        plan = stop.tape.get(memory.name(slot))
-        if isinstance(plan, str):
-            return Executable(generation, f"a tensor that lives on needs its gradient history, but {plan}")
-        if plan is not None:
-            roots[memory.name(slot)] = plan
-            todo.extend(needed_slots(plan[0]))
+    living = _living(stop, alive, memory)
+    if isinstance(living, str):
+        return Executable(generation, f"a tensor that lives on needs its gradient history, but {living}")
+    needed, roots, _ = living
     wanted: dict[int, None] = {}
     lives = {memory.name(slot) for slot in (*needed, *memory.external)}
     own = {slot for slot in roots if memory.is_bare(slot)}
-    exe.tape = plan_tape(roots, lives, own) if roots else None
+    lean = None
+    if (reads := stop.lean.get(alive)) is not None:
+        lean = leanness(stop, alive, reads)
+    exe.tape = plan_tape(roots, lives, own, lean) if roots else None
     views: _Views = {}
     for slot in sorted(needed):
-        _want(slot, memory, wanted, views)
+        if lean is None or slot not in lean.away:
+            _want(slot, memory, wanted, views)
     exe.views = [(slot, *how) for slot, how in views.items()]
     kept = stop.kept.get(alive) if generation == 0 else None
-    _translate(events, memory, wanted, exe, name, structures, elsewhere, kept)
+    _translate(events, memory, wanted, exe, name, structures, elsewhere, kept, lean)
     exe.behind = stop.behind & views.keys()
     exe.bumps = [(root, n) for root, n in memory.bumps.items() if root in memory.external or root in wanted]
     return exe
 
 
-def _want(slot: int, memory: _Memory, wanted: dict[int, None], views: _Views) -> None:
+def _want(slot: int, memory: Memory, wanted: dict[int, None], views: _Views) -> None:
     """Arrange that the tensor of a slot has memory after the program ran."""
     root = memory.root(slot)
     if root != slot and memory.made[slot].view:
@@ -344,15 +337,16 @@ def _want(slot: int, memory: _Memory, wanted: dict[int, None], views: _Views) ->
 
 def _translate(
     events: list[Event],
-    memory: _Memory,
+    memory: Memory,
     wanted: dict[int, None],
     exe: Executable,
     name: str,
     structures: Structures | None = None,
     elsewhere: Elsewhere | None = None,
     kept: Kept | None = None,
+    lean: Lean | None = None,
 ) -> None:
-    """Compile the program of a segment."""
+    """Compile the program of a segment, which gives what a lean tape keeps as well."""
     for event in events:
         exe.inputs.extend(event.binds)
     exe.numbers = [(n.index, n.kind) for n in scalars_of(events)]
@@ -360,13 +354,18 @@ def _translate(
     place = {slot: i for i, slot in enumerate(exe.inputs)}
     exe.mutated = [place[root] for root, _ in homes]
     ends = Ends([(root, memory.last(root)) for root in wanted], homes)
+    own = len(ends.outputs)
+    if lean is not None:
+        ends.outputs += [(-1 - slot, slot) for slot in lean.kept]
+        own += lean.apart
+        exe.block = (lean.offsets, lean.nbytes) if lean.nbytes else None
     exe.events, exe.ends, exe.name = events, ends, name
     if not ends.outputs and not homes:
         exe.load(_Nothing())
         return
     exe.gpu = computes_on_gpu(events)
     exe.built = (Structures() if structures is None else structures).build(events, ends, name, elsewhere, kept)
-    for (root, _), (shape, kind) in zip(ends.outputs, exe.built.results, strict=False):
+    for (root, _), (shape, kind) in zip(ends.outputs[:own], exe.built.results, strict=False):
         exe.outputs.append((root, shape, kind))
     exe.load(exe.built.compiled)
 

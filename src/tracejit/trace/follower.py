@@ -518,7 +518,11 @@ class Follower:
     def land(self, executable: Executable, arrays: list[tuple[int, Any]]) -> None:
         """Give the tensors that live on what a program computed."""
         values = self.values
+        kept: list[Any] = []
         for slot, array in arrays:
+            if slot < 0:
+                kept.append(array)
+                continue
             t = values[slot]
             if t is None:
                 values[slot] = wrap(array)
@@ -530,7 +534,7 @@ class Follower:
         for slot, source, op, attrs in executable.views:
             self._view(slot, source, op, attrs)
         if executable.tape is not None:
-            restore(executable.tape, values, self.numbers, self.node_before)
+            restore(executable.tape, values, self.numbers, self.node_before, kept)
         # The step that is restored for such a view is that of before its base was changed.
         for slot in executable.behind:
             values[slot]._seen = -1

@@ -32,8 +32,8 @@ class Keeper:
         self.digest: str | None = None
         self.trying = False
         self.unmet: list[Event] = []
-        # Events, hints, and numbers that turned out to change, of the tree on disk.
-        self._kept: tuple[int, ...] = (0, 0, 0)
+        # Events, hints, numbers that turned out to change, and lean tapes, of the tree on disk.
+        self._kept: tuple[int, ...] = (0, 0, 0, 0)
         self._times = 0
         self._waited = 0
 
@@ -59,7 +59,7 @@ class Keeper:
             region.prover.hints = tree.hints
         seconds = time.perf_counter() - begin
         region.note("kept", user_line(), f"another process recorded {len(tree.events)} events", seconds)
-        self._kept = len(tree.events), len(tree.hints), region.generation
+        self._kept = len(tree.events), len(tree.hints), region.generation, region.leans
         self.trying = True
         return True
 
@@ -69,7 +69,7 @@ class Keeper:
         if self.digest is None or self._times >= KEEPS or not region.compiles or region.recorded_events > EVENTS:
             return
         hints = frozenset() if region.prover is None else region.prover.hints
-        now = region.recorded_events, len(hints), region.generation
+        now = region.recorded_events, len(hints), region.generation, region.leans
         if now == self._kept:
             self._waited = 0
             return

@@ -26,7 +26,8 @@ from tracejit.tensor.draft import Draft, Number, Unfit
 from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.tape import TapeNode, pull
 from tracejit.tensor.tensor import Tensor
-from tracejit.trace.executable import signed
+from tracejit.trace.executable import address_of, signed
+from tracejit.trace.lean import is_fused, is_view
 from tracejit.trace.tape import Spent, TapePlan
 
 _log = logger("fusion")
@@ -81,14 +82,21 @@ class Pullback:
 
     def __init__(self, plan: TapePlan, given: list[Given], held: Held, make: Make) -> None:
         self._rules = rules = _Rules()
+        self._lean = plan.lean
         self._kinds = tuple("i" if type(n) is int else "f" for n in held.numbers.values())
         with rules.taking(), set_grad_enabled(False):
+            kept = self._kept()
+            self._first = len(kept)
             saved = {slot: rules.ghost(held.tensors[slot]) for slot in held.operands}
             cts = [rules.ghost(ct) for *_, ct in given]
             self._inputs = list(enumerate(rules.strides))
+            numbers = {i: Scalar(n, Number(k)) for k, (i, n) in enumerate(held.numbers.items())}
+            if plan.lean is not None:
+                plan.lean.again(kept, numbers.__getitem__, rules.apply, rules.detach)
+                saved.update({slot: kept[slot] for slot in held.tensors if slot in plan.lean.away})
             tensors = {slot: saved[slot] if slot in saved else wrap(np.empty(())) for slot in held.tensors}
             outer = {slot: TapeNode.__new__(TapeNode) for slot in held.outer}
-            steps = make(tensors, outer, {i: Scalar(n, Number(k)) for k, (i, n) in enumerate(held.numbers.items())})
+            steps = make(tensors, outer, numbers)
             pending: dict[TapeNode, list[Any]] = {}
             for (k, at, which, _), ct in zip(given, cts, strict=True):
                 node = steps[k][at]
@@ -99,6 +107,32 @@ class Pullback:
         self._sums = list(sums.values())
         self.several = [k for k, terms in enumerate(self._sums) if len(terms) > 1]
         self._programs: dict[tuple[bool, ...], ArrayProgram | None] = {}
+        self._saved = held.operands
+
+    def reads(self) -> frozenset[int]:
+        """The slots of saved values that operations read which want them in memory."""
+        rules, count = self._rules, len(self._inputs)
+        maker = {step.out: step for step in rules.steps}
+        found: set[int] = set()
+        for at in rules.needed([place for places in self._sums for place in places], range(count)):
+            step = rules.steps[at]
+            if is_fused(step.op):
+                continue
+            for a in step.args:
+                while type(a) is int and a in maker and is_view(maker[a].op):
+                    (a,) = (b for b in maker[a].args if type(b) is int)
+                if type(a) is int and 0 <= a - self._first < len(self._saved):
+                    found.add(self._saved[a - self._first])
+        return frozenset(found)
+
+    def _kept(self) -> dict[int, Tensor]:
+        """What stands for the values that a lean tape keeps, those in its block first."""
+        lean = self._lean
+        if lean is None:
+            return {}
+        found = list(zip(lean.kept, lean.avals, strict=True))
+        found = [*found[lean.apart :], *found[: lean.apart]]
+        return {slot: self._rules.ghost(wrap(np.empty(aval.shape, aval.dtype.np))) for slot, aval in found}
 
     def _walk(
         self,
@@ -135,9 +169,10 @@ class Pullback:
         return sums
 
     def run(
-        self, arrays: list[np.ndarray], numbers: Iterable[Any], totals: list[np.ndarray | None]
+        self, kept: list[Any], arrays: list[np.ndarray], numbers: Iterable[Any], totals: list[np.ndarray | None]
     ) -> list[np.ndarray] | None:
-        """What goes to the targets; `totals` are the sums that those of several gradients are added to.
+        """What goes to the targets; `kept` is what the run left for a lean tape, `totals` are the sums that those of
+        several gradients are added to.
 
         None if the program refuses, or there is none.
         """
@@ -153,7 +188,12 @@ class Pullback:
                 words.view(np.int64)[k] = signed(n)
             else:
                 words[k] = n
-        return program([*arrays, *[total for total in totals if total is not None]], words)
+        arrays = [*arrays, *[total for total in totals if total is not None]]
+        if self._lean is None:
+            return program(arrays, words)
+        apart = self._lean.apart
+        first = self._lean.offsets + address_of(kept[apart]) if len(kept) > apart else None
+        return program([*kept[:apart], *arrays], words, first)
 
     def _build(self, totals: list[np.ndarray | None]) -> ArrayProgram | None:
         begun = [k for k, total in zip(self.several, totals, strict=True) if total is not None]
@@ -173,7 +213,8 @@ def pullback_of(plan: TapePlan, given: list[Given], held: Held, make: Make) -> P
     if key in plan.pullbacks:
         return plan.pullbacks[key]  # type: ignore[no-any-return]
     plan.work += sum([array.size for array in shown]) + _STEP_WORK * len(plan.order)
-    if plan.work < WORK or len(plan.pullbacks) >= _PULLBACKS:
+    # A lean tape is there for its program.
+    if (plan.work < WORK and plan.lean is None) or len(plan.pullbacks) >= _PULLBACKS:
         return None
     made = None
     try:
@@ -182,4 +223,9 @@ def pullback_of(plan: TapePlan, given: list[Given], held: Held, make: Make) -> P
         # What there is to say of it the steps say themselves.
         _log.info("the gradient of what a program left runs operation by operation: %r", e)
     plan.pullbacks[key] = made
+    if made is not None and plan.lean is None and plan.ask is not None:
+        ask, plan.ask = plan.ask, None
+        if ask(made.reads()):
+            # Further runs leave a lean tape, which has a program of its own.
+            return None
     return made

@@ -18,7 +18,7 @@ from tracejit.trace.account import Account, Note, Obstacle
 from tracejit.trace.background import WORKER, Elsewhere, Job, Pending
 from tracejit.trace.difference import call_difference, compile_difference
 from tracejit.trace.eager import EAGER
-from tracejit.trace.executable import Executable, Waiting, build
+from tracejit.trace.executable import Executable, Waiting, build, leanness
 from tracejit.trace.follower import Follower
 from tracejit.trace.foresight import foreseen
 from tracejit.trace.growth import alike
@@ -77,6 +77,7 @@ class Region:
         self.change = ""
         self.promotion: Note | None = None
         self.generation = 0
+        self.leans = 0
         self.compiles = 0
         self.compile_seconds = 0.0
         self.recorded_events = 0
@@ -286,7 +287,26 @@ class Region:
             self.note("background", stop.line, reason, time.perf_counter() - begin)
         if isinstance(executable, Verified):
             executable.watch(self, stop)
+        elif executable.tape is not None and self.max_compiles is None and not self.background:
+            executable.tape.ask = functools.partial(self._lean, stop, alive, executable)
         return executable
+
+    def _lean(self, stop: Stop, alive: tuple[int, ...], executable: Executable, reads: frozenset[int] | None) -> bool:
+        """Whether further runs of a program leave another tape, for gradients that read some slots as they lie.
+
+        None stands for gradients that read all of them.
+        """
+        if reads is not None and (alive in stop.lean or leanness(stop, alive, reads) is None):
+            return False
+        stop.lean[alive] = reads
+        self.leans += 1
+        stop.kept.pop(alive, None)
+        if stop.programs.get(alive) is executable:
+            del stop.programs[alive]
+        self.stops = [(s, e) for s, e in self.stops if e is not executable]
+        if self.prover is not None:
+            self.prover.forget(executable.tape)
+        return True
 
     def _count(self, executable: Executable, stop: Stop, alive: tuple[int, ...], seconds: float) -> None:
         """Enter a program: as a compilation, or as one more layout of a structure and of kernels that were there."""

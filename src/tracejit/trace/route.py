@@ -232,6 +232,7 @@ def _reach(route: Route, batches: list[Any], node: Any, k: int, at: int) -> bool
     if batches[k] is None:
         if batch.part is not route.parts[k] or not batch.released.isdisjoint(route.steps[k]):
             return False
+        batch.run.restore()
         batches[k] = batch
         return True
     return batches[k] is batch

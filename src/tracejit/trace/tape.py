@@ -8,6 +8,7 @@ from typing import Any
 
 from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.tape import TapeNode
+from tracejit.trace.lean import Lean
 
 
 @dataclass(eq=False, slots=True)
@@ -175,10 +176,12 @@ class Part:
     `order` are its steps as they were recorded. `tensors` are the slots of leaves and saved operands, `results` those
     of saved results, `outer` those of tensors from outside whose steps it leads to, `links` steps of earlier parts that
     it leads to: part and place. `operands` are the places of saved ones among `tensors`, `bare` those that steps of the
-    part made, with step and result; `numbers` are the indices of saved numbers. `edges`, `saved` and `kept` have an
-    entry for each step: an edge is None, ("node", place, which), ("outer", place, which) or ("leaf", place), a saved
-    value None, ("tensor", place, changes), ("number", number) or ("plain", value), a saved result a place with its
-    changes. Links count on behind `outer`.
+    part made, with step and result, first the `left` ones that a run leaves; `numbers` are the indices of saved
+    numbers. `edges`, `saved` and `kept` have an entry for each step: an edge is None, ("node", place, which), ("outer",
+    place, which) or ("leaf", place), a saved value None, ("tensor", place, changes), ("number", number) or ("plain",
+    value), a saved result a place with its changes. Links count on behind `outer`. `away` are the places of tensors,
+    and those of results, that a run leaves none of, `checked` those of saved operands and of results whose memory must
+    be as it was.
     """
 
     order: list[NodePlan]
@@ -188,10 +191,13 @@ class Part:
     links: list[tuple[int, int]] = field(default_factory=list)
     operands: list[int] = field(default_factory=list)
     bare: list[tuple[int, int, int]] = field(default_factory=list)
+    left: int = 0
     numbers: list[int] = field(default_factory=list)
     edges: list[tuple[Any, ...]] = field(default_factory=list)
     saved: list[tuple[Any, ...]] = field(default_factory=list)
     kept: list[tuple[tuple[int, int], ...]] = field(default_factory=list)
+    away: tuple[list[int], list[int]] = ([], [])
+    checked: tuple[list[int], list[int]] = ([], [])
 
     def holds(self, at: int) -> bool:
         """Whether a step saved a tensor."""
@@ -213,13 +219,20 @@ class Part:
         )
 
 
+Entry = tuple[int, int, int, int]
+"""A slot, the part and the place there of the step that made it, and which of its results it is."""
+
+
 @dataclass(eq=False, slots=True)
 class TapePlan:
     """What to put back on the tape: the steps in order, and the step that made each root slot, with which result it is.
 
     `parts` are the steps in stretches, `places` says where each is: a view with a step is saved in a later part than
     that of its step, so that parts do not hold themselves. `ahead` are the edges of steps that are done, `pullbacks`
-    programs for its gradients, `work` what passes over it went through (`trace/pullback.py`).
+    programs for its gradients, `work` what passes over it went through (`trace/pullback.py`). With `lean` a run leaves
+    what that keeps (`trace/lean.py`); `entries` are the root slots that it leaves, and those that it does not. `ask`,
+    given the slots that a program for the gradients wants in memory, or None, says whether further runs leave other
+    tapes. `looks` counts the runs of which somebody wanted more than was kept, `wanted` is what `wants` found.
     """
 
     order: list[NodePlan]
@@ -227,8 +240,13 @@ class TapePlan:
     parts: list[Part]
     places: dict[NodePlan, tuple[int, int]]
     ahead: dict[NodePlan, tuple[Any, ...]]
+    lean: Lean | None = None
+    entries: tuple[list[Entry], list[Entry]] = field(default_factory=lambda: ([], []))
+    ask: Callable[[frozenset[int] | None], bool] | None = None
     pullbacks: dict[Any, Any] = field(default_factory=dict)
     work: int = 0
+    looks: int = 0
+    wanted: dict[tuple[int, frozenset[int]], frozenset[int]] = field(default_factory=dict)
 
     def edges_of(self, step: NodePlan) -> tuple[Any, ...]:
         """The edges that a step gets."""
@@ -237,6 +255,19 @@ class TapePlan:
     def leaves(self) -> set[int]:
         """The slots of the leaves that edges lead to."""
         return {e[1] for step in self.order for e in self.edges_of(step) if e is not None and e[0] == "leaf"}
+
+    def wants(self, number: int, released: frozenset[int]) -> frozenset[int]:
+        """Which parts of what a run leaves for a lean tape a part needs of which some steps are released."""
+        assert self.lean is not None
+        known = self.wanted.get((number, released))
+        if known is None:
+            part = self.parts[number]
+            _, tensors, results = part.spent(released)
+            left = {part.tensors[i] for i in part.away[0] if i not in tensors}
+            left |= {part.results[i] for i in part.away[1] if i not in results}
+            places = frozenset().union(*map(self.lean.sources.__getitem__, left))
+            known = self.wanted[number, released] = frozenset(self.lean.needed(places))
+        return known
 
     def is_spent(self) -> bool:
         """Whether all ways back are refused, and the steps hold no tensors and lead to leaves and each other alone."""
@@ -252,10 +283,13 @@ class TapePlan:
         return all(step in refused for step, _ in self.roots.values())
 
 
-def plan_tape(roots: dict[int, tuple[NodePlan, int]], lives: set[int], own: set[int]) -> TapePlan:
+def plan_tape(
+    roots: dict[int, tuple[NodePlan, int]], lives: set[int], own: set[int], lean: Lean | None
+) -> TapePlan:
     """The plan for the steps below some roots.
 
     `lives` are the slots of tensors that are still there, `own` those of tensors that lead to no other one with a step.
+    With `lean` a run leaves what that keeps.
 
     What lies between a step that is done and what can be named is left out: nobody walks there.
     """
@@ -279,7 +313,7 @@ def plan_tape(roots: dict[int, tuple[NodePlan, int]], lives: set[int], own: set[
         parts[-1].order.append(plan)
         if plan in ends and plan is not order[-1]:
             parts.append(Part([]))
-    tape = TapePlan(order, roots, parts, place, ahead)
+    tape = TapePlan(order, roots, parts, place, ahead, lean)
     for k, part in enumerate(parts):
         _fill_part(part, k, tape)
         at = {slot: i for i, slot in enumerate(part.tensors)}
@@ -288,6 +322,18 @@ def plan_tape(roots: dict[int, tuple[NodePlan, int]], lives: set[int], own: set[
             for slot, (plan, which) in roots.items()
             if slot in own and slot in at and place[plan][0] == k
         ]
+        gone: frozenset[int] = frozenset() if lean is None else lean.away
+        tensors, results = ([i for i, s in enumerate(slots) if s in gone] for slots in (part.tensors, part.results))
+        part.away = tensors, results
+        part.checked = (
+            [i for i in part.operands if part.tensors[i] not in gone],
+            [i for i, s in enumerate(part.results) if s not in gone],
+        )
+        # Those that a run leaves first.
+        part.bare.sort(key=lambda one: part.tensors[one[0]] in gone)
+        part.left = sum(part.tensors[i] not in gone for i, _, _ in part.bare)
+    for slot, (plan, which) in roots.items():
+        tape.entries[lean is not None and slot in lean.away].append((slot, *place[plan], which))
     return tape
 
 

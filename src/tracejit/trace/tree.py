@@ -247,10 +247,11 @@ class Stop:
     `tape` are the steps of the gradient tape at that point, by slot: a plan and which of its results, or why there can
     be none. `behind` are the slots of views whose memory was changed since they were taken: their history is that of
     the base, found when somebody asks. `programs` holds what was compiled for each set of values that Python still
-    had, `kept` what another process said of its own. `obstacle` says why the segment cannot become a program, if it
-    cannot. `silent` marks a cut that the tracer needs and Python did not ask for. `eager` are the operations and units
-    that run eagerly behind it. `cause` says what the call that first came here did differently from those before it,
-    `note` is what the account says about a cut.
+    had, `kept` what another process said of its own, `lean` which slots the program for the gradients of one that
+    leaves a lean tape wants in memory, None if it shall leave none. `obstacle` says why the segment cannot become a
+    program, if it cannot. `silent` marks a cut that the tracer needs and Python did not ask for. `eager` are the
+    operations and units that run eagerly behind it. `cause` says what the call that first came here did differently
+    from those before it, `note` is what the account says about a cut.
     """
 
     last: Event | None
@@ -265,6 +266,7 @@ class Stop:
     next: Segment | None = None
     programs: dict[Any, Any] = field(default_factory=dict)
     kept: dict[Any, Any] = field(default_factory=dict)
+    lean: dict[Any, frozenset[int] | None] = field(default_factory=dict)
     eager: set[Any] = field(default_factory=set)
     cause: str = ""
     note: Note = field(default_factory=lambda: Note("cut", "", "", 0))

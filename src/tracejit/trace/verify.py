@@ -18,7 +18,8 @@ from tracejit.tensor.dispatch import compute_array, wrap
 from tracejit.tensor.gpu import gpu_side
 from tracejit.tensor.inplace import copy_into
 from tracejit.trace.account import Calls
-from tracejit.trace.executable import Executable, _Memory, _translate
+from tracejit.trace.executable import Executable, _translate
+from tracejit.trace.memory import Memory
 from tracejit.trace.tree import Event, Static, Step, Stop, path
 
 BROKEN = "verification found that its program computes other bits than eager"
@@ -67,7 +68,7 @@ class Verified(Executable):
                 copy_into(values[slot]._array, inputs[slot])
             self._fail(Mismatch(self, events, inputs, numbers, {}, -1, None, e))
             return None
-        memory = _Memory(events)
+        memory = Memory(events)
         found = [*made, *((slot, values[slot]._array) for slot in changed)]
         wrong = [(slot, a) for slot, a in found if differs(_host(right[memory.last(slot)]), _host(a)).any()]
         if not wrong:
@@ -214,7 +215,7 @@ class Mismatch:
         """What computed each slot, in order."""
         return {s: (e, step) for e in self.events for step in e.steps if step.op is not None for s in step.outs}
 
-    def _run(self, memory: _Memory, wanted: Iterable[int]) -> tuple[Executable, dict[int, Any]] | None:
+    def _run(self, memory: Memory, wanted: Iterable[int]) -> tuple[Executable, dict[int, Any]] | None:
         """The values of some slots as a program computes them from the same inputs."""
         probe = Executable(self.program.generation)
         _translate(self.events, memory, dict.fromkeys(wanted), probe, self.program.region.name)
@@ -230,7 +231,7 @@ class Mismatch:
     def _first_of_all(self) -> Fault | None:
         """The first step that differs if the program gives the values of all of them."""
         steps = self._steps()
-        memory = _Memory(self.events)
+        memory = Memory(self.events)
         # A slot stands for what its step computed, not for what its memory holds in the end.
         memory.final = {root: last for root, last in memory.final.items() if root in memory.external}
         found = self._run(memory, steps)
@@ -248,7 +249,7 @@ class Mismatch:
         It is the step of the output that differed if no such one can be found.
         """
         steps = self._steps()
-        memory = _Memory(self.events)
+        memory = Memory(self.events)
         outputs = [slot for slot, _, _ in self.program.outputs]
         last = self._producer(steps)
         best = self._output(steps)
@@ -276,7 +277,7 @@ class Mismatch:
     def _output(self, steps: dict[int, tuple[Event, Step]]) -> Fault:
         """The output that differed, as the program itself gave it."""
         program = self.program
-        memory = _Memory(self.events)
+        memory = Memory(self.events)
         lasts = [memory.last(slot) for slot, _, _ in program.outputs]
         lasts += [memory.last(program.inputs[place]) for place in program.mutated]
         producer = self._producer(steps)

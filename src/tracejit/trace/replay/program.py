@@ -167,7 +167,7 @@ class Replay:
 
     def _overlap(self, moved: list[int]) -> bool:
         exe = self.executable
-        return bool(exe.mutated) and exe.overlap(moved, len(exe.inputs) + len(exe.outputs))
+        return bool(exe.mutated) and exe.overlap(moved)
 
     # --- values -------------------------------------------------------------------------------------------------------
 
@@ -191,8 +191,8 @@ class Replay:
                 if r.source is not None:
                     base = values[r.source]
                     t._base = base if base._base is None else base._base
-        outputs = self.executable.outputs
-        follower.land(
-            self.executable, [(slot, array) for (slot, _, _), array in zip(outputs, arrays, strict=True)]
-        )
+        outputs = [slot for slot, _, _ in self.executable.outputs]
+        if self.executable.block is not None:
+            outputs.append(-1)
+        follower.land(self.executable, list(zip(outputs, arrays, strict=True)))
         return values

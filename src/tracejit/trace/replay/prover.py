@@ -17,6 +17,7 @@ from tracejit.trace.replay.program import Replay
 from tracejit.trace.replay.proof import Proof, prove
 from tracejit.trace.replay.symbols import Unproven
 from tracejit.trace.replay.world import COUNTERS, Hint, hint
+from tracejit.trace.tape import TapePlan
 from tracejit.trace.tree import Stop
 
 TRIES = 24
@@ -90,6 +91,13 @@ class Prover:
             self.wait = 1
             return True
         return False
+
+    def forget(self, tape: TapePlan | None) -> None:
+        """Give up the replays that leave a tape: their program is out of date."""
+        self.let_go()
+        self.replays = [replay for replay in self.replays if replay.executable.tape is not tape]
+        self.wait = 1
+        self._put_first()
 
     # --- proving ------------------------------------------------------------------------------------------------------
 

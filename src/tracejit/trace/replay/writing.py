@@ -189,6 +189,12 @@ class Writing:
                 continue
             out += [f"    o{at} = empty({shape!r}, {listing.constant(array[1])})"]
             out += [f"    P[{place}] = address_of(o{at})"]
+        if exe.block is not None:
+            offsets, nbytes = exe.block
+            places = exe.pointers[exe.homes - len(offsets) : exe.homes]
+            add, begins, ends, byte = map(listing.constant, (np.add, offsets, places, np.dtype(np.uint8)))
+            out += [f"    block = empty(({nbytes},), {byte})"]
+            out += [f"    {add}({begins}, address_of(block), {ends})"]
         runs = "run(C[0], pointers, scalars) and me.again()" if self.controls else "execute(pointers, scalars)"
         out += [f"    if {runs}: return kept and grads.give() or MISS" if taken else f"    if {runs}: return MISS"]
         out += self._land(found, numbers, given, whole)
@@ -284,7 +290,8 @@ class Writing:
         exe, listing = self.executable, self.listing
         arrays = "".join(f"o{at}, " for at in range(len(exe.outputs)))
         if not self.simple:
-            return [f"    v = me.land(({found}), [{', '.join(numbers)}], ({arrays}))"]
+            block = "" if exe.block is None else "block, "
+            return [f"    v = me.land(({found}), [{', '.join(numbers)}], ({arrays}{block}))"]
         out: list[str] = []
         roots = exe.tape.roots if exe.tape is not None else {}
         values = self.segment.values
