@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.kernels.chains import reference
+from tests.kernels.chains import distances, reference
 from tests.kernels.launching import fenced, launch, launch_part, operand, run, same, sample
 from tracejit.kernels import gemm, gemm_kernels
 from tracejit.kernels.gemm import (
     panel_columns,
+    plan_distances,
     plan_matmul,
     plan_matmul_bias,
     plan_matmul_mask,
@@ -113,6 +114,19 @@ def test_any_batched_product(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gemm, "_tile_of", lambda problem: shape)
         same(run(plan_matmul, [left, right], np.empty((batch, m, n), dtype)), reference(a, b))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(("m", "n", "k"), [*SHAPES, (96, 64, 0), (40, 300, 1200)])
+def test_distances_are_roots_of_chains_of_differences(dtype: str, m: int, n: int, k: int) -> None:
+    rng = np.random.default_rng(m * n + k)
+    x, y = sample(rng, dtype, m, k), sample(rng, dtype, n, k)
+    y[0, ::2] = x[0, ::2]
+    expected = distances(x, y)
+    for left, right in itertools.product(("rows", "columns", "gaps", "reversed"), repeat=2):
+        same(run(plan_distances, [laid_out(x, left), laid_out(y, right)], np.empty((m, n), dtype)), expected)
+    stacks = [np.stack([z, z[::-1]]) for z in (x, y)]
+    same(run(plan_distances, stacks, np.empty((2, m, n), dtype)), distances(*stacks))
 
 
 def relu(x: np.ndarray) -> np.ndarray:

@@ -27,6 +27,7 @@ _PANEL_KERNELS: dict[tuple[str, Tile], Callable[..., Any]] = {
     ("float32", WIDE): kernels.gemm_wide_f32,
     ("float64", WIDE): kernels.gemm_wide_f64,
 }
+_DISTANCE_KERNELS = {"float32": kernels.gemm_distances_f32, "float64": kernels.gemm_distances_f64}
 _PACKING_KERNELS = {"float32": kernels.gemm_pack_f32, "float64": kernels.gemm_pack_f64}
 _STRIP_KERNELS = {"float32": kernels.gemm_strips_f32, "float64": kernels.gemm_strips_f64}
 _INTEGER_KERNELS: dict[str, Callable[..., Any]] = {
@@ -144,6 +145,28 @@ def plan_matmul(a: Operand, b: Operand, c: Operand) -> tuple[Launch, ...]:
     if problem.dtype not in _FLOAT_KERNELS:
         raise NotImplementedError(f"matmul: there is no kernel for {problem.dtype}")
     return _plan_float(_simplified(problem))
+
+
+def plan_distances(x: Operand, y: Operand, out: Operand) -> tuple[Launch, ...]:
+    """The launch of the Euclidean distances of all rows of X and all rows of Y; Ptr 0, 1, 2 are X, Y, OUT.
+
+    Shape: x (m, k) or (batch, m, k); y (n, k) or (batch, n, k); out (m, n) or (batch, m, n). Any strides on x and y;
+        the rows of out are contiguous.
+    DType: float32, float64; the same for all three.
+    Edge: sizes may be 0; k = 0 gives zeros.
+    Raises: ValueError for shapes that do not fit, NotImplementedError for other dtypes.
+    Cost: batch * m * n * k differences and fused multiply-adds.
+    """
+    turned = [(*parts[:-2], parts[-1], parts[-2]) for parts in (y.shape, y.strides)]
+    problem = checked(x, Operand(y.dtype, *turned), out)
+    if problem.dtype not in _DISTANCE_KERNELS:
+        raise NotImplementedError(f"distances: there is no kernel for {problem.dtype}")
+    if problem.batch == 0 or problem.m == 0 or problem.n == 0:
+        return ()
+    # A distance is that from the other end, in every bit: a column may be computed as a row.
+    launch = _plan_panels(_simplified(problem), NARROW)
+    function = _DISTANCE_KERNELS[problem.dtype]
+    return (replace(launch, function=function, unit_cost=2 * launch.unit_cost),)
 
 
 def plan_matmul_relu(a: Operand, b: Operand, bias: Operand, out: Operand) -> tuple[Launch, ...]:

@@ -13,7 +13,7 @@ import llvmlite.ir as ir
 
 from tracejit.kernels.code import Code, Word, native_kernel
 from tracejit.kernels.gemm_packing import add_copy, add_strips, add_transpose
-from tracejit.kernels.gemm_tiles import ALONE, ENDING, add_column, add_dots, add_gate, add_row_dots, add_tile
+from tracejit.kernels.gemm_tiles import ALONE, APART, ENDING, add_column, add_dots, add_gate, add_row_dots, add_tile
 from tracejit.kernels.vectors import F32, F64, TARGET, Lane
 
 (A, B, C, M, N, K, A_BATCH, A_M, A_K, B_BATCH, B_K, B_N, C_BATCH, C_M) = range(14)
@@ -156,11 +156,12 @@ def _pack_strips(code: Code, lane: Lane, a: Word, a_k: Word, block: Word, k: Wor
         code.call(strips, source, a_k, out, down * TILE_ROWS, (k - start).least(_CHUNK), rows - i)
 
 
-def _panel(lane: Lane, shape: Tile, code: Code, p: Word, low: Word, high: Word) -> None:
+def _panel(lane: Lane, shape: Tile, code: Code, p: Word, low: Word, high: Word, use: str = ENDING) -> None:
     """Panels of columns of B for a part of the rows of C; units that follow one another share what is packed. Only
     narrow tiles have their rows of A packed.
 
-    C is relu(A @ B + bias) if there is a bias, and goes through a gate if there is one, while a cache has it.
+    C is relu(A @ B + bias) if there is a bias, and goes through a gate if there is one, while a cache has it. APART it
+    is the distance of each row of A and each column of B.
     """
     a, b, c, m, n, k, a_m, a_k, b_k, b_n, c_m = code.slots(p, A, B, C, M, N, K, A_M, A_K, B_K, B_N, C_M)
     a_batch, b_batch, c_batch, a_mode, b_mode = code.slots(p, A_BATCH, B_BATCH, C_BATCH, A_MODE, B_MODE)
@@ -202,17 +203,20 @@ def _panel(lane: Lane, shape: Tile, code: Code, p: Word, low: Word, high: Word) 
             step = (rest > SHORT_ROWS).choose(shape.rows, SHORT_ROWS)
             with code.loop(first, last) as panel:
                 b_at, there = right + (panel - first) * right_panel * size, n - panel * columns
-                bias = (added.differs(0) & (start + length >= k)).choose(added + panel * columns * size, 0)
+                if use == APART:
+                    behind = (start + length >= k).number()
+                else:
+                    behind = (added.differs(0) & (start + length >= k)).choose(added + panel * columns * size, 0)
                 c_at, begin = c_first + (top * c_m + panel * columns) * size, start.equals(0).number()
 
                 def tile(i: Word, rows: Word, a_at: Word) -> None:
                     operands = a_at, left_m, left_k, b_at, right_k, c_at + i * c_m * size, c_m
-                    call_tile(code, lane, *operands, length, begin, rows, there, bias, tile=shape, use=ENDING)
+                    call_tile(code, lane, *operands, length, begin, rows, there, behind, tile=shape, use=use)
 
                 def column() -> None:
-                    function = add_column(code.module, lane, *shape, ENDING)
+                    function = add_column(code.module, lane, *shape, use)
                     operands = left, left_m, left_k, left_tile, b_at, right_k, c_at, c_m
-                    code.call(function, *operands, length, begin, whole, bias)
+                    code.call(function, *operands, length, begin, whole, behind)
 
                 def tiles() -> None:
                     with code.loop(0, whole) as i:
@@ -348,6 +352,8 @@ panel_f32 = native_kernel("panel_f32", partial(_panel, F32, NARROW))
 panel_f64 = native_kernel("panel_f64", partial(_panel, F64, NARROW))
 wide_f32 = native_kernel("wide_f32", partial(_panel, F32, WIDE))
 wide_f64 = native_kernel("wide_f64", partial(_panel, F64, WIDE))
+distances_f32 = native_kernel("distances_f32", partial(_panel, F32, NARROW, use=APART))
+distances_f64 = native_kernel("distances_f64", partial(_panel, F64, NARROW, use=APART))
 pack_f32 = native_kernel("pack_f32", partial(_pack, F32))
 pack_f64 = native_kernel("pack_f64", partial(_pack, F64))
 strips_f32 = native_kernel("strips_f32", partial(_strips, F32))
@@ -380,6 +386,16 @@ def gemm_wide_f32(p: Any, lo: int, hi: int) -> Any:
 def gemm_wide_f64(p: Any, lo: int, hi: int) -> Any:
     """The same by wide tiles, float64."""
     return wide_f64(p, lo, hi)
+
+
+def gemm_distances_f32(p: Any, lo: int, hi: int) -> Any:
+    """Distances of rows of A and columns of B, float32."""
+    return distances_f32(p, lo, hi)
+
+
+def gemm_distances_f64(p: Any, lo: int, hi: int) -> Any:
+    """Distances of rows of A and columns of B, float64."""
+    return distances_f64(p, lo, hi)
 
 
 def gemm_pack_f32(p: Any, lo: int, hi: int) -> Any:

@@ -106,6 +106,9 @@ class VectorBuilder:
     def fma(self, left: Any, right: Any, addend: Any) -> Any:
         return self._intrinsic(f"llvm.fma.v{self.width}{self.lane.name}", self.lane.vector, [left, right, addend])
 
+    def sqrt(self, value: Any) -> Any:
+        return self._intrinsic(f"llvm.sqrt.v{self.width}{self.lane.name}", self.lane.vector, [value])
+
     def splat(self, address: Any, offset: Any = None) -> Any:
         """The element at an address in every lane."""
         value = self.ir.load(self.pointer(address, self.lane.kind, offset), align=self.lane.size)
