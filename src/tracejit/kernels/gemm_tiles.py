@@ -278,48 +278,35 @@ def _dots(
 ) -> list[list[Any]]:
     """Per row of A and group of W columns of B: the sums along k.
 
-    A group tells where its columns go on at an offset. Blocks of 16 bytes of each are transposed in registers, a vector
-    of them of one group after another's: rows may be in the way of one another in the first cache. What is left of k is
-    gathered.
+    A group tells where its columns go on at an offset. A vector of each is loaded and they are transposed in registers,
+    one group after another: columns may be in the way of one another in the first cache, so each line is met once. What
+    is left of k are blocks of 16 bytes, and then single elements.
     """
     rows = len(a_rows)
 
-    def add_column(at: Any, column: Any, chains: list[Any]) -> list[Any]:
-        return [v.fma(v.splat(row, at), column, chain) for row, chain in zip(a_rows, chains, strict=True)]
-
-    def block(group: Callable[[Any], list[Place]], state: list[Any]) -> list[Any]:
-        a_at, b_at, *chains = state
-        for column in v.load_transposed(group(b_at), 1):
-            chains = add_column(a_at, column, chains)
-            a_at = v.ir.add(a_at, a_step)
-        return [a_at, v.ir.add(b_at, I64(16)), *chains]
-
-    def some(at_most: Any, state: list[Any]) -> list[Any]:
-        blocks, start, b_at, *chains = state
-        turns, out = v.minimum(blocks, at_most), []
+    def add_columns(load: Callable[[list[Place]], list[Any]], state: list[Any]) -> list[Any]:
+        a_first, b_at, *chains = state
+        out: list[Any] = []
         for j, group in enumerate(groups):
-            mine = [start, b_at, *chains[j * rows : (j + 1) * rows]]
-            after = emit_loop(v.ir, turns, mine, partial(block, group), rolled=True)
-            out += after[2:]
-        return [v.ir.sub(blocks, turns), *after[:2], *out]
+            a_at, mine = a_first, chains[j * rows : (j + 1) * rows]
+            columns = load(group(b_at))
+            for column in columns:
+                mine = [v.fma(v.splat(row, a_at), column, chain) for row, chain in zip(a_rows, mine, strict=True)]
+                a_at = v.ir.add(a_at, a_step)
+            out += mine
+        return [a_at, v.ir.add(b_at, I64(len(columns) * v.lane.size)), *out]
 
-    def single(state: list[Any]) -> list[Any]:
-        a_at, b_at, *chains = state
-        out = []
-        for j, group in enumerate(groups):
-            out += add_column(a_at, v.load_column(group(b_at)), chains[j * rows : (j + 1) * rows])
-        return [v.ir.add(a_at, a_step), v.ir.add(b_at, I64(v.lane.size)), *out]
-
-    per = 16 // v.lane.size
-    blocks = v.ir.sdiv(k, I64(per))
-    state = [blocks, I64(0), I64(0), *[v.zeros] * (rows * len(groups))]
-    if len(groups) > 1:
-        turns = v.ir.sdiv(v.ir.add(blocks, I64(v.pieces - 1)), I64(v.pieces))
-        state = emit_loop(v.ir, turns, state, partial(some, I64(v.pieces)))
-    else:
-        state = some(blocks, state)
-    chains = emit_loop(v.ir, v.ir.sub(k, v.ir.mul(blocks, I64(per))), state[1:], single)[2:]
-    return [chains[row::rows] for row in range(rows)]
+    ways: list[tuple[int, Callable[[list[Place]], list[Any]]]] = [
+        (v.width, v.load_lines_transposed),
+        (16 // v.lane.size, lambda places: v.load_transposed(places, 1)),
+        (1, lambda places: [v.load_column(places)]),
+    ]
+    state, left = [I64(0), I64(0), *[v.zeros] * (rows * len(groups))], k
+    for many, load in ways:
+        turns = v.ir.sdiv(left, I64(many))
+        state = emit_loop(v.ir, turns, state, partial(add_columns, load), rolled=many > 1)
+        left = v.ir.sub(left, v.ir.mul(turns, I64(many)))
+    return [state[2 + row :: rows] for row in range(rows)]
 
 
 def add_dots(module: Any, lane: Lane, rows: int) -> Any:
