@@ -36,6 +36,9 @@ SHAPES = [
     (1, 64, 64),
     (1, 10, 33),
     (1, 200, 17),
+    (1, 203, 211),
+    (1, 40, 1024),
+    (1, 37, 1029),
     (2, 33, 17),
     (3, 5, 16),
     (4, 100, 40),
@@ -447,6 +450,8 @@ def test_each_kernel_is_chosen_for_what_it_is_for() -> None:
 
     direct, copy, transpose, gather, strips = range(5)
     assert chosen(1, 64, 64, "rows", "columns")[0] == "gemm_dots_f32"
+    assert chosen(1, 256, 200, "rows", "columns")[0] == "gemm_lines_f32"
+    assert chosen(1, 64, 1024, "rows", "columns")[0] == "gemm_pages_f32"
     assert chosen(1, 64, 64, "rows", "rows")[0] == "gemm_thin_f32"
     assert chosen(64, 1, 64, "rows", "rows")[0] == "gemm_dots_f32"
     assert chosen(64, 64, 64, "rows", "rows") == ("gemm_panel_f32", (direct, direct))

@@ -302,8 +302,10 @@ def _thin(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
         code.either(n - j <= lane.count, one, many)
 
 
-def _dots(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
-    """Few rows of A against contiguous columns of B: nothing is packed."""
+def _dots(lane: Lane, vectors: int, by_lines: bool, code: Code, p: Word, low: Word, high: Word) -> None:
+    """Few rows of A against contiguous columns of B, nothing packed; one row against `vectors` of columns at once, if
+    units are so wide.
+    """
     a, b, c, m, n, k, a_m, a_k, b_n, c_m = code.slots(p, A, B, C, M, N, K, A_M, A_K, B_N, C_M)
     a_batch, b_batch, c_batch, width, added = code.slots(p, A_BATCH, B_BATCH, C_BATCH, GROUP, ADDED)
     panels = (n + width - 1).quotient(width)
@@ -323,13 +325,13 @@ def _dots(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
             code.call(add_dots(code.module, lane, DOT_ROWS), a_at, a_m, a_k, *places, k, m, left, bias(j + first))
 
         def row() -> None:
-            code.call(add_row_dots(code.module, lane, ROW_VECTORS), a_at, b_at, b_n, c_at, k, bias(j))
+            code.call(add_row_dots(code.module, lane, vectors, by_lines), a_at, b_at, b_n, c_at, k, bias(j))
 
         def some() -> None:
             with code.loop(0, width.least(n - j), lane.count) as first:
                 columns(first)
 
-        code.either((width > lane.count) & (n - j >= width), row, some)
+        code.either(width.equals(vectors * lane.count) & (n - j >= width), row, some)
 
 
 def _integer(kind: Any, code: Code, p: Word, low: Word, high: Word) -> None:
@@ -360,8 +362,12 @@ strips_f32 = native_kernel("strips_f32", partial(_strips, F32))
 strips_f64 = native_kernel("strips_f64", partial(_strips, F64))
 thin_f32 = native_kernel("thin_f32", partial(_thin, F32))
 thin_f64 = native_kernel("thin_f64", partial(_thin, F64))
-dots_f32 = native_kernel("dots_f32", partial(_dots, F32))
-dots_f64 = native_kernel("dots_f64", partial(_dots, F64))
+dots_f32 = native_kernel("dots_f32", partial(_dots, F32, ROW_VECTORS, False))
+dots_f64 = native_kernel("dots_f64", partial(_dots, F64, ROW_VECTORS, False))
+lines_f32 = native_kernel("lines_f32", partial(_dots, F32, ROW_VECTORS, True))
+lines_f64 = native_kernel("lines_f64", partial(_dots, F64, ROW_VECTORS, True))
+pages_f32 = native_kernel("pages_f32", partial(_dots, F32, 1, True))
+pages_f64 = native_kernel("pages_f64", partial(_dots, F64, 1, True))
 product_8 = native_kernel("product_8", partial(_integer, ir.IntType(8)), by_hand=False)
 product_16 = native_kernel("product_16", partial(_integer, ir.IntType(16)), by_hand=False)
 product_32 = native_kernel("product_32", partial(_integer, ir.IntType(32)), by_hand=False)
@@ -436,6 +442,26 @@ def gemm_dots_f32(p: Any, lo: int, hi: int) -> Any:
 def gemm_dots_f64(p: Any, lo: int, hi: int) -> Any:
     """Few rows against contiguous columns of B, float64."""
     return dots_f64(p, lo, hi)
+
+
+def gemm_lines_f32(p: Any, lo: int, hi: int) -> Any:
+    """One row against many long columns of B, met by lines, float32."""
+    return lines_f32(p, lo, hi)
+
+
+def gemm_lines_f64(p: Any, lo: int, hi: int) -> Any:
+    """One row against many long columns of B, met by lines, float64."""
+    return lines_f64(p, lo, hi)
+
+
+def gemm_pages_f32(p: Any, lo: int, hi: int) -> Any:
+    """One row against many long columns of B, whole pages apart, float32."""
+    return pages_f32(p, lo, hi)
+
+
+def gemm_pages_f64(p: Any, lo: int, hi: int) -> Any:
+    """One row against many long columns of B, whole pages apart, float64."""
+    return pages_f64(p, lo, hi)
 
 
 def gemm_i8(p: Any, lo: int, hi: int) -> Any:
