@@ -52,6 +52,43 @@ def test_compiled_has_the_bits_of_eager(case: str, dtype: str) -> None:
             assert g(x, y).numpy().tobytes() == expected.numpy().tobytes(), (n, m)
 
 
+ROWS_OF_A_FEW: dict[str, tuple[Callable[..., tj.Tensor], Callable[..., np.ndarray]]] = {
+    "channels last": (lambda x: x.permute(0, 2, 1).contiguous(), lambda x: x.transpose(0, 2, 1)),
+    "with a neighbour": (
+        lambda x: x.permute(0, 2, 1) * 2 - x.reshape(x.shape[0], x.shape[2], x.shape[1]),
+        lambda x: x.transpose(0, 2, 1) * 2 - x.reshape(x.shape[0], x.shape[2], x.shape[1]),
+    ),
+    "from the end": (lambda x: x.flip(1).permute(0, 2, 1) * 2, lambda x: x[:, ::-1].transpose(0, 2, 1) * 2),
+    "into a part": (
+        lambda x: tj.cat([x.permute(0, 2, 1), x.permute(0, 2, 1)], 1),
+        lambda x: np.concatenate([x.transpose(0, 2, 1)] * 2, 1),
+    ),
+    "beside a number for each row": (
+        lambda x: x.permute(0, 2, 1) + x[:, 0][:, :, None],
+        lambda x: x.transpose(0, 2, 1) + x[:, 0][:, :, None],
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "float16"])
+@pytest.mark.parametrize("case", ROWS_OF_A_FEW)
+def test_rows_of_a_few_elements_are_woven(case: str, dtype: str) -> None:
+    f, in_numpy = ROWS_OF_A_FEW[case]
+    g = tj.compile(f)
+    rng = np.random.default_rng(0)
+    for shape in [(3, k, n) for k in (2, 3, 4, 5, 8, 9) for n in (1, 7, 16, 33, 300)] + [(1, 3, 9000), (40, 2, 28)]:
+        x = (rng.standard_normal(shape) * 50).astype(dtype)
+        for _ in range(3):
+            assert g(tj.from_numpy(x)).numpy().tobytes() == np.ascontiguousarray(in_numpy(x)).tobytes(), shape
+
+
+@pytest.mark.parametrize(("channels", "filled"), [(2, "weave_f32"), (3, "weave_f32"), (5, "turn_f32")])
+def test_what_fills_tiles(channels: int, filled: str) -> None:
+    x = np.empty((4, channels, 50), np.float32)
+    graph = graph_of(lambda x: make("mul", make("permute", x, dims=(0, 2, 1)), 2), x)
+    assert filled in compile_graph(graph).kernels[0].text
+
+
 def test_threads_may_cut_anywhere() -> None:
     x = tj.from_numpy(np.random.default_rng(1).standard_normal((517, 711)).astype(np.float32))
     f = tj.compile(lambda x: (x.T.exp() + 1).contiguous())

@@ -51,6 +51,29 @@ def reference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return out
 
 
+@functools.cache
+def _gaps() -> Callable[[np.ndarray, np.ndarray, np.ndarray], None]:
+    def gaps(x, y, out):  # type: ignore[no-untyped-def]
+        for i in range(out.shape[0]):
+            for j in range(out.shape[1]):
+                total = out.dtype.type(0)
+                for k in range(x.shape[1]):
+                    gap = x[i, k] - y[j, k]
+                    total = fused(gap, gap, total)
+                out[i, j] = np.sqrt(total)
+
+    compiled: Callable[[np.ndarray, np.ndarray, np.ndarray], None] = numba.njit(gaps)
+    return compiled
+
+
+def distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The distances of rows by scalar chains."""
+    out = np.empty((*x.shape[:-1], y.shape[-2]), x.dtype)
+    for batch in np.ndindex(x.shape[:-2]):
+        _gaps()(np.ascontiguousarray(x[batch]), np.ascontiguousarray(y[batch]), out[batch])
+    return out
+
+
 def _flushed(x: np.ndarray) -> np.ndarray:
     """Zeros in place of subnormal numbers, their signs kept."""
     return np.where(np.abs(x) < np.finfo(np.float32).tiny, np.copysign(np.float32(0), x), x)

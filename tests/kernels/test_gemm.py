@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.kernels.chains import reference
+from tests.kernels.chains import distances, reference
 from tests.kernels.launching import fenced, launch, launch_part, operand, run, same, sample
 from tracejit.kernels import gemm, gemm_kernels
 from tracejit.kernels.gemm import (
     panel_columns,
+    plan_distances,
     plan_matmul,
     plan_matmul_bias,
     plan_matmul_mask,
@@ -35,6 +36,9 @@ SHAPES = [
     (1, 64, 64),
     (1, 10, 33),
     (1, 200, 17),
+    (1, 203, 211),
+    (1, 40, 1024),
+    (1, 37, 1029),
     (2, 33, 17),
     (3, 5, 16),
     (4, 100, 40),
@@ -113,6 +117,19 @@ def test_any_batched_product(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gemm, "_tile_of", lambda problem: shape)
         same(run(plan_matmul, [left, right], np.empty((batch, m, n), dtype)), reference(a, b))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize(("m", "n", "k"), [*SHAPES, (96, 64, 0), (40, 300, 1200)])
+def test_distances_are_roots_of_chains_of_differences(dtype: str, m: int, n: int, k: int) -> None:
+    rng = np.random.default_rng(m * n + k)
+    x, y = sample(rng, dtype, m, k), sample(rng, dtype, n, k)
+    y[0, ::2] = x[0, ::2]
+    expected = distances(x, y)
+    for left, right in itertools.product(("rows", "columns", "gaps", "reversed"), repeat=2):
+        same(run(plan_distances, [laid_out(x, left), laid_out(y, right)], np.empty((m, n), dtype)), expected)
+    stacks = [np.stack([z, z[::-1]]) for z in (x, y)]
+    same(run(plan_distances, stacks, np.empty((2, m, n), dtype)), distances(*stacks))
 
 
 def relu(x: np.ndarray) -> np.ndarray:
@@ -433,6 +450,8 @@ def test_each_kernel_is_chosen_for_what_it_is_for() -> None:
 
     direct, copy, transpose, gather, strips = range(5)
     assert chosen(1, 64, 64, "rows", "columns")[0] == "gemm_dots_f32"
+    assert chosen(1, 256, 200, "rows", "columns")[0] == "gemm_lines_f32"
+    assert chosen(1, 64, 1024, "rows", "columns")[0] == "gemm_pages_f32"
     assert chosen(1, 64, 64, "rows", "rows")[0] == "gemm_thin_f32"
     assert chosen(64, 1, 64, "rows", "rows")[0] == "gemm_dots_f32"
     assert chosen(64, 64, 64, "rows", "rows") == ("gemm_panel_f32", (direct, direct))

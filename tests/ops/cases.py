@@ -139,10 +139,10 @@ _AVG = {**_POOL, "ceil_mode": False, "count_include_pad": True, "divisor": 0}
 
 FOR_CPUS = {
     *("pack_panels", "matmul_panels", "matmul_relu", "matmul_bias", "matmul_mul", "matmul_mask", "matmul_add_both"),
-    "bfloat16_matmul", "check_index",
+    "bfloat16_matmul", "check_index", "distances",
 }
 """What a compiled program for the CPU makes of products and of what is picked by an index, and only that; products on a
-CPU's tiles."""
+CPU's tiles; what a GPU does by other operations."""
 
 _PANEL = panel_columns("float32")
 _HEADS = [Values((2, 3, 4, 5)), Values((2, 3, 6, 5)), Values((2, 3, 6, 2))]
@@ -179,6 +179,13 @@ _BY_NAME: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
         ([Values((3, 5))] * 2, {"dim": 0}),
         ([Values((2, 3, 5))] * 2, {"dim": 2}),
         ([Values((2, 0, 3))] * 2, {"dim": 1}),
+    ],
+    "distances": [
+        ([Values((3, 4)), Values((5, 4))], {}),
+        ([Values((2, 3, 4)), Values((2, 1, 4))], {}),
+        ([Values((1, 5)), Values((20, 5))], {}),
+        ([Values((2, 0)), Values((3, 0))], {}),
+        ([Values((0, 3)), Values((2, 3))], {}),
     ],
     "bfloat16_matmul": [
         ([Singles((3, 4)), Singles((4, 5))], {"single": True}),

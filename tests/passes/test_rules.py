@@ -69,8 +69,10 @@ class Left:
         return apply(op, *args, **attrs)
 
 
-def arrays(nodes: list[Node], pool: list[float]) -> list[Any]:
-    """Values for inputs: pairs of all special values for the floats, random ones for the rest."""
+def arrays(nodes: list[Node], pool: list[float], tree: ast.expr) -> list[Any]:
+    """Values for inputs: pairs of all special values for the floats, random ones for the rest; small ones if some pick.
+    """
+    picks = any(isinstance(part, ast.Name) and part.id == "take" for part in ast.walk(tree))
     rng = np.random.default_rng(5)
     out = []
     for k, node in enumerate(nodes):
@@ -82,7 +84,7 @@ def arrays(nodes: list[Node], pool: list[float]) -> list[Any]:
             flat = rng.integers(0, 2, n)
         else:
             info = np.iinfo(node.dtype.np)
-            flat = rng.choice([0, 1, 2, 3, info.min, info.max], n)
+            flat = rng.choice([0, 1, 2, 3] if picks else [0, 1, 2, 3, info.min, info.max], n)
         with np.errstate(all="ignore"):
             out.append(np.asarray(flat).astype(node.dtype.np).reshape(node.shape))
     return out
@@ -116,7 +118,7 @@ def test_both_sides_compute_the_same(rule: Rule) -> None:
             continue
         applied += 1
         assert right.aval == left.root.aval
-        given = arrays(left.inputs, SPECIALS if rule.soundness == EXACT else FINITES)
+        given = arrays(left.inputs, SPECIALS if rule.soundness == EXACT else FINITES, tree)
         graph = Graph(tuple(left.inputs), (), (left.root, right))
         # NumPy's functions, and what kernels are made of: they may choose another zero where two are equal.
         for run in (oracle, run_text):
@@ -151,6 +153,17 @@ def test_strict_mode_leaves_out_what_is_not_exact() -> None:
     zero = apply(ops.mul, x, 0)
     assert replaced(RuleSet(simplify.RULES, EXACT), zero) is None
     assert replaced(RuleSet(simplify.RULES, FAST), zero) is apply(ops.full, 0, shape=(3,), dtype=dtypes.float32)
+
+
+@pytest.mark.parametrize(("computed", "classes", "looks_up"), [(False, 4, True), (True, 4, False), (False, 5, False)])
+def test_what_is_chosen_by_place_is_looked_up_if_it_is_in_memory(computed: bool, classes: int, looks_up: bool) -> None:
+    (rule,) = (r for r in simplify.RULES if r.name == "sum of what is chosen by its place")
+    x, index = input(0, Aval((9, 4), dtypes.float32)), input(1, Aval((9,), dtypes.int64))
+    x = apply(ops.exp, x) if computed else x
+    places = apply(ops.reshape, apply(ops.take, apply(ops.iota, size=classes), index, dim=0), shape=(9, 1))
+    hit = apply(ops.eq, apply(ops.reshape, apply(ops.iota, size=4), shape=(1, 4)), places)
+    new = rule.apply(apply(ops.sum, apply(ops.where, hit, x, 0.0), dim=1))
+    assert (new is not None) is looks_up
 
 
 def test_numbers_match_by_value_and_sign() -> None:

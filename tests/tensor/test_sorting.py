@@ -77,12 +77,29 @@ def test_the_rest_of_diagonals() -> None:
         check(f"m.cdist(x, y{p})", [draw((3, 4)), draw((5, 4))], [draw((2, 3, 4)), draw((2, 5, 4))],
               [draw((3, 4)), draw((5, 3))])  # fmt: skip
     check("m.cdist(x, x)", [draw((3, 4))])
+    check("m.cdist(x, y)", [draw((2, 1, 3, 4)), draw((5, 6, 4))], [draw((1, 4)), draw((3, 7, 4))])
     for window in ("(0, 2, 1)", "(1, 2, 2)", "(0, 9, 1)", "(0, 2, 0)", "(5, 1, 1)", "(-1, 3, 2)"):
         check(f"x.unfold(*{window})", [draw((3, 4, 5))])
     for text in ("m.tril_indices(3, 4)", "m.triu_indices(3, 4, 1)", "m.tril_indices(4, 3, -1)"):
         check(text, [])
     for text in ("x.fill_diagonal_(1.0)", "x.clone().fill_diagonal_(1.0)", "x.clone().fill_diagonal_(1.0, wrap=True)"):
         check(text, *[[draw(s)] for s in ((3, 3), (), (7, 3), (3, 7), (3, 3, 3))])
+
+
+def test_distances_of_points_that_lie_far_from_zero() -> None:
+    rng = np.random.default_rng(3)
+    x, y = (np.float32(1000 + rng.standard_normal((n, 8))) for n in (40, 30))
+    x[3] = y[5]
+    ct = rng.standard_normal((40, 30)).astype(np.float32)
+    gap = x[:, None].astype(np.float64) - y[None]
+    length = np.sqrt((gap * gap).sum(-1))
+    pull = np.where(length == 0, 0, ct / np.where(length == 0, 1, length))[..., None] * gap
+    one, other = (tj.tensor(z, requires_grad=True) for z in (x, y))
+    found = tj.cdist(one, other)
+    found.backward(tj.tensor(ct))
+    np.testing.assert_allclose(found.detach().numpy(), length, rtol=1e-6)
+    np.testing.assert_allclose(one.grad.numpy(), pull.sum(1), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(other.grad.numpy(), -pull.sum(0), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("text", ["list(x)", "[t * 2 for t in x]", "(1.0 in x)", "('a' in x)", "len(x)", "m.numel(x)",

@@ -15,12 +15,15 @@ from functools import cached_property
 from tracejit import dtypes
 from tracejit.codegen import expression
 from tracejit.codegen.text import Writer
-from tracejit.kernels.tiles import TILE_BYTES, TILE_PITCH, TILED
+from tracejit.kernels.tiles import TILE_BYTES, TILE_PITCH, TILED, WOVEN
 from tracejit.schedule import cost
 from tracejit.schedule.plan import Plan
 from tracejit.schedule.spaces import LOOP, STRIP, Group
 from tracejit.schedule.squares import is_mirrored
 from tracejit.schedule.values import ELEMENTWISE, REDUCTION, VIRTUAL, Number, Read, Value, split
+
+_WHOLE = max(WOVEN) * 16
+"""Elements of as many vectors as there are rows that are woven, at most."""
 
 
 @dataclass(slots=True)
@@ -87,6 +90,7 @@ class Elements:
         self._beside: dict[Value, tuple[str, int]] = {}
         self.tiled = group.kind == LOOP and any(self._runs_across(v, r) for v, r in self._reads)
         self.mirrored = self.tiled and is_mirrored(group)
+        self.woven = self.tiled and not self.mirrored and self._is_woven()
         self.far = self._find_far()
         self._plan_counters()
 
@@ -100,12 +104,13 @@ class Elements:
         nbytes -= sum(max(0, v.numel - count) * v.dtype.itemsize for v, count in picked.items())
         storage = self.plan.storage
         operands = {id(storage[v]) for v in read if v in storage}
+        row = self.inner * self._size(len(self._row_cuts) - 1) if self.woven else self.inner
         return [
             v
             for v in written
             # What is written over an operand has its lines at hand, and what is read soon shall have them.
             if v.into is None and v.dtype.itemsize in (4, 8) and id(storage[v]) not in operands
-            and v not in self.plan.soon and cost.is_far(nbytes, self.inner * v.dtype.itemsize, self.tiled)
+            and v not in self.plan.soon and cost.is_far(nbytes, row * v.dtype.itemsize, self.tiled)
         ]
 
     # --- rows ---------------------------------------------------------------------------------------------------------
@@ -172,6 +177,17 @@ class Elements:
         steps, inner = self._steps(value, read)
         return inner not in (0, 1) and steps[-1] == 1
 
+    def _is_woven(self) -> bool:
+        """Whether rows are a few elements that lie across them, or follow one another in memory as they do here."""
+        known = isinstance(self.inner, int) and self.inner in WOVEN
+        return known and all(self._runs_across(v, r) or self._follows(v, r) for v, r in self._reads)
+
+    def _follows(self, value: Value, read: Read) -> bool:
+        steps, inner = self._steps(value, read)
+        if read.picked is not None:
+            return False
+        return not any(steps) if inner == 0 else inner == 1 and self._linear(steps) and steps[-1] == self.inner
+
     @property
     def run(self) -> str:
         """How many rows follow one another along the last of the row's dimensions."""
@@ -211,7 +227,8 @@ class Elements:
             size = read.source.dtype.itemsize
             pointer = self.writer.pointer(self.plan.storage[read.source], read.offset * size)
             at = f"{pointer[0]} + {size} * ({access.at(first)})"
-            self.writer.line(f"turn_{TILED[size]}({at}, {access.stride}, {access.tile[0]}, {rows}, {columns})")
+            fill = "weave" if self.woven else "turn"
+            self.writer.line(f"{fill}_{TILED[size]}({at}, {access.stride}, {access.tile[0]}, {rows}, {columns})")
 
     def start_rows(self, first: str) -> None:
         """Sets the counters of the row's dimensions to those of row `first`."""
@@ -225,11 +242,16 @@ class Elements:
             self.writer.line(f"{self._counters[d]} = {left} - {above} * {limit}")
             left = above
 
-    def next_row(self) -> None:
-        """Advances the counters by one row."""
+    def end_of_run(self, row: str) -> str:
+        """The row up to which those from `row` on, to which the counters are set, lie at equal steps; "" if all do."""
+        return f"{row} + {self._limits[-1]} - {self._counters[-1]}" if len(self._counters) > 1 else ""
+
+    def next_row(self, rows: str = "1") -> None:
+        """Advances the counters by so many rows, not past the end of a run."""
         depth = self.writer.depth
-        for d in range(len(self._counters) - 1, -1, -1):
-            self.writer.line(f"{self._counters[d]} += 1")
+        last = len(self._counters) - 1
+        for d in range(last, -1, -1):
+            self.writer.line(f"{self._counters[d]} += {rows if d == last else 1}")
             if d:
                 self.writer.line(f"if {self._counters[d]} == {self._limits[d - 1]}:")
                 self.writer.depth += 1
@@ -311,8 +333,9 @@ class Elements:
             return None
         key = (read.source, read.offset, read.strides, read.shape, value.shape)
         if key not in self._tiles:
-            nbytes = self.tile_side * TILE_PITCH * read.source.dtype.itemsize
-            self._tiles[key] = self.writer.scratch("i64", nbytes // 8)
+            # What weaves writes whole vectors, of as many rows as are woven.
+            places = cost.WOVEN_PLACES + _WHOLE if self.woven else self.tile_side * TILE_PITCH
+            self._tiles[key] = self.writer.scratch("i64", places * read.source.dtype.itemsize // 8)
         return self._tiles[key]
 
     def _reads_whole(self, value: Value, read: Read, inner: int) -> bool:
@@ -357,7 +380,7 @@ class Elements:
     def _fetch_turned(self, tile: tuple[str, int], read: Read) -> str:
         if tile not in self._texts:
             name = self._texts[tile] = self.writer.name("x")
-            place = f"(u - top) * {TILE_PITCH} + j - first"
+            place = "j" if self.woven else f"(u - top) * {TILE_PITCH} + j - first"
             self.writer.line(f"{name} = {self.writer.load(read.source.dtype.short, tile, place)}")
         return self._texts[tile]
 

@@ -75,6 +75,8 @@ def _write_loop(elements: Elements) -> tuple[int, float, float]:
         elements.hoist(elements.group.members)
         _write_places(elements, "lo", "hi")
         return elements.inner, 1.0, 0.0
+    if elements.woven:
+        return _write_woven(elements)
     if elements.tiled:
         return _write_tiles(elements)
     elements.start_rows("lo")
@@ -227,6 +229,26 @@ def _write_tiles(elements: Elements) -> tuple[int, float, float]:
     _write_body(elements)
     writer.depth -= 1
     elements.end_stream()
+    return elements.rows, elements.inner, 3.0
+
+
+def _write_woven(elements: Elements) -> tuple[int, float, float]:
+    """Writes loops over short rows that follow one another: what lies across them in memory is woven before."""
+    writer, n = elements.writer, elements.n
+    elements.start_rows("lo")
+    writer.line("u = lo")
+    writer.line(f"many = {cost.WOVEN_PLACES} // {n}")
+    writer.line("while u < hi:")
+    writer.depth += 1
+    ends = [text for text in ("u + many", "hi", elements.end_of_run("u")) if text]
+    writer.line(f"rows = min({', '.join(ends)}) - u")
+    elements.begin_row()
+    elements.fill_tiles("0", "rows", n)
+    elements.hoist(elements.group.members)
+    _write_places(elements, "0", f"rows * {n}")
+    elements.next_row("rows")
+    writer.line("u += rows")
+    writer.depth -= 1
     return elements.rows, elements.inner, 3.0
 
 

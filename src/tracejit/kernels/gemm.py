@@ -18,8 +18,18 @@ from tracejit.kernels.vectors import TARGET
 
 _SIZES = {"float32": 4, "float64": 8}
 _FLOAT_KERNELS: dict[str, dict[str, Callable[..., Any]]] = {
-    "float32": {"thin": kernels.gemm_thin_f32, "dots": kernels.gemm_dots_f32},
-    "float64": {"thin": kernels.gemm_thin_f64, "dots": kernels.gemm_dots_f64},
+    "float32": {
+        "thin": kernels.gemm_thin_f32,
+        "dots": kernels.gemm_dots_f32,
+        "lines": kernels.gemm_lines_f32,
+        "pages": kernels.gemm_pages_f32,
+    },
+    "float64": {
+        "thin": kernels.gemm_thin_f64,
+        "dots": kernels.gemm_dots_f64,
+        "lines": kernels.gemm_lines_f64,
+        "pages": kernels.gemm_pages_f64,
+    },
 }
 _PANEL_KERNELS: dict[tuple[str, Tile], Callable[..., Any]] = {
     ("float32", NARROW): kernels.gemm_panel_f32,
@@ -27,6 +37,7 @@ _PANEL_KERNELS: dict[tuple[str, Tile], Callable[..., Any]] = {
     ("float32", WIDE): kernels.gemm_wide_f32,
     ("float64", WIDE): kernels.gemm_wide_f64,
 }
+_DISTANCE_KERNELS = {"float32": kernels.gemm_distances_f32, "float64": kernels.gemm_distances_f64}
 _PACKING_KERNELS = {"float32": kernels.gemm_pack_f32, "float64": kernels.gemm_pack_f64}
 _STRIP_KERNELS = {"float32": kernels.gemm_strips_f32, "float64": kernels.gemm_strips_f64}
 _INTEGER_KERNELS: dict[str, Callable[..., Any]] = {
@@ -50,6 +61,10 @@ _IN_PLACE_BYTES = 1 << 20
 
 _PAGE_BYTES = 4096
 """Columns that are a multiple of this apart compete for the same few places of the first cache."""
+
+_LINES_BYTES = 1 << 17
+"""A matrix from which on its product with a row goes through it by whole lines (256x1008 float32 take 0.78 of the time,
+256x1024 0.7): that is more code, which takes longer to build than smaller products."""
 
 _GROUP, _GROUP_BYTES = 4, 128 * 1024
 """Panels of B that are packed at once: at least so many, and more while they are no larger than this."""
@@ -144,6 +159,28 @@ def plan_matmul(a: Operand, b: Operand, c: Operand) -> tuple[Launch, ...]:
     if problem.dtype not in _FLOAT_KERNELS:
         raise NotImplementedError(f"matmul: there is no kernel for {problem.dtype}")
     return _plan_float(_simplified(problem))
+
+
+def plan_distances(x: Operand, y: Operand, out: Operand) -> tuple[Launch, ...]:
+    """The launch of the Euclidean distances of all rows of X and all rows of Y; Ptr 0, 1, 2 are X, Y, OUT.
+
+    Shape: x (m, k) or (batch, m, k); y (n, k) or (batch, n, k); out (m, n) or (batch, m, n). Any strides on x and y;
+        the rows of out are contiguous.
+    DType: float32, float64; the same for all three.
+    Edge: sizes may be 0; k = 0 gives zeros.
+    Raises: ValueError for shapes that do not fit, NotImplementedError for other dtypes.
+    Cost: batch * m * n * k differences and fused multiply-adds.
+    """
+    turned = [(*parts[:-2], parts[-1], parts[-2]) for parts in (y.shape, y.strides)]
+    problem = checked(x, Operand(y.dtype, *turned), out)
+    if problem.dtype not in _DISTANCE_KERNELS:
+        raise NotImplementedError(f"distances: there is no kernel for {problem.dtype}")
+    if problem.batch == 0 or problem.m == 0 or problem.n == 0:
+        return ()
+    # A distance is that from the other end, in every bit: a column may be computed as a row.
+    launch = _plan_panels(_simplified(problem), NARROW)
+    function = _DISTANCE_KERNELS[problem.dtype]
+    return (replace(launch, function=function, unit_cost=2 * launch.unit_cost),)
 
 
 def plan_matmul_relu(a: Operand, b: Operand, bias: Operand, out: Operand) -> tuple[Launch, ...]:
@@ -304,14 +341,22 @@ def _plan_float(p: Problem) -> tuple[Launch, ...]:
         units = p.batch * -(-p.n // (THIN_VECTORS * width))
         return (Launch(functions["thin"], p.slots(), units, p.cost(units, 3.0)),)
     if p.m <= DOT_ROWS and columns_of_b:
-        columns = width
-        row = p.m == 1 and (p.a[2] == 1 or p.k == 1)
-        if row and p.n >= width * ROW_VECTORS and p.b[2] * _SIZES[p.dtype] % _PAGE_BYTES:
-            columns = width * ROW_VECTORS
+        way, columns = _way_of_dots(p, width)
         units = p.batch * -(-p.n // columns)
         slots = p.slots(kernels.DIRECT, kernels.DIRECT, p.m, p.k, columns)
-        return (Launch(functions["dots"], slots, units, p.cost(units, 5.0 if p.m == 1 else 2.5)),)
+        return (Launch(functions[way], slots, units, p.cost(units, 5.0 if p.m == 1 else 2.5)),)
     return _plan_tiles(p)
+
+
+def _way_of_dots(p: Problem, width: int) -> tuple[str, int]:
+    """The kernel for few rows against contiguous columns, and how many columns are a unit."""
+    size = _SIZES[p.dtype]
+    pages = p.b[2] * size % _PAGE_BYTES == 0
+    if p.m > 1 or (p.a[2] != 1 and p.k > 1) or p.n < width * ROW_VECTORS:
+        return "dots", width
+    if p.n * p.k * size >= _LINES_BYTES:
+        return ("pages", width) if pages else ("lines", width * ROW_VECTORS)
+    return "dots", width if pages else width * ROW_VECTORS
 
 
 def _plan_tiles(p: Problem) -> tuple[Launch, ...]:

@@ -13,7 +13,7 @@ import llvmlite.ir as ir
 
 from tracejit.kernels.code import Code, Word, native_kernel
 from tracejit.kernels.gemm_packing import add_copy, add_strips, add_transpose
-from tracejit.kernels.gemm_tiles import ALONE, ENDING, add_column, add_dots, add_gate, add_row_dots, add_tile
+from tracejit.kernels.gemm_tiles import ALONE, APART, ENDING, add_column, add_dots, add_gate, add_row_dots, add_tile
 from tracejit.kernels.vectors import F32, F64, TARGET, Lane
 
 (A, B, C, M, N, K, A_BATCH, A_M, A_K, B_BATCH, B_K, B_N, C_BATCH, C_M) = range(14)
@@ -156,11 +156,12 @@ def _pack_strips(code: Code, lane: Lane, a: Word, a_k: Word, block: Word, k: Wor
         code.call(strips, source, a_k, out, down * TILE_ROWS, (k - start).least(_CHUNK), rows - i)
 
 
-def _panel(lane: Lane, shape: Tile, code: Code, p: Word, low: Word, high: Word) -> None:
+def _panel(lane: Lane, shape: Tile, code: Code, p: Word, low: Word, high: Word, use: str = ENDING) -> None:
     """Panels of columns of B for a part of the rows of C; units that follow one another share what is packed. Only
     narrow tiles have their rows of A packed.
 
-    C is relu(A @ B + bias) if there is a bias, and goes through a gate if there is one, while a cache has it.
+    C is relu(A @ B + bias) if there is a bias, and goes through a gate if there is one, while a cache has it. APART it
+    is the distance of each row of A and each column of B.
     """
     a, b, c, m, n, k, a_m, a_k, b_k, b_n, c_m = code.slots(p, A, B, C, M, N, K, A_M, A_K, B_K, B_N, C_M)
     a_batch, b_batch, c_batch, a_mode, b_mode = code.slots(p, A_BATCH, B_BATCH, C_BATCH, A_MODE, B_MODE)
@@ -202,17 +203,20 @@ def _panel(lane: Lane, shape: Tile, code: Code, p: Word, low: Word, high: Word) 
             step = (rest > SHORT_ROWS).choose(shape.rows, SHORT_ROWS)
             with code.loop(first, last) as panel:
                 b_at, there = right + (panel - first) * right_panel * size, n - panel * columns
-                bias = (added.differs(0) & (start + length >= k)).choose(added + panel * columns * size, 0)
+                if use == APART:
+                    behind = (start + length >= k).number()
+                else:
+                    behind = (added.differs(0) & (start + length >= k)).choose(added + panel * columns * size, 0)
                 c_at, begin = c_first + (top * c_m + panel * columns) * size, start.equals(0).number()
 
                 def tile(i: Word, rows: Word, a_at: Word) -> None:
                     operands = a_at, left_m, left_k, b_at, right_k, c_at + i * c_m * size, c_m
-                    call_tile(code, lane, *operands, length, begin, rows, there, bias, tile=shape, use=ENDING)
+                    call_tile(code, lane, *operands, length, begin, rows, there, behind, tile=shape, use=use)
 
                 def column() -> None:
-                    function = add_column(code.module, lane, *shape, ENDING)
+                    function = add_column(code.module, lane, *shape, use)
                     operands = left, left_m, left_k, left_tile, b_at, right_k, c_at, c_m
-                    code.call(function, *operands, length, begin, whole, bias)
+                    code.call(function, *operands, length, begin, whole, behind)
 
                 def tiles() -> None:
                     with code.loop(0, whole) as i:
@@ -298,8 +302,10 @@ def _thin(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
         code.either(n - j <= lane.count, one, many)
 
 
-def _dots(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
-    """Few rows of A against contiguous columns of B: nothing is packed."""
+def _dots(lane: Lane, vectors: int, by_lines: bool, code: Code, p: Word, low: Word, high: Word) -> None:
+    """Few rows of A against contiguous columns of B, nothing packed; one row against `vectors` of columns at once, if
+    units are so wide.
+    """
     a, b, c, m, n, k, a_m, a_k, b_n, c_m = code.slots(p, A, B, C, M, N, K, A_M, A_K, B_N, C_M)
     a_batch, b_batch, c_batch, width, added = code.slots(p, A_BATCH, B_BATCH, C_BATCH, GROUP, ADDED)
     panels = (n + width - 1).quotient(width)
@@ -319,13 +325,13 @@ def _dots(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
             code.call(add_dots(code.module, lane, DOT_ROWS), a_at, a_m, a_k, *places, k, m, left, bias(j + first))
 
         def row() -> None:
-            code.call(add_row_dots(code.module, lane, ROW_VECTORS), a_at, b_at, b_n, c_at, k, bias(j))
+            code.call(add_row_dots(code.module, lane, vectors, by_lines), a_at, b_at, b_n, c_at, k, bias(j))
 
         def some() -> None:
             with code.loop(0, width.least(n - j), lane.count) as first:
                 columns(first)
 
-        code.either((width > lane.count) & (n - j >= width), row, some)
+        code.either(width.equals(vectors * lane.count) & (n - j >= width), row, some)
 
 
 def _integer(kind: Any, code: Code, p: Word, low: Word, high: Word) -> None:
@@ -348,14 +354,20 @@ panel_f32 = native_kernel("panel_f32", partial(_panel, F32, NARROW))
 panel_f64 = native_kernel("panel_f64", partial(_panel, F64, NARROW))
 wide_f32 = native_kernel("wide_f32", partial(_panel, F32, WIDE))
 wide_f64 = native_kernel("wide_f64", partial(_panel, F64, WIDE))
+distances_f32 = native_kernel("distances_f32", partial(_panel, F32, NARROW, use=APART))
+distances_f64 = native_kernel("distances_f64", partial(_panel, F64, NARROW, use=APART))
 pack_f32 = native_kernel("pack_f32", partial(_pack, F32))
 pack_f64 = native_kernel("pack_f64", partial(_pack, F64))
 strips_f32 = native_kernel("strips_f32", partial(_strips, F32))
 strips_f64 = native_kernel("strips_f64", partial(_strips, F64))
 thin_f32 = native_kernel("thin_f32", partial(_thin, F32))
 thin_f64 = native_kernel("thin_f64", partial(_thin, F64))
-dots_f32 = native_kernel("dots_f32", partial(_dots, F32))
-dots_f64 = native_kernel("dots_f64", partial(_dots, F64))
+dots_f32 = native_kernel("dots_f32", partial(_dots, F32, ROW_VECTORS, False))
+dots_f64 = native_kernel("dots_f64", partial(_dots, F64, ROW_VECTORS, False))
+lines_f32 = native_kernel("lines_f32", partial(_dots, F32, ROW_VECTORS, True))
+lines_f64 = native_kernel("lines_f64", partial(_dots, F64, ROW_VECTORS, True))
+pages_f32 = native_kernel("pages_f32", partial(_dots, F32, 1, True))
+pages_f64 = native_kernel("pages_f64", partial(_dots, F64, 1, True))
 product_8 = native_kernel("product_8", partial(_integer, ir.IntType(8)), by_hand=False)
 product_16 = native_kernel("product_16", partial(_integer, ir.IntType(16)), by_hand=False)
 product_32 = native_kernel("product_32", partial(_integer, ir.IntType(32)), by_hand=False)
@@ -380,6 +392,16 @@ def gemm_wide_f32(p: Any, lo: int, hi: int) -> Any:
 def gemm_wide_f64(p: Any, lo: int, hi: int) -> Any:
     """The same by wide tiles, float64."""
     return wide_f64(p, lo, hi)
+
+
+def gemm_distances_f32(p: Any, lo: int, hi: int) -> Any:
+    """Distances of rows of A and columns of B, float32."""
+    return distances_f32(p, lo, hi)
+
+
+def gemm_distances_f64(p: Any, lo: int, hi: int) -> Any:
+    """Distances of rows of A and columns of B, float64."""
+    return distances_f64(p, lo, hi)
 
 
 def gemm_pack_f32(p: Any, lo: int, hi: int) -> Any:
@@ -420,6 +442,26 @@ def gemm_dots_f32(p: Any, lo: int, hi: int) -> Any:
 def gemm_dots_f64(p: Any, lo: int, hi: int) -> Any:
     """Few rows against contiguous columns of B, float64."""
     return dots_f64(p, lo, hi)
+
+
+def gemm_lines_f32(p: Any, lo: int, hi: int) -> Any:
+    """One row against many long columns of B, met by lines, float32."""
+    return lines_f32(p, lo, hi)
+
+
+def gemm_lines_f64(p: Any, lo: int, hi: int) -> Any:
+    """One row against many long columns of B, met by lines, float64."""
+    return lines_f64(p, lo, hi)
+
+
+def gemm_pages_f32(p: Any, lo: int, hi: int) -> Any:
+    """One row against many long columns of B, whole pages apart, float32."""
+    return pages_f32(p, lo, hi)
+
+
+def gemm_pages_f64(p: Any, lo: int, hi: int) -> Any:
+    """One row against many long columns of B, whole pages apart, float64."""
+    return pages_f64(p, lo, hi)
 
 
 def gemm_i8(p: Any, lo: int, hi: int) -> Any:

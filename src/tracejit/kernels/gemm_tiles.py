@@ -7,21 +7,36 @@ depends on it, because every element is one chain of fused multiply-adds along k
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 from tracejit.kernels.emit import I64, SHORT_LOOP, emit_loop, internal_function
 from tracejit.kernels.vectors import LINE_BYTES, TARGET, Lane, Place, VectorBuilder, row_addresses
 
-ALONE, ADDING, ENDING = "", "_add", "_end"
-"""What is done with a product: nothing, it is added to a D, or a bias and relu may follow."""
+ALONE, ADDING, ENDING, APART = "", "_add", "_end", "_apart"
+"""What is done with a product: nothing, it is added to a D, or a bias and relu may follow. APART it is none: squares of
+differences are added up in place of products, and their root may follow."""
+
+DOTS_AHEAD = 4 * LINE_BYTES
+"""How far on in a column of B is asked for (64 MB by a vector take 0.8 of the time; 16 lines on gain nothing)."""
 
 ASKED_BYTES = 512
 """What a tile of a column that is ADDING asks for of a row."""
 
 Load = Callable[[Any, int], Any]
 """Vector `j` of the row at an address."""
+
+
+def _either(v: VectorBuilder, pairs: Iterable[tuple[Any, Any]], first: Any, second: Any) -> list[Any]:
+    """Of each pair the one that goes with the block that was left for this one."""
+    results = []
+    for value, other in pairs:
+        phi = v.ir.phi(v.lane.vector)
+        phi.add_incoming(value, first)
+        phi.add_incoming(other, second)
+        results.append(phi)
+    return results
 
 
 def _starts(v: VectorBuilder, begin: Any, rows: list[Any], vectors: int, load: Load) -> list[Any]:
@@ -33,13 +48,7 @@ def _starts(v: VectorBuilder, begin: Any, rows: list[Any], vectors: int, load: L
     loaded = [load(row, j) for row in rows for j in range(vectors)]
     v.ir.branch(ready)
     v.ir.position_at_end(ready)
-    sums = []
-    for value in loaded:
-        phi = v.ir.phi(v.lane.vector)
-        phi.add_incoming(v.zeros, start)
-        phi.add_incoming(value, resume)
-        sums.append(phi)
-    return sums
+    return _either(v, ((v.zeros, value) for value in loaded), start, resume)
 
 
 def _ended(v: VectorBuilder, bias: Any, sums: list[Any], vectors: int, load: Load) -> list[Any]:
@@ -53,17 +62,38 @@ def _ended(v: VectorBuilder, bias: Any, sums: list[Any], vectors: int, load: Loa
     raised = [v.ir.select(v.ir.fcmp_ordered("<=", total, v.zeros), v.zeros, total) for total in totals]
     v.ir.branch(ended)
     v.ir.position_at_end(ended)
-    results = []
-    for value, other in zip(sums, raised, strict=True):
-        phi = v.ir.phi(v.lane.vector)
-        phi.add_incoming(value, start)
-        phi.add_incoming(other, ending)
-        results.append(phi)
-    return results
+    return _either(v, zip(sums, raised, strict=True), start, ending)
+
+
+def _rooted(v: VectorBuilder, last: Any, sums: list[Any]) -> list[Any]:
+    """The sums, or, if `last` is not 0, their roots."""
+    start = v.ir.block
+    ending, ended = v.ir.append_basic_block("ending"), v.ir.append_basic_block("ended")
+    v.ir.cbranch(v.ir.icmp_signed("!=", last, I64(0)), ending, ended)
+    v.ir.position_at_end(ending)
+    roots = [v.sqrt(value) for value in sums]
+    v.ir.branch(ended)
+    v.ir.position_at_end(ended)
+    return _either(v, zip(sums, roots, strict=True), start, ending)
+
+
+def _last(v: VectorBuilder, use: str, more: list[Any], sums: list[Any], vectors: int, load: Load) -> list[Any]:
+    """The sums after what may follow them."""
+    if use == ENDING:
+        return _ended(v, more[0], sums, vectors, load)
+    return _rooted(v, more[0], sums) if use == APART else sums
 
 
 def _chains(
-    v: VectorBuilder, k: Any, a: list[Any], b: Any, steps: tuple[Any, Any], sums: list[Any], load: Load, turn: int = 1
+    v: VectorBuilder,
+    k: Any,
+    a: list[Any],
+    b: Any,
+    steps: tuple[Any, Any],
+    sums: list[Any],
+    load: Load,
+    use: str,
+    turn: int = 1,
 ) -> list[Any]:
     """The sums, row by row, after `k` steps along the rows `a` and the vectors at `b`, `turn` of them in each turn."""
     a_step, b_step = steps
@@ -75,7 +105,11 @@ def _chains(
         out = []
         for i, row in enumerate(a):
             value = v.splat(row, a_at)
-            out += [v.fma(value, panel[j], sums[i * vectors + j]) for j in range(vectors)]
+            if use == APART:
+                factors = [(gap, gap) for gap in (v.ir.fsub(panel[j], value) for j in range(vectors))]
+            else:
+                factors = [(value, panel[j]) for j in range(vectors)]
+            out += [v.fma(*factors[j], sums[i * vectors + j]) for j in range(vectors)]
         return [v.ir.add(a_at, a_step), v.ir.add(b_at, b_step), *out]
 
     return emit_loop(v.ir, k, [I64(0), b, *sums], step, together=turn)[2:]
@@ -86,7 +120,8 @@ def add_tile(module: Any, lane: Lane, rows: int, vectors: int, use: str = ALONE)
 
     Arguments: a, a_m, a_k, b, b_k, c, c_m, k, begin, m_left, n_left. `begin` other than 0 starts the chains at 0,
     else they go on from C. Rows past `m_left` repeat the last one, columns past `n_left` are not touched.
-    ENDING has one more, the address of a bias, one row; if it is not 0, C = relu(C + bias).
+    ENDING has one more, the address of a bias, one row; if it is not 0, C = relu(C + bias). APART has one more, too; if
+    it is not 0, this is the last of k.
     """
 
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
@@ -113,8 +148,7 @@ def add_tile(module: Any, lane: Lane, rows: int, vectors: int, use: str = ALONE)
 
         def results(load: Load) -> list[Any]:
             starts = _starts(v, begin, c_rows, vectors, load)
-            sums = _chains(v, k, a_rows, b, steps, starts, load)
-            return _ended(v, more[0], sums, vectors, load) if use == ENDING else sums
+            return _last(v, use, more, _chains(v, k, a_rows, b, steps, starts, load, use), vectors, load)
 
         def write(store: Callable[[Any, Any, int], None], sums: list[Any]) -> None:
             for position, value in enumerate(sums):
@@ -147,8 +181,8 @@ def add_column(module: Any, lane: Lane, rows: int, vectors: int, use: str = ALON
     """Whole tiles one below the other, as `add_tile` computes each: what is between two of them is a few additions.
 
     Arguments: a, a_m, a_k, a_tile, b, b_k, c, c_m, k, begin, tiles; `a_tile` is how far a tile's rows of A lie from
-    those of the one above. ENDING has one more, as for a tile. ADDING has how far from C lies a D, where a row is that
-    will be read soon, and how far, in bytes, the next tile's: C = D + A @ B, where D may be C.
+    those of the one above. ENDING and APART have one more, as for a tile. ADDING has how far from C lies a D, where a
+    row is that will be read soon, and how far, in bytes, the next tile's: C = D + A @ B, where D may be C.
     """
 
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
@@ -176,9 +210,8 @@ def add_column(module: Any, lane: Lane, rows: int, vectors: int, use: str = ALON
                 for at in range(0, vectors * TARGET.vector_bytes, LINE_BYTES):
                     v.prefetch(builder.add(row, I64(at)))
             starts = [v.zeros] * (rows * vectors) if use == ADDING else _starts(v, begin, c_rows, vectors, load)
-            results = _chains(v, k, [builder.add(a_at, row) for row in a_rows], b, steps, starts, load, turn)
-            if use == ENDING:
-                results = _ended(v, more[0], results, vectors, load)
+            results = _chains(v, k, [builder.add(a_at, row) for row in a_rows], b, steps, starts, load, use, turn)
+            results = _last(v, use, more, results, vectors, load)
             for position, value in enumerate(results):
                 row, j = c_rows[position // vectors], position % vectors
                 if use == ADDING:
@@ -188,7 +221,7 @@ def add_column(module: Any, lane: Lane, rows: int, vectors: int, use: str = ALON
 
         emit_loop(builder, tiles, [a, c, *more[1:2]], tile)
 
-    arguments = {ADDING: 14, ENDING: 12}.get(use, 11)
+    arguments = {ADDING: 14, ENDING: 12, APART: 12}.get(use, 11)
     return internal_function(module, f"column_{lane.name}_{rows}x{vectors}{use}", arguments, body)
 
 
@@ -244,52 +277,50 @@ def add_gate(module: Any, lane: Lane, vectors: int) -> Any:
 
 
 def _dots(
-    v: VectorBuilder, a_rows: list[Any], a_step: Any, groups: list[Callable[[Any], list[Place]]], k: Any
+    v: VectorBuilder,
+    a_rows: list[Any],
+    a_step: Any,
+    groups: list[Callable[[Any], list[Place]]],
+    k: Any,
+    by_lines: bool,
 ) -> list[list[Any]]:
     """Per row of A and group of W columns of B: the sums along k.
 
-    A group tells where its columns go on at an offset. Blocks of 16 bytes of each are transposed in registers, a vector
-    of them of one group after another's: rows may be in the way of one another in the first cache. What is left of k is
-    gathered.
+    A group tells where its columns go on at an offset. A block of 16 bytes of each is loaded and they are transposed in
+    registers, one group after another; `by_lines` a vector of each before, as columns may be in the way of one another
+    in the first cache, so that each line is met once, and asked for little before. What is left of k are single
+    elements.
     """
     rows = len(a_rows)
 
-    def add_column(at: Any, column: Any, chains: list[Any]) -> list[Any]:
-        return [v.fma(v.splat(row, at), column, chain) for row, chain in zip(a_rows, chains, strict=True)]
+    def lines(places: list[Place]) -> list[Any]:
+        for base, offset in places:
+            v.prefetch(v.ir.add(v.ir.add(base, offset), I64(DOTS_AHEAD)), written=False)
+        return v.load_lines_transposed(places)
 
-    def block(group: Callable[[Any], list[Place]], state: list[Any]) -> list[Any]:
-        a_at, b_at, *chains = state
-        for column in v.load_transposed(group(b_at), 1):
-            chains = add_column(a_at, column, chains)
-            a_at = v.ir.add(a_at, a_step)
-        return [a_at, v.ir.add(b_at, I64(16)), *chains]
-
-    def some(at_most: Any, state: list[Any]) -> list[Any]:
-        blocks, start, b_at, *chains = state
-        turns, out = v.minimum(blocks, at_most), []
+    def add_columns(load: Callable[[list[Place]], list[Any]], state: list[Any]) -> list[Any]:
+        a_first, b_at, *chains = state
+        out: list[Any] = []
         for j, group in enumerate(groups):
-            mine = [start, b_at, *chains[j * rows : (j + 1) * rows]]
-            after = emit_loop(v.ir, turns, mine, partial(block, group), rolled=True)
-            out += after[2:]
-        return [v.ir.sub(blocks, turns), *after[:2], *out]
+            a_at, mine = a_first, chains[j * rows : (j + 1) * rows]
+            columns = load(group(b_at))
+            for column in columns:
+                mine = [v.fma(v.splat(row, a_at), column, chain) for row, chain in zip(a_rows, mine, strict=True)]
+                a_at = v.ir.add(a_at, a_step)
+            out += mine
+        return [a_at, v.ir.add(b_at, I64(len(columns) * v.lane.size)), *out]
 
-    def single(state: list[Any]) -> list[Any]:
-        a_at, b_at, *chains = state
-        out = []
-        for j, group in enumerate(groups):
-            out += add_column(a_at, v.load_column(group(b_at)), chains[j * rows : (j + 1) * rows])
-        return [v.ir.add(a_at, a_step), v.ir.add(b_at, I64(v.lane.size)), *out]
-
-    per = 16 // v.lane.size
-    blocks = v.ir.sdiv(k, I64(per))
-    state = [blocks, I64(0), I64(0), *[v.zeros] * (rows * len(groups))]
-    if len(groups) > 1:
-        turns = v.ir.sdiv(v.ir.add(blocks, I64(v.pieces - 1)), I64(v.pieces))
-        state = emit_loop(v.ir, turns, state, partial(some, I64(v.pieces)))
-    else:
-        state = some(blocks, state)
-    chains = emit_loop(v.ir, v.ir.sub(k, v.ir.mul(blocks, I64(per))), state[1:], single)[2:]
-    return [chains[row::rows] for row in range(rows)]
+    ways: list[tuple[int, Callable[[list[Place]], list[Any]]]] = [
+        *([(v.width, lines)] if by_lines else []),
+        (16 // v.lane.size, lambda places: v.load_transposed(places, 1)),
+        (1, lambda places: [v.load_column(places)]),
+    ]
+    state, left = [I64(0), I64(0), *[v.zeros] * (rows * len(groups))], k
+    for many, load in ways:
+        turns = v.ir.sdiv(left, I64(many))
+        state = emit_loop(v.ir, turns, state, partial(add_columns, load), rolled=many > 1)
+        left = v.ir.sub(left, v.ir.mul(turns, I64(many)))
+    return [state[2 + row :: rows] for row in range(rows)]
 
 
 def add_dots(module: Any, lane: Lane, rows: int) -> Any:
@@ -306,7 +337,7 @@ def add_dots(module: Any, lane: Lane, rows: int) -> Any:
         a_rows, c_rows = (row_addresses(v, *matrix, m_left, rows) for matrix in ((a, a_m), (c, c_m)))
         b_rows = row_addresses(v, b, b_n, n_left, v.width)
         mask = v.mask(n_left)
-        sums = _dots(v, a_rows, v.bytes(a_k), [lambda offset: [(row, offset) for row in b_rows]], k)
+        sums = _dots(v, a_rows, v.bytes(a_k), [lambda offset: [(row, offset) for row in b_rows]], k, False)
         results = _ended(v, bias, [chain for (chain,) in sums], 1, lambda at, j: v.load_masked(at, mask))
         for result, row in zip(results, c_rows, strict=True):
             v.store_masked(result, row, mask)
@@ -314,8 +345,9 @@ def add_dots(module: Any, lane: Lane, rows: int) -> Any:
     return internal_function(module, f"dots_{lane.name}_{rows}", 11, body)
 
 
-def add_row_dots(module: Any, lane: Lane, vectors: int) -> Any:
-    """C[1, vectors*W] = A @ B as `add_dots` does it, for a contiguous row A and for columns that are all there.
+def add_row_dots(module: Any, lane: Lane, vectors: int, by_lines: bool) -> Any:
+    """C[1, vectors*W] = A @ B as `add_dots` does it, for a contiguous row A and for columns that are all there, which
+    are met `by_lines` or not.
 
     Arguments: a, b, b_n, c, k, bias. So many columns at a time keep the multiply-adds busy, each of which waits for the
     one before in its column.
@@ -332,7 +364,7 @@ def add_row_dots(module: Any, lane: Lane, vectors: int) -> Any:
 
         firsts = [builder.add(b, builder.mul(step, I64(j * v.width))) for j in range(vectors)]
         places = [I64(j * TARGET.vector_bytes) for j in range(vectors)]
-        (chains,) = _dots(v, [a], I64(lane.size), [group(first) for first in firsts], k)
+        (chains,) = _dots(v, [a], I64(lane.size), [group(first) for first in firsts], k, by_lines)
         results = _ended(v, bias, chains, vectors, lambda at, j: v.load(at, places[j]))
         for result, place in zip(results, places, strict=True):
             v.store(result, c, place)

@@ -1,9 +1,10 @@
 """Tiles of strided operands, turned so that their rows are contiguous: a transposed read goes line by line through
-memory.
+memory. Where that makes rows of a few elements each, whole vectors are woven.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from numba.core import types
@@ -15,6 +16,8 @@ from tracejit.kernels.vectors import F32, F64, TARGET, Lane, VectorBuilder
 
 TILE_BYTES, TILE_PITCH = 256, 64
 """Bytes that a tile has of each row of what is turned, four lines of memory, and elements from row to row of a tile."""
+WOVEN = (2, 3, 4, 8)
+"""How many rows are woven into one, an element of each in turn."""
 TILED = {4: "f32", 8: "f64"}
 """How elements of a size in bytes are moved; smaller ones are read one by one."""
 
@@ -63,20 +66,49 @@ def _add_turn(module: Any, lane: Lane) -> Any:
     return internal_function(module, f"turn_{lane.name}", 5, body)
 
 
-def _define(lane: Lane) -> Any:
-    def turn(typingctx: Any, source: Any, stride: Any, tile: Any, rows: Any, columns: Any) -> Any:
+def _woven(v: VectorBuilder, rows: list[Any]) -> list[Any]:
+    """Vectors as one row with an element of each in turn."""
+    if len(rows) % 2 == 0:
+        rows = _woven(v, rows[::2]) + _woven(v, rows[1::2]) if len(rows) > 2 else rows
+        half = len(rows) // 2
+        return [row for pair in zip(rows[:half], rows[half:], strict=True) for row in v.zipped(*pair)]
+    return rows if len(rows) == 1 else v.zipped_three(rows)
+
+
+def _add_weave(module: Any, lane: Lane) -> Any:
+    """target[r * columns + c] = source[c, r] for `columns` rows of the source, one of WOVEN, `stride` elements apart.
+
+    Arguments: source, stride, target, rows, columns. Whole vectors are written.
+    """
+
+    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
+        code, v = Code(builder), VectorBuilder(builder, lane)
+        source, stride, target, rows, columns = (Word(builder, a) for a in arguments)
+        for count in WOVEN:
+            with code.when(columns.equals(count)), code.loop(0, rows, lane.count) as r:
+                mask = v.mask((rows - r).value)
+                places = [source + (stride * c + r) * lane.size for c in range(count)]
+                for k, vector in enumerate(_woven(v, [v.load_masked(at.value, mask) for at in places])):
+                    v.store(vector, (target + (r * count + k * lane.count) * lane.size).value)
+
+    return internal_function(module, f"weave_{lane.name}", 5, body)
+
+
+def _define(name: str, add: Callable[[Any, Lane], Any], lane: Lane, doc: str) -> Any:
+    def put(typingctx: Any, source: Any, stride: Any, tile: Any, rows: Any, columns: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            builder.call(_add_turn(builder.module, lane), args)
+            builder.call(add(builder.module, lane), args)
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 5), codegen
 
-    turn.__name__ = turn.__qualname__ = f"turn_{lane.name}"
-    turn.__doc__ = (
-        f"Fills `rows` rows and `columns` columns of a tile at an address from {lane.name} elements that lie `stride` "
+    put.__name__ = put.__qualname__ = f"{name}_{lane.name}"
+    put.__doc__ = (
+        f"Fills `rows` rows and `columns` columns of {doc} at an address from {lane.name} elements that lie `stride` "
         "apart along a row and side by side along a column."
     )
-    return intrinsic(turn)
+    return intrinsic(put)
 
 
-turn_f32, turn_f64 = _define(F32), _define(F64)
+turn_f32, turn_f64 = (_define("turn", _add_turn, lane, "a tile") for lane in (F32, F64))
+weave_f32, weave_f64 = (_define("weave", _add_weave, lane, "rows that follow one another") for lane in (F32, F64))

@@ -106,6 +106,9 @@ class VectorBuilder:
     def fma(self, left: Any, right: Any, addend: Any) -> Any:
         return self._intrinsic(f"llvm.fma.v{self.width}{self.lane.name}", self.lane.vector, [left, right, addend])
 
+    def sqrt(self, value: Any) -> Any:
+        return self._intrinsic(f"llvm.sqrt.v{self.width}{self.lane.name}", self.lane.vector, [value])
+
     def splat(self, address: Any, offset: Any = None) -> Any:
         """The element at an address in every lane."""
         value = self.ir.load(self.pointer(address, self.lane.kind, offset), align=self.lane.size)
@@ -192,6 +195,21 @@ class VectorBuilder:
 
     def _pick(self, left: Any, right: Any, order: list[int]) -> Any:
         return self.ir.shuffle_vector(left, right, integers(*order))
+
+    def zipped(self, first: Any, second: Any) -> list[Any]:
+        """Two vectors as two with an element of each in turn."""
+        order = [k for pair in zip(range(self.width), range(self.width, 2 * self.width), strict=True) for k in pair]
+        return [self._pick(first, second, order[: self.width]), self._pick(first, second, order[self.width :])]
+
+    def zipped_three(self, rows: list[Any]) -> list[Any]:
+        """Three vectors as three with an element of each in turn."""
+        found = []
+        for at in range(0, 3 * self.width, self.width):
+            places = [divmod(k, 3) for k in range(at, at + self.width)]
+            two = self._pick(rows[0], rows[1], [lane + self.width * (row == 1) for lane, row in places])
+            order = [self.width + lane if row == 2 else k for k, (lane, row) in enumerate(places)]
+            found.append(self._pick(two, rows[2], order))
+        return found
 
     def _transpose_inside(self, rows: list[Any]) -> list[Any]:
         """Rows of one 16-byte column of blocks -> per column c: the vector whose block L holds column (L, c)."""

@@ -273,5 +273,48 @@ def matmul_add_both(*terms):
     """
 
 
+def _distances(x: Any, y: Any) -> Any:
+    gap = x[..., :, None, :] - y[..., None, :, :]
+    return np.sqrt(np.sum(gap * gap, axis=-1))
+
+
+def _pulls(ct: Any, x: Any, y: Any, out: Any, x_aval: Aval, y_aval: Aval) -> tuple[Any, Any]:
+    """The gradients of distances: each pulls both points apart along the line through them, those of 0 do not."""
+    touching = ops.eq(out, 0)
+    pull = ops.div(ops.where(touching, 0, ct), ops.where(touching, 1, out))
+    # Sums of differences by way of products lose what the points have in common, so that goes before.
+    length = tuple(1 if d == y_aval.ndim - 2 else n for d, n in enumerate(y_aval.shape))
+    first = ops.slice(y, start=(0,) * y_aval.ndim, length=length, step=(1,) * y_aval.ndim)
+    x, y = ops.sub(x, first), ops.sub(y, first)
+    return (
+        _pulled(x, y, pull, x_aval, y_aval.shape[-2]),
+        _pulled(y, x, transposed(pull, x_aval.ndim), y_aval, x_aval.shape[-2]),
+    )
+
+
+def _pulled(x: Any, y: Any, pull: Any, x_aval: Aval, others: int) -> Any:
+    """The sum of pull * (x - y) over all y, for each x."""
+    total = ops.reshape(ops.sum(pull, dim=x_aval.ndim - 1), shape=(*x_aval.shape[:-1], 1))
+    return ops.sub(ops.mul(x, total), product(pull, y, x_aval.shape, others))
+
+
+@record(
+    family="library",
+    infer=lambda x, y: Aval((*x.shape[:-1], y.shape[-2]), x.dtype),
+    numpy=_distances,
+    kinds="f",
+    vjp=dict.fromkeys(("x", "y"), _pulls),
+    joint=True,
+)
+def distances(x, y):
+    """The Euclidean distance of each row of a matrix and each row of another, or of stacks with the same leading size.
+
+    Shape: (n, k) and (m, k) give (n, m), (b, n, k) and (b, m, k) give (b, n, m).
+    Edge: zeros if k is 0. The gradient of a distance of 0 is 0.
+    Cost: 3 * b * n * m * k floating point operations; its gradients are two products.
+    Source: each is the root of one chain of fused multiply-adds of differences along k, in ascending order.
+    """
+
+
 PRODUCTS = (matmul, bfloat16_matmul)
 """Matrix products each of whose elements is added up in an order that depends on the inner dimension alone."""

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable
 
 from tracejit import dtypes
-from tracejit.ir.node import CONST, Node, apply, const_value, make
+from tracejit.ir.node import CONST, INPUT, Node, apply, const_value, make
 from tracejit.ir.pattern import EXACT, FAST, FINITE, Rule, held_exactly
 from tracejit.ops.record import Op, ops
 
@@ -61,6 +61,19 @@ def _narrow(x: Node, out: Node) -> Node | None:
     return make(ops.bfloat16_matmul, tuple(args), out.attrs) if not x.is_number and x.dtype is dtypes.bfloat16 else None
 
 
+def _picked(x: Node, index: Node, n: int, a: tuple[int, ...], b: tuple[int, ...], d: int, out: Node) -> Node | None:
+    """The one element that a sum of one element and zeros is, looked up if it is in memory.
+
+    What is computed first is chosen from while it is: looking it up would need all of it in memory. The zeros turn -0.0
+    into 0.0.
+    """
+    along = tuple(n if k == d else 1 for k in range(len(x.shape)))
+    if x.op != INPUT or n == 1 or n != x.shape[d] or a != along or b != (*x.shape[:d], 1, *x.shape[d + 1 :]):
+        return None
+    element = apply(ops.gather, x, apply(ops.reshape, index, shape=b), dim=d)
+    return apply(ops.add, apply(ops.reshape, element, shape=out.shape), 0.0)
+
+
 RULES: tuple[Rule, ...] = (
     *(
         Rule(
@@ -110,6 +123,18 @@ RULES: tuple[Rule, ...] = (
     Rule("abs of abs", EXACT, "abs(abs(x))", "abs(x)", kinds="if"),
     Rule("abs of -x", EXACT, "abs(neg(x))", lambda x: apply(ops.abs, x) if x.dtype.is_signed else None, kinds="if"),
     Rule("relu of relu", EXACT, "relu(relu(x))", "relu(x)", kinds="if"),
+    Rule(
+        "sum of what is chosen by its place",
+        EXACT,
+        "sum(where(eq(reshape(iota(size=n), shape=a), reshape(take(iota(size=n), index, dim=_dim), shape=b)), x, 0), "
+        "dim=d)",
+        _picked,
+        kinds="f",
+        examples=(
+            {"x": (9, 4), "index": ((9,), dtypes.int64), "n": 4, "a": (1, 4), "b": (9, 1), "d": 1, "_dim": 0},
+            {"x": (3, 5, 7), "index": ((21,), dtypes.int64), "n": 5, "a": (1, 5, 1), "b": (3, 1, 7), "d": 1, "_dim": 0},
+        ),
+    ),
     Rule("where of equals", EXACT, "where(_c, x, x)", "x", examples=({"_c": ((400,), dtypes.bool)},)),
     Rule("where true", EXACT, "where(full(1, dtype=_d), x, _y)", "x", examples=({"_d": dtypes.bool},)),
     Rule("where false", EXACT, "where(full(0, dtype=_d), _x, y)", "y", examples=({"_d": dtypes.bool},)),

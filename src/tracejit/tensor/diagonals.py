@@ -11,16 +11,16 @@ from tracejit.dtypes import dtype as dtype_
 from tracejit.ops.record import ops
 from tracejit.shapes import normalize_dim
 from tracejit.tensor.arithmetic import add, div, isinf, isnan, logical_and, lt, mul, ne, sqrt, sub, where
-from tracejit.tensor.casting import SINGLE, call_cast
+from tracejit.tensor.casting import SINGLE
 from tracejit.tensor.clamping import clamp
+from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply, beside, wrap
 from tracejit.tensor.inplace import assign, in_place
-from tracejit.tensor.products import matmul
+from tracejit.tensor.products import in_stacks, matmul
 from tracejit.tensor.promote import to_dtype, unify
 from tracejit.tensor.reducing import any, norm, sum
 from tracejit.tensor.shaping import cat, diagonal, movedim, narrow, permute, reshape, select, unsqueeze
-from tracejit.tensor.state import state
-from tracejit.tensor.tensor import Tensor, method
+from tracejit.tensor.tensor import Tensor, method, on_gpu
 
 
 @method()
@@ -154,16 +154,23 @@ def nan_to_num(input: Tensor, nan: float | None = 0.0, posinf: float | None = No
     return where(below, limits.min if neginf is None else neginf, out)
 
 
+@composite(operands=SINGLE)
 def cdist(x1: Tensor, x2: Tensor, p: float = 2.0) -> Any:
-    """The p-norm of the difference of each row of one stack of matrices and each of another."""
-    if state.autocast is not None:
-        return call_cast(SINGLE, cdist, (x1, x2, p))
+    """The p-norm of the difference of each row of one stack of matrices and each of another.
+
+    Edge: differences are computed as such, however many rows there are; in PyTorch from 26 on by way of a product.
+    """
     x, y = unify(x1, x2)
     if len(x._shape) < 2 or len(y._shape) < 2:
         raise RuntimeError("cdist only supports at least 2D tensors")
     if x._shape[-1] != y._shape[-1]:
         raise RuntimeError(f"X1 and X2 must have the same number of columns. X1: {x._shape[-1]} X2: {y._shape[-1]}")
-    return norm(apply(ops.sub, (unsqueeze(x, -2), unsqueeze(y, -3))), p, -1)
+    if p != 2 or on_gpu(x) or not x._dtype.is_floating_point:
+        return norm(apply(ops.sub, (unsqueeze(x, -2), unsqueeze(y, -3))), p, -1)
+    if len(x._shape) == len(y._shape) == 2:
+        return apply(ops.distances, (x, y))
+    one, other, lead = in_stacks(x, y)
+    return reshape(apply(ops.distances, (one, other)), (*lead, x._shape[-2], y._shape[-2]))
 
 
 @method()

@@ -133,15 +133,22 @@ def _stacked(a: Tensor, b: Tensor, single: bool) -> Any:
         flat = a if len(sa) == 2 else apply(ops.reshape, (a,), ((_rows(sa), sa[-1]),))
         out = _product(flat, b, single)
         return out if len(sa) == 2 else apply(ops.reshape, (out,), ((*sa[:-1], sb[-1]),))
-    lead = broadcast(sa[:-2], sb[:-2])
+    a, b, lead = in_stacks(a, b)
+    out = _product(a, b, single)
+    return out if len(lead) == 1 else apply(ops.reshape, (out,), ((*lead, sa[-2], sb[-1]),))
+
+
+def in_stacks(*matrices: Tensor) -> tuple[Any, ...]:
+    """Stacks of matrices as stacks of one size each, and what that size is made of."""
+    lead = broadcast(*[x._shape[:-2] for x in matrices])
     count = _rows((*lead, 1))
     parts = []
-    for x, s in ((a, sa), (b, sb)):
+    for x in matrices:
+        s = x._shape
         if s[:-2] != lead:
             x = apply(ops.expand, (x,), ((*lead, *s[-2:]),))
         parts.append(apply(ops.reshape, (x,), ((count, *s[-2:]),)) if len(lead) != 1 else x)
-    out = _product(parts[0], parts[1], single)
-    return out if len(lead) == 1 else apply(ops.reshape, (out,), ((*lead, sa[-2], sb[-1]),))
+    return (*parts, lead)
 
 
 def _rows(shape: tuple[int, ...]) -> int:

@@ -120,7 +120,7 @@ def _embedding(index: Tensor, weight: Tensor, padding: int | None) -> Any:
     if padding is not None:
         blank = apply(ops.eq, (reshape(flat, (-1, 1)), padding))
         out = apply(ops.where, (blank, out.detach(), out))
-    return reshape(out, (*index._shape, weight._shape[1]))
+    return out if len(index._shape) == 1 else reshape(out, (*index._shape, weight._shape[1]))
 
 
 @host

@@ -109,7 +109,8 @@ def _of_classes(
     """The loss of class indices; with `share` so much of every class's, and `keep` of the target's.
 
     The target's entry of each row is chosen by comparison, not read by index: that runs inside the kernels that make
-    the log probabilities and their gradient, where an index would need kernels of its own and memory in between.
+    the log probabilities and their gradient, where an index would need kernels of its own and memory in between. Of log
+    probabilities that are in memory already, passes make a read by index of it.
     """
     shape = logp._shape
     classes = shape[dim]
