@@ -1,6 +1,6 @@
 """tracejit: PyTorch-style tensors whose hot regions become native programs."""
 
-from tracejit import amp, backends, cuda, data, nn, optim
+from tracejit import amp, autograd, backends, cuda, data, nn, optim
 from tracejit.backends import are_deterministic_algorithms_enabled, use_deterministic_algorithms
 from tracejit.devices import device, get_default_device, set_default_device
 from tracejit.dtypes import (
@@ -30,7 +30,6 @@ from tracejit.dtypes import (
 from tracejit.runtime.team import get_num_threads, set_num_threads
 from tracejit.serialization import load, save
 from tracejit.tensor import *  # noqa: F403
-from tracejit.tensor import autograd
 from tracejit.tools.explain import explain
 from tracejit.tools.profile import profile
 from tracejit.trace.region import compile

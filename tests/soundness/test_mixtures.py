@@ -85,7 +85,7 @@ def backward_twice_two_losses_shared():
     return Case(f, lambda i: arr(i, 2, 3), lambda: (w, v))
 
 
-@topic.program("cut")
+@topic.program("one program")
 def int_tensor_number():
     return Case(
         lambda x, n: (x + n, x * n, x // (n + 1), x % (n + 1), x < n, x & n),

@@ -260,7 +260,8 @@ def _walk(
             start, _, step = node.attrs
             send(node.edges[0], cts[0], (node.avals[0].shape, start, step))
             continue
-        for edge, g in zip(node.edges, pull(node, cts, create_graph), strict=True):
+        found = node.pull(cts) if node.custom else pull(node, cts, create_graph)  # type: ignore[attr-defined]
+        for edge, g in zip(node.edges, found, strict=True):
             if g is not None and edge is not None:
                 send(edge, g)
     if not retain_graph:
@@ -359,7 +360,7 @@ def register_hook(self: Tensor, hook: Callable[[Tensor], Tensor | None]) -> Remo
     """
     if not self._requires_grad:
         raise RuntimeError("cannot register a hook on a tensor that doesn't require gradient")
-    return _outside(_register, self, hook, "before")
+    return outside(_register, self, hook, "before")
 
 
 @method()
@@ -370,10 +371,10 @@ def register_post_accumulate_grad_hook(self: Tensor, hook: Callable[[Tensor], No
     """
     if self._node is not None:
         raise RuntimeError("post accumulate grad hooks cannot be registered on non-leaf tensors")
-    return _outside(_register, self, hook, "after")
+    return outside(_register, self, hook, "after")
 
 
-def _outside(function: Callable[..., Any], *args: Any) -> Any:
+def outside(function: Callable[..., Any], *args: Any) -> Any:
     """Call a function that touches the tape itself: in a compiled region on real memory."""
     session = state.session
     return function(*args) if session is None else session.host(function, args, {})
@@ -403,7 +404,7 @@ def retain_grad(self: Tensor) -> None:
     """Keep the gradient of a tensor that is not a leaf in its `.grad`."""
     if not self._requires_grad:
         raise RuntimeError("can't retain_grad on Tensor that has requires_grad=False")
-    _outside(_retain, self)
+    outside(_retain, self)
 
 
 def _retain(t: Tensor) -> None:
@@ -522,7 +523,7 @@ def detach_(self: Tensor) -> Tensor:
 
     Raises: RuntimeError for a view.
     """
-    _outside(_forget, self)
+    outside(_forget, self)
     return self
 
 

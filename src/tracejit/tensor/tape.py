@@ -49,6 +49,7 @@ class TapeNode:
     shown: int = 0
     fused: ClassVar[bool] = False
     deferred: ClassVar[bool] = False
+    custom: ClassVar[bool] = False
 
     def name(self) -> str:
         """The step's name, as PyTorch shows it."""
@@ -213,7 +214,8 @@ def held(out: Tensor) -> Tensor:
     return t
 
 
-def _unpack(entry: tuple[Any, int], node: TapeNode) -> Any:
+def unpack(entry: tuple[Any, int], node: TapeNode) -> Any:
+    """A saved value. Raises: RuntimeError if it was changed in place since."""
     value, version = entry
     if isinstance(value, Tensor) and value._version != version:
         raise RuntimeError(
@@ -225,9 +227,8 @@ def _unpack(entry: tuple[Any, int], node: TapeNode) -> Any:
     return value
 
 
-def pull(node: TapeNode, cts: list[Tensor | None], create_graph: bool) -> list[Tensor | None]:
-    """The gradients of a step's operands from those of its results."""
-    op = node.op
+def refuse_released(node: TapeNode) -> None:
+    """Raises: RuntimeError if a step has let go of what it saved."""
     if node.done:
         raise RuntimeError(
             "Trying to backward through the graph a second time (or directly access saved tensors after they have "
@@ -235,6 +236,12 @@ def pull(node: TapeNode, cts: list[Tensor | None], create_graph: bool) -> list[T
             "autograd.grad(). Specify retain_graph=True if you need to backward through the graph a second time or "
             "if you need to access saved tensors after calling backward."
         )
+
+
+def pull(node: TapeNode, cts: list[Tensor | None], create_graph: bool) -> list[Tensor | None]:
+    """The gradients of a step's operands from those of its results."""
+    op = node.op
+    refuse_released(node)
     ct = cts[0]
     if ct is None:
         return [None] * len(node.edges)
@@ -259,7 +266,7 @@ def pull(node: TapeNode, cts: list[Tensor | None], create_graph: bool) -> list[T
             if kind == "ct":
                 given.append(ct)
             elif kind == "param":
-                given.append(_unpack(node.saved[k], node))
+                given.append(unpack(node.saved[k], node))
             elif kind == "result":
                 given.append(_result(node, k, rule, create_graph))
             elif kind == "attr":
@@ -280,7 +287,7 @@ def pull(node: TapeNode, cts: list[Tensor | None], create_graph: bool) -> list[T
 
 def _result(node: TapeNode, k: int, rule: Any, create_graph: bool) -> Any:
     """A saved result, with its history if the gradient is to be differentiated again."""
-    saved = _unpack(node.results[kept_results(node).index(k)], node)
+    saved = unpack(node.results[kept_results(node).index(k)], node)
     if create_graph and saved._dtype.is_floating_point:
         t = held(saved)
         t._index, t._node, t._requires_grad = k, node, True

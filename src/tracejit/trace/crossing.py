@@ -95,6 +95,8 @@ def explore(entries: list[TapeNode], inputs: list[Tensor] | None, create_graph: 
             continue
         if node.hooks or node.retain:
             raise Untraceable("a gradient hook was registered")
+        if node.custom:
+            raise Untraceable(f"{node.name()} is Python's")
         if node.done:
             raise Untraceable("the values that a gradient needs were released")
         seen.add(node)
