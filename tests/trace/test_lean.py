@@ -18,13 +18,14 @@ from tracejit.trace import deferred, lean, pullback
 from tracejit.trace.region import region_of
 
 SCRIPT = '''
+import os
 import sys
 import tracejit as tj
 from tracejit import nn
 from tracejit.trace import lean, pullback
 from tracejit.trace.region import region_of
 
-pullback.WORK = lean.WORTH = 0
+pullback.WORK, lean.WORTH = 0, int(os.environ.get("WORTH", 0))
 tj.manual_seed(3)
 model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten())
 f = tj.compile(model)
@@ -279,3 +280,8 @@ def test_a_later_process_leaves_lean_tapes_at_once(tmp_path):
     for again, tapes_of in later:
         assert again == printed
         assert set(tapes_of) == {"lean"}
+    # One that thinks otherwise of what a lean tape is worth takes no program that leaves one.
+    environment["WORTH"] = str(1 << 60)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
+    assert done.stdout == printed
+    assert set(done.stderr.split()) == {"fat"}

@@ -22,8 +22,9 @@ from tracejit.tensor.tensor import Tensor
 from tracejit.trace.pullback import Given, Held, pullback_of
 from tracejit.trace.tape import Entry, Spent, TapePlan
 
-LOOKS = 8
-"""Runs of which somebody wanted all that a lean tape does not keep, after which further runs leave all of it."""
+LOOKS, RARE = 8, 4
+"""Runs of which somebody wanted all that a lean tape does not keep, after which further runs leave all of it; RARE
+others make up for one."""
 
 
 class Run:
@@ -45,9 +46,10 @@ class Run:
         plan, numbers = self.plan, self.numbers
         lean = plan.lean
         assert lean is not None
-        plan.looks += 1
-        if plan.looks == LOOKS and plan.ask is not None:
-            plan.ask(None)
+        plan.looks += RARE
+        if plan.looks >= RARE * LOOKS and plan.ask is not None:
+            ask, plan.ask = plan.ask, None
+            ask(None)
         arrays = zip(lean.kept, lean.arrays(self.kept), strict=True)
         values: dict[int, Any] = {slot: wrap(array) for slot, array in arrays if array is not None}
         with untraced(), set_grad_enabled(False):
@@ -340,6 +342,7 @@ def push(first: Batch, pending: dict[TapeNode, list[Any]], slot_of: SlotOf, send
     found = pullback.run(run.kept, [*arrays, *[ct._array for *_, ct in given]], held.numbers.values(), totals)
     if found is None:
         return None
+    run.plan.looks = max(0, run.plan.looks - 1)
     for node in mine:
         del pending[node]
     for k, ((slots, index), edge, gradient) in enumerate(zip(places, edges, found, strict=True)):

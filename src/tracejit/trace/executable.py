@@ -88,6 +88,11 @@ class Executable:
         self.block: tuple[np.ndarray, int] | None = None
         self.mutated: list[int] = []
 
+    @property
+    def left(self) -> tuple[int, ...]:
+        """The slots whose values it leaves for a lean tape."""
+        return () if self.tape is None or self.tape.lean is None else tuple(self.tape.lean.kept)
+
     def refusal(self) -> str:
         """Why the program changed nothing, when `run` gave None."""
         return "its program refused: an index is out of range, or a tensor that it writes overlaps another in memory"
@@ -309,6 +314,9 @@ def build(
             _want(slot, memory, wanted, views)
     exe.views = [(slot, *how) for slot, how in views.items()]
     kept = stop.kept.get(alive) if generation == 0 else None
+    if kept is not None and kept.left != exe.left:
+        # The other process thought otherwise of what a lean tape is worth.
+        kept = None
     _translate(events, memory, wanted, exe, name, structures, elsewhere, kept, lean)
     exe.behind = stop.behind & views.keys()
     exe.bumps = [(root, n) for root, n in memory.bumps.items() if root in memory.external or root in wanted]

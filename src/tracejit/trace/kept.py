@@ -165,7 +165,7 @@ class _Writer:
         for alive, executable in stop.programs.items():
             key = None if executable.built is None else getattr(executable.built.compiled, "key", None)
             if key is not None and executable.generation == self._generation:
-                found[alive] = Kept(key, executable.built.results)
+                found[alive] = Kept(key, executable.built.results, executable.left)
         return found
 
     def _plan(self, root: NodePlan) -> int:

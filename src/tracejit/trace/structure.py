@@ -231,10 +231,13 @@ class Built:
 
 
 class Kept(NamedTuple):
-    """A program that another process made of a segment: the key of its recipe, shape and type of its outputs."""
+    """A program that another process made of a segment: the key of its recipe, shape and type of its outputs, and the
+    slots of those that a lean tape keeps.
+    """
 
     key: str
     results: list[tuple[tuple[int, ...], Any]]
+    left: tuple[int, ...]
 
 
 class Exceeded(Exception):
