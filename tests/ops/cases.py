@@ -169,9 +169,9 @@ _BY_NAME: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
         ([Values((2, 0)), Values((0, 3))], {}),
     ],
     "standardize": [
-        ([Values((2, 3, 4)), Values((1, 3, 1)), Values((1, 3, 1)), Values((1, 3, 1))], {}),
-        ([Values((2, 3)), Values((2, 1)), Values((2, 1)), 1.0], {}),
-        ([Values((0, 3)), Values((0, 1)), Values((0, 1)), 1.0], {}),
+        ([Values((2, 3, 4)), Values((1, 3, 1)), Values((1, 3, 1)), Values((1, 3, 1)), 1e-5], {}),
+        ([Values((2, 3)), Values((2, 1)), Values((2, 1)), 1.0, 1e-5], {}),
+        ([Values((0, 3)), Values((0, 1)), Values((0, 1)), 1.0, 1e-5], {}),
     ],
     "dot": [
         ([Values((7,))] * 2, {"dim": 0}),

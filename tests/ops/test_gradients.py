@@ -32,7 +32,7 @@ class Standardized:
         mean = ops.div(sum_to(x, self._shape, self._each), n)
         low = ops.sub(x, mean)
         variance = ops.div(sum_to(ops.mul(low, low), self._shape, self._each), n)
-        return ops.standardize(x, mean, ops.div(1.0, ops.sqrt(ops.add(variance, 0.1))), weight)
+        return ops.standardize(x, mean, ops.div(1.0, ops.sqrt(ops.add(variance, 0.1))), weight, 0.1)
 
     def __str__(self) -> str:
         return f"standardize({self._shape} to {self._each})"

@@ -44,9 +44,10 @@ def _affine(what: str, x: Tensor | None, shape: tuple[int, ...]) -> None:
 
 def centred(x: Tensor, dims: tuple[int, ...], n: int, eps: Any) -> Any:
     """x less its mean over some dimensions, divided by the root of its variance and eps."""
-    centre = apply(ops.div, (sum(x, dims, True), float(n)))
-    variance = apply(ops.div, (_squares(x, centre, dims), float(n)))
-    return apply(ops.standardize, (x, centre, _inverse_root(variance, eps), 1.0))
+    still = x.detach()
+    centre = apply(ops.div, (sum(still, dims, True), float(n)))
+    variance = apply(ops.div, (_squares(still, centre, dims), float(n)))
+    return apply(ops.standardize, (x, centre, _inverse_root(variance, eps), 1.0, eps))
 
 
 def _inverse_root(variance: Tensor, eps: Any) -> Any:
@@ -170,14 +171,14 @@ def _by_batch(
 ) -> Any:
     w = wide(x)
     channels = w._shape[1]
-    mean, variance = _of_channels(w, n)
+    mean, variance = _of_channels(w.detach(), n)
     if running_mean is not None:
-        _move(running_mean, mean.detach(), momentum, keep)
+        _move(running_mean, mean, momentum, keep)
     if running_var is not None:
-        _move(running_var, apply(ops.mul, (variance.detach(), n / (n - 1))), momentum, keep)
+        _move(running_var, apply(ops.mul, (variance, n / (n - 1))), momentum, keep)
     shape = (1, channels, *(1,) * (len(w._shape) - 2))
     factor = 1.0 if weight is None else apply(ops.reshape, (to_dtype(weight, w._dtype),), (shape,))
-    out = apply(ops.standardize, (w, mean, _inverse_root(variance, eps), factor))
+    out = apply(ops.standardize, (w, mean, _inverse_root(variance, eps), factor, eps))
     return to_dtype(_scaled(out, None, bias, shape), x._dtype)
 
 
@@ -306,13 +307,14 @@ def _by_example(
     shape = w._shape
     dims = tuple(range(2, len(shape)))
     n = prod(shape[2:])
-    centre = apply(ops.div, (sum(w, dims, True), float(n)))
-    variance = apply(ops.div, (_squares(w, centre, dims), float(n)))
+    still = w.detach()
+    centre = apply(ops.div, (sum(still, dims, True), float(n)))
+    variance = apply(ops.div, (_squares(still, centre, dims), float(n)))
     if running_mean is not None:
-        _move(running_mean, mean(centre.detach(), 0), momentum, keep)
+        _move(running_mean, mean(centre, 0), momentum, keep)
     if running_var is not None:
-        _move(running_var, apply(ops.mul, (mean(variance.detach(), 0), n / (n - 1))), momentum, keep)
-    out = apply(ops.standardize, (w, centre, _inverse_root(variance, eps), 1.0))
+        _move(running_var, apply(ops.mul, (mean(variance, 0), n / (n - 1))), momentum, keep)
+    out = apply(ops.standardize, (w, centre, _inverse_root(variance, eps), 1.0, eps))
     return to_dtype(_scaled(out, weight, bias, (1, shape[1], *(1,) * len(dims))), x._dtype)
 
 
