@@ -248,6 +248,22 @@ def test_what_one_result_still_needs_stays(monkeypatch):
     assert [t.shape for t, _ in step.results] == [b.shape]
 
 
+def test_values_without_elements_have_places_too(monkeypatch):
+    monkeypatch.setattr(lean, "MANY", 0)
+
+    def run(kind):
+        w, log = arr(0, 4).requires_grad_(), []
+        f = kind(lambda x: (x * w).exp().tanh() * w)
+        for i in range(6):
+            f(arr(i, 0, 4)).sum().backward()
+            log.append(bits(w.grad))
+        return log, f
+
+    log, f = run(tj.compile)
+    assert log == run(lambda f: f)[0]
+    assert tapes(f)
+
+
 def test_who_always_looks_gets_all_that_was_saved():
     def run(kind):
         model, log = Normed(), []

@@ -62,6 +62,19 @@ def conv():
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(16, 3))
 
 
+class Inplace(nn.Module):
+    """Changes in place of what norms and products made, and activations of several kinds."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.norm = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.GroupNorm(2, 4)
+
+    def forward(self, x):
+        h = F.relu(self.norm(self.a(x)), inplace=True)
+        h = F.silu(self.norm(self.b(h))).mul_(0.5) + h
+        return F.hardtanh(h * self.norm.weight.view(4, 1, 1)).add_(h).flatten(2).mean(2)[:, :3]
+
+
 def tied():
     one = nn.Linear(4, 4)
     return nn.Sequential(one, nn.Tanh(), one, nn.Softplus(), nn.Linear(4, 3))
@@ -74,6 +87,8 @@ MODELS = {
     "recurrent": (Recurrent, (2, 3, 4)),
     "tied": (tied, (5, 4)),
     "embedding": (lambda: nn.Sequential(nn.Embedding(7, 4), nn.Flatten(), nn.Linear(8, 3)), None),
+    "inplace": (Inplace, (3, 4, 4, 4)),
+    "doubles": (lambda: conv().double(), (2, 1, 8, 8)),
     "dropout": (lambda: nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 3)), (5, 4)),
 }
 
@@ -85,6 +100,8 @@ def train(kind, make, shape, steps=7):
     called, log = kind(model), []
     for i in range(steps):
         x = tj.tensor(np.arange(10).reshape(5, 2) % 7) if shape is None else arr(i, *shape)
+        if any(p.dtype is tj.float64 for p in model.parameters()):
+            x = x.double()
         out = called(x)
         loss = F.cross_entropy(out, tj.tensor(np.arange(out.shape[0]) % 3))
         optimizer.zero_grad()

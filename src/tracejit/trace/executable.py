@@ -366,7 +366,7 @@ def _translate(
     if lean is not None:
         ends.outputs += [(-1 - slot, slot) for slot in lean.kept]
         own += lean.apart
-        exe.block = (lean.offsets, lean.nbytes) if lean.nbytes else None
+        exe.block = (lean.offsets, lean.nbytes) if lean.apart < len(lean.kept) else None
     exe.events, exe.ends, exe.name = events, ends, name
     if not ends.outputs and not homes:
         exe.load(_Nothing())

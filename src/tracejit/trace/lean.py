@@ -258,7 +258,7 @@ class _Choice:
                 needed.add(slot)
                 stack += [a for a in self.made[slot].args if type(a) is int]
         avals = [self.avals[slot] for slot in kept]
-        lean = Lean(kept, avals, apart, ends[:-1], int(ends[-1]), frozenset(self.away), [], {})
+        lean = Lean(kept, avals, apart, ends[:-1], max(int(ends[-1]), LINE_BYTES), frozenset(self.away), [], {})
         numbers: dict[int, None] = {}
         for step in self.steps:
             if step.outs[0] not in needed:

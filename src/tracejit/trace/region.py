@@ -319,7 +319,9 @@ class Region:
             return
         self.compiles += 1
         again = ""
-        if alive in stop.programs:
+        if self.leans and alive in stop.lean:
+            again = ": again, as its tape " + ("is looked at" if stop.lean[alive] is None else "is walked by a program")
+        elif alive in stop.programs:
             again = ": again, as a number changed"
             if self.promotion is not None:
                 self.promotion.seconds += seconds
