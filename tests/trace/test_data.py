@@ -92,6 +92,28 @@ def test_other_memory_is_taken_over(text: str) -> None:
     assert all(tj.equal(a, b) for a, b in zip(run(tj.compile), run(lambda f: f), strict=True))
 
 
+def test_tapes_of_replays_hold_what_was_changed_and_is_dropped() -> None:
+    def run(wrap: Callable[..., Any]) -> tuple[Any, list[Any]]:
+        w = arr(0, 4).requires_grad_()
+
+        def f(x: tj.Tensor) -> tj.Tensor:
+            y = (x * w).sin()
+            y.mul_(2)
+            z = y * y
+            z.add_(1)
+            z[1:].mul_(3)
+            return (z * y).sum()
+
+        f = wrap(f)
+        for k in range(12):
+            (f(arr(k + 1, 4)) * 2).backward()
+        return f, w.grad.tolist()
+
+    compiled, ours = run(tj.compile)
+    assert ours == run(lambda f: f)[1]
+    assert region_of(compiled).calls.replayed >= 3
+
+
 def test_a_program_does_not_give_what_was_changed_and_is_dropped() -> None:
     @tj.compile
     def f(x: tj.Tensor) -> tj.Tensor:

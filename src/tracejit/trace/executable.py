@@ -31,9 +31,10 @@ class Executable:
     """What a segment became for one set of values that live on.
 
     `views` are tensors that get their memory from another's, in order: (slot, source, op, attrs). `bumps` count the
-    changes in place. `tape` is what must be put back on the gradient tape; of what a lean one keeps
-    the large values are the last outputs, by numbers below zero, and the small ones have places in a `block`: offsets,
-    and bytes in all. With an `obstacle` there is no program.
+    changes in place, `renamed` are the slots that they gave to tensors by which the tape knows them: before, after.
+    `tape` is what must be put back on the gradient tape; of what a lean one keeps the large values are the last
+    outputs, by numbers below zero, and the small ones have places in a `block`: offsets, and bytes in all. With an
+    `obstacle` there is no program.
     """
 
     __slots__ = (
@@ -59,6 +60,7 @@ class Executable:
         "obstacle",
         "outputs",
         "pointers",
+        "renamed",
         "scalars",
         "tape",
         "views",
@@ -84,6 +86,7 @@ class Executable:
         self.behind: set[int] = set()
         self.views: list[tuple[int, int, Any, tuple[Any, ...]]] = []
         self.bumps: list[tuple[int, int]] = []
+        self.renamed: list[tuple[int, int]] = []
         self.tape: TapePlan | None = None
         self.block: tuple[np.ndarray, int] | None = None
         self.mutated: list[int] = []
@@ -319,8 +322,22 @@ def build(
         kept = None
     _translate(events, memory, wanted, exe, name, structures, elsewhere, kept, lean)
     exe.behind = stop.behind & views.keys()
+    if exe.tape is not None and memory.renamed:
+        exe.renamed = _renamed(events, exe.tape)
     exe.bumps = [(root, n) for root, n in memory.bumps.items() if root in memory.external or root in wanted]
     return exe
+
+
+def _renamed(events: list[Event], tape: TapePlan) -> list[tuple[int, int]]:
+    """The slots that changes in place gave to tensors by which a tape knows them, in order."""
+    asked = {slot for part in tape.parts for slot in (*part.tensors, *part.results)} | tape.roots.keys()
+    found: list[tuple[int, int]] = []
+    for event in reversed(events):
+        for target, new, _ in reversed(event.assigned):
+            if new in asked:
+                asked.add(target)
+                found.append((target, new))
+    return found[::-1]
 
 
 def _want(slot: int, memory: Memory, wanted: dict[int, None], views: _Views) -> None:

@@ -533,6 +533,10 @@ class Follower:
             cell[0] += times
         for slot, source, op, attrs in executable.views:
             self._view(slot, source, op, attrs)
+        for before, after in executable.renamed:
+            # A replay has made those that Python holds, with all of their slots.
+            if values[after] is None:
+                values[after] = values[before]
         if executable.tape is not None:
             restore(executable.tape, values, self.numbers, self.node_before, kept)
         # The step that is restored for such a view is that of before its base was changed.
