@@ -9,6 +9,7 @@ from harness import Case, Topic, arr
 from tracejit.nn import functional as F
 
 topic = Topic()
+UNUSED = "places that are computed inside a region are looked at where something is made of what they pick"
 
 
 @topic.program("sizes")
@@ -154,6 +155,15 @@ def index_out_of_range_now_and_then():
         return z
 
     return Case(f, lambda i: (arr(i, 4), i % 6), lambda: log)
+
+
+@topic.program("one program", known=UNUSED)
+def lookup_that_nothing_uses():
+    def f(x, i):
+        _ = x[i + 1]
+        return x * 2
+
+    return Case(f, lambda i: (arr(i, 4), tj.tensor([i])))
 
 
 @topic.program("branch")

@@ -116,9 +116,9 @@ def train(kind, make, shape, steps=7):
 def test_a_compiled_model_in_a_loop_that_is_not(name, pushes):
     make, shape = MODELS[name]
     assert train(tj.compile, make, shape) == train(lambda f: f, make, shape)
-    assert len(pushes) > 2
-    # At the first one the region hears that its tape had better be lean.
-    assert all(pushes[1:])
+    # In the first pass the region hears that its tape had better be lean.
+    assert sum(pushes) > 2
+    assert all(pushes[pushes.index(True) :])
 
 
 def both(run):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,6 +75,14 @@ class Draft:
         self.steps_of: dict[TapeNode, int] = {}
         self._places: dict[int, int] = {}
         self._alive: list[Tensor] = []
+        self._memory = np.empty(0, np.uint8)
+
+    def blank(self, shape: tuple[int, ...], kind: Any) -> np.ndarray:
+        """An array that nobody looks into. All are on one memory: those of a long loop would take gigabytes."""
+        nbytes = prod(shape) * np.dtype(kind).itemsize
+        if nbytes > self._memory.nbytes:
+            self._memory = np.empty(nbytes, np.uint8)
+        return np.ndarray(shape, kind, self._memory)
 
     @contextmanager
     def taking(self) -> Iterator[None]:
@@ -107,11 +116,11 @@ class Draft:
         else:
             avals = op.infer(*known, *attrs)
             if len(op.results) > 1:
-                outs = tuple([wrap(np.empty(aval.shape, aval.dtype.np)) for aval in avals])
+                outs = tuple([wrap(self.blank(aval.shape, aval.dtype.np)) for aval in avals])
                 first, *_ = [self.note(out) for out in outs]
                 self.steps.append(Step(op, places, attrs, first, 0))
                 return outs
-            out = wrap(np.empty(avals.shape, avals.dtype.np))
+            out = wrap(self.blank(avals.shape, avals.dtype.np))
             mask = sum(1 << i for i, a in enumerate(args) if isinstance(a, Tensor) and a._requires_grad)
             if mask and state.grad_enabled and op.rules:
                 enter(op, args, attrs, (out,), mask)
@@ -155,7 +164,7 @@ class Draft:
         """A tensor like another one, on memory that nobody looks at, with the next place."""
         array = like._array
         if array.flags.c_contiguous:
-            made = np.empty(array.shape, array.dtype)
+            made = self.blank(array.shape, array.dtype)
         else:
             if any(s < 0 or s % array.itemsize for s in array.strides):
                 raise Unfit

@@ -254,6 +254,8 @@ def _living(stop: Stop, alive: tuple[int, ...], memory: Memory) -> Living | str:
     needed: dict[int, None] = {}
     todo = [*alive, *changed]
     shared = {memory.way(slot)[-1] for slot in todo}
+    # The tape below one root is mostly that below the others.
+    seen: set[NodePlan] = set()
     while todo:
         slot = todo.pop()
         if slot in needed:
@@ -266,7 +268,7 @@ def _living(stop: Stop, alive: tuple[int, ...], memory: Memory) -> Living | str:
             return plan
         if plan is not None:
             roots[memory.name(slot)] = plan
-            todo.extend(needed_slots(plan[0]))
+            todo.extend(needed_slots(plan[0], seen))
     return Living(needed, roots, shared)
 
 

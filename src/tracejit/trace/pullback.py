@@ -207,7 +207,7 @@ class Pullback:
 def pullback_of(plan: TapePlan, given: list[Given], held: Held, make: Make) -> Pullback | None:
     """The pullback for what a pass brings to a tape; None if there is none, or passes were not yet worth one."""
     shown = [t._array for t in (*[held.tensors[slot] for slot in held.operands], *[ct for *_, ct in given])]
-    if any(type(array) is not np.ndarray for array in shown):
+    if plan.dated or any(type(array) is not np.ndarray for array in shown):
         return None
     key = (held.parts, *[(*where, ct._dtype) for *where, ct in given], *[(a.shape, a.strides) for a in shown])
     if key in plan.pullbacks:
@@ -225,7 +225,9 @@ def pullback_of(plan: TapePlan, given: list[Given], held: Held, make: Make) -> P
     plan.pullbacks[key] = made
     if made is not None and plan.lean is None and plan.ask is not None:
         ask, plan.ask = plan.ask, None
-        if ask(made.reads()):
-            # Further runs leave a lean tape, which has a program of its own.
+        plan.dated = ask(made.reads())
+        if plan.dated:
+            # Further runs leave a lean tape, which has a program of its own. The rest of this pass goes step by step.
+            plan.pullbacks.clear()
             return None
     return made

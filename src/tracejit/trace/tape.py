@@ -146,10 +146,9 @@ class TapeReader:
         return ("slot", self._slot(value), value._version - version)
 
 
-def needed_slots(root: NodePlan) -> list[int]:
-    """The slots whose values the tape below a step saved."""
+def needed_slots(root: NodePlan, seen: set[NodePlan]) -> list[int]:
+    """The slots whose values the tape below a step saved, but for steps that have been seen, which those here join."""
     out: dict[int, None] = {}
-    seen: set[NodePlan] = set()
     stack = [root]
     while stack:
         plan = stack.pop()
@@ -232,7 +231,7 @@ class TapePlan:
     programs for its gradients, `work` what passes over it went through (`trace/pullback.py`). With `lean` a run leaves
     what that keeps (`trace/lean.py`); `entries` are the root slots that it leaves, and those that it does not. `ask`,
     given the slots that a program for the gradients wants in memory, or None, says whether further runs leave other
-    tapes. `looks` weighs the runs of which somebody wanted more than was kept, `wanted` is what `wants` found.
+    tapes, in which case this one is `dated`. `looks` weighs the runs of which somebody wanted more than was kept, `wanted` is what `wants` found.
     """
 
     order: list[NodePlan]
@@ -245,6 +244,7 @@ class TapePlan:
     ask: Callable[[frozenset[int] | None], bool] | None = None
     pullbacks: dict[Any, Any] = field(default_factory=dict)
     work: int = 0
+    dated: bool = False
     looks: int = 0
     wanted: dict[tuple[int, frozenset[int]], frozenset[int]] = field(default_factory=dict)
 
