@@ -231,7 +231,8 @@ class TapePlan:
     programs for its gradients, `work` what passes over it went through (`trace/pullback.py`). With `lean` a run leaves
     what that keeps (`trace/lean.py`); `entries` are the root slots that it leaves, and those that it does not. `ask`,
     given the slots that a program for the gradients wants in memory, or None, says whether further runs leave other
-    tapes, in which case this one is `dated`. `looks` weighs the runs of which somebody wanted more than was kept, `wanted` is what `wants` found.
+    tapes, in which case this one is `dated`. `looks` weighs the runs of which somebody wanted more than was kept,
+    `wanted` is what `wants` found.
     """
 
     order: list[NodePlan]
