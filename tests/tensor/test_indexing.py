@@ -165,6 +165,19 @@ def test_an_index_that_repeats_a_vector_picks_slices() -> None:
             x.scatter_add(0, tj.tensor([0, wrong])[:, None].expand(-1, 4), source)
 
 
+def test_an_index_without_elements_gives_the_same_eagerly_and_compiled() -> None:
+    def f(x: tj.Tensor) -> list[tj.Tensor]:
+        y = x.exp()
+        index = (y.unsqueeze(0) > 0).long()
+        return [y.unsqueeze(0).gather(1, index), y.gather(0, (y > 0).long()), y.gather(1, (y > 0).long())]
+
+    x = tj.zeros(0, 3)
+    expected = [(tuple(t.shape), t.stride()) for t in f(x)]
+    region = tj.compile(f)
+    for _ in range(8):
+        assert [(tuple(t.shape), t.stride()) for t in region(x)] == expected
+
+
 VECTORS = [np.array([2, 0, 0]), np.array(1), np.int32([0]), np.zeros(0, np.int64)]
 
 

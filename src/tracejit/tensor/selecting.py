@@ -52,6 +52,9 @@ def _shared(at: Tensor, dim: int, *operands: Tensor) -> Tensor | None:
     if the index is as large as the operands in the other dimensions.
     """
     shape = at._shape
+    if not at.numel():
+        # How nothing lies in memory says nothing.
+        return None
     others = [d for d in range(len(shape)) if d != dim]
     lies = at.stride()
     if any((lies[d] and shape[d] > 1) or any(o._shape[d] != shape[d] for o in operands) for d in others):
