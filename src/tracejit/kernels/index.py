@@ -334,16 +334,10 @@ def plan_gather(x: Operand, index: Operand, out: Operand, dim: int) -> tuple[Lau
 
 
 def _lines(
-    what: str,
-    function: Callable[..., Any],
-    x: Operand,
-    index: Operand,
-    src: Operand,
-    out: Operand,
-    dim: int,
-    apart: bool,
+    what: str, function: Callable[..., Any], operands: tuple[Operand, ...], dim: int, apart: bool
 ) -> tuple[Launch, ...]:
     """Check, copy of x to out, and `function` over the lines of index. Operands: x, index, src, out."""
+    x, index, src, out = operands
     require_contiguous(what, x, index, out)
     require_same_dtype(what, x, src, out)
     dim = _require_indexable(what, index, dim, x=x, src=src)
@@ -384,7 +378,7 @@ def plan_scatter(
     """
     move, name = move_name(x), index_name("scatter", index)
     function = _kernel(_SCATTER, "scatter", t=move, i=name, value=f"load_{move}(src, at)")
-    return _lines("scatter", function, x, index, src, out, dim, apart)
+    return _lines("scatter", function, (x, index, src, out), dim, apart)
 
 
 def plan_scatter_add(
@@ -400,20 +394,14 @@ def plan_scatter_add(
     short, name = short_name(x), index_name("scatter_add", index)
     value = _sum_of(f"load_{short}(out, to)", f"load_{short}(src, at)", short)
     function = _kernel(_SCATTER, "scatter_add", t=short, i=name, value=value)
-    return _lines("scatter_add", function, x, index, src, out, dim, apart)
+    return _lines("scatter_add", function, (x, index, src, out), dim, apart)
 
 
 def _rows(
-    what: str,
-    function: Callable[..., Any],
-    x: Operand,
-    index: Operand,
-    src: Operand,
-    out: Operand,
-    dim: int,
-    apart: bool,
+    what: str, function: Callable[..., Any], operands: tuple[Operand, ...], dim: int, apart: bool
 ) -> tuple[Launch, ...]:
     """Check, copy of x to out, and `function` over the columns of out. Operands: x, index, src, out."""
+    x, index, src, out = operands
     require_contiguous(what, x, index, src, out)
     require_same_dtype(what, x, src, out)
     outer, size, inner = lanes(what, x.shape, dim)
@@ -446,7 +434,7 @@ def plan_index_add(
     short, name = short_name(x), index_name("index_add", index)
     value = _sum_of(f"load_{short}_s(out, to, 1, 2)", f"load_{short}_s(src, at, 0, 2)", short)
     function = _kernel(_ROWS, "index_add", t=short, i=name, value=value)
-    return _rows("index_add", function, x, index, src, out, dim, apart)
+    return _rows("index_add", function, (x, index, src, out), dim, apart)
 
 
 def plan_index_copy(
@@ -460,4 +448,4 @@ def plan_index_copy(
     """
     move, name = move_name(x), index_name("index_copy", index)
     function = _kernel(_ROWS, "index_copy", t=move, i=name, value=f"load_{move}_s(src, at, 0, 2)")
-    return _rows("index_copy", function, x, index, src, out, dim, apart)
+    return _rows("index_copy", function, (x, index, src, out), dim, apart)

@@ -365,24 +365,24 @@ def fmod(x, y):
     """
 
 
-def _silent(function: Callable[..., Any]) -> Callable[..., Any]:
+def _floored(function: Callable[..., Any], name: str) -> dict[str, Any]:
     def run(x: Any, y: Any) -> Any:
         # NumPy's results where there are none are what is wanted: 0 for a divisor of 0, and the least number itself.
         with np.errstate(all="ignore"):
             return function(x, y)
 
-    return run
+    return {
+        "numpy": run,
+        "exact": True,
+        "kinds": "i",
+        "expr": {"i": f"floor_{name}_{{t}}({{x}}, {{y}})"},
+        "work": 20.0,
+        "smooth": False,
+        "nograd": _NOT_FLOAT,
+    }
 
 
-@elementwise(
-    numpy=_silent(np.floor_divide),
-    exact=True,
-    kinds="i",
-    expr={"i": "floor_quotient_{t}({x}, {y})"},
-    work=20.0,
-    smooth=False,
-    nograd=_NOT_FLOAT,
-)
+@elementwise(**_floored(np.floor_divide, "quotient"))
 def floor_quotient(x, y):
     """Integer quotient rounded towards minus infinity, by numbers of which somebody knows that they are not 0.
 
@@ -390,15 +390,7 @@ def floor_quotient(x, y):
     """
 
 
-@elementwise(
-    numpy=_silent(np.remainder),
-    exact=True,
-    kinds="i",
-    expr={"i": "floor_rest_{t}({x}, {y})"},
-    work=20.0,
-    smooth=False,
-    nograd=_NOT_FLOAT,
-)
+@elementwise(**_floored(np.remainder, "rest"))
 def floor_rest(x, y):
     """Integer remainder with the sign of the divisor, by numbers of which somebody knows that they are not 0.
 

@@ -11,15 +11,16 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+from tracejit.aval import Aval
 from tracejit.ops.record import ops
 from tracejit.ops.view import sum_to
 from tracejit.shapes import broadcast
 from tracejit.tensor.autograd import detached, no_grad, outside
-from tracejit.tensor.dispatch import apply, beside
+from tracejit.tensor.dispatch import beside
 from tracejit.tensor.promote import to_dtype
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import TapeNode, current, held, next_position, refuse_released, unpack
-from tracejit.tensor.tensor import Tensor
+from tracejit.tensor.tensor import Tensor, aval_of
 
 
 class FunctionCtx:
@@ -118,8 +119,8 @@ class Function:
 class FunctionStep(TapeNode):
     """The step of an operation of the user's own.
 
-    `function` is its class and `ctx` what forward left. `like` are the results, as tensors of their shapes and types,
-    None for what is no tensor; `operands` the operands that are tensors, so; `own` says which result a saved one is.
+    `function` is its class and `ctx` what forward left. `given` and `made` are the types of operands and results, None
+    for what is no tensor; `own` says which result a saved one is.
     """
 
     custom = True
@@ -127,8 +128,8 @@ class FunctionStep(TapeNode):
     attrs = ()
     function: type[Function]
     ctx: FunctionCtx
-    like: list[Tensor | None]
-    operands: list[Tensor | None]
+    given: list[Aval | None]
+    made: list[Aval | None]
     own: dict[int, int]
 
     def name(self) -> str:
@@ -150,13 +151,14 @@ class FunctionStep(TapeNode):
     def pull(self, cts: list[Tensor | None]) -> list[Tensor | None]:
         """The gradients of the operands from those of the results."""
         refuse_released(self)
-        given: list[Tensor | None] = []
-        for ct, like in zip(cts, self.like, strict=True):
-            if ct is None and like is not None and self.ctx._materialize:
-                ct = beside(like, ops.full, (0,), (like._shape, like._dtype))
-            given.append(ct)
+        if self.ctx._materialize:
+            one = next(ct for ct in cts if ct is not None)
+            cts = [
+                beside(one, ops.full, (0,), aval) if ct is None and aval is not None else ct
+                for ct, aval in zip(cts, self.made, strict=True)
+            ]
         function = self.function
-        found = (function.backward if function.vjp is Function.vjp else function.vjp)(self.ctx, *given)
+        found = (function.backward if function.vjp is Function.vjp else function.vjp)(self.ctx, *cts)
         grads = list(found) if isinstance(found, tuple) else [found]
         count = len(self.edges)
         while len(grads) > count and grads[-1] is None:
@@ -169,10 +171,10 @@ class FunctionStep(TapeNode):
 
     def _fitted(self, i: int, g: Any) -> Tensor | None:
         """A gradient of operand `i`, in its shape and type."""
-        operand = self.operands[i]
+        aval = self.given[i]
         if g is None:
             return None
-        if operand is None:
+        if aval is None:
             raise RuntimeError(
                 f"function {self.name()} returned a gradient different from None at position {i + 1}, but the "
                 "corresponding forward input was not a Variable"
@@ -181,18 +183,18 @@ class FunctionStep(TapeNode):
             raise RuntimeError(f"expected Variable or None (got {type(g).__name__})")
         if self.edges[i] is None:
             return None
-        if g._shape != operand._shape:
+        if g._shape != aval.shape:
             try:
-                fits = broadcast(operand._shape, g._shape) == g._shape
+                fits = broadcast(aval.shape, g._shape) == g._shape
             except RuntimeError:
                 fits = False
             if not fits:
                 raise RuntimeError(
                     f"Function {self.name()} returned an invalid gradient at index {i} - got {list(g._shape)} but "
-                    f"expected shape compatible with {list(operand._shape)}"
+                    f"expected shape compatible with {list(aval.shape)}"
                 )
-            g = sum_to(g, g._shape, operand._shape)
-        return to_dtype(g, operand._dtype)  # type: ignore[no-any-return]
+            g = sum_to(g, g._shape, aval.shape)
+        return to_dtype(g, aval.dtype)  # type: ignore[no-any-return]
 
 
 def _user_function(function: type[Function], args: tuple[Any, ...]) -> Any:
@@ -226,8 +228,7 @@ def _enter(function: type[Function], ctx: FunctionCtx, args: tuple[Any, ...], ou
             edges[i] = a if source is None else (source, a._index)
     step.function, step.ctx = function, ctx
     step.edges, step.seq, step.outs = tuple(edges), next_position(), len(outs)
-    step.operands = [_like(a) for a in args]
-    step.like = [_like(o) for o in outs]
+    step.given, step.made = ([aval_of(x) if isinstance(x, Tensor) else None for x in xs] for xs in (args, outs))
     at = {id(o): i for i, o in enumerate(outs)}
     # Its own results, as its own step would be a cycle.
     step.own = {k: at[id(t)] for k, t in enumerate(ctx._to_save) if id(t) in at}
@@ -238,14 +239,6 @@ def _enter(function: type[Function], ctx: FunctionCtx, args: tuple[Any, ...], ou
     for i, o in enumerate(outs):
         if isinstance(o, Tensor) and o._dtype.is_floating_point and id(o) not in ctx._fixed:
             o._index, o._node, o._requires_grad = i, step, True
-
-
-def _like(x: Any) -> Tensor | None:
-    """What has a tensor's shape, type and device, but one element of memory."""
-    if not isinstance(x, Tensor):
-        return None
-    one = beside(x, ops.full, (0,), ((1,) * len(x._shape), x._dtype))
-    return apply(ops.expand, (one,), (x._shape,))  # type: ignore[no-any-return]
 
 
 class _Once(Function):
