@@ -253,6 +253,22 @@ def test_a_computed_index_out_of_range_changes_nothing() -> None:
     assert here(other).tolist() == (before[1] + 1).tolist()
 
 
+def test_a_lookup_that_nothing_uses_is_looked_at() -> None:
+    w, other = tj.arange(6.0, device="cuda").reshape(3, 2), tj.zeros(2, device="cuda")
+
+    @tj.compile
+    def step(index: tj.Tensor) -> None:
+        w[index + 1]
+        other.add_(1)
+
+    for k in range(5):
+        step(tj.tensor([0, k % 2], device="cuda"))
+    assert any(p.compiled.program.fails for p in programs(step))
+    with pytest.raises(IndexError, match="out of bounds"):
+        step(tj.tensor([2], device="cuda"))
+    assert here(other).tolist() == [5, 5]
+
+
 def test_an_index_from_outside_raises_where_it_is_used() -> None:
     w = tj.arange(6.0, device="cuda").reshape(3, 2)
 

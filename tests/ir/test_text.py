@@ -91,6 +91,14 @@ def test_a_graph_of_nothing() -> None:
     assert parse_graph(print_graph(Graph((), (), ()))) == Graph((), (), ())
 
 
+def test_checks_come_back() -> None:
+    x, places = input(0, Aval((4,), F32)), input(1, Aval((2,), dtypes.int64))
+    looks = [apply(ops.take, x, places, dim=0), apply(ops.wrap_index, places, size=4)]
+    graph = Graph((x, places), (), (apply(ops.exp, x),), checks=tuple(looks))
+    assert "    check(t1, t2)\n    return t0\n" in print_graph(graph, lines=False)
+    assert parse_graph(print_graph(graph)) == graph
+
+
 def test_calls_may_be_nested() -> None:
     graph = parse_graph("def f(a: f32[2]):\n    return mul(exp(a), -0.0)\n")
     x = input(0, Aval((2,), F32))
@@ -105,7 +113,8 @@ def test_calls_may_be_nested() -> None:
         ("def f(a: f32[2]):\n    return b\n", "line 2: this name is not defined: b"),
         ("def f(a: f32[2]):\n    t = expp(a)\n    return t\n", r"line 2: there is no such operation: expp\(a\)"),
         ("def f(a: f32[2]):\n    t = a + a\n    return t\n", r"line 2: expected a call of an operation: a \+ a"),
-        ("def f(a: f32[2]):\n    a\n", "line 2: expected an assignment or a return: a"),
+        ("def f(a: f32[2]):\n    a\n", "line 2: expected an assignment, a check or a return: a"),
+        ("def f(a: f32[2]):\n    look(a)\n    return a\n", r"line 2: expected check: look\(a\)"),
         ("def f(a: f32[2]):\n    t = exp(a + 1)\n", r"line 2: expected a value: a \+ 1"),
         ("@graph(house={})\ndef f(a: f32[2]):\n    return a\n", "expected homes or name"),
     ],

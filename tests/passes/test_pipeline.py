@@ -124,6 +124,24 @@ def test_an_unchanged_home_keeps_its_place() -> None:
     assert after.unchanged == {0}
 
 
+@pytest.mark.parametrize(
+    ("body", "checks"),
+    [
+        ("t = take(x, i, dim=0)\n    u = slice(concat(t, x, dim=0), start=(2,), length=(4,), step=(1,))\n    return u",
+         "check(take)"),
+        ("t = take(x, reshape(reshape(i, shape=(2, 1)), shape=(2,)), dim=0)\n    check(t)\n    return x", "check(take)"),
+        ("t = take(x, i, dim=0)\n    check(t)\n    return t", ""),
+        ("t = take(x, i, dim=0)\n    u = slice(t, start=(0,), length=(0,), step=(1,))\n    return u", "check(take)"),
+        ("t = take(x, slice(i, start=(0,), length=(0,), step=(1,)), dim=0)\n    check(t)\n    return x", ""),
+    ],
+)  # fmt: skip
+def test_what_may_refuse_values_stays(body: str, checks: str) -> None:
+    graph = parse_graph(f"def g(x: f32[4], i: i64[2]):\n    {body}\n")
+    after, _ = run_passes(graph)
+    assert (f"check({', '.join(n.name for n in after.checks)})" if after.checks else "") == checks
+    assert all(n.args[1] is graph.inputs[1] for n in after.checks)
+
+
 def test_lines_and_labels_go_over_to_replacements() -> None:
     x = input(0, Aval((2,), F32))
     y = apply(ops.exp, x)

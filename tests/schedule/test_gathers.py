@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,18 @@ def kinds(compiled: Compiled) -> list[tuple[str, ...]]:
 
 def scaled(x: Node) -> Node:
     return make("mul", make("tanh", x), 2)
+
+
+def test_what_nobody_wants_is_looked_at_and_not_picked() -> None:
+    x, places = operand(5, 70), np.array([0, 4, -1])
+    plain = graph_of(lambda x, i: make("exp", x), x, places)
+    wrapped = make("wrap_index", plain.inputs[1], size=5)
+    compiled = compile_graph(replace(plain, checks=(make("take", plain.inputs[0], wrapped, dim=0),)))
+    assert kinds(compiled) == [("loop", "exp"), ("call", "wrap_index")]
+    compiled = compile_graph(replace(plain, checks=(make("take", *plain.inputs, dim=0),)))
+    assert kinds(compiled) == [("loop", "exp"), ("call", "check_index")]
+    with pytest.raises(IndexError):
+        run_compiled(compiled, plain, [x, places])
 
 
 WIDTHS = (1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 64, 65, 130)

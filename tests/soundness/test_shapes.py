@@ -9,7 +9,6 @@ from harness import Case, Topic, arr
 from tracejit.nn import functional as F
 
 topic = Topic()
-UNUSED = "places that are computed inside a region are looked at where something is made of what they pick"
 
 
 @topic.program("sizes")
@@ -157,13 +156,43 @@ def index_out_of_range_now_and_then():
     return Case(f, lambda i: (arr(i, 4), i % 6), lambda: log)
 
 
-@topic.program("one program", known=UNUSED)
+@topic.program("one program")
 def lookup_that_nothing_uses():
     def f(x, i):
         _ = x[i + 1]
         return x * 2
 
     return Case(f, lambda i: (arr(i, 4), tj.tensor([i])))
+
+
+@topic.program("one program")
+def lookup_that_a_pass_drops():
+    def f(x, i):
+        return tj.cat([x[i + 1], x])[1:] * 2
+
+    return Case(f, lambda i: (arr(i, 4), tj.tensor([i])))
+
+
+@topic.program("one program")
+def lookup_of_which_no_element_is_taken():
+    return Case(lambda x, i: x[i - 1][:0] * 2, lambda i: (arr(i, 2), tj.tensor([i])))
+
+
+@topic.program("one program")
+def lookup_and_nothing_else():
+    def f(x, i):
+        F.embedding(i + 1, x)
+
+    return Case(f, lambda i: (arr(i, 4, 3), tj.tensor([i])))
+
+
+@topic.program("one program")
+def draw_that_nothing_uses_from_weights_that_may_be_wrong():
+    def f(x, i):
+        tj.multinomial(x - i, 2)
+        return x * 2
+
+    return Case(f, lambda i: (tj.tensor([0.5, 3.0, 7.0]), tj.tensor(float(i % 2))))
 
 
 @topic.program("branch")

@@ -1,13 +1,14 @@
-"""The graph: what a program computes from its inputs, and which outputs overwrite an input."""
+"""The graph: what a program computes from its inputs, what it only looks at, and which outputs overwrite an input."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from tracejit.aval import Aval
 from tracejit.ir.node import INPUT, SCALAR, Node
+from tracejit.ops.record import Op
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Graph:
     and type, contiguous), in place, when everything that reads the old value is done. `lines` and `labels` are
     beside the graph: a node's line in the user's source, and the name of the composite it came from. `rest` is what
     passes note down for the graphs that are made of this one: the nodes that a rewriting step leaves as they are.
+    `checks` are computed and given to nobody: operations that may refuse their operands, and that no output needs.
     """
 
     inputs: tuple[Node, ...]
@@ -29,6 +31,7 @@ class Graph:
     lines: Mapping[Node, str] = field(default_factory=dict, repr=False)
     labels: Mapping[Node, str] = field(default_factory=dict, repr=False)
     rest: dict[str, set[Node]] = field(default_factory=dict, repr=False, compare=False)
+    checks: tuple[Node, ...] = ()
 
     def __post_init__(self) -> None:
         for k, node in enumerate(self.inputs):
@@ -46,17 +49,34 @@ class Graph:
             if not isinstance(node.aval, Aval):
                 raise ValueError(f"output {node!r} of graph {self.name} is not a tensor")
 
+    def checking(self, checks: Iterable[Node]) -> Graph:
+        """The graph with those checks that no output with elements needs, and that have something to look at."""
+        needed: set[Node] = set()
+        rest = list(self.outputs)
+        while rest:
+            node = rest.pop()
+            if node not in needed and _has_elements(node):
+                needed.add(node)
+                rest += node.args
+        left = tuple([node for node in dict.fromkeys(checks) if node not in needed and _looks_at_something(node)])
+        return replace(self, checks=left)
+
     @property
     def unchanged(self) -> set[int]:
         """The outputs that are what their home holds already: nothing is to be written for them."""
         return {o for o, k in self.homes.items() if self.outputs[o] is self.inputs[k]}
 
+    @property
+    def roots(self) -> tuple[Node, ...]:
+        """What is computed for the sake of others than nodes: outputs, then checks."""
+        return self.outputs + self.checks
+
     @cached_property
     def _nodes(self) -> tuple[Node, ...]:
-        return tuple(topological(self.outputs))
+        return tuple(topological(self.roots))
 
     def nodes(self) -> tuple[Node, ...]:
-        """All nodes that the outputs need, each after its operands."""
+        """All nodes that the roots need, each after its operands."""
         return self._nodes
 
     @cached_property
@@ -74,6 +94,15 @@ class Graph:
     def readers(self) -> Mapping[Node, list[Node]]:
         """The nodes that read each node, once for each place where they do."""
         return self._readers
+
+
+def _has_elements(node: Node) -> bool:
+    return not isinstance(node.aval, Aval) or node.aval.numel != 0
+
+
+def _looks_at_something(node: Node) -> bool:
+    op = node.op
+    return isinstance(op, Op) and bool(op.looks_at) and _has_elements(node.args[op.params.index(op.looks_at)])
 
 
 def topological(roots: Iterable[Node]) -> list[Node]:

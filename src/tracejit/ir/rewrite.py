@@ -143,20 +143,21 @@ def _replaced(graph: Graph, moved: dict[Node, Node]) -> Graph:
     """The graph with some of its nodes replaced, and all that read them."""
     if not moved:
         return graph
-    outputs = tuple(moved.get(o, o) for o in graph.outputs)
-    if outputs == graph.outputs:
+    roots = tuple(moved.get(o, o) for o in graph.roots)
+    if roots == graph.roots:
         return graph
-    lines, labels = (_Carried(beside, graph, moved, outputs) for beside in (graph.lines, graph.labels))
-    return replace(graph, outputs=outputs, lines=lines, labels=labels)
+    lines, labels = (_Carried(beside, graph, moved, roots) for beside in (graph.lines, graph.labels))
+    many = len(graph.outputs)
+    return replace(graph, outputs=roots[:many], checks=roots[many:], lines=lines, labels=labels)
 
 
 class _Carried(Mapping[Node, str]):
     """What is beside a graph when some of its nodes were `moved`; worked out when somebody asks."""
 
     def __init__(
-        self, beside: Mapping[Node, str], graph: Graph, moved: dict[Node, Node], outputs: tuple[Node, ...]
+        self, beside: Mapping[Node, str], graph: Graph, moved: dict[Node, Node], roots: tuple[Node, ...]
     ) -> None:
-        self._origin = beside, graph.nodes(), moved, (*outputs, *graph.inputs)
+        self._origin = beside, graph.nodes(), moved, (*roots, *graph.inputs)
 
     @cached_property
     def _marks(self) -> dict[Node, str]:

@@ -6,7 +6,8 @@
         return t1
 
 A node's comment holds its type, its line in the user's source and, in angle brackets, its label. Outputs that live in
-an input, and names that are no identifiers, stand in a decorator: `@graph(homes={0: 1}, name='my step')`.
+an input, and names that are no identifiers, stand in a decorator: `@graph(homes={0: 1}, name='my step')`. Checks are a
+statement before the last one: `check(t2, t3)`.
 """
 
 from __future__ import annotations
@@ -119,6 +120,8 @@ def print_graph(graph: Graph, lines: bool = True, name: str | None = None) -> st
             aval = str(node.aval) if isinstance(node.aval, Aval) else f"({', '.join(map(str, node.aval or ()))})"
             comment = f"  # {aval.replace(', ', ',')}{_beside(graph, node)}"
         out.append(f"    {names[node]} = {node_text(node, names)}{comment}")
+    if graph.checks:
+        out.append(f"    check({', '.join(names[o] for o in graph.checks)})")
     out.append(f"    return {', '.join(names[o] for o in graph.outputs)}".rstrip())
     return "\n".join(out) + "\n"
 
@@ -178,6 +181,7 @@ def parse_graph(text: str) -> Graph:
         else:
             scalars.append(node.attrs[1])
     outputs: tuple[Node, ...] = ()
+    checks: tuple[Node, ...] = ()
     for statement in function.body:
         if isinstance(statement, ast.Return):
             returned = statement.value
@@ -187,9 +191,13 @@ def parse_graph(text: str) -> Graph:
             node = _node(statement.value, values)
             values[statement.targets[0].id] = node
             _take_comment(node, comments.get(statement.lineno, [])[1:], lines, labels)
+        elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+            if ast.unparse(statement.value.func) != "check":
+                raise _error(statement, "expected check")
+            checks += tuple(_operand(a, values) for a in statement.value.args)
         else:
-            raise _error(statement, "expected an assignment or a return")
-    return Graph(tuple(inputs), tuple(scalars), outputs, homes, name, lines, labels)
+            raise _error(statement, "expected an assignment, a check or a return")
+    return Graph(tuple(inputs), tuple(scalars), outputs, homes, name, lines, labels, checks=checks)
 
 
 def _error(tree: ast.AST, message: str) -> SyntaxError:

@@ -39,6 +39,7 @@ def _check_index(index: Any, size: int) -> Any:
     smooth=False,
     kinds="i",
     nograd="the result has no elements",
+    looks_at="index",
 )
 def check_index(index, *, size):
     """A look at places, for plans: what picks by them comes after it, and looks at none itself.
@@ -67,6 +68,7 @@ def _take(x: Any, index: Any, dim: int) -> Any:
             ops.full(0, shape=x_aval.shape, dtype=x_aval.dtype), index, ct, dim=dim
         )
     },
+    looks_at="index",
 )
 def take(x, index, *, dim):
     """Slices of `x` along a dimension, at the places of a vector.
@@ -90,6 +92,7 @@ def _index_add(x: Any, index: Any, src: Any, dim: int) -> Any:
     exact=True,
     stepwise=True,
     vjp={"x": lambda ct: ct, "src": lambda ct, index, dim: ops.take(ct, index, dim=dim)},
+    looks_at="index",
 )
 def index_add(x, index, src, *, dim):
     """`x` with slices of `src` added at the places of a vector, in ascending order.
@@ -121,6 +124,7 @@ def _blank_rows(ct: Any, index: Any, src_aval: Aval, dim: int) -> Any:
         "x": lambda ct, index, src_aval, dim: _blank_rows(ct, index, src_aval, dim),
         "src": lambda ct, index, dim: ops.take(ct, index, dim=dim),
     },
+    looks_at="index",
 )
 def index_copy(x, index, src, *, dim):
     """`x` with slices of `src` put at the places of a vector; the last of several wins.
@@ -151,6 +155,7 @@ def _gather(x: Any, index: Any, dim: int) -> Any:
             ops.full(0, shape=x_aval.shape, dtype=x_aval.dtype), index, ct, dim=dim
         )
     },
+    looks_at="index",
 )
 def gather(x, index, *, dim):
     """For each place of `index` the element of `x` with that coordinate in `dim` and the same others.
@@ -196,6 +201,7 @@ def _back_to_source(ct: Any, index: Any, src_aval: Aval, index_aval: Aval, dim: 
     numpy=_scatter(_put),
     exact=True,
     vjp={"x": _blank, "src": _back_to_source},
+    looks_at="index",
 )
 def scatter(x, index, src, *, dim):
     """`x` with the elements of `src` put at places along a dimension; the last of several wins.
@@ -213,6 +219,7 @@ def scatter(x, index, src, *, dim):
     exact=True,
     stepwise=True,
     vjp={"x": lambda ct: ct, "src": _back_to_source},
+    looks_at="index",
 )
 def scatter_add(x, index, src, *, dim):
     """`x` with the elements of `src` added at places along a dimension, in ascending order.
@@ -235,6 +242,7 @@ def _wrap_index(index: Any, size: int) -> Any:
     smooth=False,
     kinds="i",
     nograd="the result is an integer",
+    looks_at="index",
 )
 def wrap_index(index, *, size):
     """Places counted from the front: `size` is added to negative ones.

@@ -84,6 +84,7 @@ def _check_weights(x: Any, least: int) -> Any:
     infer=lambda x, least: x,
     numpy=_check_weights,
     exact=True,
+    looks_at="x",
     kinds="f",
     smooth=False,
     nograd="places are drawn in proportion to them, which has no derivative",

@@ -41,7 +41,8 @@ class Op:
     the operation is for: b(ool), i(nteger), f(loat). Of bfloat16 the NumPy function computes in float32 what is rounded
     once (`on_arrays`), unless it is `stepwise` and rounds each of its steps; a number beside it is rounded to bfloat16,
     too, unless `wide_numbers` says that it stays a float32, as PyTorch has it.
-    Tests draw operands from `sample`; `smooth` is whether the value has a slope everywhere in it.
+    Tests draw operands from `sample`; `smooth` is whether the value has a slope everywhere in it. What
+    `looks_at` the values of an operand may refuse them: it is done even if nobody wants its result.
     `twin` is the record of the same operation on another device, of one whose operands do not say where it is done;
     `origin` is what it is the twin of.
     """
@@ -56,6 +57,7 @@ class Op:
         "infer",
         "joint",
         "kinds",
+        "looks_at",
         "name",
         "nograd",
         "numpy",
@@ -91,6 +93,7 @@ class Op:
         work: float = 1.0,
         stepwise: bool = False,
         wide_numbers: bool = False,
+        looks_at: str = "",
     ) -> None:
         parameters = inspect.signature(signature).parameters.values()
         self.name = signature.__name__
@@ -114,6 +117,7 @@ class Op:
         self.work = work
         self.stepwise = stepwise or family == "view"
         self.wide_numbers = wide_numbers
+        self.looks_at = looks_at
         self.rules = {name: GradientRule(self, name, rule) for name, rule in (vjp or {}).items()}
         self.twin: Op | None = None
         self.origin: Op | None = None

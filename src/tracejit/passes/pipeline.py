@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tracejit import config
@@ -146,7 +146,8 @@ def run_passes(
 ) -> tuple[Graph, Report]:
     """The graph after all passes, repeated until they change nothing, and the report.
 
-    A pass has nothing left to do on the graph that it gave: it is not run on it again.
+    A pass has nothing left to do on the graph that it gave: it is not run on it again. What looks at values is a root
+    meanwhile, so that it is a check of the graph if a pass finds that nobody needs its result.
 
     With `check`, by default the setting TRACEJIT_CHECK, the graph is checked before and after each pass.
 
@@ -155,6 +156,9 @@ def run_passes(
     checking = config.SETTINGS.check if check is None else check
     if checking:
         check_graph(graph)
+    looking = [node for node in graph.nodes() if isinstance(node.op, Op) and node.op.looks_at]
+    if looking:
+        graph = replace(graph, checks=tuple(looking))
     runs: list[PassRun] = []
     stages: list[Graph] = []
     nodes = len(graph.nodes())
@@ -176,6 +180,8 @@ def run_passes(
             stages.append(graph)
         if graph is start_of_round:
             break
+    if looking:
+        graph = graph.checking(graph.checks)
     graph.rest.clear()
     report = Report(tuple(runs), tuple(stages))
     config.logger("passes").debug("graph %s\n%s", graph.name, report)

@@ -46,7 +46,7 @@ def _wanted(graph: Graph) -> dict[Node, dict[Region, None]]:
     """The regions in which elementwise results are wanted alone, of those that are not wanted as a whole; and of slices
     that are wanted in parts in their turn.
     """
-    readers, outputs = graph.readers(), set(graph.outputs)
+    readers, outputs = graph.readers(), set(graph.roots)
     wanted: dict[Node, dict[Region, None]] = {}
 
     def regions_by(user: Node, node: Node) -> list[Region] | None:

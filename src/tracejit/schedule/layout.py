@@ -45,7 +45,7 @@ def _any(node: Node) -> bool:
 def turn_products(graph: Graph, movable: Callable[[Node], bool] = _any) -> Graph:
     """Computes products transposed that are only read transposed, of those that are `movable`."""
     while True:
-        outputs = set(graph.outputs)
+        outputs = set(graph.roots)
         swapped = {node.args[0] for node in graph.nodes() if _is_swap(node) and node.args[0].op in PRODUCTS}
         swaps = {
             user
@@ -113,7 +113,7 @@ def accumulate_products(graph: Graph, movable: Callable[[Node], bool] = _any) ->
     but their own: products, if they are `movable`, are added to those before as they are computed, several in one
     operation.
     """
-    outputs = set(graph.outputs)
+    outputs = set(graph.roots)
     sums: set[Node] = set()
     for node in graph.nodes():
         if node.op is not ops.add or not _is_short_product(node.args[1]):
@@ -161,7 +161,7 @@ def end_products(graph: Graph) -> Graph:
     """What reads a product alone is done by it, while its result is in a cache: a bias and a relu, or a derivative that
     it is multiplied by or that makes it 0.
     """
-    outputs = set(graph.outputs)
+    outputs = set(graph.roots)
 
     def is_read_once(node: Node) -> bool:
         return len(graph.readers()[node]) == 1 and node not in outputs

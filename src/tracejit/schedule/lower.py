@@ -114,13 +114,14 @@ class _Planned(NamedTuple):
 
 @dataclass(slots=True)
 class Lowered:
-    """Values in an order in which they can be computed, the inputs, and what each output reads; the lines of nodes, and
-    the `count` of values if islands are their own.
+    """Values in an order in which they can be computed, the inputs, and what each output reads; calls that are done for
+    what they look at; the lines of nodes, and the `count` of values if islands are their own.
     """
 
     values: list[Value] = field(default_factory=list)
     inputs: list[Value] = field(default_factory=list)
     outputs: list[Read] = field(default_factory=list)
+    checks: list[Value] = field(default_factory=list)
     lines: Mapping[Node, str] = field(default_factory=dict)
     count: int = 0
 
@@ -181,10 +182,27 @@ class Lowering:
             self._enter_run(run)
             before = run.after
         self._enter_until(outputs[before:])
+        self._enter_until(list(zip(left.checks, arranged.checks, strict=True)))
         for node in graph.outputs:
             read = self._reads[node]
             assert isinstance(read, Read)
             self.out.outputs.append(read)
+        self.out.checks = self._looking([self._reads[node] for node in graph.checks])
+
+    def _looking(self, reads: list[Read | Number]) -> list[Value]:
+        """The calls that look at values, of those that these are made with."""
+        found: dict[Value, None] = {}
+        rest = [read.source for read in reads if isinstance(read, Read)]
+        while rest:
+            value = rest.pop()
+            if any(launch.fails for launch in value.launches):
+                found[value] = None
+                continue
+            rest += [read.source for read in value.reads]
+            rest += value.after
+            if value.call is not None:
+                rest.append(value.call)
+        return list(found)
 
     def _add(self, kind: str, op: Op | None, aval: Aval, args: tuple[Read | Number, ...] = (), **more: Any) -> Value:
         return self._append(Value(kind, op, aval.shape, aval.dtype, args, node=self._node, **more))

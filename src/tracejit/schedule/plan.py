@@ -163,14 +163,15 @@ class _Planning:
             self.target[source] = o
 
     def _drop_unused(self) -> None:
-        """Forgets values that no output needs, such as those that only an empty view looked at."""
+        """Forgets values that no root needs, such as those that only an empty view looked at."""
         used: set[Value] = set()
-        rest = list(self.target)
+        rest = [*self.target, *self.lowered.checks]
         while rest:
             value = rest.pop()
             if value in used or value.numel == 0:
                 continue
             used.add(value)
+            used.update(value.results)
             rest += [r.source for r in value.reads]
             rest += value.parts
             rest += value.after

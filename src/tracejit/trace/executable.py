@@ -387,7 +387,7 @@ def _translate(
         own += lean.apart
         exe.block = (lean.offsets, lean.nbytes) if lean.apart < len(lean.kept) else None
     exe.events, exe.ends, exe.name = events, ends, name
-    if not ends.outputs and not homes:
+    if not ends.outputs and not homes and not _look_at_values(events):
         exe.load(_Nothing())
         return
     exe.gpu = computes_on_gpu(events)
@@ -395,6 +395,10 @@ def _translate(
     for (root, _), (shape, kind) in zip(ends.outputs[:own], exe.built.results, strict=False):
         exe.outputs.append((root, shape, kind))
     exe.load(exe.built.compiled)
+
+
+def _look_at_values(events: list[Event]) -> bool:
+    return any(step.op is not None and step.op.looks_at for event in events for step in event.steps)
 
 
 class _Nothing:

@@ -24,9 +24,7 @@ from tracejit.trace.tree import Event, Step, path
 Range = tuple[int, int, int]
 """Slot, smallest value, and one more than the greatest."""
 
-_INDEXED = frozenset(
-    (ops.take, ops.gather, ops.scatter, ops.scatter_add, ops.index_add, ops.index_copy, ops.wrap_index)
-)
+_INDEXED = frozenset(op for op in ops if op.looks_at == "index" and op is not ops.check_index)
 _MOVES = frozenset((ops.reshape, ops.permute, ops.expand, ops.copy))
 
 
@@ -78,12 +76,14 @@ def _origin(step: Step, made: dict[int, Step]) -> int:
     return slot
 
 
-def may_leave_range(events: list[Event]) -> bool:
-    """Whether an index is only known to be in range when a kernel meets it, so that the program may refuse."""
-    outside, made = _origins(events)
-    return any(
-        step.op in _INDEXED and _origin(step, made) not in outside for event in events for step in event.steps
-    )
+def may_refuse(events: list[Event]) -> bool:
+    """Whether an index is only known to be in range when a kernel meets it, so that the program may refuse.
+
+    So it may if a kernel looks at anything else.
+    """
+    looking = [step for event in events for step in event.steps if step.op is not None and step.op.looks_at]
+    outside, made = _origins(events) if looking else (set(), {})
+    return any(step.op not in _INDEXED or _origin(step, made) not in outside for step in looking)
 
 
 _addresses: dict[int, int] = {}

@@ -144,6 +144,7 @@ def make_graph(
     lines: dict[ir.Node, str] = {}
     labels: dict[ir.Node, str] = {}
     scalars: dict[Number, ir.Node] = {}
+    checks: list[ir.Node] = []
     values = structure.free if values is None else values
     free, varying = iter(values), iter(structure.varying)
 
@@ -180,6 +181,8 @@ def make_graph(
                 labels.setdefault(made, event.name)
             else:
                 made = making.make(step.op.origin or step.op, args, attrs)
+            if step.op.looks_at:
+                checks.append(made)
             if len(step.outs) == 1:
                 nodes[step.outs[0]] = made
             else:
@@ -194,7 +197,8 @@ def make_graph(
     given = sorted({v for v in values if isinstance(v, ir.Node)}, key=lambda n: n.attrs[0])
     kinds += [v.attrs[1] for v in given]
     rest = {} if making is None else making.rest
-    return Graph(tuple(inputs), tuple(kinds), tuple(outputs), homes, name, lines, labels, rest)
+    graph = Graph(tuple(inputs), tuple(kinds), tuple(outputs), homes, name, lines, labels, rest)
+    return graph.checking(checks) if checks else graph
 
 
 def scalars_of(events: list[Event]) -> list[Number]:

@@ -18,7 +18,7 @@ from tracejit.runtime.arrays import in_blocks
 from tracejit.runtime.objects import copy_call, make_call
 from tracejit.tensor.tensor import FIELDS, Tensor, on_gpu, pending
 from tracejit.trace.executable import Executable, signed
-from tracejit.trace.ranges import may_leave_range
+from tracejit.trace.ranges import may_refuse
 from tracejit.trace.replay.arrivals import Found, native_look, short_look
 from tracejit.trace.replay.gradients import Gradients
 from tracejit.trace.replay.guards import ABSENT
@@ -244,7 +244,7 @@ class Writing:
         reads = {slot for _, slot, _ in self.proof.session.reads}
         out = []
         at = {slot: i for i, (slot, _, _) in enumerate(self.executable.outputs)}
-        refuses, first = may_leave_range(self.events), len(self.executable.inputs)
+        refuses, first = may_refuse(self.events), len(self.executable.inputs)
         for kind, container, key, value in self.proof.changes:
             if kind == "slot" and key == "_grad" and isinstance(value, Tensor) and self.world.is_fresh(value):
                 slot = self.slots[id(value)][0]
