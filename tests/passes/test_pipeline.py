@@ -127,9 +127,10 @@ def test_an_unchanged_home_keeps_its_place() -> None:
 @pytest.mark.parametrize(
     ("body", "checks"),
     [
-        ("t = take(x, i, dim=0)\n    u = slice(concat(t, x, dim=0), start=(2,), length=(4,), step=(1,))\n    return u",
+        ("t = take(x, i, dim=0)\n    u = slice(cat(t, x, dim=0), start=(2,), length=(4,), step=(1,))\n    return u",
          "check(take)"),
-        ("t = take(x, reshape(reshape(i, shape=(2, 1)), shape=(2,)), dim=0)\n    check(t)\n    return x", "check(take)"),
+        ("t = take(x, reshape(reshape(i, shape=(2, 1)), shape=(2,)), dim=0)\n    check(t)\n    return x",
+         "check(take)"),
         ("t = take(x, i, dim=0)\n    check(t)\n    return t", ""),
         ("t = take(x, i, dim=0)\n    u = slice(t, start=(0,), length=(0,), step=(1,))\n    return u", "check(take)"),
         ("t = take(x, slice(i, start=(0,), length=(0,), step=(1,)), dim=0)\n    check(t)\n    return x", ""),

@@ -186,7 +186,7 @@ def lookup_and_nothing_else():
     return Case(f, lambda i: (arr(i, 4, 3), tj.tensor([i])))
 
 
-@topic.program("one program")
+@topic.program("branch")
 def draw_that_nothing_uses_from_weights_that_may_be_wrong():
     def f(x, i):
         tj.multinomial(x - i, 2)

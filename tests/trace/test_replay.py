@@ -474,7 +474,7 @@ def test_a_dict_is_looked_at_after_the_call_stored_in_it(look):
     assert refused(make) == ["a dict is looked at after something was added to it"]
 
 
-def test_values_that_decide_are_not_replayed():
+def test_values_that_decide_are_not_replayed_at_first():
     def make():
         def f(x):
             if x.sum() > 0:

@@ -15,7 +15,17 @@ from tracejit.runtime.entry import ENTRY
 from tracejit.trace.background import Elsewhere, Job
 from tracejit.trace.lean import Lean, lean_of
 from tracejit.trace.memory import Memory
-from tracejit.trace.structure import Built, Ends, Kept, Structures, computes_on_gpu, make_graph, outline, scalars_of
+from tracejit.trace.structure import (
+    READ,
+    Built,
+    Ends,
+    Kept,
+    Structures,
+    computes_on_gpu,
+    make_graph,
+    outline,
+    scalars_of,
+)
 from tracejit.trace.tape import NodePlan, TapePlan, needed_slots, plan_tape
 from tracejit.trace.tree import Event, Stop, path
 
@@ -33,7 +43,8 @@ class Executable:
     `views` are tensors that get their memory from another's, in order: (slot, source, op, attrs). `bumps` count the
     changes in place, `renamed` are the slots that they gave to tensors by which the tape knows them: before, after.
     `tape` is what must be put back on the gradient tape; of what a lean one keeps the large values are the last
-    outputs, by numbers below zero, and the small ones have places in a `block`: offsets, and bytes in all. With an
+    outputs, by numbers below zero, and the small ones have places in a `block`: offsets, and bytes in all. What Python
+    only reads of a whole call is among the outputs, the last ones, by `READ`: of the slots that it `looks` at. With an
     `obstacle` there is no program.
     """
 
@@ -52,6 +63,7 @@ class Executable:
         "homes",
         "inputs",
         "last",
+        "looks",
         "lows",
         "moves",
         "mutated",
@@ -74,6 +86,7 @@ class Executable:
     def __init__(self, generation: int, obstacle: str | None = None) -> None:
         self.generation = generation
         self.obstacle = obstacle
+        self.looks: tuple[int, ...] = ()
         self.compiled: Any = None
         self.built: Built | None = None
         self.gpu = False
@@ -322,7 +335,9 @@ def build(
     if kept is not None and kept.left != exe.left:
         # The other process thought otherwise of what a lean tape is worth.
         kept = None
-    _translate(events, memory, wanted, exe, name, structures, elsewhere, kept, lean)
+    exe.looks = stop.reads
+    ends = Ends([(READ, slot) for slot in exe.looks], [], stop.expected)
+    _translate(events, memory, wanted, exe, name, ends, structures, elsewhere, kept, lean)
     exe.behind = stop.behind & views.keys()
     if exe.tape is not None and memory.renamed:
         exe.renamed = _renamed(events, exe.tape)
@@ -368,26 +383,27 @@ def _translate(
     wanted: dict[int, None],
     exe: Executable,
     name: str,
+    ends: Ends,
     structures: Structures | None = None,
     elsewhere: Elsewhere | None = None,
     kept: Kept | None = None,
     lean: Lean | None = None,
 ) -> None:
-    """Compile the program of a segment, which gives what a lean tape keeps as well."""
+    """Compile the program of a segment, which gives what is asked for with its `ends` and what a lean tape keeps."""
     for event in events:
         exe.inputs.extend(event.binds)
     exe.numbers = [(n.index, n.kind) for n in scalars_of(events)]
-    homes = [(root, last) for root, last in memory.final.items() if root in memory.external]
+    ends.homes = [(root, last) for root, last in memory.final.items() if root in memory.external]
     place = {slot: i for i, slot in enumerate(exe.inputs)}
-    exe.mutated = [place[root] for root, _ in homes]
-    ends = Ends([(root, memory.last(root)) for root in wanted], homes)
+    exe.mutated = [place[root] for root, _ in ends.homes]
+    ends.outputs = [*((root, memory.last(root)) for root in wanted), *ends.outputs]
     own = len(ends.outputs)
     if lean is not None:
         ends.outputs += [(-1 - slot, slot) for slot in lean.kept]
         own += lean.apart
         exe.block = (lean.offsets, lean.nbytes) if lean.apart < len(lean.kept) else None
     exe.events, exe.ends, exe.name = events, ends, name
-    if not ends.outputs and not homes and not _look_at_values(events):
+    if not (ends.outputs or ends.homes or ends.expected or _look_at_values(events)):
         exe.load(_Nothing())
         return
     exe.gpu = computes_on_gpu(events)

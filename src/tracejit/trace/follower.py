@@ -33,6 +33,7 @@ from tracejit.trace.growth import Growth, grow, grow_cut, grow_end, sketched, sk
 from tracejit.trace.matcher import MISS, matcher
 from tracejit.trace.ranges import in_range
 from tracejit.trace.repeat import materialise
+from tracejit.trace.structure import READ
 from tracejit.trace.tree import Event, External, Opaque, Place, Stop, flatten, is_detached
 
 FAMILIAR = 4
@@ -43,6 +44,9 @@ MATCHERS = 4
 
 class Follower:
     """The session of a call that follows the tree."""
+
+    grows = True
+    """Whether the tree may get branches for other sizes on the way."""
 
     def __init__(self, region: Any, place: Place) -> None:
         self.region = region
@@ -520,6 +524,9 @@ class Follower:
         values = self.values
         kept: list[Any] = []
         for slot, array in arrays:
+            if slot == READ:
+                # Python has read it before.
+                continue
             if slot < 0:
                 kept.append(array)
                 continue

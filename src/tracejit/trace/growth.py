@@ -285,7 +285,7 @@ def grow(
     if model is None and not (place.grown and (kind, function) in follower.region.known):
         return None
     region = follower.region
-    if not region.may_grow():
+    if not follower.grows or not region.may_grow():
         return None
     change = "" if place.grown else region.resizing(follower, (kind, function, key, tensors, numbers))
     count = region.calls.resized
@@ -314,7 +314,7 @@ def grow_end(follower: Any) -> bool:
     """End the region here, if it ends at places like this one or in a branch for other sizes."""
     place = follower.place
     model = place.ends("end")
-    if model is None and not place.grown:
+    if not follower.grows or (model is None and not place.grown):
         return False
     try:
         if follower.growth is None:
@@ -331,7 +331,7 @@ def grow_cut(follower: Any, reason: str = "", what: Any = None) -> bool:
     With a `reason`, also where only the branch is one for other sizes.
     """
     place = follower.place
-    if place.cut is not None:
+    if place.cut is not None or not follower.grows:
         return False
     model = place.ends("cut")
     if model is None:

@@ -30,6 +30,7 @@ from tracejit.trace.replay.prover import Prover
 from tracejit.trace.source import user_line
 from tracejit.trace.structure import Exceeded, Structures
 from tracejit.trace.tree import Event, Number, Place, Segment, Stop, path, register_tensor
+from tracejit.trace.uncut import UncutRecorder
 from tracejit.trace.verify import Mismatch, Verified, is_due
 
 register_tensor(Tensor)
@@ -151,9 +152,15 @@ class Region:
         elif self.waiting and self._only_waits():
             return self._run_eagerly(args, kwargs)
         else:
-            session = Follower(self, root)
-            trial = None if prover is None else prover.begin(session, args, kwargs)
-            self.calls.followed += 1
+            begun = None if prover is None else prover.begin(args, kwargs)
+            wanted = None if prover is None else prover.take_wanted()
+            if wanted is not None:
+                session = UncutRecorder(self, wanted)
+                self.calls.recorded += 1
+            else:
+                session, trial = (Follower(self, root), None) if begun is None else begun
+                begun = None
+                self.calls.followed += 1
         self.change = ""
         self.waits = False
         state.session = session
@@ -287,7 +294,7 @@ class Region:
             self.note("background", stop.line, reason, time.perf_counter() - begin)
         if isinstance(executable, Verified):
             executable.watch(self, stop)
-        elif executable.tape is not None and self.max_compiles is None and not self.background:
+        elif executable.tape is not None and self.max_compiles is None and not self.background and not stop.reads:
             executable.tape.ask = functools.partial(self._lean, stop, alive, executable)
         return executable
 

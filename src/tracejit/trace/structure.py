@@ -27,6 +27,7 @@ from tracejit.symbols import Trail
 from tracejit.template import Template
 from tracejit.tensor.gpu import gpu_side
 from tracejit.trace.background import GRAPH, Elsewhere
+from tracejit.trace.expected import Expected, check_of
 from tracejit.trace.tree import Event, Number, Static
 
 _SIZES = frozenset(("shape", "size", "start", "length"))
@@ -116,12 +117,19 @@ def computes_on_gpu(events: list[Event]) -> bool:
     )
 
 
+READ = -(1 << 62)
+"""In place of a slot: new memory for a value that Python only reads."""
+
+
 @dataclass(slots=True)
 class Ends:
-    """What a segment leaves: slots that get new memory, and those of changed inputs with their last value."""
+    """What a segment leaves: slots that get new memory, and those of changed inputs with their last value; values that
+    are only read are new memory for `READ`. `expected` is what its program looks at before it leaves anything.
+    """
 
     outputs: list[tuple[int, int]]
     homes: list[tuple[int, int]]
+    expected: tuple[Expected, ...] = ()
 
 
 def make_graph(
@@ -196,6 +204,7 @@ def make_graph(
     kinds = [n.kind for n in scalars]
     given = sorted({v for v in values if isinstance(v, ir.Node)}, key=lambda n: n.attrs[0])
     kinds += [v.attrs[1] for v in given]
+    checks += [check_of(one, nodes) for one in ends.expected]
     rest = {} if making is None else making.rest
     graph = Graph(tuple(inputs), tuple(kinds), tuple(outputs), homes, name, lines, labels, rest)
     return graph.checking(checks) if checks else graph
@@ -274,7 +283,7 @@ class Structures:
         Pending if another process is at it.
         """
         shape = outline(events)
-        key = (shape.key, tuple(ends.outputs), tuple(ends.homes))
+        key = (shape.key, tuple(ends.outputs), tuple(ends.homes), ends.expected)
         mark = hash(key)
         place = key, shape.varying
         family = self._families[place] = self._families.pop(place, _Family())

@@ -250,8 +250,9 @@ class Stop:
     had, `kept` what another process said of its own, `lean` which slots the program for the gradients of one that
     leaves a lean tape wants in memory, None if it shall leave none. `obstacle` says why the segment cannot become a
     program, if it cannot. `silent` marks a cut that the tracer needs and Python did not ask for. `eager` are the
-    operations and units that run eagerly behind it. `cause` says what the call that first came here did differently
-    from those before it, `note` is what the account says about a cut.
+    operations and units that run eagerly behind it. Of a whole call (`trace/uncut.py`) Python wants the values that
+    some slots have when they are made (`reads`), and its way stands on what is `expected`. `cause` says what the call
+    that first came here did differently from those before it, `note` is what the account says about a cut.
     """
 
     last: Event | None
@@ -268,6 +269,8 @@ class Stop:
     kept: dict[Any, Any] = field(default_factory=dict)
     lean: dict[Any, frozenset[int] | None] = field(default_factory=dict)
     eager: set[Any] = field(default_factory=set)
+    reads: tuple[int, ...] = ()
+    expected: tuple[Any, ...] = ()
     cause: str = ""
     note: Note = field(default_factory=lambda: Note("cut", "", "", 0))
 

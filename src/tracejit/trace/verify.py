@@ -20,6 +20,7 @@ from tracejit.tensor.inplace import copy_into
 from tracejit.trace.account import Calls
 from tracejit.trace.executable import Executable, _translate
 from tracejit.trace.memory import Memory
+from tracejit.trace.structure import Ends
 from tracejit.trace.tree import Event, Static, Step, Stop, path
 
 BROKEN = "verification found that its program computes other bits than eager"
@@ -218,7 +219,7 @@ class Mismatch:
     def _run(self, memory: Memory, wanted: Iterable[int]) -> tuple[Executable, dict[int, Any]] | None:
         """The values of some slots as a program computes them from the same inputs."""
         probe = Executable(self.program.generation)
-        _translate(self.events, memory, dict.fromkeys(wanted), probe, self.program.region.name)
+        _translate(self.events, memory, dict.fromkeys(wanted), probe, self.program.region.name, Ends([], []))
         values: list[Any] = [None] * (max(self.inputs, default=-1) + 1)
         for slot, array in self.inputs.items():
             values[slot] = wrap(_copied(array))

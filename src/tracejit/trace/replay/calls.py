@@ -187,6 +187,8 @@ class Calls:
 
     def mathematics(self, f: Any, args: tuple[Any, ...]) -> Any:
         """A function of the math module."""
+        if len(args) == 1 and type(args[0]) is Later:
+            return self.machine.tested_afterwards(f, args[0])
         parts = [self.machine.number(a) for a in args]
         if any(p is None for p in parts):
             raise Unproven(f"math.{f.__name__} of a {type(args[0]).__name__}")

@@ -13,18 +13,9 @@ from typing import Any
 
 from tracejit.tensor.tensor import Tensor, on_gpu
 from tracejit.trace.executable import Executable
-from tracejit.trace.replay.proof import Proof
+from tracejit.trace.replay.proof import Proof, inner
 from tracejit.trace.replay.symbols import Unproven
 from tracejit.trace.tree import External, path
-
-
-def inner(value: Any, kinds: tuple[type, ...]) -> Iterator[Any]:
-    """What is of some kinds in a value, in lists, tuples and dicts too, as often as it stands there."""
-    if isinstance(value, kinds):
-        yield value
-    elif isinstance(value, (list, tuple, dict)):
-        for e in value.values() if isinstance(value, dict) else value:
-            yield from inner(e, kinds)
 
 
 class Landed:
@@ -79,5 +70,7 @@ def leaving(proof: Proof, *kinds: type) -> Iterator[Any]:
 
 def handed_out(proof: Proof) -> set[int]:
     """The slots of tensors that leave the call, or whose values do."""
-    found = {id(t) for t in leaving(proof, Tensor)} | {id(t) for _, _, t in proof.session.reads}
+    found = {id(t) for t in leaving(proof, Tensor)}
+    if proof.session.uncut is None:
+        found |= {id(t) for _, _, t in proof.session.reads}
     return {slot for slot, t in enumerate(proof.segment().values) if id(t) in found}

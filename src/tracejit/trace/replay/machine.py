@@ -12,13 +12,14 @@ from typing import Any
 
 from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.tensor import Tensor
+from tracejit.trace.expected import Form, combined, kind_of, number_form, tested
 from tracejit.trace.replay.attributes import Attributes
 from tracejit.trace.replay.calls import Calls
 from tracejit.trace.replay.frames import MAKES_GENERATOR, REFUSED, Frame, Generator, Iteration, bind
 from tracejit.trace.replay.guards import ABSENT, find_in_class
 from tracejit.trace.replay.opcodes_objects import OPCODES
 from tracejit.trace.replay.session import Shadow
-from tracejit.trace.replay.symbols import Later, Source, Sym, Unproven
+from tracejit.trace.replay.symbols import Later, Midway, Source, Sym, Unproven
 from tracejit.trace.replay.world import PLAIN, World, nowhere
 from tracejit.trace.source import is_user_file
 
@@ -191,7 +192,9 @@ class Machine:
             world.listing.require(x.text if value else f"not {x.text}")
             return value
         if isinstance(x, (Tensor, Later)):
-            raise Unproven("the way through the function depends on a value of a tensor", Later.fix)
+            if isinstance(x, Tensor):
+                world.touch(x)
+            return self.session.decide(x)
         if self.sized(x, "__len__", "__bool__"):
             if isinstance(x, dict) and not (world.is_fresh(x) or world.is_found(x)):
                 world.unchanged(x)
@@ -276,7 +279,7 @@ class Machine:
         if isinstance(a, Tensor) or isinstance(b, Tensor):
             return self.tensor_operation(function, a, b)
         if type(a) is Later or type(b) is Later:
-            raise Unproven(Later.complaint, Later.fix)
+            return self.compared_afterwards(sign, a, b)
         if type(a) is Sym or type(b) is Sym:
             left, right = self.number(a), self.number(b)
             if left is None or right is None:
@@ -319,7 +322,9 @@ class Machine:
         """`a is b`."""
         world = self.world
         if type(a) in (Sym, Later) or type(b) in (Sym, Later):
-            other = b if type(a) in (Sym, Later) else a
+            number, other = (a, b) if type(a) in (Sym, Later) else (b, a)
+            if type(number) is Later and isinstance(other, bool):
+                return self._is_truth(number) and self.session.decide(number) is other
             if other is None or isinstance(other, (bool, str, Tensor)):
                 return False
             raise Unproven("numbers are compared by identity", "compare numbers with ==")
@@ -407,7 +412,36 @@ class Machine:
             parts.append(x.text if part is None else part[1])
         if sign not in "+-*" and not (sign == "/" and type(b) is float and b != 0.0):
             raise Unproven(Later.complaint, Later.fix)
-        return Later(f"({parts[0]} {sign} {parts[1]})")
+        return Later(f"({parts[0]} {sign} {parts[1]})", combined(sign, self._form(a), self._form(b)))
+
+    def compared_afterwards(self, sign: str, a: Any, b: Any) -> Later:
+        """A comparison that can wait until the program ran."""
+        if self.session.uncut is None:
+            raise Midway(Later.complaint, Later.fix)
+        parts = [(None, x.text) if type(x) is Later else self.number(x) for x in (a, b)]
+        if any(part is None for part in parts):
+            raise Unproven(Later.complaint, Later.fix)
+        form = combined(sign, self._form(a), self._form(b))
+        return Later(f"({parts[0][1]} {sign} {parts[1][1]})", form)  # type: ignore[index]
+
+    def tested_afterwards(self, f: Any, x: Later) -> Later:
+        """A test of `math` that can wait until the program ran."""
+        if self.session.uncut is None:
+            raise Midway(Later.complaint, Later.fix)
+        form = tested(f.__name__, x.form)
+        if form is None:
+            raise Unproven(Later.complaint, Later.fix)
+        return Later(f"{self.world.listing.constant(f)}({x.text})", form)
+
+    def _is_truth(self, x: Later) -> bool:
+        """Whether a value that is read is a truth value, not a number."""
+        if x.form is None:
+            raise (Midway if self.session.uncut is None else Unproven)(Later.complaint, Later.fix)
+        return kind_of(x.form) == "b"
+
+    @staticmethod
+    def _form(x: Any) -> Form | None:
+        return x.form if type(x) is Later else number_form(x)
 
     def tensor_operation(self, function: Any, *args: Any) -> Any:
         """An operator on tensors: numbers that change become operands."""

@@ -34,6 +34,9 @@ class Replay:
 
     def __init__(self, proof: Proof, landed: Landed) -> None:
         alive = set(landed.alive)
+        self.uncut = proof.session.uncut
+        self.refused = False
+        """Whether the program refused what the last call found; whoever tries the next replay takes it back."""
         self.executable = self._own(landed.executable, alive)
         writing = Writing(proof, self.executable, alive)
         self.constants, self.found, self.fixed = writing.constants, writing.found, writing.fixed
@@ -161,9 +164,10 @@ class Replay:
     def again(self) -> bool:
         """Whether the program refuses, once more and by the long way: it may only be laid out for other threads."""
         compiled = self.executable.compiled
-        refused = compiled.run(self.executable.pointers, self.executable.scalars)
+        refused = bool(compiled.run(self.executable.pointers, self.executable.scalars))
         self.controls[0] = compiled.program.control
-        return bool(refused)
+        self.refused = refused
+        return refused
 
     def _overlap(self, moved: list[int]) -> bool:
         exe = self.executable

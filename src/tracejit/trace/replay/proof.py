@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import types
+from collections.abc import Iterator
 from typing import Any
 
 from tracejit import devices, dtypes
@@ -17,13 +19,23 @@ from tracejit.trace.replay.frames import Generator, Iteration
 from tracejit.trace.replay.guards import ABSENT, READERS, unchanged
 from tracejit.trace.replay.machine import Machine
 from tracejit.trace.replay.session import Matched, Shadow
-from tracejit.trace.replay.symbols import Later, Listing, Sym, Unproven
+from tracejit.trace.replay.symbols import Later, Listing, Midway, Sym, Unproven
 from tracejit.trace.replay.world import PLAIN, Hint, World
 from tracejit.trace.tree import Place, same_number
+from tracejit.trace.uncut import Uncut
 
 FAILURE = "the prover itself failed"
 ROUNDS = 4
 """How often a run may find that more places change from call to call, and start again."""
+
+
+def inner(value: Any, kinds: tuple[type, ...]) -> Iterator[Any]:
+    """What is of some kinds in a value, in lists, tuples and dicts too, as often as it stands there."""
+    if isinstance(value, kinds):
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for e in value.values() if isinstance(value, dict) else value:
+            yield from inner(e, kinds)
 
 
 class Proof:
@@ -61,12 +73,24 @@ class Proof:
         Raises: Unproven if several do.
         """
         busy = [s for s in self.session.segments if s.last is not None]
-        if len(busy) != 1:
-            raise Unproven(
-                "values are read in the middle of the function" if busy else "the function computes nothing",
-                "read values at the end of the function, or return the tensors" if busy else "",
+        if not busy:
+            raise Unproven("the function computes nothing")
+        if len(busy) > 1:
+            raise Midway(
+                "values are read in the middle of the function",
+                "read values at the end of the function, or return the tensors",
             )
         return busy[0]
+
+    @property
+    def looks(self) -> dict[int, int]:
+        """Of a call that was recorded as a whole: the slots of the values that leave it, by their numbers."""
+        if self.session.uncut is None:
+            return {}
+        changed = [value for _, _, _, value in self.changes]
+        leaving = (self.result, *changed, *(value for _, value in self.world.appended))
+        wanted = {int(k) for later in inner(leaving, (Later,)) for k in re.findall(r"\br(\d+)\b", later.text)}
+        return {k: self.session.reads[k][1] for k in sorted(wanted)}
 
     def rehearse(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Run the text before the program on the world as it is: it must compute what the machine did.
@@ -175,16 +199,18 @@ def prove(
     kwargs: dict[str, Any],
     changing: dict[Any, Any],
     hints: frozenset[Hint] = frozenset(),
+    uncut: Uncut | None = None,
 ) -> tuple[Proof | None, list[tuple[str, Unproven]]]:
     """Run a call abstractly, before it is made: a proof, or why there is none.
 
     `changing` are places whose numbers and tensors are not the same in each call; places that the function itself
-    changes are added, and those whose numbers did change in another process, which `hints` tell.
+    changes are added, and those whose numbers did change in another process, which `hints` tell. `uncut` is what was
+    recorded if it is a whole call.
     """
     obstacles: list[tuple[str, Unproven]] = []
     for _ in range(ROUNDS):
         world = World(Listing(), changing, hints)
-        session = Shadow(world, place)
+        session = Shadow(world, place, uncut)
         machine = Machine(world, session)
         grad, before = state.grad_enabled, state.session
         casting = state.autocast, state.autocast_defaults, state.autocast_depth, state.autocast_cache
@@ -212,7 +238,7 @@ def prove(
             if state.autocast_depth != casting[2]:
                 raise Unproven("autocast is left on", "use autocast() as a context manager")
         except Unproven as e:
-            return None, [*machine.obstacles, (getattr(e, "line", machine.line()), e)]
+            return None, [*machine.obstacles, (getattr(e, "line", machine.line()), e.alone())]
         except RecursionError:
             return None, [*machine.obstacles, (machine.line(), Unproven("the calls are nested too deeply"))]
         except Exception as e:  # noqa: BLE001 - a proof that breaks must not break the call, which is followed then
@@ -240,7 +266,7 @@ def prove(
             proof.storable(value)
         proof.rehearse(args, kwargs)
     except Unproven as e:
-        return None, [((session.lines or ["?"])[0], e)]
+        return None, [((session.lines or ["?"])[0], e.alone())]
     return proof, []
 
 

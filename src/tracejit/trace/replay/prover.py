@@ -15,13 +15,23 @@ from tracejit.trace.replay.guards import READERS, Guard
 from tracejit.trace.replay.landed import Landed, check_leaves, check_result, handed_out
 from tracejit.trace.replay.program import Replay
 from tracejit.trace.replay.proof import Proof, prove
-from tracejit.trace.replay.symbols import Unproven
+from tracejit.trace.replay.symbols import Later, Midway, Unproven
 from tracejit.trace.replay.world import COUNTERS, Hint, hint
 from tracejit.trace.tape import TapePlan
-from tracejit.trace.tree import Stop
+from tracejit.trace.tree import Segment, Stop
+from tracejit.trace.uncut import Uncut, UncutFollower
 
 TRIES = 24
 """Proofs that a region may try."""
+JOINED_FROM = 8
+"""Followed calls from which on one that reads in its middle may be recorded and proven as a whole: that takes one more
+program."""
+WAYS = 4
+"""Ways through a function, told apart by values, that are recorded as wholes."""
+PATIENCE = 6
+"""Proofs that may fail until calls are no longer recorded as wholes."""
+REFUSALS = 8
+"""Long programs may refuse so often, and one in so many calls, until calls are no longer proven as wholes."""
 REPLAYS = 8
 """Replays that a region keeps; the one that was used longest ago goes first."""
 
@@ -38,6 +48,12 @@ class Prover:
         self.tries = 0
         self.failures = 0
         self.wait = 1
+        self.uncut: list[Uncut] = []
+        self.joins = True
+        """Whether calls that read in their middle may still be proven as a whole."""
+        self.refusals = 0
+        self.refused = False
+        self.wanted: Uncut | None = None
         self._before: tuple[int, ...] = ()
 
     # --- replaying ----------------------------------------------------------------------------------------------------
@@ -45,8 +61,13 @@ class Prover:
     def replay(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The result of a call by replay, or `MISS`."""
         replays = self.replays
+        self.refused = False
         for k, replay in enumerate(replays):
-            out = replay.run(args, kwargs)
+            # One that was tried before all others need not refuse again.
+            out = MISS if replay.refused else replay.run(args, kwargs)
+            if replay.refused:
+                replay.refused = False
+                self._refuse(replay)
             if out is not MISS:
                 if k:
                     replays.insert(0, replays.pop(k))
@@ -62,6 +83,24 @@ class Prover:
                 self._put_first()
                 break
         return MISS
+
+    def _refuse(self, replay: Replay) -> None:
+        """A program refused what a call found. Where long ones often do, running them is in vain."""
+        if replay.uncut is None:
+            return
+        self.refused = True
+        self.refusals += 1
+        if self.refusals >= REFUSALS and self.refusals * REFUSALS > self.region.calls.replayed:
+            if replay.executable.compiled.releases:
+                self._part("values that decide the way through the function change too often")
+
+    def _part(self, reason: str) -> None:
+        """No call is proven as a whole from here on."""
+        self.joins = False
+        self.uncut.clear()
+        self.replays = [replay for replay in self.replays if replay.uncut is None]
+        self._put_first()
+        self._note([("?", Unproven(reason, Later.fix))])
 
     def let_go(self) -> None:
         """A call is made without a replay: the gradients that they gave are the tensors' alone, which may drop them."""
@@ -101,8 +140,15 @@ class Prover:
 
     # --- proving ------------------------------------------------------------------------------------------------------
 
-    def begin(self, follower: Follower, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Trial | None:
-        """Before a followed call: try a proof if the calls have settled.
+    def take_wanted(self) -> Uncut | None:
+        """The segment that this call is to be recorded in, if it is."""
+        wanted, self.wanted = self.wanted, None
+        return wanted
+
+    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Follower, Trial] | None:
+        """Before a call is followed: what it is to be followed with if a proof is to be tried, as calls have settled.
+
+        The call may have to be recorded for one: see `take_wanted`.
 
         Raises: RuntimeError in the mode "replay" if there is none, with every reason.
         """
@@ -117,25 +163,90 @@ class Prover:
         if self.wait > 0 and not demanded:
             return None
         self.tries += 1
-        call = region.function, region.root.root, args, kwargs
+        proof, obstacles = self._prove(region.root, args, kwargs)
+        if proof is not None:
+            return self._try(proof, Follower(region, region.root.root))
+        if self._may_join(obstacles):
+            if region.calls.followed < JOINED_FROM and not demanded:
+                self.wait = JOINED_FROM - region.calls.followed
+                self._tell(obstacles)
+                return None
+            found = self._join(args, kwargs, obstacles)
+            if found is not None:
+                return found
+            if self.wanted is not None:
+                return None
+        else:
+            self._note(obstacles)
+        if demanded:
+            raise RuntimeError(self._refusal())
+        return None
+
+    def _try(self, proof: Proof, follower: Follower) -> tuple[Follower, Trial]:
+        trial = Trial(self, proof)
+        # The other way round there would be a circle.
+        follower.witness = trial.witness
+        return follower, trial
+
+    def _prove(
+        self, segment: Segment, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Proof | None, list[tuple[str, Unproven]]]:
+        call = self.region.function, segment.root, args, kwargs
+        uncut = segment if isinstance(segment, Uncut) else None
         before = self.changing.copy()
         with without_collections():
-            proof, obstacles = prove(*call, self.changing, self.hints)
-            if proof is None and self.hints:
+            proof, obstacles = prove(*call, self.changing, self.hints, uncut)
+            if proof is None and self.hints and not self._may_join(obstacles):
                 # They may be of another function's numbers, with which this one decides something.
                 self.hints = frozenset()
                 self.changing = before
-                proof, obstacles = prove(*call, self.changing)
-        if proof is None:
-            self._note(obstacles)
-            if demanded:
-                raise RuntimeError(self._refusal())
+                proof, obstacles = prove(*call, self.changing, uncut=uncut)
+        return proof, obstacles
+
+    def _may_join(self, obstacles: list[tuple[str, Unproven]]) -> bool:
+        """Whether nothing but reads in its middle stands between a call and a proof."""
+        region = self.region
+        plain = region.verify is None and region.max_compiles is None and not region.background
+        return self.joins and plain and all(isinstance(e, Midway) for _, e in obstacles)
+
+    def _join(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], obstacles: list[tuple[str, Unproven]]
+    ) -> tuple[Follower, Trial] | None:
+        """Prove a call as a whole, or have it recorded so."""
+        used = [replay.uncut for replay in self.replays]
+        waiting = [uncut for uncut in self.uncut if uncut not in used]
+        if not waiting:
+            if len(self.uncut) < WAYS and (not self.uncut or self.refused):
+                self.wanted = Uncut(self.region)
+                self.uncut.append(self.wanted)
+                self.wait = 1
+            else:
+                self._note(obstacles)
             return None
-        return Trial(self, proof, follower)
+        uncut = waiting[-1]
+        if uncut.obstacle is not None:
+            self._part(uncut.obstacle)
+            return None
+        proof, found = self._prove(uncut, args, kwargs)
+        if proof is None:
+            self._note(found)
+            if self.failures >= PATIENCE:
+                self.joins = False
+            return None
+        end = proof.segment().place.end
+        assert end is not None
+        reads, expected = tuple(dict.fromkeys(proof.looks.values())), tuple(proof.session.expected)
+        if (end.reads, end.expected) != (reads, expected):
+            end.reads, end.expected = reads, expected
+            end.programs.clear()
+        return self._try(proof, UncutFollower(self.region, uncut.root))
 
     def _note(self, obstacles: list[tuple[str, Unproven]]) -> None:
         self.failures += 1
         self.wait = 2**self.failures
+        self._tell(obstacles)
+
+    def _tell(self, obstacles: list[tuple[str, Unproven]]) -> None:
         self.obstacles = [(line, e.reason, e.fix) for line, e in obstacles]
 
     def _refusal(self) -> str:
@@ -188,14 +299,13 @@ class Prover:
 class Trial:
     """A followed call that a proof has foretold."""
 
-    def __init__(self, prover: Prover, proof: Proof, follower: Follower) -> None:
+    def __init__(self, prover: Prover, proof: Proof) -> None:
         self.prover = prover
         self.proof = proof
         self.landed: list[Landed] = []
         self.generators = {
             key: (generator.seed_, generator.offset) for key, (generator, _) in proof.session.drawn.items()
         }
-        follower.witness = self.witness
 
     def witness(self, follower: Follower, stop: Stop, executable: Executable, alive: tuple[int, ...]) -> None:
         """A segment was run."""

@@ -9,10 +9,12 @@ from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import OWED
 from tracejit.tensor.tensor import Tensor, on_gpu, pending, set_requires_grad
+from tracejit.trace.expected import Expected, evaluate, read_form
 from tracejit.trace.ranges import in_range
-from tracejit.trace.replay.symbols import Later, Source, Sym, Unproven
+from tracejit.trace.replay.symbols import Later, Midway, Source, Sym, Unproven
 from tracejit.trace.replay.world import World
 from tracejit.trace.tree import Event, External, Number, Opaque, Place, Stop, flatten, is_detached, same_number
+from tracejit.trace.uncut import Uncut
 
 STRUCTURE = "the function does something here that it did not do in the calls before"
 
@@ -31,10 +33,16 @@ class Matched:
 
 
 class Shadow:
-    """Walks the tree as a follower does, with the world in an overlay and numbers as text."""
+    """Walks the tree as a follower does, with the world in an overlay and numbers as text.
 
-    def __init__(self, world: World, place: Place) -> None:
+    In a call that is recorded as a whole (`uncut`) reads cut nothing: values are there when its program ran, and where
+    Python decides on one it is taken to do as it did then, which is what the call is `expected` to do.
+    """
+
+    def __init__(self, world: World, place: Place, uncut: Uncut | None = None) -> None:
         self.world = world
+        self.uncut = uncut
+        self.expected: dict[Expected, None] = {}
         self.segments: list[Matched] = []
         self.drawn: dict[int, tuple[Any, int]] = {}
         self.reads: list[tuple[Any, int, Any]] = []
@@ -292,11 +300,13 @@ class Shadow:
             None if inputs is None else len(inputs),
         )
         tensors = [*roots, *(c for c in cotangents if c is not None), *(inputs or ())]
+        crosses = False
         for event in self.at.place.events:
             if event.kind != "backward" or event.key != key or event.grad is not state.grad_enabled:
                 continue
             if event.crossing is not None:
                 # What a graph from outside is like is seen only by walking it.
+                crosses = True
                 continue
             full = self._with_leaves(event, tensors)
             if full is None or len(full) != len(event.operands) or not self.admit(event, full, []):
@@ -307,6 +317,8 @@ class Shadow:
                 if after is not None and after != before:
                     self.world.write("slot", values[leaf], "_grad", values[after])
             return self._output(event.output, event)
+        if crosses and len(self.segments) > 1:
+            raise Midway("a backward pass goes back over a value that is read", Later.fix)
         raise Unproven(STRUCTURE)
 
     def _with_leaves(self, event: Event, tensors: list[Any]) -> list[Any] | None:
@@ -341,6 +353,14 @@ class Shadow:
         """The only element of a tensor, once the program ran."""
         at = self.at
         position = len(self.reads)
+        if t._array is None and self.uncut is not None:
+            # The slot of the value that it has here.
+            slot = max(i for i, v in enumerate(at.values) if v is t)
+            if slot not in self.uncut.seen:
+                raise Unproven(STRUCTURE)
+            self.reads.append((at, slot, t))
+            self.lines.append(self.world.line())
+            return Later(f"r{position}", read_form(t._dtype, slot))
         if t._array is None:
             # It may have been computed before an earlier look at memory.
             segment = next(s for s in reversed(self.segments) if any(v is t for v in s.values))
@@ -356,6 +376,20 @@ class Shadow:
         raise Unproven(
             "a value of a tensor from outside is read", "give the number as an argument, or keep it a tensor"
         )
+
+    def decide(self, x: Any) -> bool:
+        """Whether a value that is read counts as true, which Python's way through the function depends on."""
+        if self.uncut is None:
+            raise Midway("the way through the function depends on a value of a tensor", Later.fix)
+        if isinstance(x, Tensor):
+            if x.numel() != 1:
+                raise Unproven("the truth of a tensor of other than one element is asked for", Later.fix)
+            x = self.item(x)
+        if x.form is None:
+            raise Unproven(Later.complaint, Later.fix)
+        outcome = bool(evaluate(x.form, self.uncut.seen))
+        self.expected[Expected(x.form, outcome)] = None
+        return outcome
 
     def finish(self) -> None:
         """The abstract run is done."""

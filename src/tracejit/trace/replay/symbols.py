@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from tracejit.trace.expected import Form
+
 
 class Unproven(Exception):
     """A call cannot be replayed: something in it is not known to be the same next time, or to have no other effect."""
@@ -13,6 +15,15 @@ class Unproven(Exception):
         super().__init__(reason)
         self.reason = reason
         self.fix = fix
+
+    def alone(self) -> Unproven:
+        """Itself without the frames that it went through, which hold what the call was given, and itself."""
+        self.__context__ = None
+        return self.with_traceback(None)
+
+
+class Midway(Unproven):
+    """A call reads values in its middle, or decides on one: it may be proven as a whole, if it is recorded so."""
 
 
 def _refuse(name: str) -> Callable[..., Any]:
@@ -48,16 +59,18 @@ class Sym:
 class Later:
     """A Python number that is read from a computed tensor, or made of such numbers: it is there after the program ran.
 
-    It may be returned, stored, added and multiplied; anything else that Python does with it depends on a value.
+    It may be returned, stored, added and multiplied; anything else that Python does with it depends on a value. Where
+    a whole call is proven its `form`, if it has one, says what a program has to look at for Python to decide on it.
     """
 
-    __slots__ = ("text",)
+    __slots__ = ("form", "text")
 
     complaint = "Python computes with a value that it reads from a tensor"
     fix = "keep the value a tensor, or only return it; mode='follow' runs the Python that looks at it"
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, form: Form | None = None) -> None:
         self.text = text
+        self.form = form
 
 
 for _cls in (Sym, Later):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tracejit.runtime.arrays import in_blocks
+from tracejit.runtime.entry import ENTRY
 from tracejit.runtime.objects import copy_call, make_call
 from tracejit.tensor.tensor import FIELDS, Tensor, on_gpu, pending
 from tracejit.trace.executable import Executable, signed
@@ -29,6 +30,7 @@ from tracejit.trace.replay.steps import write_steps
 from tracejit.trace.replay.symbols import Later, Sym
 from tracejit.trace.replay.watch import Watch
 from tracejit.trace.replay.words import count_up
+from tracejit.trace.structure import READ
 from tracejit.trace.tree import External, path
 
 _ERRORS = "(ArithmeticError, LookupError, TypeError, ValueError, AttributeError)"
@@ -52,6 +54,7 @@ class Writing:
         # A GPU's program is started by Python.
         program = None if executable.gpu else getattr(executable.compiled, "program", None)
         self.controls = [] if program is None else [program.control]
+        self._places: dict[int, np.ndarray] = {}
         self.held: list[Any] = []
         """What the text has by its address alone."""
         self.text = self._write()
@@ -174,7 +177,7 @@ class Writing:
             out.append("    if not kept: grads.renew()")
         given = {at for _, at, _ in self.handed}
         whole: set[int] = set()
-        made_here = [(at, *output) for at, output in enumerate(exe.outputs) if at not in given]
+        made_here = [(at, *output) for at, output in enumerate(exe.outputs) if at not in given and output[0] != READ]
         have_blocks = in_blocks([math.prod(shape) * np.dtype(kind).itemsize for _, _, shape, kind in made_here])
         for (at, slot, shape, kind), has_block in zip(made_here, have_blocks, strict=True):
             array, place = (shape, np.dtype(kind)), len(exe.inputs) + at
@@ -213,11 +216,12 @@ class Writing:
         """Whether what lives on has neither views nor histories that can be walked back."""
         exe = self.executable
         made = {r.slot for r, _ in self.made}
+        outputs = [slot for slot, _, _ in exe.outputs if slot != READ]
         return (
             not exe.views
-            and all(slot in made for slot, _, _ in exe.outputs)
+            and all(slot in made for slot in outputs)
             and all(self._whole(r) for r, _ in self.made)
-            and len(made) == len(exe.outputs)
+            and len(made) == len(outputs)
             and (exe.tape is None or (exe.tape.is_spent() and not any(map(self._is_fresh, exe.tape.leaves()))))
             and all(not r.requires_grad or (exe.tape is not None and r.slot in exe.tape.roots) for r, _ in self.made)
             and all(slot in made for slot in (exe.tape.roots if exe.tape is not None else ()))
@@ -241,10 +245,11 @@ class Writing:
         ):
             return []
         uses = Counter(id(t) for t in leaving(self.proof, Tensor))
-        reads = {slot for _, slot, _ in self.proof.session.reads}
+        whole = self.proof.session.uncut is not None
+        reads = set() if whole else {slot for _, slot, _ in self.proof.session.reads}
         out = []
         at = {slot: i for i, (slot, _, _) in enumerate(self.executable.outputs)}
-        refuses, first = may_refuse(self.events), len(self.executable.inputs)
+        refuses, first = may_refuse(self.events) or whole, len(self.executable.inputs)
         for kind, container, key, value in self.proof.changes:
             if kind == "slot" and key == "_grad" and isinstance(value, Tensor) and self.world.is_fresh(value):
                 slot = self.slots[id(value)][0]
@@ -288,7 +293,7 @@ class Writing:
     def _land(self, found: str, numbers: list[str], given: set[int], whole: set[int]) -> list[str]:
         """The text that makes tensors of the program's outputs; those of `whole` are there."""
         exe, listing = self.executable, self.listing
-        arrays = "".join(f"o{at}, " for at in range(len(exe.outputs)))
+        arrays = "".join("None, " if slot == READ else f"o{at}, " for at, (slot, _, _) in enumerate(exe.outputs))
         if not self.simple:
             block = "" if exe.block is None else "block, "
             return [f"    v = me.land(({found}), [{', '.join(numbers)}], ({arrays}{block}))"]
@@ -297,7 +302,7 @@ class Writing:
         values = self.segment.values
         named = {} if exe.tape is None else write_steps(exe.tape, values, numbers, self.world, listing, out)
         for at, (slot, _, _) in enumerate(exe.outputs):
-            if at in given:
+            if at in given or slot == READ:
                 continue
             if at not in whole:
                 out.append(f"    t{slot} = {copy_call(self._like(slot), FIELDS, listing.scope, f'made{slot}')}")
@@ -330,7 +335,9 @@ class Writing:
         out: list[str] = []
         self.built: dict[int, str] = {}
         handed = {id(container): k for k, (container, _, _) in enumerate(self.handed)}
-        for position, (_, _, t) in enumerate(self.proof.session.reads):
+        for position, array in self._looks().items():
+            out.append(f"    r{position} = {listing.constant(array)}.item()")
+        for position, (_, _, t) in enumerate(self.proof.session.reads if self.proof.session.uncut is None else ()):
             # What a GPU computed is waited for.
             out.append(f"    r{position} = {self._tensor_text(t)}.{'item()' if on_gpu(t) else '_array.item()'}")
         changes = [c for c in self.proof.changes if not (c[0] == "slot" and c[2] == "_grad" and id(c[1]) in handed)]
@@ -350,6 +357,21 @@ class Writing:
             name = listing.constant(generator)
             out.append(f"    {name}.offset += {count}")
         return out
+
+    def _looks(self) -> dict[int, np.ndarray]:
+        """What the program of a whole call writes the values to that Python read, which it does in each call anew."""
+        exe, looks = self.executable, self.proof.looks
+        first = len(exe.outputs) - len(exe.looks)
+        found: dict[int, np.ndarray] = {}
+        for position, slot in looks.items():
+            at = first + exe.looks.index(slot)
+            _, shape, kind = exe.outputs[at]
+            place = len(exe.inputs) + at
+            if place not in self._places:
+                self._places[place] = np.empty(shape, kind)
+                exe.pointers[place] = ENTRY.address_of(self._places[place])
+            found[position] = self._places[place]
+        return found
 
     def _store(self, kind: str, container: Any, key: Any, value: Any, out: list[str]) -> None:
         name = self.world.text_of(container)

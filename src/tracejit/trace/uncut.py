@@ -1,0 +1,105 @@
+"""Calls that are not cut where Python reads a value: what the proof of a function that reads in its middle stands on.
+
+In: calls of a function, run eagerly. Out: a tree without cuts, and followers that find the values that Python reads on
+it.
+Must not know: proofs, and what Python does with the values.
+
+A follower of the tree with cuts runs a program for each stretch between two reads. A replay needs none of the values
+before its end: what Python only stores it stores then, and what it decides on, its program looks at
+(`trace/expected.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from tracejit.tensor.state import state
+from tracejit.tensor.tensor import Tensor
+from tracejit.trace.eager import EAGER
+from tracejit.trace.follower import Follower
+from tracejit.trace.recorder import Recorder
+from tracejit.trace.repeat import materialise
+from tracejit.trace.tree import Segment, path
+from tracejit.trace.verify import evaluate
+
+
+class Uncut(Segment):
+    """A segment that is a whole call.
+
+    `seen` are the values that Python read, by slot; `broken` says why the call could not be recorded as one.
+    """
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why there is no whole call."""
+        return self.broken or (None if self.complete else "the call that was to be recorded raised an exception")
+
+    def __init__(self, region: Any) -> None:
+        super().__init__(region, 0)
+        self.seen: dict[int, Any] = {}
+        self.broken = ""
+        self.complete = False
+
+
+class UncutRecorder(Recorder):
+    """Runs a call eagerly and writes it down, reads and all, as one segment."""
+
+    def __init__(self, region: Any, segment: Uncut) -> None:
+        super().__init__(region, segment.root)
+        self.segment = segment
+
+    def read(self, t: Tensor) -> Any:
+        """Memory is looked at: what is there is noted."""
+        if self.unit is None and not self.segment.broken and t._base is None and not self.stale(t):
+            slot = self.known(t)
+            if slot is not None and t._array.size == 1:
+                self.segment.seen.setdefault(slot, t._array.item())
+                return t._array
+        return super().read(t)
+
+    def cut(self, reason: str, silent: bool = False, eager: Any = None) -> None:
+        """Where the tracer itself needs a cut there is no whole: the rest of the call is recorded as any other."""
+        self.segment.broken = self.segment.broken or reason
+        super().cut(reason, silent, eager)
+
+    def give_up(self, what: Any, reason: str) -> None:
+        """A unit turned out half way not to be one."""
+        self.segment.broken = self.segment.broken or reason
+        super().give_up(what, reason)
+
+    def finish(self) -> None:
+        """The call is done."""
+        super().finish()
+        self.segment.complete = True
+        if self.gpu:
+            self.segment.broken = "values of a GPU are read"
+
+
+class UncutFollower(Follower):
+    """Follows a whole call; a value that Python reads is computed eagerly, beside what is pending."""
+
+    grows = False
+
+    def read(self, t: Tensor) -> Any:
+        """The memory of a tensor, or what it will be."""
+        if t._array is not None and not (self.mutators and (self.is_mutated(t) or self.shows_mutated(t))):
+            return t._array
+        slot = next((slot for slot in range(len(self.values) - 1, -1, -1) if self.values[slot] is t), None)
+        if slot is None or t._base is not None:
+            return self.leave("read", None, (), [t], []).read(t)
+        events = path(self.last)
+        outside = {slot: self.values[slot]._array for event in events for slot in event.binds}
+        return evaluate(events, outside, self.numbers)[slot]
+
+    def leave(self, *call: Any) -> Any:
+        """Compute eagerly what was matched; the rest of the call is eager, too."""
+        self.region.account.start_exit()
+        materialise(self)
+        self.region.calls.side_exits += 1
+        self.region.account.enter_exit("side exit", "?", "a call took another way than the one that is being proven")
+        state.session = EAGER
+        return EAGER
+
+    def cut(self, reason: str) -> NoReturn:
+        """There are no cuts."""
+        raise AssertionError("a whole call has no cuts")
