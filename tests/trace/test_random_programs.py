@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from programs import Machine, programs, quiet
 from tracejit import compiler
 from tracejit.trace import background, region
 from tracejit.trace.background import Worker
+from tracejit.trace.replay import prover
 
 COUNT = int(os.environ.get("TRACEJIT_RANDOM_PROGRAMS", "300"))
 CALLS = 8
@@ -34,7 +36,7 @@ def bits(x: Any) -> Any:
     return x
 
 
-def compare(program: Any, **options: Any) -> None:
+def compare(program: Any, calls: int = CALLS, **options: Any) -> None:
     """Run a program eagerly and compiled, call by call."""
     if program[2] % 2:
         position = tj.get_rng_state()
@@ -43,7 +45,7 @@ def compare(program: Any, **options: Any) -> None:
     eager, traced = Machine(program), Machine(program)
     compiled = tj.compile(traced.run, **options)
     position = tj.get_rng_state()
-    for call in range(CALLS):
+    for call in range(calls):
         given_eager, given_traced = eager.arguments(call), traced.arguments(call)
         tj.set_rng_state(position)
         a = (bits(eager.run(*given_eager)), bits(given_eager), bits(eager.state()))
@@ -56,6 +58,14 @@ def compare(program: Any, **options: Any) -> None:
 @given(programs)
 def test_compiled_equals_eager(program: Any) -> None:
     compare(program)
+
+
+@settings(max_examples=COUNT, suppress_health_check=list(HealthCheck))
+@given(programs)
+def test_whole_calls_equal_eager(program: Any) -> None:
+    """Those that read values in their middle are replayed as soon as they can be."""
+    with mock.patch.object(prover, "JOINED_FROM", 1):
+        compare(program, 2 * CALLS)
 
 
 class Slow(Worker):
