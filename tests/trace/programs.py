@@ -55,6 +55,28 @@ programs = st.tuples(
 )
 
 
+looks = st.builds(
+    Instruction,
+    st.sampled_from(["branch", "read"]),
+    st.integers(0, 7),
+    st.integers(0, 7),
+    st.integers(0, 5),
+    st.just(0.0),
+)
+
+
+def interrupted(program: Any, reads: list[Instruction]) -> Any:
+    """The program with instructions that look at values among the others, and without those that are never replayed."""
+    steps, inputs, seed = program
+    steps = [step for step in steps if step.name not in ("exception", "mask", "index_list", "one_hot", "append")]
+    for k, read in enumerate(reads):
+        steps.insert(min(len(steps), 1 + 3 * k + read.k % 2), read)
+    return steps, inputs, seed
+
+
+interrupted_programs = st.builds(interrupted, programs, st.lists(looks, min_size=1, max_size=3))
+
+
 def quiet(program: Any) -> Any:
     """The program without the instructions that raise: exceptions keep calls from being replayed."""
     steps, inputs, seed = program
