@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+from collections import deque
 
 import pytest
 
@@ -263,6 +264,27 @@ def test_gradients_of_the_call_before_stay_where_a_program_refuses():
         assert bits(state()) == bits(expected()), i
         assert bits(kept) == before, "a gradient that somebody holds was written"
     assert region_of(compiled).calls.replayed >= 5
+
+
+@pytest.mark.parametrize("most", [None, 5, 2, 1, 0])
+def test_a_deque_of_the_last_values(most):
+    window: deque = deque(maxlen=most)
+
+    def step(model, opt, log, x, y):
+        loss = F.cross_entropy(model(x), y)
+        window.append(loss.item())
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        window.append(float(loss) * 2)
+        return int((x > 0).sum()) > 3
+
+    def make():
+        window.clear()
+        run, args, state = classifier(step)
+        return run, args, lambda: [state(), list(window)]
+
+    both(make, 20, 10)
 
 
 def test_a_read_of_a_view_is_followed():

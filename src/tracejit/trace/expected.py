@@ -48,9 +48,9 @@ class Expected(NamedTuple):
     outcome: bool
 
 
-def read_form(dtype: Any, slot: int) -> Form:
-    """The form of a value that is read."""
-    return ("read", "f" if dtype.is_floating_point else "b" if dtype is dtypes.bool else "i", slot)
+def type_letter(dtype: Any) -> str:
+    """What a value of a type is for Python: "f", "i" or "b"."""
+    return "f" if dtype.is_floating_point else "b" if dtype is dtypes.bool else "i"
 
 
 def kind_of(form: Form) -> str:

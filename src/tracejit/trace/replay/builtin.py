@@ -10,7 +10,10 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from tracejit.devices import device
+from tracejit.tensor.conversion import as_tensor, from_numpy, tensor
 from tracejit.tensor.tensor import Tensor
 from tracejit.trace.replay.frames import Iteration
 from tracejit.trace.replay.guards import ABSENT, find_in_class
@@ -361,6 +364,13 @@ def _conversion(cls: type) -> None:
             except (ValueError, OverflowError) as e:
                 raise Unproven(f"{type(e).__name__}: {e}") from None
             return m.symbolic(value, f"{cls.__name__}({x.text})")
+        if len(args) == 1 and type(args[0]) is Later and cls is not bool:
+            # What is not finite is no whole number; any number is a float.
+            if args[0].kind not in ("i", "b") and (cls is int or args[0].kind == "array"):
+                raise Unproven(Later.complaint, Later.fix)
+            kind = cls.__name__[0]
+            form = args[0].form if kind == args[0].kind else None
+            return Later(f"{cls.__name__}({args[0].text})", form, kind)
         if cls is bool:
             return m.truth(args[0]) if args else False
         if not all(m.plain(a) for a in args):
@@ -375,6 +385,19 @@ def _conversion(cls: type) -> None:
 
 for _cls in (int, float, bool):
     _conversion(_cls)
+
+
+def _of_array(function: Any) -> None:
+    def make(m: Any, *args: Any, **kwargs: Any) -> Any:
+        if args and type(args[0]) is np.ndarray:
+            return m.calls.made_of_array(function, args, kwargs)
+        return m.calls.as_it_is(function, args, kwargs)
+
+    BUILTINS[function] = make
+
+
+for _maker in (as_tensor, from_numpy, tensor):
+    _of_array(_maker)
 
 
 @model(device)

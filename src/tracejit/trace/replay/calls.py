@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import types
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ _GIVEN = (
     *(device, dtype, Op, RandomGenerator, Size, type(None), type(...)),
     *(str, bytes, bool, int, float, complex, range, slice, type),
 )
+_READS_ALL = frozenset(("numpy", "tolist"))
 _READS_ONE = frozenset(("item", "__float__", "__int__"))
 
 
@@ -91,6 +93,10 @@ class Calls:
         model = BUILTINS.get(f)
         if model is not None:
             return model(self.machine, *args, **kwargs)
+        return self.as_it_is(f, args, kwargs)
+
+    def as_it_is(self, f: types.FunctionType, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a Python function that has no model."""
         # A function that the machine made closes over the machine's values.
         native = f.__code__.co_filename.startswith(_NATIVE) and not self.world.is_fresh(f)
         if native and not hasattr(f, "__wrapped__"):
@@ -103,6 +109,9 @@ class Calls:
                 if args[0].numel() != 1:
                     raise Unproven("a tensor of more than one element is turned into a number")
                 return self.machine.session.item(args[0])
+            if f.__name__ in _READS_ALL and len(args) == 1 and isinstance(args[0], Tensor) and not kwargs:
+                self.world.touch(args[0])
+                return self.machine.session.item(args[0], f.__name__)
             if not self._symbolic(args) and not self._symbolic(tuple(kwargs.values())):
                 return self.native(f, args, kwargs)
         return self.machine.enter(f, args, kwargs)
@@ -122,6 +131,24 @@ class Calls:
         except Exception as e:  # noqa: BLE001 - whatever it is, the real call raises it again
             raise Unproven(f"an exception is raised: {type(e).__name__}: {e}") from None
         return self._taken(out, machine)
+
+    def made_of_array(self, f: types.FunctionType, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A tensor that a function makes of an array from outside: each call makes it anew."""
+        array, *rest = args
+        world, listing = self.world, self.world.listing
+        plain = all(isinstance(x, (dtype, bool, type(None))) for x in (*rest, *kwargs.values()))
+        if world.is_fresh(array) or not plain:
+            return self.as_it_is(f, args, kwargs)
+        session, state.session = state.session, None
+        try:
+            made = f(*args, **kwargs)
+        except (TypeError, ValueError, RuntimeError) as e:
+            raise Unproven(f"an exception is raised: {type(e).__name__}: {e}") from None
+        finally:
+            state.session = session
+        given = [world.text_of(array), *map(listing.constant, rest)]
+        given += [f"{name}={listing.constant(value)}" for name, value in kwargs.items()]
+        return world.enter(made, listing.make(f"{listing.constant(f)}({', '.join(given)})"))
 
     def _given(self, x: Any) -> Any:
         out = self.machine.given(x)
@@ -213,6 +240,9 @@ class Calls:
             return self.of_dict(name, x, args, kwargs)
         if any(machine.usual(x, base, name) for base in (list, set, frozenset, tuple)):
             return self.of_sequence(name, x, args, kwargs)
+        if name == "append" and type(x) is deque and len(args) == 1 and not (kwargs or world.is_fresh(x)):
+            world.append(x, args[0])
+            return None
         if name == "__setattr__" and len(args) == 2:
             machine.attributes.plain_store(x, world.fix(args[0]), args[1])
             return None

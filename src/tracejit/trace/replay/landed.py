@@ -72,5 +72,5 @@ def handed_out(proof: Proof) -> set[int]:
     """The slots of tensors that leave the call, or whose values do."""
     found = {id(t) for t in leaving(proof, Tensor)}
     if proof.session.uncut is None:
-        found |= {id(t) for _, _, t in proof.session.reads}
+        found |= {id(t) for _, _, t, _ in proof.session.reads}
     return {slot for slot, t in enumerate(proof.segment().values) if id(t) in found}

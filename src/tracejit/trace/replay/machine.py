@@ -403,6 +403,7 @@ class Machine:
     def afterwards(self, sign: str, a: Any, b: Any) -> Later:
         """Arithmetic that can wait until the program ran, because it cannot fail."""
         parts = []
+        self._are_numbers(a, b)
         for x in (a, b):
             part = None if type(x) is Later else self.number(x)
             if (part is None and type(x) is not Later) or (part is not None and abs(part[0]) >= 2**53):
@@ -410,7 +411,8 @@ class Machine:
             if type(x) is Sym and type(x.value) is int:
                 self.world.listing.require(f"-(2**53) < {x.text} < 2**53")
             parts.append(x.text if part is None else part[1])
-        if sign not in "+-*" and not (sign == "/" and type(b) is float and b != 0.0):
+        divides = sign == "/" and type(b) in (int, float) and b and "*" not in parts[0]
+        if sign not in "+-*" and not divides:
             raise Unproven(Later.complaint, Later.fix)
         return Later(f"({parts[0]} {sign} {parts[1]})", combined(sign, self._form(a), self._form(b)))
 
@@ -418,6 +420,7 @@ class Machine:
         """A comparison that can wait until the program ran."""
         if self.session.uncut is None:
             raise Midway(Later.complaint, Later.fix)
+        self._are_numbers(a, b)
         parts = [(None, x.text) if type(x) is Later else self.number(x) for x in (a, b)]
         if any(part is None for part in parts):
             raise Unproven(Later.complaint, Later.fix)
@@ -432,6 +435,11 @@ class Machine:
         if form is None:
             raise Unproven(Later.complaint, Later.fix)
         return Later(f"{self.world.listing.constant(f)}({x.text})", form)
+
+    @staticmethod
+    def _are_numbers(*values: Any) -> None:
+        if any(type(x) is Later and x.kind == "array" for x in values):
+            raise Unproven("Python computes with an array or a list that it makes of a tensor", Later.fix)
 
     def _is_truth(self, x: Later) -> bool:
         """Whether a value that is read is a truth value, not a number."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import types
 from collections.abc import Iterator
 from typing import Any
+
+import numpy as np
 
 from tracejit import devices, dtypes
 from tracejit.devices import get_default_device
@@ -122,14 +125,16 @@ class Proof:
         for kind, container, key, value in self.changes:
             if not self._like(value, READERS[kind](container, key), slot_of):
                 raise Unproven(f"the call left something else in '{key}' than the bytecode says")
-        grown: dict[int, tuple[list[Any], list[Any]]] = {}
+        grown: dict[int, tuple[Any, list[Any]]] = {}
         for x, value in self.world.appended:
             grown.setdefault(id(x), (x, []))[1].append(value)
         for x, expected in grown.values():
-            added = x[self.lengths[id(x)] :]
-            if len(added) != len(expected) or not all(
-                self._like(e, a, slot_of) for e, a in zip(expected, added, strict=True)
-            ):
+            before, most = self.lengths[id(x)], getattr(x, "maxlen", None)
+            # A deque that is full loses its first elements.
+            wanted = expected if most is None else expected[max(0, len(expected) - most) :]
+            length = before + len(expected) if most is None else min(most, before + len(expected))
+            added = list(itertools.islice(x, max(0, len(x) - len(wanted)), None))
+            if len(x) != length or not all(self._like(e, a, slot_of) for e, a in zip(wanted, added, strict=True)):
                 raise Unproven("the call appended something else than the bytecode says")
         changed = {(id(container), kind, key) for kind, container, key, _ in self.changes}
         for place, guard in self.world.guards.items():
@@ -144,7 +149,7 @@ class Proof:
         if kind is Sym:
             return same_number(expected.value, found)
         if kind is Later:
-            return type(found) in (int, float, bool)
+            return type(found) in ((np.ndarray, list) if expected.kind == "array" else (int, float, bool))
         if expected is ABSENT or found is ABSENT:
             return expected is found
         if isinstance(expected, Tensor):

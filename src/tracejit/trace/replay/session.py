@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from tracejit import dtypes
 from tracejit.ops.record import Op
 from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import OWED
 from tracejit.tensor.tensor import Tensor, on_gpu, pending, set_requires_grad
-from tracejit.trace.expected import Expected, evaluate, read_form
+from tracejit.trace.expected import Expected, evaluate, type_letter
 from tracejit.trace.ranges import in_range
 from tracejit.trace.replay.symbols import Later, Midway, Source, Sym, Unproven
 from tracejit.trace.replay.world import World
@@ -45,7 +46,8 @@ class Shadow:
         self.expected: dict[Expected, None] = {}
         self.segments: list[Matched] = []
         self.drawn: dict[int, tuple[Any, int]] = {}
-        self.reads: list[tuple[Any, int, Any]] = []
+        self.reads: list[tuple[Any, int, Any, str]] = []
+        """Segment, slot and tensor of what is read, and the method that does it."""
         self.lines: list[str] = []
         self.begin(place)
 
@@ -349,30 +351,35 @@ class Shadow:
         """The memory of a tensor decides what happens."""
         raise Unproven(Later.complaint, Later.fix)
 
-    def item(self, t: Tensor) -> Later:
-        """The only element of a tensor, once the program ran."""
+    def item(self, t: Tensor, how: str = "item") -> Later:
+        """The only element of a tensor, once the program ran, or its array or list."""
         at = self.at
         position = len(self.reads)
+        kind = type_letter(t._dtype) if how == "item" else "array"
+        if how == "numpy" and (t._requires_grad or t._dtype is dtypes.bfloat16 or on_gpu(t)):
+            raise Unproven(f"a tensor is turned into an array that has none like it: {t._dtype}", Later.fix)
         if t._array is None and self.uncut is not None:
             # The slot of the value that it has here.
             slot = max(i for i, v in enumerate(at.values) if v is t)
-            if slot not in self.uncut.seen:
+            if how == "numpy":
+                raise Unproven("an array on the memory of a tensor is made between operations", Later.fix)
+            if how == "item" and slot not in self.uncut.seen:
                 raise Unproven(STRUCTURE)
-            self.reads.append((at, slot, t))
+            self.reads.append((at, slot, t, how))
             self.lines.append(self.world.line())
-            return Later(f"r{position}", read_form(t._dtype, slot))
+            return Later(f"r{position}", ("read", kind, slot) if how == "item" else None, kind)
         if t._array is None:
             # It may have been computed before an earlier look at memory.
             segment = next(s for s in reversed(self.segments) if any(v is t for v in s.values))
             slot = next(i for i, v in enumerate(segment.values) if v is t)
-            self.reads.append((segment, slot, t))
+            self.reads.append((segment, slot, t, how))
             self.lines.append(self.world.line())
             if segment is at:
                 stop = at.place.cut
                 if stop is None:
                     raise Unproven(STRUCTURE)
                 self.cut(stop)
-            return Later(f"r{position}")
+            return Later(f"r{position}", kind=kind)
         raise Unproven(
             "a value of a tensor from outside is read", "give the number as an argument, or keep it a tensor"
         )

@@ -61,16 +61,19 @@ class Later:
 
     It may be returned, stored, added and multiplied; anything else that Python does with it depends on a value. Where
     a whole call is proven its `form`, if it has one, says what a program has to look at for Python to decide on it.
+    Its `kind` is that of a number that is read ("f", "i" or "b"), of one that is made of such ("?"), or "array" for an
+    array or a list, which may be returned and stored.
     """
 
-    __slots__ = ("form", "text")
+    __slots__ = ("form", "kind", "text")
 
     complaint = "Python computes with a value that it reads from a tensor"
     fix = "keep the value a tensor, or only return it; mode='follow' runs the Python that looks at it"
 
-    def __init__(self, text: str, form: Form | None = None) -> None:
+    def __init__(self, text: str, form: Form | None = None, kind: str = "?") -> None:
         self.text = text
         self.form = form
+        self.kind = kind
 
 
 for _cls in (Sym, Later):
@@ -131,6 +134,13 @@ class Listing:
         if name is None:
             name = self._names[expression] = f"v{len(self._names)}"
             self.lines.append(f"{name} = {expression}")
+        return name
+
+    def make(self, expression: str) -> str:
+        """A local name for what an expression makes, which is another object each time that it stands in the text."""
+        name = f"v{len(self._names)}"
+        self._names[f"{name} = {expression}"] = name
+        self.lines.append(f"{name} = {expression}")
         return name
 
     def unpack(self, sequence: str, count: int) -> list[str]:

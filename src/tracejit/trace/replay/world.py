@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
+
 from tracejit.tensor.tensor import Tensor
 from tracejit.trace.passing import passing
 from tracejit.trace.replay.guards import ABSENT, READERS, Guard
@@ -49,7 +51,7 @@ class World:
         self.owners: dict[int, Any] = {}
         self.read_before_written: dict[Place, Any] = {}
         self.tensors: dict[int, Tensor] = {}
-        self.appended: list[tuple[list[Any], Any]] = []
+        self.appended: list[tuple[Any, Any]] = []
         self._grown: set[int] = set()
 
     # --- objects ------------------------------------------------------------------------------------------------------
@@ -120,7 +122,7 @@ class World:
                     raise Unproven("a dict with keys that are not strings comes as an argument", "use strings as keys")
             self.found[id(value)] = text
             return value
-        if hasattr(kind, "__dataclass_fields__"):
+        if hasattr(kind, "__dataclass_fields__") or kind is np.ndarray:
             listing.require(f"type({text}) is {listing.constant(kind)}")
             self.found[id(value)] = text
             return value
@@ -215,8 +217,8 @@ class World:
 
     # --- containers ---------------------------------------------------------------------------------------------------
 
-    def append(self, x: list[Any], value: Any) -> None:
-        """Add to the end of a list from outside."""
+    def append(self, x: Any, value: Any) -> None:
+        """Add to the end of a list or a deque from outside."""
         if self.is_found(x):
             raise Unproven("a list that is an argument is changed", "return the value instead of collecting it")
         self.appended.append((self.keep(x), self.keep(value)))

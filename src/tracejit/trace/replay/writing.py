@@ -246,7 +246,7 @@ class Writing:
             return []
         uses = Counter(id(t) for t in leaving(self.proof, Tensor))
         whole = self.proof.session.uncut is not None
-        reads = set() if whole else {slot for _, slot, _ in self.proof.session.reads}
+        reads = set() if whole else {slot for _, slot, _, _ in self.proof.session.reads}
         out = []
         at = {slot: i for i, (slot, _, _) in enumerate(self.executable.outputs)}
         refuses, first = may_refuse(self.events) or whole, len(self.executable.inputs)
@@ -335,11 +335,13 @@ class Writing:
         out: list[str] = []
         self.built: dict[int, str] = {}
         handed = {id(container): k for k, (container, _, _) in enumerate(self.handed)}
+        reads = self.proof.session.reads
         for position, array in self._looks().items():
-            out.append(f"    r{position} = {listing.constant(array)}.item()")
-        for position, (_, _, t) in enumerate(self.proof.session.reads if self.proof.session.uncut is None else ()):
+            out.append(f"    r{position} = {listing.constant(array)}.{reads[position][-1]}()")
+        for position, (_, _, t, how) in enumerate(reads if self.proof.session.uncut is None else ()):
             # What a GPU computed is waited for.
-            out.append(f"    r{position} = {self._tensor_text(t)}.{'item()' if on_gpu(t) else '_array.item()'}")
+            memory = "" if on_gpu(t) or how != "item" else "_array."
+            out.append(f"    r{position} = {self._tensor_text(t)}.{memory}{how}()")
         changes = [c for c in self.proof.changes if not (c[0] == "slot" and c[2] == "_grad" and id(c[1]) in handed)]
         # What several dicts hold under one key is stored by one call: the counters of an optimizer.
         for alike, group in itertools.groupby(changes, self._entry):

@@ -1,0 +1,196 @@
+"""Functions that make tensors of NumPy arrays, and arrays of tensors, are replayed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import tracejit as tj
+from tests.trace.replaying import both, net
+from tests.trace.values import bits
+from tracejit.trace.region import region_of
+
+
+def observation(i, *shape, kind=np.float32):
+    return np.random.default_rng(i).standard_normal(shape or (4,)).astype(kind)
+
+
+def frozen(x):
+    """A value with arrays, in a form that compares bit for bit."""
+    if isinstance(x, np.ndarray):
+        return x.shape, x.dtype.str, x.tobytes()
+    return [frozen(e) for e in x] if isinstance(x, tuple) else bits(x)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (tj.from_numpy, np.float32),
+        (tj.as_tensor, np.float32),
+        (lambda a: tj.as_tensor(a, dtype=tj.float32), np.float64),
+        (lambda a: tj.tensor(a), np.float32),
+        (lambda a: tj.tensor(a, dtype=tj.float32), np.float64),
+        (lambda a: tj.from_numpy(a).float(), np.float64),
+    ],
+)
+def test_a_policy_of_observations_that_are_arrays(make, kind):
+    def program():
+        policy = net(4, 16, 2)
+
+        def act(array):
+            with tj.no_grad():
+                return int(policy(make(array).unsqueeze(0)).argmax(1).item())
+
+        return act, lambda i: (observation(i, kind=kind),), list
+
+    region = both(program, 12, 6)
+    assert not region.prover.obstacles
+
+
+def test_an_array_that_the_caller_changes_between_calls():
+    def program():
+        array, w = np.zeros(3, np.float32), tj.tensor([1.0, 2.0, 3.0])
+
+        def f():
+            return (tj.from_numpy(array) * w).sum()
+
+        def args(i):
+            array[:] = i
+            return ()
+
+        return f, args, list
+
+    both(program, 12, 6)
+
+
+def test_two_tensors_of_one_array_are_two():
+    def program():
+        def f(a):
+            x, y = tj.from_numpy(a), tj.tensor(a)
+            y.add_(1)
+            return x * 2, y, x is y
+
+        return f, lambda i: (observation(i),), list
+
+    both(program, 12, 0)
+
+
+def test_a_change_in_place_is_one_of_the_array():
+    def program():
+        seen = []
+
+        def f(a):
+            tj.from_numpy(a).mul_(2)
+
+        def args(i):
+            seen.append(observation(i))
+            return (seen[-1],)
+
+        return f, args, lambda: [s.tolist() for s in seen]
+
+    both(program, 12, 0)
+
+
+def test_arrays_of_other_sizes_types_and_layouts():
+    layouts = [
+        lambda a: a,
+        lambda a: a[:, ::-1].copy()[:, :2],
+        lambda a: a.astype(np.float64),
+        lambda a: a[:2],
+        lambda a: np.asfortranarray(a),
+        lambda a: a,
+        lambda a: a.view(type("Own", (np.ndarray,), {})),
+    ]
+
+    def program():
+        def f(a):
+            return tj.from_numpy(a) * 2 + 1
+
+        return f, lambda i: (layouts[0 if i < 8 else i % 7](observation(i, 4, 3)),), list
+
+    both(program, 40, 5)
+
+
+@pytest.mark.parametrize("wrong", ["text", np.array(["a"]), [1.0], np.arange(4, dtype=">f4")])
+def test_what_is_no_array_raises_as_eagerly(wrong):
+    @tj.compile
+    def f(a):
+        return tj.from_numpy(a) * 2
+
+    for i in range(8):
+        f(observation(i))
+    with pytest.raises((TypeError, ValueError)) as caught:
+        f(wrong)
+    with pytest.raises(caught.type) as expected:
+        tj.from_numpy(wrong)
+    assert str(caught.value) == str(expected.value)
+    assert f(np.float32([1, 2, 3, 4])).tolist() == [2, 4, 6, 8]
+
+
+@pytest.mark.parametrize("read", ["numpy", "tolist"])
+def test_arrays_and_lists_that_leave(read):
+    def program(jit):
+        policy = net(4, 16, 3)
+        log = []
+
+        def act(array):
+            with tj.no_grad():
+                out = policy(tj.from_numpy(array)).softmax(-1)
+                total, same = out.sum(), out.cpu().detach()
+            log.append(getattr(same, read)())
+            return getattr(out, read)(), total
+
+        return jit(act), log
+
+    plain, expected = program(lambda f: f)
+    compiled, found = program(tj.compile)
+    for i in range(14):
+        a, b = plain(observation(i)), compiled(observation(i))
+        assert frozen(a) == frozen(b)
+    assert [frozen(x) for x in found] == [frozen(x) for x in expected]
+    assert region_of(compiled).calls.replayed >= 6
+
+
+def test_an_array_shares_the_memory_of_its_tensor():
+    @tj.compile
+    def f(x):
+        y = x * 2
+        z = y.detach()
+        return y, y.numpy(), z.numpy()
+
+    for i in range(10):
+        y, a, b = f(tj.full((3,), float(i)))
+        a[0] = -1
+        assert y.tolist() == [-1, 2 * i, 2 * i] == b.tolist()
+        assert a.base is None or a.flags.writeable
+    assert region_of(f).calls.replayed >= 3
+
+
+def test_an_array_that_python_computes_with_is_followed():
+    def program():
+        def f(x):
+            a = (x * 2).numpy()
+            return float(a.sum()), a[0] > 0
+
+        return f, lambda i: (tj.from_numpy(observation(i)),), list
+
+    region = both(program, 10, 0)
+    assert region.calls.replayed == 0
+
+
+def test_counts_are_divided_by_whole_numbers():
+    def program():
+        model = net(4, 16, 3)
+        batches = [(tj.from_numpy(observation(i, 8, 4)), tj.tensor([0, 1, 2, 0, 1, 2, 0, 1])) for i in range(3)]
+
+        def evaluate():
+            right = seen = 0
+            with tj.no_grad():
+                for x, y in batches:
+                    right += (model(x).argmax(1) == y).sum().item()
+                    seen += len(y)
+            return right / seen
+
+        return evaluate, lambda i: (), list
+
+    both(program, 24, 6)
