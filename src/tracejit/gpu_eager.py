@@ -73,8 +73,7 @@ def run_on_gpu(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     """
     if op.family == "transfer":
         return op.numpy(*args)
-    if op.origin is not None:
-        op = op.origin
+    op = op.origin or op.plain or op
     machine = gpu()
     args = tuple([_there(machine, op, a) if isinstance(a, np.ndarray) else a for a in args])
     if op.family == "view":

@@ -292,6 +292,11 @@ _BY_NAME: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
         ([Values(())], {"shape": (1, 1)}),
         ([Values((0, 2))], {"shape": (3, 0)}),
     ],
+    "reshaped": [
+        ([Values((2, 6))], {"shape": (3, 4)}),
+        ([Values(())], {"shape": (1, 1)}),
+        ([Values((0, 2))], {"shape": (3, 0)}),
+    ],
     "permute": [([Values((2, 3, 4))], {"dims": (2, 0, 1)}), ([Values(())], {"dims": ()})],
     "expand": [
         ([Values((3, 1))], {"shape": (2, 3, 4)}),

@@ -103,6 +103,8 @@ def make(op: Op, args: tuple[Node, ...], attrs: tuple[Any, ...] = ()) -> Node:
 
     Raises: what the record's typing rule raises.
     """
+    if op.plain is not None:
+        op = op.plain
     known = [const_value(a) if a.op == CONST else _STAND_IN[a.attrs[1]] if a.op == SCALAR else a.aval for a in args]
     aval = op.infer(*known, *attrs)
     return _intern(op, args, attrs, attrs, aval)
@@ -110,7 +112,7 @@ def make(op: Op, args: tuple[Node, ...], attrs: tuple[Any, ...] = ()) -> Node:
 
 def make_as(op: Op, args: tuple[Node, ...], attrs: tuple[Any, ...], aval: Any) -> Node:
     """As `make`, for an operation of which it is known what its record's typing rule says."""
-    return _intern(op, args, attrs, attrs, aval)
+    return _intern(op.plain or op, args, attrs, attrs, aval)
 
 
 _STAND_IN = {"f": 0.0, "i": 0}

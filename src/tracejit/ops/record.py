@@ -44,7 +44,8 @@ class Op:
     Tests draw operands from `sample`; `smooth` is whether the value has a slope everywhere in it. What
     `looks_at` the values of an operand may refuse them: it is done even if nobody wants its result.
     `twin` is the record of the same operation on another device, of one whose operands do not say where it is done;
-    `origin` is what it is the twin of.
+    `origin` is what it is the twin of. `plain` is the record that graphs have in the place of one that only tensors
+    tell from it.
     """
 
     __slots__ = (
@@ -63,6 +64,7 @@ class Op:
         "numpy",
         "origin",
         "params",
+        "plain",
         "results",
         "rules",
         "sample",
@@ -94,6 +96,7 @@ class Op:
         stepwise: bool = False,
         wide_numbers: bool = False,
         looks_at: str = "",
+        plain: Op | None = None,
     ) -> None:
         parameters = inspect.signature(signature).parameters.values()
         self.name = signature.__name__
@@ -118,6 +121,7 @@ class Op:
         self.stepwise = stepwise or family == "view"
         self.wide_numbers = wide_numbers
         self.looks_at = looks_at
+        self.plain = plain
         self.rules = {name: GradientRule(self, name, rule) for name, rule in (vjp or {}).items()}
         self.twin: Op | None = None
         self.origin: Op | None = None

@@ -29,6 +29,22 @@ def reshape(x, *, shape):
     """
 
 
+@record(
+    family="view",
+    infer=lambda x, shape: Aval(shape, x.dtype),
+    numpy=np.reshape,
+    exact=True,
+    vjp={"x": lambda ct, x_aval: ops.reshape(ct, shape=x_aval.shape)},
+    plain=ops.reshape,
+)
+def reshaped(x, *, shape):
+    """`reshape` of an operand that nobody else has or will have: the result is no view of it, but a tensor of its own.
+
+    Shape: `shape`, with as many elements.
+    Cost: nothing if strides can say it, else a copy.
+    """
+
+
 def _inverse(dims: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(range(len(dims)), key=dims.__getitem__))
 

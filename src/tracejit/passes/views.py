@@ -232,5 +232,6 @@ RULES: tuple[Rule, ...] = (
             examples=({**_ONE, "_n": (3, 3)} if op is ops.diagonal else _ONE,),
         )
         for op in ops.family("view")
+        if op.plain is None
     ),
 )

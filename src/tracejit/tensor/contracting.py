@@ -9,6 +9,7 @@ from typing import Any
 
 from tracejit.shapes import broadcast, normalize_dim
 from tracejit.tensor.arithmetic import mul, sub
+from tracejit.tensor.dispatch import shaped
 from tracejit.tensor.products import inner_products, mm
 from tracejit.tensor.reducing import sum
 from tracejit.tensor.shaping import cat, expand, narrow, permute, reshape
@@ -100,7 +101,7 @@ def kron(input: Tensor, other: Tensor) -> Any:
     b = (1,) * (n - len(other._shape)) + other._shape
     x = reshape(input, tuple(size for s in a for size in (s, 1)))
     y = reshape(other, tuple(size for s in b for size in (1, s)))
-    return reshape(mul(x, y), tuple(s * t for s, t in zip(a, b, strict=True)))
+    return shaped(mul(x, y), tuple(s * t for s, t in zip(a, b, strict=True)))
 
 
 @method()

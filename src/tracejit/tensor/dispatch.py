@@ -8,7 +8,7 @@ import numpy as np
 
 from tracejit.devices import CPU, device
 from tracejit.eager import run_op
-from tracejit.ops.record import Op, install
+from tracejit.ops.record import Op, install, ops
 from tracejit.runtime.cuda.array import OnGpu
 from tracejit.tensor.gpu import gpu_side
 from tracejit.tensor.scalar import Scalar
@@ -36,6 +36,11 @@ def apply(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...] = ()) -> Any:
     if session is not None:
         return session.apply(op, args, attrs)
     return compute(op, args, attrs)
+
+
+def shaped(out: Tensor, shape: tuple[int, ...]) -> Any:
+    """A result that nobody else has under another shape: as `reshape`, but no view."""
+    return out if out._shape == shape else apply(ops.reshaped, (out,), (shape,))
 
 
 def apply_pair(op: Op, x: Tensor, y: Tensor) -> Any:
@@ -136,7 +141,12 @@ def _called(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
 
 
 def attach(op: Op, source: Tensor, attrs: tuple[Any, ...], out: Tensor) -> None:
-    """Note that `out` is a view of the memory of `source`, if it is one and not a copy."""
+    """Note that `out` is a view of the memory of `source`, if it is one and not a copy; where nobody has `source`, that
+    what is saved of it changes with `out`.
+    """
+    if op.plain is not None:
+        out._cell = source._share()
+        return
     if op.name == "reshape" and not source._array.flags.c_contiguous and not np.shares_memory(
         source._array, out._array
     ):

@@ -73,6 +73,8 @@ class Draft:
         self.avals: list[Aval] = []
         self.strides: list[tuple[int, ...] | None] = []
         self.steps_of: dict[TapeNode, int] = {}
+        self.copied: set[int] = set()
+        """Reshapes that are copies."""
         self._places: dict[int, int] = {}
         self._alive: list[Tensor] = []
         self._memory = np.empty(0, np.uint8)
@@ -113,6 +115,9 @@ class Draft:
         ])  # fmt: skip
         if op.family == "view":
             out = compute(op, args, attrs)
+            if out._base is None and op.plain is None:
+                # Its elements do not lie so that strides could say it.
+                self.copied.add(len(self.avals))
         else:
             avals = op.infer(*known, *attrs)
             if len(op.results) > 1:

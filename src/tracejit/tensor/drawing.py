@@ -195,7 +195,7 @@ class Drawing(Draft):
                 rest = kept - {place}
                 missing = {a for a in step.args if type(a) is int and not leads(a, rest)}
                 # A view has no memory of its own, and one that is spread has fewer elements than its shape says.
-                is_view = step.op is None or step.op.family == "view"
+                is_view = step.op is None or (step.op.family == "view" and place not in self.copied)
                 if is_view or sum(map(self._nbytes, missing)) < self._nbytes(place):
                     kept = rest | missing
                     changed = True

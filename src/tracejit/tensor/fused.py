@@ -98,7 +98,8 @@ class Fused:
 
     def _build(self, strides: tuple[int, ...] | None, size: int, totals: list[np.ndarray | None]) -> Any:
         drawing = self.drawing
-        inputs = [(place, drawing.strides[place]) for place in self._left]
+        # What was kept is as the program made it, whatever an operand that it is equal to looked like.
+        inputs = [(place, drawing.strides[place] if place in self.given else None) for place in self._left]
         inputs.append((drawing.cotangent, None if strides is None else tuple([s // size for s in strides])))
         outputs = [drawing.gradients[k] for k in self.wanted]
         begun = [self.wanted.index(k) for k, total in zip(self.several, totals, strict=True) if total is not None]

@@ -16,7 +16,7 @@ from tracejit import dtypes
 from tracejit.ops.record import ops
 from tracejit.shapes import broadcast_all, check_expand
 from tracejit.tensor.conversion import tensor
-from tracejit.tensor.dispatch import apply, beside, wrap
+from tracejit.tensor.dispatch import apply, beside, shaped, wrap
 from tracejit.tensor.host import host
 from tracejit.tensor.inplace import assign
 from tracejit.tensor.promote import to_dtype
@@ -256,7 +256,7 @@ def pick(x: Tensor, keys: Sequence[tuple[int, Tensor]]) -> Any:
     """The elements of a view that index tensors pick."""
     to = merge(x._shape, keys)
     out = apply(ops.take, (_arranged(x, to), to.flat), (to.dim,))
-    return out if out._shape == to.result else apply(ops.reshape, (out,), (to.result,))
+    return shaped(out, to.result)
 
 
 def replaced(x: Tensor, keys: Sequence[tuple[int, Tensor]], value: Tensor, accumulate: bool = False) -> Any:

@@ -12,7 +12,7 @@ from tracejit.ops.record import ops
 from tracejit.shapes import broadcast
 from tracejit.tensor.arithmetic import add, mul
 from tracejit.tensor.casting import SHORT, call_cast
-from tracejit.tensor.dispatch import apply
+from tracejit.tensor.dispatch import apply, shaped
 from tracejit.tensor.promote import to_dtype
 from tracejit.tensor.reducing import sum
 from tracejit.tensor.shaping import permute, reshape, unsqueeze
@@ -114,7 +114,7 @@ def contracted(input: Tensor, other: Tensor, single: bool = False) -> Any:
     if len(sa) == 1 or len(sb) == 1:
         shape = out._shape
         drop = ([-2] if len(sa) == 1 else []) + ([-1] if len(sb) == 1 else [])
-        out = reshape(out, tuple(s for i, s in enumerate(shape) if i - len(shape) not in drop))
+        out = shaped(out, tuple(s for i, s in enumerate(shape) if i - len(shape) not in drop))
     return out
 
 
@@ -132,10 +132,10 @@ def _stacked(a: Tensor, b: Tensor, single: bool) -> Any:
         # One matrix for the whole stack: a single tall product.
         flat = a if len(sa) == 2 else apply(ops.reshape, (a,), ((_rows(sa), sa[-1]),))
         out = _product(flat, b, single)
-        return out if len(sa) == 2 else apply(ops.reshape, (out,), ((*sa[:-1], sb[-1]),))
+        return shaped(out, (*sa[:-1], sb[-1]))
     a, b, lead = in_stacks(a, b)
     out = _product(a, b, single)
-    return out if len(lead) == 1 else apply(ops.reshape, (out,), ((*lead, sa[-2], sb[-1]),))
+    return shaped(out, (*lead, sa[-2], sb[-1]))
 
 
 def in_stacks(*matrices: Tensor) -> tuple[Any, ...]:

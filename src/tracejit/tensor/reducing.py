@@ -12,7 +12,7 @@ from tracejit.shapes import normalize_dim, normalize_dims, reductions
 from tracejit.tensor.arithmetic import add, eq, exp, log, log1p, maximum, minimum, mul, sqrt, sub, truth, where
 from tracejit.tensor.casting import SINGLE, call_cast
 from tracejit.tensor.composite import composite
-from tracejit.tensor.dispatch import apply, beside
+from tracejit.tensor.dispatch import apply, beside, shaped
 from tracejit.tensor.promote import floating, in_single, to_dtype
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor, method
@@ -36,7 +36,7 @@ def reduce(op: Op, x: Tensor, dims: tuple[int, ...], keepdim: bool) -> Any:
         x = apply(op, (x,), (d,))
         shape = merged[:d] + merged[d + 1 :]
     to = kept if keepdim else rest
-    return x if x._shape == to else apply(ops.reshape, (x,), (to,))
+    return shaped(x, to)
 
 
 def _wide(x: Tensor, dtype: dtype_ | None) -> Tensor:
@@ -150,14 +150,14 @@ def _places(op: Op, x: Tensor, dim: int | None, keepdim: bool) -> Any:
             raise IndexError(f"{op.name}(): Expected reduction dim to be specified for input.numel() == 0.")
         flat = apply(ops.reshape, (x,), ((x.numel(),),))
         out = apply(op, (flat,), (0,))
-        return apply(ops.reshape, (out,), ((1,) * len(x._shape),)) if keepdim else out
+        return shaped(out, (1,) * len(x._shape)) if keepdim else out
     d = normalize_dim(dim, len(x._shape))
     if not x._shape:
         return beside(x, ops.full, (0,), ((), dtypes.int64))
     if x._shape[d] == 0:
         raise IndexError(f"{op.name}(): Expected reduction dim {d} to have non-zero size.")
     out = apply(op, (x,), (d,))
-    return apply(ops.reshape, (out,), ((*x._shape[:d], 1, *x._shape[d + 1 :]),)) if keepdim else out
+    return shaped(out, (*x._shape[:d], 1, *x._shape[d + 1 :])) if keepdim else out
 
 
 @method()
@@ -180,7 +180,7 @@ def _extreme(x: Tensor, dim: int, keepdim: bool, op: Op) -> ValuesIndices:
     values = apply(ops.gather, (x, places), (d,))
     if not keepdim:
         shape = x._shape[:d] + x._shape[d + 1 :]
-        values, places = (apply(ops.reshape, (v,), (shape,)) for v in (values, places))
+        values, places = (shaped(v, shape) for v in (values, places))
     return ValuesIndices(values, places)
 
 

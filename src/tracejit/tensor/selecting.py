@@ -12,7 +12,7 @@ from tracejit.ops.record import Op, ops
 from tracejit.shapes import broadcast, normalize_dim
 from tracejit.tensor.arithmetic import mul
 from tracejit.tensor.casting import WIDEST, call_cast
-from tracejit.tensor.dispatch import apply, beside, wrap
+from tracejit.tensor.dispatch import apply, beside, shaped, wrap
 from tracejit.tensor.host import comparable, host
 from tracejit.tensor.indexing import coordinates, pick, replaced, true_places
 from tracejit.tensor.inplace import assign, in_place
@@ -40,7 +40,7 @@ def _line(x: Tensor) -> Any:
 
 
 def _back(out: Any, like: Tensor) -> Any:
-    return out if out._shape == like._shape else apply(ops.reshape, (out,), (like._shape,))
+    return shaped(out, like._shape)
 
 
 def _fits(index: tuple[int, ...], limit: tuple[int, ...], dim: int | None) -> bool:
@@ -307,7 +307,7 @@ def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Any:
     flat = reshape(source, -1)
     src = apply(ops.slice, (flat,), ((0,), (count,), (1,)))
     out = apply(ops.index_copy, (reshape(x, -1), at, src), (0,))
-    return apply(ops.reshape, (out,), (shape if input._shape or mask._shape else (),))
+    return shaped(out, shape if input._shape or mask._shape else ())
 
 
 @method()

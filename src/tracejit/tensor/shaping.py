@@ -10,7 +10,7 @@ from tracejit.dtypes import dtype
 from tracejit.ops.record import ops
 from tracejit.shapes import broadcast_all, check_expand, infer_reshape, normalize_dim, view_strides
 from tracejit.tensor.casting import WIDEST, call_cast
-from tracejit.tensor.dispatch import apply, wrap
+from tracejit.tensor.dispatch import apply, shaped, wrap
 from tracejit.tensor.host import host
 from tracejit.tensor.promote import result_type, to_dtype
 from tracejit.tensor.state import state
@@ -227,7 +227,7 @@ def repeat(self: Tensor, *repeats: Any) -> Any:
     target = tuple(x for r, s in zip(counts, full, strict=True) for x in (r, s))
     wide = apply(ops.expand, (apply(ops.reshape, (self,), (spaced,)),), (target,))
     merged = tuple(r * s for r, s in zip(counts, full, strict=True))
-    return apply(ops.reshape, (apply(ops.copy, (wide,)),), (merged,))
+    return shaped(apply(ops.copy, (wide,)), merged)
 
 
 def tile(input: Tensor, *dims: Any) -> Any:
@@ -253,7 +253,7 @@ def repeat_interleave(input: Tensor, repeats: int, dim: int | None = None) -> An
     shape = input._shape
     wide = apply(ops.reshape, (input,), ((*shape[: d + 1], 1, *shape[d + 1 :]),))
     wide = apply(ops.expand, (wide,), ((*shape[: d + 1], repeats, *shape[d + 1 :]),))
-    return apply(ops.reshape, (apply(ops.copy, (wide,)),), ((*shape[:d], shape[d] * repeats, *shape[d + 1 :]),))
+    return shaped(apply(ops.copy, (wide,)), (*shape[:d], shape[d] * repeats, *shape[d + 1 :]))
 
 
 @method()

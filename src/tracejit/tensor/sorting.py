@@ -14,10 +14,10 @@ from tracejit import dtypes
 from tracejit.ops.record import Op, ops
 from tracejit.shapes import normalize_dim
 from tracejit.tensor.arithmetic import isnan, where
-from tracejit.tensor.dispatch import apply, beside, wrap
+from tracejit.tensor.dispatch import apply, beside, shaped, wrap
 from tracejit.tensor.host import comparable, host
 from tracejit.tensor.reducing import ValuesIndices
-from tracejit.tensor.shaping import narrow, reshape, select
+from tracejit.tensor.shaping import narrow, reshape
 from tracejit.tensor.tensor import Tensor, method
 
 
@@ -42,7 +42,7 @@ def _sorted(input: Tensor, dim: int, descending: bool) -> tuple[Tensor, Tensor, 
 @method()
 def argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Any:
     """The places of the elements in order along a dimension. Edge: equal elements always keep their order."""
-    return reshape(_sorted(input, dim, descending)[1], input._shape)
+    return shaped(_sorted(input, dim, descending)[1], input._shape)
 
 
 @method()
@@ -57,7 +57,7 @@ def sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = 
     tensor([1, 2, 3])
     """
     x, at, d = _sorted(input, dim, descending)
-    return ValuesIndices(reshape(apply(ops.gather, (x, at), (d,)), input._shape), reshape(at, input._shape))
+    return ValuesIndices(shaped(apply(ops.gather, (x, at), (d,)), input._shape), shaped(at, input._shape))
 
 
 @method()
@@ -96,10 +96,11 @@ def _at_rank(input: Tensor, rank: Any, dim: int, keepdim: bool) -> ValuesIndices
     at = narrow(order, d, rank, 1) if not isinstance(rank, Tensor) else apply(ops.gather, (order, rank), (d,))
     values = apply(ops.gather, (x, at), (d,))
     if not input._shape:
-        return ValuesIndices(reshape(values, ()), reshape(at, ()))
+        return ValuesIndices(shaped(values, ()), shaped(at, ()))
     if keepdim:
         return ValuesIndices(values, at)
-    return ValuesIndices(select(values, d, 0), select(at, d, 0))
+    rest = (*values._shape[:d], *values._shape[d + 1 :])
+    return ValuesIndices(shaped(values, rest), shaped(at, rest))
 
 
 @method()

@@ -53,7 +53,7 @@ class TapeNode:
 
     def name(self) -> str:
         """The step's name, as PyTorch shows it."""
-        base = self.label or "".join(part.capitalize() for part in self.op.name.split("_"))
+        base = self.label or "".join(part.capitalize() for part in (self.op.plain or self.op).name.split("_"))
         return f"{base}Backward0"
 
     def __repr__(self) -> str:

@@ -13,7 +13,7 @@ from tracejit.shapes import normalize_dim
 from tracejit.tensor.arithmetic import binary
 from tracejit.tensor.casting import SHORT, call_cast
 from tracejit.tensor.composite import composite
-from tracejit.tensor.dispatch import apply
+from tracejit.tensor.dispatch import apply, shaped
 from tracejit.tensor.inplace import in_place
 from tracejit.tensor.promote import floating, in_single, to_dtype
 from tracejit.tensor.reducing import amax, sum
@@ -345,7 +345,7 @@ def prelu(input: Tensor, weight: Tensor) -> Any:
     if w._shape:
         w = apply(ops.reshape, (w,), ((w.numel(), *(1,) * (len(shape) - 2)) if len(shape) >= 2 else w._shape,))
     out = _prelu(input, w)
-    return out if out._shape == shape else apply(ops.reshape, (out,), (shape,))
+    return shaped(out, shape)
 
 
 @composite

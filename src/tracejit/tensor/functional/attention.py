@@ -132,7 +132,7 @@ def _fused(
     else:
         out, _ = apply(ops.masked_attention, (*operands, shaped(mask, length, source)), (scale,))
     out = apply(ops.permute, (out,), ((0, 2, 1, 3),))
-    return out if heads == lead else apply(ops.reshape, (out,), ((*lead, length, depth),))
+    return out if heads == lead else apply(ops.reshaped, (out,), ((*lead, length, depth),))
 
 
 @composite

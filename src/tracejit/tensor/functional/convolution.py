@@ -8,7 +8,7 @@ from typing import Any
 from tracejit.ops.record import ops
 from tracejit.tensor.casting import SHORT, call_cast
 from tracejit.tensor.composite import composite
-from tracejit.tensor.dispatch import apply
+from tracejit.tensor.dispatch import apply, shaped
 from tracejit.tensor.functional.activation import floats
 from tracejit.tensor.padding import pad
 from tracejit.tensor.promote import in_single
@@ -169,7 +169,7 @@ def _convolved(
 def _finished(out: Any, bias: Tensor | None, batched: bool) -> Any:
     if bias is not None:
         out = apply(ops.add, (out, apply(ops.reshape, (bias,), ((1, bias._shape[0], 1, 1),))))
-    return out if batched else apply(ops.reshape, (out,), (out._shape[1:],))
+    return out if batched else shaped(out, out._shape[1:])
 
 
 @composite(operands=SHORT)
@@ -197,7 +197,7 @@ def conv1d(
         (1, _single(dilation, "dilation")),
         groups,
     )
-    return out.squeeze(-2)
+    return shaped(out, (*out._shape[:-2], out._shape[-1]))
 
 
 def conv_transpose2d(

@@ -8,7 +8,7 @@ from typing import Any
 from tracejit.ops.record import ops
 from tracejit.ops.window import conv_size
 from tracejit.tensor.composite import composite
-from tracejit.tensor.dispatch import apply
+from tracejit.tensor.dispatch import apply, shaped
 from tracejit.tensor.functional.convolution import Pair, pair
 from tracejit.tensor.padding import pad
 from tracejit.tensor.shaping import stack
@@ -66,7 +66,7 @@ def unfold(input: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0,
         for i, j in product(range(0, kernel[0] * spread[0], spread[0]), range(0, kernel[1] * spread[1], spread[1]))
     ]
     columns = stack(parts, len(lead) + 1)
-    return apply(ops.reshape, (columns,), ((*lead, channels * len(parts), high * wide),))
+    return shaped(columns, (*lead, channels * len(parts), high * wide))
 
 
 @composite

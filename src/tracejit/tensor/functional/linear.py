@@ -8,7 +8,7 @@ from tracejit import dtypes
 from tracejit.ops.record import ops
 from tracejit.tensor.casting import SHORT
 from tracejit.tensor.composite import composite
-from tracejit.tensor.dispatch import apply, beside
+from tracejit.tensor.dispatch import apply, beside, shaped
 from tracejit.tensor.host import host
 from tracejit.tensor.products import contracted, matmul
 from tracejit.tensor.promote import to_dtype
@@ -120,7 +120,7 @@ def _embedding(index: Tensor, weight: Tensor, padding: int | None) -> Any:
     if padding is not None:
         blank = apply(ops.eq, (reshape(flat, (-1, 1)), padding))
         out = apply(ops.where, (blank, out.detach(), out))
-    return out if len(index._shape) == 1 else reshape(out, (*index._shape, weight._shape[1]))
+    return shaped(out, (*index._shape, weight._shape[1]))
 
 
 @host

@@ -10,7 +10,7 @@ from tracejit import dtypes
 from tracejit.ops.record import ops
 from tracejit.shapes import SHORT_RUN, normalize_dim
 from tracejit.tensor.composite import composite
-from tracejit.tensor.dispatch import apply
+from tracejit.tensor.dispatch import apply, shaped
 from tracejit.tensor.functional.activation import floats, number, wide
 from tracejit.tensor.inplace import assign
 from tracejit.tensor.padding import pad
@@ -258,7 +258,7 @@ def _group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | No
     shape = x._shape
     count = prod(shape[1:]) // groups
     out = centred(reshape(wide(x), (shape[0], groups, count)), (2,), count, eps)
-    return to_dtype(_scaled(reshape(out, shape), weight, bias, (1, shape[1], *(1,) * (len(shape) - 2))), x._dtype)
+    return to_dtype(_scaled(shaped(out, shape), weight, bias, (1, shape[1], *(1,) * (len(shape) - 2))), x._dtype)
 
 
 def instance_norm(

@@ -8,7 +8,7 @@ from typing import Any
 from tracejit.ops.record import ops
 from tracejit.ops.window import pool_size
 from tracejit.tensor.composite import composite
-from tracejit.tensor.dispatch import apply
+from tracejit.tensor.dispatch import apply, shaped
 from tracejit.tensor.functional.activation import floats
 from tracejit.tensor.functional.convolution import Pair, pair
 from tracejit.tensor.reducing import mean
@@ -28,8 +28,12 @@ def _image(input: Tensor, name: str) -> tuple[Any, bool]:
     return (input, True) if n == 4 else (unsqueeze(input, 0), False)
 
 
+def _as_sequences(out: Any) -> Any:
+    return shaped(out, (*out._shape[:-2], out._shape[-1]))
+
+
 def _unbatched(out: Any, batched: bool) -> Any:
-    return out if batched else apply(ops.reshape, (out,), (out._shape[1:],))
+    return out if batched else shaped(out, out._shape[1:])
 
 
 def _windows(
@@ -142,7 +146,7 @@ def max_pool1d(
         ceil_mode,
         True,
     )
-    values, indices = (x.squeeze(-2) for x in found)
+    values, indices = (_as_sequences(x) for x in found)
     return (values, indices) if return_indices else values
 
 
@@ -157,14 +161,15 @@ def avg_pool1d(
     """The mean of each window of a sequence. Shape: (N, C, L) or (C, L)."""
     if len(input._shape) not in (2, 3):
         raise RuntimeError(f"Expected 2D or 3D (batch mode) tensor for avg_pool1d, but got {list(input._shape)}")
-    return avg_pool2d(
+    out = avg_pool2d(
         unsqueeze(input, -2),
         _wide(kernel_size, 1),
         None if stride is None else _wide(stride, 1),
         _wide(padding, 0),
         ceil_mode,
         count_include_pad,
-    ).squeeze(-2)
+    )
+    return _as_sequences(out)
 
 
 def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Any:
@@ -206,4 +211,4 @@ def means_of_parts(x: Tensor, dim: int, count: int) -> Any:
 def adaptive_avg_pool1d(input: Tensor, output_size: Any) -> Any:
     """Means over parts that cut a sequence into `output_size` pieces. Shape: (N, C, L) or (C, L)."""
     size = output_size[0] if isinstance(output_size, Sequence) else output_size
-    return adaptive_avg_pool2d(unsqueeze(input, -2), (1, size)).squeeze(-2)
+    return _as_sequences(adaptive_avg_pool2d(unsqueeze(input, -2), (1, size)))

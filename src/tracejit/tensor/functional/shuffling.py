@@ -6,7 +6,7 @@ from typing import Any
 
 from tracejit.ops.record import ops
 from tracejit.tensor.composite import composite
-from tracejit.tensor.dispatch import apply
+from tracejit.tensor.dispatch import apply, shaped
 from tracejit.tensor.tensor import Tensor
 
 
@@ -41,7 +41,7 @@ def pixel_shuffle(input: Tensor, upscale_factor: int) -> Any:
     n = len(lead)
     cut = apply(ops.reshape, (input,), ((*lead, channels // (r * r), r, r, high, wide),))
     moved = apply(ops.permute, (cut,), ((*range(n), n, n + 3, n + 1, n + 4, n + 2),))
-    return apply(ops.reshape, (apply(ops.copy, (moved,)),), ((*lead, channels // (r * r), high * r, wide * r),))
+    return shaped(apply(ops.copy, (moved,)), (*lead, channels // (r * r), high * r, wide * r))
 
 
 @composite
@@ -64,7 +64,7 @@ def pixel_unshuffle(input: Tensor, downscale_factor: int) -> Any:
     n = len(lead)
     cut = apply(ops.reshape, (input,), ((*lead, channels, high // r, r, wide // r, r),))
     moved = apply(ops.permute, (cut,), ((*range(n), n, n + 2, n + 4, n + 1, n + 3),))
-    return apply(ops.reshape, (apply(ops.copy, (moved,)),), ((*lead, channels * r * r, high // r, wide // r),))
+    return shaped(apply(ops.copy, (moved,)), (*lead, channels * r * r, high // r, wide // r))
 
 
 @composite
@@ -85,4 +85,4 @@ def channel_shuffle(input: Tensor, groups: int) -> Any:
         )
     cut = apply(ops.reshape, (input,), ((shape[0], groups, shape[1] // groups, *shape[2:]),))
     moved = apply(ops.permute, (cut,), ((0, 2, 1, *range(3, len(shape) + 1)),))
-    return apply(ops.reshape, (apply(ops.copy, (moved,)),), (tuple(shape),))
+    return shaped(apply(ops.copy, (moved,)), tuple(shape))
