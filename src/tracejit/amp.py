@@ -120,8 +120,9 @@ class GradScaler:
         if grads:
             with no_grad():
                 finite = _unscale(grads, inverse=1.0 / self._scale)
-            self._overflowed[id(optimizer)] = not finite.item()
-        self._stages[id(optimizer)] = _UNSCALED
+            # New dicts in place of changed ones: what a compiled step looks at is then known before it runs.
+            self._overflowed = {**self._overflowed, id(optimizer): not finite.item()}
+        self._stages = {**self._stages, id(optimizer): _UNSCALED}
 
     def step(self, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
         """``optimizer.step(*args, **kwargs)``, unless a gradient is infinite or NaN; gradients are unscaled before.
@@ -139,7 +140,7 @@ class GradScaler:
             self._unscale(optimizer)
         if id(optimizer) not in self._overflowed:
             raise AssertionError("No inf checks were recorded for this optimizer.")
-        self._stages[id(optimizer)] = _STEPPED
+        self._stages = {**self._stages, id(optimizer): _STEPPED}
         return None if self._overflowed[id(optimizer)] else optimizer.step(*args, **kwargs)
 
     def update(self, new_scale: Any = None) -> None:

@@ -203,6 +203,61 @@ def test_a_threshold_that_changes_is_no_program():
     both(lambda: classifier(step), 20, 0)
 
 
+def test_meters_before_backward():
+    class Meter:
+        def __init__(self):
+            self.value = self.average = self.total = self.count = 0
+
+        def update(self, value, n):
+            self.value = value
+            self.total += value * n
+            self.count += n
+            self.average = self.total / self.count
+
+    def make():
+        losses, best = Meter(), Meter()
+
+        def accuracy(out, y, k):
+            with tj.no_grad():
+                _, found = out.topk(k, 1, True, True)
+                right = found.t().eq(y.view(1, -1).expand_as(found.t()))
+                return right.reshape(-1).float().sum(0, keepdim=True).mul_(100.0 / y.size(0))
+
+        def step(model, opt, log, x, y):
+            out = model(x)
+            loss = F.cross_entropy(out, y)
+            losses.update(loss.item(), x.size(0))
+            best.update(accuracy(out, y, 2)[0], x.size(0))
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+            return loss
+
+        run, args, state = classifier(step)
+        return run, args, lambda: [state(), vars(losses), vars(best)]
+
+    both(make, 24, 8)
+
+
+def test_the_scaler_of_amp():
+    def make():
+        scaler = tj.amp.GradScaler("cpu", init_scale=8.0, growth_interval=5)
+
+        def step(model, opt, log, x, y):
+            opt.zero_grad()
+            with tj.autocast("cpu", dtype=tj.bfloat16):
+                loss = F.cross_entropy(model(x), y)
+            scaler.scale(loss).backward()
+            scaler.step(opt)
+            scaler.update()
+            return loss
+
+        run, args, state = classifier(step, batch=lambda i: (arr(i, 6, 4) * (math.inf if i == 22 else 1.0), LABELS))
+        return run, args, lambda: [state(), scaler.state_dict()]
+
+    both(make, 40, 12)
+
+
 def test_a_scaler_that_skips_steps():
     class Scaler:
         def __init__(self):

@@ -372,7 +372,10 @@ def _want(slot: int, memory: Memory, wanted: dict[int, None], views: _Views) -> 
         source = step.args[0]
         if root not in views:
             _want(source, memory, wanted, views)
-            views[root] = (source, step.op, step.attrs)
+            # A replay knows a tensor that was changed in place, and that nobody has, by the memory's slot alone.
+            first = memory.root(source)
+            shows = source if first == source or memory.made[source].view else first
+            views[root] = (shows, step.op, step.attrs)
         return
     wanted[root] = None
 

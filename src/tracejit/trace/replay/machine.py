@@ -411,10 +411,18 @@ class Machine:
             if type(x) is Sym and type(x.value) is int:
                 self.world.listing.require(f"-(2**53) < {x.text} < 2**53")
             parts.append(x.text if part is None else part[1])
-        divides = sign == "/" and type(b) in (int, float) and b and "*" not in parts[0]
-        if sign not in "+-*" and not divides:
+        kinds = [x.kind if type(x) is Later else self._kind(x) for x in (a, b)]
+        kind = "f" if sign == "/" or "f" in kinds else "?" if "?" in kinds else "i"
+        if sign == "/":
+            # By no zero; and whole numbers that were multiplied may be too large for a float.
+            divisor = self.number(b)
+            if divisor is None or not divisor[0] or (kinds[0] != "f" and "*" in parts[0]):
+                raise Unproven(Later.complaint, Later.fix)
+            if type(b) is Sym:
+                self.world.listing.require(f"{b.text} != 0")
+        elif sign not in "+-*":
             raise Unproven(Later.complaint, Later.fix)
-        return Later(f"({parts[0]} {sign} {parts[1]})", combined(sign, self._form(a), self._form(b)))
+        return Later(f"({parts[0]} {sign} {parts[1]})", combined(sign, self._form(a), self._form(b)), kind)
 
     def compared_afterwards(self, sign: str, a: Any, b: Any) -> Later:
         """A comparison that can wait until the program ran."""
@@ -435,6 +443,10 @@ class Machine:
         if form is None:
             raise Unproven(Later.complaint, Later.fix)
         return Later(f"{self.world.listing.constant(f)}({x.text})", form)
+
+    @staticmethod
+    def _kind(x: Any) -> str:
+        return "f" if type(x.value if type(x) is Sym else x) is float else "i"
 
     @staticmethod
     def _are_numbers(*values: Any) -> None:
