@@ -474,20 +474,6 @@ def test_a_dict_is_looked_at_after_the_call_stored_in_it(look):
     assert refused(make) == ["a dict is looked at after something was added to it"]
 
 
-@pytest.mark.parametrize("view", [lambda y: y[0], lambda y: (y[1:], y.detach()[0]), lambda y: y.view(3, 1)[1]])
-def test_a_view_of_what_was_changed_in_place_and_nobody_has(view):
-    def make():
-        def f(x):
-            y = x * 2
-            y.mul_(3)
-            y += 1
-            return view(y)
-
-        return f, lambda i: (arr(i, 3),), list
-
-    both(make, 12, 5)
-
-
 def test_values_that_decide_are_not_replayed_at_first():
     def make():
         def f(x):

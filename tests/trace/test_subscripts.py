@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 import tracejit as tj
+from tests.trace.replaying import both
+from tests.trace.values import arr
 from tracejit.trace.region import region_of
 
 tj.manual_seed(3)
@@ -44,3 +46,17 @@ def test_subscripts_with_tensors_are_replayed(case: str) -> None:
     for k in range(9):
         assert tj.equal(compiled(places(k)), f(places(k)))
     assert region_of(compiled).calls.replayed >= 3
+
+
+@pytest.mark.parametrize("view", [lambda y: y[0], lambda y: (y[1:], y.detach()[0]), lambda y: y.view(3, 1)[1]])
+def test_a_view_of_what_was_changed_in_place_and_nobody_has(view):
+    def make():
+        def f(x):
+            y = x * 2
+            y.mul_(3)
+            y += 1
+            return view(y)
+
+        return f, lambda i: (arr(i, 3),), list
+
+    both(make, 12, 5)
