@@ -35,7 +35,7 @@ ACTIVATIONS = (
     "tanhshrink softshrink glu"
 )
 FOLDS = "sum mean amax amin prod std var argmax cumsum cumprod norm logsumexp"
-WITHOUT_GRADIENT = ("floor", "round", "sign", "trunc", "argmax")
+WITHOUT_GRADIENT = ("floor", "round", "sign", "trunc", "argmax", "randperm", "searchsorted")
 
 
 def elementwise(T: Any) -> dict[str, Case]:
@@ -94,11 +94,28 @@ def folds(T: Any) -> dict[str, Case]:
     }
 
 
+def short_rows(T: Any) -> dict[str, Case]:
+    """Reductions of many rows of a few elements."""
+    F = T.nn.functional
+    cases: dict[str, Case] = {}
+    for n in (2, 3, 7, 16, 24):
+        x, labels = T.randn((1 << 20) // n, n), T.randint(0, n, ((1 << 20) // n,))
+        cases[f"sum of rows of {n}"] = (lambda x: x.sum(1), (x,))
+        cases[f"mean of rows of {n}"] = (lambda x: x.mean(1), (x,))
+        cases[f"amax of rows of {n}"] = (lambda x: x.amax(1), (x,))
+        cases[f"softmax of rows of {n}"] = (lambda x: x.softmax(1), (x,))
+        cases[f"log_softmax of rows of {n}"] = (lambda x: x.log_softmax(1), (x,))
+        cases[f"cross_entropy of rows of {n}"] = (lambda x, labels=labels: F.cross_entropy(x, labels), (x,))
+        cases[f"layer_norm of rows of {n}"] = (lambda x, n=n: F.layer_norm(x, (n,)), (x,))
+    return cases
+
+
 def moves(T: Any) -> dict[str, Case]:
     """What puts elements elsewhere, gathers and scatters."""
     F = T.nn.functional
     x, y, image = T.randn(256, 1024), T.randn(256, 1024), T.randn(16, 64, 28, 28)
     rows, columns = T.randint(0, 256, (512,)), T.randint(0, 1024, (256, 64))
+    bounds = T.randn(1000).sort()[0]
     return {
         "permute": (lambda x: x.permute(0, 2, 3, 1).contiguous(), (image,)),
         "transpose": (lambda x: x.T.contiguous(), (x,)),
@@ -110,12 +127,16 @@ def moves(T: Any) -> dict[str, Case]:
         "stack": (lambda x, y: T.stack([x, y], 2), (x, y)),
         "pad": (lambda x: F.pad(x, (1, 1, 1, 1)), (image,)),
         "pad by reflection": (lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect"), (image,)),
+        "pad rows by reflection": (lambda x: F.pad(x, (8, 8), mode="reflect"), (x,)),
         "repeat": (lambda x: x.repeat(2, 2), (x,)),
         "repeat_interleave": (lambda x: x.repeat_interleave(2, 1), (x,)),
+        "mean of sliding windows": (lambda x: x.unfold(1, 8, 4).mean(2), (x,)),
         "unfold": (lambda x: F.unfold(x, 3, padding=1), (image,)),
         "pixel_shuffle": (lambda x: F.pixel_shuffle(x, 2), (image,)),
         "nearest x2": (lambda x: F.interpolate(x, scale_factor=2), (image,)),
         "bilinear x2": (lambda x: F.interpolate(x, scale_factor=2, mode="bilinear"), (image,)),
+        "randperm": (lambda x: T.randperm(10_000), (x,)),
+        "searchsorted": (lambda x: T.searchsorted(bounds, x), (x,)),
         "gather": (lambda x: x.gather(1, columns), (x,)),
         "index_select": (lambda x: x.index_select(0, rows), (x,)),
         "x[:, index]": (lambda x: x[:, rows], (x,)),
@@ -204,7 +225,7 @@ def work(framework: str, seconds: float, only: str) -> dict[str, float]:
     T.set_num_threads(get_num_threads())
     T.manual_seed(0)
     found: dict[str, float] = {}
-    for group in (elementwise, folds, moves, products, windows):
+    for group in (elementwise, folds, short_rows, moves, products, windows):
         for name, case in group(T).items():
             for gradients in (False, True):
                 label = f"{name}, gradients" if gradients else name

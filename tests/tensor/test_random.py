@@ -11,6 +11,7 @@ import pytest
 
 import tracejit as tj
 from tests.tensor.parity import check, draw
+from tracejit.ops.random import philox
 from tracejit.tensor import random
 from tracejit.trace.region import region_of
 
@@ -96,6 +97,22 @@ def test_numbers_of_neighbouring_draws_do_not_correlate() -> None:
     a, b = tj.randn(50_000).numpy(), tj.randn(50_000).numpy()
     assert abs(np.corrcoef(a, b)[0, 1]) < 0.02
     assert abs(np.corrcoef(a[:-1], a[1:])[0, 1]) < 0.02
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 64, 65, 1000, 65_537, 300_000])
+def test_orders_are_those_of_keys_of_64_bits(count: int) -> None:
+    for seed, offset in ((0, 0), (7, 3), (2**64 - 5, 2**40)):
+        low, high = philox(seed, offset, count)
+        expected = np.argsort(low | (high << np.uint64(32)), kind="stable")
+        found = random._order(count, (seed, offset))
+        assert found.dtype == np.int64
+        assert np.array_equal(found, expected)
+
+
+def test_an_order_looks_at_all_bits_where_leading_ones_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = random._order(1000, (1, 2))
+    monkeypatch.setattr(random, "run_op", lambda op, drawn, attrs: np.full(attrs[0], 0.25))
+    assert np.array_equal(random._order(1000, (1, 2)), expected)
 
 
 def test_ranges() -> None:

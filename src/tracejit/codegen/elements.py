@@ -32,13 +32,14 @@ class Access:
     `stride` unless that is 0, 1 or -1. What is picked place by place lies further on by steps of `along`, by
     single elements if there is none.
 
-    A read that goes along rows in memory is turned, a tile at a time, into the scratch memory `tile`.
+    A read that goes along rows in memory is turned, a tile at a time, into the scratch memory `tile`; `fill` is how.
     """
 
     base: str
     step: int
     stride: str = ""
     tile: tuple[str, int] | None = None
+    fill: str = ""
     along: str = ""
 
     def at(self, j: str) -> str:
@@ -224,11 +225,14 @@ class Elements:
             if access.tile is None or access.tile in self._filled:
                 continue
             self._filled.append(access.tile)
-            size = read.source.dtype.itemsize
-            pointer = self.writer.pointer(self.plan.storage[read.source], read.offset * size)
-            at = f"{pointer[0]} + {size} * ({access.at(first)})"
-            fill = "weave" if self.woven else "turn"
-            self.writer.line(f"{fill}_{TILED[size]}({at}, {access.stride}, {access.tile[0]}, {rows}, {columns})")
+            size, at = read.source.dtype.itemsize, self._filled_from(access, read, first)
+            self.writer.line(f"{access.fill}_{TILED[size]}({at}, {access.stride}, {access.tile[0]}, {rows}, {columns})")
+
+    def _filled_from(self, access: Access, read: Read, first: str) -> str:
+        """The text of the address of what tiles are filled with."""
+        size = read.source.dtype.itemsize
+        pointer = self.writer.pointer(self.plan.storage[read.source], read.offset * size)
+        return f"{pointer[0]} + {size} * ({access.at(first)})"
 
     def start_rows(self, first: str) -> None:
         """Sets the counters of the row's dimensions to those of row `first`."""
@@ -319,7 +323,8 @@ class Elements:
             writer.line(f"{base} = {' + '.join(terms)}")
         if read.source.kind == VIRTUAL and read.offset:
             base = " + ".join(part for part in (writer.size(read.offset), base) if part)
-        access = Access(base, step, stride, self._tile(value, read) if self.tiled else None)
+        access = Access(base, step, stride)
+        self._lay(access, value, read)
         if read.picked is not None:
             access.along = "" if read.along == 1 else writer.size(read.along)
             if self._is_even(value, read.picked):
@@ -328,13 +333,17 @@ class Elements:
                 writer.line(f"{access.base} = {' + '.join(part for part in (base, place) if part)}")
         return access
 
-    def _tile(self, value: Value, read: Read) -> tuple[str, int] | None:
-        if not self._runs_across(value, read):
-            return None
+    def _lay(self, access: Access, value: Value, read: Read) -> None:
+        """Has a read go through scratch memory if it cannot be read as it lies."""
+        if self.tiled and self._runs_across(value, read):
+            access.fill = "weave" if self.woven else "turn"
+            access.tile = self._tile(access.fill, value, read)
+
+    def _tile(self, fill: str, value: Value, read: Read) -> tuple[str, int]:
         key = (read.source, read.offset, read.strides, read.shape, value.shape)
         if key not in self._tiles:
             # What weaves writes whole vectors, of as many rows as are woven.
-            places = cost.WOVEN_PLACES + _WHOLE if self.woven else self.tile_side * TILE_PITCH
+            places = self.tile_side * TILE_PITCH if fill == "turn" else cost.WOVEN_PLACES + _WHOLE
             self._tiles[key] = self.writer.scratch("i64", places * read.source.dtype.itemsize // 8)
         return self._tiles[key]
 
@@ -380,9 +389,13 @@ class Elements:
     def _fetch_turned(self, tile: tuple[str, int], read: Read) -> str:
         if tile not in self._texts:
             name = self._texts[tile] = self.writer.name("x")
-            place = "j" if self.woven else f"(u - top) * {TILE_PITCH} + j - first"
-            self.writer.line(f"{name} = {self.writer.load(read.source.dtype.short, tile, place)}")
+            self.writer.line(f"{name} = {self.writer.load(read.source.dtype.short, tile, self._place_in_tile)}")
         return self._texts[tile]
+
+    @property
+    def _place_in_tile(self) -> str:
+        """The text of where place `j` is in what was turned."""
+        return "j" if self.woven else f"(u - top) * {TILE_PITCH} + j - first"
 
     def _load(self, read: Read, index: str) -> str:
         source = read.source

@@ -35,7 +35,7 @@ def _copied(rows: RowPlan, visit: Pass) -> list[Operand]:
     return [operand for operand in rows.copied if operand[0] in visit.fold]
 
 
-def _visit(elements: Elements, scratch: Scratch, rows: RowPlan, visit: Pass, places: str, at: str) -> None:
+def visit_places(elements: Elements, scratch: Scratch, rows: RowPlan, visit: Pass, places: str, at: str) -> None:
     """One loop over places of a row; `at` is a place's index in a scratch row."""
     copied = _copied(rows, visit)
     if not visit.compute and not visit.write and not copied:
@@ -87,7 +87,7 @@ def _visit_and_ask(
                 writer.line(f"prefetch_to_{purpose}({pointer} + {size} * ({elements.own_row} + {ahead} + k))")
         writer.depth -= 1
     elements.begin_stream(far, cost.AHEAD)
-    _visit(elements, scratch, rows, visit, "range(first, stop)", at)
+    visit_places(elements, scratch, rows, visit, "range(first, stop)", at)
     elements.end_stream()
     writer.depth -= 1
 
@@ -104,29 +104,33 @@ def visit_all(
     """A visit of places from `begin` to `end`, in pieces if its results are streamed."""
     far = _far(elements, rows, visit)
     if not far:
-        _visit(elements, scratch, rows, visit, f"range({begin}, {end})", at)
+        visit_places(elements, scratch, rows, visit, f"range({begin}, {end})", at)
         return
     elements.open_pieces(far, elements.own_row, begin, end, cost.STRIP)
     elements.begin_stream(far, cost.STRIP)
-    _visit(elements, scratch, rows, visit, "range(first, stop)", at)
+    visit_places(elements, scratch, rows, visit, "range(first, stop)", at)
     elements.end_stream()
     elements.writer.depth -= 1
 
 
-def _fold(elements: Elements, scratch: Scratch, rows: RowPlan, value: Value, first: str, count: str) -> str:
-    """The text of the fold of `count` places of a row from `first` on."""
+def address_of_fold(elements: Elements, scratch: Scratch, rows: RowPlan, value: Value, first: str = "") -> str:
+    """The text of where the places of a row that are folded begin, from `first` on."""
     read = value.reads[0]
     source = read.source
     if source in rows.kept or (value, 0) in rows.copied:
-        address = scratch.row(source if source in rows.kept else (value, 0), source.dtype)[0]
+        return scratch.row(source if source in rows.kept else (value, 0), source.dtype)[0]
+    if source in elements.group.full:
+        pointer = elements.writer.pointer(elements.plan.storage[source])
+        index = elements.own(source, first)
     else:
-        if source in elements.group.full:
-            pointer = elements.writer.pointer(elements.plan.storage[source])
-            index = elements.own(source, first)
-        else:
-            pointer = elements.writer.pointer(elements.plan.storage[source], read.offset * source.dtype.itemsize)
-            index = elements.access(value, read).at(first) if first else elements.access(value, read).base
-        address = f"{pointer[0]} + {source.dtype.itemsize} * ({index})" if index else pointer[0]
+        pointer = elements.writer.pointer(elements.plan.storage[source], read.offset * source.dtype.itemsize)
+        index = elements.access(value, read).at(first) if first else elements.access(value, read).base
+    return f"{pointer[0]} + {source.dtype.itemsize} * ({index})" if index else pointer[0]
+
+
+def _fold(elements: Elements, scratch: Scratch, rows: RowPlan, value: Value, first: str, count: str) -> str:
+    """The text of the fold of `count` places of a row from `first` on."""
+    address = address_of_fold(elements, scratch, rows, value, first)
     return f"fold_{value.name}_{expression.folding(value.dtype)}({address}, {count})"
 
 
@@ -187,7 +191,7 @@ def write_blocks(elements: Elements) -> Costs:
     if visit.compute and elements.streams():
         _visit_and_ask(elements, scratch, rows, visit, "begin", "end", "j - begin", str(cost.BLOCK))
     else:
-        _visit(elements, scratch, rows, visit, "range(begin, end)", "j - begin")
+        visit_places(elements, scratch, rows, visit, "range(begin, end)", "j - begin")
     for value in visit.fold:
         text = _fold(elements, scratch, rows, value, "begin", "end - begin")
         writer.store(expression.folding(value.dtype), writer.pointer(plan.partials[value]), "w", text)
@@ -254,7 +258,7 @@ def _fold_arithmetic(elements: Elements, rows: RowPlan, visit: Pass) -> None:
         further = f"{lanes[value]}, {texts[value.reads[0].source]}"
         writer.line(f"{lanes[value]} = {value.name}_into_lanes_{short}({further})")
     writer.depth -= 1
-    _visit(elements, scratch, rows, visit, "range(whole, end)", "j - whole")
+    visit_places(elements, scratch, rows, visit, "range(whole, end)", "j - whole")
     for value in visit.fold:
         rest = scratch.row(value.reads[0].source, value.dtype)[0]
         writer.line(f"{lanes[value]} = {value.name}_rest_lanes_{short}({lanes[value]}, {rest}, end - whole)")

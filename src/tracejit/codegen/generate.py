@@ -16,6 +16,7 @@ from tracejit.codegen.elements import Elements
 from tracejit.codegen.folds import Costs, combine, write_blocks, write_column, write_row
 from tracejit.codegen.scans import write_scan
 from tracejit.codegen.scratch import Scratch
+from tracejit.codegen.short_rows import ShortRows, write_short_rows
 from tracejit.codegen.strips import write_strip
 from tracejit.codegen.text import KernelText, Writer
 from tracejit.kernels.vmath import IN_PLACE
@@ -32,7 +33,7 @@ def generate(group: Group, plan: Plan) -> list[list[KernelText]]:
     """The kernels of a group that is no library call: a list for each of its stages."""
     group = plan.unfolded(group)
     writer = Writer()
-    members = Elements(writer, group, plan)
+    members = ShortRows(writer, group, plan) if group.kind == ROW else Elements(writer, group, plan)
     units, elements, extra = _TEMPLATES[group.kind](members)
     if members.streams_results:
         writer.depth = 1
@@ -334,9 +335,13 @@ def _write_body(elements: Elements) -> None:
         elements.store(value, "j", text)
 
 
+def _write_rows(elements: Elements) -> Costs:
+    return write_short_rows(elements) if isinstance(elements, ShortRows) and elements.short else write_row(elements)
+
+
 _TEMPLATES: dict[str, Callable[[Elements], Costs]] = {
     LOOP: _write_loop,
-    ROW: write_row,
+    ROW: _write_rows,
     BLOCKS: write_blocks,
     COLUMN: write_column,
     STRIP: write_strip,

@@ -14,7 +14,10 @@ from collections.abc import Iterator
 from types import ModuleType
 
 _GPU = f"{__name__}.cuda"
-_WORDS = ("fold", "lanes", "looks", "memory", "philox", "running", "scalar", "stream", "threads", "tiles", "vmath")
+_WORDS = (
+    *("fold", "lanes", "looks", "memory", "philox", "running", "scalar", "short", "stream", "threads", "tiles"),
+    "vmath",
+)
 """Modules whose names kernel text uses; what others define are whole kernels."""
 
 

@@ -143,9 +143,14 @@ def _tail_mask(builder: Any, count: Any) -> Any:
     return builder.icmp_signed("<", integers(*range(LANES)), counts)
 
 
+def start_of(what: str, kind: Kind) -> Any:
+    """The number that a fold starts from, which changes nothing."""
+    return _FOLDS[what][1](kind)
+
+
 def write_start(what: str, kind: Kind) -> Any:
     """What the lanes of a fold start from, in LLVM code."""
-    return Splat(ir.VectorType(kind.llvm, LANES), _FOLDS[what][1](kind))
+    return Splat(ir.VectorType(kind.llvm, LANES), start_of(what, kind))
 
 
 def write_rest(builder: Any, what: str, kind: Kind, lanes: Any, at: Any, rest: Any) -> Any:
@@ -235,7 +240,7 @@ def _define_step(what: str, kind: Kind) -> Any:
 
 
 def _define_identity(what: str, kind: Kind) -> Any:
-    number = _FOLDS[what][1](kind)
+    number = start_of(what, kind)
 
     def identity(typingctx: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:

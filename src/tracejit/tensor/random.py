@@ -311,11 +311,26 @@ def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Generator | Non
 # --- of values --------------------------------------------------------------------------------------------------------
 
 
-def _keys(count: int, generator: Generator | None) -> Any:
-    """Random numbers of 64 bits."""
-    seed, offset = draw(generator)
-    low, high = philox(seed, offset, count)
+_PACKED = 1 << 18
+"""Random numbers up to which the leading bits of each and its place are sorted as one word: of more, some are equal."""
+
+
+def _keys(count: int, drawn: tuple[int, int]) -> Any:
+    """Random numbers of 64 bits, from a seed and an offset."""
+    low, high = philox(*drawn, count)
     return low | (high << np.uint64(32))
+
+
+def _order(count: int, drawn: tuple[int, int]) -> Any:
+    """The places of random numbers of 64 bits, the least first; of equal ones the first place first."""
+    if count <= _PACKED:
+        place_bits = max(count - 1, 1).bit_length()
+        leading = run_op(ops.uniform, drawn, ((count,), dtypes.float64)) * 2.0 ** (63 - place_bits)
+        words = np.sort((leading.astype(np.int64) << place_bits) | np.arange(count))
+        leading = words >> place_bits
+        if not (leading[1:] == leading[:-1]).any():
+            return words & ((1 << place_bits) - 1)
+    return np.argsort(_keys(count, drawn), kind="stable")
 
 
 @host
@@ -331,8 +346,8 @@ def randperm(
     where = require(device)
     if n < 0:
         raise RuntimeError(f"n must be non-negative, got {n}")
-    order = np.argsort(_keys(n, generator), kind="stable")
-    return _finish(moved(wrap(order.astype((dtype or dtypes.int64).np)), where), requires_grad)
+    order = _order(n, draw(generator)).astype((dtype or dtypes.int64).np, copy=False)
+    return _finish(moved(wrap(order), where), requires_grad)
 
 
 def multinomial(
@@ -377,14 +392,14 @@ def _drawn_by_search(input: Tensor, num_samples: int, replacement: bool, generat
     weights = run_op(ops.check_weights, (weights,), (1 if replacement else num_samples,))
     rows, classes = weights.shape
     if replacement:
-        u = (_keys(rows * num_samples, generator) >> np.uint64(11)) * 2.0**-53
+        u = (_keys(rows * num_samples, draw(generator)) >> np.uint64(11)) * 2.0**-53
         ends = np.cumsum(weights, 1)
         out = np.empty((rows, num_samples), np.int64)
         for r in range(rows):
             found = np.searchsorted(ends[r], u[r * num_samples : (r + 1) * num_samples] * ends[r, -1], side="right")
             out[r] = np.minimum(found, np.flatnonzero(weights[r])[-1])
     else:
-        u = ((_keys(rows * classes, generator) >> np.uint64(11)) * 2.0**-53).reshape(rows, classes)
+        u = ((_keys(rows * classes, draw(generator)) >> np.uint64(11)) * 2.0**-53).reshape(rows, classes)
         waits = np.full(weights.shape, np.inf)
         np.divide(-np.log1p(-u), weights, out=waits, where=weights > 0)
         out = np.argsort(waits, 1, kind="stable")[:, :num_samples]

@@ -31,9 +31,7 @@ class Tiled(Elements):
         super().__init__(writer, group, plan)
         self._cuda = writer
 
-    def _tile(self, value: Value, read: Read) -> tuple[str, int] | None:
-        if not self._runs_across(value, read):
-            return None
+    def _tile(self, fill: str, value: Value, read: Read) -> tuple[str, int]:
         key = (read.source, read.offset, read.strides, read.shape, value.shape)
         if key not in self._tiles:
             self._tiles[key] = self._cuda.shared(-(-TILE * _PITCH * read.source.dtype.itemsize // 8))
