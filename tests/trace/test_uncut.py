@@ -342,13 +342,51 @@ def test_a_deque_of_the_last_values(most):
     both(make, 20, 10)
 
 
-def test_a_read_of_a_view_is_followed():
+def test_views_are_read():
+    def make():
+        table = tj.arange(6.0).reshape(3, 2)
+
+        def f(x):
+            y = x * 2
+            first, other = y[0, 1].item() + 1, y.T[0, 1].item()
+            top = y.max(0, keepdim=True).values[0][0].item()
+            if y[1][0] > 0:
+                return first, other, top, y
+            z = y + table[1:2]
+            return first, z, y[2].detach()[0].item()
+
+        return f, lambda i: (arr(i, 3, 2).abs() * (-1 if i % 10 == 9 else 1),), list
+
+    both(make, 40, 15)
+
+
+def test_a_view_of_what_is_changed_behind_the_read():
+    def make():
+        total = tj.zeros(3)
+
+        def f(x):
+            y = x * 2
+            v, _w = y[0], total[1:]
+            a = v.item()
+            y.add_(1)
+            total.add_(y)
+            return a, y
+
+        return f, lambda i: (arr(i, 3),), lambda: [total]
+
+    both(make, 20, 8)
+
+
+def test_a_view_of_what_was_changed_is_followed():
     def make():
         def f(x):
             y = x * 2
-            return y[0, 1].item() + 1, y.T[0, 1].item(), y
+            v = y[0]
+            y.add_(1)
+            a = v.item()
+            return a, y * a
 
-        return f, lambda i: (arr(i, 3, 2),), list
+        return f, lambda i: (arr(i, 3),), list
 
     both(make, 14, 0)
 

@@ -50,7 +50,9 @@ class UncutRecorder(Recorder):
 
     def read(self, t: Tensor) -> Any:
         """Memory is looked at: what is there is noted."""
-        if self.unit is None and not self.segment.broken and t._base is None and not self.stale(t):
+        # A view shows what it was a view of as long as that is as it was.
+        shows_changes = t._base is not None and id(t._cell) in self.mutated
+        if self.unit is None and not (self.segment.broken or shows_changes or self.stale(t)):
             slot = self.known(t)
             if slot is not None and t._array.size == 1:
                 self.segment.seen.setdefault(slot, t._array.item())
@@ -85,7 +87,7 @@ class UncutFollower(Follower):
         if t._array is not None and not (self.mutators and (self.is_mutated(t) or self.shows_mutated(t))):
             return t._array
         slot = next((slot for slot in range(len(self.values) - 1, -1, -1) if self.values[slot] is t), None)
-        if slot is None or t._base is not None:
+        if slot is None:
             return self.leave("read", None, (), [t], []).read(t)
         events = path(self.last)
         outside = {slot: self.values[slot]._array for event in events for slot in event.binds}

@@ -267,7 +267,13 @@ class Prover:
                 check_leaves(one)
                 replay = Replay(proof, one)
         except Unproven as e:
-            self._note([("?", e)])
+            if proof.session.uncut is None:
+                self._note([("?", e)])
+            else:
+                # A value may have decided otherwise than when the call was recorded: a later one may be like it, and
+                # not always the next but one.
+                self._tell([("?", e)])
+                self.wait = 1 + self.tries % 3
             return
         self.obstacles = []
         self.hints |= {
@@ -280,7 +286,6 @@ class Prover:
         # Replays have no use for what operations left, one by one.
         BLOCKS.release()
         self._put_first()
-
 
     def _without(self, one: Landed, passing: Set[int]) -> Landed:
         """The segment with a program that does not give the tensors that nobody gets from a replay."""
