@@ -103,8 +103,7 @@ def make(op: Op, args: tuple[Node, ...], attrs: tuple[Any, ...] = ()) -> Node:
 
     Raises: what the record's typing rule raises.
     """
-    if op.plain is not None:
-        op = op.plain
+    op = op.plain or op
     known = [const_value(a) if a.op == CONST else _STAND_IN[a.attrs[1]] if a.op == SCALAR else a.aval for a in args]
     aval = op.infer(*known, *attrs)
     return _intern(op, args, attrs, attrs, aval)

@@ -7,16 +7,15 @@ that are missing would add to it, which is nothing: the bits are those of one ro
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from numba.core import types
-from numba.extending import intrinsic
 
 from tracejit.kernels.code import Code, Word
 from tracejit.kernels.emit import I64, Splat, internal_function
 from tracejit.kernels.fold import FLOATS, LANES, Kind, start_of, write_step
 from tracejit.kernels.memory import named_intrinsic, require_literal
+from tracejit.kernels.tiles import define_filling
 from tracejit.kernels.vectors import F32, F64, TARGET, Lane, VectorBuilder
 
 PIECE = 16
@@ -132,23 +131,10 @@ def _add_repeat(module: Any, lane: Lane) -> Any:
     return internal_function(module, f"repeat_{lane.name}", 5, body)
 
 
-def _define_lay(name: str, add: Callable[[Any, Lane], Any], lane: Lane, doc: str) -> Any:
-    def lay(typingctx: Any, source: Any, stride: Any, target: Any, rows: Any, columns: Any) -> Any:
-        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            builder.call(add(builder.module, lane), args)
-            return context.get_dummy_value()
-
-        return types.void(*[types.int64] * 5), codegen
-
-    lay.__name__ = lay.__qualname__ = f"{name}_{lane.name}"
-    lay.__doc__ = f"Fills `rows` rows of `columns` places that follow one another with {lane.name} elements: {doc}."
-    return intrinsic(lay)
-
-
-_EACH, _SAME = "one for each row, `stride` elements apart", "the same `columns` ones in each row"
+_EACH, _SAME = "the one of its row, of which they lie `stride` apart", "the same ones in each row"
 fold_rows_sum_f32, fold_rows_sum_f64 = (_define_fold("sum", k, x) for k, x in zip(FLOATS, (F32, F64), strict=True))
 fold_rows_prod_f32, fold_rows_prod_f64 = (_define_fold("prod", k, x) for k, x in zip(FLOATS, (F32, F64), strict=True))
 fold_rows_amax_f32, fold_rows_amax_f64 = (_define_fold("amax", k, x) for k, x in zip(FLOATS, (F32, F64), strict=True))
 fold_rows_amin_f32, fold_rows_amin_f64 = (_define_fold("amin", k, x) for k, x in zip(FLOATS, (F32, F64), strict=True))
-spread_f32, spread_f64 = (_define_lay("spread", _add_spread, lane, _EACH) for lane in (F32, F64))
-repeat_f32, repeat_f64 = (_define_lay("repeat", _add_repeat, lane, _SAME) for lane in (F32, F64))
+spread_f32, spread_f64 = (define_filling("spread", _add_spread, lane, _EACH) for lane in (F32, F64))
+repeat_f32, repeat_f64 = (define_filling("repeat", _add_repeat, lane, _SAME) for lane in (F32, F64))

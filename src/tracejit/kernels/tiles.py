@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from numba.core import types
-from numba.extending import intrinsic
 
 from tracejit.kernels.code import Code, Word
 from tracejit.kernels.emit import I64, internal_function
+from tracejit.kernels.memory import named_intrinsic
 from tracejit.kernels.vectors import F32, F64, TARGET, Lane, VectorBuilder
 
 TILE_BYTES, TILE_PITCH = 256, 64
@@ -94,21 +94,21 @@ def _add_weave(module: Any, lane: Lane) -> Any:
     return internal_function(module, f"weave_{lane.name}", 5, body)
 
 
-def _define(name: str, add: Callable[[Any, Lane], Any], lane: Lane, doc: str) -> Any:
-    def put(typingctx: Any, source: Any, stride: Any, tile: Any, rows: Any, columns: Any) -> Any:
+def define_filling(name: str, add: Callable[[Any, Lane], Any], lane: Lane, doc: str) -> Any:
+    """The intrinsic of a vector function that fills rows of places from elements that lie `stride` apart."""
+
+    def fill(typingctx: Any, source: Any, stride: Any, target: Any, rows: Any, columns: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             builder.call(add(builder.module, lane), args)
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 5), codegen
 
-    put.__name__ = put.__qualname__ = f"{name}_{lane.name}"
-    put.__doc__ = (
-        f"Fills `rows` rows and `columns` columns of {doc} at an address from {lane.name} elements that lie `stride` "
-        "apart along a row and side by side along a column."
-    )
-    return intrinsic(put)
+    return named_intrinsic(fill, f"{name}_{lane.name}", f"Fills `rows` rows of `columns` {lane.name} elements: {doc}.")
 
 
-turn_f32, turn_f64 = (_define("turn", _add_turn, lane, "a tile") for lane in (F32, F64))
-weave_f32, weave_f64 = (_define("weave", _add_weave, lane, "rows that follow one another") for lane in (F32, F64))
+_ALONG = "from what lies `stride` elements apart along a row and side by side along a column"
+turn_f32, turn_f64 = (define_filling("turn", _add_turn, lane, f"a tile, {_ALONG}") for lane in (F32, F64))
+weave_f32, weave_f64 = (
+    define_filling("weave", _add_weave, lane, f"rows that follow one another, {_ALONG}") for lane in (F32, F64)
+)

@@ -13,14 +13,16 @@ from tracejit.aval import Aval
 from tracejit.ops.record import ops, record
 from tracejit.shapes import reductions
 
+_RESHAPE: dict[str, Any] = {
+    "family": "view",
+    "infer": lambda x, shape: Aval(shape, x.dtype),
+    "numpy": np.reshape,
+    "exact": True,
+    "vjp": {"x": lambda ct, x_aval: ops.reshape(ct, shape=x_aval.shape)},
+}
 
-@record(
-    family="view",
-    infer=lambda x, shape: Aval(shape, x.dtype),
-    numpy=np.reshape,
-    exact=True,
-    vjp={"x": lambda ct, x_aval: ops.reshape(ct, shape=x_aval.shape)},
-)
+
+@record(**_RESHAPE)
 def reshape(x, *, shape):
     """The same elements in row-major order under another shape.
 
@@ -29,14 +31,7 @@ def reshape(x, *, shape):
     """
 
 
-@record(
-    family="view",
-    infer=lambda x, shape: Aval(shape, x.dtype),
-    numpy=np.reshape,
-    exact=True,
-    vjp={"x": lambda ct, x_aval: ops.reshape(ct, shape=x_aval.shape)},
-    plain=ops.reshape,
-)
+@record(**_RESHAPE, plain=ops.reshape)
 def reshaped(x, *, shape):
     """`reshape` of an operand that nobody else has or will have: the result is no view of it, but a tensor of its own.
 

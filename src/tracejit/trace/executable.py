@@ -15,6 +15,7 @@ from tracejit.runtime.entry import ENTRY
 from tracejit.trace.background import Elsewhere, Job
 from tracejit.trace.lean import Lean, lean_of
 from tracejit.trace.memory import Memory
+from tracejit.trace.ranges import looking_steps
 from tracejit.trace.structure import (
     READ,
     Built,
@@ -44,8 +45,7 @@ class Executable:
     changes in place, `renamed` are the slots that they gave to tensors by which the tape knows them: before, after.
     `tape` is what must be put back on the gradient tape; of what a lean one keeps the large values are the last
     outputs, by numbers below zero, and the small ones have places in a `block`: offsets, and bytes in all. What Python
-    only reads of a whole call is among the outputs, the last ones, by `READ`: of the slots that it `looks` at. With an
-    `obstacle` there is no program.
+    only reads of a whole call is among the outputs by `READ`. With an `obstacle` there is no program.
     """
 
     __slots__ = (
@@ -63,7 +63,6 @@ class Executable:
         "homes",
         "inputs",
         "last",
-        "looks",
         "lows",
         "moves",
         "mutated",
@@ -86,7 +85,6 @@ class Executable:
     def __init__(self, generation: int, obstacle: str | None = None) -> None:
         self.generation = generation
         self.obstacle = obstacle
-        self.looks: tuple[int, ...] = ()
         self.compiled: Any = None
         self.built: Built | None = None
         self.gpu = False
@@ -335,8 +333,7 @@ def build(
     if kept is not None and kept.left != exe.left:
         # The other process thought otherwise of what a lean tape is worth.
         kept = None
-    exe.looks = stop.reads
-    ends = Ends([(READ, slot) for slot in exe.looks], [], stop.expected)
+    ends = Ends([(READ, slot) for slot in stop.reads], [], stop.expected)
     _translate(events, memory, wanted, exe, name, ends, structures, elsewhere, kept, lean)
     exe.behind = stop.behind & views.keys()
     if exe.tape is not None and memory.renamed:
@@ -406,7 +403,7 @@ def _translate(
         own += lean.apart
         exe.block = (lean.offsets, lean.nbytes) if lean.apart < len(lean.kept) else None
     exe.events, exe.ends, exe.name = events, ends, name
-    if not (ends.outputs or ends.homes or ends.expected or _look_at_values(events)):
+    if not (ends.outputs or ends.homes or ends.expected or looking_steps(events)):
         exe.load(_Nothing())
         return
     exe.gpu = computes_on_gpu(events)
@@ -414,10 +411,6 @@ def _translate(
     for (root, _), (shape, kind) in zip(ends.outputs[:own], exe.built.results, strict=False):
         exe.outputs.append((root, shape, kind))
     exe.load(exe.built.compiled)
-
-
-def _look_at_values(events: list[Event]) -> bool:
-    return any(step.op is not None and step.op.looks_at for event in events for step in event.steps)
 
 
 class _Nothing:

@@ -48,11 +48,6 @@ class Expected(NamedTuple):
     outcome: bool
 
 
-def type_letter(dtype: Any) -> str:
-    """What a value of a type is for Python: "f", "i" or "b"."""
-    return "f" if dtype.is_floating_point else "b" if dtype is dtypes.bool else "i"
-
-
 def kind_of(form: Form) -> str:
     """What a form comes to: "f", "i" or "b"."""
     head = form[0]

@@ -76,12 +76,17 @@ def _origin(step: Step, made: dict[int, Step]) -> int:
     return slot
 
 
+def looking_steps(events: list[Event]) -> list[Step]:
+    """The steps that look at values, which they may refuse."""
+    return [step for event in events for step in event.steps if step.op is not None and step.op.looks_at]
+
+
 def may_refuse(events: list[Event]) -> bool:
     """Whether an index is only known to be in range when a kernel meets it, so that the program may refuse.
 
     So it may if a kernel looks at anything else.
     """
-    looking = [step for event in events for step in event.steps if step.op is not None and step.op.looks_at]
+    looking = looking_steps(events)
     outside, made = _origins(events) if looking else (set(), {})
     return any(step.op not in _INDEXED or _origin(step, made) not in outside for step in looking)
 

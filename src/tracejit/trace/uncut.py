@@ -29,16 +29,16 @@ class Uncut(Segment):
     `seen` are the values that Python read, by slot; `broken` says why the call could not be recorded as one.
     """
 
-    @property
-    def obstacle(self) -> str | None:
-        """Why there is no whole call."""
-        return self.broken or (None if self.complete else "the call that was to be recorded raised an exception")
-
     def __init__(self, region: Any) -> None:
         super().__init__(region, 0)
         self.seen: dict[int, Any] = {}
         self.broken = ""
         self.complete = False
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why there is no whole call."""
+        return self.broken or (None if self.complete else "the call that was to be recorded raised an exception")
 
 
 class UncutRecorder(Recorder):

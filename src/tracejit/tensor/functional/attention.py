@@ -11,7 +11,7 @@ from tracejit.ops.record import ops
 from tracejit.shapes import broadcast, broadcast_all
 from tracejit.tensor.casting import SHORT
 from tracejit.tensor.composite import composite
-from tracejit.tensor.dispatch import apply, beside
+from tracejit.tensor.dispatch import apply, beside, shaped
 from tracejit.tensor.functional.activation import floats, wide
 from tracejit.tensor.functional.dropout import noise, rates
 from tracejit.tensor.products import matmul
@@ -121,18 +121,18 @@ def _fused(
     # The record takes (batch, head, row, element).
     heads = (prod(lead[:-1]), lead[-1]) if len(lead) > 1 else (*lead, 1) if lead else (1, 1)
 
-    def shaped(x: Tensor, rows: int, columns: int) -> Any:
+    def stacked(x: Tensor, rows: int, columns: int) -> Any:
         if x._shape != (*lead, rows, columns):
             x = apply(ops.expand, (x,), ((*lead, rows, columns),))
         return x if heads == lead else apply(ops.reshape, (x,), ((*heads, rows, columns),))
 
-    operands = (shaped(query, length, width), shaped(key, source, width), shaped(value, source, depth))
+    operands = (stacked(query, length, width), stacked(key, source, width), stacked(value, source, depth))
     if mask is None:
         out, _ = apply(ops.attention, operands, (scale, is_causal))
     else:
-        out, _ = apply(ops.masked_attention, (*operands, shaped(mask, length, source)), (scale,))
+        out, _ = apply(ops.masked_attention, (*operands, stacked(mask, length, source)), (scale,))
     out = apply(ops.permute, (out,), ((0, 2, 1, 3),))
-    return out if heads == lead else apply(ops.reshaped, (out,), ((*lead, length, depth),))
+    return shaped(out, (*lead, length, depth))
 
 
 @composite

@@ -90,9 +90,9 @@ class Prover:
             return
         self.refused = True
         self.refusals += 1
-        if self.refusals >= REFUSALS and self.refusals * REFUSALS > self.region.calls.replayed:
-            if replay.executable.compiled.releases:
-                self._part("values that decide the way through the function change too often")
+        often = self.refusals >= REFUSALS and self.refusals * REFUSALS > self.region.calls.replayed
+        if often and replay.executable.compiled.releases:
+            self._part("values that decide the way through the function change too often")
 
     def _part(self, reason: str) -> None:
         """No call is proven as a whole from here on."""

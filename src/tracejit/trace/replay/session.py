@@ -10,7 +10,7 @@ from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import OWED
 from tracejit.tensor.tensor import Tensor, on_gpu, pending, set_requires_grad
-from tracejit.trace.expected import Expected, evaluate, type_letter
+from tracejit.trace.expected import Expected, evaluate
 from tracejit.trace.ranges import in_range
 from tracejit.trace.replay.symbols import Later, Midway, Source, Sym, Unproven
 from tracejit.trace.replay.world import World
@@ -355,7 +355,7 @@ class Shadow:
         """The only element of a tensor, once the program ran, or its array or list."""
         at = self.at
         position = len(self.reads)
-        kind = type_letter(t._dtype) if how == "item" else "array"
+        kind = "bif"[t._dtype.category] if how == "item" else "array"
         if how == "numpy" and (t._requires_grad or t._dtype is dtypes.bfloat16 or on_gpu(t)):
             raise Unproven(f"a tensor is turned into an array that has none like it: {t._dtype}", Later.fix)
         if t._array is None and self.uncut is not None:

@@ -59,8 +59,9 @@ class Sym:
 class Later:
     """A Python number that is read from a computed tensor, or made of such numbers: it is there after the program ran.
 
-    It may be returned, stored, added and multiplied; anything else that Python does with it depends on a value. Where
-    a whole call is proven its `form`, if it has one, says what a program has to look at for Python to decide on it.
+    It may be returned, stored, converted, added, multiplied and divided; what else Python does with it depends on a
+    value. Where a whole call is proven its `form`, if it has one, says what a program has to look at for Python to
+    decide on it.
     Its `kind` is that of a number that is read ("f", "i" or "b"), of one that is made of such ("?"), or "array" for an
     array or a list, which may be returned and stored.
     """

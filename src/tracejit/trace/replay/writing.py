@@ -54,7 +54,6 @@ class Writing:
         # A GPU's program is started by Python.
         program = None if executable.gpu else getattr(executable.compiled, "program", None)
         self.controls = [] if program is None else [program.control]
-        self._places: dict[int, np.ndarray] = {}
         self.held: list[Any] = []
         """What the text has by its address alone."""
         self.text = self._write()
@@ -362,18 +361,14 @@ class Writing:
 
     def _looks(self) -> dict[int, np.ndarray]:
         """What the program of a whole call writes the values to that Python read, which it does in each call anew."""
-        exe, looks = self.executable, self.proof.looks
-        first = len(exe.outputs) - len(exe.looks)
-        found: dict[int, np.ndarray] = {}
-        for position, slot in looks.items():
-            at = first + exe.looks.index(slot)
-            _, shape, kind = exe.outputs[at]
-            place = len(exe.inputs) + at
-            if place not in self._places:
-                self._places[place] = np.empty(shape, kind)
-                exe.pointers[place] = ENTRY.address_of(self._places[place])
-            found[position] = self._places[place]
-        return found
+        exe = self.executable
+        arrays: dict[int, np.ndarray] = {}
+        for at, (key, slot) in enumerate(exe.ends.outputs):
+            if key == READ:
+                _, shape, kind = exe.outputs[at]
+                arrays[slot] = np.empty(shape, kind)
+                exe.pointers[len(exe.inputs) + at] = ENTRY.address_of(arrays[slot])
+        return {position: arrays[slot] for position, slot in self.proof.looks.items()}
 
     def _store(self, kind: str, container: Any, key: Any, value: Any, out: list[str]) -> None:
         name = self.world.text_of(container)
