@@ -43,10 +43,14 @@ class Workload:
 
 @dataclass(frozen=True)
 class Work:
-    """Floating point operations of products and convolutions, and bytes that must come from memory or go there."""
+    """Floating point operations of products and convolutions, and bytes that must come from memory or go there.
+
+    `way` is what they are compared with: a copy reads one array and writes one, a triad reads two.
+    """
 
     flops: float
     nbytes: float
+    way: str = "copy"
 
 
 @dataclass(frozen=True)
@@ -153,7 +157,7 @@ def _recurrent(batch: int, steps: int, width: int) -> Work:
 
 
 def _moved(arrays: float, elements: int, flops: float = 0.0) -> Work:
-    return Work(flops, arrays * 4.0 * elements)
+    return Work(flops, arrays * 4.0 * elements, "triad" if arrays == 3 else "copy")
 
 
 def endless(batches: list[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:

@@ -20,6 +20,12 @@ WORKLOADS = """
 from dataclasses import dataclass
 
 @dataclass(frozen=True)
+class Work:
+    flops: float = 1e6
+    nbytes: float = 4e6
+    way: str = "triad"
+
+@dataclass(frozen=True)
 class Workload:
     name: str
     about: str = "sum"
@@ -27,6 +33,7 @@ class Workload:
     calls: int = 1
     random: bool = False
     tolerance: float = 1e-6
+    work: Work = Work()
 
 WORKLOADS = {name: Workload(name) for name in ("right", "wrong", "broken")}
 """
@@ -83,6 +90,15 @@ def test_times_and_counts(result: dict[str, Any]) -> None:
     assert found["compiled"]["warm"] >= 0
     assert found["compiled"]["differs"] is None
     assert result["versions"]["fake"] == "1"
+
+
+def test_the_floor_is_that_of_the_rounds(result: dict[str, Any]) -> None:
+    found = result["workloads"]["right"]
+    assert len(found["rates"]) == len(found["floors"]) == len(found["frameworks"]["compiled"]["rounds"]) == 2
+    for rates, floor in zip(found["rates"], found["floors"], strict=True):
+        assert set(rates) == {"gflops", "copy", "triad"}
+        assert min(rates.values()) > 0.01
+        assert floor == pytest.approx(max(1e-3 / rates["gflops"], 4e-3 / rates["triad"]))
 
 
 def test_a_wrong_bit_is_found(result: dict[str, Any]) -> None:
@@ -166,7 +182,8 @@ def test_the_suite_of_this_repository_is_found() -> None:
 
 
 def test_the_table_goes_between_the_marks_of_a_page(tmp_path: Path) -> None:
-    made = suite(wins=figures(eager=4e-3, compiled=1e-3, torch=2e-3) | {"target": 3.0, "floor": 5e-4})
+    made = suite(wins=figures(eager=4e-3, compiled=1e-3, torch=2e-3) | {"target": 3.0, "floors": [5e-4]})
+    made["workloads"]["wins"]["frameworks"]["compiled"]["rounds"] = [1e-3]
     made["rates"] = {"gflops": 100.0, "copy_4M": 20.0, "triad_4M": 21.0, "copy_32M": 10.0, "triad_32M": 11.0}
     file = tmp_path / "page.md"
     file.write_text(f"above\n{page.START}\nstale\n{page.END}\nbelow\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -50,10 +51,15 @@ def _cell(found: Result | None) -> str:
     return f"{table.seconds(found['median'])} ±{spread:.0%}"
 
 
-def _of_floor(workload: Result) -> str:
-    """How near the steps come to the floor: 100 % is what the machine can do."""
-    ours = _ours(workload["frameworks"]).get("median")
-    return f"{workload['floor'] / ours:.0%}" if ours and "floor" in workload else "-"
+def of_floor(workload: Result) -> float | None:
+    """How near the steps come to the floor, each round beside what the machine could do in it: the median of rounds.
+
+    >>> of_floor({"frameworks": {"compiled": {"rounds": [2.0, 5.0, 4.0]}}, "floors": [1.0, 4.0, 1.0]})
+    0.5
+    """
+    rounds, floors = _ours(workload["frameworks"]).get("rounds", ()), workload.get("floors", ())
+    shares = [floor / spent for floor, spent in zip(floors, rounds, strict=False)]
+    return statistics.median(shares) if shares else None
 
 
 def _target(workload: Result) -> str:
@@ -74,13 +80,13 @@ def _row(name: str, workload: Result, columns: list[str]) -> list[str]:
     frameworks = workload["frameworks"]
     times = ratio(frameworks)
     compiled = frameworks.get("compiled", {})
-    even = compiled.get("break_even")
+    even, share = compiled.get("break_even"), of_floor(workload)
     return [
         name,
         *(_cell(frameworks.get(column)) for column in columns),
         "-" if times is None else f"{times:.2f}x",
         _target(workload),
-        _of_floor(workload),
+        "-" if share is None else f"{share:.0%}",
         _memory(frameworks),
         *(table.seconds(compiled[key]) if key in compiled else "-" for key in ("cold", "warm")),
         *(str(compiled[key]) if key in compiled else "-" for key in ("kernels", "launches")),

@@ -1,17 +1,18 @@
 """What the machine can do at best: multiply-adds and bytes in a second, measured with kernels of nothing else.
 
 A workload's floor is the time that its arithmetic or its memory traffic would take at these rates, whichever is more.
+Rates change from one minute to the next on a shared machine, as steps do: a `Meter` takes its turns among frameworks.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import llvmlite.ir as ir
@@ -22,12 +23,13 @@ from tracejit.kernels.emit import I64, emit_loop
 from tracejit.kernels.vectors import F32, TARGET, VectorBuilder
 from tracejit.runtime.build import build
 from tracejit.runtime.team import launch, set_num_threads
+from tracejit.tools.bench.process import keep_to_cpus, serve
 
 _CHAINS = 24 if TARGET.registers == 32 else 12
 """Chains of multiply-adds side by side: enough to hide their latency, few enough for the registers."""
 _TURNS, _UNITS = 20_000, 64
 _ELEMENTS = {"4M": 1 << 22, "32M": 1 << 25}
-_ROUNDS = 9
+_ROUNDS, _TURN = 9, 5
 
 
 def _multiply_add(code: Code, block: Word, low: Word, high: Word) -> None:
@@ -92,43 +94,80 @@ WAYS = {
 """How many arrays each moves, and the kernels that do it: with ordinary stores, and with stores past the caches."""
 
 
-def _least(run: Callable[..., object], *args: object) -> float:
+Pick = Callable[[list[float]], float]
+"""Which of several times counts."""
+
+
+def _timed(pick: Pick, times: int, run: Callable[..., object], *args: object) -> float:
     run(*args)
-    times = []
-    for _ in range(_ROUNDS):
+    seconds = []
+    for _ in range(times):
         begin = time.perf_counter()
         run(*args)
-        times.append(time.perf_counter() - begin)
-    return min(times)
+        seconds.append(time.perf_counter() - begin)
+    return pick(seconds)
+
+
+def _gflops(pick: Pick, times: int) -> float:
+    out = np.zeros(_UNITS * _CHAINS * F32.count, np.float32)
+    flops = 2.0 * _UNITS * _TURNS * _CHAINS * F32.count
+    return flops / _timed(pick, times, launch, build(peak_f32).address, _UNITS, 1e6, out) / 1e9
+
+
+def _gigabytes(pick: Pick, times: int, arrays: Sequence[Any]) -> dict[str, float]:
+    """STREAM's rules: a copy moves two arrays, a triad three; what the cache reads in order to write is not counted.
+
+    Each is the faster of two ways to store.
+    """
+    count, found = len(arrays[0]), {}
+    for name, (moved, kernels) in WAYS.items():
+        seconds = min(
+            _timed(pick, times, launch, build(text, kernel).address, count, 1.0, *arrays)
+            for kernel, text in kernels.items()
+        )
+        found[name] = moved * 4.0 * count / seconds / 1e9
+    return found
+
+
+def _arrays(count: int) -> list[Any]:
+    return [np.ones(count, np.float32) for _ in range(3)]
 
 
 def measure(threads: int) -> dict[str, float]:
-    """Giga floating point operations (float32) and gigabytes a second on so many threads.
-
-    STREAM's rules: a copy moves two arrays, a triad three; what the cache reads in order to write is not counted. Each
-    is the faster of two ways to store.
-    """
+    """Giga floating point operations (float32) and gigabytes a second on so many threads: the best of several times."""
     set_num_threads(threads)
-    out = np.zeros(_UNITS * _CHAINS * F32.count, np.float32)
-    address = build(peak_f32).address
-    flops = 2.0 * _UNITS * _TURNS * _CHAINS * F32.count
-    found = {"gflops": flops / _least(launch, address, _UNITS, 1e6, out) / 1e9}
+    found = {"gflops": _gflops(min, _ROUNDS)}
     for label, count in _ELEMENTS.items():
-        a, b, c = (np.ones(count, np.float32) for _ in range(3))
-        for name, (arrays, kernels) in WAYS.items():
-            seconds = min(
-                _least(launch, build(text, kernel).address, count, 1.0, a, b, c) for kernel, text in kernels.items()
-            )
-            found[f"{name}_{label}"] = arrays * 4.0 * count / seconds / 1e9
+        found |= {f"{name}_{label}": rate for name, rate in _gigabytes(min, _ROUNDS, _arrays(count)).items()}
     return {name: round(value, 1) for name, value in found.items()}
 
 
+class Meter:
+    """The machine as one more that takes turns: what it can do in the moments in which steps are timed.
+
+    Its arrays are several times the caches, as STREAM wants them.
+    """
+
+    def __init__(self, threads: int) -> None:
+        set_num_threads(threads)
+        self._arrays = _arrays(_ELEMENTS["32M"])
+
+    def time(self) -> dict[str, float]:
+        """The median rates of this moment: `gflops`, and gigabytes a second of `copy` and `triad`."""
+        median = statistics.median
+        return {"gflops": _gflops(median, _TURN), **_gigabytes(median, _TURN, self._arrays)}
+
+
+MODULE = "tracejit.tools.bench.roofline"
+"""The module that measures, in a process of its own that is limited to so many CPUs as the workers are."""
+
+
 def in_process(threads: int) -> dict[str, float]:
-    """`measure` in a process of its own, limited to so many CPUs as the workers are.
+    """`measure` in a process of its own.
 
     Raises: subprocess.CalledProcessError if that fails.
     """
-    command = [sys.executable, "-m", __name__, "--threads", str(threads)]
+    command = [sys.executable, "-m", MODULE, "--threads", str(threads)]
     answer = subprocess.run(command, check=True, capture_output=True, text=True)
     return dict(json.loads(answer.stdout))
 
@@ -145,23 +184,26 @@ def best(moments: Iterable[Mapping[str, float]]) -> dict[str, float]:
     return found
 
 
-def floor(flops: float, nbytes: float, rates: Mapping[str, float]) -> float:
-    """The least seconds for so many floating point operations and so many bytes between memory and caches.
+def floor(flops: float, nbytes: float, rates: Mapping[str, float], way: str = "copy") -> float:
+    """The least seconds for so many floating point operations and so many bytes, moved in one of the WAYS.
 
-    >>> floor(2e9, 1e6, {"gflops": 100.0, "copy_4M": 20.0})
+    >>> floor(2e9, 1e6, {"gflops": 100.0, "copy": 20.0})
     0.02
     """
-    return max(flops / rates["gflops"], nbytes / rates["copy_4M"]) * 1e-9
+    return max(flops / rates["gflops"], nbytes / rates[way]) * 1e-9
 
 
 def main() -> None:
-    """Print the rates as JSON."""
+    """Print the rates as JSON; with --serve, be a `Meter` that answers commands."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--threads", type=int, required=True)
-    threads = parser.parse_args().threads
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-    print(json.dumps(measure(threads)))
+    parser.add_argument("--serve", action="store_true")
+    chosen = parser.parse_args()
+    keep_to_cpus(chosen.threads)
+    if chosen.serve:
+        serve(Meter(chosen.threads), sys.stdin, sys.stdout)
+    else:
+        print(json.dumps(measure(chosen.threads)))
 
 
 if __name__ == "__main__":

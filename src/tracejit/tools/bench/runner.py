@@ -33,6 +33,8 @@ BUSY = 0.5
 """Load of the machine above which a warning is due."""
 BETWEEN = 6
 """Workloads after which the machine's best rates are measured again: a slow moment shall not pass for its best."""
+MACHINE = "machine"
+"""Who takes a turn among the frameworks, to show what could be done in these moments."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def run(plan: Plan) -> dict[str, Any]:
             moments.append(roofline.in_process(plan.threads))
     rates = roofline.best(moments)
     for workload in plan.workloads:
-        results[workload.name] |= _expectations(workload, rates)
+        results[workload.name] |= _expectations(workload, results[workload.name])
     return {
         "machine": facts,
         "rates": rates,
@@ -98,11 +100,11 @@ def run(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _expectations(workload: Any, rates: dict[str, float]) -> dict[str, float]:
-    """The floor of a workload on this machine, in seconds, and its target, where it has them."""
+def _expectations(workload: Any, result: dict[str, Any]) -> dict[str, Any]:
+    """A workload's floor in seconds in each of the rounds that it ran in, and its target, where it has them."""
     work, target = getattr(workload, "work", None), getattr(workload, "target", None)
-    found = {} if work is None else {"floor": roofline.floor(work.flops, work.nbytes, rates)}
-    return found if target is None else found | {"target": target}
+    floors = [roofline.floor(work.flops, work.nbytes, rates, work.way) for rates in result["rates"] if work is not None]
+    return ({"floors": floors} if floors else {}) | ({} if target is None else {"target": target})
 
 
 def machine() -> dict[str, Any]:
@@ -127,6 +129,7 @@ class _Session:
         self.versions = versions
         self.found: dict[str, dict[str, Any]] = {framework: {} for framework in frameworks}
         self.live: dict[str, Process] = {}
+        self.rates: list[dict[str, float]] = []
 
     def run(self) -> dict[str, Any]:
         try:
@@ -143,7 +146,7 @@ class _Session:
             if framework in self.live:
                 self._attempt(framework, self._warm)
         self._settle()
-        return {"about": self.workload.about, "frameworks": self.found}
+        return {"about": self.workload.about, "frameworks": self.found, "rates": self.rates}
 
     def _attempt(self, framework: str, action: Callable[[str], Any]) -> None:
         """Do something with a framework; if it fails, say so in the result and leave the framework out from there."""
@@ -157,9 +160,13 @@ class _Session:
                 gone.close()
 
     def _start(self, framework: str) -> Process:
-        cache = self.scratch / framework
+        options = ["--folder", str(self.plan.folder), "--framework", framework, "--workload", self.workload.name]
+        return Process("tracejit.tools.bench.worker", options, self.plan.threads, self._cache(framework))
+
+    def _cache(self, name: str) -> Path:
+        cache = self.scratch / name
         cache.mkdir(exist_ok=True)
-        return Process(self.plan.folder, framework, self.workload.name, self.plan.threads, cache)
+        return cache
 
     def _cold(self, framework: str) -> None:
         self.plan.say(f"{self.workload.name}: {framework}: cold start")
@@ -207,22 +214,29 @@ class _Session:
                 )
 
     def _rounds(self) -> None:
-        """Time every framework once a round, each time starting with another one."""
+        """Time every framework, and the machine, once a round, each time starting with another one."""
         medians: dict[str, list[float]] = {framework: [] for framework in self.live}
+        meter = Process(roofline.MODULE, ["--serve"], self.plan.threads, self._cache(MACHINE))
 
         def take(framework: str) -> None:
             medians[framework].append(self.live[framework].ask("time", seconds=self.plan.seconds)["median"])
 
-        for number in range(self.plan.rounds):
-            self.plan.say(f"{self.workload.name}: round {number + 1} of {self.plan.rounds}")
-            order = list(self.live)
-            shift = number % max(1, len(order))
-            for framework in order[shift:] + order[:shift]:
-                # Threads of the previous framework may still be spinning.
-                time.sleep(PAUSE)
-                self._attempt(framework, take)
+        try:
+            for number in range(self.plan.rounds):
+                self.plan.say(f"{self.workload.name}: round {number + 1} of {self.plan.rounds}")
+                order = [*self.live, MACHINE]
+                shift = number % len(order)
+                for name in order[shift:] + order[:shift]:
+                    # Threads of the previous framework may still be spinning.
+                    time.sleep(PAUSE)
+                    if name == MACHINE:
+                        self.rates.append(meter.ask("time"))
+                    else:
+                        self._attempt(name, take)
+        finally:
+            meter.close()
         for framework in self.live:
-            rounds = sorted(medians[framework])
+            rounds = medians[framework]
             quarters = statistics.quantiles(rounds, n=4, method="inclusive") if len(rounds) > 1 else rounds * 3
             self.found[framework].update(median=quarters[1], low=quarters[0], high=quarters[2], rounds=rounds)
 

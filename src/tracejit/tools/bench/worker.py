@@ -6,15 +6,16 @@ import argparse
 import ctypes
 import gc
 import importlib
-import json
 import os
 import resource
 import sys
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
+
+from tracejit.tools.bench.process import keep_to_cpus, serve
 
 MODULES = {
     "eager": "in_tracejit",
@@ -115,19 +116,6 @@ def _resident(field: str) -> float | None:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:")), None)
 
 
-def serve(worker: Worker, commands: TextIO, answers: TextIO) -> None:
-    """Answer commands until there are no more; a failed one is answered with its error."""
-    for line in commands:
-        request = json.loads(line)
-        name = request.pop("command")
-        try:
-            answer = getattr(worker, name)(**request)
-        except Exception as error:  # noqa: BLE001 - whatever a framework raises goes to the runner, which reports it
-            answer = {"error": f"{type(error).__name__}: {error}"[:2000]}
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
-
-
 def main() -> None:
     """Take the place of the runner's child: nothing that a framework prints may reach the pipe."""
     parser = argparse.ArgumentParser()
@@ -138,8 +126,7 @@ def main() -> None:
     chosen = parser.parse_args()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: chosen.threads])
+    keep_to_cpus(chosen.threads)
     serve(Worker(chosen.folder, chosen.framework, chosen.workload, chosen.threads), sys.stdin, answers)
 
 
