@@ -15,6 +15,7 @@ import weakref
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -424,12 +425,18 @@ class Program:
         """Whether an external buffer is used only in stages behind every launch that may fail: where `run` gives an
         error, nothing has been written there.
         """
+        return external not in self._used_early
+
+    @cached_property
+    def _used_early(self) -> frozenset[int | None]:
+        """The external buffers that are used in stages up to the last one with a launch that may fail."""
         checked = max((launch.stage for launch in self._launches if launch.fails), default=-1)
-        return not any(
-            isinstance(slot, Address) and self._places[slot.buffer] == external
+        return frozenset(
+            self._places[slot.buffer]
             for launch in self._launches
             if launch.stage <= checked
             for slot in launch.slots
+            if isinstance(slot, Address)
         )
 
     @property
