@@ -4,8 +4,8 @@ Run: PYTHONPATH=src python benchmarks/scaling.py [--json FILE] [--plot FILE] [--
 Each point is a fresh MLP with Adam in this process, its kernels not in memory but possibly on disk; the median of
 settled steps, the work of a step, the distinct kernels of its program, and the seconds of its compilation. Work is
 multiply-adds at the machine's peak and then the bytes that go through memory, at the rate of copies that the last cache
-holds or does not hold, as it does or does not what a step touches. A step that grows faster than its work would bend
-away from the dotted line.
+holds or does not hold, as it does or does not what a step touches; peak and copies are the mean of what they were right
+before the point and right after it. A step that grows faster than its work would bend away from the dotted line.
 """
 
 from __future__ import annotations
@@ -57,14 +57,23 @@ def traffic(batch: int, sizes: Sequence[int]) -> tuple[float, float]:
     return _WEIGHT_PASSES * weights + _PLACE_PASSES * places, 4 * weights + 2 * places
 
 
-def work(point: dict[str, Any], rates: dict[str, float]) -> float:
+def work(point: dict[str, Any]) -> float:
     """The seconds that a point's work takes at the machine's rates."""
+    rates = point["rates"]
     copy = rates["copy_4M" if point["touched"] <= last_cache() else "copy_32M"]
     return float(point["flops"] / rates["gflops"] + point["bytes"] / copy) / 1e9
 
 
 def measure(axis: str, size: int) -> dict[str, Any]:
-    """One point."""
+    """One point, and what the machine could do at the time."""
+    before = roofline.measure(tj.get_num_threads())
+    point = _step(axis, size)
+    after = roofline.measure(tj.get_num_threads())
+    return point | {"rates": {name: (before[name] + after[name]) / 2 for name in before}}
+
+
+def _step(axis: str, size: int) -> dict[str, Any]:
+    """A fresh model: its settled step, its work and its program."""
     batch, sizes = layers(axis, size)
     tj.manual_seed(0)
     model = define(tj)["mlp"](sizes)
@@ -102,20 +111,21 @@ def measure(axis: str, size: int) -> dict[str, Any]:
     }
 
 
-def rows(axis: str, points: Sequence[dict[str, Any]], rates: dict[str, float]) -> str:
+def rows(axis: str, points: Sequence[dict[str, Any]]) -> str:
     """A table of the points of an axis."""
     body = [
         [
             str(p["size"]),
             table.seconds(p["seconds"]),
-            f"{work(p, rates) / p['seconds']:.0%}",
+            f"{work(p) / p['seconds']:.0%}",
+            f"{p['rates']['gflops']:.0f}",
             str(p["kernels"]),
             str(p["launches"]),
             table.seconds(p["compile_seconds"]),
         ]
         for p in points
     ]
-    return table.render([axis, "step", "of work", "kernels", "launches", "compiling"], body)
+    return table.render([axis, "step", "of work", "GFLOP/s", "kernels", "launches", "compiling"], body)
 
 
 def plot(result: dict[str, Any], file: Path) -> None:
@@ -126,7 +136,7 @@ def plot(result: dict[str, Any], file: Path) -> None:
     for panel, (axis, points) in zip(panels, result["points"].items(), strict=False):
         sizes = [p["size"] for p in points]
         panel.loglog(sizes, [p["seconds"] * 1e6 for p in points], "o-", label="step")
-        panel.loglog(sizes, [work(p, result["rates"]) * 1e6 for p in points], ":", label="its work")
+        panel.loglog(sizes, [work(p) * 1e6 for p in points], ":", label="its work")
         panel.set(xlabel=axis, title=f"{axis}: {'-'.join(map(str, layers(axis, 64)[1][:4]))}...")
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("us")
@@ -147,17 +157,11 @@ def main() -> None:
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--quick", action="store_true", help="two points an axis")
     chosen = parser.parse_args()
-    rates = roofline.in_process(tj.get_num_threads())
-    result: dict[str, Any] = {
-        "machine": runner.machine(),
-        "threads": tj.get_num_threads(),
-        "rates": rates,
-        "points": {},
-    }
-    print(f"{tj.get_num_threads()} threads, peak {rates['gflops']} GFLOP/s")
+    result: dict[str, Any] = {"machine": runner.machine(), "threads": tj.get_num_threads(), "points": {}}
+    print(f"{tj.get_num_threads()} threads")
     for axis, sizes in (QUICK if chosen.quick else AXES).items():
         result["points"][axis] = [measure(axis, size) for size in sizes]
-        print("\n" + rows(axis, result["points"][axis], rates), flush=True)
+        print("\n" + rows(axis, result["points"][axis]), flush=True)
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(result, indent=1) + "\n")
     if chosen.plot is not None:

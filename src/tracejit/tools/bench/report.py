@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tracejit.tools import table
@@ -114,6 +114,7 @@ def head(result: Result) -> list[str]:
         f"± half the interquartile range; {', '.join(f'{k} {v}' for k, v in result['versions'].items())}",
         f"slower than a peer: {', '.join(losing) or 'none'}",
         *([_rates(result["rates"])] if "rates" in result else []),
+        *_moments([rates for workload in result["workloads"].values() for rates in workload.get("rates", ())]),
     ]
 
 
@@ -129,6 +130,17 @@ def _rates(rates: Mapping[str, float]) -> str:
         f"{rates['triad_4M']:.0f} GB/s (16 MiB arrays), {rates['copy_32M']:.0f} and {rates['triad_32M']:.0f} GB/s "
         "(128 MiB arrays)"
     )
+
+
+def _moments(moments: Sequence[Mapping[str, float]]) -> list[str]:
+    """Between what the machine's rates were in the rounds."""
+    if not moments:
+        return []
+    low, high = ({name: pick(m[name] for m in moments) for name in moments[0]} for pick in (min, max))
+    return [
+        f"during the rounds: {low['gflops']:.0f} to {high['gflops']:.0f} GFLOP/s, copies {low['copy']:.0f} to "
+        f"{high['copy']:.0f}, triads {low['triad']:.0f} to {high['triad']:.0f} GB/s (128 MiB arrays)"
+    ]
 
 
 def problems(result: Result) -> list[str]:
