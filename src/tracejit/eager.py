@@ -12,6 +12,7 @@ programs of one operation, kept by operand layout.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -39,14 +40,17 @@ from tracejit.schedule.cost import BLOCK, COLUMN_ROWS
 from tracejit.schedule.plan import make_plan
 from tracejit.shapes import broadcast_all
 
+SILENT: Any = None
+silence: Any = None
+restore: Any = None
 try:
     from numpy._core._ufunc_config import _extobj_contextvar, _make_extobj  # type: ignore[attr-defined]
 except ImportError:  # a NumPy that keeps this elsewhere: the public way, 0.8 us dearer
-    _SILENT = None
+    SILENT = None
 else:
     # Setting the context variable by hand costs 0.1 us, `np.errstate` 0.9 us.
-    _SILENT = _make_extobj(all="ignore")
-    _set, _reset = _extobj_contextvar.set, _extobj_contextvar.reset
+    SILENT = _make_extobj(all="ignore")
+    silence, restore = _extobj_contextvar.set, _extobj_contextvar.reset
 
 _MAX_PROGRAMS = 4096
 _FLOATS = "fV"
@@ -57,15 +61,15 @@ _SAMPLE, _FEW_ROWS = 1 << 10, 32
 
 def _numpy(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     """The record's NumPy function, without NumPy's floating point warnings."""
-    if _SILENT is None:
+    if SILENT is None:
         with np.errstate(all="ignore"):
             result = op.on_arrays(args, attrs)
     else:
-        token = _set(_SILENT)
+        token = silence(SILENT)
         try:
             result = op.on_arrays(args, attrs) if bfloat16.loaded else op.numpy(*args, *attrs)
         finally:
-            _reset(token)
+            restore(token)
     if type(result) is np.ndarray:
         # What is made of numbers alone is kept, as parameters and the states of optimizers are.
         return result if result.nbytes < SMALL_BYTES or np.ndarray in map(type, args) else placed(result)
@@ -112,7 +116,7 @@ class _Flat:
         self.dtype = out.dtype.np
 
 
-_flat_kernels: dict[Any, _Flat] = {}
+flat_kernels: dict[Any, _Flat] = {}
 
 
 def build_flat(name: str) -> None:
@@ -151,14 +155,14 @@ _MOVES = ("elementwise", "place")
 _REDUCING = ("reduction", "contraction")
 """Families of what is many of NumPy's loops if it is short."""
 _uses: dict[Any, int] = {}
-_LARGE = 1 << 15
+LARGE = 1 << 15
 """Elements of an operand from which on threads share an exact operation, and NumPy, which has but one, does it only at
 its first uses."""
 
 
 def _is_large(args: tuple[Any, ...]) -> bool:
     for a in args:  # noqa: SIM110 - a generator takes three times as long
-        if type(a) is np.ndarray and a.size >= _LARGE:
+        if type(a) is np.ndarray and a.size >= LARGE:
             return True
     return False
 
@@ -169,13 +173,13 @@ def _gives_much(args: tuple[Any, ...]) -> bool:
     spread = False
     for a in args:
         if type(a) is np.ndarray:
-            if a.size >= _LARGE:
+            if a.size >= LARGE:
                 return True
             if first is None:
                 first = a
-            elif a.shape != first.shape and a.size * first.size >= _LARGE:
+            elif a.shape != first.shape and a.size * first.size >= LARGE:
                 spread = True
-    return spread and np.broadcast(*[a for a in args if type(a) is np.ndarray]).size >= _LARGE
+    return spread and np.broadcast(*[a for a in args if type(a) is np.ndarray]).size >= LARGE
 
 
 def is_rare(key: Any, elements: int) -> bool:
@@ -188,7 +192,7 @@ def is_rare(key: Any, elements: int) -> bool:
 
 def _weight(op: Op) -> int:
     """What one of its elements counts for `is_rare`."""
-    return _SLOW if op.family == "elementwise" and op not in _UFUNCS else 1
+    return _SLOW if op.family == "elementwise" and op not in UFUNCS else 1
 
 
 def _elements(args: Iterable[Any]) -> int:
@@ -214,7 +218,7 @@ def _launch_flat(op: Op, args: tuple[Any, ...]) -> np.ndarray:
     # A type's number hashes in a tenth of the time of a NumPy type.
     x = args[0]
     if len(args) == 1:
-        flat = _flat_kernels.get((op, x.dtype.num))
+        flat = flat_kernels.get((op, x.dtype.num))
         if flat is not None and (x.flags.c_contiguous or not op.exact):
             if not x.flags.c_contiguous:
                 x = np.ascontiguousarray(x)
@@ -225,7 +229,7 @@ def _launch_flat(op: Op, args: tuple[Any, ...]) -> np.ndarray:
         y = args[1]
         kind = type(y)
         is_array = kind is np.ndarray
-        flat = _flat_kernels.get((op, x.dtype.num, y.dtype.num if is_array else kind))
+        flat = flat_kernels.get((op, x.dtype.num, y.dtype.num if is_array else kind))
         if flat is not None and flat.plain and x.flags.c_contiguous:
             fits = x.shape == y.shape and y.flags.c_contiguous if is_array else kind is float or kind is int
             if fits:
@@ -240,7 +244,7 @@ def _launch_flat(op: Op, args: tuple[Any, ...]) -> np.ndarray:
             z_number or (z_kind is np.ndarray and z.shape == x.shape and z.flags.c_contiguous)
         ):
             key = (op, x.dtype.num, y_kind if y_number else y.dtype.num, z_kind if z_number else z.dtype.num)
-            flat = _flat_kernels.get(key)
+            flat = flat_kernels.get(key)
             if flat is not None and flat.plain:
                 out = empty(x.shape, flat.dtype)
                 launch(flat.address, out.size, flat.cost, x, y, z, out)
@@ -264,14 +268,14 @@ def _run_any(op: Op, args: tuple[Any, ...]) -> np.ndarray:
     if not alike and op.exact and _gives_much(args):
         # Where operands are spread over the result, or lie otherwise in memory, their strides are a program's matter.
         return _run_program(op, args, ())
-    flat = _flat_kernels.get(tuple(key))
+    flat = flat_kernels.get(tuple(key))
     if flat is None:
         if op.exact and is_rare(tuple(key), _elements(args) * _weight(op)):
             return _as_a_kernel(op, args, ())
         result = None if op.exact else _run_formula(op, args, tuple(key))
         if result is not None:
             return result
-        flat = _flat_kernels[tuple(key)] = _Flat(op, args)
+        flat = flat_kernels[tuple(key)] = _Flat(op, args)
     given: list[Any] = list(args)
     if not alike or shape is None:
         shape = broadcast_all([a.shape for a in args if type(a) is np.ndarray])
@@ -333,9 +337,13 @@ def _run_elementwise(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> A
 # --- reductions, library operations, random numbers: programs ---------------------------------------------------------
 
 class _Single:
-    """The program of one operation on operands of one layout, and what its results are."""
+    """The program of one operation on operands of one layout, and what its results are.
 
-    __slots__ = ("program", "results", "run")
+    `alone` is what launches a program that is one short launch: address, units, cost of a unit, and for each slot where
+    it is among arrays, results, numbers and `values`; None for another program.
+    """
+
+    __slots__ = ("alone", "program", "results", "run", "values")
 
     def __init__(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> None:
         inputs: list[Node] = []
@@ -355,38 +363,62 @@ class _Single:
         self.program = compiled.program
         self.run = compiled.program.run
         self.results = [(o.shape, o.dtype.np) for o in outs]
+        self.alone: tuple[int, int, float, list[int]] | None = None
+        self.values: list[Any] = []
+        found = compiled.program.alone()
+        if found is not None:
+            address, units, cost, slots = found
+            self.values = [value for kind, value in slots if kind == "value"]
+            externals = len(inputs) + len(outs)
+            places, values = [], itertools.count(externals + len(scalars))
+            for kind, at in slots:
+                places.append(at if kind == "external" else externals + at if kind == "scalar" else next(values))
+            self.alone = address, units, cost, places
 
 
-_programs: dict[Any, _Single] = {}
+programs: dict[Any, _Single] = {}
 _NO_SCALARS = np.zeros(1, np.int64)
 
 
 def _run_program(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
-    key: list[Any] = [op, attrs]
-    arrays: list[np.ndarray] = []
     numbers: list[Any] = []
-    for a in args:
-        if type(a) is np.ndarray:
-            arrays.append(a)
-            key += (a.shape, a.dtype.num, a.strides)
-        else:
-            numbers.append(a)
-            key.append(number_kind(a))
-    found = _programs.get(tuple(key))
+    key: Any
+    if len(args) == 1 and type(args[0]) is np.ndarray:
+        arrays: list[Any] = [*args]
+        (a,) = args
+        key = op, attrs, a.shape, a.dtype.num, a.strides
+    else:
+        arrays, key = [], [op, attrs]
+        for a in args:
+            if type(a) is np.ndarray:
+                arrays.append(a)
+                key += (a.shape, a.dtype.num, a.strides)
+            else:
+                numbers.append(a)
+                key.append(number_kind(a))
+        key = tuple(key)
+    found = programs.get(key)
     if found is None:
         reduces = op.family in _REDUCING
         most = _NUMPY_MOVES if op.family in _MOVES else _NUMPY_ELEMENTS
         elements = np.broadcast(*arrays).size if op.family == "elementwise" else _elements(arrays)
         work = REDUCTION_WORK if reduces else elements * _weight(op)
-        if (op.exact or reduces) and elements <= most and is_rare(tuple(key), work):
+        if (op.exact or reduces) and elements <= most and is_rare(key, work):
             result = _run_in_numpy(op, args, attrs)
             if result is not None:
                 return result
-        if len(_programs) >= _MAX_PROGRAMS:
-            _programs.clear()
-        found = _programs[tuple(key)] = _Single(op, args, attrs)
+        if len(programs) >= _MAX_PROGRAMS:
+            programs.clear()
+        found = programs[key] = _Single(op, args, attrs)
     outs = [empty(shape, kind) for shape, kind in found.results]
     arrays += outs
+    if found.alone is not None:
+        address, units, cost, places = found.alone
+        given = [*arrays, *map(_word_or_float, numbers), *found.values]
+        if launch(address, units, cost, *[given[k] for k in places]):
+            _numpy(op, args, attrs)
+            raise IndexError(f"{op.name}: index out of range")
+        return outs[0] if len(outs) == 1 else tuple(outs)
     scalars = np.array([word(number) for number in numbers], np.int64) if numbers else _NO_SCALARS
     if found.run(np.array([address_of(a) for a in arrays], np.int64), scalars):
         # The record's function looks at the places again and says which is wrong.
@@ -431,6 +463,11 @@ def _reduce_in_numpy(op: Op, x: np.ndarray, dim: int) -> np.ndarray | None:
         return np.array(result.reshape(x.shape[:dim] + x.shape[dim + 1 :]), x.dtype, order="C")
 
 
+def _word_or_float(number: Any) -> Any:
+    """A number as a slot of a launch."""
+    return float(number) if number_kind(number) == "f" else word(number)
+
+
 def word(number: Any) -> int:
     """The 64 bits of a number as an int64: seeds may be from 2**63 on."""
     if number_kind(number) == "f":
@@ -444,7 +481,7 @@ def _run_reduction(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any
     return _run_program(op, args, attrs)
 
 
-_UFUNCS: dict[Op, Any] = {
+UFUNCS: dict[Op, Any] = {
     op: op.numpy
     for op in ops.family("elementwise")
     if op.exact and not op.attrs and type(op.numpy) is np.ufunc
@@ -454,8 +491,8 @@ _UFUNCS: dict[Op, Any] = {
 
 def _ufuncs_beside_bfloat16() -> None:
     """From its first use on, bfloat16 goes another way: NumPy would compute in float32 beside a number."""
-    for op, ufunc in _UFUNCS.items():
-        _UFUNCS[op] = functools.partial(_run_ufunc, op, ufunc)
+    for op, ufunc in UFUNCS.items():
+        UFUNCS[op] = functools.partial(_run_ufunc, op, ufunc)
 
 
 def _run_ufunc(op: Op, ufunc: Any, *args: Any) -> Any:
@@ -478,19 +515,19 @@ def add_into(out: np.ndarray, x: Any) -> None:
     >>> a
     array([1. , 2.5, 3.5], dtype=float32)
     """
-    if _SILENT is None or out.dtype.kind == "V":
+    if SILENT is None or out.dtype.kind == "V":
         out[...] = run_op(ops.add, (out, x), ())
         return
-    if out.size >= _LARGE and type(x) is np.ndarray and out.flags.c_contiguous and x.flags.c_contiguous:
-        flat = _flat_kernels.get((ops.add, out.dtype.num, x.dtype.num))
+    if out.size >= LARGE and type(x) is np.ndarray and out.flags.c_contiguous and x.flags.c_contiguous:
+        flat = flat_kernels.get((ops.add, out.dtype.num, x.dtype.num))
         if flat is not None and flat.plain and x.shape == out.shape:
             launch(flat.address, out.size, flat.cost, out, x, out)
             return
-    token = _set(_SILENT)
+    token = silence(SILENT)
     try:
         np.add(out, x, out=out)
     finally:
-        _reset(token)
+        restore(token)
 
 
 def _run_create(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> np.ndarray:
@@ -498,6 +535,10 @@ def _run_create(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> np.nda
         return _numpy(op, args, attrs)  # type: ignore[no-any-return]
     shape, kind = attrs
     out = empty(shape, kind.np)
+    if type(args[0]) is int and 0 <= args[0] <= 1:
+        # Every type has them.
+        out.fill(args[0])
+        return out
     with np.errstate(all="ignore"):
         out[...] = args[0]
     return out
@@ -539,13 +580,13 @@ def run_op(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     >>> run_op(ops.sum, (np.ones((2, 3), np.float32),), (1,))
     array([3., 3.], dtype=float32)
     """
-    ufunc = _UFUNCS.get(op)
-    if ufunc is not None and _SILENT is not None and not _gives_much(args):
-        token = _set(_SILENT)
+    ufunc = UFUNCS.get(op)
+    if ufunc is not None and SILENT is not None and not _gives_much(args):
+        token = silence(SILENT)
         try:
             result = ufunc(*args)
         finally:
-            _reset(token)
+            restore(token)
         return result if type(result) is np.ndarray else np.asarray(result)
     if DeviceArray.used and (op.origin is not None or DeviceArray in map(type, args)):
         raise OnGpu(op.name)

@@ -122,12 +122,12 @@ def infer_reshape(shape: Shape, to: Shape) -> Shape:
     """
     n = prod(shape)
     if -1 not in to:
-        if prod(to) != n or any(t < 0 for t in to):
+        if prod(to) != n or (to and min(to) < 0):
             raise RuntimeError(f"shape '{list(to)}' is invalid for input of size {n}")
         return tuple(to)
     if to.count(-1) > 1:
         raise RuntimeError("only one dimension can be inferred")
-    known = prod(t for t in to if t != -1)
+    known = -prod(to)
     if known == 0:
         if n == 0:
             raise RuntimeError(
@@ -137,7 +137,7 @@ def infer_reshape(shape: Shape, to: Shape) -> Shape:
         raise RuntimeError(f"shape '{list(to)}' is invalid for input of size {n}")
     if n % known or known < 0:
         raise RuntimeError(f"shape '{list(to)}' is invalid for input of size {n}")
-    return tuple(n // known if t == -1 else t for t in to)
+    return tuple([n // known if t == -1 else t for t in to])
 
 
 def contiguous_strides(shape: Shape) -> tuple[int, ...]:

@@ -32,7 +32,7 @@ def layouts(dtype: dtypes.dtype) -> tuple[str, ...]:
 def test_eager_agrees_with_the_oracle(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """All operands count as large ones, whose exact operations kernels do, too."""
     monkeypatch.setattr(eager, "_NUMPY_WORK", 0)
-    monkeypatch.setattr(eager, "_LARGE", 0)
+    monkeypatch.setattr(eager, "LARGE", 0)
     for dtype in supported(case):
         for layout in layouts(dtype):
             operands = case.build(dtype, layout)
@@ -58,7 +58,7 @@ def test_the_first_uses_have_the_bits_of_later_ones(case: Case, monkeypatch: pyt
             later = results(run_op(case.op, operands, case.attr_values))
             monkeypatch.setattr(eager, "_NUMPY_WORK", 1 << 24)
             monkeypatch.setattr(eager, "_uses", {})
-            monkeypatch.setattr(eager, "_programs", {})
+            monkeypatch.setattr(eager, "programs", {})
             first = results(run_op(case.op, operands, case.attr_values))
             for f, e in zip(first, later, strict=True):
                 assert f.flags.c_contiguous
@@ -77,9 +77,9 @@ def test_reductions_in_numpy_keep_the_order_of_kernels(name: str, kind: Any, mon
         for work in (0, 1 << 24):
             monkeypatch.setattr(eager, "_NUMPY_WORK", work)
             monkeypatch.setattr(eager, "_uses", {})
-            monkeypatch.setattr(eager, "_programs", {})
+            monkeypatch.setattr(eager, "programs", {})
             found.append(run_op(getattr(ops, name), (x,), (dim,)))
-            assert bool(eager._programs) == (work == 0)
+            assert bool(eager.programs) == (work == 0)
         later, first = found
         missing = np.isnan(first)
         np.testing.assert_array_equal(missing, np.isnan(later))
@@ -98,13 +98,13 @@ def test_layout_changes_no_bit_in_eager(case: Case) -> None:
 @pytest.mark.parametrize("sizes", [(200, 300), (20, 30)])
 def test_small_operands_that_are_spread_far_are_a_program_s(sizes: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eager, "_NUMPY_WORK", 0)
-    monkeypatch.setattr(eager, "_programs", {})
+    monkeypatch.setattr(eager, "programs", {})
     rng = np.random.default_rng(0)
     x, y = (rng.standard_normal(n).astype(np.float32) for n in sizes)
     for op in (ops.mul, ops.add):
         found = run_op(op, (x[:, None], y), ())
         assert found.tobytes() == op.numpy(x[:, None], y).tobytes()
-    assert len(eager._programs) == (2 if sizes[0] * sizes[1] >= eager._LARGE else 0)
+    assert len(eager.programs) == (2 if sizes[0] * sizes[1] >= eager.LARGE else 0)
 
 
 def test_made_tensors_have_blocks() -> None:
@@ -120,7 +120,7 @@ def test_exact_operations_build_a_kernel_only_when_they_are_used_often(monkeypat
     built, uses = [], 16
     x = np.linspace(-2, 2, 24, dtype=np.float32).reshape(4, 6)
     x[0, 0] = np.nan
-    monkeypatch.setattr(eager, "_flat_kernels", {})
+    monkeypatch.setattr(eager, "flat_kernels", {})
     monkeypatch.setattr(eager, "_uses", {})
     monkeypatch.setattr(eager, "_NUMPY_WORK", uses * (2 * x.size + eager._USE_WORK))
     monkeypatch.setattr(eager, "build", lambda text, name: built.append(name) or build(text, name))
@@ -138,13 +138,13 @@ def test_elementary_functions_of_few_elements_build_a_kernel_only_when_they_are_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     built: list[str] = []
-    monkeypatch.setattr(eager, "_flat_kernels", {})
+    monkeypatch.setattr(eager, "flat_kernels", {})
     monkeypatch.setattr(eager, "_uses", {})
     monkeypatch.setattr(eager, "_NUMPY_WORK", 3 * (eager._FORMULA_WORK + eager._USE_WORK))
     monkeypatch.setattr(eager, "build", lambda text, name: built.append(name) or build(text, name))
     x = np.linspace(-3, 3, 30, dtype=np.float32).reshape(5, 6)
     for operand in (x, x.T, x[::2], x[0, 0], x[:0]):
-        monkeypatch.setattr(eager, "_flat_kernels", {})
+        monkeypatch.setattr(eager, "flat_kernels", {})
         monkeypatch.setattr(eager, "_uses", {})
         built.clear()
         arrays = []
@@ -164,10 +164,10 @@ def test_elementary_functions_of_few_elements_build_a_kernel_only_when_they_are_
     ("sin", np.zeros(3, np.float32)),
 ])  # fmt: skip
 def test_what_a_formula_cannot_do_is_for_a_kernel(name: str, x: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(eager, "_flat_kernels", {})
+    monkeypatch.setattr(eager, "flat_kernels", {})
     monkeypatch.setattr(eager, "_uses", {})
     run_op(getattr(ops, name), (x,), ())
-    assert len(eager._flat_kernels) == 1
+    assert len(eager.flat_kernels) == 1
 
 
 def test_the_last_of_several_values_for_one_place_stays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,5 +177,5 @@ def test_the_last_of_several_values_for_one_place_stays(monkeypatch: pytest.Monk
     for work in (0, 1 << 24):
         monkeypatch.setattr(eager, "_NUMPY_WORK", work)
         monkeypatch.setattr(eager, "_uses", {})
-        monkeypatch.setattr(eager, "_programs", {})
+        monkeypatch.setattr(eager, "programs", {})
         np.testing.assert_array_equal(run_op(ops.scatter, (x, index, src), (0,)), expected)

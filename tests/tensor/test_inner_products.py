@@ -45,7 +45,7 @@ def test_a_product_of_vectors_is_the_sum_of_the_products(kind: Any, monkeypatch:
         expected = bits(by_steps(a, b))
         for work in (0, 1 << 24):
             monkeypatch.setattr(eager, "_NUMPY_WORK", work)
-            monkeypatch.setattr(eager, "_programs", {})
+            monkeypatch.setattr(eager, "programs", {})
             monkeypatch.setattr(eager, "_uses", {})
             found = tj.dot(a, b)
             assert found.dtype is kind

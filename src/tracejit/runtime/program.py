@@ -16,7 +16,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -438,6 +438,27 @@ class Program:
             for slot in launch.slots
             if isinstance(slot, Address)
         )
+
+    def alone(self) -> tuple[int, int, float, tuple[Any, ...]] | None:
+        """Of a program that is one short launch of what a call gives: the kernel's address, units, the cost of one, and
+        for each slot ("external", its place), ("scalar", its place) or ("value", a number). None for others.
+
+        `launch` then does the same in less time.
+        """
+        if len(self._launches) != 1 or self._launches[0].cost >= self._threshold:
+            return None
+        (launch,) = self._launches
+        slots: list[tuple[str, Any]] = []
+        for slot in launch.slots:
+            if isinstance(slot, ScalarRef):
+                slots.append(("scalar", slot.index))
+            elif not isinstance(slot, Address):
+                slots.append(("value", slot))
+            elif self._places[slot.buffer] is None or slot.offset:
+                return None
+            else:
+                slots.append(("external", self._places[slot.buffer]))
+        return launch.kernel.address, launch.units, launch.unit_cost, tuple(slots)
 
     @property
     def releases(self) -> bool:

@@ -7,10 +7,13 @@ from typing import Any
 
 from tracejit import dtypes
 from tracejit.ops.record import Op, ops
-from tracejit.tensor.dispatch import apply, apply_pair, beside
+from tracejit.tensor.dispatch import apply, apply_pair, apply_single, beside
 from tracejit.tensor.promote import floating, in_single, operand, result_type, tensor_of, to_dtype
 from tracejit.tensor.scalar import alike, is_one_of, plain
 from tracejit.tensor.tensor import Tensor, method
+
+_BEYOND = 1 << 63
+"""The first whole number that 64 bits do not hold."""
 
 
 def binary(op: Op, x: Any, y: Any) -> Any:
@@ -19,7 +22,7 @@ def binary(op: Op, x: Any, y: Any) -> Any:
         if isinstance(y, Tensor):
             if x._dtype is y._dtype:
                 return apply_pair(op, x, y)
-        elif type(y) is float and x._dtype.category == 2:
+        elif x._dtype.category == 2 and (type(y) is float or (type(y) is int and -_BEYOND <= y < _BEYOND)):
             return apply(op, (x, y))
     x, y = operand(x, op.name), operand(y, op.name)
     if not isinstance(x, Tensor) and not isinstance(y, Tensor):
@@ -103,6 +106,8 @@ def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
     Raises: RuntimeError for an integer division by zero with a rounding mode.
     """
     if rounding_mode is None:
+        if isinstance(input, Tensor) and input._dtype.category == 2:
+            return binary(ops.div, input, other)
         x, y = operand(input, "div"), operand(other, "div")
         if not isinstance(x, Tensor) and not isinstance(y, Tensor):
             x = tensor_of(x)
@@ -391,7 +396,7 @@ def of_floats(name: str, *names: str) -> Callable[[Tensor], Any]:
     def function(input: Tensor) -> Any:
         if not isinstance(input, Tensor):
             raise TypeError(f"{name}(): argument 'input' must be Tensor, not {type(input).__name__}")
-        return apply(op, (floating(input),))
+        return apply_single(op, floating(input))
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = f"{op.doc}\n\nShape: kept. DType: floats stay, others become the default float type."
@@ -451,7 +456,7 @@ def _kept(name: str, *names: str) -> Callable[[Tensor], Any]:
     def function(input: Tensor) -> Any:
         kind = "bif"[input._dtype.category]
         if kind in op.kinds:
-            return apply(op, (input,))
+            return apply_single(op, input)
         if kind == "b" and name == "neg":
             raise RuntimeError(
                 "Negation, the `-` operator, on a bool tensor is not supported. If you are trying to invert a mask, "

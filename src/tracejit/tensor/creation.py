@@ -43,25 +43,27 @@ def full(
     >>> full((2,), 7)
     tensor([7, 7])
     """
-    where = require(device)
     d = dtype or dtypes.of_number(alike(fill_value))
     shape = sizes_of((size,) if isinstance(size, int) else (tuple(size),), "full")
     if isinstance(fill_value, Tensor):
         fill_value = fill_value.item()
-    t: Tensor = made_on(where, ops.full, (fill_value,), (shape, d))
+    return _filled(shape, fill_value, d, device, requires_grad)
+
+
+def _filled(shape: tuple[int, ...], value: Any, kind: dtype_ | None, device: Any, requires_grad: bool) -> Tensor:
+    where = require(device)
+    t: Tensor = made_on(where, ops.full, (value,), (shape, kind or dtypes.get_default_dtype()))
     return t.requires_grad_() if requires_grad else t
 
 
 def zeros(*size: Any, dtype: dtype_ | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A tensor of zeros."""
-    return full(sizes_of(size, "zeros"), 0, dtype=dtype or dtypes.get_default_dtype(), device=device,
-                requires_grad=requires_grad)  # fmt: skip
+    return _filled(sizes_of(size, "zeros"), 0, dtype, device, requires_grad)
 
 
 def ones(*size: Any, dtype: dtype_ | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A tensor of ones."""
-    return full(sizes_of(size, "ones"), 1, dtype=dtype or dtypes.get_default_dtype(), device=device,
-                requires_grad=requires_grad)  # fmt: skip
+    return _filled(sizes_of(size, "ones"), 1, dtype, device, requires_grad)
 
 
 def empty(*size: Any, dtype: dtype_ | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:

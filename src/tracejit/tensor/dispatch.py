@@ -8,6 +8,7 @@ import numpy as np
 
 from tracejit.devices import CPU, device
 from tracejit.eager import run_op
+from tracejit.eager_few import run_pair, run_reduced, run_single
 from tracejit.ops.record import Op, install, ops
 from tracejit.runtime.cuda.array import OnGpu
 from tracejit.tensor.gpu import gpu_side
@@ -52,7 +53,7 @@ def apply_pair(op: Op, x: Tensor, y: Tensor) -> Any:
     if a is None or b is None:
         a, b = x._memory(), y._memory()
     try:
-        found = run_op(op, (a, b), ())
+        found = run_pair(op, a, b)
     except OnGpu:
         found = gpu_side().run_on_gpu(op, (a, b), ())
     except ValueError:
@@ -67,6 +68,65 @@ def apply_pair(op: Op, x: Tensor, y: Tensor) -> Any:
     if mask and state.grad_enabled:
         enter(op, (x, y), (), (out,), mask)
     return out
+
+
+def apply_single(op: Op, x: Tensor) -> Any:
+    """`apply` for an elementwise record on one tensor: the same, by the shortest way."""
+    session = state.session
+    array = x._array
+    if session is not None or type(array) is not ndarray:
+        return apply(op, (x,), ())
+    found = run_single(op, array)
+    out = wrap(found if found.flags.c_contiguous else np.ascontiguousarray(found))
+    if x._base is not None:
+        current(x)
+    if x._requires_grad and state.grad_enabled and op.rules:
+        enter(op, (x,), (), (out,), 1)
+    return out
+
+
+def apply_reduction(op: Op, x: Tensor, dim: int) -> Any:
+    """`apply` for a reduction of one tensor: the same, by the shortest way."""
+    array = x._array
+    if state.session is not None or type(array) is not ndarray:
+        return apply(op, (x,), (dim,))
+    out = wrap(run_reduced(op, array, dim))
+    if x._base is not None:
+        current(x)
+    if x._requires_grad and state.grad_enabled and op.rules:
+        enter(op, (x,), (dim,), (out,), 1)
+    return out
+
+
+def apply_view(op: Op, x: Tensor, attrs: tuple[Any, ...]) -> Any:
+    """`apply` for a view of one tensor: the same, by the shortest way."""
+    session = state.session
+    if session is not None:
+        return session.apply(op, (x,), attrs)
+    array = x._array
+    if type(array) is not ndarray:
+        return compute(op, (x,), attrs)
+    try:
+        found = op.numpy(array, *attrs)
+    except ValueError:
+        return compute(op, (x,), attrs)
+    if x._base is not None:
+        current(x)
+    out = shown(x, found if type(found) is ndarray else np.asarray(found))
+    attach(op, x, attrs, out)
+    if x._requires_grad and state.grad_enabled and op.rules:
+        enter(op, (x,), attrs, (out,), 1)
+    return out
+
+
+def shown(x: Tensor, array: Any) -> Tensor:
+    """A leaf tensor on an array of another's type."""
+    t: Tensor = new(Tensor)
+    t._array = array
+    t._dtype = x._dtype
+    t._requires_grad = False
+    t._node = t._grad = t._cell = t._base = t._hooks = None
+    return t
 
 
 def compute_array(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
@@ -151,14 +211,23 @@ def attach(op: Op, source: Tensor, attrs: tuple[Any, ...], out: Tensor) -> None:
         source._array, out._array
     ):
         return
-    out._cell = source._share()
-    if source._base is None:
+    show(source, ((op, attrs),), out)
+
+
+def show(source: Tensor, steps: tuple[Any, ...], out: Tensor) -> None:
+    """Note that `out` is the view of the memory of `source` to which some steps lead."""
+    cell = source._cell
+    if cell is None:
+        cell = source._cell = [0]
+    out._cell = cell
+    base = source._base
+    if base is None:
         out._base = source
-        out._view = ((op, attrs),)
+        out._view = steps
     else:
-        out._base = source._base
-        out._view = (*source._view, (op, attrs))
-    out._seen = out._cell[0]
+        out._base = base
+        out._view = source._view + steps
+    out._seen = cell[0]
 
 
 install(_called)

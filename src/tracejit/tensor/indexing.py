@@ -13,15 +13,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tracejit import dtypes
-from tracejit.ops.record import ops
+from tracejit.ops.record import Op, ops
 from tracejit.shapes import broadcast_all, check_expand
 from tracejit.tensor.conversion import tensor
-from tracejit.tensor.dispatch import apply, beside, shaped, wrap
+from tracejit.tensor.dispatch import apply, apply_view, beside, shaped, show, shown, wrap
 from tracejit.tensor.host import host
 from tracejit.tensor.inplace import assign
 from tracejit.tensor.promote import to_dtype
 from tracejit.tensor.scalar import NUMBERS
 from tracejit.tensor.state import state
+from tracejit.tensor.tape import current
 from tracejit.tensor.tensor import Tensor, method
 
 _VALID = "only integers, slices (`:`), ellipsis (`...`), None and long or byte Variables are valid indices"
@@ -165,11 +166,96 @@ def _check_mask(mask: tuple[int, ...], shape: tuple[int, ...], dim: int) -> None
 def _view_of(x: Tensor, at: Choice) -> Tensor:
     """The view that the integers, slices and new dimensions choose."""
     out = x
-    if at.length != x._shape:
-        out = apply(ops.slice, (x,), (at.start, at.length, at.step))
-    if out._shape != at.shape or (out is x and not at.keys):
-        out = apply(ops.reshape, (out,), (at.shape,))
+    for op, attrs in _steps(x._shape, at):
+        out = apply_view(op, out, attrs)
     return out
+
+
+def _steps(shape: tuple[int, ...], at: Choice) -> Steps:
+    """The steps that lead from a tensor of a shape to what the integers, slices and new dimensions choose."""
+    cut = ((ops.slice, (at.start, at.length, at.step)),) if at.length != shape else ()
+    if at.length != at.shape or not (cut or at.keys):
+        return (*cut, (ops.reshape, (at.shape,)))
+    return cut
+
+
+Steps = tuple[tuple[Op, tuple[Any, ...]], ...]
+
+_MOST_PLANS = 4096
+_plans: dict[Any, tuple[Any, tuple[int, ...] | None, Steps] | None] = {}
+"""Of layouts and subscripts of numbers, slices, None and ...: the subscript for NumPy, the shape after that if it is
+another, and the steps of the view; None where NumPy's view would have other strides.
+"""
+_WHOLE = (int, type(None))
+
+
+def _named(index: Any) -> Any:
+    """What tells apart a subscript of numbers and slices of numbers, None and ...; None for one of anything else."""
+    kind = type(index)
+    if kind is int:
+        return index
+    if kind is slice:
+        if type(index.start) in _WHOLE and type(index.stop) in _WHOLE and type(index.step) in _WHOLE:
+            return "slice", index.start, index.stop, index.step
+        return None
+    if kind is not tuple:
+        return None
+    names: list[Any] = []
+    for item in index:
+        kind = type(item)
+        if kind is slice:
+            names += (item.start, item.stop, item.step, "slice")
+            if type(item.start) not in _WHOLE or type(item.stop) not in _WHOLE or type(item.step) not in _WHOLE:
+                return None
+        elif kind is int or item is None or item is ...:
+            names.append(item)
+        else:
+            return None
+    return tuple(names)
+
+
+def _view_now(x: Tensor, index: Any) -> Tensor | None:
+    """The view that a plain subscript chooses, in one step of NumPy's, where no gradient takes part; None elsewhere."""
+    array = x._array
+    if type(array) is not np.ndarray:
+        return None
+    if x._base is not None:
+        current(x)
+    if x._requires_grad and state.grad_enabled:
+        return None
+    name = _named(index)
+    if name is None:
+        return None
+    key = array.shape, array.strides, name
+    if key not in _plans:
+        if len(_plans) >= _MOST_PLANS:
+            _plans.clear()
+        _plans[key] = _planned(x, index)
+    plan = _plans[key]
+    if plan is None:
+        return None
+    items, to, steps = plan
+    found = array[items] if to is None else array[items].reshape(to)
+    out = shown(x, found)
+    show(x, steps, out)
+    return out
+
+
+def _planned(x: Tensor, index: Any) -> tuple[Any, tuple[int, ...] | None, Steps] | None:
+    array = x._array
+    at = choose(array.shape, index)
+    items = [item for item in (index if type(index) is tuple else [index]) if item is not None]
+    # NumPy takes one ... only; with none it would give a number where no dimension is left.
+    first = items.index(...) if ... in items else len(items)
+    numpy_items = (*items[:first], ..., *(item for item in items[first:] if item is not ...))
+    found = array[numpy_items]
+    to = None if found.shape == at.shape else at.shape
+    if to is not None:
+        found = found.reshape(to)
+    wanted = _view_of(x, at)._array
+    if found.strides != wanted.strides or (found.size and not np.shares_memory(found, array)):
+        return None
+    return numpy_items, to, _steps(array.shape, at)
 
 
 @host
@@ -310,6 +396,10 @@ def getitem(self: Tensor, index: Any) -> Any:
     (tensor([3, 5]), tensor([[0, 2],
             [3, 5]]))
     """
+    if state.session is None:
+        found = _view_now(self, index)
+        if found is not None:
+            return found
     at = choose(self._shape, index)
     view = _view_of(self, at)
     return pick(view, at.keys) if at.keys else view

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tracejit.eager_few import run_into
 from tracejit.ops.record import Op, ops
 from tracejit.ops.view import on_diagonals
 from tracejit.runtime.cuda.array import OnGpu
@@ -28,6 +29,8 @@ def assign(target: Tensor, value: Tensor) -> Tensor:
     Raises: RuntimeError if the result type cannot be stored, the shape does not fit, or a leaf that requires
     gradients would be changed while gradients are recorded; nothing is changed then.
     """
+    if _write_now(target, value):
+        return target
     if target._requires_grad and state.grad_enabled and target._node is None:
         raise RuntimeError("a leaf Variable that requires grad is being used in an in-place operation.")
     base = target._base
@@ -53,6 +56,18 @@ def assign(target: Tensor, value: Tensor) -> Tensor:
     else:
         write(target, value)
     return target
+
+
+def _write_now(target: Tensor, value: Tensor) -> bool:
+    """Does what `assign` does, where that is nothing but a copy; whether it is."""
+    if state.session is not None or target._dtype is not value._dtype or not _is_plain(target) or not _is_plain(value):
+        return False
+    array, source = target._array, value._array
+    if array.shape != source.shape or not array.flags.writeable:
+        return False
+    np.copyto(array, source)
+    target._bump()
+    return True
 
 
 def write(target: Tensor, value: Tensor) -> None:
@@ -166,11 +181,38 @@ def _looks_back(name: str, self: Tensor, args: tuple[Any, ...]) -> bool:
     )
 
 
+_LOOPS = ("add", "sub", "mul", "div")
+"""What NumPy computes in place."""
+
+
+def _is_plain(x: Any) -> bool:
+    """Whether a tensor is an array at hand, no view, and without history."""
+    return type(x._array) is np.ndarray and x._base is None and not x._requires_grad
+
+
+def _compute_now(op: Op, target: Any, other: Any) -> bool:
+    """Computes in place, where that is nothing but one loop; whether it did."""
+    if state.session is not None or not isinstance(target, Tensor) or not _is_plain(target):
+        return False
+    if isinstance(other, Tensor):
+        if not _is_plain(other):
+            return False
+        other = other._array
+    array = target._array
+    if not array.flags.writeable or not run_into(op, array, other):
+        return False
+    target._bump()
+    return True
+
+
 def in_place(function: Callable[..., Any]) -> Callable[..., Any]:
     """The in-place form of a function: `x.f_(...)`."""
     name = function.__name__.rstrip("_")
+    op = getattr(ops, name) if name in _LOOPS else None
 
     def changed(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if op is not None and len(args) == 1 and not kwargs and _compute_now(op, self, args[0]):
+            return self
         source = self
         if state.grad_enabled and _looks_back(name, self, args):
             source = apply(ops.copy, (self,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import prod as product
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from tracejit.shapes import normalize_dim, normalize_dims, reductions
 from tracejit.tensor.arithmetic import add, eq, exp, log, log1p, maximum, minimum, mul, sqrt, sub, truth, where
 from tracejit.tensor.casting import SINGLE, call_cast
 from tracejit.tensor.composite import composite
-from tracejit.tensor.dispatch import apply, beside, shaped
+from tracejit.tensor.dispatch import apply, apply_reduction, apply_view, beside, shaped
 from tracejit.tensor.promote import floating, in_single, to_dtype
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor, method
@@ -27,16 +28,28 @@ class ValuesIndices(NamedTuple):
 
 def reduce(op: Op, x: Tensor, dims: tuple[int, ...], keepdim: bool) -> Any:
     """Apply a one-dimensional reduction over several dimensions, runs of adjacent ones at once."""
-    shape = x._shape
+    steps, to = _reduced(x._shape, dims, keepdim)
+    for merged, d in steps:
+        if merged is not None:
+            x = apply_view(ops.reshape, x, (merged,))
+        x = apply_reduction(op, x, d)
+    return shaped(x, to)
+
+
+@lru_cache(4096)
+def _reduced(
+    shape: tuple[int, ...], dims: tuple[int, ...], keepdim: bool
+) -> tuple[tuple[tuple[tuple[int, ...] | None, int], ...], tuple[int, ...]]:
+    """The reductions over one dimension each that go over several, with the shape that each needs first, if it is
+    another one, and the shape of the result.
+    """
     kept = tuple(1 if i in dims else s for i, s in enumerate(shape))
     rest = tuple(s for i, s in enumerate(shape) if i not in dims)
+    steps = []
     for merged, d in reductions(shape, dims):
-        if merged != shape:
-            x = apply(ops.reshape, (x,), (merged,))
-        x = apply(op, (x,), (d,))
+        steps.append((None if merged == shape else merged, d))
         shape = merged[:d] + merged[d + 1 :]
-    to = kept if keepdim else rest
-    return shaped(x, to)
+    return tuple(steps), kept if keepdim else rest
 
 
 def _wide(x: Tensor, dtype: dtype_ | None) -> Tensor:

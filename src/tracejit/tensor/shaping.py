@@ -6,15 +6,22 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
-from tracejit.dtypes import dtype
+import numpy as np
+
+from tracejit.dtypes import bfloat16, dtype
 from tracejit.ops.record import ops
+from tracejit.runtime.arrays import placed
 from tracejit.shapes import broadcast_all, check_expand, infer_reshape, normalize_dim, view_strides
 from tracejit.tensor.casting import WIDEST, call_cast
-from tracejit.tensor.dispatch import apply, shaped, wrap
+from tracejit.tensor.dispatch import apply, apply_view, shaped, shown, wrap
 from tracejit.tensor.host import host
 from tracejit.tensor.promote import result_type, to_dtype
 from tracejit.tensor.state import state
+from tracejit.tensor.tape import current
 from tracejit.tensor.tensor import Tensor, method
+
+_FEW = 1 << 15
+"""Elements up to which NumPy joins tensors; of more, threads do it."""
 
 
 def ints(args: tuple[Any, ...], what: str) -> tuple[int, ...]:
@@ -22,8 +29,13 @@ def ints(args: tuple[Any, ...], what: str) -> tuple[int, ...]:
 
     Raises: TypeError for things that are not whole numbers.
     """
-    if len(args) == 1 and not hasattr(args[0], "__index__"):
+    if len(args) == 1 and type(args[0]) is not int and not hasattr(args[0], "__index__"):
         args = tuple(args[0])
+    for a in args:
+        if type(a) is not int:
+            break
+    else:
+        return args
     try:
         return tuple(a if type(a) is int else a.__index__() for a in args)
     except AttributeError:
@@ -35,7 +47,7 @@ def ints(args: tuple[Any, ...], what: str) -> tuple[int, ...]:
 def reshape(input: Tensor, *shape: Any) -> Any:
     """The elements in row-major order under another shape; one size may be -1. A view if the memory allows it."""
     to = infer_reshape(input._shape, ints(shape, "reshape"))
-    return apply(ops.reshape, (input,), (to,))
+    return apply_view(ops.reshape, input, (to,))
 
 
 @method()
@@ -53,7 +65,7 @@ def view(self: Tensor, *shape: Any) -> Any:
             "view size is not compatible with input tensor's size and stride (at least one dimension spans across two "
             "contiguous subspaces). Use .reshape(...) instead."
         )
-    return apply(ops.reshape, (self,), (to,))
+    return apply_view(ops.reshape, self, (to,))
 
 
 @host
@@ -87,10 +99,10 @@ def flatten(input: Tensor, start_dim: int = 0, end_dim: int = -1) -> Any:
     if first > last:
         raise RuntimeError("flatten() has invalid args: start_dim cannot come after end_dim")
     if not shape:
-        return apply(ops.reshape, (input,), ((1,),))
+        return apply_view(ops.reshape, input, ((1,),))
     if first == last:
         return input
-    return apply(ops.reshape, (input,), ((*shape[:first], prod(shape[first : last + 1]), *shape[last + 1 :]),))
+    return apply_view(ops.reshape, input, ((*shape[:first], prod(shape[first : last + 1]), *shape[last + 1 :]),))
 
 
 def ravel(input: Tensor) -> Any:
@@ -107,7 +119,7 @@ def unflatten(input: Tensor, dim: int, sizes: Sequence[int]) -> Any:
     shape = input._shape
     d = normalize_dim(dim, len(shape))
     inner = infer_reshape((shape[d],), tuple(sizes))
-    return apply(ops.reshape, (input,), ((*shape[:d], *inner, *shape[d + 1 :]),))
+    return apply_view(ops.reshape, input, ((*shape[:d], *inner, *shape[d + 1 :]),))
 
 
 @method()
@@ -119,7 +131,7 @@ def squeeze(input: Tensor, dim: Any = None) -> Any:
     else:
         dims = {normalize_dim(d, len(shape)) for d in ((dim,) if isinstance(dim, int) else dim)}
         to = tuple(s for i, s in enumerate(shape) if i not in dims or s != 1)
-    return apply(ops.reshape, (input,), (to,))
+    return apply_view(ops.reshape, input, (to,))
 
 
 @method()
@@ -127,7 +139,7 @@ def unsqueeze(input: Tensor, dim: int) -> Any:
     """With a new dimension of size 1."""
     shape = input._shape
     d = normalize_dim(dim, len(shape) + 1)
-    return apply(ops.reshape, (input,), ((*shape[:d], 1, *shape[d:]),))
+    return apply_view(ops.reshape, input, ((*shape[:d], 1, *shape[d:]),))
 
 
 @method()
@@ -143,7 +155,7 @@ def permute(input: Tensor, *dims: Any) -> Any:
     normal = tuple(normalize_dim(d, n) for d in order)
     if len(set(normal)) != n:
         raise RuntimeError("permute(): duplicate dims are not allowed.")
-    return apply(ops.permute, (input,), (normal,))
+    return apply_view(ops.permute, input, (normal,))
 
 
 @method("swapaxes", "swapdims")
@@ -152,10 +164,10 @@ def transpose(input: Tensor, dim0: int, dim1: int) -> Any:
     n = len(input._shape)
     a, b = normalize_dim(dim0, n), normalize_dim(dim1, n)
     if n == 0:
-        return apply(ops.reshape, (input,), ((),))
+        return apply_view(ops.reshape, input, ((),))
     order = list(range(n))
     order[a], order[b] = b, a
-    return apply(ops.permute, (input,), (tuple(order),))
+    return apply_view(ops.permute, input, (tuple(order),))
 
 
 swapaxes = swapdims = transpose
@@ -170,7 +182,7 @@ def t(input: Tensor) -> Any:
     n = len(input._shape)
     if n > 2:
         raise RuntimeError(f"t() expects a tensor with <= 2 dimensions, but self is {n}D")
-    return transpose(input, 0, 1) if n == 2 else apply(ops.reshape, (input,), (input._shape,))
+    return transpose(input, 0, 1) if n == 2 else apply_view(ops.reshape, input, (input._shape,))
 
 
 Tensor.T = property(lambda self: permute(self, tuple(reversed(range(len(self._shape))))))  # type: ignore[attr-defined]
@@ -185,7 +197,7 @@ def movedim(input: Tensor, source: Any, destination: Any) -> Any:
     dst = [normalize_dim(d, n) for d in ((destination,) if isinstance(destination, int) else destination)]
     rest = iter(d for d in range(n) if d not in src)
     order = [src[dst.index(i)] if i in dst else next(rest) for i in range(n)]
-    return apply(ops.permute, (input,), (tuple(order),))
+    return apply_view(ops.permute, input, (tuple(order),))
 
 
 moveaxis = movedim
@@ -196,7 +208,7 @@ method("moveaxis")(movedim)
 def expand(self: Tensor, *sizes: Any) -> Any:
     """Dimensions of size 1, and new leading ones, repeated without a copy; -1 keeps a size."""
     to = check_expand(self._shape, ints(sizes, "expand"))
-    return apply(ops.expand, (self,), (to,))
+    return apply_view(ops.expand, self, (to,))
 
 
 @method()
@@ -225,7 +237,7 @@ def repeat(self: Tensor, *repeats: Any) -> Any:
     full = (1,) * (len(counts) - len(shape)) + shape
     spaced = tuple(x for s in full for x in (1, s))
     target = tuple(x for r, s in zip(counts, full, strict=True) for x in (r, s))
-    wide = apply(ops.expand, (apply(ops.reshape, (self,), (spaced,)),), (target,))
+    wide = apply(ops.expand, (apply_view(ops.reshape, self, (spaced,)),), (target,))
     merged = tuple(r * s for r, s in zip(counts, full, strict=True))
     return shaped(apply(ops.copy, (wide,)), merged)
 
@@ -251,8 +263,8 @@ def repeat_interleave(input: Tensor, repeats: int, dim: int | None = None) -> An
         input, dim = flatten(input), 0
     d = normalize_dim(dim, len(input._shape))
     shape = input._shape
-    wide = apply(ops.reshape, (input,), ((*shape[: d + 1], 1, *shape[d + 1 :]),))
-    wide = apply(ops.expand, (wide,), ((*shape[: d + 1], repeats, *shape[d + 1 :]),))
+    wide = apply_view(ops.reshape, input, ((*shape[: d + 1], 1, *shape[d + 1 :]),))
+    wide = apply_view(ops.expand, wide, ((*shape[: d + 1], repeats, *shape[d + 1 :]),))
     return shaped(apply(ops.copy, (wide,)), (*shape[:d], shape[d] * repeats, *shape[d + 1 :]))
 
 
@@ -261,7 +273,7 @@ def flip(input: Tensor, *dims: Any) -> Any:
     """Dimensions in reverse order of their elements, as a copy."""
     n = len(input._shape)
     which = tuple(normalize_dim(d, n) for d in ints(dims, "flip"))
-    return apply(ops.copy, (apply(ops.flip, (input,), (which,)),))
+    return apply(ops.copy, (apply_view(ops.flip, input, (which,)),))
 
 
 @method()
@@ -292,7 +304,7 @@ def narrow(input: Tensor, dim: int, start: int, length: int) -> Any:
         raise RuntimeError(f"start ({start}) + length ({length}) exceeds dimension size ({shape[d]}).")
     begin = tuple(start if i == d else 0 for i in range(len(shape)))
     size = (*shape[:d], length, *shape[d + 1 :])
-    return apply(ops.slice, (input,), (begin, size, (1,) * len(shape)))
+    return apply_view(ops.slice, input, (begin, size, (1,) * len(shape)))
 
 
 @method()
@@ -308,7 +320,7 @@ def select(input: Tensor, dim: int, index: int) -> Any:
             f"select(): index {index} out of range for tensor of size {list(shape)} at dimension {d}"
         )
     out = narrow(input, d, index % shape[d], 1)
-    return apply(ops.reshape, (out,), (shape[:d] + shape[d + 1 :],))
+    return apply_view(ops.reshape, out, (shape[:d] + shape[d + 1 :],))
 
 
 @method()
@@ -369,15 +381,61 @@ def diagonal(input: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> An
     if a == b:
         raise RuntimeError(f"diagonal dimensions cannot be identical {dim1}, {dim2}")
     rest = [d for d in range(n) if d not in (a, b)]
-    x = apply(ops.permute, (input,), ((*rest, a, b),))
+    x = apply_view(ops.permute, input, ((*rest, a, b),))
     rows, cols = x._shape[-2:]
     r0, c0 = max(-offset, 0), max(offset, 0)
     length = max(min(rows - r0, cols - c0), 0)
     if length != rows or length != cols:
         lead = x._shape[:-2]
         start = (*((0,) * len(lead)), r0, c0) if length else (0,) * n
-        x = apply(ops.slice, (x,), (start, (*lead, length, length), (1,) * n))
+        x = apply_view(ops.slice, x, (start, (*lead, length, length), (1,) * n))
     return apply(ops.diagonal, (x,))
+
+
+def _arrays_now(tensors: Any) -> list[Any] | None:
+    """The memory of few elements of one type that no gradient goes to, where it is at hand; None elsewhere."""
+    if type(tensors) not in (list, tuple) or not tensors or state.session is not None:
+        return None
+    arrays, elements, records = [], 0, state.grad_enabled
+    kind = getattr(tensors[0], "_dtype", None)
+    for x in tensors:
+        if not isinstance(x, Tensor) or x._dtype is not kind or type(x._array) is not np.ndarray:
+            return None
+        if x._base is not None:
+            current(x)
+        if records and x._requires_grad:
+            return None
+        arrays.append(x._array)
+        elements += x._array.size
+    return None if elements > _FEW or kind is bfloat16 else arrays
+
+
+def _cat_now(tensors: Any, dim: Any) -> Tensor | None:
+    """`cat` by NumPy, where that does the same; None elsewhere, and where there is something to say."""
+    arrays = _arrays_now(tensors)
+    if arrays is None or type(dim) is not int:
+        return None
+    try:
+        joined = np.concatenate(arrays, dim)
+    except ValueError:
+        return None
+    return shown(tensors[0], placed(joined if joined.flags.c_contiguous else np.ascontiguousarray(joined)))
+
+
+def _stack_now(tensors: Any, dim: Any) -> Tensor | None:
+    """`stack` by NumPy, where that does the same; None elsewhere, and where there is something to say."""
+    arrays = _arrays_now(tensors)
+    if arrays is None or type(dim) is not int:
+        return None
+    n = arrays[0].ndim
+    if not -n - 1 <= dim <= n:
+        return None
+    before = (slice(None),) * (dim + n + 1 if dim < 0 else dim)
+    try:
+        joined = np.concatenate([a[(*before, None)] for a in arrays], dim)
+    except ValueError:
+        return None
+    return shown(tensors[0], placed(joined if joined.flags.c_contiguous else np.ascontiguousarray(joined)))
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Any:
@@ -388,6 +446,9 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Any:
     """
     if state.autocast is not None:
         return call_cast(WIDEST, cat, (tensors, dim))
+    found = _cat_now(tensors, dim)
+    if found is not None:
+        return found
     if isinstance(tensors, Tensor):
         raise TypeError("cat(): argument 'tensors' (position 1) must be tuple of Tensors, not Tensor")
     given = list(tensors)
@@ -426,6 +487,9 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Any:
     """Tensors of one shape joined along a new dimension."""
     if state.autocast is not None:
         return call_cast(WIDEST, stack, (tensors, dim))
+    found = _stack_now(tensors, dim)
+    if found is not None:
+        return found
     xs = list(tensors)
     if not xs:
         raise RuntimeError("stack expects a non-empty TensorList")

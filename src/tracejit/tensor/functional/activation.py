@@ -13,7 +13,7 @@ from tracejit.shapes import normalize_dim
 from tracejit.tensor.arithmetic import binary
 from tracejit.tensor.casting import SHORT, call_cast
 from tracejit.tensor.composite import composite
-from tracejit.tensor.dispatch import apply, shaped
+from tracejit.tensor.dispatch import apply, apply_single, shaped
 from tracejit.tensor.inplace import in_place
 from tracejit.tensor.promote import floating, in_single, to_dtype
 from tracejit.tensor.reducing import amax, sum
@@ -54,7 +54,7 @@ def relu(input: Tensor) -> Any:
         raise TypeError(f"relu(): argument 'input' (position 1) must be Tensor, not {type(input).__name__}")
     if input._dtype is dtypes.bool:
         raise RuntimeError("Boolean inputs not supported for relu")
-    return apply(ops.relu, (input,))
+    return apply_single(ops.relu, input)
 
 
 def leaky_relu(input: Tensor, negative_slope: float = 0.01) -> Any:
