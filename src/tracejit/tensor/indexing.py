@@ -181,7 +181,7 @@ def _steps(shape: tuple[int, ...], at: Choice) -> Steps:
 
 Steps = tuple[tuple[Op, tuple[Any, ...]], ...]
 
-_MOST_PLANS = 4096
+_MOST_PLANS = 512
 _plans: dict[Any, tuple[Any, tuple[int, ...] | None, Steps] | None] = {}
 """Of layouts and subscripts of numbers, slices, None and ...: the subscript for NumPy, the shape after that if it is
 another, and the steps of the view; None where NumPy's view would have other strides.

@@ -60,7 +60,7 @@ def assign(target: Tensor, value: Tensor) -> Tensor:
 
 def _write_now(target: Tensor, value: Tensor) -> bool:
     """Does what `assign` does, where that is nothing but a copy; whether it is."""
-    if state.session is not None or target._dtype is not value._dtype or not _is_plain(target) or not _is_plain(value):
+    if target._dtype is not value._dtype or not _is_free(target) or not _is_plain(value):
         return False
     array, source = target._array, value._array
     if array.shape != source.shape or not array.flags.writeable:
@@ -190,10 +190,13 @@ def _is_plain(x: Any) -> bool:
     return type(x._array) is np.ndarray and x._base is None and not x._requires_grad
 
 
-def _compute_now(op: Op, target: Any, other: Any) -> bool:
-    """Computes in place, where that is nothing but one loop; whether it did."""
-    if state.session is not None or not isinstance(target, Tensor) or not _is_plain(target):
-        return False
+def _is_free(x: Any) -> bool:
+    """Whether a tensor is plain and no region takes part."""
+    return state.session is None and isinstance(x, Tensor) and _is_plain(x)
+
+
+def _compute_now(op: Op, target: Tensor, other: Any) -> bool:
+    """Computes in place on a free tensor, where that is nothing but one loop; whether it did."""
     if isinstance(other, Tensor):
         if not _is_plain(other):
             return False
@@ -211,7 +214,7 @@ def in_place(function: Callable[..., Any]) -> Callable[..., Any]:
     op = getattr(ops, name) if name in _LOOPS else None
 
     def changed(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if op is not None and len(args) == 1 and not kwargs and _compute_now(op, self, args[0]):
+        if op is not None and len(args) == 1 and not kwargs and _is_free(self) and _compute_now(op, self, args[0]):
             return self
         source = self
         if state.grad_enabled and _looks_back(name, self, args):

@@ -36,7 +36,7 @@ def reduce(op: Op, x: Tensor, dims: tuple[int, ...], keepdim: bool) -> Any:
     return shaped(x, to)
 
 
-@lru_cache(4096)
+@lru_cache(256)
 def _reduced(
     shape: tuple[int, ...], dims: tuple[int, ...], keepdim: bool
 ) -> tuple[tuple[tuple[tuple[int, ...] | None, int], ...], tuple[int, ...]]:
