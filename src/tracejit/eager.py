@@ -12,7 +12,6 @@ programs of one operation, kept by operand layout.
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -35,6 +34,7 @@ from tracejit.ops import Op, ops
 from tracejit.runtime.arrays import SMALL_BYTES, copied, empty, placed
 from tracejit.runtime.build import build
 from tracejit.runtime.cuda.array import DeviceArray, OnGpu
+from tracejit.runtime.entry import MAX_SLOTS
 from tracejit.runtime.team import address_of, launch
 from tracejit.schedule.cost import BLOCK, COLUMN_ROWS
 from tracejit.schedule.plan import make_plan
@@ -337,13 +337,9 @@ def _run_elementwise(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> A
 # --- reductions, library operations, random numbers: programs ---------------------------------------------------------
 
 class _Single:
-    """The program of one operation on operands of one layout, and what its results are.
+    """The program of one operation on operands of one layout, and what its results are."""
 
-    `alone` is what launches a program that is one short launch: address, units, cost of a unit, and for each slot where
-    it is among arrays, results, numbers and `values`; None for another program.
-    """
-
-    __slots__ = ("alone", "program", "results", "run", "values")
+    __slots__ = ("program", "results", "run_on")
 
     def __init__(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> None:
         inputs: list[Node] = []
@@ -361,23 +357,16 @@ class _Single:
         outs = (out,) if isinstance(out.aval, Aval) else tuple(nodes.item(out, k) for k in range(len(out.aval or ())))
         compiled = compile_graph(Graph(tuple(inputs), tuple(scalars), outs, name=op.name))
         self.program = compiled.program
-        self.run = compiled.program.run
+        self.run_on = compiled.program.run_on
         self.results = [(o.shape, o.dtype.np) for o in outs]
-        self.alone: tuple[int, int, float, list[int]] | None = None
-        self.values: list[Any] = []
-        found = compiled.program.alone()
-        if found is not None:
-            address, units, cost, slots = found
-            self.values = [value for kind, value in slots if kind == "value"]
-            externals = len(inputs) + len(outs)
-            places, values = [], itertools.count(externals + len(scalars))
-            for kind, at in slots:
-                places.append(at if kind == "external" else externals + at if kind == "scalar" else next(values))
-            self.alone = address, units, cost, places
 
 
 programs: dict[Any, _Single] = {}
-_NO_SCALARS = np.zeros(1, np.int64)
+NO_SCALARS = np.zeros(1, np.int64)
+
+
+def _addresses(arrays: list[Any]) -> np.ndarray:
+    return np.array([address_of(a) for a in arrays], np.int64)
 
 
 def _run_program(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
@@ -412,15 +401,8 @@ def _run_program(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
         found = programs[key] = _Single(op, args, attrs)
     outs = [empty(shape, kind) for shape, kind in found.results]
     arrays += outs
-    if found.alone is not None:
-        address, units, cost, places = found.alone
-        given = [*arrays, *map(_word_or_float, numbers), *found.values]
-        if launch(address, units, cost, *[given[k] for k in places]):
-            _numpy(op, args, attrs)
-            raise IndexError(f"{op.name}: index out of range")
-        return outs[0] if len(outs) == 1 else tuple(outs)
-    scalars = np.array([word(number) for number in numbers], np.int64) if numbers else _NO_SCALARS
-    if found.run(np.array([address_of(a) for a in arrays], np.int64), scalars):
+    scalars = np.array([word(number) for number in numbers], np.int64) if numbers else NO_SCALARS
+    if found.run_on(scalars, *arrays) if len(arrays) <= MAX_SLOTS else found.program.run(_addresses(arrays), scalars):
         # The record's function looks at the places again and says which is wrong.
         _numpy(op, args, attrs)
         raise IndexError(f"{op.name}: index out of range")
@@ -461,11 +443,6 @@ def _reduce_in_numpy(op: Op, x: np.ndarray, dim: int) -> np.ndarray | None:
         else:
             result = functools.reduce(STEPS_IN_NUMPY[op.name], (folded[:, k] for k in range(size)))
         return np.array(result.reshape(x.shape[:dim] + x.shape[dim + 1 :]), x.dtype, order="C")
-
-
-def _word_or_float(number: Any) -> Any:
-    """A number as a slot of a launch."""
-    return float(number) if number_kind(number) == "f" else word(number)
 
 
 def word(number: Any) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tracejit.eager import LARGE, SILENT, UFUNCS, flat_kernels, programs, restore, run_op, silence
+from tracejit.eager import LARGE, NO_SCALARS, SILENT, UFUNCS, flat_kernels, programs, restore, run_op, silence
 from tracejit.ops import Op
 from tracejit.runtime.arrays import empty
 from tracejit.runtime.team import launch
@@ -18,7 +18,7 @@ from tracejit.runtime.team import launch
 
 def run_single(op: Op, x: Any) -> Any:
     """`run_op` for an elementwise operation on one array: the same, by the shortest way."""
-    flat = None if op.exact else flat_kernels.get((op, x.dtype.num))
+    flat = None if op in UFUNCS else flat_kernels.get((op, x.dtype.num))
     if flat is None or not x.flags.c_contiguous:
         return run_op(op, (x,), ())
     out = empty(x.shape, flat.dtype)
@@ -29,13 +29,11 @@ def run_single(op: Op, x: Any) -> Any:
 def run_reduced(op: Op, x: Any, dim: int) -> Any:
     """`run_op` for a reduction of one array: the same, by the shortest way."""
     found = programs.get((op, (dim,), x.shape, x.dtype.num, x.strides))
-    if found is None or found.alone is None or not x.size:
+    if found is None or not x.size:
         return run_op(op, (x,), (dim,))
     ((shape, kind),) = found.results
     out = empty(shape, kind)
-    address, units, cost, places = found.alone
-    given = (x, out, *found.values)
-    launch(address, units, cost, *[given[k] for k in places])
+    found.run_on(NO_SCALARS, x, out)
     return out
 
 

@@ -19,7 +19,7 @@ from tracejit.kernels.vectors import LINE_BYTES
 from tracejit.kernels.workspace import own_memory
 from tracejit.runtime.arrays import SMALL_BYTES
 from tracejit.runtime.build import build
-from tracejit.runtime.entry import _ARRAY_FUNCTIONS, ENTRY, _definition
+from tracejit.runtime.entry import _ARRAY_FUNCTIONS, ENTRY, MAX_SLOTS, _definition
 from tracejit.runtime.objects import make_call, slot_offset
 
 
@@ -118,6 +118,11 @@ def test_entries_of_several_dicts():
         (ENTRY.enter, (({},), [], 1), TypeError),
         (ENTRY.make, (Holder(), np.zeros(3, np.int64)), TypeError),
         (ENTRY.make, (Holder(), [1], np.zeros(3, np.int64)), TypeError),
+        (ENTRY.run_on, (), TypeError),
+        (ENTRY.run_on, (np.zeros(3, np.int64),), TypeError),
+        (ENTRY.run_on, (np.zeros(3, np.int64), [1.0]), TypeError),
+        (ENTRY.run_on, (np.zeros(3, np.int64), np.zeros(1), np.zeros(2), 7), TypeError),
+        (ENTRY.run_on, (np.zeros(3, np.int64), np.zeros(1), *[np.zeros(2)] * (MAX_SLOTS + 1)), TypeError),
         (ENTRY.look, (), TypeError),
         (ENTRY.look, ([1], 2), TypeError),
     ],

@@ -416,3 +416,24 @@ def test_stages_are_shared_from_less_on_where_threads_are_awake(costs: list[floa
 
 def test_stages_are_always_shared_without_a_threshold() -> None:
     assert sharing_threshold([_Launch(kernel(FAIL), (), 10, 1.0, 0)], 0.0) == 0.0
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("count", [2, 29])
+def test_running_on_arrays(threads: int, count: int) -> None:
+    """The addresses of arrays are the pointers, in their order, whatever layouts there are."""
+    builder = ProgramBuilder()
+    first, factor = builder.external(count), builder.scalar()
+    for k in range(1, count):
+        slots = [Address(first + k - 1), Address(first + k), factor, 3]
+        builder.add_launch(kernel(STEP), slots, units=3, unit_cost=HEAVY, stage=k)
+    program = builder.build()
+    seen = []
+    for run in (lambda a, s: program.run(addresses(*a), s), lambda a, s: program.run_on(s, *a)):
+        arrays = [np.arange(3.0) + k for k in range(count)]
+        set_num_threads(2)
+        assert run(arrays, np.array([0.5])) == 0
+        set_num_threads(threads)
+        assert run(arrays, np.array([0.25])) == 0
+        seen.append([a.tolist() for a in arrays])
+    assert seen[0] == seen[1]

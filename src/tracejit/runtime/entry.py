@@ -1,12 +1,12 @@
 """The functions through which Python enters native code, made without numba's dispatcher.
 
-`launch(kernel, units, unit_cost, *slots)` and `run(control, pointers, scalars)` compute, `address_of(array)` tells an
-address, `hold(pairs)` compares words of memory with what they were, `look(table, *objects)` lets a kernel read objects,
-`advance(pairs)` counts versions up, `stamp(template, table)` copies an object with its slots, and
-`make(template, table, pointers)` gives the copy an array, too. `alike(dicts, key, value)` looks at an entry of several
-dicts, `enter(dicts, key, value)` sets it. They are built-in functions (CPython's vectorcall convention) from pages of
-LLVM text (`entry_text.py`, `object_text.py`, `replay_text.py`), so that a call costs about 0.1 us. `replay(...)` makes
-one more of them, which does a whole call of a region by a table.
+`launch(kernel, units, unit_cost, *slots)`, `run(control, pointers, scalars)` and `run_on(control, scalars, *arrays)`
+compute, `address_of(array)` tells an address, `hold(pairs)` compares words of memory with what they were, `look(table,
+*objects)` lets a kernel read objects, `advance(pairs)` counts versions up, `stamp(template, table)` copies an object
+with its slots, and `make(template, table, pointers)` gives the copy an array, too. `alike(dicts, key, value)` looks at
+an entry of several dicts, `enter(dicts, key, value)` sets it. They are built-in functions (CPython's vectorcall
+convention) from pages of LLVM text (`entry_text.py`, `object_text.py`, `replay_text.py`), so that a call costs about
+0.1 us. `replay(...)` makes one more of them, which does a whole call of a region by a table.
 In: Python integers, floats and arrays. Out: error codes, addresses, objects.
 Must not know: how a team works or what a program holds, beyond the few words that it reads.
 """
@@ -72,6 +72,7 @@ _METH_FASTCALL = 0x0080
 _FUNCTIONS = {
     "launch": _METH_FASTCALL,
     "run": _METH_FASTCALL,
+    "run_on": _METH_FASTCALL,
     "address_of": _METH_O,
     "hold": _METH_O,
     "advance": _METH_O,
@@ -139,6 +140,7 @@ def _module_text(digest: str) -> str:
         no_workspace=_c_string("tracejit: there is no memory for what a kernel keeps while it runs"),
         launch_usage=_c_string(f"launch(kernel, units, unit_cost, *slots): expected 3 to {MAX_SLOTS + 3} arguments"),
         run_usage=_c_string("run(control, pointers, scalars): expected three arrays"),
+        run_on_usage=_c_string(f"run_on(control, scalars, *arrays): expected 2 to {MAX_SLOTS + 2} arrays"),
         address_usage=_c_string("address_of(array): expected an array"),
         stamp_usage=_c_string("stamp(template, table): expected an object and an array"),
         new_usage=_c_string("make(template, table, pointers): expected an object and two arrays"),
@@ -241,7 +243,7 @@ class Entry:
         llvm.add_symbol(WORKSPACE, native.find(symbols["workspace"]))
         self._replay = _definition("replay", native.find(symbols["replay"]), _METH_FASTCALL)
         bound = [self._bind(name, native.find(symbols[name]), flags) for name, flags in _FUNCTIONS.items()]
-        self.launch, self.run, self.address_of, self.hold, self.advance, *makers = bound
+        self.launch, self.run, self.run_on, self.address_of, self.hold, self.advance, *makers = bound
         self.stamp, self.make, self.look, self.alike, self.enter = makers
         self._check()
 

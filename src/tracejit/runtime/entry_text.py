@@ -37,6 +37,7 @@ declare void @free(ptr)
 
 @launch_usage = internal constant $launch_usage
 @run_usage = internal constant $run_usage
+@run_on_usage = internal constant $run_on_usage
 @address_usage = internal constant $address_usage
 @hold_usage = internal constant $hold_usage
 @stamp_usage = internal constant $stamp_usage
@@ -248,31 +249,9 @@ define internal i64 @run_job(ptr %state, i64 %control, i64 %pointers, i64 %scala
   ret i64 %code
 }
 
-define ptr @run_$digest(ptr %self, ptr %args, i64 %count) {
+; The code of a run of a program, as an object; null with an exception set.
+define internal ptr @run_control(ptr %state, i64 %control, i64 %pointers, i64 %scalars) {
 entry:
-  %state_word = call i64 @data_of(ptr %self)
-  %state = inttoptr i64 %state_word to ptr
-  %three = icmp eq i64 %count, 3
-  br i1 %three, label %look, label %usage
-usage:
-  %refused = call ptr @refuse(ptr %state, ptr @run_usage)
-  ret ptr %refused
-look:
-  %control_object = load ptr, ptr %args
-  %pointers_at = getelementptr ptr, ptr %args, i64 1
-  %pointers_object = load ptr, ptr %pointers_at
-  %scalars_at = getelementptr ptr, ptr %args, i64 2
-  %scalars_object = load ptr, ptr %scalars_at
-  %is_control = call i1 @is_array(ptr %control_object, ptr %state)
-  %is_pointers = call i1 @is_array(ptr %pointers_object, ptr %state)
-  %is_scalars = call i1 @is_array(ptr %scalars_object, ptr %state)
-  %two_arrays = and i1 %is_control, %is_pointers
-  %three_arrays = and i1 %two_arrays, %is_scalars
-  br i1 %three_arrays, label %go, label %usage
-go:
-  %control = call i64 @data_of(ptr %control_object)
-  %pointers = call i64 @data_of(ptr %pointers_object)
-  %scalars = call i64 @data_of(ptr %scalars_object)
   %control_at = inttoptr i64 %control to ptr
   %threads = call i64 @word(ptr %state, i64 $threads)
   %planned = call i64 @word(ptr %control_at, i64 $program_threads)
@@ -306,6 +285,77 @@ done:
   %code = phi i64 [ %short_code, %locked ], [ %long_code, %unlocked ]
   %object = call ptr @PyLong_FromLongLong(i64 %code)
   ret ptr %object
+}
+
+define ptr @run_$digest(ptr %self, ptr %args, i64 %count) {
+entry:
+  %state_word = call i64 @data_of(ptr %self)
+  %state = inttoptr i64 %state_word to ptr
+  %three = icmp eq i64 %count, 3
+  br i1 %three, label %look, label %usage
+usage:
+  %refused = call ptr @refuse(ptr %state, ptr @run_usage)
+  ret ptr %refused
+look:
+  %control_object = load ptr, ptr %args
+  %pointers_at = getelementptr ptr, ptr %args, i64 1
+  %pointers_object = load ptr, ptr %pointers_at
+  %scalars_at = getelementptr ptr, ptr %args, i64 2
+  %scalars_object = load ptr, ptr %scalars_at
+  %is_control = call i1 @is_array(ptr %control_object, ptr %state)
+  %is_pointers = call i1 @is_array(ptr %pointers_object, ptr %state)
+  %is_scalars = call i1 @is_array(ptr %scalars_object, ptr %state)
+  %two_arrays = and i1 %is_control, %is_pointers
+  %three_arrays = and i1 %two_arrays, %is_scalars
+  br i1 %three_arrays, label %go, label %usage
+go:
+  %control = call i64 @data_of(ptr %control_object)
+  %pointers = call i64 @data_of(ptr %pointers_object)
+  %scalars = call i64 @data_of(ptr %scalars_object)
+  %result = call ptr @run_control(ptr %state, i64 %control, i64 %pointers, i64 %scalars)
+  ret ptr %result
+}
+
+; `run` with the scalars before the arrays, whose addresses are the pointers.
+define ptr @run_on_$digest(ptr %self, ptr %args, i64 %count) {
+entry:
+  %block = alloca [$max_slots x i64], align 64
+  %state_word = call i64 @data_of(ptr %self)
+  %state = inttoptr i64 %state_word to ptr
+  %many = sub i64 %count, 2
+  %wrong = icmp ugt i64 %many, $max_slots
+  br i1 %wrong, label %usage, label %head
+usage:
+  %refused = call ptr @refuse(ptr %state, ptr @run_on_usage)
+  ret ptr %refused
+head:
+  %k = phi i64 [ 0, %entry ], [ %next, %fill ]
+  %more = icmp slt i64 %k, %count
+  br i1 %more, label %look, label %go
+look:
+  %object_at = getelementptr ptr, ptr %args, i64 %k
+  %object = load ptr, ptr %object_at
+  %is = call i1 @is_array(ptr %object, ptr %state)
+  br i1 %is, label %fill, label %usage
+fill:
+  ; The first two are no pointers, and written over by those that are.
+  %behind = icmp sge i64 %k, 2
+  %less = sub i64 %k, 2
+  %place = select i1 %behind, i64 %less, i64 0
+  %data = call i64 @data_of(ptr %object)
+  %slot = getelementptr i64, ptr %block, i64 %place
+  store i64 %data, ptr %slot
+  %next = add i64 %k, 1
+  br label %head
+go:
+  %control_object = load ptr, ptr %args
+  %control = call i64 @data_of(ptr %control_object)
+  %scalars_at = getelementptr ptr, ptr %args, i64 1
+  %scalars_object = load ptr, ptr %scalars_at
+  %scalars = call i64 @data_of(ptr %scalars_object)
+  %pointers = ptrtoint ptr %block to i64
+  %result = call ptr @run_control(ptr %state, i64 %control, i64 %pointers, i64 %scalars)
+  ret ptr %result
 }
 
 define ptr @address_of_$digest(ptr %self, ptr %array) {

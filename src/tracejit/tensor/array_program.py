@@ -11,6 +11,7 @@ import numpy as np
 from tracejit.compiler import compile_graph
 from tracejit.ir.graph import Graph
 from tracejit.runtime.arrays import SMALL_BYTES, empty
+from tracejit.runtime.entry import MAX_SLOTS
 from tracejit.runtime.program import LENT
 from tracejit.runtime.team import address_of
 
@@ -21,12 +22,12 @@ NO_NUMBERS = np.zeros(1)
 class ArrayProgram:
     """A compiled graph on arrays."""
 
-    __slots__ = ("homes", "results", "run", "scratch")
+    __slots__ = ("homes", "results", "run", "run_on", "scratch")
 
     def __init__(self, graph: Graph) -> None:
         # With memory for intermediate values of its own each unit would hold as much as its operands.
         compiled = compile_graph(graph, LENT)
-        self.run = compiled.program.run
+        self.run, self.run_on = compiled.program.run, compiled.program.run_on
         self.scratch = max(compiled.arena_bytes, SMALL_BYTES) if compiled.arena_bytes else 0
         self.results = [(out.shape, out.dtype.np) for k, out in enumerate(graph.outputs) if k not in graph.homes]
         self.homes = list(graph.homes.values())
@@ -42,6 +43,8 @@ class ArrayProgram:
         written = [*arrays, *outs, *[arrays[k] for k in self.homes]]
         if self.scratch:
             written.append(empty((self.scratch,), _BYTE))
+        if first is None and len(written) <= MAX_SLOTS:
+            return None if self.run_on(numbers, *written) else outs
         pointers = np.array([address_of(a) for a in written], np.int64)
         if first is not None:
             pointers = np.concatenate((first, pointers))

@@ -167,7 +167,14 @@ def call(composite: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     key: list[Any] = [composite, tracked, get_default_dtype(), PRODUCTS.bfloat16]
     tensors: list[Tensor] = []
     for a in args:
-        if not _look(a, key, tensors):
+        if isinstance(a, Tensor) and type(a._array) is np.ndarray and a._base is None:
+            # As `_look` does, without its call.
+            array = a._array
+            if not array.size:
+                return NO
+            key += (array.shape, a._dtype, a._requires_grad, None if array.flags.c_contiguous else array.strides)
+            tensors.append(a)
+        elif not _look(a, key, tensors):
             return NO
     numbers: list[float] = []
     open_numbers = not tracked and bool(composite.mutates)

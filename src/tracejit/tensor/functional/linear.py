@@ -29,17 +29,17 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     for name, x in (("input", input), ("weight", weight)):
         if not isinstance(x, Tensor):
             raise TypeError(f"linear(): argument '{name}' must be Tensor, not {type(x).__name__}")
+    shape, to = input._shape, weight._shape
     if bias is not None and bias._dtype is not input._dtype:
         raise RuntimeError(f"linear(): input has type {input._dtype.name} but bias has type {bias._dtype.name}")
-    if bias is not None and len(weight._shape) != 2:
-        raise RuntimeError(f"mat2 must be a matrix, got {len(weight._shape)}-D tensor")
-    if len(weight._shape) > 2:
-        raise RuntimeError(f"linear(): weight must be a vector or a matrix, but has shape {list(weight._shape)}")
-    if input._shape and weight._shape and input._shape[-1] != weight._shape[-1]:
-        rows = input.numel() // input._shape[-1] if input._shape[-1] else 0
+    if bias is not None and len(to) != 2:
+        raise RuntimeError(f"mat2 must be a matrix, got {len(to)}-D tensor")
+    if len(to) > 2:
+        raise RuntimeError(f"linear(): weight must be a vector or a matrix, but has shape {list(to)}")
+    if shape and to and shape[-1] != to[-1]:
+        rows = input.numel() // shape[-1] if shape[-1] else 0
         raise RuntimeError(
-            f"mat1 and mat2 shapes cannot be multiplied ({rows}x{input._shape[-1]} and "
-            f"{'x'.join(map(str, reversed(weight._shape)))})"
+            f"mat1 and mat2 shapes cannot be multiplied ({rows}x{shape[-1]} and {'x'.join(map(str, reversed(to)))})"
         )
     return _linear(input, weight, bias)
 
