@@ -11,6 +11,7 @@ import torch
 
 import tracejit as tj
 from tests.programs import same_bits
+from tracejit.nn import functional as F
 from tracejit.trace.region import region_of
 
 SHAPES = [
@@ -107,3 +108,14 @@ def test_short_rows_are_added_up_last() -> None:
         expected = by_columns if places * places < 32 else by_rows
         assert same_bits(x.sum((0, 2, 3)).numpy(), expected.numpy())
         assert not same_bits(by_rows.numpy(), by_columns.numpy())
+
+
+def test_a_norm_of_one_number_everywhere() -> None:
+    """Of rows of one element that all hold the same, the mean is known: it is a tensor all the same."""
+
+    def norm(x: tj.Tensor) -> Any:
+        return F.layer_norm(tj.full((5, 1), 1.5), (1,)) + x
+
+    compiled = tj.compile(norm)
+    for _ in range(4):
+        assert compiled(tj.ones(5, 1)).tolist() == norm(tj.ones(5, 1)).tolist()

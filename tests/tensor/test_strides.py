@@ -38,3 +38,25 @@ def test_results_are_row_major(name: str, kind: tj.dtype) -> None:
     for run in (function, *[compiled] * 4):
         found = run(x)
         assert found.stride() == found.clone().stride() == np.empty(found.shape, np.int8).strides
+
+
+EMPTY: dict[str, Callable[[tj.Tensor], Any]] = {
+    "matmul": lambda x: tj.ones(2, 4, 3) @ x.t(),
+    "add": lambda x: x + 1,
+    "zeros": lambda x: tj.zeros(0, 3),
+    "reshape": lambda x: x.reshape(3, 0, 2),
+    "cat": lambda x: tj.cat([x, x]),
+    "sum": lambda x: x.sum(1),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_tensors_without_elements_have_the_strides_of_pytorch(name: str) -> None:
+    """NumPy's depend on how an array was made."""
+    function = EMPTY[name]
+    compiled = tj.compile(function)
+    x = tj.zeros(0, 3)
+    for run in (function, *[compiled] * 4):
+        found = run(x)
+        steps = np.cumprod([max(n, 1) for n in (*found.shape[1:], 1)][::-1])[::-1].tolist()
+        assert list(found.stride()) == steps

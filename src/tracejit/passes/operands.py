@@ -37,6 +37,10 @@ def _number(node: Node, kind: dtypes.dtype) -> Node | None:
     return value if value.op == SCALAR and fits else None
 
 
+_STANDARDIZED = (0, 1, 2)
+"""The operands of `standardize` that are tensors, whatever they hold."""
+
+
 def numbers_for_fulls(node: Node) -> Node | None:
     """Operands of an elementwise operation that hold one number everywhere become that number."""
     if node.family != "elementwise" or len(node.args) < 2:
@@ -45,7 +49,9 @@ def numbers_for_fulls(node: Node) -> Node | None:
     first = 1 if node.op is ops.where else 0
     args = list(node.args)
     for i in range(first, len(args)):
-        number = None if kind is None else _number(args[i], kind)
+        if kind is None or (node.op is ops.standardize and i in _STANDARDIZED):
+            continue
+        number = _number(args[i], kind)
         if number is not None:
             tried = [*args[:i], number, *args[i + 1 :]]
             if any(not a.is_number for a in tried[first:]) and _shape(tried) == node.shape:
