@@ -23,6 +23,7 @@ JOINS = ["cat", "stack", "where", "matmul", "outer", "linear"]
 COMPOSITES = ["softmax", "log_softmax", "layer_norm", "gelu", "dropout"]
 INDEXING = ["take", "gather", "mask", "index_list", "scatter_add", "one_hot"]
 PYTHON = ["branch", "append", "count", "loop", "number", "read", "exception", "detach", "clone", "noise", "cast"]
+PYTHON += ["best"]
 GRADIENT = ["backward", "grad", "no_grad", "double"]
 
 KINDS = [UNARY, BINARY, REDUCTIONS, VIEWS, IN_PLACE, JOINS, COMPOSITES, INDEXING, PYTHON, GRADIENT]
@@ -57,7 +58,7 @@ programs = st.tuples(
 
 looks = st.builds(
     Instruction,
-    st.sampled_from(["branch", "read"]),
+    st.sampled_from(["branch", "read", "best", "best"]),
     st.integers(0, 7),
     st.integers(0, 7),
     st.integers(0, 5),
@@ -85,7 +86,7 @@ def quiet(program: Any) -> Any:
 
 
 class Machine:
-    """Runs a program; what it keeps from call to call is `log`, `count`, the leaves and its generator."""
+    """Runs a program; what it keeps from call to call is `log`, `count`, `best`, the leaves and its generator."""
 
     def __init__(self, program: Any) -> None:
         self.instructions, self.inputs, self.seed = program
@@ -95,6 +96,7 @@ class Machine:
             leaf.requires_grad_()
         self.log: list[Any] = []
         self.count = 0
+        self.best = 0.0
         self.generator = tj.Generator().manual_seed(self.seed)
 
     def arguments(self, call: int) -> list[tj.Tensor]:
@@ -267,6 +269,8 @@ class Machine:
             return a * (x + self.count * 0.25)
         elif name == "read":
             self.log.append(a.float().sum().item())
+        elif name == "best":
+            return self.against_best(a, k)
         elif name == "exception":
             a.reshape(7, 7, 7)
         elif name == "detach":
@@ -279,6 +283,17 @@ class Machine:
             return a.to([tj.float32, tj.int64, tj.float64, tj.bool, tj.float16, tj.bfloat16][k])
         return None
 
+    def against_best(self, a: Any, k: int) -> Any:
+        """Compare a value with the best so far, which changes; the arms are alike or not."""
+        value = a.float().sum().item()
+        better = value > self.best if k % 2 else value < self.best * 0.5 + 1
+        if better:
+            self.best = value
+            return None if k < 2 else a * 2
+        if k == 5:
+            self.best = self.best - 0.5
+        return None if k < 4 else a + 1
+
     def state(self) -> list[Any]:
         """Everything that lives on."""
         return [
@@ -286,6 +301,7 @@ class Machine:
             [leaf.grad for leaf in self.leaves],
             self.log,
             self.count,
+            self.best,
             self.generator.get_state(),
             tj.get_rng_state(),
         ]

@@ -392,7 +392,7 @@ def _translate(
     """Compile the program of a segment, which gives what is asked for with its `ends` and what a lean tape keeps."""
     for event in events:
         exe.inputs.extend(event.binds)
-    exe.numbers = [(n.index, n.kind) for n in scalars_of(events)]
+    exe.numbers = scalars_of(events, ends)
     ends.homes = [(root, last) for root, last in memory.final.items() if root in memory.external]
     place = {slot: i for i, slot in enumerate(exe.inputs)}
     exe.mutated = [place[root] for root, _ in ends.homes]

@@ -27,7 +27,7 @@ from tracejit.symbols import Trail
 from tracejit.template import Template
 from tracejit.tensor.gpu import gpu_side
 from tracejit.trace.background import GRAPH, Elsewhere
-from tracejit.trace.expected import Expected, check_of
+from tracejit.trace.expected import Expected, check_of, given_in
 from tracejit.trace.tree import Event, Number, Static
 
 _SIZES = frozenset(("shape", "size", "start", "length"))
@@ -201,24 +201,26 @@ def make_graph(
     for root, last in ends.homes:
         homes[len(outputs)] = slots[root]
         outputs.append(nodes[last])
-    kinds = [n.kind for n in scalars]
+    looked_at = given_in(ends.expected)
+    numbers = {index: ir.scalar(len(scalars) + k, kind) for k, (index, kind) in enumerate(looked_at)}
+    kinds = [*(n.kind for n in scalars), *(kind for _, kind in looked_at)]
     given = sorted({v for v in values if isinstance(v, ir.Node)}, key=lambda n: n.attrs[0])
     kinds += [v.attrs[1] for v in given]
-    checks += [check_of(one, nodes) for one in ends.expected]
+    checks += [check_of(one, nodes, numbers) for one in ends.expected]
     rest = {} if making is None else making.rest
     graph = Graph(tuple(inputs), tuple(kinds), tuple(outputs), homes, name, lines, labels, rest)
     return graph.checking(checks) if checks else graph
 
 
-def scalars_of(events: list[Event]) -> list[Number]:
-    """The run-time numbers of a segment, in the order of its graph's scalars."""
+def scalars_of(events: list[Event], ends: Ends) -> list[tuple[int, str]]:
+    """Index and kind of the run-time numbers of a segment, in the order of its graph's scalars."""
     found: dict[Number, None] = {}
     for event in events:
         for step in event.steps:
             for a in step.args:
                 if type(a) is Number and a.varies and not a.fixed:
                     found[a] = None
-    return list(found)
+    return [*((n.index, n.kind) for n in found), *given_in(ends.expected)]
 
 
 @dataclass(slots=True)
@@ -357,7 +359,7 @@ class Structures:
             return None
         family.seen[1:] = [*family.seen[1:], shape.free][-_SIGHTINGS + 1 :]
         trail = Trail()
-        values, symbols, numbers = _opened(family.seen, shape, trail, len(scalars_of(events)))
+        values, symbols, numbers = _opened(family.seen, shape, trail, len(scalars_of(events, ends)))
         if not symbols and not numbers:
             return None
         return Template(make_graph(events, ends, shape, name, values), trail, len(numbers)), symbols, numbers

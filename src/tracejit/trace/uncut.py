@@ -11,27 +11,37 @@ before its end: what Python only stores it stores then, and what it decides on, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor
 from tracejit.trace.eager import EAGER
+from tracejit.trace.expected import Form
 from tracejit.trace.follower import Follower
 from tracejit.trace.recorder import Recorder
 from tracejit.trace.repeat import materialise
-from tracejit.trace.tree import Segment, path
+from tracejit.trace.tree import Segment, Stop, path
 from tracejit.trace.verify import evaluate
 
 
 class Uncut(Segment):
     """A segment that is a whole call.
 
-    `seen` are the values that Python read, by slot; `broken` says why the call could not be recorded as one.
+    `seen` are the values that Python read, by slot; `broken` says why the call could not be recorded as one. `count` is
+    how many numbers operations take. What numbers that change decided in that call is not known: `latest` are the
+    values that were read in a later call, `left` whether that one took another way, and `outcomes` how such numbers
+    decided in one that did not, by what forms have in common. `guessed` is how they are taken to have decided.
     """
 
     def __init__(self, region: Any) -> None:
         super().__init__(region, 0)
         self.seen: dict[int, Any] = {}
+        self.latest: dict[int, Any] = {}
+        self.left = False
+        self.outcomes: dict[Form, bool] = {}
+        self.guessed: dict[Form, bool] = {}
+        self.count = 0
         self.broken = ""
         self.complete = False
 
@@ -72,15 +82,23 @@ class UncutRecorder(Recorder):
     def finish(self) -> None:
         """The call is done."""
         super().finish()
-        self.segment.complete = True
+        self.segment.complete, self.segment.count = True, self.numbers
         if self.gpu:
             self.segment.broken = "values of a GPU are read"
 
 
 class UncutFollower(Follower):
-    """Follows a whole call; a value that Python reads is computed eagerly, beside what is pending."""
+    """Follows a whole call; a value that Python reads is computed eagerly, beside what is pending.
+
+    `given` are the numbers that the program looks at, behind those of the operations.
+    """
 
     grows = False
+
+    def __init__(self, segment: Uncut, given: Sequence[Any]) -> None:
+        super().__init__(segment.region, segment.root)
+        self.segment, self.given = segment, given
+        segment.latest, segment.left = {}, False
 
     def read(self, t: Tensor) -> Any:
         """The memory of a tensor, or what it will be."""
@@ -91,10 +109,19 @@ class UncutFollower(Follower):
             return self.leave("read", None, (), [t], []).read(t)
         events = path(self.last)
         outside = {slot: self.values[slot]._array for event in events for slot in event.binds}
-        return evaluate(events, outside, self.numbers)[slot]
+        found = evaluate(events, outside, self.numbers)[slot]
+        if found.size == 1:
+            self.segment.latest[slot] = found.item()
+        return found
+
+    def commit(self, stop: Stop) -> None:
+        """Run the program."""
+        self.numbers += self.given
+        super().commit(stop)
 
     def leave(self, *call: Any) -> Any:
         """Compute eagerly what was matched; the rest of the call is eager, too."""
+        self.segment.left = True
         self.region.account.start_exit()
         materialise(self)
         self.region.calls.side_exits += 1

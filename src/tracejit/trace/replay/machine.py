@@ -459,8 +459,9 @@ class Machine:
             raise (Midway if self.session.uncut is None else Unproven)(Later.complaint, Later.fix)
         return kind_of(x.form) == "b"
 
-    @staticmethod
-    def _form(x: Any) -> Form | None:
+    def _form(self, x: Any) -> Form | None:
+        if type(x) is Sym:
+            return self.session.form_of(x)
         return x.form if type(x) is Later else number_form(x)
 
     def tensor_operation(self, function: Any, *args: Any) -> Any:

@@ -9,6 +9,7 @@ from tracejit.runtime.blocks import BLOCKS
 from tracejit.runtime.collection import without_collections
 from tracejit.tensor.tensor import Tensor
 from tracejit.trace.executable import Executable
+from tracejit.trace.expected import evaluate, likeness, reads_in
 from tracejit.trace.follower import Follower
 from tracejit.trace.matcher import MISS
 from tracejit.trace.replay.guards import READERS, Guard
@@ -227,7 +228,7 @@ class Prover:
         if uncut.obstacle is not None:
             self._part(uncut.obstacle)
             return None
-        proof, found = self._prove(uncut, args, kwargs)
+        proof, found = self._prove_whole(uncut, args, kwargs)
         if proof is None:
             self._note(found)
             if self.failures >= PATIENCE:
@@ -239,7 +240,25 @@ class Prover:
         if (end.reads, end.expected) != (reads, expected):
             end.reads, end.expected = reads, expected
             end.programs.clear()
-        return self._try(proof, UncutFollower(self.region, uncut.root))
+        return self._try(proof, UncutFollower(uncut, [value for _, value in proof.session.given.values()]))
+
+    def _prove_whole(
+        self, uncut: Uncut, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Proof | None, list[tuple[str, Unproven]]]:
+        """A proof of a whole call. Where it does something else than what was recorded, a number that changes may have
+        decided otherwise then than it seems now.
+        """
+        known = uncut.outcomes.copy()
+        while True:
+            uncut.guessed = {}
+            proof, obstacles = self._prove(uncut, args, kwargs)
+            if proof is not None or not uncut.guessed:
+                break
+            last, outcome = uncut.guessed.popitem()
+            uncut.outcomes[last] = not outcome
+        if proof is None:
+            uncut.outcomes = known
+        return proof, obstacles
 
     def _note(self, obstacles: list[tuple[str, Unproven]]) -> None:
         self.failures += 1
@@ -274,6 +293,7 @@ class Prover:
                 # not always the next but one.
                 self._tell([("?", e)])
                 self.wait = 1 + self.tries % 3
+                self._learn(proof)
             return
         self.obstacles = []
         self.hints |= {
@@ -286,6 +306,21 @@ class Prover:
         # Replays have no use for what operations left, one by one.
         BLOCKS.release()
         self._put_first()
+
+    def _learn(self, proof: Proof) -> None:
+        """A whole call was refused that did what was recorded: the numbers that it decides with change, or decide
+        otherwise than it seemed.
+        """
+        session = proof.session
+        uncut = session.uncut
+        if uncut is None or uncut.left:
+            return
+        for guard in list(proof.world.guards.values()):
+            if guard.kind in READERS and not guard.holds():
+                self._changes(guard)
+        for form, _ in session.expected:
+            if all(slot in uncut.latest for slot in reads_in(form)):
+                uncut.outcomes[likeness(form)] = bool(evaluate(form, uncut.latest, session.given_now()))
 
     def _without(self, one: Landed, passing: Set[int]) -> Landed:
         """The segment with a program that does not give the tensors that nobody gets from a replay."""

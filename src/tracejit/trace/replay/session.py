@@ -10,7 +10,7 @@ from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import OWED
 from tracejit.tensor.tensor import Tensor, on_gpu, pending, set_requires_grad
-from tracejit.trace.expected import Expected, evaluate
+from tracejit.trace.expected import Expected, Form, evaluate, given_form, likeness, takes_given
 from tracejit.trace.ranges import in_range
 from tracejit.trace.replay.symbols import Later, Midway, Source, Sym, Unproven
 from tracejit.trace.replay.world import World
@@ -44,6 +44,8 @@ class Shadow:
         self.world = world
         self.uncut = uncut
         self.expected: dict[Expected, None] = {}
+        self.given: dict[str, tuple[int, Any]] = {}
+        """By their text, the numbers from outside that values are compared with: index and what they are now."""
         self.segments: list[Matched] = []
         self.drawn: dict[int, tuple[Any, int]] = {}
         self.reads: list[tuple[Any, int, Any, str]] = []
@@ -394,9 +396,25 @@ class Shadow:
             x = self.item(x)
         if x.form is None:
             raise Unproven(Later.complaint, Later.fix)
-        outcome = bool(evaluate(x.form, self.uncut.seen))
+        alike = likeness(x.form)
+        outcome = self.uncut.outcomes.get(alike) if takes_given(x.form) else None
+        if outcome is None:
+            outcome = bool(evaluate(x.form, self.uncut.seen, self.given_now()))
+            if takes_given(x.form):
+                self.uncut.guessed[alike] = outcome
         self.expected[Expected(x.form, outcome)] = None
         return outcome
+
+    def given_now(self) -> dict[int, Any]:
+        """The numbers that the call finds, by index."""
+        return dict(self.given.values())
+
+    def form_of(self, x: Sym) -> Form | None:
+        """The form of a number from outside, which the program of a whole call gets behind those of its operations."""
+        if self.uncut is None:
+            return None
+        index, _ = self.given.setdefault(x.text, (self.uncut.count + len(self.given), x.value))
+        return given_form(x.value, index)
 
     def finish(self) -> None:
         """The abstract run is done."""
@@ -404,6 +422,7 @@ class Shadow:
         if stop is None:
             raise Unproven(STRUCTURE)
         self.at.stop = stop
+        self.at.numbers += [(value, text) for text, (_, value) in self.given.items()]
 
     def _refuse_eager(self, what: Any) -> None:
         cut = self.at.place.cut
