@@ -136,3 +136,22 @@ def test_a_threshold_that_is_set_from_outside():
 def test_few_programs_are_made_for_a_threshold_that_changes():
     region = both(lambda: tracker(best, best=math.inf), 60, 25)
     assert region.compiles <= 4
+
+
+def test_whole_numbers_beyond_64_bits_are_followed():
+    def make():
+        now = {"most": 0}
+
+        def f(x):
+            n = (x > 0).sum().item()
+            if n > now["most"]:
+                return x * 2, n
+            return x + 1, n
+
+        def args(i):
+            now["most"] = [1, 2, 3, 4, 2, 1, 2**64 + 1, 2**63, -(2**63), -(2**64)][i % 10 if i > 60 else i % 6]
+            return (arr(i % 5, 7),)
+
+        return f, args, lambda: [now]
+
+    both(make, 120, 20)

@@ -414,6 +414,9 @@ class Shadow:
         if self.uncut is None:
             return None
         index, _ = self.given.setdefault(x.text, (self.uncut.count + len(self.given), x.value))
+        if type(x.value) is int:
+            # What a program's whole numbers hold.
+            self.world.listing.require(f"-(2**63) <= {x.text} < 2**63")
         return given_form(x.value, index)
 
     def finish(self) -> None:
