@@ -34,19 +34,17 @@ from tracejit.ops import Op, ops
 from tracejit.runtime.arrays import SMALL_BYTES, copied, empty, placed
 from tracejit.runtime.build import build
 from tracejit.runtime.cuda.array import DeviceArray, OnGpu
-from tracejit.runtime.entry import MAX_SLOTS
-from tracejit.runtime.team import address_of, launch
+from tracejit.runtime.team import launch
 from tracejit.schedule.cost import BLOCK, COLUMN_ROWS
 from tracejit.schedule.plan import make_plan
 from tracejit.shapes import broadcast_all
 
-SILENT: Any = None
 silence: Any = None
 restore: Any = None
 try:
     from numpy._core._ufunc_config import _extobj_contextvar, _make_extobj  # type: ignore[attr-defined]
 except ImportError:  # a NumPy that keeps this elsewhere: the public way, 0.8 us dearer
-    SILENT = None
+    SILENT: Any = None
 else:
     # Setting the context variable by hand costs 0.1 us, `np.errstate` 0.9 us.
     SILENT = _make_extobj(all="ignore")
@@ -365,10 +363,6 @@ programs: dict[Any, _Single] = {}
 NO_SCALARS = np.zeros(1, np.int64)
 
 
-def _addresses(arrays: list[Any]) -> np.ndarray:
-    return np.array([address_of(a) for a in arrays], np.int64)
-
-
 def _run_program(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     numbers: list[Any] = []
     key: Any
@@ -402,7 +396,7 @@ def _run_program(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     outs = [empty(shape, kind) for shape, kind in found.results]
     arrays += outs
     scalars = np.array([word(number) for number in numbers], np.int64) if numbers else NO_SCALARS
-    if found.run_on(scalars, *arrays) if len(arrays) <= MAX_SLOTS else found.program.run(_addresses(arrays), scalars):
+    if found.run_on(scalars, *arrays):
         # The record's function looks at the places again and says which is wrong.
         _numpy(op, args, attrs)
         raise IndexError(f"{op.name}: index out of range")

@@ -419,7 +419,7 @@ def test_stages_are_always_shared_without_a_threshold() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("count", [2, 29])
+@pytest.mark.parametrize("count", [2, 29, 40])
 def test_running_on_arrays(threads: int, count: int) -> None:
     """The addresses of arrays are the pointers, in their order, whatever layouts there are."""
     builder = ProgramBuilder()

@@ -46,10 +46,10 @@ from tracejit.kernels.threads import (
 )
 from tracejit.runtime.blocks import BLOCKS
 from tracejit.runtime.build import Kernel, build
-from tracejit.runtime.entry import ENTRY, OTHER_THREADS
+from tracejit.runtime.entry import ENTRY, MAX_SLOTS, OTHER_THREADS
 from tracejit.runtime.pages import LARGE, pages
 from tracejit.runtime.shares import Segment, Task, segment, sharing_threshold
-from tracejit.runtime.team import TEAM, aligned_words
+from tracejit.runtime.team import TEAM, address_of, aligned_words
 
 _ALIGNMENT = 64
 _TRIED_NS = 1_000_000.0
@@ -405,7 +405,9 @@ class Program:
         return code
 
     def run_on(self, scalars: np.ndarray, *arrays: np.ndarray) -> int:
-        """`run` on arrays, at most `MAX_SLOTS`, whose addresses are the pointers. Cost: less than half of it."""
+        """`run` on arrays, whose addresses are the pointers. Cost: up to `MAX_SLOTS` of them less than half of it."""
+        if len(arrays) > MAX_SLOTS:
+            return self.run(np.array([address_of(a) for a in arrays], np.int64), scalars)
         code = self._run_on(self._control, scalars, *arrays)
         while code == OTHER_THREADS:
             self._use_layout()

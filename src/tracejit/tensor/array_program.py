@@ -11,7 +11,6 @@ import numpy as np
 from tracejit.compiler import compile_graph
 from tracejit.ir.graph import Graph
 from tracejit.runtime.arrays import SMALL_BYTES, empty
-from tracejit.runtime.entry import MAX_SLOTS
 from tracejit.runtime.program import LENT
 from tracejit.runtime.team import address_of
 
@@ -43,9 +42,7 @@ class ArrayProgram:
         written = [*arrays, *outs, *[arrays[k] for k in self.homes]]
         if self.scratch:
             written.append(empty((self.scratch,), _BYTE))
-        if first is None and len(written) <= MAX_SLOTS:
+        if first is None:
             return None if self.run_on(numbers, *written) else outs
-        pointers = np.array([address_of(a) for a in written], np.int64)
-        if first is not None:
-            pointers = np.concatenate((first, pointers))
+        pointers = np.concatenate((first, [address_of(a) for a in written]))
         return None if self.run(pointers, numbers) else outs

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tracejit.devices import CPU, device
+from tracejit.dtypes import dtype
 from tracejit.eager import run_op
 from tracejit.eager_few import run_pair, run_reduced, run_single
 from tracejit.ops.record import Op, install, ops
@@ -21,11 +22,11 @@ ndarray = np.ndarray
 new = Tensor.__new__
 
 
-def wrap(array: Any) -> Tensor:
-    """A leaf tensor on an array."""
+def wrap(array: Any, kind: dtype | None = None) -> Tensor:
+    """A leaf tensor on an array, whose type need not be looked up where it is known."""
     t: Tensor = new(Tensor)
     t._array = array
-    t._dtype = _BY_NUM[array.dtype.num]
+    t._dtype = _BY_NUM[array.dtype.num] if kind is None else kind
     t._requires_grad = False
     t._node = t._grad = t._cell = t._base = t._hooks = None
     return t
@@ -70,6 +71,13 @@ def apply_pair(op: Op, x: Tensor, y: Tensor) -> Any:
     return out
 
 
+def _follow(op: Op, x: Tensor, attrs: tuple[Any, ...], out: Tensor) -> None:
+    """Enter what was made of a tensor that has a history, or may have got one by what it shows."""
+    current(x)
+    if x._requires_grad and state.grad_enabled and op.rules:
+        enter(op, (x,), attrs, (out,), 1)
+
+
 def apply_single(op: Op, x: Tensor) -> Any:
     """`apply` for an elementwise record on one tensor: the same, by the shortest way."""
     session = state.session
@@ -78,10 +86,8 @@ def apply_single(op: Op, x: Tensor) -> Any:
         return apply(op, (x,), ())
     found = run_single(op, array)
     out = wrap(found if found.flags.c_contiguous else np.ascontiguousarray(found))
-    if x._base is not None:
-        current(x)
-    if x._requires_grad and state.grad_enabled and op.rules:
-        enter(op, (x,), (), (out,), 1)
+    if x._base is not None or x._requires_grad:
+        _follow(op, x, (), out)
     return out
 
 
@@ -91,10 +97,8 @@ def apply_reduction(op: Op, x: Tensor, dim: int) -> Any:
     if state.session is not None or type(array) is not ndarray:
         return apply(op, (x,), (dim,))
     out = wrap(run_reduced(op, array, dim))
-    if x._base is not None:
-        current(x)
-    if x._requires_grad and state.grad_enabled and op.rules:
-        enter(op, (x,), (dim,), (out,), 1)
+    if x._base is not None or x._requires_grad:
+        _follow(op, x, (dim,), out)
     return out
 
 
@@ -110,23 +114,11 @@ def apply_view(op: Op, x: Tensor, attrs: tuple[Any, ...]) -> Any:
         found = op.numpy(array, *attrs)
     except ValueError:
         return compute(op, (x,), attrs)
-    if x._base is not None:
-        current(x)
-    out = shown(x, found if type(found) is ndarray else np.asarray(found))
+    out = wrap(found if type(found) is ndarray else np.asarray(found), x._dtype)
     attach(op, x, attrs, out)
-    if x._requires_grad and state.grad_enabled and op.rules:
-        enter(op, (x,), attrs, (out,), 1)
+    if x._base is not None or x._requires_grad:
+        _follow(op, x, attrs, out)
     return out
-
-
-def shown(x: Tensor, array: Any) -> Tensor:
-    """A leaf tensor on an array of another's type."""
-    t: Tensor = new(Tensor)
-    t._array = array
-    t._dtype = x._dtype
-    t._requires_grad = False
-    t._node = t._grad = t._cell = t._base = t._hooks = None
-    return t
 
 
 def compute_array(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:

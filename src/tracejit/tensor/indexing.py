@@ -16,7 +16,7 @@ from tracejit import dtypes
 from tracejit.ops.record import Op, ops
 from tracejit.shapes import broadcast_all, check_expand
 from tracejit.tensor.conversion import tensor
-from tracejit.tensor.dispatch import apply, apply_view, beside, shaped, show, shown, wrap
+from tracejit.tensor.dispatch import apply, apply_view, beside, shaped, show, wrap
 from tracejit.tensor.host import host
 from tracejit.tensor.inplace import assign
 from tracejit.tensor.promote import to_dtype
@@ -191,23 +191,16 @@ _WHOLE = (int, type(None))
 
 def _named(index: Any) -> Any:
     """What tells apart a subscript of numbers and slices of numbers, None and ...; None for one of anything else."""
-    kind = type(index)
-    if kind is int:
+    if type(index) is int:
         return index
-    if kind is slice:
-        if type(index.start) in _WHOLE and type(index.stop) in _WHOLE and type(index.step) in _WHOLE:
-            return "slice", index.start, index.stop, index.step
-        return None
-    if kind is not tuple:
-        return None
     names: list[Any] = []
-    for item in index:
-        kind = type(item)
-        if kind is slice:
-            names += (item.start, item.stop, item.step, "slice")
-            if type(item.start) not in _WHOLE or type(item.stop) not in _WHOLE or type(item.step) not in _WHOLE:
+    for item in index if type(index) is tuple else (index,):
+        if type(item) is slice:
+            ends = item.start, item.stop, item.step
+            if not all(type(end) in _WHOLE for end in ends):
                 return None
-        elif kind is int or item is None or item is ...:
+            names += (*ends, "slice")
+        elif type(item) is int or item is None or item is ...:
             names.append(item)
         else:
             return None
@@ -236,7 +229,7 @@ def _view_now(x: Tensor, index: Any) -> Tensor | None:
         return None
     items, to, steps = plan
     found = array[items] if to is None else array[items].reshape(to)
-    out = shown(x, found)
+    out = wrap(found, x._dtype)
     show(x, steps, out)
     return out
 

@@ -9,19 +9,17 @@ from typing import Any
 import numpy as np
 
 from tracejit.dtypes import bfloat16, dtype
+from tracejit.eager import LARGE
 from tracejit.ops.record import ops
 from tracejit.runtime.arrays import placed
 from tracejit.shapes import broadcast_all, check_expand, infer_reshape, normalize_dim, view_strides
 from tracejit.tensor.casting import WIDEST, call_cast
-from tracejit.tensor.dispatch import apply, apply_view, shaped, shown, wrap
+from tracejit.tensor.dispatch import apply, apply_view, shaped, wrap
 from tracejit.tensor.host import host
 from tracejit.tensor.promote import result_type, to_dtype
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import current
 from tracejit.tensor.tensor import Tensor, method
-
-_FEW = 1 << 15
-"""Elements up to which NumPy joins tensors; of more, threads do it."""
 
 
 def ints(args: tuple[Any, ...], what: str) -> tuple[int, ...]:
@@ -407,35 +405,32 @@ def _arrays_now(tensors: Any) -> list[Any] | None:
             return None
         arrays.append(x._array)
         elements += x._array.size
-    return None if elements > _FEW or kind is bfloat16 else arrays
+    # What is large threads join.
+    return None if elements >= LARGE or kind is bfloat16 else arrays
 
 
-def _cat_now(tensors: Any, dim: Any) -> Tensor | None:
-    """`cat` by NumPy, where that does the same; None elsewhere, and where there is something to say."""
-    arrays = _arrays_now(tensors)
-    if arrays is None or type(dim) is not int:
-        return None
+def _joined(arrays: list[Any], dim: int, kind: dtype) -> Tensor | None:
+    """Arrays joined by NumPy; None where there is something to say."""
     try:
         joined = np.concatenate(arrays, dim)
     except ValueError:
         return None
-    return shown(tensors[0], placed(joined if joined.flags.c_contiguous else np.ascontiguousarray(joined)))
+    return wrap(placed(joined if joined.flags.c_contiguous else np.ascontiguousarray(joined)), kind)
+
+
+def _cat_now(tensors: Any, dim: Any) -> Tensor | None:
+    """`cat` by NumPy, where that does the same; None elsewhere."""
+    arrays = _arrays_now(tensors)
+    return None if arrays is None or type(dim) is not int else _joined(arrays, dim, tensors[0]._dtype)
 
 
 def _stack_now(tensors: Any, dim: Any) -> Tensor | None:
-    """`stack` by NumPy, where that does the same; None elsewhere, and where there is something to say."""
+    """`stack` by NumPy, where that does the same; None elsewhere."""
     arrays = _arrays_now(tensors)
-    if arrays is None or type(dim) is not int:
+    if arrays is None or type(dim) is not int or not -arrays[0].ndim - 1 <= dim <= arrays[0].ndim:
         return None
-    n = arrays[0].ndim
-    if not -n - 1 <= dim <= n:
-        return None
-    before = (slice(None),) * (dim + n + 1 if dim < 0 else dim)
-    try:
-        joined = np.concatenate([a[(*before, None)] for a in arrays], dim)
-    except ValueError:
-        return None
-    return shown(tensors[0], placed(joined if joined.flags.c_contiguous else np.ascontiguousarray(joined)))
+    before = (slice(None),) * (dim % (arrays[0].ndim + 1))
+    return _joined([a[(*before, None)] for a in arrays], dim, tensors[0]._dtype)
 
 
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Any:

@@ -223,9 +223,11 @@ class Tensor:
     def stride(self, dim: int | None = None) -> Any:
         """Steps between neighbours along each dimension, in elements."""
         shape = self._shape
-        if self._array is None or 0 in shape:
+        if 0 in shape:
             # NumPy has other steps for arrays without elements, depending on how they were made.
-            strides = (self._strides if 0 not in shape else None) or contiguous_strides(shape)
+            strides = contiguous_strides(shape)
+        elif self._array is None:
+            strides = self._strides or contiguous_strides(shape)
         else:
             strides = tuple(s // self._dtype.itemsize for s in self._array.strides)
         return strides if dim is None else strides[dim]

@@ -396,11 +396,12 @@ class Shadow:
             x = self.item(x)
         if x.form is None:
             raise Unproven(Later.complaint, Later.fix)
-        alike = likeness(x.form)
-        outcome = self.uncut.outcomes.get(alike) if takes_given(x.form) else None
-        if outcome is None:
-            outcome = bool(evaluate(x.form, self.uncut.seen, self.given_now()))
-            if takes_given(x.form):
+        outcome = bool(evaluate(x.form, self.uncut.seen, self.given_now()))
+        if takes_given(x.form):
+            alike = likeness(x.form)
+            if alike in self.uncut.outcomes:
+                outcome = self.uncut.outcomes[alike]
+            else:
                 self.uncut.guessed[alike] = outcome
         self.expected[Expected(x.form, outcome)] = None
         return outcome
