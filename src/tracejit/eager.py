@@ -337,7 +337,7 @@ def _run_elementwise(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> A
 class _Single:
     """The program of one operation on operands of one layout, and what its results are."""
 
-    __slots__ = ("program", "results", "run_on")
+    __slots__ = ("results", "run_on")
 
     def __init__(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> None:
         inputs: list[Node] = []
@@ -354,7 +354,6 @@ class _Single:
         out = nodes.make(op, tuple(operands), attrs)
         outs = (out,) if isinstance(out.aval, Aval) else tuple(nodes.item(out, k) for k in range(len(out.aval or ())))
         compiled = compile_graph(Graph(tuple(inputs), tuple(scalars), outs, name=op.name))
-        self.program = compiled.program
         self.run_on = compiled.program.run_on
         self.results = [(o.shape, o.dtype.np) for o in outs]
 

@@ -196,10 +196,11 @@ def _named(index: Any) -> Any:
     names: list[Any] = []
     for item in index if type(index) is tuple else (index,):
         if type(item) is slice:
-            ends = item.start, item.stop, item.step
-            if not all(type(end) in _WHOLE for end in ends):
+            start, stop, step = item.start, item.stop, item.step
+            # A generator over the three would take as long as all else here.
+            if type(start) not in _WHOLE or type(stop) not in _WHOLE or type(step) not in _WHOLE:
                 return None
-            names += (*ends, "slice")
+            names += (start, stop, step, "slice")
         elif type(item) is int or item is None or item is ...:
             names.append(item)
         else:
