@@ -92,6 +92,40 @@ def test_times_and_counts(result: dict[str, Any]) -> None:
     assert result["versions"]["fake"] == "1"
 
 
+def test_whoever_measures_the_machine_is_ready_before_anybody_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its imports and compilers took both CPUs in the first rounds, and steps took twice their time."""
+    said: list[str] = []
+    answers = {
+        "cold": {"seconds": [1e-3], "versions": {}},
+        "info": {"step_mib": 1.0},
+        "check": {},
+    }
+
+    class Child:
+        def __init__(self, module: str, options: Any, threads: int, cache: Path) -> None:
+            self.who = "meter" if module == roofline.MODULE else "framework"
+
+        def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
+            if command == "time":
+                said.append(self.who)
+            if command == "check":
+                np.savez(arguments["file"], result=np.zeros(1))
+            rates = {"gflops": 1.0, "copy": 1.0, "triad": 1.0}
+            return answers.get(command) or (rates if self.who == "meter" else {"median": 1e-3})
+
+        def close(self) -> None:
+            said.append(f"{self.who} closed")
+
+    monkeypatch.setattr(runner, "Process", Child)
+    monkeypatch.setattr(roofline, "in_process", lambda threads: {"gflops": 1.0})
+    workload = SimpleNamespace(name="one", about="", frameworks=("compiled",), calls=1, random=False, tolerance=0)
+    runner.run(runner.Plan(Path(), [workload], ("compiled",), threads=1, rounds=2, seconds=0.0))
+    assert said[0] == "meter"
+    assert said.count("meter") == 3
+    assert said.index("framework") > said.index("meter")
+    assert said[-1] == "meter closed"
+
+
 def test_the_floor_is_that_of_the_rounds(result: dict[str, Any]) -> None:
     found = result["workloads"]["right"]
     assert len(found["rates"]) == len(found["floors"]) == len(found["frameworks"]["compiled"]["rounds"]) == 2

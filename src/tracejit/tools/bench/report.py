@@ -94,6 +94,18 @@ def _row(name: str, workload: Result, columns: list[str]) -> list[str]:
     ]
 
 
+def line(name: str, workload: Result) -> str:
+    """A workload in few words, for who watches a run; a run that is stopped has said what it found.
+
+    >>> line("sum", {"frameworks": {"compiled": {"median": 1e-3}, "torch": {"median": 3e-3}}, "target": 2.0})
+    'sum: compiled 1 ms, torch 3 ms; 3.00x, 2x met'
+    """
+    frameworks = workload["frameworks"]
+    shown = ", ".join(f"{f} {table.seconds(found['median'])}" for f, found in frameworks.items() if "median" in found)
+    times, target = ratio(frameworks), _target(workload)
+    return f"{name}: {shown}" + ("" if times is None else f"; {times:.2f}x") + ("" if target == "-" else f", {target}")
+
+
 def rows(result: Result) -> tuple[list[str], list[list[str]]]:
     """The table's header and its rows, sorted so that what tracejit loses stands on top."""
     workloads = result["workloads"]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from tracejit.tools import timing
-from tracejit.tools.bench import roofline
+from tracejit.tools.bench import report, roofline
 from tracejit.tools.bench.equality import bit_difference, far_difference
 from tracejit.tools.bench.process import Process, WorkerError
 
@@ -81,15 +81,20 @@ def run(plan: Plan) -> dict[str, Any]:
         plan.say(f"the machine is busy (load {facts['load']}): expect wrong figures, above all for spinning threads")
     plan.say("measuring what the machine can do at best")
     moments = [roofline.in_process(plan.threads)]
-    for done, workload in enumerate(plan.workloads, 1):
-        frameworks = [f for f in plan.frameworks if f in workload.frameworks and installed(f)]
-        with tempfile.TemporaryDirectory(prefix="tracejit-bench-") as scratch:
-            results[workload.name] = _Session(plan, workload, frameworks, Path(scratch), versions).run()
-        if done % BETWEEN == 0 or done == len(plan.workloads):
-            moments.append(roofline.in_process(plan.threads))
+    with tempfile.TemporaryDirectory(prefix="tracejit-bench-") as cache:
+        meter = _start_meter(plan.threads, Path(cache))
+        try:
+            for done, workload in enumerate(plan.workloads, 1):
+                frameworks = [f for f in plan.frameworks if f in workload.frameworks and installed(f)]
+                with tempfile.TemporaryDirectory(prefix="tracejit-bench-") as scratch:
+                    found = _Session(plan, workload, frameworks, Path(scratch), versions, meter).run()
+                results[workload.name] = found | _expectations(workload, found)
+                plan.say(report.line(workload.name, results[workload.name]))
+                if done % BETWEEN == 0 or done == len(plan.workloads):
+                    moments.append(roofline.in_process(plan.threads))
+        finally:
+            meter.close()
     rates = roofline.best(moments)
-    for workload in plan.workloads:
-        results[workload.name] |= _expectations(workload, results[workload.name])
     return {
         "machine": facts,
         "rates": rates,
@@ -98,6 +103,20 @@ def run(plan: Plan) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), **versions},
         "workloads": results,
     }
+
+
+def _start_meter(threads: int, cache: Path) -> Process:
+    """The process that measures the machine in each round, once it has imported and compiled what it needs.
+
+    That takes both CPUs for a second or two, in which nobody else may be timed.
+    """
+    meter = Process(roofline.MODULE, ["--serve"], threads, cache)
+    try:
+        meter.ask("time")
+    except WorkerError:
+        meter.close()
+        raise
+    return meter
 
 
 def _expectations(workload: Any, result: dict[str, Any]) -> dict[str, Any]:
@@ -121,12 +140,19 @@ class _Session:
     """One workload: a process for each framework, alive until all rounds are done."""
 
     def __init__(
-        self, plan: Plan, workload: Any, frameworks: Sequence[str], scratch: Path, versions: dict[str, str]
+        self,
+        plan: Plan,
+        workload: Any,
+        frameworks: Sequence[str],
+        scratch: Path,
+        versions: dict[str, str],
+        meter: Process,
     ) -> None:
         self.plan = plan
         self.workload = workload
         self.scratch = scratch
         self.versions = versions
+        self.meter = meter
         self.found: dict[str, dict[str, Any]] = {framework: {} for framework in frameworks}
         self.live: dict[str, Process] = {}
         self.rates: list[dict[str, float]] = []
@@ -216,25 +242,21 @@ class _Session:
     def _rounds(self) -> None:
         """Time every framework, and the machine, once a round, each time starting with another one."""
         medians: dict[str, list[float]] = {framework: [] for framework in self.live}
-        meter = Process(roofline.MODULE, ["--serve"], self.plan.threads, self._cache(MACHINE))
 
         def take(framework: str) -> None:
             medians[framework].append(self.live[framework].ask("time", seconds=self.plan.seconds)["median"])
 
-        try:
-            for number in range(self.plan.rounds):
-                self.plan.say(f"{self.workload.name}: round {number + 1} of {self.plan.rounds}")
-                order = [*self.live, MACHINE]
-                shift = number % len(order)
-                for name in order[shift:] + order[:shift]:
-                    # Threads of the previous framework may still be spinning.
-                    time.sleep(PAUSE)
-                    if name == MACHINE:
-                        self.rates.append(meter.ask("time"))
-                    else:
-                        self._attempt(name, take)
-        finally:
-            meter.close()
+        for number in range(self.plan.rounds):
+            self.plan.say(f"{self.workload.name}: round {number + 1} of {self.plan.rounds}")
+            order = [*self.live, MACHINE]
+            shift = number % len(order)
+            for name in order[shift:] + order[:shift]:
+                # Threads of the previous framework may still be spinning.
+                time.sleep(PAUSE)
+                if name == MACHINE:
+                    self.rates.append(self.meter.ask("time"))
+                else:
+                    self._attempt(name, take)
         for framework in self.live:
             rounds = medians[framework]
             quarters = statistics.quantiles(rounds, n=4, method="inclusive") if len(rounds) > 1 else rounds * 3
