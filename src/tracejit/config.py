@@ -47,7 +47,7 @@ class Settings:
     avx512_bf16: bool = _flag(True, "whether they use its vectors (AVX512-BF16), if it has no tiles", in_key=True)
     parallel_us: float = _flag(10.0, "serial cost in microseconds from which a launch is split over threads")
     kept_memory_mb: int = _flag(256, "memory of large arrays that are gone, kept for the next ones")
-    spin_us: float = _flag(50.0, "how long a waiting thread spins before it sleeps")
+    spin_us: float = _flag(200.0, "how long a waiting thread spins before it sleeps")
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -13,8 +14,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from tracejit.kernels import threads as native_side
 from tracejit.kernels.threads import LAUNCH_CHUNKS
+from tracejit.runtime import entry
 from tracejit.runtime.build import build
+from tracejit.runtime.entry import ENTRY
 from tracejit.runtime.team import TEAM, address_of, get_num_threads, launch, set_num_threads
 
 HEAVY = 1e6
@@ -200,8 +204,11 @@ def run_python(script: str) -> str:
 PRELUDE = f"""
 import os, threading
 import numpy as np
+from tracejit.kernels import threads as native_side
 from tracejit.kernels.threads import LAUNCH_CHUNKS
+from tracejit.runtime import entry
 from tracejit.runtime.build import build
+from tracejit.runtime.entry import ENTRY
 from tracejit.runtime.team import TEAM, launch, set_num_threads
 set_num_threads(2)
 kernel = build({RANGE!r}, "parts").address
@@ -312,3 +319,59 @@ def test_every_launch_may_be_shared() -> None:
     script = "import os\nos.environ['TRACEJIT_PARALLEL_US'] = '0'\n" + PRELUDE
     script += "set_num_threads(2)\nTEAM.start()\nassert TEAM.started\nTEAM.stop()\nassert not TEAM.started\n"
     run_python(script)
+
+
+needs_affinity = pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < 2, reason="threads have no choice of CPUs"
+)
+
+
+@pytest.fixture
+def allowed() -> Iterator[set[int]]:
+    before = os.sched_getaffinity(0)
+    yield before
+    os.sched_setaffinity(0, before)
+
+
+def launch_until_kept_off() -> tuple[int, set[int]]:
+    """The CPU that the workers keep off after some launches in a row, and where the first of them may run."""
+    words, kernel = np.zeros(2, np.int64), build(INSIDE, "inside").address
+    assert launch(kernel, 2, HEAVY, words, 1) == 0
+    lines = native_side.SHARES + native_side.LINE * get_num_threads()
+    block = (ctypes.c_int64 * lines).from_address(int(ENTRY.state[entry.TEAM]))
+    workers = [native_side.SHARES + native_side.LINE * k + native_side.WHO for k in range(1, get_num_threads())]
+    end = time.monotonic() + 30
+    # A launch may be over before a thread that has just been made has begun.
+    while not all(block[at] for at in workers):
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    for _ in range(3):
+        assert launch(kernel, 2, HEAVY, words, 1) == 0
+    return block[native_side.KEPT_OFF] - 1, os.sched_getaffinity(block[workers[0]])
+
+
+@needs_affinity
+def test_workers_keep_off_the_cpu_of_the_thread_that_launches(allowed: set[int]) -> None:
+    """Woken beside it, one did nothing before the launch was over: it took as long as with one thread."""
+    set_num_threads(2)
+    launch_until_kept_off()
+    for cpu in sorted(allowed)[:2]:
+        os.sched_setaffinity(0, {cpu})
+        os.sched_setaffinity(0, allowed)
+        # The system may have moved this thread since.
+        for _ in range(50):
+            kept_off, free = launch_until_kept_off()
+            if kept_off == ctypes.CDLL(None).sched_getcpu():
+                break
+        assert free == allowed - {kept_off}
+
+
+@needs_affinity
+def test_workers_have_no_cpus_but_those_of_the_thread_that_launches(allowed: set[int]) -> None:
+    set_num_threads(3)
+    one = {min(allowed)}
+    os.sched_setaffinity(0, one)
+    TEAM.stop()
+    _, free = launch_until_kept_off()
+    # Three threads on one CPU: there is nothing to keep off.
+    assert free == one

@@ -38,6 +38,7 @@ from tracejit.kernels.memory import (
     store_release,
     ticks,
 )
+from tracejit.kernels.placement import current_cpu, keep_off, thread_number
 
 # Words of a team's block; each that several threads write has a cache line of its own.
 CURRENT = 0
@@ -47,6 +48,9 @@ LOCK = 24
 FINISHED = 32
 MAIN_ASLEEP = 40
 FAILED = 41
+# The CPU of the thread that began the last job, and the one that the workers keep off; each and one, 0 for none.
+PLACE = 42
+KEPT_OFF = 43
 JOB = 48
 JOB_KERNEL = 49
 JOB_BLOCK = 50
@@ -55,9 +59,10 @@ SEGMENT = 52
 TOTAL = 53
 TEAM_THREADS = 54
 SPINS = 55
-# For each thread a line with the claims of its share and, in the word after it, its first error.
+# For each thread a line with the claims of its share, its first error and its number in the system.
 SHARES = 64
 LINE = 8
+ERROR, WHO = 1, 2
 
 # A share's word of claims: the piece's number, the next chunk, how many there are.
 NUMBER_SHIFT = 24
@@ -227,7 +232,7 @@ def _claim(share, number):  # type: ignore[no-untyped-def]
 
 @_part
 def _note_error(team, thread, place, error):  # type: ignore[no-untyped-def]
-    at = SHARES + LINE * thread + 1
+    at = SHARES + LINE * thread + ERROR
     known = load_i64(team, at)
     noted = place << ORDER_SHIFT | error
     if known == 0 or noted < known:
@@ -374,12 +379,26 @@ def _see_through(team):  # type: ignore[no-untyped-def]
         _wait_for_work(team, number)
     first = 0
     for thread in range(load_i64(team, TEAM_THREADS)):
-        noted = load_i64(team, SHARES + LINE * thread + 1)
+        noted = load_i64(team, SHARES + LINE * thread + ERROR)
         if noted != 0:
-            store_i64(team, SHARES + LINE * thread + 1, 0)
+            store_i64(team, SHARES + LINE * thread + ERROR, 0)
             if first == 0 or noted < first:
                 first = noted
     return first & ((1 << ORDER_SHIFT) - 1)
+
+
+@_part
+def _take_place(team):  # type: ignore[no-untyped-def]
+    """Has the workers keep off the CPU of the thread that begins a job, if it is another one than before."""
+    place = current_cpu() + 1
+    if place == load_i64(team, KEPT_OFF) or place == 0:
+        return
+    before = load_i64(team, PLACE)
+    store_i64(team, PLACE, place)
+    # Where several threads of the user begin jobs in turn, workers that are awake are not sent to and fro.
+    if place == before or load_acquire(team + 8 * SLEEPERS) > 0:
+        if keep_off(team + 8 * (SHARES + WHO), LINE, load_i64(team, TEAM_THREADS), place - 1) != 0:
+            store_i64(team, KEPT_OFF, place)
 
 
 @_part
@@ -388,6 +407,7 @@ def _begin_job(team, job):  # type: ignore[no-untyped-def]
     store_i64(team, FAILED, 0)
     store_i64(team, SEGMENT, 0)
     store_i64(team, JOB, job)
+    _take_place(team)
 
 
 def worker(p, lo, hi):  # type: ignore[no-untyped-def]
@@ -395,6 +415,7 @@ def worker(p, lo, hi):  # type: ignore[no-untyped-def]
     by_hand()
     team = load_arg(p, 1)
     thread = load_arg(p, 2)
+    store_release(team + 8 * (SHARES + LINE * thread + WHO), thread_number())
     number = 0
     while True:
         number = _wait_for_change(team + 8 * CURRENT, team + 8 * SLEEPERS, number, load_i64(team, SPINS))
