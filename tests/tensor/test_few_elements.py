@@ -161,3 +161,13 @@ def test_reductions_again_and_again(name: str, shape: tuple[int, ...]) -> None:
         assert getattr(x, name)(-1).numpy().tobytes() == first
     turned = x.t().contiguous().t() if len(shape) == 2 else x
     assert getattr(turned, name)(-1).numpy().tobytes() == first
+
+
+@pytest.mark.parametrize(("shapes", "dim"), [(((3,), ()), 1), (((), (3,)), 0), (((3,), (4,)), 1), (((2, 3), (3,)), 2)])
+def test_stack_refuses_other_shapes_in_its_own_words(shapes: Any, dim: int) -> None:
+    """A tensor of fewer dimensions than `dim` was an IndexError of NumPy's, but not in a compiled function."""
+    given = [tj.ones(*shape) for shape in shapes]
+    for function in (tj.stack, tj.compile(tj.stack)):
+        for _ in range(4):
+            with pytest.raises(RuntimeError, match="stack expects each tensor to be equal size"):
+                function(given, dim)

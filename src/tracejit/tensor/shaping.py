@@ -429,6 +429,10 @@ def _stack_now(tensors: Any, dim: Any) -> Tensor | None:
     arrays = _arrays_now(tensors)
     if arrays is None or type(dim) is not int or not -arrays[0].ndim - 1 <= dim <= arrays[0].ndim:
         return None
+    shape = arrays[0].shape
+    for array in arrays:
+        if array.shape != shape:
+            return None
     before = (slice(None),) * (dim % (arrays[0].ndim + 1))
     return _joined([a[(*before, None)] for a in arrays], dim, tensors[0]._dtype)
 
