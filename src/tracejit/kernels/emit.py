@@ -12,6 +12,7 @@ from typing import Any
 
 import llvmlite.ir as ir
 from llvmlite.ir._utils import NameScope
+from numba.extending import register_jitable
 
 from tracejit.kernels.memory import LOOP
 from tracejit.kernels.workspace import mark_called
@@ -23,6 +24,8 @@ OWN = "tracejit_own"
 """Attribute of a module: what is behind the names of functions that are the present kernel's alone."""
 SHORT_LOOP = 4
 """How many times a short body of a loop is best done in each of its turns."""
+part = register_jitable(no_cpython_wrapper=True, no_cfunc_wrapper=True)
+"""Makes a function callable from kernels, and from nowhere else."""
 
 
 def shared(function: Callable[..., Any]) -> Callable[..., Any]:

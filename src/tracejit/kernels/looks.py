@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from numba.extending import register_jitable
-
+from tracejit.kernels.emit import part
 from tracejit.kernels.memory import by_hand, load_arg, load_i64, store_i64
 
 # Words of a table of tensors.
@@ -48,10 +47,8 @@ WRITEABLE = 0x0400
 
 _LOW_32 = 0xFFFF_FFFF
 
-_part = register_jitable(no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
-
-@_part
+@part
 def _first_above(table, count, value):  # type: ignore[no-untyped-def]
     """The first place of a sorted table whose word is greater than a value."""
     low, high = 0, count
@@ -64,7 +61,7 @@ def _first_above(table, count, value):  # type: ignore[no-untyped-def]
     return low
 
 
-@_part
+@part
 def _fits(row, tensor, none):  # type: ignore[no-untyped-def]
     """The address of a tensor's elements if the tensor is as a row says, else 0."""
     if load_i64(tensor, OBJECT_CLASS) != load_i64(row, CLASS):

@@ -4,7 +4,7 @@ In: who the threads of a team are. Out: narrower affinities of the workers.
 
 A system may place a thread that wakes up beside the one that woke it, and leave it there: the one that works does not
 give up its CPU, and does all of the work before the other one has begun. On a virtual machine whose kernel packs
-threads onto few CPUs, nine of ten launches took two threads as long as one after the team had slept for 0.3 s.
+threads onto few CPUs, two threads took as long as one in nine of ten launches after the team had slept for 0.3 s.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 import llvmlite.ir as ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, register_jitable
+from numba.extending import intrinsic
 
-from tracejit.kernels.emit import shared
+from tracejit.kernels.emit import part, shared
 from tracejit.kernels.memory import load_i64, named_intrinsic, stack_i64, store_i64
 
 MASK_WORDS = 64
@@ -24,20 +24,19 @@ MASK_WORDS = 64
 _WORD_SHIFT, _LAST_IN_WORD = 6, 63
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
-_part = register_jitable(no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
-def _make_question(name: str, doc: str) -> Any:
+def _make_call(name: str, doc: str) -> Any:
     """A function of the C library without arguments that gives an int."""
 
-    def question(typingctx: Any) -> Any:
+    def call(typingctx: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_I32, []), name)
             return builder.sext(builder.call(function, []), _I64)
 
         return types.int64(), codegen
 
-    return named_intrinsic(question, name, doc)
+    return named_intrinsic(call, name, doc)
 
 
 def _make_affinity(name: str, doc: str) -> Any:
@@ -53,8 +52,9 @@ def _make_affinity(name: str, doc: str) -> Any:
     return named_intrinsic(affinity, name, doc)
 
 
-current_cpu = _make_question("sched_getcpu", "The CPU that the calling thread runs on, -1 if not known. Cost: some ns.")
-thread_number = _make_question("gettid", "The calling thread's number in the system.")
+current_cpu = _make_call("sched_getcpu", "The CPU that the calling thread runs on, -1 if not known. Cost: some ns.")
+thread_number = _make_call("gettid", "The calling thread's number in the system.")
+yield_cpu = _make_call("sched_yield", "Lets another thread that waits for this CPU run first.")
 get_affinity = _make_affinity("sched_getaffinity", "Writes the CPUs of a thread (0: the caller) to a set; 0 if ok.")
 set_affinity = _make_affinity("sched_setaffinity", "Limits a thread (0: the calling one) to a set of CPUs; 0 if ok.")
 
@@ -95,4 +95,4 @@ def _keep_off(who, stride, threads, cpu):  # type: ignore[no-untyped-def]
     return 1
 
 
-keep_off = shared(_part(_keep_off))
+keep_off = shared(part(_keep_off))

@@ -21,9 +21,9 @@ import llvmlite.binding as llvm
 import llvmlite.ir as ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, register_jitable
+from numba.extending import intrinsic
 
-from tracejit.kernels.emit import shared
+from tracejit.kernels.emit import part, shared
 from tracejit.kernels.memory import (
     by_hand,
     call_kernel,
@@ -38,7 +38,7 @@ from tracejit.kernels.memory import (
     store_release,
     ticks,
 )
-from tracejit.kernels.placement import current_cpu, keep_off, thread_number
+from tracejit.kernels.placement import current_cpu, keep_off, thread_number, yield_cpu
 
 # Words of a team's block; each that several threads write has a cache line of its own.
 CURRENT = 0
@@ -126,13 +126,9 @@ _EVERYBODY = 0x7FFFFFFF
 _SPINS_A_YIELD = 63
 """One less than the power of two of spins after which a waiting thread lets others have its CPU."""
 
-_part = register_jitable(no_cpython_wrapper=True, no_cfunc_wrapper=True)
-"""Makes a function callable from kernels, and from nowhere else."""
-
-
 def _shared(function):  # type: ignore[no-untyped-def]
     """A long part that is called in several places, and whose call costs next to nothing beside what it does."""
-    return shared(_part(function))
+    return shared(part(function))
 
 
 def _futex(context: Any, builder: Any, address: Any, operation: int, value: Any) -> Any:
@@ -164,19 +160,7 @@ def futex_wake(typingctx: Any, address: Any, count: Any) -> Any:
     return types.void(types.int64, types.int64), codegen
 
 
-@intrinsic
-def yield_cpu(typingctx: Any) -> Any:
-    """Lets another thread that waits for this CPU run first."""
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        kind = ir.FunctionType(ir.IntType(32), [])
-        builder.call(cgutils.get_or_insert_function(builder.module, kind, "sched_yield"), [])
-        return context.get_dummy_value()
-
-    return types.void(), codegen
-
-
-@_part
+@part
 def _wait_for_change(word, sleepers, old, spins):  # type: ignore[no-untyped-def]
     """The value at `word` as soon as it is not `old`: spins first, then sleeps."""
     for turn in range(spins):
@@ -194,7 +178,7 @@ def _wait_for_change(word, sleepers, old, spins):  # type: ignore[no-untyped-def
     return load_acquire(word)
 
 
-@_part
+@part
 def _advance(word, sleepers):  # type: ignore[no-untyped-def]
     fetch_add(word, 1)
     # A read-modify-write, so that it cannot be ordered before the one above: a thread that has counted itself
@@ -218,7 +202,7 @@ def _run_tasks(tasks, begin, end, times):  # type: ignore[no-untyped-def]
     return 0
 
 
-@_part
+@part
 def _claim(share, number):  # type: ignore[no-untyped-def]
     """The next chunk of a share of piece `number`; -1 if none is left, or the piece is no more."""
     while True:
@@ -230,7 +214,7 @@ def _claim(share, number):  # type: ignore[no-untyped-def]
             return chunk
 
 
-@_part
+@part
 def _note_error(team, thread, place, error):  # type: ignore[no-untyped-def]
     at = SHARES + LINE * thread + ERROR
     known = load_i64(team, at)
@@ -240,7 +224,7 @@ def _note_error(team, thread, place, error):  # type: ignore[no-untyped-def]
     store_release(team + 8 * FAILED, 1)
 
 
-@_part
+@part
 def _run_chunks(team, program, thread, begin, end):  # type: ignore[no-untyped-def]
     """The tasks of some chunks of a program, up to the first that fails."""
     chunks = load_i64(program, CHUNKS)
@@ -251,7 +235,7 @@ def _run_chunks(team, program, thread, begin, end):  # type: ignore[no-untyped-d
     return error
 
 
-@_part
+@part
 def _run_claimed(team, thread, owner, chunk):  # type: ignore[no-untyped-def]
     """A chunk of `owner`'s share of the current piece."""
     threads = load_i64(team, TEAM_THREADS)
@@ -275,14 +259,14 @@ def _run_claimed(team, thread, owner, chunk):  # type: ignore[no-untyped-def]
             _note_error(team, thread, place, error)
 
 
-@_part
+@part
 def _make_known(team):  # type: ignore[no-untyped-def]
     """Lets threads claim chunks of the piece whose shares have been set, with the number after the present one."""
     store_i64(team, DONE, 0)
     _advance(team + 8 * CURRENT, team + 8 * SLEEPERS)
 
 
-@_part
+@part
 def _share_segment(team, ranges, segment):  # type: ignore[no-untyped-def]
     threads = load_i64(team, TEAM_THREADS)
     number = load_i64(team, CURRENT) + 1
@@ -295,7 +279,7 @@ def _share_segment(team, ranges, segment):  # type: ignore[no-untyped-def]
     _make_known(team)
 
 
-@_part
+@part
 def _share_launch(team):  # type: ignore[no-untyped-def]
     threads = load_i64(team, TEAM_THREADS)
     number = load_i64(team, CURRENT) + 1
@@ -305,7 +289,7 @@ def _share_launch(team):  # type: ignore[no-untyped-def]
     _make_known(team)
 
 
-@_part
+@part
 def _finish(team):  # type: ignore[no-untyped-def]
     store_release(team + 8 * FINISHED, 1)
     # A read-modify-write, as in `_advance`: either the main thread is seen asleep, or it sees that the job is finished.
@@ -352,7 +336,7 @@ def _take_part(team, thread, number):  # type: ignore[no-untyped-def]
                 return
 
 
-@_part
+@part
 def _wait_for_work(team, number):  # type: ignore[no-untyped-def]
     """The main thread's wait: until there is another piece than `number`, or the job is finished."""
     current, finished = team + 8 * CURRENT, team + 8 * FINISHED
@@ -387,7 +371,7 @@ def _see_through(team):  # type: ignore[no-untyped-def]
     return first & ((1 << ORDER_SHIFT) - 1)
 
 
-@_part
+@part
 def _take_place(team):  # type: ignore[no-untyped-def]
     """Has the workers keep off the CPU of the thread that begins a job, if it is another one than before."""
     place = current_cpu() + 1
@@ -401,7 +385,7 @@ def _take_place(team):  # type: ignore[no-untyped-def]
             store_i64(team, KEPT_OFF, place)
 
 
-@_part
+@part
 def _begin_job(team, job):  # type: ignore[no-untyped-def]
     store_i64(team, FINISHED, 0)
     store_i64(team, FAILED, 0)
@@ -470,7 +454,7 @@ def read_ticks(p, lo, hi):  # type: ignore[no-untyped-def]
     return 0
 
 
-@_part
+@part
 def _patch(program, pointers, scalars):  # type: ignore[no-untyped-def]
     """Writes the call's pointers and scalars into the argument slots that hold them."""
     block = load_i64(program, BLOCK)
@@ -484,26 +468,26 @@ def _patch(program, pointers, scalars):  # type: ignore[no-untyped-def]
         store_i64(block, load_i64(at, 0), load_i64(scalars, load_i64(at, 1)))
 
 
-@_part
+@part
 def _acquire(word):  # type: ignore[no-untyped-def]
     if exchange(word, 1) != 0:
         while exchange(word, 2) != 0:
             futex_wait(word, 2)
 
 
-@_part
+@part
 def _release(word):  # type: ignore[no-untyped-def]
     if exchange(word, 0) == 2:
         futex_wake(word, 1)
 
 
-@_part
+@part
 def _is_worth_sharing(trial):  # type: ignore[no-untyped-def]
     run = load_i64(trial, TRIAL_RUNS)
     return run < TRIES or (run >= 2 * TRIES and load_i64(trial, TRIAL_ALONE) == 0)
 
 
-@_part
+@part
 def _note_run(trial, spent):  # type: ignore[no-untyped-def]
     """Counts a run; the last try decides. Pairs of tries are compared, so that a few that were disturbed do no harm."""
     run = load_i64(trial, TRIAL_RUNS)
