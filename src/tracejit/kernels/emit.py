@@ -72,6 +72,13 @@ class Splat(ir.Constant):
         return f"splat ({self._lane})"
 
 
+def freeze(builder: Any, value: Any) -> Any:
+    """The value, through which LLVM's selection of instructions does not look."""
+    frozen = ir.Instruction(builder.block, value.type, "freeze", [value])
+    builder._insert(frozen)
+    return frozen
+
+
 def own_name(module: Any, name: str) -> str:
     """The name of a function that is the present kernel's alone, where a module has several kernels."""
     return f"{name}{vars(module).get(OWN, '')}"

@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from tracejit.kernels.emit import Splat, emit_loop, integers, internal_function, own_name
+from tracejit.kernels.emit import Splat, emit_loop, freeze, integers, internal_function, own_name
 
 LANES = 32
 _I32 = ir.IntType(32)
@@ -84,6 +84,10 @@ def _wins(relation: str, builder: Any, kind: Kind, x: Any, y: Any) -> Any:
 
 def _extreme(relation: str) -> Callable[..., Any]:
     def step(builder: Any, kind: Kind, x: Any, y: Any) -> Any:
+        if kind.is_float:
+            # A select of what is at a place and stored there again would become a masked store, slow where masks are
+            # not registers (AVX2 of AMD's: a dozen cycles a vector): LLVM does not look through `freeze`.
+            x = freeze(builder, x)
         wins = _wins(relation, builder, kind, x, y)
         if kind.is_float:
             # The later element wins if it is beyond, or if it is NaN; a NaN that is there is never beaten.
