@@ -1,13 +1,14 @@
-"""Cycles are searched not at all or less often, and what was made meanwhile is not gone through right after."""
+"""Cycles are searched not at all, or less often and among few; what was made meanwhile is not gone through right after."""
 
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Iterator
 
 import pytest
 
-from tracejit.runtime.collection import seldom_all, without_collections
+from tracejit.runtime.collection import only_new, without_collections
 
 
 @pytest.fixture
@@ -57,15 +58,44 @@ def test_who_searches_for_nothing_does_not_do_so_afterwards() -> None:
 
 def test_all_are_searched_a_tenth_as_often() -> None:
     young, middle, old = before = gc.get_threshold()
-    with seldom_all():
+    with only_new():
         assert gc.get_threshold() == (young, middle, 10 * old)
     assert gc.get_threshold() == before
+
+
+class Knot:
+    """An object in a cycle of its own."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+
+@pytest.mark.usefixtures("searching")
+def test_only_what_is_new_is_searched() -> None:
+    gc.collect()
+    old = weakref.ref(Knot())
+    with only_new():
+        new = weakref.ref(Knot())
+        gc.collect()
+        assert old() is not None
+        assert new() is None
+    gc.collect()
+    assert old() is None
+    assert gc.get_freeze_count() == 0
+
+
+@pytest.mark.usefixtures("searching")
+def test_what_was_frozen_before_is_so_afterwards() -> None:
+    gc.freeze()
+    with only_new():
+        pass
+    assert gc.get_freeze_count() > 0
 
 
 def test_what_is_set_meanwhile_stays() -> None:
     before = gc.get_threshold()
     try:
-        with seldom_all():
+        with only_new():
             gc.set_threshold(1234, 5, 6)
         assert gc.get_threshold()[:2] == (1234, 5)
     finally:

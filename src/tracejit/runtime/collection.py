@@ -1,6 +1,6 @@
 """Python's search for reference cycles, and when it is not worth its time.
 
-In: nothing. Out: blocks in which it does not run, or seldom among old objects. Must not know: what the blocks do.
+In: nothing. Out: blocks in which it does not run, or not among old objects. Must not know: what the blocks do.
 """
 
 from __future__ import annotations
@@ -36,13 +36,18 @@ def without_collections() -> Iterator[None]:
 
 
 @contextmanager
-def seldom_all() -> Iterator[None]:
-    """Searches all objects a tenth as often, new ones as before, for code that may make garbage of its own.
+def only_new() -> Iterator[None]:
+    """Leaves alone what is there already, and searches all that is new a tenth as often, for code that may make garbage
+    of its own.
 
-    A record grows and is kept: all that is there already was searched again for each part of it, for half of the time.
+    A record grows and is kept: with each part of it all objects of the program were searched again, for half of the
+    time. Once still took 50 ms of the 220 in which an LSTM's steps are recorded.
     """
     young, middle, old = before = gc.get_threshold()
     changed = young, middle, old * _SELDOM
+    is_free = not gc.get_freeze_count()
+    if is_free:
+        gc.freeze()
     gc.set_threshold(*changed)
     try:
         yield
@@ -50,3 +55,5 @@ def seldom_all() -> Iterator[None]:
         # Who sets others meanwhile wants them to stay so.
         if gc.get_threshold() == changed:
             gc.set_threshold(*before)
+        if is_free:
+            gc.unfreeze()

@@ -11,7 +11,7 @@ from typing import Any
 from tracejit.config import SETTINGS
 from tracejit.errors import CompileLimitError, VerificationError
 from tracejit.runtime.ahead import AHEAD
-from tracejit.runtime.collection import seldom_all, without_collections
+from tracejit.runtime.collection import only_new, without_collections
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor
 from tracejit.trace.account import Account, Note, Obstacle
@@ -166,7 +166,7 @@ class Region:
         state.session = session
         try:
             if fresh:
-                with seldom_all():
+                with only_new():
                     out = self.function(*args, **kwargs)
             else:
                 out = self.function(*args, **kwargs)
