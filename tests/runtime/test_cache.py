@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tracejit.runtime.cache import CODE, CUBIN, KINDS, OBJECT, PTX, RECIPE, TREE, Store
+from tracejit.runtime.cache import CODE, CUBIN, KINDS, OBJECT, PTX, RECIPE, TREE, UNIT, Store
 
 WORK = """
 import sys
@@ -151,6 +151,7 @@ def test_usage_counts_every_kind(store: Store) -> None:
     store.put("bb02", "loop", "text", b"PTX", PTX)
     store.put("bb02", "loop", "", b"code", CUBIN)
     store.put("bb02", "step", "", b"events", TREE)
+    store.put("bb02", "softmax", "", b"", UNIT)
     sizes = {path.suffix[1:]: path.stat().st_size for path in store.directory.glob("*/*")}
     assert store.usage() == {kind: (1, sizes[kind]) for kind in KINDS}
     assert [entry.name for entry in store.entries()] == ["kernel"]

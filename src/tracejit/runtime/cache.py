@@ -18,11 +18,12 @@ from pathlib import Path
 from tracejit.config import SETTINGS, logger
 
 _log = logger("cache")
-KERNEL, OBJECT, RECIPE, CODE, PTX, CUBIN, TREE = "kernel", "object", "recipe", "code", "ptx", "cubin", "tree"
+KERNEL, OBJECT, RECIPE, CODE = "kernel", "object", "recipe", "code"
+PTX, CUBIN, TREE, UNIT = "ptx", "cubin", "tree", "unit"
 """What is kept: a kernel's object code, that of several kernels (`runtime/build.py`), a program's launches
 (`runtime/recipe.py`), Python's code (`runtime/bytecode.py`), a GPU kernel's PTX and its machine code, a function's
-trace (`trace/kept.py`)."""
-KINDS = (KERNEL, OBJECT, RECIPE, CODE, PTX, CUBIN, TREE)
+trace (`trace/kept.py`), the mark of a composite that has programs (`tensor/remembered.py`)."""
+KINDS = (KERNEL, OBJECT, RECIPE, CODE, PTX, CUBIN, TREE, UNIT)
 _MAGIC = b"tracejit kernel 1\n"
 _CHECKSUM_BYTES = 32
 _TOUCH_SECONDS = 3600.0
@@ -108,9 +109,9 @@ class Store:
         """Whether what is put here is kept, as far as is known."""
         return self._writable
 
-    def has(self, digest: str) -> bool:
-        """Whether there is a kernel under a digest, whole or not."""
-        return self._enabled and os.path.exists(self._path(digest, KERNEL))
+    def has(self, digest: str, kind: str = KERNEL) -> bool:
+        """Whether there is something under a digest, whole or not."""
+        return self._enabled and os.path.exists(self._path(digest, kind))
 
     def _touch(self, path: Path) -> None:
         try:

@@ -26,6 +26,7 @@ from tracejit.tensor.dispatch import wrap
 from tracejit.tensor.draft import Never, Number, Unfit
 from tracejit.tensor.drawing import Drawing
 from tracejit.tensor.fused_step import FusedStep
+from tracejit.tensor.remembered import remember, was_made
 from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import current, next_positions
@@ -255,8 +256,11 @@ def _made(
     tracked = state.grad_enabled and any(t._requires_grad for t in tensors)
     use = TRACKED_USE_WORK if tracked else USE_WORK
     # A region's first call, which is eager, is not to build what the region's program does itself.
-    work = _work[kind] = _work.get(kind, 0) + min(sum([t._array.size for t in tensors]) + use, (WORK + 1) // 2)
-    if work <= WORK:
+    more = min(sum([t._array.size for t in tensors]) + use, (WORK + 1) // 2)
+    work = _work[kind] = _work.get(kind, 0) + more
+    name, told = f"{composite.__module__}.{composite.__qualname__}", kind[1:]
+    # What is on disk takes a millisecond or two, which a few calls save. For a first call nobody looks there.
+    if work <= WORK and not (work == 2 * more and was_made(name, told)):
         return None
 
     def run(ghosts: list[Tensor]) -> Any:
@@ -274,6 +278,7 @@ def _made(
     try:
         unit = Fused(composite.function.__name__.strip("_"), Drawing(tensors, run), numbers)
         composite.refusals = -_MAX_UNITS
+        remember(name, told)
     except Never:
         composite.whole = False
     except Exception:  # noqa: BLE001 - a composite may raise anything
