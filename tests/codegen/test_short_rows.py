@@ -82,7 +82,8 @@ CASES: dict[str, Callable[[tj.Tensor], tj.Tensor]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_bits_are_those_of_few_rows(case: str, dtype: str) -> None:
     f = CASES[case]
-    for width in (2, 3, 8, 13, 16, 27, 32):
+    # Each width has kernels of its own. What is folded as float32 anyway differs only where it is read and written.
+    for width in (2, 3, 8, 13, 16, 27, 32) if dtype in ("float32", "float64") else (3, 16, 27):
         x = numbers(4 * FEW, width, dtype)
         few = [compiled(lambda x: f(x).double(), part.clone()).tobytes() for part in x.split(FEW)]
         assert compiled(lambda x: f(x).double(), x).tobytes() == b"".join(few), width

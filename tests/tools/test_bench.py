@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -70,7 +71,9 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (folder / "in_tracejit.py").write_text(BUILDS)
     workloads = list(runner.load_workloads(folder).values())
     plan = runner.Plan(folder, workloads, ("eager", "compiled"), threads=1, rounds=2, seconds=0.02)
-    return runner.run(plan)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(roofline, "in_process", functools.cache(roofline.in_process))
+        return runner.run(plan)
 
 
 def test_workloads_aside_run_where_they_are_named() -> None:
