@@ -1,4 +1,4 @@
-"""Cycles are searched not at all, or less often and among few; what was made meanwhile is not gone through right after."""
+"""Cycles are searched not at all, or less often and among few; what was made is not gone through right after."""
 
 from __future__ import annotations
 
