@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from tests.programs import check, graph_of, make, run_compiled
+from tracejit.compiler import compile_graph
 from tracejit.ir.node import Node
 from tracejit.kernels.fold import LANES
 from tracejit.runtime import frontend
@@ -117,3 +119,12 @@ def test_numba_knows_lanes() -> None:
     text += "    return 0\n"
     lowered = frontend.lower_by_numba(function_of(text, "lanes_by_numba"))
     assert f"fadd <{LANES} x float>" in lowered.text
+
+
+@pytest.mark.parametrize("what", ["amax", "amin"])
+def test_extremes_of_columns_are_stored_whole(what: str) -> None:
+    """LLVM would make a choice between what is stored and what is there a masked store, which is slow on some CPUs."""
+    x = np.zeros((300, 200), np.float32)
+    kernels = compile_graph(graph_of(lambda x: make(what, x, dim=0), x)).kernels
+    (kernel,) = [kernel.kernel for kernel in kernels if kernel.name.startswith(f"column_{what}")]
+    assert not re.search(r"maskmov\w+\s+%[yx]mm\d+, %[yx]mm\d+, [^%]", kernel.assembly())
