@@ -27,11 +27,13 @@ def is_young(it: object) -> bool:
 @pytest.mark.parametrize(("count", "young"), [(50_000, False), (100, True)])
 def test_much_that_was_made_meanwhile_is_old(count: int, young: bool) -> None:
     gc.collect()
+    # A search of Python 3.12 leaves some of its own.
+    frozen = gc.get_freeze_count()
     with without_collections():
         assert not gc.isenabled()
         made = [[] for _ in range(count)]
     assert gc.isenabled()
-    assert gc.get_freeze_count() == 0
+    assert gc.get_freeze_count() <= frozen
     assert is_young(made[-1]) is young
 
 
@@ -73,6 +75,7 @@ class Knot:
 @pytest.mark.usefixtures("searching")
 def test_only_what_is_new_is_searched() -> None:
     gc.collect()
+    frozen = gc.get_freeze_count()
     old = weakref.ref(Knot())
     with only_new():
         new = weakref.ref(Knot())
@@ -81,15 +84,16 @@ def test_only_what_is_new_is_searched() -> None:
         assert new() is None
     gc.collect()
     assert old() is None
-    assert gc.get_freeze_count() == 0
+    assert gc.get_freeze_count() <= frozen
 
 
 @pytest.mark.usefixtures("searching")
 def test_what_was_frozen_before_is_so_afterwards() -> None:
     gc.freeze()
+    frozen = gc.get_freeze_count()
     with only_new():
         pass
-    assert gc.get_freeze_count() > 0
+    assert gc.get_freeze_count() > frozen // 2 > 0
 
 
 def test_what_is_set_meanwhile_stays() -> None:
