@@ -36,7 +36,7 @@ class Settings:
     check: bool = _flag(False, "whether graphs are checked after each pass")
     num_threads: int = _flag(0, "threads to compute with; 0: min(affinity, cgroup quota, OMP_NUM_THREADS)")
     cache: bool = _flag(True, "whether kernels and programs are kept on disk")
-    trees: bool = _flag(True, "whether traces of functions are kept there, too, for the next process")
+    trees: bool = _flag(True, "whether traces, and what composites are programs, are kept there for the next process")
     cache_dir: str = _flag("", "where they are kept; empty: ~/.cache/tracejit")
     cache_limit_mb: int = _flag(1024, "size at which what was not used longest is removed")
     build_workers: int = _flag(0, "processes that compile kernels at once; 0: one for each thread to compute with")

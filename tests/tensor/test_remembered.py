@@ -41,6 +41,19 @@ def test_the_second_call_is_one_program(store: Store) -> None:
         assert [step(F.softmax(x, 1)) for _ in range(3)] == [TapeNode, FusedStep, FusedStep]
 
 
+def test_what_is_in_use_is_kept_and_written_once(store: Store) -> None:
+    x = operands(tj.float32, 0)[0]
+    with built(-1):
+        F.softmax(x, 1)
+    (file,) = store.directory.glob(f"*/*.{UNIT}")
+    os.utime(file, (0, 0))
+    made = file.stat().st_ino
+    with built(-1):
+        F.softmax(x, 1)
+    assert file.stat().st_ino == made
+    assert file.stat().st_mtime > 0
+
+
 def test_other_kinds_of_calls_have_to_earn_theirs(store: Store) -> None:
     x = operands(tj.float32, 0)[0]
     with built(-1):

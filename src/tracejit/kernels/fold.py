@@ -84,15 +84,14 @@ def _wins(relation: str, builder: Any, kind: Kind, x: Any, y: Any) -> Any:
 
 def _extreme(relation: str) -> Callable[..., Any]:
     def step(builder: Any, kind: Kind, x: Any, y: Any) -> Any:
-        if kind.is_float:
-            # A select of what is at a place and stored there again would become a masked store, slow where masks are
-            # not registers (AVX2 of AMD's: a dozen cycles a vector): LLVM does not look through `freeze`.
-            x = freeze(builder, x)
+        if not kind.is_float:
+            return builder.select(_wins(relation, builder, kind, x, y), y, x)
+        # A select of what is at a place and stored there again would become a masked store, slow where masks are not
+        # registers (AVX2 of AMD's: a dozen cycles a vector): LLVM does not look through `freeze`.
+        x = freeze(builder, x)
         wins = _wins(relation, builder, kind, x, y)
-        if kind.is_float:
-            # The later element wins if it is beyond, or if it is NaN; a NaN that is there is never beaten.
-            wins = builder.or_(wins, builder.fcmp_unordered("uno", y, y))
-        return builder.select(wins, y, x)
+        # The later element wins if it is beyond, or if it is NaN; a NaN that is there is never beaten.
+        return builder.select(builder.or_(wins, builder.fcmp_unordered("uno", y, y)), y, x)
 
     return step
 

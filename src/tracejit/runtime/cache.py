@@ -109,9 +109,9 @@ class Store:
         """Whether what is put here is kept, as far as is known."""
         return self._writable
 
-    def has(self, digest: str, kind: str = KERNEL) -> bool:
-        """Whether there is something under a digest, whole or not."""
-        return self._enabled and os.path.exists(self._path(digest, kind))
+    def has(self, digest: str) -> bool:
+        """Whether there is a kernel under a digest, whole or not."""
+        return self._enabled and os.path.exists(self._path(digest, KERNEL))
 
     def _touch(self, path: Path) -> None:
         try:

@@ -258,9 +258,8 @@ def _made(
     # A region's first call, which is eager, is not to build what the region's program does itself.
     more = min(sum([t._array.size for t in tensors]) + use, (WORK + 1) // 2)
     work = _work[kind] = _work.get(kind, 0) + more
-    name, told = f"{composite.__module__}.{composite.__qualname__}", kind[1:]
     # What is on disk takes a millisecond or two, which a few calls save. For a first call nobody looks there.
-    if work <= WORK and not (work == 2 * more and was_made(name, told)):
+    if work <= WORK and not (work == 2 * more and was_made(kind)):
         return None
 
     def run(ghosts: list[Tensor]) -> Any:
@@ -278,7 +277,6 @@ def _made(
     try:
         unit = Fused(composite.function.__name__.strip("_"), Drawing(tensors, run), numbers)
         composite.refusals = -_MAX_UNITS
-        remember(name, told)
     except Never:
         composite.whole = False
     except Exception:  # noqa: BLE001 - a composite may raise anything
@@ -286,6 +284,8 @@ def _made(
         composite.refusals += 1
         composite.whole = composite.refusals < _REFUSALS
         _log.info("%r runs operation by operation", composite)
+    if unit is not None:
+        remember(kind)
     # Another thread may have made it, too, or forgotten all work.
     _work.pop(kind, None)
     _units[kind] = unit
