@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tracejit.runtime import build, frontend
+from tracejit.runtime import build, frontend, vectors
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def every_kernel_by(lower: Any, name: str) -> Iterator[None]:
 
 def directly() -> Any:
     """Where every kernel is lowered directly, or raises Unsupported."""
-    return every_kernel_by(frontend.lower_directly, "directly")
+    return every_kernel_by(frontend.lower_directly, f"directly, {vectors.TARGET}")
 
 
 def through_numba() -> Any:

@@ -37,6 +37,8 @@ _I8P = ir.IntType(8).as_pointer()
 _ERROR = ir.LiteralStructType([_I8P, _I32, _I8P, _I8P, _I32]).as_pointer()
 KERNEL_TYPE = ir.FunctionType(_I32, [I64.as_pointer(), _ERROR.as_pointer(), I64.as_pointer(), I64, I64])
 """The type of a kernel's native function, which is numba's: it gives a status, and its result through a pointer."""
+_REST = ["llvm.loop.isvectorized", _I32(1)], ["llvm.loop.unroll.disable"]
+"""What LLVM is told of a loop over the few elements that vectors have left."""
 _DEEPEST_CALL = 16
 _ARITHMETIC = {
     ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.FloorDiv: "//", ast.Mod: "%", ast.BitAnd: "&",
@@ -364,16 +366,23 @@ class _Walk:
         self.builder.position_at_end(body)
         self.assign(node.target.id, Value(types.int64, index))
         loop = self._loop(node.body, following, done)
-        vectors = Loop(head, body, following, done, index, start, stop, step, loop.wish or self._wish)
-        if self._loops.widen(number, vectors, self.builder.block):
+        elements = Loop(head, body, following, done, index, counter, start, stop, step, loop.wish or self._wish)
+        again = self._loops.widen(number, elements, self.builder.block)
+        if again is None:
             self.builder.position_at_end(done)
             return
-        self._loops.end(number, self.builder.block)
+        if again is head:
+            self._loops.end(number, self.builder.block)
+        self.builder.position_at_end(self.builder.block)
         if not self.builder.block.is_terminated:
             self.builder.branch(following)
         self.builder.position_at_end(following)
-        self.builder.store(self.builder.add(index, I64(step), flags=["nsw"]), counter)
-        self._jump(head, loop)
+        after = self.builder.add(index, I64(step), flags=["nsw"])
+        self.builder.store(after, counter)
+        if again is head:
+            self._jump(head, loop)
+        else:
+            name_loop(self.builder.cbranch(self.builder.icmp_signed("<", after, stop), again, done), *_REST)
         self.builder.position_at_end(done)
 
     def _range(self, node: ast.expr) -> tuple[Any, Any, int]:

@@ -1,4 +1,6 @@
-"""The text of a loop over vectors: turns of whole vectors, and turns of vectors whose lanes are masked.
+"""The text of a loop over vectors: turns of whole vectors, and turns for what they leave.
+
+What they leave is a vector whose lanes are masked, or elements, of which a loop is there already.
 
 In: the text of a body, each line as it is and with masks. Out: lines of text.
 Must not know: what a body computes.
@@ -9,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-COPY, INDEX, MASK = "@@", "%INDEX%", "%MASK%"
-"""Where a line names one of the copies of a body, the index of its first lane, and the mask of its lanes."""
+COPY, TURN, INDEX, PAST, MASK = "@@", "@TURN@", "%INDEX%", "%PAST%", "%MASK%"
+"""Where a line names one of the copies of a body, or what is one for all in a turn; the index of the first lane, how
+many elements earlier copies have, and the mask of the lanes.
+"""
 _LONG = 48
 """Lines of a body that is so long that a mask in every turn takes little beside it (2 % of a uniform number's time),
 while the same body once more, without masks, takes LLVM up to 10 ms."""
@@ -20,10 +24,19 @@ Line = tuple[str | None, str | None]
 
 
 @dataclass(frozen=True, slots=True)
+class Elements:
+    """A loop over the same elements one by one, whose `body` goes on where `counter` is, if it is below the end."""
+
+    body: str
+    counter: str
+
+
+@dataclass(frozen=True, slots=True)
 class Turns:
     """A loop over `width` lanes from `start` to below `stop`, after which `done` comes.
 
-    Its names begin with `stem`; `mark` is the metadata of what jumps back.
+    Its names begin with `stem`; `mark` is the metadata of what jumps back. What whole vectors leave is for the loop
+    over `elements`; without one it is a vector whose lanes are masked.
     """
 
     stem: str
@@ -32,9 +45,12 @@ class Turns:
     stop: str
     done: str
     mark: str
+    elements: Elements | None
 
     def lines(self, before: Sequence[str], body: Sequence[Line], copies: int) -> list[str]:
         """The loop, whose turns have so many vectors side by side; `before` is done once, if there is any turn."""
+        if self.elements is not None:
+            return self._with_elements(before, body, copies, self.elements)
         w = self.stem
         opening = [
             f"{w}.some = icmp slt i64 {self.start}, {self.stop}",
@@ -43,8 +59,34 @@ class Turns:
             *before,
         ]
         if copies == 1 and len(body) >= _LONG:
-            return [*opening, f"br label {w}.part", *self._masked(body, alone=True, repeats=True)]
-        return [*opening, *self._whole(body, copies), *self._masked(body, alone=False, repeats=copies > 1)]
+            first = f"[ {self.start}, {w}.before ]"
+            return [*opening, f"br label {w}.part", *self._masked(body, first, alone=True, repeats=True)]
+        first = f"[ {w}.m.end, {w}.m.rest ]"
+        return [
+            *opening,
+            *self._whole(body, copies, "m", self.start, "before", "part"),
+            *self._masked(body, first, alone=False, repeats=copies > 1),
+        ]
+
+    def _with_elements(self, before: Sequence[str], body: Sequence[Line], copies: int, rest: Elements) -> list[str]:
+        """Turns of whole vectors, then of one each, then of elements, which are all there is to a short loop."""
+        w = self.stem
+        last = "m" if copies == 1 else "s"
+        lines = [
+            f"{w}.all = sub i64 {self.stop}, {self.start}",
+            f"{w}.fits = icmp sge i64 {w}.all, {self.width}",
+            f"br i1 {w}.fits, label {w}.before, label {w}.short",
+            f"{w[1:]}.short:",
+            f"{w}.some = icmp slt i64 {self.start}, {self.stop}",
+            f"br i1 {w}.some, label {rest.body}, label {self.done}",
+            f"{w[1:]}.before:",
+            *before,
+            *self._whole(body, copies, "m", self.start, "before", "one" if copies > 1 else "elements"),
+        ]
+        if copies > 1:
+            lines += [f"{w[1:]}.one:", *self._whole(body, 1, "s", f"{w}.m.end", "one", "elements")]
+        goes_on = f"store i64 {w}.{last}.end, ptr {rest.counter}"
+        return [*lines, f"{w[1:]}.elements:", goes_on, f"br label {rest.body}"]
 
     def _turn(self, body: Sequence[Line], copies: int, tag: str, index: str, *, masked: bool) -> list[str]:
         """The body, line by line for so many vectors."""
@@ -52,40 +94,43 @@ class Turns:
         for pair in body:
             text = pair[masked]
             if text is not None:
-                text = text.replace(MASK, f"{self.stem}.mask")
-                for k in range(copies):
+                text = text.replace(MASK, f"{self.stem}.mask").replace(TURN, tag)
+                for k in range(copies if COPY in text else 1):
                     at = index if k == 0 else f"{index}.{k}"
-                    lines.append(text.replace(COPY, f"{tag}{k}").replace(INDEX, at))
+                    text_of_copy = text.replace(COPY, f"{tag}{k}").replace(INDEX, at)
+                    lines.append(text_of_copy.replace(PAST, str(k * self.width)))
         return lines
 
-    def _whole(self, body: Sequence[Line], copies: int) -> list[str]:
-        w, step = self.stem, self.width * copies
+    def _whole(
+        self, body: Sequence[Line], copies: int, tag: str, start: str, origin: str, following: str
+    ) -> list[str]:
+        """Turns of so many whole vectors from `start` on, behind the block `origin`, and the way to what they leave."""
+        w, t, step = self.stem, f"{self.stem}.{tag}", self.width * copies
         return [
-            f"{w}.count = sub i64 {self.stop}, {self.start}",
-            f"{w}.whole = and i64 {w}.count, {-step}",
-            f"{w}.end = add i64 {self.start}, {w}.whole",
-            f"{w}.few = icmp eq i64 {w}.whole, 0",
-            f"br i1 {w}.few, label {w}.rest, label {w}.turn",
-            f"{w[1:]}.turn:",
-            f"{w}.j = phi i64 [ {self.start}, {w}.before ], [ {w}.next, {w}.turn ]",
-            *(f"{w}.j.{k} = add nsw i64 {w}.j, {k * self.width}" for k in range(1, copies)),
-            *self._turn(body, copies, "m", f"{w}.j", masked=False),
-            f"{w}.next = add nsw i64 {w}.j, {step}",
-            f"{w}.more = icmp slt i64 {w}.next, {w}.end",
-            f"br i1 {w}.more, label {w}.turn, label {w}.rest{self.mark}",
-            f"{w[1:]}.rest:",
-            f"{w}.left = icmp slt i64 {w}.end, {self.stop}",
-            f"br i1 {w}.left, label {w}.part, label {self.done}",
+            f"{t}.count = sub i64 {self.stop}, {start}",
+            f"{t}.whole = and i64 {t}.count, {-step}",
+            f"{t}.end = add i64 {start}, {t}.whole",
+            f"{t}.few = icmp eq i64 {t}.whole, 0",
+            f"br i1 {t}.few, label {t}.rest, label {t}.turn",
+            f"{t[1:]}.turn:",
+            f"{t}.j = phi i64 [ {start}, {w}.{origin} ], [ {t}.next, {t}.turn ]",
+            *(f"{t}.j.{k} = add nsw i64 {t}.j, {k * self.width}" for k in range(1, copies)),
+            *self._turn(body, copies, tag, f"{t}.j", masked=False),
+            f"{t}.next = add nsw i64 {t}.j, {step}",
+            f"{t}.more = icmp slt i64 {t}.next, {t}.end",
+            f"br i1 {t}.more, label {t}.turn, label {t}.rest{self.mark}",
+            f"{t[1:]}.rest:",
+            f"{t}.left = icmp slt i64 {t}.end, {self.stop}",
+            f"br i1 {t}.left, label {w}.{following}, label {self.done}",
         ]
 
-    def _masked(self, body: Sequence[Line], *, alone: bool, repeats: bool) -> list[str]:
-        """Turns of one vector each, for all of the loop or, unless they are `alone`, for what whole vectors left."""
+    def _masked(self, body: Sequence[Line], first: str, *, alone: bool, repeats: bool) -> list[str]:
+        """Turns of one vector each from `first` on, for all of the loop if `alone`, or for what whole vectors left."""
         w, numbers = self.stem, f"<{self.width} x i32>"
         iota = ", ".join(f"i32 {k}" for k in range(self.width))
-        first, lack = f"[ {w}.end, {w}.rest ]", [f"{w}.lack = sub i64 {self.stop}, {w}.i"]
+        lack = [f"{w}.lack = sub i64 {self.stop}, {w}.i"]
         if alone:
             # There may be more than 32 bits hold.
-            first = f"[ {self.start}, {w}.before ]"
             lack = [
                 f"{w}.all = sub i64 {self.stop}, {w}.i",
                 f"{w}.many = icmp sgt i64 {w}.all, {self.width}",

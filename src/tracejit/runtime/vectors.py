@@ -24,7 +24,7 @@ from tracejit.kernels.memory import LOOP
 from tracejit.kernels.vectors import TARGET
 from tracejit.runtime import powers
 from tracejit.runtime.places import is_own, is_variable, scope_of
-from tracejit.runtime.turns import COPY, INDEX, MASK, Line, Turns
+from tracejit.runtime.turns import COPY, INDEX, MASK, PAST, TURN, Elements, Line, Turns
 
 _ARITHMETIC = frozenset(
     ["add", "sub", "mul", "and", "or", "xor", "shl", "lshr", "ashr", "fadd", "fsub", "fmul", "fdiv", "fneg"]
@@ -51,7 +51,7 @@ class _Left(Exception):
 class Loop:
     """A loop over an index, from `start` to below `stop`, at whose end `following` comes.
 
-    `wish` is what the kernel's text asks LLVM to do with it.
+    `counter` is where the index is kept, `wish` what the kernel's text asks LLVM to do with it.
     """
 
     head: Any
@@ -59,6 +59,7 @@ class Loop:
     following: Any
     done: Any
     index: Any
+    counter: Any
     start: Any
     stop: Any
     step: int
@@ -116,7 +117,7 @@ class Loops:
     """The loops of a kernel while it is written, and whether they are as fast as they will be."""
 
     def __init__(self, allowed: bool) -> None:
-        self._allowed = allowed and TARGET.free_masks
+        self._allowed = allowed
         self._begun = 0
         self._widened = 0
         self._around_calls = 0
@@ -137,20 +138,29 @@ class Loops:
         elif not any(name.startswith("llvm.prefetch") for name in calls):
             self._left = True
 
-    def widen(self, number: int, loop: Loop, block: Any) -> bool:
-        """Makes a loop whose body ends in `block` one over vectors; whether it did."""
+    def widen(self, number: int, loop: Loop, block: Any) -> Any:
+        """Makes a loop whose body ends in `block` one over vectors; gives the block that its turns go back to.
+
+        That is its head, if it is as it was; its body, while there are more of the elements that vectors leave; None,
+        if they leave none.
+        """
         if number != self._begun or not self._allowed or block is not loop.body or loop.step != 1:
-            return False
+            return loop.head
         try:
-            lines = _Widening(loop, self._widened).lines()
+            widening = _Widening(loop, self._widened)
         except _Left:
-            return False
+            return loop.head
         self._widened += 1
-        loop.head.instructions[:] = [_Text(lines)]
-        for gone in (loop.body, loop.following):
-            gone.instructions.clear()
-            loop.head.function.blocks.remove(gone)
-        return True
+        if TARGET.free_masks:
+            loop.head.instructions[:] = [_Text(widening.lines(None))]
+            for gone in (loop.body, loop.following):
+                gone.instructions.clear()
+                loop.head.function.blocks.remove(gone)
+            return None
+        rest = Elements(loop.body.get_reference(), loop.counter.get_reference())
+        loop.head.instructions[:] = [_Text(widening.lines(rest))]
+        loop.body.instructions.insert(0, loop.index)
+        return loop.body
 
     def done(self, function: Any, blocks: int) -> bool:
         """Whether LLVM has no loop to make vectors of: neither in the kernel, which the walk over its text gave so many
@@ -159,8 +169,9 @@ class Loops:
         if self._left or not self._allowed or not self._widened + self._around_calls:
             return False
         others = [f for f in function.module.functions if f.linkage == "internal" and f.blocks]
+        gone = 2 * self._widened if TARGET.free_masks else 0
         # Intrinsics write loops of their own.
-        return len(function.blocks) == blocks - 2 * self._widened and all(map(_is_of_vectors, others))
+        return len(function.blocks) == blocks - gone and all(map(_is_of_vectors, others))
 
 
 def _is_of_vectors(function: Any) -> bool:
@@ -205,6 +216,7 @@ class _Widening:
         self._stored = {id(i.operands[1]) for i in memory if i.opname == "store" and is_variable(i.operands[1])}
         self._variables: dict[int, _Linear] = {}
         self._declared: dict[str, Any] = {}
+        self._read()
 
     def _wished(self) -> int:
         """How many vectors side by side the text asks for; 0 if it leaves that open."""
@@ -217,8 +229,7 @@ class _Widening:
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    def lines(self) -> list[str]:
-        """The lines in place of the loop's head and body."""
+    def _read(self) -> None:
         for instruction in self._loop.body.instructions:
             read = _READERS.get(instruction.opname)
             if read is not None:
@@ -230,13 +241,6 @@ class _Widening:
             else:
                 raise _Left
         self._check_accesses()
-        module = self._loop.head.function.module
-        for name, kind in self._declared.items():
-            if name not in module.globals:
-                ir.Function(module, kind, name)
-        start, stop = self._loop.start.get_reference(), self._loop.stop.get_reference()
-        turns = Turns(self._stem, self._width, start, stop, self._loop.done.get_reference(), self._as_it_is())
-        return turns.lines(self._before, self._body, self._side_by_side())
 
     def _value(self, operand: Any) -> _Found:
         found = self._found.get(id(operand))
@@ -301,13 +305,14 @@ class _Widening:
             return self._index_vectors[index]
         vector, name = self._vector("i64"), self._name()
         self._index_vectors[index] = f"{name}{COPY}"
-        lanes = ", ".join(f"i64 {-k if index.back else k}" for k in range(self._width))
-        first = f"{name}f{COPY}"
-        self._line(f"{first} = {'sub' if index.back else 'add'} i64 {index.offset or 0}, {INDEX}")
-        self._line(f"{name}i{COPY} = insertelement {vector} undef, i64 {first}, i32 0")
         zeros = f"<{self._width} x i32> zeroinitializer"
-        self._line(f"{name}s{COPY} = shufflevector {vector} {name}i{COPY}, {vector} undef, {zeros}")
-        self._line(f"{name}{COPY} = add {vector} {name}s{COPY}, <{lanes}>")
+        lanes = ", ".join(f"i64 {-k if index.back else k}" for k in range(self._width))
+        sign = "sub" if index.back else "add"
+        self._line(f"{name}f{TURN} = {sign} i64 {index.offset or 0}, {INDEX}")
+        self._line(f"{name}i{TURN} = insertelement {vector} undef, i64 {name}f{TURN}, i32 0")
+        self._line(f"{name}s{TURN} = shufflevector {vector} {name}i{TURN}, {vector} undef, {zeros}")
+        self._line(f"{name}l{COPY} = add {vector} {name}s{TURN}, <{lanes}>")
+        self._line(f"{name}{COPY} = {sign} {vector} {name}l{COPY}, splat (i64 {PAST})")
         return f"{name}{COPY}"
 
     def _line(self, text: str) -> None:
@@ -461,7 +466,8 @@ class _Widening:
 
     def _gather(self, instruction: Any, at: _Spread, kind: str) -> None:
         """A load from places of the lanes' own. Few CPUs have one of less than words."""
-        if at.kind != kind or _bits(kind) < _WORD:
+        # Without masks the lanes are read one by one, as LLVM does from places that need not become lanes.
+        if at.kind != kind or _bits(kind) < _WORD or not TARGET.free_masks:
             raise _Left
         vector, pointers = self._vector(kind), f"<{self._width} x ptr>"
         name = f"llvm.masked.gather.v{self._width}{_short(kind)}.v{self._width}p0"
@@ -542,6 +548,17 @@ class _Widening:
                 raise _Left
 
     # --- writing ------------------------------------------------------------------------------------------------------
+
+    def lines(self, elements: Elements | None) -> list[str]:
+        """The lines in place of the loop's head; a loop over `elements` goes on where whole vectors end."""
+        module = self._loop.head.function.module
+        for name, kind in self._declared.items():
+            if name not in module.globals:
+                ir.Function(module, kind, name)
+        start, stop = self._loop.start.get_reference(), self._loop.stop.get_reference()
+        done = self._loop.done.get_reference()
+        turns = Turns(self._stem, self._width, start, stop, done, self._as_it_is(), elements)
+        return turns.lines(self._before, self._body, self._side_by_side())
 
     def _side_by_side(self) -> int:
         """How many vectors in a turn: as LLVM would, several if a body is short, so that the loop counts for little."""
