@@ -280,6 +280,14 @@ _BY_NAME: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
         ([Values((7,))], {"k": 0, "largest": False}),
         ([Values((0, 3))], {"k": 1, "largest": True}),
     ],
+    "searchsorted": [
+        ([Given([1, 1, 2, 5, 7]), Given([[0, 1, 2], [3, 7, 9]])], {"right": False}),
+        ([Given([[1, 1, 2], [0, 4, 4]]), Given([[0, 1, 2, 1], [4, 5, 0, 1]])], {"right": True}),
+        ([Given(list(range(100))), Values((3, 120))], {"right": True}),
+        ([Values((0,)), Values((3,))], {"right": False}),
+        ([Given([3]), Values(())], {"right": False}),
+        ([Values((0, 3)), Values((0, 2))], {"right": False}),
+    ],
     "check_weights": [
         ([Given([[0, 2, 1], [3, 0, 1]])], {"least": 2}),
         ([Given([1] * 9)], {"least": 1}),

@@ -259,6 +259,21 @@ def nonzero_masks_unique_sort_topk():
 
 
 @topic.program("one program")
+def losses_weighted_by_the_bucket_they_are_in():
+    bounds, weights = tj.tensor([-0.5, 0.0, 0.5]), tj.tensor([0.0, 1.0, 2.0, 4.0])
+    w = tj.full((7,), 0.5, requires_grad=True)
+
+    def f(x):
+        w.grad = None
+        errors = x - w
+        at = tj.bucketize(errors.detach(), bounds)
+        (errors.square() * weights[at]).sum().backward()
+        return at, tj.searchsorted(errors.detach().sort()[0], x, right=True), w.grad.clone()
+
+    return Case(f, lambda i: arr(i, 7))
+
+
+@topic.program("one program")
 def losses_in_order():
     w = arr(0, 5, 3).requires_grad_()
 

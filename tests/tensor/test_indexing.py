@@ -216,7 +216,16 @@ def test_sorted_rows() -> None:
     row, rows = np.sort(draw((6,))), np.sort(draw((2, 6)))
     for options in ("", ", right=True", ", side='left'", ", side='right'", ", out_int32=True", ", side='z'"):
         check(f"m.searchsorted(x, y{options})", [row, draw((3, 4))], [rows, draw((2, 4))], [rows, draw((3, 4))])
-    check("m.searchsorted(x, 0.5)", [row])
+    check("m.searchsorted(x, y, side='left', right=True)", [row, row])
+    check("m.searchsorted(x, 0.5)", [row], [row.astype(int)], [rows], [draw(())], [draw((0,))])
+    check("m.searchsorted(x, y)", [row, row.astype(int)], [row.astype(int), row], [row, draw(())], [rows, draw(())])
+    edges = np.array([np.nan, np.inf, -np.inf, row[0]])
+    check("m.searchsorted(x, y)", [row, edges], [draw((0,)), row], [row, draw((0,))])
+    check("m.searchsorted(x, x, right=True)", [np.sort(draw((3, 500)))], [np.sort(draw((70,), "i"))], [rows[:0]])
+    unsorted = draw((2, 6))
+    orders = [unsorted.argsort(), unsorted.argsort()[:, :5], unsorted.argsort().astype(np.int32)]
+    check("m.searchsorted(x, y, sorter=z)", *[[unsorted, rows, order] for order in orders])
+    check("m.bucketize(x, y)", [row, rows], [2, row])
     check("m.bucketize(x, y)", [draw((3, 4)), row])
     check("m.bucketize(x, y, right=True)", [row, row])
 

@@ -171,3 +171,8 @@ def name_loop(back: Any, *wishes: list[Any]) -> None:
     number = len(module.metadata)
     nodes = [module.add_metadata(wish) for wish in wishes]
     back.set_metadata("llvm.loop", module.add_metadata([f"{LOOP} {number}", *nodes]))
+
+
+def leave_loop(back: Any) -> None:
+    """Says that LLVM shall leave a loop of few turns as it is."""
+    name_loop(back, ["llvm.loop.isvectorized", ir.IntType(32)(1)], ["llvm.loop.unroll.disable"])

@@ -25,7 +25,7 @@ import llvmlite.ir as ir
 from numba.core import types
 from numba.core.errors import NumbaError
 
-from tracejit.kernels.emit import OWN, SHARED, name_loop, new_function
+from tracejit.kernels.emit import OWN, SHARED, leave_loop, name_loop, new_function
 from tracejit.kernels.memory import ARGS, BY_HAND, OF_THIS_CPU, WISH
 from tracejit.kernels.workspace import mark_called
 from tracejit.runtime import scalars, syntax
@@ -37,8 +37,6 @@ _I8P = ir.IntType(8).as_pointer()
 _ERROR = ir.LiteralStructType([_I8P, _I32, _I8P, _I8P, _I32]).as_pointer()
 KERNEL_TYPE = ir.FunctionType(_I32, [I64.as_pointer(), _ERROR.as_pointer(), I64.as_pointer(), I64, I64])
 """The type of a kernel's native function, which is numba's: it gives a status, and its result through a pointer."""
-_REST = ["llvm.loop.isvectorized", _I32(1)], ["llvm.loop.unroll.disable"]
-"""What LLVM is told of a loop over the few elements that vectors have left."""
 _DEEPEST_CALL = 16
 _ARITHMETIC = {
     ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.FloorDiv: "//", ast.Mod: "%", ast.BitAnd: "&",
@@ -382,7 +380,7 @@ class _Walk:
         if again is head:
             self._jump(head, loop)
         else:
-            name_loop(self.builder.cbranch(self.builder.icmp_signed("<", after, stop), again, done), *_REST)
+            leave_loop(self.builder.cbranch(self.builder.icmp_signed("<", after, stop), again, done))
         self.builder.position_at_end(done)
 
     def _range(self, node: ast.expr) -> tuple[Any, Any, int]:

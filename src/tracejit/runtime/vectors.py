@@ -23,6 +23,7 @@ import llvmlite.ir as ir
 from tracejit.kernels.memory import LOOP
 from tracejit.kernels.vectors import TARGET
 from tracejit.runtime import powers
+from tracejit.runtime.elements import Unfit, bit_size, element_type, short_name
 from tracejit.runtime.places import is_own, is_variable, scope_of
 from tracejit.runtime.turns import COPY, INDEX, MASK, PAST, TURN, Elements, Line, Turns
 
@@ -34,17 +35,12 @@ _CASTS = frozenset(["trunc", "zext", "sext", "fptrunc", "fpext", "fptosi", "fpto
 _CALLS = re.compile(
     r"llvm\.((?:fma|sqrt|fabs|floor|ceil|trunc|rint|nearbyint|roundeven|copysign)\.(?=f)|fsh[lr]\.(?=i))([fi]\d+)"
 )
-_FLOATS = {"half": 16, "float": 32, "double": 64}
 _WORD = 32
 """Bits of the smallest element that is read from places of the lanes' own."""
 _SHORT = 20
 """Instructions of a body that is so short that the loop around it counts."""
 _MOST = 4
 """Vectors side by side, at most."""
-
-
-class _Left(Exception):
-    """A loop that is left to LLVM."""
 
 
 @dataclass(slots=True)
@@ -148,7 +144,7 @@ class Loops:
             return loop.head
         try:
             widening = _Widening(loop, self._widened)
-        except _Left:
+        except Unfit:
             return loop.head
         self._widened += 1
         if TARGET.free_masks:
@@ -211,8 +207,8 @@ class _Widening:
         memory = [i for i in loop.body.instructions if i.opname in ("load", "store")]
         kinds = [str((i.operands[0] if i.opname == "store" else i).type) for i in memory if scope_of(i) is not None]
         if not kinds:
-            raise _Left
-        self._width = TARGET.vector_bytes * 8 // max(map(_bits, kinds))
+            raise Unfit
+        self._width = TARGET.vector_bytes * 8 // max(map(bit_size, kinds))
         self._stored = {id(i.operands[1]) for i in memory if i.opname == "store" and is_variable(i.operands[1])}
         self._variables: dict[int, _Linear] = {}
         self._declared: dict[str, Any] = {}
@@ -224,7 +220,7 @@ class _Widening:
         if wish is None:
             return 0
         if len(wish) != 2 or wish[1].constant & (wish[1].constant - 1):
-            raise _Left
+            raise Unfit
         return int(wish[1].constant)
 
     # --- reading ------------------------------------------------------------------------------------------------------
@@ -239,7 +235,7 @@ class _Widening:
             elif instruction.opname in _CASTS:
                 self._cast(instruction)
             else:
-                raise _Left
+                raise Unfit
         self._check_accesses()
 
     def _value(self, operand: Any) -> _Found:
@@ -261,7 +257,7 @@ class _Widening:
         return self._known[text]
 
     def _vector(self, kind: str) -> str:
-        _bits(kind)
+        bit_size(kind)
         return f"<{self._width} x {kind}>"
 
     def _are_same(self, instruction: Any) -> bool:
@@ -285,7 +281,7 @@ class _Widening:
         if isinstance(found, _Linear):
             return self._indices(found)
         if not isinstance(found, _Same):
-            raise _Left
+            raise Unfit
         if isinstance(operand, ir.Constant):
             return f"splat ({found.kind} {found.text})"
         return self._splat(found)
@@ -355,7 +351,7 @@ class _Widening:
 
     def _pointer(self, instruction: Any) -> None:
         if not self._are_same(instruction):
-            raise _Left
+            raise Unfit
 
     def _compare(self, instruction: Any) -> None:
         if not self._are_same(instruction):
@@ -390,12 +386,12 @@ class _Widening:
                 self._found[id(instruction)] = self._value(instruction.args[0])
             return
         if name not in powers.SCALES:
-            raise _Left
+            raise Unfit
         if self._are_same(instruction):
             return
         values, kind = [self._value(operand) for operand in instruction.args], str(instruction.type)
         if not all(isinstance(value, _Lanes) and value.kind == kind for value in values):
-            raise _Left
+            raise Unfit
         operands = [self._lanes(operand) for operand in instruction.args]
         text, declared = powers.scaled(kind, self._width, operands, self._named)
         self._declared.update(declared)
@@ -420,7 +416,7 @@ class _Widening:
             self._found[id(instruction)] = _Spread(base.text, index.text, str(instruction.source_etype))
             return
         if len(instruction.indices) != 1 or not isinstance(base, _Same) or not isinstance(index, _Linear):
-            raise _Left
+            raise Unfit
         self._found[id(instruction)] = _Adjacent(base.text, index.offset, str(instruction.source_etype), index.back)
 
     def _load(self, instruction: Any) -> None:
@@ -429,7 +425,7 @@ class _Widening:
             if id(place) in self._variables:
                 self._found[id(instruction)] = self._variables[id(place)]
             elif id(place) in self._stored or not self._are_same(instruction):
-                raise _Left  # what the turn before has left there
+                raise Unfit  # what the turn before has left there
             return
         at, kind = self._value(place), str(instruction.type)
         if "invariant.load" not in instruction.metadata:
@@ -441,18 +437,18 @@ class _Widening:
             return
         vector, pointer = self._vector(kind), self._element(at, kind)
         marks = instruction._stringify_metadata(leading_comma=True)
-        text = f"load {vector}, ptr {pointer}, align {_bits(kind) // 8}{marks}"
+        text = f"load {vector}, ptr {pointer}, align {bit_size(kind) // 8}{marks}"
         # Few CPUs have masks for what is no number to them.
         stored = "i16" if kind == "half" else kind
-        mask, given = ir.VectorType(ir.IntType(1), self._width), ir.VectorType(_element_type(stored), self._width)
-        name = f"llvm.masked.load.v{self._width}{_short(stored)}.p0"
+        mask, given = ir.VectorType(ir.IntType(1), self._width), ir.VectorType(element_type(stored), self._width)
+        name = f"llvm.masked.load.v{self._width}{short_name(stored)}.p0"
         self._declare(name, given, [given.as_pointer(), ir.IntType(32), mask, given])
         back = isinstance(at, _Adjacent) and at.back
         lanes = MASK
         if back:
             lanes = f"{self._name()}{COPY}"
             self._body.append((None, f"{lanes} = {self._turned(str(mask), MASK)}"))
-        operands = f"ptr {pointer}, i32 {_bits(kind) // 8}, {mask} {lanes}, {given} zeroinitializer"
+        operands = f"ptr {pointer}, i32 {bit_size(kind) // 8}, {mask} {lanes}, {given} zeroinitializer"
         masked = f'call {given} @"{name}"({operands}){marks}'
         if stored != kind:
             bits = f"{self._name()}{COPY}"
@@ -467,16 +463,16 @@ class _Widening:
     def _gather(self, instruction: Any, at: _Spread, kind: str) -> None:
         """A load from places of the lanes' own. Few CPUs have one of less than words."""
         # Without masks the lanes are read one by one, as LLVM does from places that need not become lanes.
-        if at.kind != kind or _bits(kind) < _WORD or not TARGET.free_masks:
-            raise _Left
+        if at.kind != kind or bit_size(kind) < _WORD or not TARGET.free_masks:
+            raise Unfit
         vector, pointers = self._vector(kind), f"<{self._width} x ptr>"
-        name = f"llvm.masked.gather.v{self._width}{_short(kind)}.v{self._width}p0"
-        mask, given = ir.VectorType(ir.IntType(1), self._width), ir.VectorType(_element_type(kind), self._width)
+        name = f"llvm.masked.gather.v{self._width}{short_name(kind)}.v{self._width}p0"
+        mask, given = ir.VectorType(ir.IntType(1), self._width), ir.VectorType(element_type(kind), self._width)
         self._declare(name, given, [ir.VectorType(ir.PointerType(), self._width), ir.IntType(32), mask, given])
         places = self._named(f"getelementptr {kind}, ptr {at.first}, <{self._width} x i64> {at.places}")
         marks = instruction._stringify_metadata(leading_comma=True)
         whole, masked = (
-            f'call {vector} @"{name}"({pointers} {places}, i32 {_bits(kind) // 8}, {mask} {lanes}, '
+            f'call {vector} @"{name}"({pointers} {places}, i32 {bit_size(kind) // 8}, {mask} {lanes}, '
             f"{vector} zeroinitializer){marks}"
             for lanes in ("splat (i1 true)", MASK)
         )
@@ -492,7 +488,7 @@ class _Widening:
         if is_variable(place):
             found = self._value(value)
             if not isinstance(found, _Linear) or found.offset or found.back:
-                raise _Left
+                raise Unfit
             # A variable for the index: other loops of the text may have the same.
             self._variables[id(place)] = found
             self._before.append(
@@ -502,30 +498,30 @@ class _Widening:
             return
         at, kind = self._value(place), str(value.type)
         if isinstance(at, _Adjacent) and at.back:
-            raise _Left
+            raise Unfit
         self._accesses.append((True, scope_of(instruction), at))
         vector, pointer, lanes = self._vector(kind), self._element(at, kind), self._lanes(value)
         marks = instruction._stringify_metadata(leading_comma=True)
-        text = f"store {vector} {lanes}, ptr {pointer}, align {_bits(kind) // 8}{marks}"
+        text = f"store {vector} {lanes}, ptr {pointer}, align {bit_size(kind) // 8}{marks}"
         if is_own(place):
             # A load cannot have what a masked store still has on its way.
             self._line(text)
             return
         stored = "i16" if kind == "half" else kind
-        mask, given = ir.VectorType(ir.IntType(1), self._width), ir.VectorType(_element_type(stored), self._width)
-        name = f"llvm.masked.store.v{self._width}{_short(stored)}.p0"
+        mask, given = ir.VectorType(ir.IntType(1), self._width), ir.VectorType(element_type(stored), self._width)
+        name = f"llvm.masked.store.v{self._width}{short_name(stored)}.p0"
         self._declare(name, ir.VoidType(), [given, given.as_pointer(), ir.IntType(32), mask])
         if stored != kind:
             bits = f"{self._name()}{COPY}"
             self._body.append((None, f"{bits} = bitcast {vector} {lanes} to {given}"))
             lanes = bits
-        operands = f"{given} {lanes}, ptr {pointer}, i32 {_bits(kind) // 8}, {mask} {MASK}"
+        operands = f"{given} {lanes}, ptr {pointer}, i32 {bit_size(kind) // 8}, {mask} {MASK}"
         self._body.append((text, f'call void @"{name}"({operands}){marks}'))
 
     def _element(self, at: _Found, kind: str) -> str:
         """The address of a vector of a type."""
         if not isinstance(at, _Adjacent) or at.kind != kind:
-            raise _Left
+            raise Unfit
         if at not in self._addresses:
             first, index = at.first, INDEX
             if at.offset:
@@ -542,10 +538,10 @@ class _Widening:
         """Turns may be done at once: what one writes no other one reads or writes."""
         written = {id(scope) for writes, scope, _ in self._accesses if writes}
         if not written or any(scope is None for _, scope, _ in self._accesses):
-            raise _Left
+            raise Unfit
         for scope in written:
             if len({at for _, other, at in self._accesses if id(other) == scope}) > 1:
-                raise _Left
+                raise Unfit
 
     # --- writing ------------------------------------------------------------------------------------------------------
 
@@ -577,24 +573,6 @@ class _Widening:
             [f"{LOOP} {len(module.metadata)}", module.add_metadata(["llvm.loop.unroll.disable"])]
         )
         return f", !llvm.loop {node.get_reference()}"
-
-
-def _bits(kind: str) -> int:
-    """The bits of an element of a vector."""
-    if kind in _FLOATS:
-        return _FLOATS[kind]
-    if kind[0] != "i" or not kind[1:].isdecimal():
-        raise _Left
-    return int(kind[1:])
-
-
-def _short(kind: str) -> str:
-    """A type as the names of LLVM's intrinsics have it."""
-    return f"f{_FLOATS[kind]}" if kind in _FLOATS else kind
-
-
-def _element_type(kind: str) -> Any:
-    return {"float": ir.FloatType(), "double": ir.DoubleType()}.get(kind) or ir.IntType(_bits(kind))
 
 
 _READERS: dict[str, Callable[[_Widening, Any], None]] = {

@@ -13,10 +13,10 @@ from tracejit.shapes import broadcast, normalize_dim
 from tracejit.tensor.arithmetic import mul
 from tracejit.tensor.casting import WIDEST, call_cast
 from tracejit.tensor.dispatch import apply, beside, shaped, wrap
-from tracejit.tensor.host import comparable, host
+from tracejit.tensor.host import host
 from tracejit.tensor.indexing import coordinates, pick, replaced, true_places
 from tracejit.tensor.inplace import assign, in_place
-from tracejit.tensor.promote import to_dtype
+from tracejit.tensor.promote import operand, result_type, tensor_of, to_dtype
 from tracejit.tensor.shaping import expand, reshape
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor, method
@@ -367,38 +367,78 @@ def argwhere(input: Tensor) -> Any:
     return _coordinates(input)
 
 
-@host
 def searchsorted(
-    sorted_sequence: Tensor, input: Any, *, out_int32: bool = False, right: bool = False, side: str | None = None
+    sorted_sequence: Tensor,
+    input: Any,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: Tensor | None = None,
 ) -> Tensor:
-    """Places where values would be put into sorted rows to keep them sorted.
+    """Places where values would be put into sorted rows to keep them sorted: before what equals them, or behind.
 
-    Shape: of `input`; its leading dimensions are those of the rows. Raises: RuntimeError if they differ.
+    `sorter` has the places of the rows' elements in order, if they are not in order themselves.
+
+    Shape: of `input`; its leading dimensions are those of the rows, unless there is but one.
+    DType: int64, or int32; rows and values are compared in the type that both promote to.
+    Edge: NaN is put behind everything; among numbers a row's own NaN is greatest.
+    Raises: RuntimeError for other shapes, or if `side` and `right` say opposites; NotImplementedError for bools.
+    Cost: the logarithm of a row's size, for each value.
+
+    >>> import tracejit as tj
+    >>> tj.searchsorted(tj.tensor([1.0, 3.0, 3.0, 5.0]), tj.tensor([3.0, 4.0]), right=True)
+    tensor([3, 3])
     """
-    rows = comparable(sorted_sequence)
-    found = np.asarray(comparable(input) if isinstance(input, Tensor) else input)
     if side not in (None, "left", "right"):
         raise RuntimeError(f"torch.searchsorted(): side can only be 'left' or 'right' but got {side}")
-    where = "right" if right or side == "right" else "left"
-    if rows.ndim == 0:
-        raise RuntimeError("torch.searchsorted(): boundaries tensor should be 1 dimension or more, but got 0 dimension")
-    if rows.ndim == 1:
-        out = np.asarray(np.searchsorted(rows, found, side=where))  # type: ignore[call-overload]
-    else:
-        if found.shape[:-1] != rows.shape[:-1]:
-            raise RuntimeError(
-                "torch.searchsorted(): boundaries tensor should be 1 dimension or the first N-1 dimensions of "
-                f"boundaries tensor and input value tensor must match, but we got boundaries tensor "
-                f"{list(rows.shape)} and input value tensor {list(found.shape)}"
-            )
-        out = np.empty(found.shape, np.int64)
-        for at in np.ndindex(*rows.shape[:-1]):
-            out[at] = np.searchsorted(rows[at], found[at], side=where)  # type: ignore[call-overload]
-    return wrap(out.astype(np.int32 if out_int32 else np.int64))
+    if side == "left" and right:
+        raise RuntimeError(
+            "torch.searchsorted(): side and right can't be set to opposites, got side of left while right was True"
+        )
+    shape = sorted_sequence._shape
+    if not shape:
+        raise RuntimeError(
+            "torch.searchsorted(): boundaries tensor should have positive dimension, but got 0 dimension"
+        )
+    values = tensor_of(operand(input, "searchsorted"), sorted_sequence)
+    if len(shape) > 1 and shape[:-1] != values._shape[:-1]:
+        raise RuntimeError(
+            "torch.searchsorted(): boundaries tensor should be 1 dimension or the first N-1 dimensions of "
+            f"boundaries tensor and input value tensor must match, but we got boundaries tensor "
+            f"{list(shape)} and input value tensor {list(values._shape)}"
+        )
+    if len(shape) > 1 and not values._shape:
+        raise RuntimeError(
+            "torch.searchsorted(): input value can be a scalar only when boundaries tensor dimension is 1, but we got "
+            f"boundaries tensor dim({len(shape)}) and input value's dim(0) numel(1)"
+        )
+    d = result_type(sorted_sequence, values)
+    if d is dtypes.bool:
+        raise NotImplementedError("searchsorted(): there is no order of bools; convert them to integers")
+    rows = sorted_sequence if sorter is None else _in_order(sorted_sequence, sorter)
+    found: Any = apply(ops.searchsorted, (to_dtype(rows, d), to_dtype(values, d)), (right or side == "right",))
+    return to_dtype(found, dtypes.int32) if out_int32 else found  # type: ignore[no-any-return]
+
+
+def _in_order(rows: Tensor, sorter: Tensor) -> Tensor:
+    if sorter._dtype is not dtypes.int64:
+        raise RuntimeError(f"torch.searchsorted(): sorter must be a tensor of long dtype but got dtype {sorter._dtype}")
+    if sorter._shape != rows._shape:
+        raise RuntimeError(
+            f"torch.searchsorted(): boundary and sorter must have the same size, but got boundary tensor "
+            f"{list(rows._shape)}and got sorter tensor {list(sorter._shape)}"
+        )
+    return gather(rows, -1, sorter)  # type: ignore[no-any-return]
 
 
 def bucketize(input: Any, boundaries: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:
-    """The interval between sorted boundaries in which each value lies."""
+    """The interval between sorted boundaries in which each value lies, as `searchsorted` finds it.
+
+    Raises: RuntimeError unless `boundaries` is a vector.
+    """
+    if len(boundaries._shape) != 1:
+        raise RuntimeError(f"boundaries tensor must be 1 dimension, but got dim({len(boundaries._shape)})")
     return searchsorted(boundaries, input, out_int32=out_int32, right=right)
 
 
