@@ -24,11 +24,14 @@ GUARD = 80
 scales_only = pytest.mark.skipif(not TARGET.free_masks, reason="few CPUs have an instruction that scales by a float")
 
 
-@pytest.fixture(autouse=True, params=[True, False], ids=["masks", "elements"])
+@pytest.fixture(autouse=True, params=["masks", "elements", "narrow"])
 def masks(request: Any, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether what whole vectors leave is done with masks, on a CPU that need not find them free, or by elements."""
-    free: bool = request.param
-    monkeypatch.setattr(vectors, "TARGET", replace(TARGET, free_masks=free))
+    """Whether what whole vectors leave is done with masks, on a CPU that need not find them free, or by elements, also
+    behind the narrowest vectors.
+    """
+    free: bool = request.param == "masks"
+    width = 16 if request.param == "narrow" else TARGET.vector_bytes
+    monkeypatch.setattr(vectors, "TARGET", replace(TARGET, vector_bytes=width, free_masks=free))
     return free
 
 
