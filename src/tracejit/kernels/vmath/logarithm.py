@@ -15,6 +15,7 @@ from tracejit.kernels.vmath.expression import (
     integer_to_float,
     nearest_integer,
     polynomial,
+    polynomial_in_pairs,
     power_of_biased,
     power_of_two,
     scale_by_whole,
@@ -47,7 +48,7 @@ def exponent_and_fraction_any(x: V) -> tuple[V, V]:
 def log1p_tail(f: V) -> V:
     """log(1 + f) - f for sqrt(1/2) <= 1 + f <= sqrt(2)."""
     if f.width == 32:
-        return polynomial(f, c.LOG[32]).fma(f, -0.5) * (f * f)
+        return polynomial_in_pairs(f, c.LOG[32]).fma(f, -0.5) * (f * f)
     s = f / (f + 2.0)
     z = s * s
     half_square = 0.5 * f * f

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from tracejit.kernels.vmath import coefficients as c
 from tracejit.kernels.vmath.exponential import exp, expm1_reduced, reduce_by_log2
-from tracejit.kernels.vmath.expression import FORMATS, V, polynomial, power_of_biased, two_product
+from tracejit.kernels.vmath.expression import FORMATS, V, polynomial, polynomial_in_pairs, power_of_biased, two_product
 from tracejit.kernels.vmath.logarithm import log
 
 # Beyond this erf rounds to one.
@@ -22,11 +22,11 @@ def erf(x: V) -> V:
     """Error function."""
     magnitude = x.abs()
     z = x * x
-    small = polynomial(z, c.ERF[x.width]).fma(x, x)
+    small = polynomial_in_pairs(z, c.ERF[x.width]).fma(x, x)
     limit = _ERF_ONE[x.width]
     limited = (magnitude > limit).where(x.const(limit), magnitude)
     coefficients = c.ERFC_LOG_32[32] if x.width == 32 else c.ERFC_LOG_64[64]
-    r, _, n = reduce_by_log2(-polynomial(limited - 2.0, coefficients), FORMATS[x.width].bias)
+    r, _, n = reduce_by_log2(-polynomial_in_pairs(limited - 2.0, coefficients), FORMATS[x.width].bias)
     scale = power_of_biased(n)
     large = (1.0 - scale) - expm1_reduced(r) * scale
     return (magnitude < 1.0).where(small, large.with_sign(x))
