@@ -171,8 +171,10 @@ def test_changes_in_place_of_views() -> None:
 
 def test_functions_of_values_give_tensors_where_theirs_are() -> None:
     x = there(np.int64([3, 1, 1, 2]))
-    for out in (*tj.sort(x), tj.unique(x), x.nonzero(), tj.bincount(x), tj.topk(x, 2)[0], tj.argsort(x)):
+    places = tj.searchsorted(tj.sort(x)[0], x, right=True)
+    for out in (*tj.sort(x), tj.unique(x), x.nonzero(), tj.bincount(x), tj.topk(x, 2)[0], tj.argsort(x), places):
         assert out.is_cuda
+    assert places.tolist() == [4, 2, 2, 3]
     assert x.max().item() == 3
     assert x.tolist() == [3, 1, 1, 2]
     assert [int(v) for v in x] == [3, 1, 1, 2]

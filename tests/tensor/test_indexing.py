@@ -230,6 +230,22 @@ def test_sorted_rows() -> None:
     check("m.bucketize(x, y, right=True)", [row, row])
 
 
+def test_what_cannot_be_searched_says_why() -> None:
+    rows = tj.zeros(2, 3)
+    with pytest.raises(RuntimeError, match="input value can be a scalar only"):
+        tj.searchsorted(rows, 1.0)
+    with pytest.raises(RuntimeError, match="first N-1 dimensions"):
+        tj.searchsorted(rows, tj.zeros(3, 3))
+    with pytest.raises(TypeError, match="'sorted_sequence' must be Tensor, not list"):
+        tj.searchsorted([1.0, 2.0], rows)
+    with pytest.raises(TypeError, match="'sorter' must be Tensor, not list"):
+        tj.searchsorted(rows[0], rows, sorter=[0, 1, 2])
+    with pytest.raises(TypeError, match="'boundaries' must be Tensor, not list"):
+        tj.bucketize(rows, [1.0, 2.0])
+    with pytest.raises(NotImplementedError, match="no order of bools"):
+        tj.searchsorted(rows[0] > 0, rows > 0)
+
+
 def test_places_out_of_range_raise_index_error() -> None:
     """PyTorch raises RuntimeError here for some and IndexError for others; here all of them are IndexErrors."""
     x, far = tj.ones(2, 3), tj.tensor([[7]])

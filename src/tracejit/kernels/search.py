@@ -6,6 +6,7 @@ Must not know: whether the rows are in order; a row that is not gives some place
 
 from __future__ import annotations
 
+from tracejit.dtypes import BY_NAME
 from tracejit.kernels.launch import Launch, Operand, Ptr
 from tracejit.kernels.template import (
     instantiate,
@@ -20,7 +21,7 @@ _TOGETHER = 256
 """Values whose places are narrowed down together: each step of one waits for the step before, but not for the others,
 and none is a branch (262,144 float32 among 1,000 take a millisecond, and 15 in PyTorch)."""
 
-_SEARCH = f"""
+_SEARCH = """
 def $name(p, lo, hi):
     # Slots: rows, x, out, the size of a row, how many values are looked for in each.
     rows = load_arg(p, 0)
@@ -31,7 +32,7 @@ def $name(p, lo, hi):
     top = lo
     while top < hi:
         row = top // each
-        bottom = min(min(top + {_TOGETHER}, hi), (row + 1) * each)
+        bottom = min(min(top + $together, hi), (row + 1) * each)
         begin = row * size
         for u in range(top, bottom):
             store_i64_s(out, u, 0, 2, 3)
@@ -41,8 +42,8 @@ def $name(p, lo, hi):
             half = (left + 1) >> 1
             for u in range(top, bottom):
                 at = load_i64_s(out, u, 2, 3)
-                a = load_$t_s(rows, begin + at + half - 1, 0, 3)
-                v = load_$t_s(x, u, 1, 3)
+                a = load_${t}_s(rows, begin + at + half - 1, 0, 3)
+                v = load_${t}_s(x, u, 1, 3)
                 store_i64_s(out, u, select($passes, at + half, at), 2, 3)
             left -= half
         top = bottom
@@ -69,10 +70,10 @@ def plan_searchsorted(rows: Operand, x: Operand, out: Operand, right: bool) -> t
         )
     short, units, size = short_name(x), product(x.shape), rows.shape[-1]
     passes = "a <= v" if right else "a < v"
-    if short in ("f16", "bf16", "f32", "f64"):
+    if BY_NAME[x.dtype].is_floating_point:
         passes = f"({passes}) | (v != v)"
     name = f"searchsorted_{'right' if right else 'left'}_{short}"
-    function = instantiate(_SEARCH.replace("$t", short).replace("$passes", passes), name)
+    function = instantiate(_SEARCH, name, t=short, passes=passes, together=str(_TOGETHER))
     each = x.shape[-1] if own else max(units, 1)
     slots = (Ptr(0), Ptr(1), Ptr(2), size, each)
     return launched(Launch(function, slots, units, 1.0 + 0.7 * size.bit_length(), grain=_TOGETHER))

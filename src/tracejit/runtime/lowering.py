@@ -371,7 +371,7 @@ class _Walk:
             return
         if again is head:
             self._loops.end(number, self.builder.block)
-        self.builder.position_at_end(self.builder.block)
+        self.builder.position_at_end(self.builder.block)  # the body may begin with its index now
         if not self.builder.block.is_terminated:
             self.builder.branch(following)
         self.builder.position_at_end(following)

@@ -22,14 +22,18 @@ from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor, method
 
 
+def _tensor(x: Any, what: str, argument: str) -> Tensor:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{what}(): argument '{argument}' must be Tensor, not {type(x).__name__}")
+    return x
+
+
 def places(index: Any, what: str) -> Tensor:
     """An index tensor as int64.
 
     Raises: TypeError for no tensor, RuntimeError for another type than int32 or int64.
     """
-    if not isinstance(index, Tensor):
-        raise TypeError(f"{what}(): argument 'index' must be Tensor, not {type(index).__name__}")
-    if index._dtype not in (dtypes.int64, dtypes.int32):
+    if _tensor(index, what, "index")._dtype not in (dtypes.int64, dtypes.int32):
         raise RuntimeError(f"{what}(): Expected dtype int32/int64 for index")
     return to_dtype(index, dtypes.int64)  # type: ignore[no-any-return]
 
@@ -171,9 +175,7 @@ def _slices(input: Tensor, dim: int, index: Tensor, source: Tensor, what: str) -
     """The operands of an operation that writes slices, checked."""
     at = _vector(index, what)
     d = normalize_dim(dim, len(input._shape))
-    if not isinstance(source, Tensor):
-        raise TypeError(f"{what}(): argument 'source' must be Tensor, not {type(source).__name__}")
-    if source._dtype is not input._dtype:
+    if _tensor(source, what, "source")._dtype is not input._dtype:
         raise RuntimeError(f"{what}(): self and source expected to have the same dtype")
     x, src = _line(input), _line(source)
     if len(src._shape) != len(x._shape):
@@ -383,7 +385,8 @@ def searchsorted(
     Shape: of `input`; its leading dimensions are those of the rows, unless there is but one.
     DType: int64, or int32; rows and values are compared in the type that both promote to.
     Edge: NaN is put behind everything; among numbers a row's own NaN is greatest.
-    Raises: RuntimeError for other shapes, or if `side` and `right` say opposites; NotImplementedError for bools.
+    Raises: RuntimeError for other shapes, or if `side` and `right` say opposites; TypeError for rows or a `sorter` that
+    are no tensors; NotImplementedError for bools.
     Cost: the logarithm of a row's size, for each value.
 
     >>> import tracejit as tj
@@ -396,22 +399,22 @@ def searchsorted(
         raise RuntimeError(
             "torch.searchsorted(): side and right can't be set to opposites, got side of left while right was True"
         )
-    shape = sorted_sequence._shape
+    shape = _tensor(sorted_sequence, "searchsorted", "sorted_sequence")._shape
     if not shape:
         raise RuntimeError(
             "torch.searchsorted(): boundaries tensor should have positive dimension, but got 0 dimension"
         )
     values = tensor_of(operand(input, "searchsorted"), sorted_sequence)
+    if len(shape) > 1 and not values._shape:
+        raise RuntimeError(
+            "torch.searchsorted(): input value can be a scalar only when boundaries tensor dimension is 1, but we got "
+            f"boundaries tensor dim({len(shape)}) and input value's dim(0) numel(1)"
+        )
     if len(shape) > 1 and shape[:-1] != values._shape[:-1]:
         raise RuntimeError(
             "torch.searchsorted(): boundaries tensor should be 1 dimension or the first N-1 dimensions of "
             f"boundaries tensor and input value tensor must match, but we got boundaries tensor "
             f"{list(shape)} and input value tensor {list(values._shape)}"
-        )
-    if len(shape) > 1 and not values._shape:
-        raise RuntimeError(
-            "torch.searchsorted(): input value can be a scalar only when boundaries tensor dimension is 1, but we got "
-            f"boundaries tensor dim({len(shape)}) and input value's dim(0) numel(1)"
         )
     d = result_type(sorted_sequence, values)
     if d is dtypes.bool:
@@ -422,7 +425,7 @@ def searchsorted(
 
 
 def _in_order(rows: Tensor, sorter: Tensor) -> Tensor:
-    if sorter._dtype is not dtypes.int64:
+    if _tensor(sorter, "searchsorted", "sorter")._dtype is not dtypes.int64:
         raise RuntimeError(f"torch.searchsorted(): sorter must be a tensor of long dtype but got dtype {sorter._dtype}")
     if sorter._shape != rows._shape:
         raise RuntimeError(
@@ -435,9 +438,9 @@ def _in_order(rows: Tensor, sorter: Tensor) -> Tensor:
 def bucketize(input: Any, boundaries: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:
     """The interval between sorted boundaries in which each value lies, as `searchsorted` finds it.
 
-    Raises: RuntimeError unless `boundaries` is a vector.
+    Raises: RuntimeError unless `boundaries` is a vector, TypeError unless it is a tensor.
     """
-    if len(boundaries._shape) != 1:
+    if len(_tensor(boundaries, "bucketize", "boundaries")._shape) != 1:
         raise RuntimeError(f"boundaries tensor must be 1 dimension, but got dim({len(boundaries._shape)})")
     return searchsorted(boundaries, input, out_int32=out_int32, right=right)
 
