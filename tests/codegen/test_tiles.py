@@ -12,6 +12,7 @@ import pytest
 import tracejit as tj
 from tests.kernels.launching import caller
 from tests.programs import graph_of, make
+from tests.runtime.lowering_ways import directly
 from tracejit import compiler
 from tracejit.compiler import compile_graph
 from tracejit.ir.graph import Graph
@@ -125,6 +126,12 @@ def run_in_pieces(graph: Graph, x: np.ndarray, out: np.ndarray, pieces: int) -> 
         caller()(launched.kernel.address, block.ctypes.data, low, high)
 
 
+def have_it_that_all_are_large(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = compiler.version()
+    monkeypatch.setattr(cost, limit, 0)
+    monkeypatch.setattr(compiler, "version", lambda: f"{usual} {limit} is 0")
+
+
 def swapped(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The dimensions in order, but for the last two."""
     return (*range(len(shape) - 2), len(shape) - 1, len(shape) - 2)
@@ -140,11 +147,9 @@ def symmetric(x: Node) -> Node:
 def test_squares_may_be_cut_anywhere_and_lie_anywhere(
     shape: tuple[int, ...], dtype: type, small: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usual = compiler.version()
     if small:
-        # Each tile is followed by its mirror image whatever the size.
-        monkeypatch.setattr(cost, "MIRRORED_BYTES", 0)
-        monkeypatch.setattr(compiler, "version", lambda: f"{usual} all squares are large")
+        # Each block is followed by its mirror image whatever the size.
+        have_it_that_all_are_large("MIRRORED_BYTES", monkeypatch)
     rng, numel = np.random.default_rng(3), math.prod(shape)
     graph = graph_of(symmetric, np.empty(shape, dtype))
     for pieces, at, to in ((1, 0, 0), (2, 1, 0), (7, 4, 9), (numel // shape[-1], 15, 4)):
@@ -158,7 +163,13 @@ def test_squares_may_be_cut_anywhere_and_lie_anywhere(
 
 @pytest.mark.parametrize("shape", [(1, 1000), (1000, 1), (63, 400), (400, 65), (5, 200, 300), (2, 1030, 70)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32, np.int64])
-def test_matrices_may_be_cut_anywhere_and_lie_anywhere(shape: tuple[int, ...], dtype: type) -> None:
+@pytest.mark.parametrize("small", [False, True])
+def test_matrices_may_be_cut_anywhere_and_lie_anywhere(
+    shape: tuple[int, ...], dtype: type, small: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if small:
+        # Tiles are tall whatever the size.
+        have_it_that_all_are_large("TALL_BYTES", monkeypatch)
     rng, numel = np.random.default_rng(4), math.prod(shape)
     turned = (*shape[:-2], shape[-1], shape[-2])
     order = swapped(shape)
@@ -180,6 +191,12 @@ def test_tiles_of_a_square_that_read_the_same_memory_follow_one_another() -> Non
     assert "pairs = " in text(symmetric, (100, 100))
     assert "pairs = " not in text(lambda x, y: make("add", x, make("permute", y, dims=(1, 0))), (99, 99), (99, 99))
     assert "pairs = " not in text(lambda x: make("mul", make("permute", x, dims=(1, 0)), 2), (99, 99))
+
+
+@pytest.mark.parametrize("function", [symmetric, lambda x: make("mul", make("permute", x, dims=(1, 0)), 2)])
+def test_tiles_are_lowered_directly(function: Callable[[Node], Node]) -> None:
+    with directly():
+        compile_graph(graph_of(function, np.empty((100, 100), np.float32)))
 
 
 def test_squares_of_other_sizes_need_no_other_kernel() -> None:

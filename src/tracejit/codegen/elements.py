@@ -196,7 +196,7 @@ class Elements:
 
     @cached_property
     def tile_side(self) -> int:
-        """Rows and places of a tile."""
+        """Places of a tile, and its rows unless it is tall."""
         return TILE_BYTES // max(r.source.dtype.itemsize for v, r in self._reads if self._runs_across(v, r))
 
     def find_lines(self) -> None:
@@ -343,7 +343,8 @@ class Elements:
         key = (read.source, read.offset, read.strides, read.shape, value.shape)
         if key not in self._tiles:
             # What weaves writes whole vectors, of as many rows as are woven.
-            places = self.tile_side * TILE_PITCH if fill == "turn" else cost.WOVEN_PLACES + _WHOLE
+            turned = cost.TALL * self.tile_side * TILE_PITCH
+            places = turned if fill == "turn" else cost.WOVEN_PLACES + _WHOLE
             self._tiles[key] = self.writer.scratch("i64", places * read.source.dtype.itemsize // 8)
         return self._tiles[key]
 

@@ -256,76 +256,77 @@ def _write_woven(elements: Elements) -> tuple[int, float, float]:
 def _open_tiles(elements: Elements) -> None:
     """Opens loops over tiles, each from row `top` to `bottom` and from place `first` to `stop`.
 
-    They go through matrices block by block, and through a block in strips of a tile's rows. Rows that are turned are
-    far apart in memory: what finds those of a block is at hand until the block is done.
+    They go through matrices block by block, and through a block in strips of a tile's rows, or in tall tiles. Rows that
+    are turned are far apart in memory: what finds those of a block is at hand until the block is done.
     """
     writer, n, side = elements.writer, elements.n, elements.tile_side
     elements.find_lines()
     if elements.mirrored:
-        _open_mirrored_strips(elements)
+        _open_mirrored_blocks(elements)
     else:
-        block, run = side * cost.STRIPS, elements.run
+        block, run = side * cost.TALL, elements.run
+        writer.line(f"tall = {block} if {_matrix_bytes(elements)} >= {cost.TALL_BYTES} else {side}")
         writer.line("below = lo")
         writer.line("while below < hi:")
         writer.depth += 1
         writer.line("start = below")
         writer.line(f"row = start % {run}")
         writer.line(f"below = min(start + {block} - (row + down) % {block}, hi, start + {run} - row)")
-        writer.line(f"above = start - (row + down) % {side}")
+        writer.line("above = start - (row + down) % tall")
         writer.line(f"for left in range(-aside, {n}, {block}):")
         writer.depth += 1
         writer.line(f"right = min(left + {block}, {n})")
-    writer.line(f"for edge in range(above, below, {side}):")
+    writer.line("for strip in range((below - above + tall - 1) // tall):")
     writer.depth += 1
+    writer.line("edge = above + strip * tall")
     writer.line("top = max(edge, start)")
-    writer.line(f"bottom = min(edge + {side}, below)")
+    writer.line("bottom = min(edge + tall, below)")
     writer.line(f"for begin in range(left, right, {side}):")
     writer.depth += 1
     writer.line("first = max(begin, 0)")
     writer.line(f"stop = min(begin + {side}, right)")
 
 
-def _open_mirrored_strips(elements: Elements) -> None:
-    """Opens a loop over strips of squares, each of which is followed by its mirror image, which reads the same memory.
+def _matrix_bytes(elements: Elements) -> str:
+    """The text of how many bytes of results a matrix has."""
+    return f"{elements.run} * {elements.n} * {elements.stored[0].dtype.itemsize}"
+
+
+def _open_mirrored_blocks(elements: Elements) -> None:
+    """Opens a loop over blocks of squares, each followed by its mirror image, which reads the same memory.
 
     Of m blocks along a side, a block is done with those that are up to m // 2 further on in its row, past the end of
-    which the row begins anew: so each pair is met once, and all blocks have equally many. Of squares that a cache holds
-    strips are whole rows of tiles, and no pairs. The rows of all squares are equal shares of their strips.
+    which the row begins anew: so each pair is met once, and all rows of blocks have equally many. In squares that a
+    cache holds blocks are whole rows of tiles, and there are no pairs. The rows of all squares are equal shares of
+    their blocks.
     """
-    writer, n, run, side, strips = elements.writer, elements.n, elements.run, elements.tile_side, cost.STRIPS
+    writer, n, run, side = elements.writer, elements.n, elements.run, elements.tile_side
     rows = writer.size(elements.rows)
-    writer.line(f"pairs = 1 if {n} * {n} * {elements.stored[0].dtype.itemsize} >= {cost.MIRRORED_BYTES} else 0")
-    writer.line(f"block = {side * strips} if pairs == 1 else {side}")
-    writer.line(f"high = ({n} + max(down, aside) + {side - 1}) // {side}")
-    writer.line(f"high = (high + {strips - 1}) // {strips} if pairs == 1 else high")
+    writer.line(f"pairs = 1 if {_matrix_bytes(elements)} >= {cost.MIRRORED_BYTES} else 0")
+    writer.line(f"tall = {side * cost.TALL} if pairs == 1 else {side}")
+    writer.line(f"high = ({n} + max(down, aside) + tall - 1) // tall")
     writer.line("wide = high // 2 + 1 if pairs == 1 else 1")
-    writer.line(f"all = {rows} // {run} * high * wide * (block // {side})")
+    writer.line(f"all = {rows} // {run} * high * wide")
     writer.line(f"for w in range(lo * all // {rows}, hi * all // {rows}):")
     writer.depth += 1
-    writer.line(f"q = w // {strips} if pairs == 1 else w")
-    writer.line("r = q // wide")
-    writer.line("along = q - r * wide")
+    writer.line("r = w // wide")
+    writer.line("along = w - r * wide")
     writer.line("matrix = r // high")
     writer.line("across = r - matrix * high")
     writer.line(f"start = matrix * {run}")
-    writer.line("above = start + across * block - down")
+    writer.line("above = start + across * tall - down")
     # A block on the diagonal is its own image; of an even number the one in the middle is met from both sides.
     writer.line("times = min(1 + pairs * along * (high - 2 * along), 2)")
-    writer.line("if pairs == 1:")
-    writer.depth += 1
-    writer.line("along = (along + across) % high")
-    writer.line(f"above += w % {strips} * {side}")
-    writer.depth -= 1
-    writer.line(f"below = min(above + {side}, start + {run})")
-    writer.line("left = along * block - aside")
-    writer.line(f"right = min(left + block, {n}) if pairs == 1 else {n}")
+    writer.line("along = (along + across) % high if pairs == 1 else 0")
+    writer.line("left = along * tall - aside")
     writer.line("for turn in range(times):")
     writer.depth += 1
     writer.line("if turn == 1:")
     writer.depth += 1
     writer.line("above, left = start + left + aside - down, above - start + down - aside")
-    writer.line(f"below, right = min(above + block, start + {run}), min(left + {side}, {n})")
     writer.depth -= 1
+    writer.line(f"below = min(above + tall, start + {run})")
+    writer.line(f"right = min(left + tall, {n}) if pairs == 1 else {n}")
 
 
 def _write_body(elements: Elements) -> None:
