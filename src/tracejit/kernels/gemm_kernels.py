@@ -286,7 +286,7 @@ def _thin(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
     a_batch, b_batch, c_batch, added = code.slots(p, A_BATCH, B_BATCH, C_BATCH, ADDED)
     columns = THIN_VECTORS * lane.count
     panels = (n + columns - 1).quotient(columns)
-    tiles = [add_tile(code.module, lane, 1, vectors, ENDING) for vectors in (1, THIN_VECTORS)]
+    tiles = [add_tile(code.module, lane, 1, vectors, ENDING) for vectors in (1, THIN_VECTORS // 2, THIN_VECTORS)]
     with code.loop(low, high) as unit:
         row = unit.quotient(panels)
         batch = row.quotient(m)
@@ -295,11 +295,12 @@ def _thin(lane: Lane, code: Code, p: Word, low: Word, high: Word) -> None:
         b_at = b + (batch * b_batch + j) * lane.size
         c_at = c + (batch * c_batch + i * c_m + j) * lane.size
         bias = added.differs(0).choose(added + j * lane.size, 0)
-        one, many = (
-            partial(code.call, tile, a_at, 0, a_k, b_at, b_k, c_at, c_m, k, 1, 1, n - j, bias) for tile in tiles
+        left = n - j
+        one, some, many = (
+            partial(code.call, tile, a_at, 0, a_k, b_at, b_k, c_at, c_m, k, 1, 1, left, bias) for tile in tiles
         )
         # Vectors that are masked altogether take their time, too.
-        code.either(n - j <= lane.count, one, many)
+        code.either(left <= lane.count, one, partial(code.either, left <= columns // 2, some, many))
 
 
 def _dots(lane: Lane, vectors: int, by_lines: bool, code: Code, p: Word, low: Word, high: Word) -> None:
