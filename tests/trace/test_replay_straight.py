@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import sys
 import threading
 import weakref
@@ -14,11 +15,13 @@ import tracejit as tj
 from tests.garbage import small_heap
 from tests.trace.replaying import net
 from tests.trace.values import arr, bits
-from tracejit import devices
+from tracejit import devices, optim
 from tracejit.kernels import looks
+from tracejit.nn import functional as F
 from tracejit.trace.matcher import MISS
 from tracejit.trace.region import region_of
 from tracejit.trace.replay import arrivals
+from tracejit.trace.replay.arithmetic import Arithmetic
 
 WORDS_TELL = pytest.mark.skipif(
     sys.version_info >= (3, 13), reason="Python looks at the attributes of objects there, so the text replays"
@@ -332,6 +335,23 @@ def test_inside_of_another_region():
             assert bits(compiled(x)) == bits(tj.softmax(model(x), -1))
 
 
+@WORDS_TELL
+def test_changes_in_place_need_no_text(monkeypatch):
+    bias, plain = arr(3, 4), arr(3, 4)
+
+    def writes(x, bias):
+        bias.add_(x)
+        return x + bias
+
+    compiled = tj.compile(lambda x: writes(x, bias))
+    for i in range(20):
+        if i == 10:
+            by_text = text_calls(compiled, monkeypatch)
+        assert bits(compiled(arr(i, 4))) == bits(writes(arr(i, 4), plain))
+        assert (bits(bias), bias._version) == (bits(plain), plain._version)
+    assert not by_text
+
+
 def test_calls_that_do_more_are_left_to_the_text():
     count = [0]
 
@@ -340,12 +360,7 @@ def test_calls_that_do_more_are_left_to_the_text():
         return x * 2
 
     bias, box = arr(3, 4), {"scale": 2.0}
-
-    def writes(x):
-        bias.add_(x)
-        return x + bias
-
-    for function in (counts, writes, lambda x: (x * 2, x + 1), lambda x: x * box["scale"], lambda: bias * 2):
+    for function in (counts, lambda x: (x * 2, x + 1), lambda x: x * box["scale"], lambda: bias * 2):
         compiled = tj.compile(function)
         args = () if function.__code__.co_argcount == 0 else (arr(2, 4),)
         for i in range(12):
@@ -354,3 +369,218 @@ def test_calls_that_do_more_are_left_to_the_text():
         for replay in region_of(compiled).prover.replays:
             assert replay.straight is None
         assert region_of(compiled).straight is None
+
+
+def train(model, opt, x, y):
+    opt.zero_grad()
+    loss = F.cross_entropy(model(x), y)
+    loss.backward()
+    opt.step()
+    return loss
+
+
+class Training:
+    """A step of an MLP with an optimizer, as a program and, beside it, eagerly with the same numbers."""
+
+    def __init__(self, optimizer=optim.Adam, **options):
+        self.model, self.plain = net(4, 8, 2), net(4, 8, 2)
+        self.opt, self.plain_opt = (optimizer(m.parameters(), lr=1e-2, **options) for m in (self.model, self.plain))
+        model, opt = self.model, self.opt
+        self.step = tj.compile(lambda x, y: train(model, opt, x, y))
+        self.count = 0
+
+    def check(self, steps=12, *, gradients=True):
+        """Steps of both have the same bits, with what they change; who looks at gradients has calls look at them."""
+        for _ in range(steps):
+            self.count += 1
+            x, y = arr(self.count, 3, 4), tj.tensor([0, 1, 1])
+            found, expected = self.step(x, y), train(self.plain, self.plain_opt, x, y)
+            assert bits(found) == bits(expected)
+            assert found.grad_fn.name() == expected.grad_fn.name()
+            assert state_of(self.model, self.opt, gradients) == state_of(self.plain, self.plain_opt, gradients)
+
+    @property
+    def is_straight(self):
+        """Whether calls are one native one."""
+        return region_of(self.step).straight is not None
+
+
+def state_of(model, opt, gradients):
+    """Parameters, with their gradients, versions, and what an optimizer keeps."""
+    parameters = list(model.parameters())
+    tensors = [(bits(p), p._version, bits(p.grad) if gradients else None) for p in parameters]
+    kept = [{k: v if not isinstance(v, tj.Tensor) else (bits(v), v._version) for k, v in opt.state[p].items()}
+            for p in parameters]  # fmt: skip
+    return tensors, kept
+
+
+OPTIMIZERS = {
+    "SGD": (optim.SGD, {}),
+    "momentum": (optim.SGD, {"momentum": 0.9, "weight_decay": 0.1}),
+    "Adam": (optim.Adam, {}),
+    "largest": (optim.Adam, {"amsgrad": True}),
+    "AdamW": (optim.AdamW, {}),
+    "Adamax": (optim.Adamax, {}),
+}
+
+
+@WORDS_TELL
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_training_step_needs_no_text(name, monkeypatch):
+    optimizer, options = OPTIMIZERS[name]
+    training = Training(optimizer, **options)
+    training.check()
+    assert training.is_straight
+    training.check(1, gradients=False)
+    by_text, replayed = text_calls(training.step, monkeypatch), region_of(training.step).calls.replayed
+    training.check(20, gradients=False)
+    assert not by_text
+    assert region_of(training.step).calls.replayed == replayed + 20
+
+
+@WORDS_TELL
+def test_steps_that_differ_are_left_to_the_text(monkeypatch):
+    """Counts that are changed, gradients that somebody has, another rate: each has the bits of eager, and once more."""
+    training = Training()
+    training.check()
+    by_text = text_calls(training.step, monkeypatch)
+    held = []
+
+    def count_of_one(value):
+        def change(model, opt):
+            first, *_ = model.parameters()
+            opt.state[first]["step"] = value
+
+        return change
+
+    def counts_of_all(value):
+        def change(model, opt):
+            for p in model.parameters():
+                opt.state[p]["step"] = value
+
+        return change
+
+    def hold_a_gradient(model, opt):
+        held.append(next(iter(model.parameters())).grad)
+
+    def drop_gradients(model, opt):
+        for p in model.parameters():
+            p.grad = None
+
+    changes = [count_of_one(3), counts_of_all(12345), counts_of_all(6800), counts_of_all(2.0), counts_of_all(1 << 53)]
+    changes += [counts_of_all(True), counts_of_all(40), hold_a_gradient, drop_gradients]
+    for change in changes:
+        before = [bits(g) for g in held]
+        for model, opt in ((training.model, training.opt), (training.plain, training.plain_opt)):
+            change(model, opt)
+        training.check(6)
+        assert [bits(g) for g in held][: len(before)] == before
+    assert by_text
+    training.check(12, gradients=False)
+    by_text.clear()
+    training.check(12, gradients=False)
+    assert training.is_straight
+    assert not by_text
+    for opt in (training.opt, training.plain_opt):
+        opt.param_groups[0]["lr"] *= 0.5
+    training.check(20)
+
+
+@WORDS_TELL
+def test_powers_that_vanish_are_as_pythons(monkeypatch):
+    """0.9 ** 6800 is subnormal, 0.9 ** 8000 is 0: such steps are native calls, too."""
+    training = Training()
+    training.check()
+    for model, opt in ((training.model, training.opt), (training.plain, training.plain_opt)):
+        for p in model.parameters():
+            opt.state[p]["step"] = 6790
+    training.check(1, gradients=False)
+    by_text = text_calls(training.step, monkeypatch)
+    training.check(20, gradients=False)
+    for model, opt in ((training.model, training.opt), (training.plain, training.plain_opt)):
+        for p in model.parameters():
+            opt.state[p]["step"] = 8000
+    training.check(1, gradients=False)
+    by_text.clear()
+    training.check(20, gradients=False)
+    assert not by_text
+
+
+@WORDS_TELL
+def test_a_training_step_keeps_and_loses_nothing():
+    training = Training()
+    training.check()
+    assert training.is_straight
+    x, y = arr(1, 3, 4), tj.tensor([0, 1, 1])
+    shared = (None, False, x, y, x.numpy())
+    training.step(x, y)
+    gc.collect()
+    counts = [sys.getrefcount(s) for s in shared]
+    objects = len(gc.get_objects())
+    for _ in range(1000):
+        training.step(x, y)
+    gc.collect()
+    assert len(gc.get_objects()) - objects < 50
+    assert all(abs(sys.getrefcount(s) - count) < 500 for s, count in zip(shared, counts, strict=True))
+    first, *_ = training.model.parameters()
+    # Four parameters have one object as their count, and a look at it takes one more.
+    holders = sys.getrefcount(training.opt.state[first]["step"])
+    assert holders == 4 + 1
+    losses = [weakref.ref(training.step(x, y)) for _ in range(3)]
+    assert all(loss() is None for loss in losses)
+
+
+@WORDS_TELL
+@small_heap()
+def test_a_collection_in_the_middle_of_a_training_step():
+    """Making the loss and its step of the tape may collect garbage, whose `__del__` trains or changes a weight."""
+    training = Training()
+    training.check()
+    assert training.is_straight
+    x, y = arr(7, 3, 4), tj.tensor([0, 1, 1])
+    sides = ((training.model, training.opt), (training.plain, training.plain_opt))
+
+    def train_again():
+        training.step(x, y)
+        train(*sides[1], x, y)
+
+    def change():
+        for model, _ in sides:
+            model[0].weight.data = model[0].weight.detach() * 0.5
+
+    before = gc.get_threshold()
+    try:
+        for call in (train_again, change):
+            for _ in range(20):
+                Falling(call)
+                gc.set_threshold(1, 1, 1)
+                found = training.step(x, y)
+                gc.set_threshold(*before)
+                gc.collect()
+                assert np.isfinite(found.item())
+    finally:
+        gc.set_threshold(*before)
+    for (p, _), (q, _) in zip(*(list(model.named_parameters()) for model, _ in sides), strict=True):
+        assert p == q
+
+
+@pytest.mark.parametrize(
+    ("line", "is_done"),
+    [
+        ("v2 = 0.5 * v1", True),
+        ("v2 = v0 - 1e-05", True),
+        ("v2 = v0 - 1", False),
+        ("v2 = v0 ** v1", False),
+        ("v2 = v0 % 2.0", False),
+        ("v2 = K1(v1)", True),
+        ("v2 = K2(v1)", False),
+        ("v2 = K3 * v1", True),
+        ("v2 = K4 * v1", False),
+        ("v2 = 0.5 * v7", False),
+        ("v2 = 9007199254740993 * 0.5", False),
+    ],
+)
+def test_arithmetic_that_native_code_does(line, is_done):
+    steps = Arithmetic({"K1": math.sqrt, "K2": math.sin, "K3": 2.0, "K4": np.float64(2)})
+    steps.counted("v0", "v1")
+    assert steps.add(line) is is_done

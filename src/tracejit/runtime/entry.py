@@ -87,6 +87,7 @@ _PYTHON_FUNCTIONS = (
     "PyDict_GetItemWithError",
     "PyDict_SetItem",
     "PyDict_Size",
+    "PyErr_Clear",
     "PyErr_Occurred",
     "PyErr_SetString",
     "PyEval_RestoreThread",
@@ -97,6 +98,7 @@ _PYTHON_FUNCTIONS = (
     "PyLong_FromLongLong",
     "PyObject_CallNoArgs",
     "PyObject_GetAttr",
+    "PyObject_SetAttr",
     "PyTuple_GetItem",
     "PyTuple_Size",
     "PyType_IsSubtype",
@@ -166,6 +168,25 @@ def _module_text(digest: str) -> str:
         replay_free=replay_text.FREE,
         replay_count=replay_text.COUNT,
         replay_miss=replay_text.MISS,
+        replay_kept=replay_text.KEPT,
+        replay_dicts=replay_text.DICTS,
+        replay_count_key=replay_text.COUNT_KEY,
+        replay_count_by=replay_text.COUNT_BY,
+        replay_steps=replay_text.STEPS,
+        replay_numbers=replay_text.NUMBERS,
+        replay_node=replay_text.NODE,
+        replay_position=replay_text.POSITION,
+        replay_next_position=replay_text.NEXT_POSITION,
+        replay_node_at=replay_text.NODE_AT,
+        replay_versions=replay_text.VERSIONS,
+        largest_count=1 << 53,
+        add=replay_text.ADD,
+        subtract=replay_text.SUBTRACT,
+        multiply=replay_text.MULTIPLY,
+        divide=replay_text.DIVIDE,
+        power=replay_text.POWER,
+        root=replay_text.ROOT,
+        put=replay_text.PUT,
         max_arguments=replay_text.MAX_ARGUMENTS,
     )
 
@@ -223,6 +244,8 @@ class Entry:
             llvm.add_symbol(name, ctypes.cast(function, ctypes.c_void_p).value)
         for name, index in _ARRAY_FUNCTIONS.items():
             llvm.add_symbol(name, _array_function(index))
+        # Under a name of its own, or LLVM might put something else in its place: Python computes powers with it.
+        llvm.add_symbol("power_in_python", ctypes.cast(ctypes.CDLL(None).pow, ctypes.c_void_p).value)
         digest = hashlib.sha256(f"{environment()} {_module_text('')} {sys.version}".encode()).hexdigest()
         text = _module_text(digest[:16])
         symbols = {name: f"{name}_{digest[:16]}" for name in (*_FUNCTIONS, *_OTHERS)}

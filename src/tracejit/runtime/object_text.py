@@ -98,22 +98,15 @@ no:
 }
 
 ; Adds to the number that each of some lists holds first. Pairs: the address of a list, what is added.
-define ptr @advance_$digest(ptr %self, ptr %pairs) {
+define internal void @go_up(ptr %data) {
 entry:
-  %state_word = call i64 @data_of(ptr %self)
-  %state = inttoptr i64 %state_word to ptr
-  %is = call i1 @is_array(ptr %pairs, ptr %state)
-  br i1 %is, label %begin, label %no
-begin:
-  %data_word = call i64 @data_of(ptr %pairs)
-  %data = inttoptr i64 %data_word to ptr
   %count = load i64, ptr %data
   br label %head
 head:
-  %i = phi i64 [ 0, %begin ], [ %next, %put ]
-  %before = phi ptr [ null, %begin ], [ %old, %put ]
-  %before_by = phi i64 [ 0, %begin ], [ %by, %put ]
-  %before_new = phi ptr [ null, %begin ], [ %new, %put ]
+  %i = phi i64 [ 0, %entry ], [ %next, %put ]
+  %before = phi ptr [ null, %entry ], [ %old, %put ]
+  %before_by = phi i64 [ 0, %entry ], [ %by, %put ]
+  %before_new = phi ptr [ null, %entry ], [ %new, %put ]
   %more = icmp ult i64 %i, %count
   br i1 %more, label %add, label %done
 add:
@@ -148,6 +141,18 @@ put:
   call void @Py_DecRef(ptr %old)
   br label %head
 done:
+  ret void
+}
+
+define ptr @advance_$digest(ptr %self, ptr %pairs) {
+  %state_word = call i64 @data_of(ptr %self)
+  %state = inttoptr i64 %state_word to ptr
+  %is = call i1 @is_array(ptr %pairs, ptr %state)
+  br i1 %is, label %begin, label %no
+begin:
+  %data_word = call i64 @data_of(ptr %pairs)
+  %data = inttoptr i64 %data_word to ptr
+  call void @go_up(ptr %data)
   %zero = call ptr @PyLong_FromLongLong(i64 0)
   ret ptr %zero
 no:

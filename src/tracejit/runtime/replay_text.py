@@ -37,9 +37,31 @@ COUNT = 19
 """Where the address of the number of replayed calls stands."""
 MISS = 20
 """What is given where something is not as before."""
-REPLAY_WORDS = 21
+KEPT = 21
+"""A list that holds the words of the gradients which this replay gave and the next one may write into; 0 if it gives
+none."""
+DICTS = 22
+"""A tuple of dicts that hold one count under a key, 0 if there is none; what is added to it in each call."""
+COUNT_KEY = 23
+COUNT_BY = 24
+STEPS = 25
+"""Steps of arithmetic, behind their number: what is done, where it goes, and two places it is done with."""
+NUMBERS = 26
+"""The numbers they are done with: the count before and after, constants, what steps gave."""
+NODE = 27
+"""The class of the step of the tape that made the tensor, 0 if there is none; the names of its position and of what
+gives positions; where a tensor has it."""
+POSITION = 28
+NEXT_POSITION = 29
+NODE_AT = 30
+VERSIONS = 31
+"""The table of the versions that go up, 0 if none does."""
+REPLAY_WORDS = 32
 
 MAX_ARGUMENTS = 8
+
+ADD, SUBTRACT, MULTIPLY, DIVIDE, POWER, ROOT, PUT = range(7)
+"""What a step of arithmetic does; the last one puts a number among the program's."""
 
 REPLAYS = """
 ; Whether a dict has an object under a key. Keys are strings, which compare without error.
@@ -121,6 +143,179 @@ failed:
   ret i1 false
 }
 
+; The count that all dicts have under the key; -1 if they hold no one object, or no whole number that a float can be.
+define internal i64 @common_count(ptr %state, ptr %table) {
+entry:
+  %dicts_word = call i64 @word(ptr %table, i64 $replay_dicts)
+  %dicts = inttoptr i64 %dicts_word to ptr
+  %key_word = call i64 @word(ptr %table, i64 $replay_count_key)
+  %key = inttoptr i64 %key_word to ptr
+  %many = call i64 @PyTuple_Size(ptr %dicts)
+  br label %head
+head:
+  %i = phi i64 [ 0, %entry ], [ %next, %each ]
+  %former = phi ptr [ null, %entry ], [ %found, %each ]
+  %more = icmp slt i64 %i, %many
+  br i1 %more, label %each, label %all
+each:
+  %next = add i64 %i, 1
+  %dict = call ptr @PyTuple_GetItem(ptr %dicts, i64 %i)
+  %found = call ptr @PyDict_GetItemWithError(ptr %dict, ptr %key)
+  %is_there = icmp ne ptr %found, null
+  %is_first = icmp eq i64 %i, 0
+  %is_former = icmp eq ptr %found, %former
+  %is_one = or i1 %is_first, %is_former
+  %fits = and i1 %is_there, %is_one
+  br i1 %fits, label %head, label %no
+all:
+  %type = call ptr @type_of(ptr %former)
+  %type_word = ptrtoint ptr %type to i64
+  %int_word = call i64 @word(ptr %state, i64 $int_type)
+  %is_int = icmp eq i64 %type_word, %int_word
+  br i1 %is_int, label %number, label %no
+number:
+  %value = call i64 @PyLong_AsLongLong(ptr %former)
+  %small = icmp ult i64 %value, $largest_count
+  br i1 %small, label %yes, label %no
+yes:
+  ret i64 %value
+no:
+  call void @PyErr_Clear()
+  ret i64 -1
+}
+
+; Does the steps of arithmetic; false where Python raises an error, or might.
+define internal i1 @compute(ptr %table) {
+entry:
+  %steps_word = call i64 @word(ptr %table, i64 $replay_steps)
+  %steps = inttoptr i64 %steps_word to ptr
+  %numbers_word = call i64 @word(ptr %table, i64 $replay_numbers)
+  %numbers = inttoptr i64 %numbers_word to ptr
+  %scalars_word = call i64 @word(ptr %table, i64 $replay_scalars)
+  %scalars = inttoptr i64 %scalars_word to ptr
+  %count = load i64, ptr %steps
+  br label %head
+head:
+  %i = phi i64 [ 0, %entry ], [ %next, %keep ], [ %next, %put ]
+  %more = icmp ult i64 %i, %count
+  br i1 %more, label %step, label %done
+step:
+  %next = add i64 %i, 1
+  %first = mul i64 %i, 4
+  %at = getelementptr i64, ptr %steps, i64 %first
+  %kind = call i64 @word(ptr %at, i64 1)
+  %to = call i64 @word(ptr %at, i64 2)
+  %x_place = call i64 @word(ptr %at, i64 3)
+  %y_place = call i64 @word(ptr %at, i64 4)
+  %x_at = getelementptr double, ptr %numbers, i64 %x_place
+  %y_at = getelementptr double, ptr %numbers, i64 %y_place
+  %x = load double, ptr %x_at
+  %y = load double, ptr %y_at
+  switch i64 %kind, label %no [ i64 $add, label %add  i64 $subtract, label %subtract  i64 $multiply, label %multiply
+                                i64 $divide, label %divide  i64 $power, label %power  i64 $root, label %root
+                                i64 $put, label %put ]
+add:
+  %sum = fadd double %x, %y
+  br label %keep
+subtract:
+  %difference = fsub double %x, %y
+  br label %keep
+multiply:
+  %product = fmul double %x, %y
+  br label %keep
+divide:
+  %by_zero = fcmp oeq double %y, 0.0
+  %quotient = fdiv double %x, %y
+  br i1 %by_zero, label %no, label %keep
+power:
+  ; Of other numbers Python makes complex ones or raises errors.
+  %raised = call double @power_in_python(double %x, double %y)
+  %positive = fcmp ogt double %x, 0.0
+  %finite = fcmp olt double %raised, 0x7FF0000000000000
+  %plain = and i1 %positive, %finite
+  br i1 %plain, label %keep, label %no
+root:
+  %has_root = fcmp oge double %x, 0.0
+  %rooted = call double @llvm.sqrt.f64(double %x)
+  br i1 %has_root, label %keep, label %no
+keep:
+  %result = phi double [ %sum, %add ], [ %difference, %subtract ], [ %product, %multiply ], [ %quotient, %divide ],
+                       [ %raised, %power ], [ %rooted, %root ]
+  %to_at = getelementptr double, ptr %numbers, i64 %to
+  store double %result, ptr %to_at
+  br label %head
+put:
+  %scalar_at = getelementptr double, ptr %scalars, i64 %to
+  store double %x, ptr %scalar_at
+  br label %head
+done:
+  ret i1 true
+no:
+  ret i1 false
+}
+
+; Has a new step of the tape behind a tensor that was just made; false with an exception set.
+define internal i1 @give_node(ptr %made, ptr %table, ptr %class) {
+  %at = call i64 @word(ptr %table, i64 $replay_node_at)
+  %name_word = call i64 @word(ptr %table, i64 $replay_position)
+  %name = inttoptr i64 %name_word to ptr
+  %giver_word = call i64 @word(ptr %table, i64 $replay_next_position)
+  %giver = inttoptr i64 %giver_word to ptr
+  %node = call ptr @PyType_GenericAlloc(ptr %class, i64 0)
+  %none = icmp eq ptr %node, null
+  br i1 %none, label %failed, label %place
+place:
+  %position = call ptr @PyObject_CallNoArgs(ptr %giver)
+  %nowhere = icmp eq ptr %position, null
+  br i1 %nowhere, label %drop, label %name_it
+name_it:
+  %error = call i32 @PyObject_SetAttr(ptr %node, ptr %name, ptr %position)
+  call void @Py_DecRef(ptr %position)
+  %fine = icmp eq i32 %error, 0
+  br i1 %fine, label %put, label %drop
+put:
+  %slot = getelementptr i8, ptr %made, i64 %at
+  %old = load ptr, ptr %slot
+  store ptr %node, ptr %slot
+  %empty = icmp eq ptr %old, null
+  br i1 %empty, label %done, label %forget
+forget:
+  call void @Py_DecRef(ptr %old)
+  br label %done
+done:
+  ret i1 true
+drop:
+  call void @Py_DecRef(ptr %node)
+  br label %failed
+failed:
+  ret i1 false
+}
+
+; Lets all dicts hold a count; false with an exception set.
+define internal i1 @enter_count(ptr %table, ptr %count) {
+entry:
+  %dicts_word = call i64 @word(ptr %table, i64 $replay_dicts)
+  %dicts = inttoptr i64 %dicts_word to ptr
+  %key_word = call i64 @word(ptr %table, i64 $replay_count_key)
+  %key = inttoptr i64 %key_word to ptr
+  %many = call i64 @PyTuple_Size(ptr %dicts)
+  br label %head
+head:
+  %i = phi i64 [ 0, %entry ], [ %next, %each ]
+  %more = icmp slt i64 %i, %many
+  br i1 %more, label %each, label %done
+each:
+  %next = add i64 %i, 1
+  %dict = call ptr @PyTuple_GetItem(ptr %dicts, i64 %i)
+  %error = call i32 @PyDict_SetItem(ptr %dict, ptr %key, ptr %count)
+  %fine = icmp eq i32 %error, 0
+  br i1 %fine, label %head, label %failed
+done:
+  ret i1 true
+failed:
+  ret i1 false
+}
+
 ; A call of a region: its result, or what says that something is not as before, with nothing done. The tensor is made
 ; first, as that may collect garbage: no Python code, which could enter the region, runs from then on.
 define ptr @replay_$digest(ptr %self, ptr %args, i64 %count) {
@@ -170,7 +365,15 @@ make:
   %template_table = inttoptr i64 %template_table_word to ptr
   %made = call ptr @copy_with_array(ptr %state, ptr %template, ptr %template_table)
   %none_made = icmp eq ptr %made, null
-  br i1 %none_made, label %failed, label %enter
+  br i1 %none_made, label %failed, label %remember
+remember:
+  %class_word = call i64 @word(ptr %table, i64 $replay_node)
+  %class = inttoptr i64 %class_word to ptr
+  %has_node = icmp ne i64 %class_word, 0
+  br i1 %has_node, label %node, label %enter
+node:
+  %given_node = call i1 @give_node(ptr %made, ptr %table, ptr %class)
+  br i1 %given_node, label %enter, label %lost
 enter:
   %ready = call i64 @word(ptr %table, i64 $replay_ready)
   %is_ready = icmp ne i64 %ready, 0
@@ -185,9 +388,25 @@ hold:
   %held = inttoptr i64 %held_word to ptr
   %changed = call i64 @first_changed(ptr %held)
   %unchanged = icmp eq i64 %changed, 0
-  br i1 %unchanged, label %head, label %drop
+  br i1 %unchanged, label %gradients, label %drop
+gradients:
+  %kept_word = call i64 @word(ptr %table, i64 $replay_kept)
+  %gives_none = icmp eq i64 %kept_word, 0
+  br i1 %gives_none, label %arguments, label %keep
+keep:
+  %kept_list = inttoptr i64 %kept_word to ptr
+  %kept_items_at = getelementptr i8, ptr %kept_list, i64 $list_items
+  %kept_items = load ptr, ptr %kept_items_at
+  %kept_array = load ptr, ptr %kept_items
+  %kept_data = call i64 @data_of(ptr %kept_array)
+  %kept = inttoptr i64 %kept_data to ptr
+  %lost_some = call i64 @first_changed(ptr %kept)
+  %has_all = icmp eq i64 %lost_some, 0
+  br i1 %has_all, label %arguments, label %drop
+arguments:
+  br label %head
 head:
-  %i = phi i64 [ 0, %hold ], [ %next, %fill ]
+  %i = phi i64 [ 0, %arguments ], [ %next, %fill ]
   %more = icmp slt i64 %i, %many
   br i1 %more, label %fill, label %look
 fill:
@@ -201,14 +420,60 @@ look:
   %look_table = inttoptr i64 %look_word to ptr
   %unlike = call i64 @look_at(ptr %state, ptr %look_table, ptr %objects, i64 %many)
   %alike = icmp eq i64 %unlike, 0
-  br i1 %alike, label %run, label %drop
+  br i1 %alike, label %counters, label %drop
+counters:
+  %dicts_word = call i64 @word(ptr %table, i64 $replay_dicts)
+  %counts = icmp ne i64 %dicts_word, 0
+  br i1 %counts, label %count_up, label %arithmetic
+count_up:
+  %count_before = call i64 @common_count(ptr %state, ptr %table)
+  %no_count = icmp slt i64 %count_before, 0
+  br i1 %no_count, label %drop, label %counted_up
+counted_up:
+  %count_by = call i64 @word(ptr %table, i64 $replay_count_by)
+  %count_after = add i64 %count_before, %count_by
+  %numbers_word = call i64 @word(ptr %table, i64 $replay_numbers)
+  %numbers = inttoptr i64 %numbers_word to ptr
+  %number_before = sitofp i64 %count_before to double
+  %number_after = sitofp i64 %count_after to double
+  store double %number_before, ptr %numbers
+  %after_at = getelementptr double, ptr %numbers, i64 1
+  store double %number_after, ptr %after_at
+  %new_count = call ptr @PyLong_FromLongLong(i64 %count_after)
+  %no_new_count = icmp eq ptr %new_count, null
+  br i1 %no_new_count, label %lost, label %arithmetic
+arithmetic:
+  %entered = phi ptr [ null, %counters ], [ %new_count, %counted_up ]
+  %computed = call i1 @compute(ptr %table)
+  br i1 %computed, label %run, label %uncount
 run:
   %pointers_word = call i64 @word(ptr %table, i64 $replay_pointers)
   %pointers = inttoptr i64 %pointers_word to ptr
   call void @point_to(ptr %made, ptr %template_table, ptr %pointers)
   %code = call i64 @run_ready(ptr %state, ptr %table)
   %ran = icmp eq i64 %code, 0
-  br i1 %ran, label %count_call, label %drop
+  br i1 %ran, label %versions, label %uncount
+uncount:
+  %was_counted = icmp ne ptr %entered, null
+  br i1 %was_counted, label %forget_count, label %drop
+forget_count:
+  call void @Py_DecRef(ptr %entered)
+  br label %drop
+versions:
+  %versions_word = call i64 @word(ptr %table, i64 $replay_versions)
+  %versions_table = inttoptr i64 %versions_word to ptr
+  %has_versions = icmp ne i64 %versions_word, 0
+  br i1 %has_versions, label %go_up, label %counts_go_in
+go_up:
+  call void @go_up(ptr %versions_table)
+  br label %counts_go_in
+counts_go_in:
+  %has_count = icmp ne ptr %entered, null
+  br i1 %has_count, label %enter_counts, label %count_call
+enter_counts:
+  %in_all = call i1 @enter_count(ptr %table, ptr %entered)
+  call void @Py_DecRef(ptr %entered)
+  br i1 %in_all, label %count_call, label %lost
 count_call:
   %count_word = call i64 @word(ptr %table, i64 $replay_count)
   %count_at = inttoptr i64 %count_word to ptr
