@@ -49,12 +49,17 @@ def _add_stream(module: Any) -> Any:
 
         def part(length: Any, state: list[Any]) -> list[Any]:
             # Less than a line: 8, 4, 2 and 1 words.
-            size = words // 2
-            while size:
-                some = builder.and_(builder.udiv(length, I64(size)), I64(1))
-                state = emit_loop(builder, some, state, piece(size, _WORD_BYTES), rolled=True)
-                size //= 2
-            return state
+            def pieces(state: list[Any]) -> list[Any]:
+                size = words // 2
+                while size:
+                    some = builder.and_(builder.udiv(length, I64(size)), I64(1))
+                    state = emit_loop(builder, some, state, piece(size, _WORD_BYTES), rolled=True)
+                    size //= 2
+                return state
+
+            # Rows of tiles are copied by themselves, and are whole lines in most cases.
+            some = builder.zext(builder.icmp_unsigned("!=", length, I64(0)), I64)
+            return emit_loop(builder, some, state, pieces, rolled=True)
 
         before = builder.lshr(builder.and_(builder.neg(target), I64(LINE_BYTES - 1)), I64(2))
         before = builder.select(builder.icmp_unsigned("<", before, count), before, count)
