@@ -1,6 +1,7 @@
-"""What the CPU multiplies bfloat16 with: tiles, which a process must ask for, or vectors.
+"""What the CPU is, and what it multiplies bfloat16 with: tiles, which a process must ask for, or vectors.
 
-In: the settings. Out: whether there are tiles, whether there are either. Must not know: what they are for.
+In: the settings. Out: LLVM's name of it, whether there are tiles, whether there are either.
+Must not know: what they are for.
 """
 
 from __future__ import annotations
@@ -21,6 +22,16 @@ _VECTORS = frozenset(("avx512bf16", "avx512f", "avx512bw", "avx512vl", "avx512dq
 
 _ARCH_PRCTL, _REQUEST, _TILE_DATA = 158, 0x1023, 18
 """Linux, x86-64: `arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA)`."""
+
+
+@functools.cache
+def name() -> str:
+    """What LLVM calls the CPU.
+
+    >>> name() == name() != ""
+    True
+    """
+    return str(llvm.get_host_cpu_name())
 
 
 def _permitted() -> bool:

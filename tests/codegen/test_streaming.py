@@ -89,7 +89,8 @@ def test_what_is_far_goes_past_the_caches_and_nothing_else() -> None:
     assert "stream(" not in texts(cost.FAR_BYTES // 8 - 1)
 
 
-def test_results_of_tiles_are_far_sooner() -> None:
+def test_results_of_tiles_may_be_far_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "FAR_BYTES", 2 * cost.FAR_TILED_BYTES)
     n = int((cost.FAR_TILED_BYTES // 8) ** 0.5) + 1
     x = np.zeros((n, n), np.float32)
 
@@ -97,7 +98,6 @@ def test_results_of_tiles_are_far_sooner() -> None:
         graph = graph_of(lambda x: make("add", make("permute", x, dims=dims), 1.0), x)
         return compile_graph(graph).kernels[0].text
 
-    assert 8 * n * n < cost.FAR_BYTES
     assert "stream(" in kernel(1, 0)
     assert "stream(" not in kernel(0, 1)
 

@@ -28,7 +28,7 @@ from numba import types
 from numba.core.dispatcher import Dispatcher
 from numba.extending import _Intrinsic
 
-from tracejit import kernels
+from tracejit import cpu, kernels
 from tracejit.config import SETTINGS, code_key, logger, thread_budget
 from tracejit.cpu import has_tiles, multiplies_bfloat16
 from tracejit.errors import KernelBuildError
@@ -127,7 +127,7 @@ def environment() -> str:
             llvmlite.__version__,
             np.__version__,
             platform.machine(),
-            native.cpu_name(),
+            cpu.name(),
             native.cpu_features(),
             repr((code_key(SETTINGS), has_tiles(), multiplies_bfloat16())),
             *map(bytes.decode, texts),

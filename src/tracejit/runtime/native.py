@@ -14,16 +14,11 @@ from typing import Any
 
 import llvmlite.binding as llvm
 
+from tracejit import cpu
 from tracejit.config import SETTINGS
 from tracejit.errors import KernelBuildError
 
 _lock = threading.RLock()
-
-
-@functools.cache
-def cpu_name() -> str:
-    """LLVM's name of this CPU."""
-    return str(llvm.get_host_cpu_name())
 
 
 @functools.cache
@@ -44,7 +39,7 @@ def _target_machine() -> Any:
     # Static relocation is what LLVM's in-memory loader needs on x86.
     static = llvm.get_process_triple().startswith(("x86_64", "i686"))
     return target.create_target_machine(
-        cpu=cpu_name(),
+        cpu=cpu.name(),
         features=cpu_features(),
         opt=SETTINGS.opt_level,
         reloc="static" if static else "default",

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from math import prod
 from pathlib import Path
 
+from tracejit import cpu
 from tracejit.schedule.values import ELEMENTWISE, SCAN, VIRTUAL, Value
 from tracejit.symbols import present
 
@@ -123,12 +124,15 @@ def last_cache(folder: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> int
     return levels[max(levels)] if levels else USUAL_CACHE
 
 
-FAR_BYTES, FAR_TILED_BYTES, FAR_ROW = last_cache() // 8 * 9, last_cache() // 4 * 3, 2 << 10
+FAR_TILED_BYTES, FAR_ROW = last_cache() // 4 * 3, 2 << 10
+FAR_BYTES = last_cache() // 8 * 9 if cpu.name() == "znver5" else FAR_TILED_BYTES
 """What a launch reads and writes from which on caches do not hold all of it, so that its results go past them: a line
 of a result is then neither read before it is written nor in the way of an operand (3 x + y over 16 MB takes 0.7 of the
-time beside a cache of 32 MiB). What the last cache just holds had better stay there (-x over 16 MiB beside the same
-takes 0.65 of the time), but for results of tiles, whose lines meet other lines of theirs in the caches before (a + a.T
-there: 1.5). Rows of fewer bytes than FAR_ROW would leave too many lines that are written in parts."""
+time beside a cache of 32 MiB). Of 32 MiB that a Zen 4 has, 20 to 24 MB are worth it, even if the next launch reads what
+was written (2 x over 12 MiB: 0.6 to 0.8 of the time, layer norm over 14 MiB 0.5); a Zen 5 keeps what it just holds (-x
+over 16 MiB takes 0.65 of the time if it stays), but for results of tiles, whose lines meet other lines of theirs in the
+caches before (a + a.T there: 1.5). Rows of fewer bytes than FAR_ROW would leave too many lines that are written in
+parts."""
 
 ALIGNED = 128
 """Places in a row from which on tiles had better begin with lines of memory (in 0.75 of the time over 2048 rows of 2048

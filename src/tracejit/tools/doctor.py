@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from tracejit import cpu
 from tracejit.aval import Aval
 from tracejit.compiler import compile_graph
 from tracejit.config import SETTINGS, describe, thread_budget
@@ -67,7 +68,7 @@ def versions() -> Iterator[tuple[str, str]]:
 def processor() -> Iterator[tuple[str, str]]:
     """The CPU as LLVM sees it, its vector features, whether it has tiles, and the threads that kernels may use."""
     flags = native.cpu_features().split(",")
-    yield "cpu", native.cpu_name()
+    yield "cpu", cpu.name()
     yield "features", " ".join(name for name in FEATURES if f"+{name}" in flags) or "none of those that matter"
     none = "none (AMX), or not to be used"
     without = "none (AMX); vectors multiply bfloat16" if multiplies_bfloat16() else none
