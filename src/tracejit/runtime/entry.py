@@ -254,7 +254,8 @@ class Entry:
         cached = code is not None
         if code is None:
             module = native.parse(text)
-            native.optimise(module, symbols.values())
+            # All passes take a tenth of a second, and gain nothing for straight lines and short loops.
+            native.optimise(module, symbols.values(), by_hand=True)
             code = native.object_code(module)
             STORE.put(digest, "entry", text, code)
         native.load(code, symbols["launch"])
