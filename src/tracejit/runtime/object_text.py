@@ -7,7 +7,27 @@ Must not know: where objects keep what; `entry.py` fills that in.
 from __future__ import annotations
 
 _FOR_EACH_DICT = """
-; ABOUT under a key. Arguments: a tuple of dicts, the key, the object.
+; ABOUT under a key: 1, or 0 where it ended before, -1 with an exception set.
+define internal i64 @NAME_all(ptr %dicts, ptr %key, ptr %value) {
+entry:
+  %many = call i64 @PyTuple_Size(ptr %dicts)
+  %bad = icmp slt i64 %many, 0
+  br i1 %bad, label %failed, label %head
+head:
+  %i = phi i64 [ 0, %entry ], [ %next, %each ]
+  %more = icmp slt i64 %i, %many
+  br i1 %more, label %each, label %done
+each:
+  %next = add i64 %i, 1
+  %dict = call ptr @PyTuple_GetItem(ptr %dicts, i64 %i)
+EACH
+done:
+  ret i64 1
+failed:
+  ret i64 -1
+}
+
+; The same for Python. Arguments: a tuple of dicts, the key, the object.
 define ptr @NAME_$digest(ptr %self, ptr %args, i64 %count) {
 entry:
   %three = icmp eq i64 %count, 3
@@ -18,19 +38,11 @@ begin:
   %key = load ptr, ptr %key_at
   %value_at = getelementptr ptr, ptr %args, i64 2
   %value = load ptr, ptr %value_at
-  %many = call i64 @PyTuple_Size(ptr %dicts)
-  %bad = icmp slt i64 %many, 0
-  br i1 %bad, label %failed, label %head
-head:
-  %i = phi i64 [ 0, %begin ], [ %next, %each ]
-  %more = icmp slt i64 %i, %many
-  br i1 %more, label %each, label %done
-each:
-  %next = add i64 %i, 1
-  %dict = call ptr @PyTuple_GetItem(ptr %dicts, i64 %i)
-EACH
+  %code = call i64 @NAME_all(ptr %dicts, ptr %key, ptr %value)
+  %bad = icmp slt i64 %code, 0
+  br i1 %bad, label %failed, label %done
 done:
-  %result = call ptr @PyLong_FromLongLong(i64 RESULT)
+  %result = call ptr @PyLong_FromLongLong(i64 %code)
   ret ptr %result
 failed:
   ret ptr null
@@ -43,9 +55,9 @@ no:
 """
 
 
-def _for_each_dict(name: str, about: str, each: str, result: int) -> str:
+def _for_each_dict(name: str, about: str, each: str) -> str:
     """A function over dicts: `each` goes on to `head`, or ends."""
-    places = {"NAME": name, "ABOUT": about, "EACH": each.strip("\n"), "RESULT": str(result)}
+    places = {"NAME": name, "ABOUT": about, "EACH": each.strip("\n")}
     text = _FOR_EACH_DICT
     for place, written in places.items():
         text = text.replace(place, written)
@@ -408,10 +420,8 @@ other:
   %raised = icmp ne ptr %error, null
   br i1 %raised, label %failed, label %unlike
 unlike:
-  %zero = call ptr @PyLong_FromLongLong(i64 0)
-  ret ptr %zero
+  ret i64 0
 """,
-    1,
 )
 OBJECTS += _for_each_dict(
     "enter",
@@ -421,5 +431,4 @@ OBJECTS += _for_each_dict(
   %fine = icmp eq i32 %error, 0
   br i1 %fine, label %head, label %failed
 """,
-    0,
 )

@@ -144,37 +144,22 @@ failed:
 }
 
 ; The count that all dicts have under the key; -1 if they hold no one object, or no whole number that a float can be.
-define internal i64 @common_count(ptr %state, ptr %table) {
-entry:
-  %dicts_word = call i64 @word(ptr %table, i64 $replay_dicts)
-  %dicts = inttoptr i64 %dicts_word to ptr
-  %key_word = call i64 @word(ptr %table, i64 $replay_count_key)
-  %key = inttoptr i64 %key_word to ptr
-  %many = call i64 @PyTuple_Size(ptr %dicts)
-  br label %head
-head:
-  %i = phi i64 [ 0, %entry ], [ %next, %each ]
-  %former = phi ptr [ null, %entry ], [ %found, %each ]
-  %more = icmp slt i64 %i, %many
-  br i1 %more, label %each, label %all
-each:
-  %next = add i64 %i, 1
-  %dict = call ptr @PyTuple_GetItem(ptr %dicts, i64 %i)
-  %found = call ptr @PyDict_GetItemWithError(ptr %dict, ptr %key)
-  %is_there = icmp ne ptr %found, null
-  %is_first = icmp eq i64 %i, 0
-  %is_former = icmp eq ptr %found, %former
-  %is_one = or i1 %is_first, %is_former
-  %fits = and i1 %is_there, %is_one
-  br i1 %fits, label %head, label %no
-all:
-  %type = call ptr @type_of(ptr %former)
+define internal i64 @common_count(ptr %state, ptr %dicts, ptr %key) {
+  %dict = call ptr @PyTuple_GetItem(ptr %dicts, i64 0)
+  %count = call ptr @PyDict_GetItemWithError(ptr %dict, ptr %key)
+  %none = icmp eq ptr %count, null
+  br i1 %none, label %no, label %compare
+compare:
+  %alike = call i64 @alike_all(ptr %dicts, ptr %key, ptr %count)
+  %is_one = icmp sgt i64 %alike, 0
+  %type = call ptr @type_of(ptr %count)
   %type_word = ptrtoint ptr %type to i64
   %int_word = call i64 @word(ptr %state, i64 $int_type)
   %is_int = icmp eq i64 %type_word, %int_word
-  br i1 %is_int, label %number, label %no
+  %fits = and i1 %is_one, %is_int
+  br i1 %fits, label %number, label %no
 number:
-  %value = call i64 @PyLong_AsLongLong(ptr %former)
+  %value = call i64 @PyLong_AsLongLong(ptr %count)
   %small = icmp ult i64 %value, $largest_count
   br i1 %small, label %yes, label %no
 yes:
@@ -291,31 +276,6 @@ failed:
   ret i1 false
 }
 
-; Lets all dicts hold a count; false with an exception set.
-define internal i1 @enter_count(ptr %table, ptr %count) {
-entry:
-  %dicts_word = call i64 @word(ptr %table, i64 $replay_dicts)
-  %dicts = inttoptr i64 %dicts_word to ptr
-  %key_word = call i64 @word(ptr %table, i64 $replay_count_key)
-  %key = inttoptr i64 %key_word to ptr
-  %many = call i64 @PyTuple_Size(ptr %dicts)
-  br label %head
-head:
-  %i = phi i64 [ 0, %entry ], [ %next, %each ]
-  %more = icmp slt i64 %i, %many
-  br i1 %more, label %each, label %done
-each:
-  %next = add i64 %i, 1
-  %dict = call ptr @PyTuple_GetItem(ptr %dicts, i64 %i)
-  %error = call i32 @PyDict_SetItem(ptr %dict, ptr %key, ptr %count)
-  %fine = icmp eq i32 %error, 0
-  br i1 %fine, label %head, label %failed
-done:
-  ret i1 true
-failed:
-  ret i1 false
-}
-
 ; A call of a region: its result, or what says that something is not as before, with nothing done. The tensor is made
 ; first, as that may collect garbage: no Python code, which could enter the region, runs from then on.
 define ptr @replay_$digest(ptr %self, ptr %args, i64 %count) {
@@ -423,10 +383,13 @@ look:
   br i1 %alike, label %counters, label %drop
 counters:
   %dicts_word = call i64 @word(ptr %table, i64 $replay_dicts)
+  %dicts = inttoptr i64 %dicts_word to ptr
+  %key_word = call i64 @word(ptr %table, i64 $replay_count_key)
+  %key = inttoptr i64 %key_word to ptr
   %counts = icmp ne i64 %dicts_word, 0
   br i1 %counts, label %count_up, label %arithmetic
 count_up:
-  %count_before = call i64 @common_count(ptr %state, ptr %table)
+  %count_before = call i64 @common_count(ptr %state, ptr %dicts, ptr %key)
   %no_count = icmp slt i64 %count_before, 0
   br i1 %no_count, label %drop, label %counted_up
 counted_up:
@@ -471,8 +434,9 @@ counts_go_in:
   %has_count = icmp ne ptr %entered, null
   br i1 %has_count, label %enter_counts, label %count_call
 enter_counts:
-  %in_all = call i1 @enter_count(ptr %table, ptr %entered)
+  %code_of_all = call i64 @enter_all(ptr %dicts, ptr %key, ptr %entered)
   call void @Py_DecRef(ptr %entered)
+  %in_all = icmp sgt i64 %code_of_all, 0
   br i1 %in_all, label %count_call, label %lost
 count_call:
   %count_word = call i64 @word(ptr %table, i64 $replay_count)
