@@ -53,9 +53,10 @@ demo: $(VENV)/.extra-demo
 bench: $(VENV)/.extra-bench
 	$(BIN)/tracejit bench --json bench.json
 
+# BENCH='--rounds 5 --seconds 0.25' takes half an hour.
 performance: $(VENV)/.extra-bench
 	@# The first command fails if a peer's results differ, which is no reason to leave out the second.
-	$(BIN)/tracejit bench --json benchmarks/results/latest.json --write docs/performance.md; failed=$$?; \
+	$(BIN)/tracejit bench $(BENCH) --json benchmarks/results/latest.json --write docs/performance.md; failed=$$?; \
 	  PYTHONPATH=src:. $(BIN)/python benchmarks/scaling.py --json benchmarks/results/scaling.json \
 	  --plot docs/scaling.svg && exit $$failed
 
