@@ -343,8 +343,9 @@ class Elements:
         key = (read.source, read.offset, read.strides, read.shape, value.shape)
         if key not in self._tiles:
             # What weaves writes whole vectors, of as many rows as are woven.
-            is_woven = fill != "turn"
-            places = cost.WOVEN_PLACES + _WHOLE if is_woven else cost.TALL * self.tile_side * TILE_PITCH
+            places = cost.WOVEN_PLACES + _WHOLE
+            if fill == "turn":
+                places = cost.TALL * self.tile_side * TILE_PITCH
             self._tiles[key] = self.writer.scratch("i64", places * read.source.dtype.itemsize // 8)
         return self._tiles[key]
 

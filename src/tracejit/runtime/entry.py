@@ -179,7 +179,7 @@ def _module_text(digest: str) -> str:
         replay_next_position=replay_text.NEXT_POSITION,
         replay_node_at=replay_text.NODE_AT,
         replay_versions=replay_text.VERSIONS,
-        largest_count=1 << 53,
+        exact=replay_text.EXACT,
         add=replay_text.ADD,
         subtract=replay_text.SUBTRACT,
         multiply=replay_text.MULTIPLY,

@@ -1,4 +1,5 @@
-"""The text of a native replay, for `entry.py`: a call of a region that looks, runs one program and makes one tensor.
+"""The text of a native replay, for `entry.py`: a call of a region that looks, computes some numbers, runs one program,
+makes one tensor, and lets versions and a count go up.
 
 In: nothing. Out: a page of text, to stand behind those of `entry_text.py` and `object_text.py`, and where a replay's
 table has what (trace/replay/straight.py lays it out).
@@ -59,6 +60,9 @@ VERSIONS = 31
 REPLAY_WORDS = 32
 
 MAX_ARGUMENTS = 8
+
+EXACT = 1 << 53
+"""Whole numbers below it are double precision numbers, too."""
 
 ADD, SUBTRACT, MULTIPLY, DIVIDE, POWER, ROOT, PUT = range(7)
 """What a step of arithmetic does; the last one puts a number among the program's."""
@@ -160,7 +164,7 @@ compare:
   br i1 %fits, label %number, label %no
 number:
   %value = call i64 @PyLong_AsLongLong(ptr %count)
-  %small = icmp ult i64 %value, $largest_count
+  %small = icmp ult i64 %value, $exact
   br i1 %small, label %yes, label %no
 yes:
   ret i64 %value
@@ -276,8 +280,9 @@ failed:
   ret i1 false
 }
 
-; A call of a region: its result, or what says that something is not as before, with nothing done. The tensor is made
-; first, as that may collect garbage: no Python code, which could enter the region, runs from then on.
+; A call of a region: its result, or what says that something is not as before, with nothing done. The tensor and
+; its step of the tape are made first, as that may collect garbage: no Python code, which could enter the region, runs
+; from then on.
 define ptr @replay_$digest(ptr %self, ptr %args, i64 %count) {
 entry:
   %objects = alloca [$max_arguments x ptr]
@@ -352,7 +357,7 @@ hold:
 gradients:
   %kept_word = call i64 @word(ptr %table, i64 $replay_kept)
   %gives_none = icmp eq i64 %kept_word, 0
-  br i1 %gives_none, label %arguments, label %keep
+  br i1 %gives_none, label %head, label %keep
 keep:
   %kept_list = inttoptr i64 %kept_word to ptr
   %kept_items_at = getelementptr i8, ptr %kept_list, i64 $list_items
@@ -362,11 +367,9 @@ keep:
   %kept = inttoptr i64 %kept_data to ptr
   %lost_some = call i64 @first_changed(ptr %kept)
   %has_all = icmp eq i64 %lost_some, 0
-  br i1 %has_all, label %arguments, label %drop
-arguments:
-  br label %head
+  br i1 %has_all, label %head, label %drop
 head:
-  %i = phi i64 [ 0, %arguments ], [ %next, %fill ]
+  %i = phi i64 [ 0, %gradients ], [ 0, %keep ], [ %next, %fill ]
   %more = icmp slt i64 %i, %many
   br i1 %more, label %fill, label %look
 fill:

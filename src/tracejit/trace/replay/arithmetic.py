@@ -25,15 +25,15 @@ _SIGNS = {
 _BINARY = re.compile(r"(v\d+) = (\S+) (\+|-|\*\*|\*|/) (\S+)")
 _ROOT = re.compile(r"(v\d+) = (K\d+)\((v\d+)\)")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
-_EXACT = 1 << 53
-"""Whole numbers below it are float64, too."""
 
 
 @cache
 def _powers_vanish() -> bool:
     """Whether Python gives powers that are too small, as C's function does, and no error: the C library decides."""
+    # Of a name, or whoever compiled this file had decided.
+    base = 0.5
     try:
-        return 0.5**1070.0 > 0.0 == 0.5**5000.0
+        return base**1070.0 > 0.0 == base**5000.0
     except OverflowError:
         return False
 
@@ -67,16 +67,18 @@ class Arithmetic:
         found = _BINARY.fullmatch(line)
         if found is not None:
             target, x, sign, y = found.groups()
-            places = self._find(x), self._find(y)
-            if None in places or self._whole.issuperset(places) or (sign == "**" and not _powers_vanish()):
+            left, right = self._find(x), self._find(y)
+            if left is None or right is None or {left, right} <= self._whole:
                 return False
-            self._step(_SIGNS[sign], self._new(target, 0.0), *places)
+            if sign == "**" and not _powers_vanish():
+                return False
+            self._steps += _SIGNS[sign], self._new(target, 0.0), left, right
             return True
         found = _ROOT.fullmatch(line)
         if found is None or self._scope.get(found[2]) is not math.sqrt or found[3] not in self._places:
             return False
         place = self._places[found[3]]
-        self._step(words.ROOT, self._new(found[1], 0.0), place, place)
+        self._steps += words.ROOT, self._new(found[1], 0.0), place, place
         return True
 
     def put(self, at: int, text: str) -> bool:
@@ -84,7 +86,7 @@ class Arithmetic:
         place = self._find(text)
         if place is None:
             return False
-        self._step(words.PUT, at, place, place)
+        self._steps += words.PUT, at, place, place
         return True
 
     def table(self) -> np.ndarray:
@@ -94,11 +96,6 @@ class Arithmetic:
     def numbers(self) -> np.ndarray:
         """What stands at each place."""
         return np.array(self._numbers)
-
-    def _step(self, kind: int, to: int, x: int | None, y: int | None) -> None:
-        assert x is not None
-        assert y is not None
-        self._steps += kind, to, x, y
 
     def _new(self, name: str, value: float) -> int:
         self._places[name] = len(self._numbers)
@@ -112,7 +109,7 @@ class Arithmetic:
         value = self._scope.get(text)
         if _NUMBER.fullmatch(text):
             value = float(text) if re.search(r"[.e]", text) else int(text)
-        if type(value) is int and abs(value) < _EXACT:
+        if type(value) is int and abs(value) < words.EXACT:
             self._whole.add(len(self._numbers))
             return self._new(text, float(value))
         return self._new(text, value) if type(value) is float else None
