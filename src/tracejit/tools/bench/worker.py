@@ -27,6 +27,8 @@ MODULES = {
 MEMORY_STEPS = 8
 MOST_STEPS = 5000
 """Steps of a round. Many more on one batch end among subnormal gradients, and only the fastest would get there."""
+BLOCKS = 20
+"""Parts of a round. Fast steps wait between them, so that a slow moment of the machine meets them as it meets others."""
 COMPILING = ("compiled", "torch-compile", "jax")
 
 
@@ -70,14 +72,15 @@ class Worker:
         gc.collect()
         gc.disable()
         spent: list[float] = []
-        end = clock() + seconds
-        while True:
-            start = clock()
-            step()
-            now = clock()
-            spent.append(now - start)
-            if (now >= end and len(spent) >= 3) or len(spent) == MOST_STEPS:
-                break
+        begin = now = clock()
+        for block in range(1, BLOCKS + 1):
+            while len(spent) < block * MOST_STEPS // BLOCKS and (now < begin + seconds or len(spent) < 3):
+                start = clock()
+                step()
+                now = clock()
+                spent.append(now - start)
+            while now < begin + seconds * block / BLOCKS:
+                now = clock()  # Not asleep: a processor that wakes up is slow at first.
         gc.enable()
         return {"median": float(np.median(spent)) / self.calls, "steps": len(spent)}
 
