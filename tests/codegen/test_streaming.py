@@ -9,6 +9,7 @@ import pytest
 
 import tracejit as tj
 from tests.programs import RandomGraph, check, graph_of, make
+from tests.runtime.lowering_ways import directly
 from tracejit import compiler, eager
 from tracejit.codegen.generate import generate
 from tracejit.compiler import compile_graph
@@ -78,6 +79,23 @@ def test_squares_beside_their_mirror_images(everything_far: None, n: int) -> Non
     x = RNG.standard_normal((n, n)).astype(np.float32)
     compiled = check(graph_of(lambda x: make("sub", x, make("permute", x, dims=(1, 0))), x), [x])
     assert all("stream(" in kernel.text and "end_streams()" in kernel.text for kernel in compiled.kernels)
+
+
+@pytest.mark.parametrize(("operands", "lines"), [(1, 1), (2, 2)])
+def test_what_the_next_tile_reads_is_asked_for(everything_far: None, operands: int, lines: int) -> None:
+    def function(x: Node, *others: Node) -> Node:
+        turned = make("permute", x, dims=(1, 0))
+        return make("sub", turned, *others) if others else make("neg", turned)
+
+    arrays = [RNG.standard_normal((300, 300)).astype(np.float32) for _ in range(operands)]
+    with directly():
+        kernel = check(graph_of(function, *arrays), arrays).kernels[0].text
+    assert kernel.count("ask_lines(") == lines
+
+
+def test_nothing_is_asked_for_that_stays_in_the_caches() -> None:
+    graph = graph_of(lambda x: make("sub", x, make("permute", x, dims=(1, 0))), np.empty((300, 300), np.float32))
+    assert "ask_lines(" not in compile_graph(graph).kernels[0].text
 
 
 def test_what_is_far_goes_past_the_caches_and_nothing_else() -> None:

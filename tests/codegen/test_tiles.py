@@ -112,18 +112,24 @@ def test_a_transposed_operand_is_read_in_tiles() -> None:
     assert "turn_f32" in tj.explain(f).kernels[0]["text"]
 
 
-def run_in_pieces(graph: Graph, x: np.ndarray, out: np.ndarray, pieces: int) -> None:
-    """Runs a graph of one kernel over `x` in so many pieces, the last of them first."""
-    (launched,) = compile_graph(graph).program._launches
-    block = np.zeros(len(launched.slots), np.int64)
-    for k, slot in enumerate(launched.slots):
+def launched(graph: Graph, x: np.ndarray, out: np.ndarray) -> tuple[Callable[[int, int], None], int]:
+    """Runs units of a graph of one kernel over `x`, from one to another; and how many there are."""
+    (launch,) = compile_graph(graph).program._launches
+    block = np.zeros(len(launch.slots), np.int64)
+    for k, slot in enumerate(launch.slots):
         if isinstance(slot, Address):
             block[k] = (x, out)[slot.buffer].ctypes.data + slot.offset
         else:
             block[k] = np.float64(slot).view(np.int64) if isinstance(slot, float) else slot
-    cuts = [launched.units * piece // pieces for piece in range(pieces + 1)]
+    return lambda low, high: caller()(launch.kernel.address, block.ctypes.data, low, high), launch.units
+
+
+def run_in_pieces(graph: Graph, x: np.ndarray, out: np.ndarray, pieces: int) -> None:
+    """Runs a graph of one kernel over `x` in so many pieces, the last of them first."""
+    run, units = launched(graph, x, out)
+    cuts = [units * piece // pieces for piece in range(pieces + 1)]
     for low, high in reversed(list(itertools.pairwise(cuts))):
-        caller()(launched.kernel.address, block.ctypes.data, low, high)
+        run(low, high)
 
 
 def have_it_that_all_are_large(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,13 +180,24 @@ def test_matrices_may_be_cut_anywhere_and_lie_anywhere(
     turned = (*shape[:-2], shape[-1], shape[-2])
     order = swapped(shape)
     graph = graph_of(lambda x: make("mul", make("permute", x, dims=order), 3), np.empty(shape, dtype))
-    for pieces, at, to in ((1, 0, 0), (3, 1, 0), (5, 4, 9)):
+    for pieces, at, to in ((1, 0, 0), (3, 1, 0), (5, 4, 9), (numel // shape[-2], 15, 4)):
         memory, beside = (rng.standard_normal(numel + 16) * 99).astype(dtype), np.full(numel + 16, 77, dtype)
         x, out = memory[at : at + numel].reshape(shape), beside[to : to + numel].reshape(turned)
         run_in_pieces(graph, x, out, pieces)
         assert out.tobytes() == (x.transpose(order) * dtype(3)).tobytes(), (pieces, at, to)
         assert (beside[:to] == 77).all()
         assert (beside[to + numel :] == 77).all()
+
+
+def test_a_thread_that_is_given_half_of_the_rows_does_half_of_the_blocks() -> None:
+    x, out = np.arange(1, 2001, dtype=np.float32).reshape(500, 4), np.zeros((4, 500), np.float32)
+    run, units = launched(graph_of(lambda x: make("mul", make("permute", x, dims=(1, 0)), 2), x), x, out)
+    assert units == 4
+    run(0, 2)
+    # All of the rows, in one half of the places: each line of what is turned is read by one thread.
+    done = out[0] != 0
+    assert 200 < done.sum() < 300
+    assert (out == x.T * 2 * done).all()
 
 
 def test_tiles_of_a_square_that_read_the_same_memory_follow_one_another() -> None:

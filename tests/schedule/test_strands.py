@@ -309,7 +309,6 @@ def test_a_matrix_is_written_over_when_all_threads_have_read_it() -> None:
         (lambda x: make("exp", make("slice", x, start=(0, 3), length=(ROWS, 9), step=(1, 2))), True),
         (lambda x: make("exp", make("slice", x, start=(2, 0), length=(ROWS - 2, WIDTH), step=(1, 1))), False),
         (lambda x: make("exp", make("slice", x, start=(0, 0), length=(ROWS // 2, WIDTH), step=(2, 1))), True),
-        (lambda x: make("exp", swapped(x)), False),
         (lambda x: make("exp", make("flip", x, dims=(0,))), False),
         (lambda x: make("exp", make("flip", x, dims=(1,))), True),
         (lambda x: make("exp", make("expand", make("reshape", x, shape=(1, *x.shape)), shape=(4, *x.shape))), False),
@@ -327,7 +326,22 @@ def test_which_operands_are_parted_with_the_units(function: Callable[[Node], Nod
     assert source not in way.writes
 
 
-@pytest.mark.parametrize("function", [lambda x: make("sum", x, dim=0), lambda x: make("cumsum", x, dim=0)])
+def test_what_is_turned_is_parted_by_whole_matrices() -> None:
+    plan = plan_of(lambda x: make("exp", make("permute", x, dims=(0, 2, 1))), floats(6, ROWS, WIDTH))
+    way = parting(plan.groups[0])
+    assert way is not None
+    assert (way.parts, len(way.along)) == (6, 2)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: make("sum", x, dim=0),
+        lambda x: make("cumsum", x, dim=0),
+        # Units stand for shares of the blocks of a matrix, not for its rows.
+        lambda x: make("exp", swapped(x)),
+    ],
+)
 def test_what_cannot_be_parted(function: Callable[[Node], Node]) -> None:
     plan = plan_of(function, floats(ROWS, WIDTH))
     assert [parting(group) for group in plan.groups] == [None]

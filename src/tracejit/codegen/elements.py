@@ -19,7 +19,7 @@ from tracejit.kernels.tiles import TILE_BYTES, TILE_PITCH, TILED, WOVEN
 from tracejit.schedule import cost
 from tracejit.schedule.plan import Plan
 from tracejit.schedule.spaces import LOOP, STRIP, Group
-from tracejit.schedule.squares import is_mirrored
+from tracejit.schedule.turned import TURNED_SIZES, is_mirrored
 from tracejit.schedule.values import ELEMENTWISE, REDUCTION, VIRTUAL, Number, Read, Value, split
 
 _WHOLE = max(WOVEN) * 16
@@ -171,7 +171,7 @@ class Elements:
 
     def _runs_across(self, value: Value, read: Read) -> bool:
         """Whether what lies side by side in memory is one below the other in the rows."""
-        if read is value.into or read.source.kind == VIRTUAL or read.source.dtype.itemsize not in TILED:
+        if read is value.into or read.source.kind == VIRTUAL or read.source.dtype.itemsize not in TURNED_SIZES:
             return False
         if read.picked is not None:
             return False
@@ -227,6 +227,28 @@ class Elements:
             self._filled.append(access.tile)
             size, at = read.source.dtype.itemsize, self._filled_from(access, read, first)
             self.writer.line(f"{access.fill}_{TILED[size]}({at}, {access.stride}, {access.tile[0]}, {rows}, {columns})")
+
+    def ask_ahead(self) -> None:
+        """Asks, where `asks` says so, for what row `u` reads in the tile that lies `ahead` places further on.
+
+        What is turned comes in lines that have a few rows each, and is asked for where they begin.
+        """
+        asked: dict[str, None] = {}
+        for value, read in self._reads:
+            access, size = self.access(value, read), read.source.dtype.itemsize
+            if read.picked is not None or read.source.kind == VIRTUAL:
+                continue
+            at, line = self._filled_from(access, read, "(first + ahead)"), cost.LINE // size
+            if access.tile is not None:
+                begun = f"stop - first if u % {line} == 0 else 0"
+                asked[f"ask_lines({at}, {access.stride} * {size}, {begun})"] = None
+            elif access.step == 1:
+                asked[f"ask_lines({at}, {cost.LINE}, (stop - first) // {line})"] = None
+        self.writer.line("if asks == 1:")
+        self.writer.depth += 1
+        for text in asked:
+            self.writer.line(text)
+        self.writer.depth -= 1
 
     def _filled_from(self, access: Access, read: Read, first: str) -> str:
         """The text of the address of what tiles are filled with."""

@@ -222,6 +222,9 @@ def _write_tiles(elements: Elements) -> tuple[int, float, float]:
     writer.depth += 1
     elements.start_rows("u")
     elements.begin_row()
+    if elements.far:
+        # What goes past the caches holds up the reads behind it: what the next block reads is asked for before.
+        elements.ask_ahead()
     elements.hoist(elements.group.members)
     elements.begin_stream(elements.far, elements.tile_side)
     writer.line("for j in range(first, stop):")
@@ -259,23 +262,9 @@ def _open_tiles(elements: Elements) -> None:
     They go through matrices block by block, and through a block in strips of a tile's rows, or in tall tiles. Rows that
     are turned are far apart in memory: what finds those of a block is at hand until the block is done.
     """
-    writer, n, side = elements.writer, elements.n, elements.tile_side
+    writer, side = elements.writer, elements.tile_side
     elements.find_lines()
-    if elements.mirrored:
-        _open_mirrored_blocks(elements)
-    else:
-        block, run = side * cost.TALL, elements.run
-        writer.line(f"tall = {block} if {_matrix_bytes(elements)} >= {cost.TALL_BYTES} else {side}")
-        writer.line("below = lo")
-        writer.line("while below < hi:")
-        writer.depth += 1
-        writer.line("start = below")
-        writer.line(f"row = start % {run}")
-        writer.line(f"below = min(start + {block} - (row + down) % {block}, hi, start + {run} - row)")
-        writer.line("above = start - (row + down) % tall")
-        writer.line(f"for left in range(-aside, {n}, {block}):")
-        writer.depth += 1
-        writer.line(f"right = min(left + {block}, {n})")
+    _open_blocks(elements)
     writer.line("for strip in range((below - above + tall - 1) // tall):")
     writer.depth += 1
     writer.line("edge = above + strip * tall")
@@ -287,25 +276,23 @@ def _open_tiles(elements: Elements) -> None:
     writer.line(f"stop = min(begin + {side}, right)")
 
 
-def _matrix_bytes(elements: Elements) -> str:
-    """The text of how many bytes of results a matrix has."""
-    return f"{elements.run} * {elements.n} * {elements.stored[0].dtype.itemsize}"
+def _open_blocks(elements: Elements) -> None:
+    """Opens a loop over blocks of matrices, each from row `above` to `below` and from place `left` to `right`.
 
-
-def _open_mirrored_blocks(elements: Elements) -> None:
-    """Opens a loop over blocks of squares, each followed by its mirror image, which reads the same memory.
-
-    Of m blocks along a side, a block is done with those that are up to m // 2 further on in its row, past the end of
-    which the row begins anew: so each pair is met once, and all rows of blocks have equally many. In squares that a
-    cache holds blocks are whole rows of tiles, and there are no pairs. The rows of all squares are equal shares of
-    their blocks.
+    The rows of all matrices stand for equal shares of their blocks: a thread that is given a few rows of long ones
+    would read of each line of memory what they need, and another thread the same lines again.
     """
-    writer, n, run, side = elements.writer, elements.n, elements.run, elements.tile_side
-    rows = writer.size(elements.rows)
-    writer.line(f"pairs = 1 if {_matrix_bytes(elements)} >= {cost.MIRRORED_BYTES} else 0")
-    writer.line(f"tall = {side * cost.TALL} if pairs == 1 else {side}")
-    writer.line(f"high = ({n} + max(down, aside) + tall - 1) // tall")
-    writer.line("wide = high // 2 + 1 if pairs == 1 else 1")
+    writer, n, run, block = elements.writer, elements.n, elements.run, elements.tile_side * cost.TALL
+    rows, nbytes = writer.size(elements.rows), f"{run} * {n} * {elements.stored[0].dtype.itemsize}"
+    if elements.mirrored:
+        writer.line(f"pairs = 1 if {nbytes} >= {cost.MIRRORED_BYTES} else 0")
+        writer.line(f"tall = {block} if pairs == 1 else {elements.tile_side}")
+        writer.line(f"high = ({n} + max(down, aside) + {block - 1}) // {block}")
+        writer.line("wide = high // 2 + 1 if pairs == 1 else high")
+    else:
+        writer.line(f"tall = {block} if {nbytes} >= {cost.TALL_BYTES} else {elements.tile_side}")
+        writer.line(f"high = ({run} + down + {block - 1}) // {block}")
+        writer.line(f"wide = ({n} + aside + {block - 1}) // {block}")
     writer.line(f"all = {rows} // {run} * high * wide")
     writer.line(f"for w in range(lo * all // {rows}, hi * all // {rows}):")
     writer.depth += 1
@@ -314,19 +301,40 @@ def _open_mirrored_blocks(elements: Elements) -> None:
     writer.line("matrix = r // high")
     writer.line("across = r - matrix * high")
     writer.line(f"start = matrix * {run}")
-    writer.line("above = start + across * tall - down")
+    writer.line(f"above = start + across * {block} - down")
+    if elements.mirrored:
+        _open_images(elements, block)
+    else:
+        writer.line(f"left = along * {block} - aside")
+        if elements.far:
+            writer.line(f"ahead = {block}")
+            writer.line("asks = 1 if along + 1 < wide else 0")
+    writer.line(f"below = min(above + {block}, start + {run})")
+    writer.line(f"right = min(left + {block}, {n})")
+
+
+def _open_images(elements: Elements, block: int) -> None:
+    """Opens a loop over a block of a square and its mirror image, which reads the same memory.
+
+    Of m blocks along a side, a block is done with those that are up to m // 2 further on in its row, past the end of
+    which the row begins anew: so each pair is met once, and all rows of blocks have equally many. In squares that a
+    cache holds there are no pairs.
+    """
+    writer = elements.writer
     # A block on the diagonal is its own image; of an even number the one in the middle is met from both sides.
     writer.line("times = min(1 + pairs * along * (high - 2 * along), 2)")
-    writer.line("along = (along + across) % high if pairs == 1 else 0")
-    writer.line("left = along * tall - aside")
+    writer.line("along = (along + across) % high if pairs == 1 else along")
+    writer.line(f"left = along * {block} - aside")
+    if elements.far:
+        writer.line(f"ahead = ((along + 1) % high - along) * {block}")
     writer.line("for turn in range(times):")
     writer.depth += 1
+    if elements.far:
+        writer.line("asks = pairs * (1 - turn)")
     writer.line("if turn == 1:")
     writer.depth += 1
     writer.line("above, left = start + left + aside - down, above - start + down - aside")
     writer.depth -= 1
-    writer.line(f"below = min(above + tall, start + {run})")
-    writer.line(f"right = min(left + tall, {n}) if pairs == 1 else {n}")
 
 
 def _write_body(elements: Elements) -> None:

@@ -94,6 +94,31 @@ def _add_weave(module: Any, lane: Lane) -> Any:
     return internal_function(module, f"weave_{lane.name}", 5, body)
 
 
+def _add_ask(module: Any) -> Any:
+    """Asks the second cache for `count` lines of memory, from `address` on in steps of so many bytes."""
+
+    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
+        code, v = Code(builder), VectorBuilder(builder, F32)
+        address, step, count = (Word(builder, a) for a in arguments)
+        with code.loop(0, count) as line:
+            v.prefetch((address + line * step).value, written=False, nearest=False)
+
+    return internal_function(module, "ask_lines", 3, body)
+
+
+def _ask_lines(typingctx: Any, address: Any, step: Any, count: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.call(_add_ask(builder.module), args)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), codegen
+
+
+ask_lines = named_intrinsic(
+    _ask_lines, "ask_lines", "Asks for `count` lines, `step` bytes apart, to be read later; they need not be memory."
+)
+
+
 def define_filling(name: str, add: Callable[[Any, Lane], Any], lane: Lane, doc: str) -> Any:
     """The intrinsic of a vector function that fills rows of places from elements that lie `stride` apart."""
 

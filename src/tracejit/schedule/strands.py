@@ -16,7 +16,7 @@ from itertools import compress
 from math import gcd
 
 from tracejit.schedule.spaces import CALL, LOOP, ROW, SCANS, Group
-from tracejit.schedule.squares import is_mirrored
+from tracejit.schedule.turned import is_turned, rows_of_matrix
 from tracejit.schedule.values import REDUCTION, VIRTUAL, Read, Value
 
 
@@ -80,9 +80,9 @@ def parting(group: Group) -> Parting | None:
     inner = min(group.cuts, default=group.numel) if group.kind == LOOP else group.unit
     rows = group.layout[0] if group.kind in SCANS else group.numel // max(inner, 1)
     cut = rows > 1
-    if is_mirrored(group):
-        # As many squares as there are rows of each.
-        rows //= inner
+    if is_turned(group):
+        # A part has whole matrices.
+        rows //= rows_of_matrix(group)
     found = _Accesses(rows if cut or group.kind != LOOP else group.numel)
     inside = frozenset(group.members)
     writes = set()

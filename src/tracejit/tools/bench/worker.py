@@ -28,7 +28,7 @@ MEMORY_STEPS = 8
 MOST_STEPS = 5000
 """Steps of a round. Many more on one batch end among subnormal gradients, and only the fastest would get there."""
 BLOCKS = 20
-"""Parts of a round. Fast steps wait between them, so that a slow moment of the machine meets them as it meets others."""
+"""Parts of a round. Fast steps wait between them: slow moments of the machine shall meet them as they meet others."""
 COMPILING = ("compiled", "torch-compile", "jax")
 
 
