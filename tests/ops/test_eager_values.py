@@ -134,6 +134,36 @@ def test_exact_operations_build_a_kernel_only_when_they_are_used_often(monkeypat
     assert len(built) == 1
 
 
+CASTABLE = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "bool")
+SPECIAL = [np.nan, np.inf, -np.inf, -0.0, 127.5, 128, -129, 255.9, 256, 32768, 2.0**31, 2.0**63, -(2.0**63), 65504]
+ROUNDED = [65519.99, 65520, 2.0**-24, 2.0**-25, 3 * 2.0**-25, 2049, 2051, 1e-45, 1e300]
+
+
+@pytest.mark.parametrize("given", CASTABLE)
+@pytest.mark.parametrize("wanted", CASTABLE)
+def test_many_elements_are_cast_by_a_kernel_to_the_bits_of_few(
+    given: str, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(eager, "flat_kernels", {})
+    monkeypatch.setattr(eager, "_uses", {})
+    monkeypatch.setattr(eager, "_NUMPY_WORK", 0)
+    rng = np.random.default_rng(6)
+    values = rng.standard_normal(eager.LARGE) * rng.choice([1e-8, 1, 1e2, 1e5, 1e10, 1e300], eager.LARGE)
+    values[: len(SPECIAL) + len(ROUNDED)] = SPECIAL + ROUNDED
+    source = values if given.startswith("f") else rng.integers(-(2**62), 2**62, eager.LARGE)
+    with np.errstate(all="ignore"):
+        x = source.astype(given)
+    kind = (getattr(dtypes, wanted),)
+    few = np.concatenate([run_op(ops.cast, (part,), kind) for part in np.split(x, 2)])
+    assert not eager.flat_kernels
+    many = run_op(ops.cast, (x,), kind)
+    assert len(eager.flat_kernels) == (given != wanted)
+    assert (many.dtype, many.tobytes()) == (few.dtype, few.tobytes())
+    across = run_op(ops.cast, (x.reshape(2, -1).T,), kind)
+    assert across.flags.c_contiguous or given == wanted
+    assert across.tobytes() == few.reshape(2, -1).T.tobytes()
+
+
 def test_elementary_functions_of_few_elements_build_a_kernel_only_when_they_are_used_often(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
