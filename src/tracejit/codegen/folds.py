@@ -295,10 +295,13 @@ def _compute_lanes(elements: Elements, visit: Pass, texts: dict[object, str]) ->
 
 def write_column(elements: Elements) -> Costs:
     """Blocks of rows, a strip of columns at a time, each column folded into a partial or the final result."""
-    writer, group, plan = elements.writer, elements.group, elements.plan
+    writer, group = elements.writer, elements.group
     outer, size, inner = group.layout
     blocks = -(-size // cost.COLUMN_ROWS)
     strips = -(-inner // cost.COLUMN_WIDTH)
+    if cost.has_few_columns(group.members, group.layout):
+        _write_few_columns(elements, inner)
+        return outer * blocks, min(size, cost.COLUMN_ROWS) * inner * 1.0, 20.0
     many, several, tall = writer.size(strips), writer.size(blocks), writer.size(size)
     sums = Scratch(writer, cost.COLUMN_WIDTH * cost.COLUMN_STRIPS)
     places = "range(first, stop)"
@@ -315,18 +318,13 @@ def write_column(elements: Elements) -> Costs:
     writer.line(f"top = (k - o * {several}) * {cost.COLUMN_ROWS}")
     writer.line(f"bottom = min(top + {cost.COLUMN_ROWS}, {tall})")
     _loop_over(writer, places, [(sums, v, f"start_{v.name}_{expression.folding(v.dtype)}()") for v in group.reductions])
-    elements.start_rows(f"(o * {tall} + top)")
-    writer.line(f"for u in range(o * {tall} + top, o * {tall} + bottom):")
-    writer.depth += 1
-    elements.begin_row()
-    elements.hoist(group.members)
+    _open_rows(elements, tall)
     writer.line(f"for j in {places}:")
     writer.depth += 1
     writer.interleave(cost.interleaving(group.members))
     texts = [(v, elements.compute(v, "j")) for v in elements.stored if v in group.full]
     for value in group.reductions:
-        text = elements.operand(value, value.reads[0], "j")
-        text = f"uint8({text})" if value.dtype is dtypes.bool else text
+        text = _element(elements, value, "j")
         sofar = writer.load(expression.folding(value.dtype), sums.row(value, value.dtype), "j - first")
         step = f"step_{value.name}_{expression.folding(value.dtype)}({sofar}, {text})"
         writer.store(expression.folding(value.dtype), sums.row(value, value.dtype), "j - first", step)
@@ -339,14 +337,65 @@ def write_column(elements: Elements) -> Costs:
     writer.depth += 1
     for value in group.reductions:
         short = expression.folding(value.dtype)
-        sofar = writer.load(short, sums.row(value, value.dtype), "j - first")
-        if value in plan.partials:
-            writer.store(short, writer.pointer(plan.partials[value]), f"k * {elements.n} + j", sofar)
-        else:
-            final = unfolded(sofar, value.dtype)
-            writer.store(value.dtype.short, writer.pointer(plan.storage[value]), f"k * {elements.n} + j", final)
+        _store_column(elements, value, "j", writer.load(short, sums.row(value, value.dtype), "j - first"))
     rows = min(size, cost.COLUMN_ROWS)
     return outer * blocks * strips, rows * min(inner, cost.COLUMN_WIDTH) * 1.0, 20.0 + 3.0 * rows
+
+
+def _open_rows(elements: Elements, tall: str) -> None:
+    """Opens the loop over the rows of a block."""
+    elements.start_rows(f"(o * {tall} + top)")
+    elements.writer.line(f"for u in range(o * {tall} + top, o * {tall} + bottom):")
+    elements.writer.depth += 1
+    elements.begin_row()
+    elements.hoist(elements.group.members)
+
+
+def _element(elements: Elements, value: Value, j: str) -> str:
+    """What a reduction folds at place `j`."""
+    text = elements.operand(value, value.reads[0], j)
+    return f"uint8({text})" if value.dtype is dtypes.bool else text
+
+
+def _store_column(elements: Elements, value: Value, j: str, sofar: str) -> None:
+    """Stores what the rows of a block make of a column, which is the result if there is but one block."""
+    writer, plan, index = elements.writer, elements.plan, f"k * {elements.n} + {j}"
+    if value in plan.partials:
+        writer.store(expression.folding(value.dtype), writer.pointer(plan.partials[value]), index, sofar)
+    else:
+        final = unfolded(sofar, value.dtype)
+        writer.store(value.dtype.short, writer.pointer(plan.storage[value]), index, final)
+
+
+def _write_few_columns(elements: Elements, inner: int) -> None:
+    """The same where columns would fill no vector: each is a variable, not memory that the next row waits for."""
+    writer, group = elements.writer, elements.group
+    size = group.layout[1]
+    several, tall = writer.size(-(-size // cost.COLUMN_ROWS)), writer.size(size)
+    sums = {v: [writer.name("r") for _ in range(inner)] for v in group.reductions}
+    writer.line("for k in range(lo, hi):")
+    writer.depth += 1
+    writer.line(f"o = k // {several}")
+    writer.line(f"top = (k - o * {several}) * {cost.COLUMN_ROWS}")
+    writer.line(f"bottom = min(top + {cost.COLUMN_ROWS}, {tall})")
+    for value, names in sums.items():
+        for name in names:
+            writer.line(f"{name} = start_{value.name}_{expression.folding(value.dtype)}()")
+    _open_rows(elements, tall)
+    for place in range(inner):
+        j = str(place)
+        elements.forget_places()
+        texts = [(v, elements.compute(v, j)) for v in elements.stored if v in group.full]
+        for value, names in sums.items():
+            step = f"step_{value.name}_{expression.folding(value.dtype)}"
+            writer.line(f"{names[place]} = {step}({names[place]}, {_element(elements, value, j)})")
+        for value, text in texts:
+            elements.store(value, j, text)
+    elements.next_row()
+    writer.depth -= 1
+    for value, names in sums.items():
+        for place, name in enumerate(names):
+            _store_column(elements, value, str(place), name)
 
 
 def _loop_over(writer: Writer, places: str, stores: list[tuple[Scratch, Value, str]]) -> None:

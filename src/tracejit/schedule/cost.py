@@ -18,6 +18,9 @@ BLOCK = 4096
 """Elements of a row that are folded at once; part of the numerics contract, and the length of a scratch row."""
 COLUMN_ROWS = 256
 """Rows that a column reduction adds up one after another; part of the numerics contract."""
+FEW_COLUMNS, FEW_COLUMNS_ROWS = 16, 1024
+"""Columns up to which the sums of a block stay in variables: less than a vector in memory is slow to come by again (3
+columns take a fifth of the time). From so many rows on that is worth a kernel for each number of columns."""
 COLUMN_WIDTH, COLUMN_STRIPS = 128, 16
 """Columns that one unit of a column reduction takes, and how many units side by side are done together: wide strips
 read memory in order, many units can be shared."""
@@ -278,6 +281,14 @@ def is_short_scan(size: int, inner: int) -> bool:
 def interleaving(members: list[Value]) -> int:
     """How many vectors the loops of a group had better work on side by side; 1 leaves that to the compiler."""
     return INTERLEAVED if any(map(is_elementary, members)) else 1
+
+
+def has_few_columns(members: list[Value], layout: tuple[int, int, int]) -> bool:
+    """Whether columns of this layout are so few that what is computed at each is written out, and worth it."""
+    outer, size, inner = layout
+    if not all(isinstance(n, int) for n in layout) or outer * size < FEW_COLUMNS_ROWS:
+        return False
+    return inner * (1 + sum(map(is_elementary, members))) <= FEW_COLUMNS
 
 
 def staged(members: list[Value], inner: int) -> list[Value]:
