@@ -11,6 +11,7 @@ from tracejit.kernels.scan import plan_cumprod, plan_cumsum, plan_linear_recurre
 SHAPES = [
     *[((7,), 0), ((1,), 0), ((5, 33), 1), ((37, 21), 1), ((16, 1), 1), ((33, 5), 0)],
     *[((3, 17, 19), 1), ((2, 3, 64), -1), ((4, 1, 3), 1)],
+    *[((5, 6, columns), 1) for columns in range(2, 10)],
 ]
 NUMERIC = [dtype for dtype in DTYPES if dtype != "bool"]
 

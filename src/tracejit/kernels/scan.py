@@ -14,19 +14,22 @@ from tracejit.kernels.template import (
 
 _SCAN = """
 def $name(p, lo, hi):
-    # Slots: x, out, size, inner. A unit is one column (o, c) of x, seen as [outer, size, inner].
+    # Slots: x, out, size, inner, columns of a unit. x is seen as [outer, size, inner]; a unit is a column (o, c) of it,
+    # or all columns of an o if they are few.
     x = load_arg(p, 0)
     out = load_arg(p, 1)
     size = load_arg(p, 2)
     inner = load_arg(p, 3)
-    if inner == 1:
+    lo *= load_arg(p, 4)
+    hi *= load_arg(p, 4)
+    if inner <= $few:
         first = lo
         $several
         for u in range(first, hi):
-            e = u * size
+            e = u // inner * (size - 1) * inner + u
             sofar = $first
             store_$t(out, e, sofar)
-            for k in range(e + 1, e + size):
+            for k in range(e + inner, e + size * inner, inner):
                 sofar = sofar $op load_$t(x, k)
                 store_$t(out, k, sofar)
         return 0
@@ -74,24 +77,31 @@ def $name(p, lo, hi):
 """
 
 _UNITS = {"+": 0, "*": 1}
-_ROWS = 4
-"""Rows of floats that are gone through side by side: each addition waits for the one before it in its row."""
+_CHAINS, _FEW = (4, 2), 8
+"""Columns of floats that are gone through side by side, in sets of so many: each addition waits for the one before it.
+Columns up to so many are done by one thread, as they are less than a line of memory."""
 
 
 def _side_by_side(short: str, op: str) -> str:
-    """The text for as many rows at a time as there are whole sets of."""
+    """The text for sets of columns, as long as there are whole ones."""
+    lines = []
+    for chains in _CHAINS:
 
-    def each(depth: int, *lines: str) -> list[str]:
-        return [" " * depth + line.replace("ROW", str(row)) for line in lines for row in range(_ROWS)]
+        def each(depth: int, *texts: str, chains: int = chains) -> list[str]:
+            return [" " * depth + text.replace("CHAIN", str(chain)) for text in texts for chain in range(chains)]
 
-    lines = [
-        f"first = hi - (hi - lo) % {_ROWS}",
-        f"{' ' * 8}for u in range(lo, first, {_ROWS}):",
-        *each(12, "eROW = (u + ROW) * size", f"sROW = load_{short}(x, eROW)", f"store_{short}(out, eROW, sROW)"),
-        f"{' ' * 12}for k in range(1, size):",
-        *each(16, f"sROW = sROW {op} load_{short}(x, eROW + k)", f"store_{short}(out, eROW + k, sROW)"),
-    ]
-    return "\n".join(lines)
+        begin = "eCHAIN = (u + CHAIN) // inner * (size - 1) * inner + u + CHAIN"
+        lines += [
+            f"{' ' * 8}begin = first",
+            f"{' ' * 8}first = hi - (hi - begin) % {chains}",
+            f"{' ' * 8}for u in range(begin, first, {chains}):",
+            *each(12, begin, f"sCHAIN = load_{short}(x, eCHAIN)", f"store_{short}(out, eCHAIN, sCHAIN)"),
+            f"{' ' * 12}at = 0",
+            f"{' ' * 12}for k in range(1, size):",
+            f"{' ' * 16}at += inner",
+            *each(16, f"sCHAIN = sCHAIN {op} load_{short}(x, eCHAIN + at)", f"store_{short}(out, eCHAIN + at, sCHAIN)"),
+        ]
+    return "\n".join(lines).lstrip()
 
 
 def _plan(what: str, op: str, x: Operand, out: Operand, dim: int) -> tuple[Launch, ...]:
@@ -113,13 +123,15 @@ def _plan(what: str, op: str, x: Operand, out: Operand, dim: int) -> tuple[Launc
     else:
         # Integers run in 64 bits from the first on, whose type is then that of the rest.
         is_float = short in ("f32", "f64")
-        if is_float and inner == 1:
+        if is_float and inner <= _FEW:
             each = 0.4
         sofar = f"load_{short}(x, e)" if is_float else f"load_{short}(x, e) {op} {_UNITS[op]}"
         several = _side_by_side(short, op) if is_float else ""
-        function = instantiate(_SCAN, f"{what}_{short}", op=op, t=short, first=sofar, several=several)
-    units = outer * inner if size else 0
-    return launched(Launch(function, (Ptr(0), Ptr(1), size, inner), units, 2.0 + size * each))
+        function = instantiate(_SCAN, f"{what}_{short}", op=op, t=short, first=sofar, several=several, few=str(_FEW))
+        columns = inner if 0 < inner <= _FEW else 1
+        slots = (Ptr(0), Ptr(1), size, inner, columns)
+        return launched(Launch(function, slots, outer * inner // columns if size else 0, columns * (2.0 + size * each)))
+    return launched(Launch(function, (Ptr(0), Ptr(1), size, inner), outer * inner if size else 0, 2.0 + size * each))
 
 
 def plan_cumsum(x: Operand, out: Operand, dim: int) -> tuple[Launch, ...]:
