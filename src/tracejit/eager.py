@@ -140,6 +140,8 @@ _NUMPY_WORK, _USE_WORK = 1 << 24, 1 << 13
 takes up to half a nanosecond longer for each. What it takes longer for a use counts as so many."""
 _SLOW = 8
 """What an element counts where it is not one of NumPy's loops: choices take it 4 ns, if they are not foreseeable."""
+_SORTED = 64
+"""The same where rows are put in order."""
 REDUCTION_WORK = 1 << 20
 """The same for a use of a short reduction, which is many of NumPy's loops."""
 _NUMPY_ELEMENTS = 1 << 18
@@ -190,6 +192,8 @@ def is_rare(key: Any, elements: int) -> bool:
 
 def _weight(op: Op) -> int:
     """What one of its elements counts for `is_rare`."""
+    if op is ops.argsort or op is ops.topk:
+        return _SORTED
     return _SLOW if op.family == "elementwise" and op not in UFUNCS else 1
 
 

@@ -11,7 +11,9 @@ import pytest
 
 import tracejit as tj
 from tests.tensor.parity import check, draw
+from tracejit.eager import run_op
 from tracejit.ops.random import philox
+from tracejit.ops.record import Op, ops
 from tracejit.tensor import random
 from tracejit.trace.region import region_of
 
@@ -110,9 +112,17 @@ def test_orders_are_those_of_keys_of_64_bits(count: int) -> None:
 
 
 def test_an_order_looks_at_all_bits_where_leading_ones_are_equal(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = random._order(1000, (1, 2))
-    monkeypatch.setattr(random, "run_op", lambda op, drawn, attrs: np.full(attrs[0], 0.25))
-    assert np.array_equal(random._order(1000, (1, 2)), expected)
+    def equal(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> np.ndarray:
+        return np.full(attrs[0], 0.25) if op is ops.uniform else run_op(op, args, attrs)
+
+    for count in (0, 1, 1000, random._FEW, random._FEW + 1):
+        expected = np.argsort(random._keys(count, (1, 2)), kind="stable")
+        assert np.array_equal(random._order(count, (1, 2)), expected)
+        with monkeypatch.context() as patched:
+            patched.setattr(random, "is_rare", lambda key, work: False)
+            assert np.array_equal(random._order(count, (1, 2)), expected)
+            patched.setattr(random, "run_op", equal)
+            assert np.array_equal(random._order(count, (1, 2)), expected)
 
 
 def test_ranges() -> None:

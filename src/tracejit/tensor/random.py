@@ -14,7 +14,7 @@ from tracejit import dtypes
 from tracejit.devices import device as device_
 from tracejit.devices import require
 from tracejit.dtypes import dtype as dtype_
-from tracejit.eager import build_library, run_op
+from tracejit.eager import build_library, is_rare, run_op
 from tracejit.ops.random import philox
 from tracejit.ops.record import ops
 from tracejit.runtime.ahead import AHEAD
@@ -311,8 +311,9 @@ def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Generator | Non
 # --- of values --------------------------------------------------------------------------------------------------------
 
 
-_PACKED = 1 << 18
-"""Random numbers up to which the leading bits of each and its place are sorted as one word: of more, some are equal."""
+_FEW, _SORTED_WORK = 1 << 16, 16
+"""Random numbers of which 31 leading bits are sorted: of more, some are equal. What NumPy takes for one of the first
+uses counts as so many elements for `is_rare`."""
 
 
 def _keys(count: int, drawn: tuple[int, int]) -> Any:
@@ -323,14 +324,18 @@ def _keys(count: int, drawn: tuple[int, int]) -> Any:
 
 def _order(count: int, drawn: tuple[int, int]) -> Any:
     """The places of random numbers of 64 bits, the least first; of equal ones the first place first."""
-    if count <= _PACKED:
-        place_bits = max(count - 1, 1).bit_length()
-        leading = run_op(ops.uniform, drawn, ((count,), dtypes.float64)) * 2.0 ** (63 - place_bits)
-        words = np.sort((leading.astype(np.int64) << place_bits) | np.arange(count))
-        leading = words >> place_bits
-        if not (leading[1:] == leading[:-1]).any():
-            return words & ((1 << place_bits) - 1)
-    return np.argsort(_keys(count, drawn), kind="stable")
+    leading = run_op(ops.uniform, drawn, ((count,), dtypes.float64))
+    if count <= _FEW:
+        leading = (leading * 2.0**31).astype(np.int32)
+    if count <= _FEW and is_rare(_order, count * _SORTED_WORK):
+        words = np.sort(leading.astype(np.int64) << 32 | np.arange(count))
+        order, leading = words & 0xFFFFFFFF, words >> 32
+    else:
+        order = run_op(ops.argsort, (leading,), (False,))
+        leading = leading[order]
+    if (leading[1:] == leading[:-1]).any():
+        return np.argsort(_keys(count, drawn), kind="stable")
+    return order
 
 
 @host

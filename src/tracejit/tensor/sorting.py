@@ -6,11 +6,12 @@ host.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from tracejit import dtypes
+from tracejit.eager import run_op
 from tracejit.ops.record import Op, ops
 from tracejit.shapes import normalize_dim
 from tracejit.tensor.arithmetic import isnan, where
@@ -143,28 +144,40 @@ def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     return _at_rank(input, _middle(x, d), dim, keepdim)
 
 
-class UniqueResult(NamedTuple):
-    """Unique values, where each element is among them, and how often each occurs."""
+def _runs(flat: Any, inverse: bool, counts: bool) -> tuple[Any, Any, Any]:
+    """The first of each run of equal elements; the number of each element's run and how long runs are, if wanted."""
+    first = np.concatenate([np.ones(min(flat.size, 1), bool), flat[1:] != flat[:-1]])
+    starts = np.flatnonzero(first)
+    lengths = np.diff(np.append(starts, flat.size)).astype(np.int64) if counts else None
+    return flat[starts], np.cumsum(first) - 1 if inverse else None, lengths
 
-    output: Any
-    inverse_indices: Any
-    counts: Any
+
+def _asked(x: Tensor, *found: Any) -> Any:
+    """The values, and what was wanted beside them."""
+    values, *others = found
+    asked = (wrap(values.astype(x._dtype.np, copy=False)), *[wrap(other) for other in others if other is not None])
+    return asked if len(asked) > 1 else asked[0]
 
 
 @host
-def _unique(x: Tensor, dim: int | None) -> UniqueResult:
+def _unique(x: Tensor, dim: int | None, inverse: bool, counts: bool) -> Any:
     array = comparable(x)
-    found, inverse, counts = np.unique(array, axis=dim, return_inverse=True, return_counts=True, equal_nan=False)
-    shape = array.shape if dim is None else (array.shape[dim],)
-    return UniqueResult(wrap(found.astype(x._dtype.np, copy=False)), wrap(inverse.reshape(shape)), wrap(counts))
+    if dim is None:
+        order = run_op(ops.argsort, (np.ascontiguousarray(array).reshape(-1),), (False,))
+        values, numbers, lengths = _runs(array.reshape(-1)[order], inverse, counts)
+        where = None
+        if inverse:
+            where = np.empty(array.shape, np.int64)
+            where.reshape(-1)[order] = numbers
+        return _asked(x, values, where, lengths)
+    values, where, lengths = np.unique(array, axis=dim, return_inverse=True, return_counts=True, equal_nan=False)
+    return _asked(x, values, where.reshape(array.shape[dim]) if inverse else None, lengths if counts else None)
 
 
-def _asked(found: UniqueResult, return_inverse: bool, return_counts: bool) -> Any:
-    if not return_inverse and not return_counts:
-        return found.output
-    return tuple(
-        x for x, wanted in zip(found, (True, return_inverse, return_counts), strict=True) if wanted
-    )
+@host
+def _consecutive(x: Tensor, inverse: bool, counts: bool) -> Any:
+    values, numbers, lengths = _runs(x._data().reshape(-1), inverse, counts)
+    return _asked(x, values, numbers.reshape(x._shape) if inverse else None, lengths)
 
 
 @method()
@@ -182,24 +195,13 @@ def unique(
     if dim is not None and not input._shape:
         raise IndexError(f"Dimension specified as {dim} but tensor has no dimensions")
     d = None if dim is None else normalize_dim(dim, len(input._shape))
-    return _asked(_unique(input, d), return_inverse, return_counts)
-
-
-@host
-def _runs(x: Tensor) -> UniqueResult:
-    flat = x._data().reshape(-1)
-    first = np.concatenate([np.ones(min(flat.size, 1), bool), flat[1:] != flat[:-1]])
-    starts = np.flatnonzero(first)
-    counts = np.diff(np.append(starts, flat.size))
-    return UniqueResult(
-        wrap(flat[first]), wrap((np.cumsum(first) - 1).reshape(x._data().shape)), wrap(counts.astype(np.int64))
-    )
+    return _unique(input, d, return_inverse, return_counts)
 
 
 @method()
 def unique_consecutive(input: Tensor, return_inverse: bool = False, return_counts: bool = False) -> Any:
     """The first of each run of equal elements, also with where and how often they occur."""
-    return _asked(_runs(input), return_inverse, return_counts)
+    return _consecutive(input, return_inverse, return_counts)
 
 
 @method()
