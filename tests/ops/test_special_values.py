@@ -34,6 +34,9 @@ NAMESAKES: dict[str, Any] = {
     "neg": torch.negative,
     "trunc_divide": lambda x, y: torch.div(x, y, rounding_mode="trunc"),
     "floor_quotient": torch.floor_divide,
+    "float_floor_divide": torch.floor_divide,
+    "float_remainder": torch.remainder,
+    "float_fmod": torch.fmod,
     "floor_rest": torch.remainder,
     "left_shift": torch.bitwise_left_shift,
     "right_shift": torch.bitwise_right_shift,
@@ -63,7 +66,7 @@ def operands(op: Op, dtype: dtypes.dtype) -> list[Any]:
     x, y = (g.ravel() for g in np.meshgrid(values, values))
     if not dtype.is_floating_point and op.name in DIVISIONS:
         return [x[y != 0], y[y != 0]]
-    if op.name in ("fmod", "remainder"):
+    if op.name in ("float_fmod", "float_remainder"):
         # PyTorch's vector loop gives NaN for subnormal divisors and where the quotient overflows.
         with np.errstate(all="ignore"):
             normal = (y == 0) | (np.abs(y) >= np.finfo(dtype.np).tiny) & (np.isfinite(x / y) | ~np.isfinite(x))

@@ -72,7 +72,7 @@ def float_that_half_overflows():
     return Case(lambda x, s: x * s, lambda i: (tj.ones(3).half(), 10.0**i))
 
 
-@topic.program("cut")
+@topic.program("one program")
 def float_in_an_integer_tensor():
     return Case(lambda x, s: (x * s, x // s, x % s, x / s), lambda i: (tj.arange(5), 1.5 + i))
 

@@ -29,9 +29,10 @@ def $name(p, lo, hi):
             e = u // inner * (size - 1) * inner + u
             sofar = $first
             store_$t(out, e, sofar)
-            for k in range(e + inner, e + size * inner, inner):
-                sofar = sofar $op load_$t(x, k)
-                store_$t(out, k, sofar)
+            for k in range(1, size):
+                e += inner
+                sofar = sofar $op load_$t(x, e)
+                store_$t(out, e, sofar)
         return 0
     u = lo
     while u < hi:

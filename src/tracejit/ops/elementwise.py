@@ -305,28 +305,28 @@ def copy(x):
     """The element itself, in memory of its own."""
 
 
-# --- integer division and remainders: no kernel text, they run where errors can be raised -----------------------------
+# --- division and remainders: those of integers have no kernel text, they run where errors can be raised --------------
 
 
 def _checked_divisor(function: Callable[..., Any]) -> Callable[..., Any]:
     def run(x: Any, y: Any) -> Any:
         # The divisor itself stays as it is: as an array, a number would widen the result.
-        divisor = np.asarray(y)
-        if divisor.dtype.kind in "iub" and np.asarray(x).dtype.kind != "f" and not divisor.all():
+        if not np.asarray(y).all():
             raise RuntimeError("ZeroDivisionError")
         return function(x, y)
 
     return run
 
 
-@elementwise(
-    numpy=_checked_divisor(np.floor_divide), exact=True, kinds="if", smooth=False, sample=(0.5, 4.0), vjp=_STEPS
-)
-def floor_divide(x, y):
-    """Quotient rounded towards minus infinity.
-
-    Raises: RuntimeError for an integer division by zero.
-    """
+def _integer_division(function: Callable[..., Any]) -> dict[str, Any]:
+    return {
+        "numpy": _checked_divisor(function),
+        "exact": True,
+        "kinds": "i",
+        "smooth": False,
+        "nograd": _NOT_FLOAT,
+        "sample": (0.5, 4.0),
+    }
 
 
 def _remainder(x: Any, y: Any) -> Any:
@@ -334,35 +334,63 @@ def _remainder(x: Any, y: Any) -> Any:
     return np.where((rest != 0) & (np.less(y, 0) != (rest < 0)), rest + y, rest)
 
 
-@elementwise(
-    numpy=_checked_divisor(_remainder),
-    exact=True,
-    kinds="if",
-    smooth=False,
-    sample=(0.5, 4.0),
-    vjp={"x": lambda ct: ct, "y": lambda ct, x, y: ops.neg(ops.mul(ct, ops.floor_divide(x, y)))},
-)
+@elementwise(**_integer_division(np.floor_divide))
+def floor_divide(x, y):
+    """Integer quotient rounded towards minus infinity.
+
+    Raises: RuntimeError for a division by zero.
+    """
+
+
+@elementwise(**_integer_division(_remainder))
 def remainder(x, y):
+    """Integer remainder with the sign of the divisor.
+
+    Raises: RuntimeError for a division by zero.
+    """
+
+
+@elementwise(**_integer_division(np.fmod))
+def fmod(x, y):
+    """Integer remainder with the sign of the dividend.
+
+    Raises: RuntimeError for a division by zero.
+    """
+
+
+def _float_division(function: Callable[..., Any], name: str) -> dict[str, Any]:
+    return {
+        "numpy": function,
+        "kinds": "f",
+        "expr": f"float_{name}_{{t}}({{x}}, {{y}})",
+        "work": 45.0,
+        "smooth": False,
+        "sample": (0.5, 4.0),
+    }
+
+
+@elementwise(**_float_division(np.floor_divide, "floor_divide"), vjp=_STEPS)
+def float_floor_divide(x, y):
+    """Quotient rounded towards minus infinity. Edge: x / y for a divisor of 0."""
+
+
+@elementwise(
+    **_float_division(_remainder, "remainder"),
+    vjp={"x": lambda ct: ct, "y": lambda ct, x, y: ops.neg(ops.mul(ct, ops.float_floor_divide(x, y)))},
+)
+def float_remainder(x, y):
     """Remainder with the sign of the divisor.
 
-    Edge: a remainder of 0 has the sign of the dividend, unlike Python's.
-    Raises: RuntimeError for an integer division by zero.
+    Edge: a remainder of 0 has the sign of the dividend, unlike Python's; NaN for a divisor of 0.
     """
 
 
 @elementwise(
-    numpy=_checked_divisor(np.fmod),
-    exact=True,
-    kinds="if",
-    smooth=False,
-    sample=(0.5, 4.0),
+    **_float_division(np.fmod, "fmod"),
     vjp={"x": lambda ct: ct, "y": lambda ct, x, y: ops.neg(ops.mul(ct, ops.trunc(ops.div(x, y))))},
 )
-def fmod(x, y):
-    """Remainder with the sign of the dividend.
-
-    Raises: RuntimeError for an integer division by zero.
-    """
+def float_fmod(x, y):
+    """Remainder with the sign of the dividend. Edge: NaN for a divisor of 0."""
 
 
 def _floored(function: Callable[..., Any], name: str) -> dict[str, Any]:
@@ -403,14 +431,7 @@ def _trunc_divide(x: Any, y: Any) -> Any:
     return np.add(down, (np.remainder(x, y) != 0) & (np.less(x, 0) != np.less(y, 0)), dtype=down.dtype)
 
 
-@elementwise(
-    numpy=_checked_divisor(_trunc_divide),
-    exact=True,
-    kinds="i",
-    smooth=False,
-    nograd=_NOT_FLOAT,
-    sample=(1.0, 4.0),
-)
+@elementwise(**_integer_division(_trunc_divide))
 def trunc_divide(x, y):
     """Integer quotient rounded towards zero.
 

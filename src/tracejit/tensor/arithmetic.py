@@ -139,13 +139,22 @@ _BY_KNOWN = {ops.floor_divide: ops.floor_quotient, ops.remainder: ops.floor_rest
 """What does the same where the divisor is known not to be 0, so that nothing need be raised."""
 
 
+_OF_FLOATS = {
+    ops.floor_divide: ops.float_floor_divide,
+    ops.remainder: ops.float_remainder,
+    ops.fmod: ops.float_fmod,
+}
+
+
 def _divided(op: Op, x: Any, y: Any, name: str) -> Any:
     """A quotient or remainder, which bools do not have."""
     kind = result_type(operand(x, name), operand(y, name))
     if kind.category == 0:
         raise NotImplementedError(f"\"{name}_cpu\" not implemented for 'Bool'")
+    if kind.is_floating_point:
+        return binary(_OF_FLOATS[op], x, y)
     known = _BY_KNOWN.get(op)
-    if known is not None and not kind.is_floating_point and isinstance(x, Tensor) and not isinstance(y, Tensor):
+    if known is not None and isinstance(x, Tensor) and not isinstance(y, Tensor):
         # Numbers wrap around where they become elements.
         if y % (1 << 8 * kind.itemsize) == 0:
             raise RuntimeError("ZeroDivisionError")

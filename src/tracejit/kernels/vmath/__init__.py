@@ -23,7 +23,7 @@ from numba.core import types
 from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
-from tracejit.kernels.vmath import exponential, inverse, logarithm, special, trigonometric
+from tracejit.kernels.vmath import division, exponential, inverse, logarithm, special, trigonometric
 from tracejit.kernels.vmath.expression import V
 from tracejit.kernels.vmath.strips import replace_by
 
@@ -114,6 +114,9 @@ atan_f32, atan_f64 = (_define(trigonometric.atan, s, 1) for s in _TYPES)
 asin_f32, asin_f64 = (_define(trigonometric.asin, s, 1) for s in _TYPES)
 acos_f32, acos_f64 = (_define(trigonometric.acos, s, 1) for s in _TYPES)
 atan2_f32, atan2_f64 = (_define(trigonometric.atan2, s, 2) for s in _TYPES)
+float_fmod_f32, float_fmod_f64 = (_define(division.float_fmod, s, 2) for s in _TYPES)
+float_remainder_f32, float_remainder_f64 = (_define(division.float_remainder, s, 2) for s in _TYPES)
+float_floor_divide_f32, float_floor_divide_f64 = (_define(division.float_floor_divide, s, 2) for s in _TYPES)
 asinh_f32, asinh_f64 = (_define(inverse.asinh, s, 1) for s in _TYPES)
 acosh_f32, acosh_f64 = (_define(inverse.acosh, s, 1) for s in _TYPES)
 atanh_f32, atanh_f64 = (_define(inverse.atanh, s, 1) for s in _TYPES)

@@ -205,6 +205,10 @@ class V:
         """Nearest integer, ties to even, as a float."""
         return self._call("rint")
 
+    def floor(self) -> V:
+        """The next integer below, as a float."""
+        return self._call("floor")
+
     def abs(self) -> V:
         """Absolute value: the sign bit cleared."""
         return self._call("fabs")
