@@ -82,10 +82,15 @@ def _wins(relation: str, builder: Any, kind: Kind, x: Any, y: Any) -> Any:
     return compare(relation, y, x)
 
 
+def _beyond(relation: str, builder: Any, kind: Kind, x: Any, y: Any) -> Any:
+    """The element that is beyond the other, x if neither is."""
+    return builder.select(_wins(relation, builder, kind, x, y), y, x)
+
+
 def _extreme(relation: str) -> Callable[..., Any]:
     def step(builder: Any, kind: Kind, x: Any, y: Any) -> Any:
         if not kind.is_float:
-            return builder.select(_wins(relation, builder, kind, x, y), y, x)
+            return _beyond(relation, builder, kind, x, y)
         # A select of what is at a place and stored there again would become a masked store, slow where masks are not
         # registers (AVX2 of AMD's: a dozen cycles a vector): LLVM does not look through `freeze`.
         x = freeze(builder, x)
@@ -127,15 +132,33 @@ class _Chain:
         if self._relation is None:
             return [write_step(b, self._what, self._kind, sofar[0], x)]
         extreme, nan = sofar
-        beyond = b.select(_wins(self._relation, b, self._kind, extreme, x), x, extreme)
+        beyond = _beyond(self._relation, b, self._kind, extreme, x)
         return [beyond, b.select(b.fcmp_unordered("uno", x, x), x, nan)]
 
-    def lanes(self, last: list[Any]) -> Any:
-        """The lanes that the steps one after another would give."""
-        if self._relation is None:
-            return last[0]
+    def fold(self, last: list[Any]) -> Any:
+        """What the lanes give that the steps one after another would give.
+
+        A step of a tree that looks for NaN takes three times as long, and all that follows waits: they are looked for
+        once.
+        """
+        b, what, kind, relation = self._builder, self._what, self._kind, self._relation
+        if relation is None:
+            return _write_halves(b, last[0], lambda x, y: write_step(b, what, kind, x, y))
         extreme, nan = last
-        return self._builder.select(self._builder.fcmp_unordered("uno", nan, nan), nan, extreme)
+        is_nan = b.fcmp_unordered("uno", nan, nan)
+        flags = b.bitcast(is_nan, ir.IntType(LANES))
+        with b.if_else(b.icmp_unsigned("!=", flags, ir.Constant(flags.type, 0)), likely=False) as (rare, usual):
+            with rare:
+                lanes = b.select(is_nan, nan, extreme)
+                careful = _write_halves(b, lanes, lambda x, y: write_step(b, what, kind, x, y))
+                beside = b.block
+            with usual:
+                quick = _write_halves(b, extreme, lambda x, y: _beyond(relation, b, kind, x, y))
+                along = b.block
+        value = b.phi(kind.llvm)
+        value.add_incoming(careful, beside)
+        value.add_incoming(quick, along)
+        return value
 
 
 def _tail_mask(builder: Any, count: Any) -> Any:
@@ -158,30 +181,53 @@ def write_start(what: str, kind: Kind) -> Any:
 
 def write_rest(builder: Any, what: str, kind: Kind, lanes: Any, at: Any, rest: Any) -> Any:
     """Folds `rest` elements, fewer than there are lanes, from the address `at` on into lanes, in LLVM code."""
+
+    def step(sofar: list[Any], x: Any) -> list[Any]:
+        return [write_step(builder, what, kind, sofar[0], x)]
+
+    return _write_rest(builder, what, kind, [lanes], at, rest, step)[0]
+
+
+def _write_rest(
+    builder: Any,
+    what: str,
+    kind: Kind,
+    sofar: list[Any],
+    at: Any,
+    rest: Any,
+    step: Callable[[list[Any], Any], list[Any]],
+) -> list[Any]:
     before = builder.block
     with builder.if_then(builder.icmp_signed(">", rest, _I64(0))):
         mask = _tail_mask(builder, rest)
-        arguments = [at, _I32(kind.size), mask, write_start(what, kind)]
-        function_type = ir.FunctionType(lanes.type, [a.type for a in arguments])
+        start = write_start(what, kind)
+        arguments = [at, _I32(kind.size), mask, start]
+        function_type = ir.FunctionType(start.type, [a.type for a in arguments])
         name = f"llvm.masked.load.v{LANES}{kind.suffix}.p0"
         part = builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), arguments)
-        tail = write_step(builder, what, kind, lanes, part)
+        tail = step(sofar, part)
         inside = builder.block
-    value = builder.phi(lanes.type)
-    value.add_incoming(lanes, before)
-    value.add_incoming(tail, inside)
-    return value
+    values = [builder.phi(start.type) for _ in sofar]
+    for value, old, new in zip(values, sofar, tail, strict=True):
+        value.add_incoming(old, before)
+        value.add_incoming(new, inside)
+    return values
 
 
 def write_tree(builder: Any, what: str, kind: Kind, lanes: Any) -> Any:
     """Folds lanes as a tree, in LLVM code: each with that half of them on."""
+    chain = _Chain(builder, what, kind)
+    return chain.fold([lanes] * len(chain.start))
+
+
+def _write_halves(builder: Any, lanes: Any, step: Callable[[Any, Any], Any]) -> Any:
     width = LANES
     while width > 1:
         width //= 2
         undefined = ir.Constant(lanes.type, ir.Undefined)
         low = builder.shuffle_vector(lanes, undefined, integers(*range(width)))
         high = builder.shuffle_vector(lanes, undefined, integers(*range(width, 2 * width)))
-        lanes = write_step(builder, what, kind, low, high)
+        lanes = step(low, high)
     return builder.extract_element(lanes, _I32(0))
 
 
@@ -198,8 +244,8 @@ def _write_fold(builder: Any, what: str, kind: Kind, address: Any, count: Any) -
     whole = builder.ashr(count, _I64(LANES.bit_length() - 1))
     # Each lane is a chain: more of its steps in a turn of the loop would only be more code.
     at, *last = emit_loop(builder, whole, [first, *chain.start], turn, rolled=True)
-    lanes = write_rest(builder, what, kind, chain.lanes(last), at, builder.and_(count, _I64(LANES - 1)))
-    return write_tree(builder, what, kind, lanes)
+    rest = builder.and_(count, _I64(LANES - 1))
+    return chain.fold(_write_rest(builder, what, kind, last, at, rest, chain.step))
 
 
 def _define_fold(what: str, kind: Kind) -> Any:
