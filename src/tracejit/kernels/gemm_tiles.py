@@ -94,13 +94,20 @@ def _chains(
     load: Load,
     use: str,
     turn: int = 1,
+    ahead: int = 0,
 ) -> list[Any]:
-    """The sums, row by row, after `k` steps along the rows `a` and the vectors at `b`, `turn` of them in each turn."""
+    """The sums, row by row, after `k` steps along the rows `a` and the vectors at `b`, `turn` of them in each turn.
+
+    What is read `ahead` steps later is asked for, if that is not 0.
+    """
     a_step, b_step = steps
     vectors = len(sums) // len(a)
+    later = v.ir.mul(b_step, I64(ahead))
 
     def step(state: list[Any]) -> list[Any]:
         a_at, b_at, *sums = state
+        for at in range(0, vectors * TARGET.vector_bytes if ahead else 0, LINE_BYTES):
+            v.prefetch(v.ir.add(v.ir.add(b_at, later), I64(at)), written=False, nearest=False)
         panel = [load(b_at, j) for j in range(vectors)]
         out = []
         for i, row in enumerate(a):
@@ -115,13 +122,13 @@ def _chains(
     return emit_loop(v.ir, k, [I64(0), b, *sums], step, together=turn)[2:]
 
 
-def add_tile(module: Any, lane: Lane, rows: int, vectors: int, use: str = ALONE) -> Any:
+def add_tile(module: Any, lane: Lane, rows: int, vectors: int, use: str = ALONE, ahead: int = 0) -> Any:
     """C[rows, vectors*W] = or += A @ B, each element's chain held in a register.
 
     Arguments: a, a_m, a_k, b, b_k, c, c_m, k, begin, m_left, n_left. `begin` other than 0 starts the chains at 0,
     else they go on from C. Rows past `m_left` repeat the last one, columns past `n_left` are not touched.
     ENDING has one more, the address of a bias, one row; if it is not 0, C = relu(C + bias). APART has one more, too; if
-    it is not 0, this is the last of k.
+    it is not 0, this is the last of k. Rows of B are asked for so many steps `ahead`, if that is not 0.
     """
 
     def body(builder: Any, arguments: tuple[Any, ...]) -> None:
@@ -148,7 +155,7 @@ def add_tile(module: Any, lane: Lane, rows: int, vectors: int, use: str = ALONE)
 
         def results(load: Load) -> list[Any]:
             starts = _starts(v, begin, c_rows, vectors, load)
-            return _last(v, use, more, _chains(v, k, a_rows, b, steps, starts, load, use), vectors, load)
+            return _last(v, use, more, _chains(v, k, a_rows, b, steps, starts, load, use, 1, ahead), vectors, load)
 
         def write(store: Callable[[Any, Any, int], None], sums: list[Any]) -> None:
             for position, value in enumerate(sums):
@@ -174,7 +181,8 @@ def add_tile(module: Any, lane: Lane, rows: int, vectors: int, use: str = ALONE)
             with otherwise:
                 write(store_masked, results(load_masked))
 
-    return internal_function(module, f"tile_{lane.name}_{rows}x{vectors}{use}", 12 if use else 11, body)
+    asking = f"_{ahead}" if ahead else ""
+    return internal_function(module, f"tile_{lane.name}_{rows}x{vectors}{use}{asking}", 12 if use else 11, body)
 
 
 def add_column(module: Any, lane: Lane, rows: int, vectors: int, use: str = ALONE) -> Any:
