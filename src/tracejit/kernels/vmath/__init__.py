@@ -1,4 +1,5 @@
-"""Elementary functions for kernels: branch-free straight-line code, one definition for eager and compiled.
+"""Elementary functions for kernels: branch-free straight-line code (but for remainders of float64, which take as many
+steps as they need), one definition for eager and compiled.
 
 In: scalars of a kernel. Out: the same bits in every lane, tail, thread and target with a correct fma.
 Each name is a numba intrinsic that emits its formula as LLVM code, so loops that call it vectorise.
