@@ -344,6 +344,7 @@ def _run_elementwise(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> A
     if op.expr is None:
         return _numpy(op, args, attrs)
     if attrs:
+        # Casts alone have any.
         return _run_cast(op, args, attrs)
     if op.exact:
         # NumPy's own loops are as fast as a kernel of one thread; several of them one after another are not.

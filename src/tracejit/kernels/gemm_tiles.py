@@ -102,7 +102,7 @@ def _chains(
     """
     a_step, b_step = steps
     vectors = len(sums) // len(a)
-    later = v.ir.mul(b_step, I64(ahead))
+    later = v.ir.mul(b_step, I64(ahead)) if ahead else I64(0)
 
     def step(state: list[Any]) -> list[Any]:
         a_at, b_at, *sums = state

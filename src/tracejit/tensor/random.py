@@ -311,9 +311,9 @@ def exponential_(self: Tensor, lambd: float = 1.0, *, generator: Generator | Non
 # --- of values --------------------------------------------------------------------------------------------------------
 
 
-_FEW, _SORTED_WORK = 1 << 16, 16
-"""Random numbers of which 31 leading bits are sorted: of more, some are equal. What NumPy takes for one of the first
-uses counts as so many elements for `is_rare`."""
+_FEW, _SORTED_WORK = 1 << 14, 16
+"""Random numbers of which 31 leading bits are sorted first: two of so many are equal once in sixteen times. What NumPy
+takes for one of the first uses counts as so many elements for `is_rare`."""
 
 
 def _keys(count: int, drawn: tuple[int, int]) -> Any:
@@ -322,20 +322,25 @@ def _keys(count: int, drawn: tuple[int, int]) -> Any:
     return low | (high << np.uint64(32))
 
 
+def _are_distinct(ordered: Any) -> bool:
+    return not (ordered[1:] == ordered[:-1]).any()
+
+
 def _order(count: int, drawn: tuple[int, int]) -> Any:
     """The places of random numbers of 64 bits, the least first; of equal ones the first place first."""
-    leading = run_op(ops.uniform, drawn, ((count,), dtypes.float64))
+    numbers = run_op(ops.uniform, drawn, ((count,), dtypes.float64))
     if count <= _FEW:
-        leading = (leading * 2.0**31).astype(np.int32)
-    if count <= _FEW and is_rare(_order, count * _SORTED_WORK):
-        words = np.sort(leading.astype(np.int64) << 32 | np.arange(count))
-        order, leading = words & 0xFFFFFFFF, words >> 32
-    else:
-        order = run_op(ops.argsort, (leading,), (False,))
-        leading = leading[order]
-    if (leading[1:] == leading[:-1]).any():
-        return np.argsort(_keys(count, drawn), kind="stable")
-    return order
+        leading = (numbers * 2.0**31).astype(np.int32)
+        if is_rare(_order, count * _SORTED_WORK):
+            words = np.sort(leading.astype(np.int64) << 32 | np.arange(count))
+            order, leading = words & 0xFFFFFFFF, words >> 32
+        else:
+            order = run_op(ops.argsort, (leading,), (False,))
+            leading = leading[order]
+        if _are_distinct(leading):
+            return order
+    order = run_op(ops.argsort, (numbers,), (False,))
+    return order if _are_distinct(numbers[order]) else np.argsort(_keys(count, drawn), kind="stable")
 
 
 @host

@@ -165,13 +165,13 @@ def _unique(x: Tensor, dim: int | None, inverse: bool, counts: bool) -> Any:
     if dim is None:
         order = run_op(ops.argsort, (np.ascontiguousarray(array).reshape(-1),), (False,))
         values, numbers, lengths = _runs(array.reshape(-1)[order], inverse, counts)
-        where = None
+        places = None
         if inverse:
-            where = np.empty(array.shape, np.int64)
-            where.reshape(-1)[order] = numbers
-        return _asked(x, values, where, lengths)
-    values, where, lengths = np.unique(array, axis=dim, return_inverse=True, return_counts=True, equal_nan=False)
-    return _asked(x, values, where.reshape(array.shape[dim]) if inverse else None, lengths if counts else None)
+            places = np.empty(array.shape, np.int64)
+            places.reshape(-1)[order] = numbers
+        return _asked(x, values, places, lengths)
+    values, places, lengths = np.unique(array, axis=dim, return_inverse=True, return_counts=True, equal_nan=False)
+    return _asked(x, values, places.reshape(array.shape[dim]) if inverse else None, lengths if counts else None)
 
 
 @host
