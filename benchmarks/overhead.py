@@ -26,7 +26,7 @@ from typing import Any
 import tracejit as tj
 from tracejit import nn, optim
 from tracejit.nn import functional as F
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 from tracejit.trace.replay.words import hold
 
 ROUNDS = 25

@@ -24,7 +24,7 @@ from tracejit.optim import Adam
 from tracejit.runtime.build import _built
 from tracejit.tools.demo.models import MODELS, Block
 from tracejit.tools.demo.training import make_step
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 
 _WARM = 3
 """Sizes after which no kernel should be missing."""

@@ -32,6 +32,6 @@ from tracejit.serialization import load, save
 from tracejit.tensor import *  # noqa: F403
 from tracejit.tools.explain import explain
 from tracejit.tools.profile import profile
-from tracejit.trace.region import compile
+from tracejit.trace.compiled import compile
 
 __version__ = "0.1.0"

@@ -11,7 +11,7 @@ import pytest
 import tracejit as tj
 from tracejit.runtime.build import build
 from tracejit.schedule import cost
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 
 STRIP = cost.strip(2)
 

@@ -15,7 +15,7 @@ from tests.cuda.standin import machines, on
 from tests.programs import same_bits
 from tracejit.gpu_compiler import GpuCompiled
 from tracejit.runtime.cuda.program import DeviceProgram
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 
 F = tj.nn.functional
 

@@ -9,7 +9,7 @@ from tests.cuda.running import check
 from tracejit import nn, optim
 from tracejit.ir.graph import Graph
 from tracejit.nn import functional
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 
 CLASSES = 5
 

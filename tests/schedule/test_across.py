@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tracejit as tj
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 
 F = tj.nn.functional
 

@@ -9,7 +9,7 @@ import pytest
 import tracejit as tj
 import tracejit.nn.functional as F
 from tests.schedule.test_sink import groups
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 
 
 def operands() -> tuple[tj.Tensor, tj.Tensor]:

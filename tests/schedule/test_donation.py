@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 import tracejit as tj
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 
 N, M = 1000, 300
 

@@ -23,7 +23,7 @@ from tracejit.schedule.plan import Plan, make_plan
 from tracejit.schedule.siblings import Siblings
 from tracejit.schedule.spaces import Group
 from tracejit.schedule.strands import Parting, parting
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 
 Function = Callable[..., tuple[tj.Tensor, ...]]
 

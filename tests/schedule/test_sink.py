@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import tracejit as tj
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 
 
 def groups(f: Callable[..., object], *args: tj.Tensor) -> list[tuple[str, ...]]:

@@ -24,7 +24,8 @@ import pytest
 
 import tracejit as tj
 from tests.garbage import small_heap
-from tracejit.trace.region import Region, region_of
+from tracejit.trace.compiled import region_of
+from tracejit.trace.region import Region
 from tracejit.trace.replay.proof import FAILURE
 
 CALLS = 10

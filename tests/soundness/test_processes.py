@@ -18,7 +18,7 @@ import tracejit as tj
 from harness import arr
 from tracejit import nn, optim
 from tracejit.tensor.state import state
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 
 W = arr(0, 4, 3)
 

@@ -16,7 +16,7 @@ from tracejit.nn import functional as F
 from tracejit.ops.record import Op
 from tracejit.tensor import dispatch
 from tracejit.tools.explain import explain
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 
 PROGRAMS = {**test_reads_in_training.topic.programs, **test_reads_in_loops.topic.programs}
 

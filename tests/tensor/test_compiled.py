@@ -11,7 +11,7 @@ import tracejit as tj
 from tests.tensor.parity import draw, expression, flat, program
 from tracejit.compiler import Compiled
 from tracejit.tensor import functional
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 
 CLASSES = draw((6,), "i", low=0, high=4)
 SIGNS = np.where(draw((3, 4), "b"), 1, -1).astype(np.float32)

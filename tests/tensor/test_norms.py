@@ -12,7 +12,7 @@ import torch
 import tracejit as tj
 from tests.programs import same_bits
 from tracejit.nn import functional as F
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 
 SHAPES = [
     (8, 16, 16, 16), (3, 9, 5, 7), (2, 1, 4, 9), (1, 9, 4, 4), (4, 16, 1, 1), (5, 33, 2, 2), (2, 8, 70, 70),

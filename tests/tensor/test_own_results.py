@@ -9,7 +9,7 @@ from tests.tensor.fusing import both
 from tests.trace.values import arr, bits
 from tracejit import composite
 from tracejit.nn import functional as F
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 
 FUNCTIONS = {
     "sum": lambda x: x.sum(0, keepdim=True),

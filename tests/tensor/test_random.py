@@ -15,7 +15,7 @@ from tracejit.eager import run_op
 from tracejit.ops.random import philox
 from tracejit.ops.record import Op, ops
 from tracejit.tensor import random
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 
 DRAWS: dict[str, Callable[[], Any]] = {
     "rand": lambda: tj.rand(50),

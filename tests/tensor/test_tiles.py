@@ -16,7 +16,7 @@ from tests.kernels.chains import square_reference
 from tests.kernels.test_gemm import laid_out
 from tracejit.cpu import multiplies_bfloat16
 from tracejit.tensor import products
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 
 needs_bfloat16 = pytest.mark.skipif(
     not multiplies_bfloat16(), reason="the CPU has neither AMX nor AVX512-BF16, or the settings switch them off"
@@ -286,7 +286,7 @@ KEPT = """
 import sys
 import numpy as np, tracejit as tj
 from tests.tensor.test_tiles import Network, bits
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 tj.set_float32_matmul_precision(sys.argv[1])
 network = Network(tj.float32)
 run = tj.compile(network.step, background=sys.argv[2] == "background")

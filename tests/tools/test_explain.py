@@ -16,7 +16,7 @@ from tracejit.tools.advice import fix
 from tracejit.tools.explain import SECTIONS, explain
 from tracejit.tools.outline import fold
 from tracejit.trace.account import NOTES, Account
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 
 SNIPPETS = {}
 

@@ -6,7 +6,7 @@ import pytest
 
 import tracejit as tj
 from tracejit.runtime.program import Program
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 
 
 def trained() -> tuple[object, tj.Tensor]:

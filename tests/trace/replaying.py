@@ -7,7 +7,7 @@ import itertools
 import tracejit as tj
 from tests.trace.values import bits
 from tracejit import nn
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 
 
 def net(*sizes):

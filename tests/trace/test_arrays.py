@@ -8,7 +8,7 @@ import pytest
 import tracejit as tj
 from tests.trace.replaying import both, net
 from tests.trace.values import bits
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 
 
 def observation(i, *shape, kind=np.float32):

@@ -26,7 +26,8 @@ from tracejit.runtime import build, process
 from tracejit.runtime.cache import Store
 from tracejit.trace import background, region
 from tracejit.trace.background import Worker
-from tracejit.trace.region import Region, region_of
+from tracejit.trace.compiled import region_of
+from tracejit.trace.region import Region
 
 SECONDS = 120.0
 """How long a test waits for another process."""

@@ -9,7 +9,7 @@ import pytest
 
 import tracejit as tj
 from tests.trace.values import arr
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 
 
 def _average(target: list[tj.Tensor], source: list[tj.Tensor]) -> None:

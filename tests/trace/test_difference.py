@@ -10,7 +10,7 @@ import pytest
 import tracejit as tj
 from tracejit.errors import CompileLimitError
 from tracejit.nn import functional as F
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 
 
 def arr(seed, *shape):

@@ -21,7 +21,8 @@ from tracejit import nn, optim
 from tracejit.ops import ops
 from tracejit.runtime.cache import TREE
 from tracejit.trace import kept
-from tracejit.trace.region import Region, region_of
+from tracejit.trace.compiled import region_of
+from tracejit.trace.region import Region
 from tracejit.trace.replay import proof
 
 SCRIPT = '''

@@ -15,7 +15,7 @@ from tests.trace.values import arr, bits
 from tracejit import nn
 from tracejit.nn import functional as F
 from tracejit.trace import deferred, lean, pullback
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 
 SCRIPT = '''
 import os
@@ -23,7 +23,7 @@ import sys
 import tracejit as tj
 from tracejit import nn
 from tracejit.trace import lean, pullback
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 
 pullback.WORK, lean.WORTH = 0, int(os.environ.get("WORTH", 0))
 tj.manual_seed(3)

@@ -9,7 +9,7 @@ import pytest
 
 import tracejit as tj
 from tests.trace.values import arr, bits
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 
 Program = Callable[[Callable[..., Any]], tuple[Any, list[Any]]]
 

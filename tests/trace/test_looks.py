@@ -9,7 +9,7 @@ import pytest
 
 import tracejit as tj
 from tests.trace.values import arr, bits
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 from tracejit.trace.tree import path
 
 F = tj.nn.functional

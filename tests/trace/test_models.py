@@ -12,7 +12,7 @@ import tracejit as tj
 from tracejit import nn, optim
 from tracejit.nn import functional as F
 from tracejit.tools.demo.models import MODELS
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 
 
 def batches(count, size=64, seed=1):

@@ -12,9 +12,10 @@ import pytest
 import tracejit as tj
 from tests.trace.values import arr, bits
 from tracejit.nn import functional as F
-from tracejit.trace.region import compile, region_of
+from tracejit.trace.compiled import compile, region_of
+from tracejit.trace.region import Region
 
-region_module = sys.modules[region_of.__module__]
+region_module = sys.modules[Region.__module__]
 
 
 def compare(make, calls=8, **options):

@@ -7,8 +7,8 @@ import pytest
 import tracejit as tj
 from tests.trace.values import arr, bits
 from tracejit.tensor.tape import TapeNode
+from tracejit.trace.compiled import region_of
 from tracejit.trace.deferred import Deferred
-from tracejit.trace.region import region_of
 
 
 def refused(*ways):

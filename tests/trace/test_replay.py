@@ -16,8 +16,8 @@ from tests.trace.values import arr, bits
 from tracejit import nn, optim
 from tracejit.nn import functional as F
 from tracejit.runtime import program
+from tracejit.trace.compiled import region_of
 from tracejit.trace.matcher import MISS
-from tracejit.trace.region import region_of
 
 Pair = namedtuple("Pair", "first second")
 

@@ -9,7 +9,7 @@ import tracejit as tj
 from tests.trace.replaying import both, net
 from tests.trace.values import arr
 from tracejit import nn
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 
 
 def test_tensors_that_are_the_same_or_share_memory():

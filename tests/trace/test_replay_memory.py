@@ -14,7 +14,7 @@ import pytest
 import tracejit as tj
 from tracejit import nn, optim
 from tracejit.runtime.blocks import BLOCKS
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 from tracejit.trace.replay.machine import Machine
 from tracejit.trace.replay.world import World
 

@@ -18,8 +18,8 @@ from tests.trace.values import arr, bits
 from tracejit import devices, optim
 from tracejit.kernels import looks
 from tracejit.nn import functional as F
+from tracejit.trace.compiled import region_of
 from tracejit.trace.matcher import MISS
-from tracejit.trace.region import region_of
 from tracejit.trace.replay import arrivals
 from tracejit.trace.replay.arithmetic import Arithmetic
 

@@ -9,7 +9,7 @@ import tracejit as tj
 from tests.trace.replaying import both, net
 from tests.trace.values import arr, bits
 from tracejit import nn
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 from tracejit.trace.replay import proof
 
 # --- the world --------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import tracejit as tj
 from tests.tensor.parity import draw, flat
 from tests.tensor.test_compiled import CALLS
 from tests.tensor.test_indexing import CHANGES, READS
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 
 CUBE = draw((2, 3, 4))
 SUBSCRIPTS = READS.replace("\n", "|").split("|")

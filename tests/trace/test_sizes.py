@@ -17,7 +17,7 @@ from tracejit.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 from tracejit.runtime.build import _built
 from tracejit.tools.demo.models import MODELS, Block
 from tracejit.trace import region as regions
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 
 
 def arr(seed, *shape):

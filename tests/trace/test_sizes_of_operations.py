@@ -7,7 +7,7 @@ import pytest
 
 import tracejit as tj
 from tracejit.nn import functional as F
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 
 SIZES = [
     *[(4, 6)] * 3,

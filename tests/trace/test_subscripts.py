@@ -10,7 +10,7 @@ import pytest
 import tracejit as tj
 from tests.trace.replaying import both
 from tests.trace.values import arr
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 
 tj.manual_seed(3)
 TABLE = tj.randn(9, 8, 7)

@@ -14,7 +14,7 @@ from tests.trace.values import arr, bits
 from tracejit import nn, optim
 from tracejit.nn import functional as F
 from tracejit.runtime import program
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 from tracejit.trace.replay import prover
 
 LABELS = tj.tensor([0, 1, 2, 0, 1, 2])

@@ -20,7 +20,7 @@ from tracejit.ops.record import ops
 from tracejit.passes import simplify
 from tracejit.tools.demo.models import MODELS
 from tracejit.trace import verify
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 
 
 def arr(seed, *shape):

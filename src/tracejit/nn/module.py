@@ -11,7 +11,7 @@ from tracejit.nn.hooks import Hooks, RemovableHandle
 from tracejit.nn.parameter import Parameter
 from tracejit.nn.state import IncompatibleKeys, load_state, parse_to
 from tracejit.tensor import Tensor, no_grad
-from tracejit.trace.region import compile
+from tracejit.trace.compiled import compile
 
 __all__ = ["Module"]
 

@@ -18,6 +18,7 @@ import hashlib
 import os
 import sys
 import time
+import types
 from collections.abc import Callable
 from string import Template
 from typing import Any
@@ -33,6 +34,7 @@ from tracejit.runtime import native, replay_text
 from tracejit.runtime.build import environment
 from tracejit.runtime.cache import STORE
 from tracejit.runtime.entry_text import KERNELS
+from tracejit.runtime.method_text import METHODS
 from tracejit.runtime.object_text import OBJECTS
 from tracejit.runtime.replay_text import REPLAYS
 
@@ -50,7 +52,23 @@ FLOAT_TYPE = 7
 ARRAY_TYPE = 8
 TYPE_ERROR = 9
 NONE = 10
-STATE_WORDS = 11
+TYPE_TYPE = 11
+NATIVE_TYPE = 12
+FALSE = 13
+TRUE = 14
+# Of grad modes: the thread's state, the name of its dict and a mode's key there; the class, the slot of its instances,
+# and the function that makes what is no plain instance.
+MODE_THREAD = 15
+MODE_DICT = 16
+MODE_KEY = 17
+MODE_CLASS = 18
+MODE_AT = 19
+MODE_MAKER = 20
+# Of compiled functions: the slots of the region and of its replay, and the name of the method that does other calls.
+REGION_AT = 21
+STRAIGHT_AT = 22
+REGION_METHOD = 23
+STATE_WORDS = 24
 
 OTHER_THREADS = -2
 """What `run` gives, having done nothing, where a program is laid out for another number of threads."""
@@ -67,6 +85,8 @@ _ARRAY_FUNCTIONS = {"PyArray_NewFromDescr": 94, "PyArray_SetBaseObject": 282}
 _OWN_FLAGS = 0x0001 | 0x0100 | 0x0400
 """NumPy's flags of an array in row-major order, aligned, that may be written."""
 
+_METH_KEYWORDS = 0x0002
+_METH_NOARGS = 0x0004
 _METH_O = 0x0008
 _METH_FASTCALL = 0x0080
 _FUNCTIONS = {
@@ -82,8 +102,16 @@ _FUNCTIONS = {
     "alike": _METH_FASTCALL,
     "enter": _METH_FASTCALL,
 }
-_OTHERS = ("replay", "thread_main", "open_workspaces", "workspace")
+_METHODS = {
+    "new_mode": _METH_FASTCALL | _METH_KEYWORDS,
+    "enter_no_grad": _METH_NOARGS,
+    "enter_grad": _METH_NOARGS,
+    "leave_mode": _METH_FASTCALL,
+    "call_region": _METH_FASTCALL | _METH_KEYWORDS,
+}
+_OTHERS = ("replay", "thread_main", "open_workspaces", "workspace", "state")
 _PYTHON_FUNCTIONS = (
+    "PyCFunction_GetSelf",
     "PyDict_GetItemWithError",
     "PyDict_SetItem",
     "PyDict_Size",
@@ -99,7 +127,10 @@ _PYTHON_FUNCTIONS = (
     "PyObject_CallNoArgs",
     "PyObject_GetAttr",
     "PyObject_SetAttr",
+    "PyObject_Vectorcall",
+    "PyObject_VectorcallMethod",
     "PyTuple_GetItem",
+    "PyTuple_Pack",
     "PyTuple_Size",
     "PyType_IsSubtype",
     "PyType_GenericAlloc",
@@ -114,7 +145,7 @@ def _c_string(text: str) -> str:
 
 def _module_text(digest: str) -> str:
     head = object.__basicsize__
-    return Template(KERNELS + OBJECTS + REPLAYS).substitute(
+    return Template(KERNELS + OBJECTS + REPLAYS + METHODS).substitute(
         digest=digest,
         head=head,
         type_field=head - ctypes.sizeof(ctypes.c_void_p),
@@ -134,6 +165,20 @@ def _module_text(digest: str) -> str:
         type_error=TYPE_ERROR,
         list_items=LIST_ITEMS,
         none=NONE,
+        type_type=TYPE_TYPE,
+        native_type=NATIVE_TYPE,
+        false=FALSE,
+        true=TRUE,
+        mode_thread=MODE_THREAD,
+        mode_dict=MODE_DICT,
+        mode_key=MODE_KEY,
+        mode_class=MODE_CLASS,
+        mode_at=MODE_AT,
+        mode_maker=MODE_MAKER,
+        region_at=REGION_AT,
+        straight_at=STRAIGHT_AT,
+        region_method=REGION_METHOD,
+        state_words=STATE_WORDS,
         other_threads=OTHER_THREADS,
         program_threads=PROGRAM_THREADS,
         parallel=PARALLEL,
@@ -149,6 +194,8 @@ def _module_text(digest: str) -> str:
         look_usage=_c_string("look(table, *objects): expected an array and objects"),
         entries_usage=_c_string("alike(dicts, key, value), enter(dicts, key, value): expected three arguments"),
         hold_usage=_c_string("hold(pairs), advance(pairs): expected an array"),
+        mode_usage=_c_string("the thread's state has no grad mode"),
+        leave_usage=_c_string("a grad mode was left that was not entered"),
         replay_usage=_c_string("a replay takes a tuple and a dict"),
         replay_ready=replay_text.READY,
         replay_state=replay_text.STATE,
@@ -230,15 +277,15 @@ def _built_in(definition: _MethodDefinition, own: Any) -> Callable[..., Any]:
     return function
 
 
+def _words_at(address: int) -> np.ndarray:
+    """The words of the state, which lie among the functions' own data."""
+    return np.ctypeslib.as_array((ctypes.c_int64 * STATE_WORDS).from_address(address))
+
+
 class Entry:
     """The native functions, bound to a state that `team.py` fills."""
 
     def __init__(self) -> None:
-        self.state = np.zeros(STATE_WORDS, np.int64)
-        known = {INT_TYPE: int, FLOAT_TYPE: float, ARRAY_TYPE: np.ndarray, TYPE_ERROR: TypeError, NONE: None}
-        self.state[list(known)] = [id(x) for x in known.values()]
-        # Until a team is set up, every launch is light.
-        self.state[THRESHOLD : THRESHOLD + 1].view(np.float64)[0] = np.inf
         for name in _PYTHON_FUNCTIONS:
             function = getattr(ctypes.pythonapi, name)
             llvm.add_symbol(name, ctypes.cast(function, ctypes.c_void_p).value)
@@ -248,7 +295,7 @@ class Entry:
         llvm.add_symbol("power_in_python", ctypes.cast(ctypes.CDLL(None).pow, ctypes.c_void_p).value)
         digest = hashlib.sha256(f"{environment()} {_module_text('')} {sys.version}".encode()).hexdigest()
         text = _module_text(digest[:16])
-        symbols = {name: f"{name}_{digest[:16]}" for name in (*_FUNCTIONS, *_OTHERS)}
+        symbols = {name: f"{name}_{digest[:16]}" for name in (*_FUNCTIONS, *_METHODS, *_OTHERS)}
         begin = time.perf_counter()
         code = STORE.get(digest)
         cached = code is not None
@@ -260,12 +307,18 @@ class Entry:
             STORE.put(digest, "entry", text, code)
         native.load(code, symbols["launch"])
         STORE.count(cached, time.perf_counter() - begin)
+        self.state = _words_at(ctypes.CFUNCTYPE(ctypes.c_void_p)(native.find(symbols["state"]))())
+        self.know({INT_TYPE: int, FLOAT_TYPE: float, ARRAY_TYPE: np.ndarray, TYPE_ERROR: TypeError, NONE: None})
+        self.know({TYPE_TYPE: type, NATIVE_TYPE: types.BuiltinFunctionType, FALSE: False, TRUE: True})
+        # Until a team is set up, every launch is light.
+        self.state[THRESHOLD : THRESHOLD + 1].view(np.float64)[0] = np.inf
         self.thread_main = native.find(symbols["thread_main"])
         error = ctypes.CFUNCTYPE(ctypes.c_int)(native.find(symbols["open_workspaces"]))()
         if error:
             raise OSError(error, f"cannot make a key for the workspaces of threads: {os.strerror(error)}")
         llvm.add_symbol(WORKSPACE, native.find(symbols["workspace"]))
         self._replay = _definition("replay", native.find(symbols["replay"]), _METH_FASTCALL)
+        self._methods = {name: native.find(symbols[name]) for name in _METHODS}
         bound = [self._bind(name, native.find(symbols[name]), flags) for name, flags in _FUNCTIONS.items()]
         self.launch, self.run, self.run_on, self.address_of, self.hold, self.advance, *makers = bound
         self.stamp, self.make, self.look, self.alike, self.enter = makers
@@ -273,6 +326,23 @@ class Entry:
 
     def _bind(self, name: str, address: int, flags: int) -> Callable[..., Any]:
         return _built_in(_definition(name, address, flags), self.state)
+
+    def know(self, objects: dict[int, Any]) -> None:
+        """Let words of the state be the addresses of objects, which live as long as the process from here on."""
+        for word, x in objects.items():
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(x))
+            self.state[word] = id(x)
+
+    def method(self, cls: type, name: str, native_name: str) -> Any:
+        """A native method of a class, whose `self` is an instance of the class."""
+        definition = _definition(name, self._methods[native_name], _METHODS[native_name])
+        make = ctypes.pythonapi.PyDescr_NewMethod
+        make.restype, make.argtypes = ctypes.py_object, (ctypes.py_object, ctypes.c_void_p)
+        return make(cls, ctypes.addressof(definition))
+
+    def static_method(self, name: str, native_name: str) -> Callable[..., Any]:
+        """A native function that a class has under a name, and that gets what a static method gets."""
+        return _built_in(_definition(name, self._methods[native_name], _METHODS[native_name]), None)
 
     def replay(self, table: np.ndarray, *kept: Any) -> Callable[[Any, Any], Any]:
         """A replay, a function of arguments and named arguments, by a table of `replay_text.REPLAY_WORDS` words.

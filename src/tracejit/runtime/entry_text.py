@@ -7,6 +7,7 @@ Must not know: where objects keep what; `entry.py` fills that in.
 from __future__ import annotations
 
 KERNELS = """
+declare ptr @PyCFunction_GetSelf(ptr)
 declare ptr @PyDict_GetItemWithError(ptr, ptr)
 declare i32 @PyDict_SetItem(ptr, ptr, ptr)
 declare i64 @PyDict_Size(ptr)
@@ -22,11 +23,14 @@ declare i64 @PyList_Size(ptr)
 declare ptr @PyObject_CallNoArgs(ptr)
 declare ptr @PyObject_GetAttr(ptr, ptr)
 declare i32 @PyObject_SetAttr(ptr, ptr, ptr)
+declare ptr @PyObject_Vectorcall(ptr, ptr, i64, ptr)
+declare ptr @PyObject_VectorcallMethod(ptr, ptr, i64, ptr)
 declare void @Py_DecRef(ptr)
 declare void @Py_FatalError(ptr)
 declare void @Py_IncRef(ptr)
 declare ptr @PyType_GenericAlloc(ptr, i64)
 declare ptr @PyTuple_GetItem(ptr, i64)
+declare ptr @PyTuple_Pack(i64, ...)
 declare i64 @PyTuple_Size(ptr)
 declare i32 @PyType_IsSubtype(ptr, ptr)
 declare ptr @PyArray_NewFromDescr(ptr, ptr, i32, ptr, ptr, ptr, i32, ptr)

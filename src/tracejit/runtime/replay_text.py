@@ -280,42 +280,21 @@ failed:
   ret i1 false
 }
 
-; A call of a region: its result, or what says that something is not as before, with nothing done. The tensor and
-; its step of the tape are made first, as that may collect garbage: no Python code, which could enter the region, runs
-; from then on.
-define ptr @replay_$digest(ptr %self, ptr %args, i64 %count) {
+; A call of a region with these arguments: its result, or what says that something is not as before, with nothing done.
+; The tensor and its step of the tape are made first, as that may collect garbage: no Python code, which could enter the
+; region, runs from then on.
+define internal ptr @replay_given(ptr %table, ptr %objects, i64 %many) {
 entry:
-  %objects = alloca [$max_arguments x ptr]
-  %table_object = call ptr @PyTuple_GetItem(ptr %self, i64 0)
-  %table_word = call i64 @data_of(ptr %table_object)
-  %table = inttoptr i64 %table_word to ptr
   %state_word = call i64 @word(ptr %table, i64 $replay_state)
   %state = inttoptr i64 %state_word to ptr
-  %two = icmp eq i64 %count, 2
-  br i1 %two, label %sizes, label %wrong
-wrong:
-  %refused = call ptr @refuse(ptr %state, ptr @replay_usage)
-  ret ptr %refused
-sizes:
-  %given = load ptr, ptr %args
-  %named_at = getelementptr ptr, ptr %args, i64 1
-  %named = load ptr, ptr %named_at
-  %many = call i64 @PyTuple_Size(ptr %given)
   %wanted = call i64 @word(ptr %table, i64 $replay_arguments)
   %as_many = icmp eq i64 %many, %wanted
-  %others = call i64 @PyDict_Size(ptr %named)
-  %bad_types = or i64 %many, %others
-  %bad = icmp slt i64 %bad_types, 0
-  br i1 %bad, label %failed, label %types
-failed:
-  ret ptr null
-types:
-  %no_others = icmp eq i64 %others, 0
-  %plain = and i1 %as_many, %no_others
   %ready_now = call i64 @word(ptr %table, i64 $replay_ready)
   %is_ready_now = icmp ne i64 %ready_now, 0
-  %may_go = and i1 %plain, %is_ready_now
+  %may_go = and i1 %as_many, %is_ready_now
   br i1 %may_go, label %thread, label %miss
+failed:
+  ret ptr null
 thread:
   %thread_ok = call i64 @thread_fits(ptr %table)
   %thread_error = icmp slt i64 %thread_ok, 0
@@ -357,7 +336,7 @@ hold:
 gradients:
   %kept_word = call i64 @word(ptr %table, i64 $replay_kept)
   %gives_none = icmp eq i64 %kept_word, 0
-  br i1 %gives_none, label %head, label %keep
+  br i1 %gives_none, label %look, label %keep
 keep:
   %kept_list = inttoptr i64 %kept_word to ptr
   %kept_items_at = getelementptr i8, ptr %kept_list, i64 $list_items
@@ -367,17 +346,7 @@ keep:
   %kept = inttoptr i64 %kept_data to ptr
   %lost_some = call i64 @first_changed(ptr %kept)
   %has_all = icmp eq i64 %lost_some, 0
-  br i1 %has_all, label %head, label %drop
-head:
-  %i = phi i64 [ 0, %gradients ], [ 0, %keep ], [ %next, %fill ]
-  %more = icmp slt i64 %i, %many
-  br i1 %more, label %fill, label %look
-fill:
-  %next = add i64 %i, 1
-  %object = call ptr @PyTuple_GetItem(ptr %given, i64 %i)
-  %object_at = getelementptr ptr, ptr %objects, i64 %i
-  store ptr %object, ptr %object_at
-  br label %head
+  br i1 %has_all, label %look, label %drop
 look:
   %look_word = call i64 @word(ptr %table, i64 $replay_look)
   %look_table = inttoptr i64 %look_word to ptr
@@ -454,6 +423,56 @@ lost:
 drop:
   call void @Py_DecRef(ptr %made)
   br label %miss
+miss:
+  %miss_word = call i64 @word(ptr %table, i64 $replay_miss)
+  %miss_object = inttoptr i64 %miss_word to ptr
+  call void @Py_IncRef(ptr %miss_object)
+  ret ptr %miss_object
+}
+
+; A replay of a tuple of arguments and a dict of named ones.
+define ptr @replay_$digest(ptr %self, ptr %args, i64 %count) {
+entry:
+  %objects = alloca [$max_arguments x ptr]
+  %table_object = call ptr @PyTuple_GetItem(ptr %self, i64 0)
+  %table_word = call i64 @data_of(ptr %table_object)
+  %table = inttoptr i64 %table_word to ptr
+  %two = icmp eq i64 %count, 2
+  br i1 %two, label %sizes, label %wrong
+wrong:
+  %state_word = call i64 @word(ptr %table, i64 $replay_state)
+  %state = inttoptr i64 %state_word to ptr
+  %refused = call ptr @refuse(ptr %state, ptr @replay_usage)
+  ret ptr %refused
+sizes:
+  %given = load ptr, ptr %args
+  %named_at = getelementptr ptr, ptr %args, i64 1
+  %named = load ptr, ptr %named_at
+  %many = call i64 @PyTuple_Size(ptr %given)
+  %others = call i64 @PyDict_Size(ptr %named)
+  %bad_types = or i64 %many, %others
+  %bad = icmp slt i64 %bad_types, 0
+  br i1 %bad, label %failed, label %types
+failed:
+  ret ptr null
+types:
+  %no_others = icmp eq i64 %others, 0
+  %few = icmp sle i64 %many, $max_arguments
+  %may_go = and i1 %no_others, %few
+  br i1 %may_go, label %head, label %miss
+head:
+  %i = phi i64 [ 0, %types ], [ %next, %fill ]
+  %more = icmp slt i64 %i, %many
+  br i1 %more, label %fill, label %go
+fill:
+  %next = add i64 %i, 1
+  %object = call ptr @PyTuple_GetItem(ptr %given, i64 %i)
+  %object_at = getelementptr ptr, ptr %objects, i64 %i
+  store ptr %object, ptr %object_at
+  br label %head
+go:
+  %result = call ptr @replay_given(ptr %table, ptr %objects, i64 %many)
+  ret ptr %result
 miss:
   %miss_word = call i64 @word(ptr %table, i64 $replay_miss)
   %miss_object = inttoptr i64 %miss_word to ptr

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tracejit.tools.explain import explain
-from tracejit.trace.region import region_of
+from tracejit.trace.compiled import region_of
 
 
 def is_compiled(function: Any) -> bool:

@@ -10,8 +10,9 @@ from tracejit.tools.explanation_page import page
 from tracejit.tools.outline import brief, draw, short
 from tracejit.tools.table import seconds
 from tracejit.trace.account import Note
+from tracejit.trace.compiled import region_of
 from tracejit.trace.executable import Executable
-from tracejit.trace.region import Region, region_of
+from tracejit.trace.region import Region
 from tracejit.trace.tree import Stop
 
 SECTIONS = (

@@ -11,7 +11,8 @@ from typing import Any
 from tracejit.runtime.program import Program, seconds_of_tick
 from tracejit.runtime.team import get_num_threads
 from tracejit.tools import table
-from tracejit.trace.region import Region, region_of
+from tracejit.trace.compiled import region_of
+from tracejit.trace.region import Region
 
 CALLS = 20
 Shot = tuple[float, list[tuple[Program, list[tuple[int, int, int]]]]]

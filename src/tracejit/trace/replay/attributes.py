@@ -27,8 +27,8 @@ _TENSOR_REFUSED = frozenset(
 )
 _NAMES = ("__name__", "__qualname__", "__module__", "__mro__")
 _FUNCTIONS = (types.FunctionType, Composite)
-REGIONS = "tracejit.trace.region"
-"""The module whose objects stand for the functions that they compile."""
+REGIONS = ("tracejit.trace.region", "tracejit.trace.compiled")
+"""The modules whose objects stand for the functions that they compile."""
 _SLOTS = (types.MemberDescriptorType,)
 _BUILTIN_METHODS = (
     types.MethodDescriptorType,
@@ -219,7 +219,7 @@ class Attributes:
             return world.constant(held)
         if isinstance(x, tuple) and hasattr(cls, "_fields") and name in cls._fields:
             return world.element(x, cls._fields.index(name))
-        if type(held).__module__ == REGIONS:
+        if type(held).__module__ in REGIONS:
             return world.make_fresh(types.MethodType(held._region.function, x))
         if isinstance(held, types.GetSetDescriptorType) and isinstance(x, (types.FunctionType, types.MethodType)):
             return getattr(x, name)

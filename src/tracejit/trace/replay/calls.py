@@ -77,7 +77,7 @@ class Calls:
             return self.call(f.func, (*f.args, *args), {**dict(world.pairs(f.keywords)), **kwargs})
         if isinstance(f, (types.MethodDescriptorType, types.WrapperDescriptorType)) and args:
             return self.method(f.__name__, args[0], args[1:], kwargs, f)
-        if type(f).__module__ == REGIONS:
+        if type(f).__module__ in REGIONS:
             return self.call(f.function if hasattr(f, "function") else f._region.function, args, kwargs)
         if isinstance(f, (Sym, Later)):
             raise Unproven(f.complaint, f.fix)
@@ -236,6 +236,8 @@ class Calls:
         machine, world = self.machine, self.world
         if isinstance(x, Tensor):
             raise Unproven(f"'{name}' of a tensor is called")
+        if isinstance(x, _GRAD_MODES) and name in ("__enter__", "__exit__"):
+            return self.native(f if getattr(f, "__self__", None) is x else functools.partial(f, x), args, kwargs)
         if machine.usual(x, dict, name):
             return self.of_dict(name, x, args, kwargs)
         if any(machine.usual(x, base, name) for base in (list, set, frozenset, tuple)):
