@@ -287,7 +287,7 @@ class RandomGraph:
     def _view(self) -> Node | None:
         x, rng = self._pick(), self.rng
         shape = x.shape
-        what = rng.choice(["reshape", "permute", "slice", "flip", "expand", "flatten", "diagonal"])
+        what = rng.choice(["reshape", "permute", "slice", "flip", "expand", "flatten", "diagonal", "windows"])
         if what == "flatten":
             return make("reshape", x, shape=(x.tensor.numel,))
         if what == "reshape":
@@ -299,6 +299,9 @@ class RandomGraph:
             return make("flip", x, dims=tuple(d for d in range(len(shape)) if rng.random() < 0.5))
         if what == "expand":
             return make("expand", x, shape=(rng.choice([2, 3]), *(rng.choice([2, 4]) if s == 1 else s for s in shape)))
+        if what == "windows" and shape:
+            dim, step = rng.randrange(len(shape)), rng.choice([1, 1, 2, 3])
+            return make("windows", x, dim=dim, size=rng.randrange(min(shape[dim], 4) + 1), step=step)
         if what == "diagonal" and len(shape) > 1:
             none, one = (0,) * len(shape), (1,) * len(shape)
             square = (*shape[:-2], *[min(shape[-2:])] * 2)

@@ -144,3 +144,78 @@ def test_nothing_is_read_round_the_rows(shape: tuple[int, int], end: bool) -> No
     graph = graph_of(lambda x: make("sum", x, dim=1), x)
     (found,) = run_compiled(compile_graph(graph), graph, [x])
     assert found.tobytes() == fold_in_numpy("sum", x).tobytes()
+
+
+def lies_beside(f: Callable[..., Any], *arrays: np.ndarray) -> bool:
+    return any("fold_beside_" in kernel.text for kernel in compile_graph(graph_of(f, *arrays)).kernels)
+
+
+def windows_of(x: np.ndarray, dim: int, size: int, step: int = 1) -> np.ndarray:
+    found = np.lib.stride_tricks.sliding_window_view(x, size, dim)
+    return np.ascontiguousarray(np.moveaxis(np.moveaxis(found, dim, 0)[::step], 0, dim))
+
+
+@pytest.mark.parametrize("what", ["sum", "prod", "amax", "amin"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("end", [False, True])
+def test_windows_are_folded_where_they_lie(what: str, dtype: str, end: bool) -> None:
+    for shape, dim in (((301,), 0), ((40, 19), 0), ((19, 40), 1), ((3, 35, 18), 1), ((2, 3, 60), 2)):
+        for size in (2, 3, 4, 5, 8, 9, 17, 32):
+            if size > shape[dim]:
+                continue
+            x = fenced(np.random.default_rng(size).standard_normal(shape).astype(dtype), end=end)
+
+            def fold(x: Any, size: int = size, dim: int = dim) -> Any:
+                return make(what, make("windows", x, dim=dim, size=size, step=1), dim=len(x.shape))
+
+            expected = fold_in_numpy(what, windows_of(x, dim, size).reshape(-1, size))
+            graph = graph_of(fold, x)
+            (found,) = run_compiled(compile_graph(graph), graph, [x])
+            assert found.reshape(-1).tobytes() == expected.tobytes(), (shape, dim, size)
+            seen = tj.from_numpy(x).unfold(dim, size, 1)
+            for _ in range(8):
+                eager = getattr(seen, what)(-1).numpy()
+                assert eager.reshape(-1).tobytes() == expected.tobytes(), (shape, dim, size)
+
+
+def test_which_windows_are_folded_where_they_lie() -> None:
+    def means(size: int, step: int = 1, dim: int = 0) -> Callable[..., Any]:
+        return lambda x: make("sum", make("windows", x, dim=dim, size=size, step=step), dim=len(x.shape))
+
+    line, table = np.zeros(500, np.float32), np.zeros((50, 50), np.float32)
+    assert lies_beside(means(5), line)
+    assert lies_beside(means(9, 3), table)
+    # Longer ones, those that begin further apart, and few of them are not; nor are integers.
+    assert not lies_beside(means(33), line)
+    assert not lies_beside(means(5, 2), line)
+    assert not lies_beside(means(5), line[:100])
+    assert not lies_beside(means(5), line.astype(np.int32))
+    # Rows without elements in common are turned, as others may read them.
+    turned = np.zeros((20, 500), np.float32)
+    assert not lies_beside(lambda x: make("sum", make("permute", x, dims=(1, 0)), dim=1), turned)
+
+
+def test_what_is_computed_of_windows_has_the_bits_of_eager() -> None:
+    x, y = numbers(300, 18), numbers(300, 1)
+    cases: dict[str, Callable[..., Any]] = {
+        "mean": lambda x, y: x.unfold(0, 5, 1).mean(-1),
+        "variance": lambda x, y: x.unfold(0, 5, 1).var(-1),
+        "softmax": lambda x, y: x.unfold(1, 4, 1).softmax(-1),
+        "weighted": lambda x, y: (x.unfold(0, 7, 1) * tj.arange(7.0)).sum(-1),
+        "range": lambda x, y: x.unfold(0, 6, 2).amax(-1) - x.unfold(0, 6, 2).amin(-1),
+        "beside others": lambda x, y: x.unfold(0, 3, 1).sum(-1) * x[1:-1].exp() + y[1:-1],
+        "of windows": lambda x, y: x.unfold(0, 3, 1).unfold(1, 3, 1).sum((-1, -2)),
+        "of both": lambda x, y: x.unfold(0, 3, 1).amax(-1).unfold(1, 3, 1).amax(-1),
+    }
+    for name, f in cases.items():
+        assert compiled(f, x, y).tobytes() == f(x, y).numpy().tobytes(), name
+        leaf = x.clone().requires_grad_()
+
+        def gradient(leaf: tj.Tensor, y: tj.Tensor, f: Callable[..., Any] = f) -> tj.Tensor:
+            f(leaf, y).square().sum().backward()
+            given, leaf.grad = leaf.grad, None
+            assert given is not None
+            return given
+
+        expected = gradient(leaf, y).numpy().tobytes()
+        assert compiled(gradient, leaf, y).tobytes() == expected, name

@@ -327,6 +327,17 @@ _BY_NAME: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
     ],
     "flip": [([Values((2, 3, 4))], {"dims": (0, 2)}), ([Values((0, 3))], {"dims": (1,)})],
     "diagonal": [([Values((3, 3))], {}), ([Values((2, 4, 4))], {}), ([Values((2, 0, 0))], {})],
+    "windows": [
+        ([Values((7,))], {"dim": 0, "size": 3, "step": 1}),
+        ([Values((2, 7, 3))], {"dim": 1, "size": 3, "step": 2}),
+        ([Values((2, 7))], {"dim": 1, "size": 2, "step": 2}),
+        ([Values((8, 2))], {"dim": 0, "size": 2, "step": 3}),
+        ([Values((5,))], {"dim": 0, "size": 4, "step": 3}),
+        ([Values((7,))], {"dim": 0, "size": 2, "step": 4}),
+        ([Values((3, 40))], {"dim": 1, "size": 20, "step": 7}),
+        ([Values((4,))], {"dim": 0, "size": 0, "step": 2}),
+        ([Values((0, 4))], {"dim": 1, "size": 2, "step": 1}),
+    ],
     "cat": [
         ([Values((2, 3)), Values((2, 1)), Values((2, 0))], {"dim": 1}),
         ([Values((2, 3))], {"dim": 0}),

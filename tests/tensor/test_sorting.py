@@ -80,6 +80,12 @@ def test_the_rest_of_diagonals() -> None:
     check("m.cdist(x, y)", [draw((2, 1, 3, 4)), draw((5, 6, 4))], [draw((1, 4)), draw((3, 7, 4))])
     for window in ("(0, 2, 1)", "(1, 2, 2)", "(0, 9, 1)", "(0, 2, 0)", "(5, 1, 1)", "(-1, 3, 2)"):
         check(f"x.unfold(*{window})", [draw((3, 4, 5))])
+    for window in ("(0, 3, 1)", "(0, 20, 3)", "(0, 17, 1)", "(0, 2, 5)"):
+        check(f"x.unfold(*{window})", [draw((40, 2))])
+        check(f"x.unfold(*{window}).mean(-1)", [draw((40, 2))])
+    check("x.unfold(2, 3, 1).unfold(3, 3, 1).mean((-1, -2))", [draw((2, 3, 8, 9))])
+    check("x.unfold(2, 3, 1).unfold(3, 3, 1).amax((-1, -2))", [draw((2, 3, 8, 9))])
+    check("x.unfold(2, 2, 2).unfold(3, 2, 2).permute(0, 2, 3, 1, 4, 5).reshape(2, 12, -1)", [draw((2, 3, 6, 8))])
     for text in ("m.tril_indices(3, 4)", "m.triu_indices(3, 4, 1)", "m.tril_indices(4, 3, -1)"):
         check(text, [])
     for text in ("x.fill_diagonal_(1.0)", "x.clone().fill_diagonal_(1.0)", "x.clone().fill_diagonal_(1.0, wrap=True)"):

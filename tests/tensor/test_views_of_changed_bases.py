@@ -91,6 +91,43 @@ def test_views_are_changed_after_their_base_got_a_history(change, first, grad):
     assert w.grad.tolist() == [grad] * 3
 
 
+def test_windows_are_views():
+    def run(m):
+        x, w = m.arange(40.0).reshape(2, 4, 5), m.ones(2, 4, 1, 3, requires_grad=True)
+        windows = x.unfold(2, 3, 2)
+        # What several windows show is seen in each.
+        x[:, :, 2] = -1.0
+        x.unfold(1, 1, 3)[0].zero_()
+        y = x * 2
+        y.unfold(2, 3, 3).copy_(w)
+        y.unfold(1, 2, 2).mul_(2.0)
+        (y * y.unfold(2, 2, 1).sum()).sum().backward()
+        return x.tolist(), windows.tolist(), y.tolist(), w.grad.tolist(), windows.stride()
+
+    assert run(tj) == run(torch)
+    compiled = tj.compile(run)
+    for _ in range(5):
+        assert compiled(tj) == run(torch)
+
+
+def test_windows_that_have_elements_in_common_are_not_changed():
+    x = tj.arange(6.0)
+    windows = x.unfold(0, 3, 1)
+    ones = tj.ones(4, 3)
+    for change in (lambda t: t.zero_(), lambda t: t.add_(1.0), lambda t: t.copy_(ones), lambda t: t[0].zero_()):
+        for f in (change, tj.compile(change)):
+            for _ in range(4):
+                with pytest.raises(RuntimeError, match="more than one element of the written-to tensor"):
+                    f(windows)
+    assert x.tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    # They are as they lie in memory; a copy has memory of its own.
+    assert windows.stride() == (1, 1)
+    assert not windows.is_contiguous()
+    windows.clone().zero_()
+    assert windows.contiguous().stride() == (3, 1)
+    assert x.sum().item() == 15.0
+
+
 def test_diagonals_are_views_and_diag_is_none():
     def run(m):
         x, w = m.arange(24.0).reshape(2, 3, 4), m.ones(2, 3, requires_grad=True)

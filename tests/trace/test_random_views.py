@@ -26,6 +26,7 @@ VIEWS = {
     "expand": lambda x, k: x.unsqueeze(0).expand(2, *x.shape),
     "detach": lambda x, k: x.detach(),
     "diagonal": lambda x, k: x.diagonal(k % 2) if x.ndim > 1 else None,
+    "unfold": lambda x, k: x.unfold(0, min(len(x), 1 + k % 3), 1 + k % 2) if x.ndim and len(x) else None,
     "chunk": lambda x, k: x.chunk(2, 0)[k % 2] if x.ndim and len(x) > 1 else None,
 }
 CHANGES = {

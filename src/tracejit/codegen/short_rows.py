@@ -19,7 +19,7 @@ from tracejit.kernels.short import PIECE
 from tracejit.kernels.tiles import TILED
 from tracejit.schedule import cost
 from tracejit.schedule.plan import Plan
-from tracejit.schedule.rows import RowPlan, folds_from_memory, plan_rows
+from tracejit.schedule.rows import FOLDED_IN_PLACE, RowPlan, folds_from_memory, plan_rows
 from tracejit.schedule.spaces import Group
 from tracejit.schedule.values import REDUCTION, VIRTUAL, Read, Value
 
@@ -47,6 +47,8 @@ class ShortRows(Elements):
             return self._linear(self._steps(value, read)[0])
         if self._lies_in_rows(value, read) or self._is_folded_as_it_lies(value, read):
             return True
+        if self.lies_beside(value, read):
+            return True
         fill, is_moved = self._filling(value, read), read.source.dtype.itemsize in TILED and read is not value.into
         return is_moved and (fill == "repeat" or (fill == "spread" and read.source.kind != VIRTUAL))
 
@@ -58,6 +60,12 @@ class ShortRows(Elements):
     def _is_folded_as_it_lies(self, value: Value, read: Read) -> bool:
         lies_there = value.kind == REDUCTION and folds_from_memory(read, value.layout[1])
         return lies_there and self._steps(value, read)[1] == 1
+
+    def lies_beside(self, value: Value, read: Read) -> bool:
+        """Whether a fold is of rows that lie side by side, each in a lane as they are."""
+        if value.kind != REDUCTION or read.source in self.inside or read.source.dtype not in FOLDED_IN_PLACE:
+            return False
+        return cost.folds_beside(read, value.layout) and self._steps(value, read)[0][-1] == 1
 
     def _filling(self, value: Value, read: Read) -> str:
         """How what is one for each row, or the same in all, is laid out; "" if it is neither."""
@@ -108,11 +116,16 @@ class ShortRows(Elements):
         last = self._steps(value, read)[0][-1]
         return self.n if last == self.inner else self.writer.size(last)
 
+    def step(self, value: Value, read: Read) -> str:
+        """How far apart the elements of a row of a read lie."""
+        return self.writer.size(self._steps(value, read)[1])
+
 
 def write_short_rows(elements: ShortRows) -> Costs:
     """As many rows at once as the first cache holds, in one visit or several."""
     writer, group, n = elements.writer, elements.group, elements.n
-    rows = plan_rows(group.members, group.full, elements.stored)
+    there = [v for v in group.reductions if elements.lies_beside(v, v.reads[0])]
+    rows = plan_rows(group.members, group.full, elements.stored, there=there)
     scratch = Scratch(writer, cost.WOVEN_PLACES + _SLACK)
     beside = _Beside(elements)
     elements.start_rows("lo")
@@ -154,12 +167,13 @@ class _Beside:
         """Folds all rows."""
         elements, read = self._elements, value.reads[0]
         lies_there = read.source not in elements.group.full and (value, 0) not in rows.copied
-        pitch = elements.pitch(value, read) if lies_there else elements.n
+        beside = elements.lies_beside(value, read)
+        pitch = elements.step(value, read) if beside else elements.pitch(value, read) if lies_there else elements.n
         assert isinstance(elements.inner, int)
         short = expression.folding(value.dtype)
         pieces = -(-elements.inner * (4 if short == "f32" else 8) // PIECE)
         address, target = address_of_fold(elements, scratch, rows, value), self._folded.row(value, value.dtype)[0]
-        name = f"fold_rows_{value.name}_{short}"
+        name = f"fold_{'beside' if beside else 'rows'}_{value.name}_{short}"
         elements.writer.line(f"{name}({address}, {pitch}, {elements.n}, rows, {target}, {pieces})")
 
     def compute(self, folded: list[Value], values: list[Value]) -> None:

@@ -1,12 +1,14 @@
 """Rows of a few elements that follow one another: many are folded side by side, and what is one for each of them, or
 the same in all, is laid out element by element beside them.
 
-A row is turned so that it is a lane. Its elements are folded as the tree of `kernels.fold`, without what the lanes
-that are missing would add to it, which is nothing: the bits are those of one row alone.
+A row is turned so that it is a lane, if it does not lie so, as windows do that begin at every element. Its elements are
+folded as the tree of `kernels.fold`, without what the lanes that are missing would add to it, which is nothing: the
+bits are those of one row alone.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from numba.core import types
@@ -20,6 +22,8 @@ from tracejit.kernels.vectors import F32, F64, TARGET, Lane, VectorBuilder
 
 PIECE = 16
 """Bytes of a row that are turned at once: rows are folded by a function for their number of such pieces."""
+
+_KINDS = tuple(zip(FLOATS, (F32, F64), strict=True))
 
 
 def _tree(builder: Any, what: str, kind: Kind, columns: list[Any]) -> Any:
@@ -76,23 +80,69 @@ def _add_fold(module: Any, what: str, kind: Kind, lane: Lane, pieces: int) -> An
     return internal_function(module, f"fold_rows_{what}_{kind.name}_{pieces}", 5, body)
 
 
-def _define_fold(what: str, kind: Kind, lane: Lane) -> Any:
-    name = f"fold_rows_{what}_{kind.name}"
+def _add_beside(module: Any, what: str, kind: Kind, lane: Lane, pieces: int) -> Any:
+    """target[r] = fold of the `count` elements source[r], source[r + step], ... of rows of so many pieces.
+
+    Arguments: source, step, count, rows, target. Whole vectors are written.
+    """
+    width, per = lane.count, PIECE // lane.size
+
+    def body(builder: Any, arguments: tuple[Any, ...]) -> None:
+        code, v = Code(builder), VectorBuilder(builder, lane)
+        source, step, count, rows, target = (Word(builder, a) for a in arguments)
+        nothing = Splat(lane.vector, start_of(what, kind))
+        first = (pieces - 1) * per
+        there = [None if k <= first else v.spread((count > k).value) for k in range(pieces * per)]
+        # Places behind the end of a row stand for its last one, behind which there may be no memory.
+        places = [(count - 1).least(k) * step * lane.size if there[k] is not None else step * (k * lane.size)
+                  for k in range(pieces * per)]  # fmt: skip
+
+        def fold(r: Word, mask: Any) -> None:
+            at = source + r * lane.size
+            columns = []
+            for place, some in zip(places, there, strict=True):
+                address = (at + place).value
+                x = v.load(address) if mask is None else v.load_masked(address, mask)
+                columns.append(x if some is None else builder.select(some, x, nothing))
+            v.store(_tree(builder, what, kind, columns), (target + r * lane.size).value)
+
+        whole = rows - rows % width
+        with code.loop(0, whole, width) as r:
+            fold(r, None)
+        with code.when(whole < rows):
+            fold(whole, v.mask((rows - whole).value))
+
+    return internal_function(module, f"fold_beside_{what}_{kind.name}_{pieces}", 5, body)
+
+
+def _define_fold(name: str, add: Callable[..., Any], what: str, kind: Kind, lane: Lane, where: str) -> Any:
+    """The intrinsic of a fold of rows."""
+    name = f"{name}_{what}_{kind.name}"
 
     def fold(typingctx: Any, source: Any, pitch: Any, count: Any, rows: Any, target: Any, pieces: Any) -> Any:
         number = require_literal(name, pieces)
 
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            builder.call(_add_fold(builder.module, what, kind, lane, number), args[:5])
+            builder.call(add(builder.module, what, kind, lane, number), args[:5])
             return context.get_dummy_value()
 
         return types.void(*[types.int64] * 5, pieces), codegen
 
     doc = (
-        f"The {what} of each of `rows` rows of `count` {kind.name}, at most {LANES}, which begin `pitch` elements "
-        f"apart, to `target`, where there is room for whole vectors; a row is `pieces` of {PIECE} bytes, a part counts."
+        f"The {what} of each of `rows` rows of `count` {kind.name}, at most {LANES}, {where}, to `target`, where there "
+        f"is room for whole vectors; a row is `pieces` of {PIECE} bytes, a part counts."
     )
     return named_intrinsic(fold, name, doc)
+
+
+def _folds_of_rows(what: str) -> list[Any]:
+    where = "which begin `pitch` elements apart"
+    return [_define_fold("fold_rows", _add_fold, what, k, x, where) for k, x in _KINDS]
+
+
+def _folds_beside(what: str) -> list[Any]:
+    where = "which lie side by side, their elements `pitch` apart"
+    return [_define_fold("fold_beside", _add_beside, what, k, x, where) for k, x in _KINDS]
 
 
 def _add_spread(module: Any, lane: Lane) -> Any:
@@ -132,9 +182,13 @@ def _add_repeat(module: Any, lane: Lane) -> Any:
 
 
 _EACH, _SAME = "the one of its row, of which they lie `stride` apart", "the same ones in each row"
-fold_rows_sum_f32, fold_rows_sum_f64 = (_define_fold("sum", k, x) for k, x in zip(FLOATS, (F32, F64), strict=True))
-fold_rows_prod_f32, fold_rows_prod_f64 = (_define_fold("prod", k, x) for k, x in zip(FLOATS, (F32, F64), strict=True))
-fold_rows_amax_f32, fold_rows_amax_f64 = (_define_fold("amax", k, x) for k, x in zip(FLOATS, (F32, F64), strict=True))
-fold_rows_amin_f32, fold_rows_amin_f64 = (_define_fold("amin", k, x) for k, x in zip(FLOATS, (F32, F64), strict=True))
+fold_rows_sum_f32, fold_rows_sum_f64 = _folds_of_rows("sum")
+fold_rows_prod_f32, fold_rows_prod_f64 = _folds_of_rows("prod")
+fold_rows_amax_f32, fold_rows_amax_f64 = _folds_of_rows("amax")
+fold_rows_amin_f32, fold_rows_amin_f64 = _folds_of_rows("amin")
+fold_beside_sum_f32, fold_beside_sum_f64 = _folds_beside("sum")
+fold_beside_prod_f32, fold_beside_prod_f64 = _folds_beside("prod")
+fold_beside_amax_f32, fold_beside_amax_f64 = _folds_beside("amax")
+fold_beside_amin_f32, fold_beside_amin_f64 = _folds_beside("amin")
 spread_f32, spread_f64 = (define_filling("spread", _add_spread, lane, _EACH) for lane in (F32, F64))
 repeat_f32, repeat_f64 = (define_filling("repeat", _add_repeat, lane, _SAME) for lane in (F32, F64))

@@ -205,6 +205,79 @@ def diagonal(x):
     """
 
 
+FEW = 16
+"""Gradients of windows of up to so many elements are sums of shifted tensors, which fuse; all others are added up one
+by one."""
+
+
+def count_windows(length: int, size: int, step: int) -> int:
+    """How many windows of `size` fit into a length, one every `step`."""
+    return (length - size) // step + 1
+
+
+def _windows_aval(x: Aval, dim: int, size: int, step: int) -> Aval:
+    count = count_windows(x.shape[dim], size, step)
+    return Aval((*x.shape[:dim], count, *x.shape[dim + 1 :], size), x.dtype)
+
+
+def _windows(x: Any, dim: int, size: int, step: int) -> Any:
+    shape = _windows_aval(x, dim, size, step).shape
+    strides = (*x.strides[:dim], x.strides[dim] * step, *x.strides[dim + 1 :], x.strides[dim])
+    # What several windows show is not changed through them.
+    writeable = x.flags.writeable and (step >= size or shape[dim] < 2)
+    return np.lib.stride_tricks.as_strided(x, shape, strides, writeable=writeable)
+
+
+def one_after_another(windows: Any, shape: tuple[int, ...], dim: int) -> Any:
+    """Windows of a shape, joined along the dimension that they were taken along."""
+    *lead, size = shape
+    n = len(lead)
+    row = ops.permute(windows, dims=(*range(dim + 1), n, *range(dim + 1, n)))
+    return ops.reshape(row, shape=(*lead[:dim], lead[dim] * size, *lead[dim + 1 :]))
+
+
+def _from_windows(ct: Any, x: Aval, dim: int, size: int, step: int) -> Any:
+    shape, length = x.shape, x.shape[dim]
+    seen = _windows_aval(x, dim, size, step).shape
+    none, one = (0,) * len(seen), (1,) * len(seen)
+    count = seen[dim]
+    if step >= size:
+        whole = (*seen[:-1], step)
+        ct = ct if step == size else ops.unslice(ct, shape=whole, start=none, step=one)
+        row = one_after_another(ct, whole, dim)
+        if count * step < length:
+            return ops.unslice(row, shape=shape, start=none[1:], step=one[1:])
+        return row if count * step == length else ops.slice(row, start=none[1:], length=shape, step=one[1:])
+    if size > FEW:
+        first = ops.reshape(ops.mul(ops.iota(size=count), step), shape=(count, 1))
+        places = ops.reshape(ops.add(first, ops.iota(size=size)), shape=(count * size,))
+        zeros = ops.full(0, shape=shape, dtype=x.dtype)
+        return ops.index_add(zeros, places, one_after_another(ct, seen, dim), dim=dim)
+    total = None
+    for k in range(size):
+        part = ops.slice(ct, start=(*none[1:], k), length=(*seen[:-1], 1), step=one)
+        start, steps = ((*before[:dim], at, *before[dim + 1 : -1]) for before, at in ((none, k), (one, step)))
+        part = ops.unslice(ops.reshape(part, shape=seen[:-1]), shape=shape, start=start, step=steps)
+        total = part if total is None else ops.add(total, part)
+    return total
+
+
+@record(
+    family="view",
+    infer=_windows_aval,
+    numpy=_windows,
+    exact=True,
+    vjp={"x": lambda ct, x_aval, dim, size, step: _from_windows(ct, x_aval, dim, size, step)},
+)
+def windows(x, *, dim, size, step):
+    """Windows of `size` along a dimension, one every `step`, as a new last dimension.
+
+    Shape: that of `x`, with the number of windows at `dim`, and (`size`,).
+    Edge: windows of more than `step` elements show some of them several times, and are not changed in place.
+    Cost: nothing, it is a view.
+    """
+
+
 def _cat_shape(*args: Any) -> Aval:
     *xs, dim = args
     first = xs[0]

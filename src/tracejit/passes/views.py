@@ -104,6 +104,7 @@ def _extreme_of_one(x: Node, dim: int, out: Node) -> Node | None:
 _SLICE: dict[str, Any] = {"x": (7, 5), "a": (1, 0), "s": (2, 1), "_l": (3, 5), "b": (1, 1), "t": (1, 2), "l": (2, 2)}
 _ONE: dict[str, Any] = {"v": 2.5, "_n": (1,), "d": dtypes.float32, "shape": (1,), "dims": (0,), "start": (0,)}
 _ONE |= {"length": (1,), "step": (1,)}
+_SHOWN: dict[str, Any] = {"diagonal": {"_n": (3, 3)}, "windows": {"_n": (4,), "dim": 0, "size": 2, "step": 1}}
 _PLACED: dict[str, Any] = {"x": (2, 3), "a": (1, 0), "s": (1, 2), "_m": (4, 5), "n": (9, 5), "b": (1, 0), "t": (2, 1)}
 _STEPS: dict[str, Any] = {"s": (1, 1), "t": (1, 1)}
 
@@ -229,7 +230,7 @@ RULES: tuple[Rule, ...] = (
             EXACT,
             f"{op.name}(full(v, shape=_n, dtype=d))",
             lambda v, d, out: apply(ops.full, v, shape=out.shape, dtype=d),
-            examples=({**_ONE, "_n": (3, 3)} if op is ops.diagonal else _ONE,),
+            examples=({**_ONE, **_SHOWN.get(op.name, {})},),
         )
         for op in ops.family("view")
         if op.plain is None

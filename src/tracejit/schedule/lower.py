@@ -313,9 +313,10 @@ class Lowering:
             return Read(x.source, aval.shape, strides, x.offset)
         unit = size if inner == 1 else inner
         dims = x.over(x.shape)
-        if aval.numel and (any(cut % unit for cut in cuts_of(dims)) or cost.lies_across(dims)):
-            x = self._turn(x)
         layout = (prod(x.shape[:dim]), size, inner)
+        across = cost.lies_across(dims) and not cost.folds_beside(x, layout)
+        if aval.numel and (any(cut % unit for cut in cuts_of(dims)) or across):
+            x = self._turn(x)
         if inner == 1:
             self._islands.note_rows(layout[0], size)
         return whole(self._add(kinds.REDUCTION, op, aval, (x,), attrs=attrs, layout=layout))
@@ -549,6 +550,11 @@ def _diagonal(x: Read, shape: tuple[int, ...]) -> Read:
     return Read(x.source, shape, (*lead, down + along), x.offset)
 
 
+def _windows(x: Read, shape: tuple[int, ...], dim: int, size: int, step: int) -> Read:
+    along = x.strides[dim]
+    return Read(x.source, shape, (*x.strides[:dim], along * step, *x.strides[dim + 1 :], along), x.offset)
+
+
 # The views are a closed set: what a view does to strides is the same on every backend, so it is said here.
 VIEWS: dict[str, Callable[..., Read | None]] = {
     "reshape": _reshape,
@@ -557,6 +563,7 @@ VIEWS: dict[str, Callable[..., Read | None]] = {
     "slice": _slice,
     "flip": _flip,
     "diagonal": _diagonal,
+    "windows": _windows,
 }
 
 

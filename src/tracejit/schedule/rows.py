@@ -61,10 +61,15 @@ def folds_from_memory(read: Read, unit: int) -> bool:
 
 
 def plan_rows(
-    members: Collection[Value], full: Collection[Value], stored: Collection[Value] = (), *, keeps: bool = True
+    members: Collection[Value],
+    full: Collection[Value],
+    stored: Collection[Value] = (),
+    *,
+    keeps: bool = True,
+    there: Collection[Value] = (),
 ) -> RowPlan:
     """The passes over a row of a group; `stored` are the members that have memory of their own. What a pass `keeps` is
-    there in later ones, as that of one row is, but not that of many.
+    there in later ones, as that of one row is, but not that of many. The folds `there` take elements where they lie.
     """
     inside = set(members)
     level: dict[Value, int] = {}
@@ -82,6 +87,7 @@ def plan_rows(
             passes[level[value] - 1].fold.append(value)
             for k, read in enumerate(value.reads):
                 lies_there = value.kind == REDUCTION and folds_from_memory(read, value.layout[1])
+                lies_there = lies_there or value in there
                 if read.source not in inside and not lies_there:
                     copied.append((value, k))
         elif value not in full:

@@ -14,12 +14,12 @@ from tracejit.tensor.arithmetic import add, div, isinf, isnan, logical_and, lt, 
 from tracejit.tensor.casting import SINGLE
 from tracejit.tensor.clamping import clamp
 from tracejit.tensor.composite import composite
-from tracejit.tensor.dispatch import apply, beside, wrap
+from tracejit.tensor.dispatch import apply, apply_view, beside, wrap
 from tracejit.tensor.inplace import assign, in_place
 from tracejit.tensor.products import in_stacks, matmul
 from tracejit.tensor.promote import to_dtype, unify
 from tracejit.tensor.reducing import any, norm, sum
-from tracejit.tensor.shaping import cat, diagonal, movedim, narrow, permute, reshape, select, unsqueeze
+from tracejit.tensor.shaping import cat, diagonal, narrow, permute, reshape, select, unsqueeze
 from tracejit.tensor.tensor import Tensor, method, on_gpu
 
 
@@ -121,9 +121,16 @@ def diff(input: Tensor, n: int = 1, dim: int = -1, prepend: Any = None, append: 
 
 @method()
 def unfold(self: Tensor, dimension: int, size: int, step: int) -> Any:
-    """Windows of `size` along a dimension, one every `step`, as a new last dimension, as a copy.
+    """Windows of `size` along a dimension, one every `step`, as a new last dimension. Cost: nothing, it is a view.
 
+    Edge: windows of more than `step` elements show some of them several times, and are not changed in place.
     Raises: RuntimeError for a window larger than the dimension.
+
+    >>> import tracejit as tj
+    >>> tj.arange(5).unfold(0, 3, 1)
+    tensor([[0, 1, 2],
+            [1, 2, 3],
+            [2, 3, 4]])
     """
     x = self if self._shape else reshape(self, (1,))
     d = normalize_dim(dimension, len(x._shape))
@@ -133,12 +140,7 @@ def unfold(self: Tensor, dimension: int, size: int, step: int) -> Any:
         )
     if step <= 0:
         raise RuntimeError(f"step is {step} but must be > 0")
-    count = (x._shape[d] - size) // step + 1
-    starts = apply(ops.mul, (apply(ops.reshape, (beside(x, ops.iota, (), (count,)),), ((count, 1),)), step))
-    places = reshape(apply(ops.add, (starts, beside(x, ops.iota, (), (size,)))), -1)
-    out = apply(ops.take, (x, places), (d,))
-    out = reshape(out, (*x._shape[:d], count, size, *x._shape[d + 1 :]))
-    return movedim(out, d + 1, -1)
+    return apply_view(ops.windows, x, (d, size, step))
 
 
 @method()

@@ -161,7 +161,31 @@ def _put_back(op: Op, attrs: tuple[Any, ...], parent: Tensor, value: Tensor) -> 
     if op is ops.slice:
         start, _, step = attrs
         return apply(ops.place, (parent, value), (start, step))
+    if op is ops.windows:
+        return _put_windows_back(parent, value, *attrs)
     raise RuntimeError(f"a tensor made by {op.name}() cannot be changed in place; clone() it first")
+
+
+def _put_windows_back(parent: Tensor, value: Tensor, dim: int, size: int, step: int) -> Any:
+    """The parent of windows that have no element in common, with these replaced by `value`."""
+    shape, n, count = parent._shape, len(parent._shape), value._shape[dim]
+    none, one = (0,) * n, (1,) * n
+
+    def at(where: tuple[int, ...], number: int) -> tuple[int, ...]:
+        return (*where[:dim], number, *where[dim + 1 :])
+
+    # What follows the last window need not be a whole gap; a window alone may be larger than a step.
+    whole = count if size <= step and count * step <= shape[dim] else count - 1
+    for first, many, width in ((0, whole, step), (whole, count - whole, size)):
+        some = apply(ops.slice, (value,), ((*at(none, first), 0), (*at(value._shape, many)[:n], size), (*one, 1)))
+        start, length = at(none, first * step), at(shape, many * width)
+        if width > size:
+            row = apply(ops.slice, (parent,), (start, length, one))
+            blocks = apply(ops.windows, (row,), (dim, width, width))
+            some = apply(ops.place, (blocks, some), ((*none, 0), (*one, 1)))
+        turned = apply(ops.permute, (some,), ((*range(dim + 1), n, *range(dim + 1, n)),))
+        parent = apply(ops.place, (parent, apply(ops.reshape, (turned,), (length,))), (start, one))
+    return parent
 
 
 # Functions whose gradients do not look at the operand that is changed, or only if another one requires gradients.
