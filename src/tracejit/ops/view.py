@@ -205,7 +205,7 @@ def diagonal(x):
     """
 
 
-FEW = 16
+FEW = 32
 """Gradients of windows of up to so many elements are sums of shifted tensors, which fuse; all others are added up one
 by one."""
 
