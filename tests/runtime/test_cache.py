@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tracejit.runtime import cache
 from tracejit.runtime.cache import CODE, CUBIN, KINDS, OBJECT, PTX, RECIPE, TREE, UNIT, Store
 
 WORK = """
@@ -157,3 +158,12 @@ def test_usage_counts_every_kind(store: Store) -> None:
     assert [entry.name for entry in store.entries()] == ["kernel"]
     assert store.clear() == 1
     assert not list(store.directory.glob("*/*"))
+
+
+def test_one_in_so_many_stores_looks_at_the_size(tmp_path, monkeypatch):
+    looks = []
+    monkeypatch.setattr(Store, "evict", looks.append)
+    store = Store(tmp_path, limit=1 << 20)
+    for k in range(2 * cache._SCAN_EVERY):
+        store.put(f"{k:064x}", "one", "", b"1")
+    assert looks == [store] * 2
