@@ -162,7 +162,7 @@ def test_usage_counts_every_kind(store: Store) -> None:
 
 def test_one_in_so_many_stores_looks_at_the_size(tmp_path, monkeypatch):
     looks = []
-    monkeypatch.setattr(Store, "evict", looks.append)
+    monkeypatch.setattr(Store, "evict", lambda store: looks.append(store))
     store = Store(tmp_path, limit=1 << 20)
     for k in range(2 * cache._SCAN_EVERY):
         store.put(f"{k:064x}", "one", "", b"1")
