@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import tracejit as tj
 from tests.nn.parity import check, close, load, ours, pair
+from tests.programs import same_bits
+from tests.tensor.fusing import bits, both, built
+from tracejit.tensor.fused_step import FusedStep
 
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -115,3 +121,109 @@ def test_ours_takes_back_gradients_through_time() -> None:
     x = ours(leaf(7, 1, 2))
     layer(x)[0][-1].sum().backward()
     assert float(x.grad[0].abs().sum()) > 0
+
+
+def whole_results(layer: Any, *given: Any) -> list[np.ndarray]:
+    """All that a layer gives, and all gradients, through every result."""
+
+    def parts(found: Any) -> list[tj.Tensor]:
+        return [found] if isinstance(found, tj.Tensor) else [p for part in found for p in parts(part)]
+
+    outs = parts(layer(*given))
+    total = sum((out * out * (k + 1)).sum() for k, out in enumerate(outs))
+    total.backward()
+    leaves = [*layer.parameters(), *[x for x in parts(given) if x.requires_grad]]
+    found = [bits(out) for out in outs] + [bits(x.grad) for x in leaves]
+    for x in leaves:
+        x.grad = None
+    return found
+
+
+@pytest.mark.parametrize("kind", [tj.float32, tj.float64], ids=str)
+@pytest.mark.parametrize("options", OPTIONS, ids=range(len(OPTIONS)))
+@pytest.mark.parametrize("name", ["RNN", "GRU", "LSTM"])
+def test_layers_as_programs_have_the_bits_of_their_operations(name: str, options: dict[str, Any], kind: Any) -> None:
+    layer = getattr(tj.nn, name)(3, 5, **options).to(kind)
+    draw = np.random.default_rng(3)
+
+    def tensor(*shape: int) -> tj.Tensor:
+        return tj.tensor(draw.standard_normal(shape), dtype=kind).requires_grad_()
+
+    x = tensor(4, 7, 3) if options.get("batch_first") else tensor(7, 4, 3)
+    parts = options.get("num_layers", 1) * (2 if options.get("bidirectional") else 1)
+    state = (tensor(parts, 4, 5), tensor(parts, 4, 5)) if name == "LSTM" else tensor(parts, 4, 5)
+    for given in ((x,), (x, state), (tensor(7, 3),), (x.detach(), state)):
+        one, other = both(partial(whole_results, layer, *given))
+        assert all(map(same_bits, one, other))
+        assert len(one) == len(other)
+
+
+@pytest.mark.parametrize("name", ["RNNCell", "GRUCell", "LSTMCell"])
+def test_cells_as_programs_have_the_bits_of_their_operations(name: str) -> None:
+    cell = getattr(tj.nn, name)(3, 5)
+
+    def run(x: tj.Tensor) -> Any:
+        state, found = None, []
+        for k in range(6):
+            state = cell(x[k], state)
+            found.append(state)
+        return tuple(found)
+
+    run.parameters = cell.parameters  # type: ignore[attr-defined]
+    x = tj.tensor(np.random.default_rng(1).standard_normal((6, 2, 3)), dtype=tj.float32).requires_grad_()
+    one, other = both(lambda: whole_results(run, x))
+    assert all(map(same_bits, one, other))
+
+
+def test_a_layer_is_one_program() -> None:
+    for name, x in (("LSTM", tj.randn(7, 4, 3)), ("GRU", tj.randn(7, 4, 3)), ("GRUCell", tj.randn(4, 3))):
+        layer = getattr(tj.nn, name)(3, 5)
+        with built(-1):
+            out = layer(x)
+            out = out if isinstance(out, tj.Tensor) else out[0]
+            node = out._node
+            while node is not None and type(node) is not FusedStep:
+                node = next((edge[0] for edge in node.edges if type(edge) is tuple), None)
+            assert type(node) is FusedStep, name
+
+
+def test_results_of_a_layer_may_be_changed() -> None:
+    def run(m: Any) -> list[Any]:
+        layer = m.nn.LSTM(3, 4)
+        with m.no_grad():
+            for k, p in enumerate(layer.parameters()):
+                p.copy_(m.arange(float(p.numel())).reshape(p.shape).sin() * (0.3 + 0.1 * k))
+        x = m.arange(30.0).reshape(5, 2, 3).cos().requires_grad_()
+        out, (hidden, memory) = layer(x)
+        if m is torch:
+            # There the gradient needs it.
+            out = out.clone()
+        out.mul_(2.0)
+        out[2].zero_()
+        memory.add_(1.0)
+        hidden[0].zero_()
+        (out.sum() + (hidden * 3).sum() + (memory * memory).sum()).backward()
+        return [out.tolist(), hidden.tolist(), memory.tolist(), x.grad.tolist(), layer.weight_hh_l0.grad.tolist()]
+
+    theirs = run(torch)
+    for work in (math.inf, -1):
+        with built(work):
+            for mine, their in zip(run(tj), theirs, strict=True):
+                np.testing.assert_allclose(mine, their, **TOLERANCE)
+
+
+def test_second_gradients_through_a_layer() -> None:
+    layer = tj.nn.GRU(3, 4).to(tj.float64)
+    x = tj.tensor(np.random.default_rng(2).standard_normal((5, 2, 3)), dtype=tj.float64).requires_grad_()
+
+    def run() -> list[np.ndarray]:
+        out, _ = layer(x)
+        (first,) = tj.autograd.grad((out * out).sum(), [x], create_graph=True)
+        (first * first).sum().backward()
+        found = [bits(first), bits(x.grad), *[bits(p.grad) for p in layer.parameters()]]
+        layer.zero_grad()
+        x.grad = None
+        return found
+
+    one, other = both(run)
+    assert all(map(same_bits, one, other))

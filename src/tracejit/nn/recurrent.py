@@ -63,11 +63,14 @@ def _gru_step(from_input: Tensor, from_state: Tensor, state: _State) -> _State:
 _STEPS: dict[str, _Step] = {"tanh": _tanh_step, "relu": _relu_step, "lstm": _lstm_step, "gru": _gru_step}
 
 
-@composite(open=True)
+@composite(open=True, deep=True)
 def _scan(
     projected: Tensor, state: _State, weight: Tensor, bias: Tensor | None, *, kind: str, backward: bool
-) -> tuple[Tensor, _State]:
-    """All steps of one layer in one direction: the outputs of each, and the last state."""
+) -> Tensor:
+    """All steps of one layer in one direction: the outputs of each, behind them what else is in the last state.
+
+    One tensor, as outside of regions a layer is one program.
+    """
     step = _STEPS[kind]
     outputs: list[Tensor] = []
     times = range(projected.shape[0])
@@ -76,11 +79,10 @@ def _scan(
         outputs.append(state[0])
     if backward:
         outputs.reverse()
-    return stack(outputs), state
+    return stack([*outputs, *state[1:]])
 
 
-@composite(open=True)
-def _one(
+def _next(
     input: Tensor,
     state: _State,
     weight_input: Tensor,
@@ -93,6 +95,18 @@ def _one(
     """One step of a cell."""
     from_input = F.linear(input, weight_input, bias_input)
     return _STEPS[kind](from_input, F.linear(state[0], weight_state, bias_state), state)
+
+
+@composite(open=True)
+def _one(*operands: Any, kind: str) -> _State:
+    """One step of a cell."""
+    return _next(*operands, kind=kind)
+
+
+@composite(open=True, deep=True)
+def _one_of_one_part(*operands: Any, kind: str) -> Tensor:
+    """One step of a cell whose state is one tensor: outside of regions a program."""
+    return _next(*operands, kind=kind)[0]
 
 
 class _Recurrent(Module):
@@ -209,7 +223,10 @@ class _Recurrent(Module):
         bias_state = getattr(self, f"bias_hh_{suffix}") if self.bias else None
         # The input's part does not depend on the state: one product for all time steps.
         projected = F.linear(input, getattr(self, f"weight_ih_{suffix}"), bias_input)
-        return _scan(projected, state, weight, bias_state, kind=self._kind(), backward=backward)
+        found = _scan(projected, state, weight, bias_state, kind=self._kind(), backward=backward)
+        steps = input.shape[0]
+        last = found[0 if backward else steps - 1]
+        return found[:steps], (last, *[found[steps + k] for k in range(self.parts - 1)])
 
     def _zero_state(self, input: Tensor) -> _State:
         directions = len(self._suffixes(0))
@@ -366,7 +383,8 @@ class _Cell(Module):
                 if part.dim() not in (1, 2):
                     raise ValueError(f"{name}: Expected hx to be 1D or 2D, got {part.dim()}D instead")
             state = tuple(part if batched else part.unsqueeze(0) for part in state)
-        state = _one(input, state, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, kind=kind)
+        operands = input, state, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
+        state = _one(*operands, kind=kind) if self.parts > 1 else (_one_of_one_part(*operands, kind=kind),)
         return state if batched else tuple(part.squeeze(0) for part in state)
 
     def extra_repr(self) -> str:

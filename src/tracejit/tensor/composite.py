@@ -22,6 +22,9 @@ class Composite:
     keyword are run-time numbers of a program if the function uses them as operands only.
     Where operands are cast automatically, those of a composite are cast as `operands` says before it is called; inside
     nothing is. One that is `open` is then no unit, and each of its calls decides for itself.
+
+    Outside of regions one runs as one program if it is called often; where composites are in it these do, unless it is
+    `deep`, or as long as it is called less.
     """
 
     def __init__(
@@ -30,16 +33,18 @@ class Composite:
         mutates: tuple[str, ...] = (),
         operands: str | None = None,
         open: bool = False,
+        deep: bool = False,
     ) -> None:
         self.function = function
         self.mutates = mutates
         self.operands = operands
         self.open = open
+        self.deep = deep
         update_wrapper(self, function)
         self._name = function.__qualname__
         self._twin: Composite | None = None
-        self.whole = not open
-        """Whether it may run as one program by itself: not where composites are in it."""
+        self.whole = deep or not open
+        """Whether it may run as one program by itself."""
         self.refusals = 0
         """For how many kinds of operands it turned out not to be one, as long as there is none for which it is."""
 
@@ -53,7 +58,7 @@ class Composite:
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         around = state.composite
-        if around is not None:
+        if around is not None and not around.deep:
             around.whole = False
         if self.whole:
             found = call(self, args, kwargs)
@@ -71,7 +76,7 @@ class Composite:
         if self._twin is None:
             with _making:
                 if self._twin is None:
-                    twin = Composite(self.function, self.mutates, self.operands, self.open)
+                    twin = Composite(self.function, self.mutates, self.operands, self.open, self.deep)
                     twin._name, twin._twin = f"{self._name}.rounded", twin
                     self._twin = twin
         return self._twin
@@ -107,8 +112,9 @@ def composite(
     mutates: tuple[str, ...] = (),
     operands: str | None = None,
     open: bool = False,
+    deep: bool = False,
 ) -> Any:
     """Make a function a composite; `mutates` names the parameters whose tensors it changes in place."""
     if function is None:
-        return lambda f: Composite(f, mutates, operands, open)
-    return Composite(function, mutates, operands, open)
+        return lambda f: Composite(f, mutates, operands, open, deep)
+    return Composite(function, mutates, operands, open, deep)

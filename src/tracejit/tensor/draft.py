@@ -66,9 +66,10 @@ class Number:
 
 
 class Draft:
-    """What runs, as `steps` on values that are told by their places."""
+    """What runs, as `steps` on values that are told by their places; what is `deep` has composites in it."""
 
-    def __init__(self) -> None:
+    def __init__(self, deep: bool = False) -> None:
+        self.deep = deep
         self.steps: list[Step] = []
         self.avals: list[Aval] = []
         self.strides: list[tuple[int, ...] | None] = []
@@ -144,11 +145,17 @@ class Draft:
         """A change in place. Raises: Unfit."""
         raise Unfit
 
+    def composite(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Take a composite down, operation by operation. Raises: Never, if what runs does not ask for that."""
+        if not self.deep:
+            raise Never
+        return function.function(*args, **kwargs)
+
     def _refuse(self, *_: Any) -> Any:
         raise Never
 
     # What reads or draws is no function of its operands.
-    composite = backward = host = read = draw = require = stands_on = finish = _refuse
+    backward = host = read = draw = require = stands_on = finish = _refuse
 
     def place(self, tensor: Tensor) -> int:
         """The place of a tensor. Raises: Unfit for one from elsewhere."""

@@ -45,8 +45,8 @@ class Drawing(Draft):
     `keeps_out` says whether they keep the result.
     """
 
-    def __init__(self, tensors: list[Tensor], run: Callable[[list[Tensor]], Any]) -> None:
-        super().__init__()
+    def __init__(self, tensors: list[Tensor], run: Callable[[list[Tensor]], Any], deep: bool = False) -> None:
+        super().__init__(deep)
         self.flags = tuple([t._requires_grad for t in tensors])
         self.homes: dict[int, int] = {}
         self.bumps: dict[int, int] = {}
