@@ -23,8 +23,8 @@ class Composite:
     Where operands are cast automatically, those of a composite are cast as `operands` says before it is called; inside
     nothing is. One that is `open` is then no unit, and each of its calls decides for itself.
 
-    Outside of regions one runs as one program if it is called often; where composites are in it these do, unless it is
-    `deep`, or as long as it is called less.
+    Outside of regions one runs as one program if it is called often. With composites in it these do instead, unless it
+    is `deep`: how many calls make it worth a program, at least 2.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Composite:
         mutates: tuple[str, ...] = (),
         operands: str | None = None,
         open: bool = False,
-        deep: bool = False,
+        deep: int = 0,
     ) -> None:
         self.function = function
         self.mutates = mutates
@@ -43,7 +43,7 @@ class Composite:
         update_wrapper(self, function)
         self._name = function.__qualname__
         self._twin: Composite | None = None
-        self.whole = deep or not open
+        self.whole = deep > 0 or not open
         """Whether it may run as one program by itself."""
         self.refusals = 0
         """For how many kinds of operands it turned out not to be one, as long as there is none for which it is."""
@@ -112,7 +112,7 @@ def composite(
     mutates: tuple[str, ...] = (),
     operands: str | None = None,
     open: bool = False,
-    deep: bool = False,
+    deep: int = 0,
 ) -> Any:
     """Make a function a composite; `mutates` names the parameters whose tensors it changes in place."""
     if function is None:

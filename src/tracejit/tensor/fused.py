@@ -41,9 +41,8 @@ WORK = 1 << 23
 70 ms each to build, are worth it: they save several nanoseconds for each."""
 USE_WORK, TRACKED_USE_WORK = 1 << 13, 1 << 15
 """What they save for a call however small, 20 us and, with gradients, 100 to 200 us, counts as so many."""
-_DEEP_CALLS, _DEEP_CALLS_AGAIN = 32, 8
-"""Calls from which on programs of a deep composite are worth it, as it may be long, and where they are on disk: those of
-an LSTM take 15 ms for each of its steps to build and 3 to load, and save 0.35 in each call."""
+_AGAIN = 4
+"""What is on disk is worth it after such a part of the calls after which building is, but not for a first one."""
 _MAX_UNITS = 1024
 _REFUSALS = 4
 """Kinds of operands for which a composite turns out not to be one program, after which it is not looked at again."""
@@ -259,11 +258,11 @@ def _made(
     tracked = state.grad_enabled and any(t._requires_grad for t in tensors)
     use = TRACKED_USE_WORK if tracked else USE_WORK
     # A region's first call, which is eager, is not to build what the region's program does itself.
-    least, again = (_DEEP_CALLS, _DEEP_CALLS_AGAIN) if composite.deep else (2, 2)
+    least = max(composite.deep, 2)
     more = min(sum([t._array.size for t in tensors]) + use, (WORK + 1) // least)
     work = _work[kind] = _work.get(kind, 0) + more
     # What is on disk takes a millisecond or two, which a few calls save. For a first call nobody looks there.
-    if work <= WORK and not (work == again * more and was_made(kind)):
+    if work <= WORK and not (work == max(least // _AGAIN, 2) * more and was_made(kind)):
         return None
 
     def run(ghosts: list[Tensor]) -> Any:
@@ -279,7 +278,7 @@ def _made(
         _units.clear()
     unit = None
     try:
-        unit = Fused(composite.function.__name__.strip("_"), Drawing(tensors, run, composite.deep), numbers)
+        unit = Fused(composite.function.__name__.strip("_"), Drawing(tensors, run, composite.deep > 0), numbers)
         composite.refusals = -_MAX_UNITS
     except Never:
         composite.whole = False

@@ -265,7 +265,7 @@ def _constant(x: Tensor, dims: tuple[int, ...], keepdim: bool, value: bool) -> A
 
 
 @method()
-@composite
+@composite(deep=2)
 @in_single
 def var(
     input: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: Any = None
@@ -297,7 +297,7 @@ def root(x: Tensor) -> Any:
 
 
 @method()
-@composite
+@composite(deep=2)
 @in_single
 def std(
     input: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: Any = None
@@ -334,7 +334,7 @@ def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Any:
     top = amax(x.detach(), dims, True)
     top = where(top.abs() == float("inf"), 0.0, top)
     out = log(sum(exp(sub(x, top)), dims, True)) + top
-    return out if keepdim else out.reshape(tuple(s for i, s in enumerate(x._shape) if i not in dims))
+    return out if keepdim else shaped(out, tuple(s for i, s in enumerate(x._shape) if i not in dims))
 
 
 @method()

@@ -125,7 +125,7 @@ def triplet_margin_loss(
     return _triplet(*unify(anchor, positive, negative), p, swap, reduction, margin=margin, eps=eps)
 
 
-@composite
+@composite(deep=2)
 @in_single
 def _triplet(
     anchor: Tensor, positive: Tensor, negative: Tensor, p: float, swap: bool, reduction: str, *, margin: Any, eps: Any
