@@ -17,6 +17,7 @@ from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
 from tracejit.schedule.again import compute_again
 from tracejit.schedule.blocking import Blocked, blocked_of
+from tracejit.schedule.grounds import Grounds, cover_of, memory
 from tracejit.schedule.groups import Cut, Partition
 from tracejit.schedule.lower import Lowered, Lowering, PlannedLaunch, Planner, Preparing
 from tracejit.schedule.memory import Buffer, place
@@ -144,6 +145,8 @@ class _Planning:
         self._led = 0
         for group in self.groups:
             self._led |= group.behind
+        self.grounds = Grounds(self.groups, self.group_of, self.readers, self.target)
+        self._drop(self.grounds.settle([v for v in self.lowered.values if v.kind == kinds.JOINED], self._follow))
         self._settle_homes()
         self._order(strands)
         self._store()
@@ -192,6 +195,8 @@ class _Planning:
             if o not in self.graph.homes:
                 continue
             old = self.lowered.inputs[self.graph.homes[o]]
+            if self._lies_on(value, old, failing):
+                continue
             mine = set(self._made_by(value))
             early = [g for g in (*failing, *self._read_by(old)) if g not in mine]
             follows = not any(g.behind >> w.number & 1 for w in mine for g in early)
@@ -214,11 +219,42 @@ class _Planning:
             old = self.lowered.inputs[self.graph.homes[o]]
             self._follow({group}, [*self._made_by(value), *failing, *self._read_by(old)])
 
+    def _lies_on(self, value: Value, old: Value, failing: list[Group]) -> bool:
+        """Lets a joined value that belongs where an input is lie on that, if it is the input with parts changed."""
+        bottom = self.grounds.bottom(value)
+        cover = cover_of(bottom)
+        if cover is None or cover.reads[0].source is not old or old in self.grounds.under:
+            return False
+        own = self.group_of[cover]
+        late = set(self._made_by(value)) - {own}
+        early = [g for g in (*failing, *self._read_by(old)) if g not in late and g is not own]
+        found = self.grounds.order(bottom, early)
+        if found is None or any(g.behind >> w.number & 1 for w in late for g in (*early, *found[1])):
+            return False
+        self._follow(*found)
+        self._follow(late, early)
+        self._drop([self.grounds.lay(bottom)])
+        return True
+
+    def _drop(self, copies: list[Value]) -> None:
+        """Forgets copies that are not made."""
+        if not copies:
+            return
+        gone = set(copies)
+        self.lowered.values = [v for v in self.lowered.values if v not in gone]
+        self._makers.clear()
+        self.plan.cuts = [cut for cut in self.plan.cuts if cut.consumer not in gone]
+        there = set(self.groups)
+        for found in self.followed.values():
+            found &= there
+
     def _made_by(self, source: Value) -> list[Group]:
-        """The groups that put a source into memory."""
+        """The groups that put a source into memory, with what lies under it."""
         makers = self._makers.get(source)
         if makers is None:
             makers = [self.group_of[w] for w in writers(source) if w in self.group_of]
+            if source in self.grounds.of:
+                makers = list(dict.fromkeys([*makers, *self._made_by(self.grounds.of[source])]))
             self._makers[source] = makers
         return makers
 
@@ -319,6 +355,8 @@ class _Planning:
                 needed = False
             if needed:
                 plan.storage[value] = self._buffer(value)
+        for value, ground in memory(self.grounds.of):
+            plan.storage[ground] = plan.storage[value]
         # The last first: where one call's result is the next one's operand, all of them work on the last one's memory.
         for group in reversed(plan.groups):
             if group.kind == CALL:
@@ -412,6 +450,7 @@ class _Planning:
             source = read.source
             again = any(r.source is source for k, r in enumerate(call.reads) if k != at)
             own = source in storage and storage[source].kind == "arena" and source not in self.target
+            own = own and source not in self.grounds.of and source not in self.grounds.under
             fresh = result in storage and (storage[result].kind == "arena" or self._is_new_output(result))
             if own and fresh and not again and read.is_whole(source.numel) and set(self._read_by(source)) == {group}:
                 storage[source] = storage[result]

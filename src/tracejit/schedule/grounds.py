@@ -1,0 +1,165 @@
+"""What is put into a part of a value is written into that value's memory, if nobody wants it as it was.
+
+In: joined values, the groups that make and read them. Out: which joined value has the memory of what lies under it, its
+ground, and is not given a copy of that.
+Must not know: order, memory, kernel text.
+
+`out[t] = h` in a loop over time gives a new value each time: all of `out` with a part changed. Copied, a loop's work
+would grow with the square of its length, and a token put among the keys of a transformer would move all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+from tracejit.schedule import values as kinds
+from tracejit.schedule.spaces import LOOP, Group
+from tracejit.schedule.values import Read, Value
+
+Order = tuple[set[Group], list[Group]]
+"""The groups that write into a ground, and those that must be done before."""
+
+
+class Grounds:
+    """Finds the grounds; `under` are those that others lie on, `of` says which."""
+
+    def __init__(
+        self,
+        groups: list[Group],
+        group_of: dict[Value, Group],
+        readers: dict[Value, list[Value]],
+        targets: Collection[Value],
+    ) -> None:
+        self._groups, self._group_of, self._readers, self._targets = groups, group_of, readers, targets
+        self.of: dict[Value, Value] = {}
+        self.under: set[Value] = set()
+
+    def settle(self, values: Iterable[Value], follow: Callable[[set[Group], list[Group]], None]) -> list[Value]:
+        """Lets joined values lie on others where that is safe; `follow` puts groups behind others.
+
+        Gives the copies that are not made.
+        """
+        dropped = []
+        for joined in values:
+            cover = cover_of(joined)
+            if cover is None or cover.reads[0].source.kind != kinds.JOINED or cover.reads[0].source in self._targets:
+                continue
+            found = self.order(joined, ())
+            if found is not None:
+                follow(*found)
+                dropped.append(self.lay(joined))
+        return dropped
+
+    def order(self, joined: Value, others: Collection[Group]) -> Order | None:
+        """Who writes into the ground of a value, and who must have read or made it before, these others too; None if
+        that cannot be.
+        """
+        cover = cover_of(joined)
+        assert cover is not None
+        ground = cover.reads[0].source
+        mine = {self._group_of[part] for part in self._parts(joined) if part is not cover}
+        if self._group_of[cover] in mine or ground in self.under:
+            return None
+        early = {*others, *[self._group_of[part] for part in self._parts(ground)]}
+        for reader in self._readers.get(ground, ()):
+            group = self._group_of[reader]
+            if group in mine and not self._is_left_alone(reader, ground, joined, group):
+                return None
+            if reader is not cover:
+                early.add(group)
+        early -= mine
+        if any(g.behind >> w.number & 1 for w in mine for g in early):
+            return None
+        return mine, sorted(early, key=lambda g: g.number)
+
+    def bottom(self, joined: Value) -> Value:
+        """The lowest of those that a value lies on, itself if there is none."""
+        while joined in self.of:
+            joined = self.of[joined]
+        return joined
+
+    def lay(self, joined: Value) -> Value:
+        """Lets a value lie on its ground: the copy that is not made."""
+        cover = cover_of(joined)
+        assert cover is not None
+        ground = cover.reads[0].source
+        self.of[joined] = ground
+        self.under.add(ground)
+        joined.parts = tuple([part for part in joined.parts if part is not cover])
+        for part in joined.parts:
+            part.after = tuple([earlier for earlier in part.after if earlier is not cover])
+        self._readers[ground] = [reader for reader in self._readers[ground] if reader is not cover]
+        group = self._group_of.pop(cover)
+        group.members.remove(cover)
+        group.full.discard(cover)
+        if not group.members:
+            self._groups.remove(group)
+        return cover
+
+    def _parts(self, value: Value) -> list[Value]:
+        """What puts a value into memory, its grounds included."""
+        found = list(kinds.writers(value)) if value.kind == kinds.JOINED else []
+        while value in self.of:
+            value = self.of[value]
+            found += kinds.writers(value) if value.kind == kinds.JOINED else ()
+        return [part for part in found if part in self._group_of]
+
+    def _is_left_alone(self, reader: Value, ground: Value, joined: Value, group: Group) -> bool:
+        """Whether a group that writes into the ground changes nothing there that it has yet to read: it reads other
+        places, or is a loop that reads the places that it then writes.
+        """
+        written = [m.into for m in group.members if m.into is not None and m.into.source is joined]
+        own = group.kind == LOOP and len(written) == 1
+        return all(
+            are_apart(read, into) or (own and _is_same(read, into))
+            for read in reader.reads
+            if read.source is ground
+            for into in written
+        )
+
+
+def cover_of(joined: Value) -> Value | None:
+    """The part of a joined value that is a copy of all of another one, over which other parts are put."""
+    if joined.kind != kinds.JOINED or len(joined.parts) < 2:
+        return None
+    first = joined.parts[0]
+    if first.op is not None or first.kind != kinds.ELEMENTWISE or first.numel != joined.numel or first.after:
+        return None
+    (read,) = first.reads
+    fits = read.source.kind in (kinds.JOINED, kinds.INPUT) and read.is_whole(joined.numel)
+    return first if fits and read.source.dtype is joined.dtype else None
+
+
+def are_apart(one: Read, other: Read) -> bool:
+    """Whether two reads of one memory have no element in common, as far as ranges of places show it: of all, or within
+    what both repeat at a common distance, as columns of a matrix do.
+    """
+    if one.picked is not None or other.picked is not None:
+        return False
+    dims = [*one.over(one.shape), *other.over(other.shape)]
+    for period in {0, *(abs(step) for _, step in dims if isinstance(step, int))}:
+        (low, high), (begin, end) = _range(one, period), _range(other, period)
+        fits = not period or (high < period and end < period)
+        if fits and (high < begin or end < low):
+            return True
+    return False
+
+
+def _range(read: Read, period: int) -> tuple[int, int]:
+    """The first and the last place of a read, without steps of whole periods, counted within one; 0 is none."""
+    low = high = read.offset
+    for n, step in read.over(read.shape):
+        if not period or step % period:
+            low, high = low + min(0, (n - 1) * step), high + max(0, (n - 1) * step)
+    start = low % period if period else low
+    return start, start + high - low
+
+
+def _is_same(one: Read, other: Read) -> bool:
+    own = one.picked is None and other.picked is None and one.offset == other.offset
+    return own and one.over(one.shape) == other.over(other.shape)
+
+
+def memory(of: Mapping[Value, Value]) -> list[tuple[Value, Value]]:
+    """The pairs of a value and its ground, the last values first."""
+    return sorted(of.items(), key=lambda pair: -pair[0].index)

@@ -1,0 +1,261 @@
+"""What is put into a part of a value is written where the value lies, unless somebody wants it as it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tracejit as tj
+from tests.programs import check, graph_of, make, same_bits
+from tracejit import dtypes
+from tracejit.schedule.grounds import are_apart
+from tracejit.schedule.values import Read, Value
+from tracejit.trace.compiled import region_of
+
+ROWS, COLUMNS = 40, 30
+WHOLE = ROWS * COLUMNS
+
+
+def numbers(*shape: int, seed: int = 0) -> tj.Tensor:
+    return tj.from_numpy(np.random.default_rng(seed).standard_normal(shape, np.float32))
+
+
+def copied(f: Any) -> int:
+    """How many times a compiled function moves as much as the whole."""
+    launches = [
+        (kernel, launch.units)
+        for _, e in region_of(f).executables()
+        for kernel, launch in zip(e.compiled.program.launches, e.compiled.program._launches, strict=True)
+    ]
+    return sum(units == WHOLE and "copy" in str(kernel) for kernel, units in launches)
+
+
+def same(f: Callable[..., Any], make_state: Callable[[], list[tj.Tensor]], copies: int | None) -> None:
+    """Compares calls of a function that changes tensors, compiled and eagerly, on any number of threads."""
+    before = tj.get_num_threads()
+    for threads in (1, 2, 3):
+        tj.set_num_threads(threads)
+        try:
+            one, other = make_state(), make_state()
+            g = tj.compile(f)
+            for k in range(6):
+                x = numbers(COLUMNS, seed=k)
+                expected, found = f(x, *one), g(x, *other)
+                for a, b in zip([*expected, *one], [*found, *other], strict=True):
+                    assert same_bits(a.detach().numpy(), b.detach().numpy()), (threads, k)
+            if copies is not None:
+                assert copied(g) == copies, threads
+        finally:
+            tj.set_num_threads(before)
+
+
+def test_a_row_is_put_where_it_belongs() -> None:
+    def step(x: Any, state: Any) -> Any:
+        state[3] = x * 2
+        return (state[3] + 1,)
+
+    same(step, lambda: [numbers(ROWS, COLUMNS)], 0)
+
+
+def test_several_rows_one_after_the_other() -> None:
+    def step(x: Any, state: Any) -> Any:
+        out = tj.zeros(ROWS, COLUMNS)
+        for k in range(ROWS):
+            x = (x + state[k]).tanh()
+            out[k] = x
+        state[5] = x
+        y = state[4:7].sum(0)
+        state[6] = y
+        return out, state.sum(0)
+
+    same(step, lambda: [numbers(ROWS, COLUMNS)], 0)
+
+
+def test_columns_and_blocks() -> None:
+    def step(x: Any, state: Any) -> Any:
+        state[:, 7] = x[0] * state[:, 6]
+        state[2:5, ::2] = x[None, ::2] + 1
+        state[::3, 1:4] = x[None, 1:4]
+        return (state.amax(0),)
+
+    same(step, lambda: [numbers(ROWS, COLUMNS)], 0)
+
+
+def test_what_is_read_of_the_same_place() -> None:
+    def step(x: Any, state: Any) -> Any:
+        state[3] = state[3] * x + 1
+        return (state.sum(0),)
+
+    same(step, lambda: [numbers(ROWS, COLUMNS)], 0)
+
+
+def test_what_is_read_of_another_place_that_is_written_over() -> None:
+    def step(x: Any, state: Any) -> Any:
+        state[1:4] = state[:3] * x
+        state[:, 1:] = state[:, :-1].exp() * 0.1
+        return (state.sum(0),)
+
+    same(step, lambda: [numbers(ROWS, COLUMNS)], None)
+
+
+def test_the_old_value_is_wanted() -> None:
+    def before(x: Any, state: Any) -> Any:
+        old = state * 2
+        state[3] = x
+        return old, state.sum(0)
+
+    def after(x: Any, state: Any) -> Any:
+        old = state + 0.0
+        state[3] = x
+        # Needs both the old and the new one.
+        return (old * state, old - state.amax(0))
+
+    def kept(x: Any) -> Any:
+        out = tj.zeros(ROWS, COLUMNS)
+        out[0] = x
+        first = out * 1.0
+        out[1] = x * 2
+        return first, out
+
+    same(before, lambda: [numbers(ROWS, COLUMNS)], 0)
+    same(after, lambda: [numbers(ROWS, COLUMNS)], None)
+    same(kept, list, None)
+
+
+def test_two_values_of_one_ground() -> None:
+    def step(x: Any, state: Any) -> Any:
+        one, other = state.clone(), state.clone()
+        one[2] = x
+        other[3] = x * 2
+        state[4] = x * 3
+        return one, other, one + other + state
+
+    same(step, lambda: [numbers(ROWS, COLUMNS)], 2)
+
+
+def test_tensors_that_are_put_into_each_other() -> None:
+    def step(x: Any, one: Any, other: Any) -> Any:
+        one[2] = other[3]
+        other[3] = one[4] + x
+        one[4] = other[2]
+        return (one.sum(0) - other.sum(0),)
+
+    same(step, lambda: [numbers(ROWS, COLUMNS), numbers(ROWS, COLUMNS, seed=1)], None)
+
+
+def test_gradients_through_what_was_put() -> None:
+    def step(x: Any, w: Any) -> Any:
+        w.grad = None
+        out = tj.zeros(ROWS, COLUMNS)
+        h = x
+        for k in range(12):
+            h = (h * w[k]).tanh()
+            out[k] = h
+        (out * out).sum().backward()
+        return out, w.grad
+
+    same(step, lambda: [numbers(ROWS, COLUMNS).requires_grad_()], None)
+
+
+def test_nothing_is_changed_where_an_index_is_wrong() -> None:
+    @tj.compile
+    def step(x: Any, state: Any, index: Any) -> Any:
+        state[3] = x
+        return state[index]
+
+    state, index = numbers(ROWS, COLUMNS), tj.tensor([1, 3])
+    for k in range(5):
+        x = numbers(COLUMNS, seed=k)
+        assert step(x, state, index)[1].tolist() == x.tolist()
+    before = state.tolist()
+    with pytest.raises(IndexError):
+        step(numbers(COLUMNS, seed=9), state, tj.tensor([1, ROWS]))
+    # Eagerly the row is there when the index is found to be wrong; nothing else may be.
+    after = state.tolist()
+    assert after[:3] + after[4:] == before[:3] + before[4:]
+
+
+def test_keys_and_values_of_a_decoder_are_not_moved() -> None:
+    def step(x: Any, keys: Any, values: Any) -> Any:
+        for k in (4, 5):
+            keys[k], values[k] = x, x * 2
+            x = (values[:8] * (keys[:8] @ x).softmax(0)[:, None]).sum(0)
+        return (x,)
+
+    same(step, lambda: [numbers(ROWS, COLUMNS), numbers(ROWS, COLUMNS, seed=1)], 0)
+
+
+def test_sizes_that_change() -> None:
+    def step(x: Any, state: Any) -> Any:
+        out = tj.zeros(len(state), state.shape[1])
+        out[2] = state[1] * x
+        out[:, 3] = state[:, 2] + out[:, 2]
+        state[1] = x
+        state[:, 1] = state[:, 0] * 2
+        state[2:4] = state[2:4] + 1
+        return out, out.sum(0) + state.sum(0)
+
+    g = tj.compile(step)
+    for k in range(30):
+        rows, columns = 4 + k * 5 % 7, 4 + k * 3 % 5
+        x, one, other = numbers(columns, seed=k), numbers(rows, columns), numbers(rows, columns)
+        for a, b in zip([*step(x, one), one], [*g(x, other), other], strict=True):
+            assert same_bits(a.numpy(), b.numpy()), k
+
+
+def test_which_places_are_apart() -> None:
+    table = Value("input", None, (6, 8), dtypes.float32)
+
+    def part(rows: slice, columns: slice) -> Read:
+        view = np.zeros((6, 8), np.float32)
+        found = view[rows, columns]
+        offset = (found.ctypes.data - view.ctypes.data) // 4
+        return Read(table, found.shape, tuple(s // 4 for s in found.strides), offset)
+
+    rng = np.random.default_rng(0)
+    told = 0
+    for _ in range(3000):
+        cuts = [
+            slice(int(a), int(a + n), int(s))
+            for a, n, s in zip(rng.integers(0, 4, 4), rng.integers(1, 4, 4), rng.integers(1, 3, 4))
+        ]
+        places = np.arange(48).reshape(6, 8)
+        meet = bool(set(places[cuts[0], cuts[1]].flat) & set(places[cuts[2], cuts[3]].flat))
+        apart = are_apart(part(cuts[0], cuts[1]), part(cuts[2], cuts[3]))
+        assert not (meet and apart), cuts
+        told += apart and not meet
+    assert told > 500
+    assert are_apart(part(slice(0, 6), slice(2, 3)), part(slice(0, 6), slice(3, 4)))
+    assert are_apart(part(slice(1, 2), slice(0, 8)), part(slice(2, 5), slice(0, 8, 3)))
+    assert not are_apart(part(slice(0, 3), slice(0, 8)), part(slice(2, 5), slice(0, 8)))
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_random_chains(seed: int) -> None:
+    """Chains of parts put into values, some of which are read in between or at the end."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((6, 8)).astype(np.float32)
+    y = rng.standard_normal((6, 8)).astype(np.float32)
+    plan = [(int(k), *map(int, rng.integers(0, 5, 6))) for k in rng.integers(0, 6, 12)]
+
+    def build(x: Any, y: Any) -> tuple[Any, ...]:
+        pool = [x, y, make("full", 0.5, shape=(6, 8), dtype=x.dtype)]
+        for what, a, b, row, column, high, wide in plan:
+            one, other = pool[a % len(pool)], pool[-1 - b % min(len(pool), 3)]
+            start, length = (row, column), (1 + high % (6 - row), 1 + wide % (8 - column))
+            part = make("slice", other, start=(0, 0) if what % 2 else start, length=length, step=(1, 1))
+            if what < 4:
+                part = make("mul", part, part) if what < 2 else part
+                pool.append(make("place", pool[-1] if what else one, part, start=start, step=(1, 1)))
+            elif what == 4:
+                pool.append(make("add", one, other))
+            else:
+                pool.append(make("exp", make("mul", one, make("tanh", other))))
+        return tuple(pool[-3:])
+
+    # The last one may belong where an operand is.
+    homes: dict[int, int] = [{}, {2: 0}, {2: 1}, {1: 0, 2: 1}][seed % 4]
+    check(graph_of(build, x, y, homes=homes), [x, y])
