@@ -12,7 +12,9 @@ programs of one operation, kept by operand layout.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,7 @@ from tracejit.kernels.fold import STEPS_IN_NUMPY, fold_in_numpy
 from tracejit.kernels.template import lanes
 from tracejit.kernels.vmath.in_numpy import FORMULAS, by_formula
 from tracejit.ops import Op, ops
+from tracejit.ops.index import CHANGING
 from tracejit.runtime.arrays import SMALL_BYTES, copied, empty, placed
 from tracejit.runtime.build import build
 from tracejit.runtime.cuda.array import DeviceArray, OnGpu
@@ -359,12 +362,17 @@ def _run_elementwise(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> A
 
 # --- reductions, library operations, random numbers: programs ---------------------------------------------------------
 
+NO_HOMES: dict[int, int] = {}
+
+
 class _Single:
     """The program of one operation on operands of one layout, and what its results are."""
 
     __slots__ = ("results", "run_on")
 
-    def __init__(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> None:
+    def __init__(
+        self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...], homes: dict[int, int] = NO_HOMES
+    ) -> None:
         inputs: list[Node] = []
         scalars: list[str] = []
         operands: list[Node] = []
@@ -378,7 +386,7 @@ class _Single:
                 operands.append(nodes.scalar(len(scalars) - 1, scalars[-1]))
         out = nodes.make(op, tuple(operands), attrs)
         outs = (out,) if isinstance(out.aval, Aval) else tuple(nodes.item(out, k) for k in range(len(out.aval or ())))
-        compiled = compile_graph(Graph(tuple(inputs), tuple(scalars), outs, name=op.name))
+        compiled = compile_graph(Graph(tuple(inputs), tuple(scalars), outs, homes, name=op.name))
         self.run_on = compiled.program.run_on
         self.results = [(o.shape, o.dtype.np) for o in outs]
 
@@ -387,7 +395,49 @@ programs: dict[Any, _Single] = {}
 NO_SCALARS = np.zeros(1, np.int64)
 
 
+class _Here(threading.local):
+    """What is changed in place on a thread."""
+
+    over: Any = None
+
+
+_here = _Here()
+
+
+@contextmanager
+def writing_over(array: np.ndarray) -> Iterator[None]:
+    """An operation inside that gives this array with a few elements changed changes these, and gives the array.
+
+    Nothing is changed where it raises an error.
+    """
+    _here.over = array
+    try:
+        yield
+    finally:
+        _here.over = None
+
+
+def _run_over(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> bool:
+    """Whether an operation changed the elements of its first operand."""
+    target, *others = args
+    if not target.flags.c_contiguous or any(np.may_share_memory(target, a) for a in others):
+        return False
+    key = (op, attrs, *[part for a in args for part in (a.shape, a.dtype.num, a.strides)], "over")
+    found = programs.get(key)
+    if found is None:
+        if len(programs) >= _MAX_PROGRAMS:
+            programs.clear()
+        found = programs[key] = _Single(op, args, attrs, {0: 0})
+    if found.run_on(NO_SCALARS, *args, target):
+        # The record's function looks at the places again and says which is wrong.
+        _numpy(op, args, attrs)
+        raise IndexError(f"{op.name}: index out of range")
+    return True
+
+
 def _run_program(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
+    if op in CHANGING and _here.over is args[0] and _run_over(op, args, attrs):
+        return args[0]
     numbers: list[Any] = []
     key: Any
     if len(args) == 1 and type(args[0]) is np.ndarray:

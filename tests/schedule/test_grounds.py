@@ -259,3 +259,116 @@ def test_random_chains(seed: int) -> None:
     # The last one may belong where an operand is.
     homes: dict[int, int] = [{}, {2: 0}, {2: 1}, {1: 0, 2: 1}][seed % 4]
     check(graph_of(build, x, y, homes=homes), [x, y])
+
+
+ROWS_OF = {
+    "put": lambda x, i, v: x.__setitem__(i, v),
+    "index_add_": lambda x, i, v: x.index_add_(0, i, v),
+    "index_copy_": lambda x, i, v: x.index_copy_(0, i, v),
+    "index_fill_": lambda x, i, v: x.index_fill_(0, i, 2.0),
+    "scatter_": lambda x, i, v: x.scatter_(0, i[:, None].expand(len(i), x.shape[1]), v),
+    "scatter_add_": lambda x, i, v: x.scatter_add_(0, i[:, None].expand(len(i), x.shape[1]), v),
+    "index_put_": lambda x, i, v: x.index_put_((i,), v, accumulate=True),
+    "columns": lambda x, i, v: x.index_add_(1, i, v[0, : len(i)].expand(len(x), len(i))),
+}
+LARGE = (700, 30)
+"""More elements than are copied eagerly, too."""
+
+
+def places(seed: int) -> tj.Tensor:
+    return tj.tensor(np.random.default_rng(seed).integers(0, 30, 9))
+
+
+@pytest.mark.parametrize("name", ROWS_OF)
+def test_rows_that_an_index_picks_are_changed_where_they_lie(name: str) -> None:
+    change = ROWS_OF[name]
+
+    def step(i: Any, v: Any, one: Any, other: Any) -> Any:
+        change(one, i, v)
+        change(other, i, v * 2)
+        return (one[3] + other[4],)
+
+    states = [[numbers(*LARGE), numbers(*LARGE, seed=1)] for _ in range(3)]
+    g = tj.compile(step)
+    for k in range(6):
+        i, v = places(k), numbers(9, 30, seed=k)
+        (expected,), (found,) = step(i, v, *states[0]), g(i, v, *states[1])
+        # What is not changed in place is another tensor.
+        for x, factor in zip(states[2], (1, 2)):
+            whole = x.clone()[: len(x)]
+            change(whole, i, v * factor)
+            x.copy_(whole)
+        assert expected.tolist() == found.tolist()
+        for a, b, c in zip(*states):
+            assert a.numpy().tobytes() == b.numpy().tobytes() == c.numpy().tobytes()
+    assert region_of(g).executables()[0][1].compiled.arena_bytes < 4 * LARGE[0] * LARGE[1]
+
+
+@pytest.mark.parametrize("name", ROWS_OF)
+def test_nothing_is_changed_by_an_index_that_is_wrong(name: str) -> None:
+    change = ROWS_OF[name]
+
+    def step(i: Any, v: Any, one: Any, other: Any) -> Any:
+        change(one, i, v)
+        change(other, i, v)
+        return one[3] + other[4]
+
+    for f in (step, tj.compile(step)):
+        one, other = numbers(*LARGE), numbers(*LARGE, seed=1)
+        for k in range(5):
+            f(places(k), numbers(9, 30, seed=k), one, other)
+        before = one.tolist(), other.tolist()
+        for wrong in (10**6, -(10**6)):
+            with pytest.raises(IndexError):
+                f(tj.tensor([1, 2, 3, 4, wrong, 6, 7, 8, 0]), numbers(9, 30), one, other)
+            assert (one.tolist(), other.tolist()) == before
+
+
+def test_what_is_picked_of_the_tensor_that_is_changed() -> None:
+    def step(i: Any, x: Any) -> Any:
+        x.index_copy_(0, i, x[i + 1] * 2)
+        x.index_add_(0, i, x[:9])
+        x[i] = x[3:12]
+        return (x.sum(0),)
+
+    one, other = numbers(*LARGE), numbers(*LARGE)
+    g = tj.compile(step)
+    for k in range(6):
+        assert step(places(k), one)[0].tolist() == g(places(k), other)[0].tolist()
+        assert one.numpy().tobytes() == other.numpy().tobytes()
+
+
+def test_an_old_value_of_what_an_index_changes() -> None:
+    def step(i: Any, v: Any, x: Any) -> Any:
+        old = x * 1.0
+        x.index_add_(0, i, v)
+        new = x[3] * old[3]
+        x.index_add_(0, i, v)
+        return old, new, x - old
+
+    one, other = numbers(*LARGE), numbers(*LARGE)
+    g = tj.compile(step)
+    for k in range(6):
+        i, v = places(k), numbers(9, 30, seed=k)
+        for a, b in zip([*step(i, v, one), one], [*g(i, v, other), other]):
+            assert a.numpy().tobytes() == b.numpy().tobytes()
+
+
+def test_gradients_and_versions_of_what_is_changed() -> None:
+    x, i, v = numbers(*LARGE), places(0), numbers(9, 30)
+    before = x._version
+    x.index_add_(0, i, v)
+    x[i] = v
+    assert x._version == before + 2
+    w = numbers(*LARGE, seed=2).requires_grad_()
+    saved = (w * x).sum()
+    x.index_copy_(0, i, v)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        saved.backward()
+    source = v.clone().requires_grad_()
+    x.index_add_(0, i, source)
+    (x * x).sum().backward()
+    expected = 2 * x.detach()[i]
+    assert source.grad is not None
+    assert source.grad.tolist() == expected.tolist()
+    assert x.requires_grad

@@ -249,3 +249,7 @@ def wrap_index(index, *, size):
 
     Raises: IndexError for a place outside [-size, size).
     """
+
+
+CHANGING = frozenset((ops.index_add, ops.index_copy, ops.scatter, ops.scatter_add))
+"""Operations that give their first operand with a few elements changed, which an index picks."""

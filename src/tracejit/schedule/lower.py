@@ -18,6 +18,7 @@ from tracejit.dtypes import dtype
 from tracejit.ir.graph import Graph
 from tracejit.ir.node import INPUT, ITEM, Node
 from tracejit.ops import Op, ops
+from tracejit.ops.index import CHANGING
 from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
 from tracejit.schedule.islands import Islands, Run, detach
@@ -411,6 +412,9 @@ class Lowering:
         if numbers:
             raise NotImplementedError(f"cannot compile '{op.name}': operand {op.params[numbers[0]]} is a number")
         reads: list[Read] = [self._real(a) for a in args]
+        changed = self._change(op, reads, avals, node.attrs) if op in CHANGING else None
+        if changed is not None:
+            return [changed]
         try:
             return [whole(r) for r in self._plan(op, reads, avals, node.attrs).results]
         except NotImplementedError:
@@ -421,6 +425,36 @@ class Lowering:
         call = self._plan(op, wide, results, node.attrs)
         return [self._cast(whole(r), a.dtype) for r, a in zip(call.results, avals, strict=True)]
 
+    def _change(self, op: Op, reads: list[Read], avals: tuple[Aval, ...], attrs: tuple[Any, ...]) -> Read | None:
+        """A tensor with elements changed that an index picks, which is checked by a call of its own: so several tensors
+        may be changed where they lie, as nothing can fail in between. None if the operation looks at it by itself.
+        """
+        x, index, *_ = reads
+        if not x.shape or avals[0].numel == 0 or index.source.numel == 0:
+            return None
+        after = self._looked_at(index, x.shape[attrs[0]])
+        if after is None:
+            return None
+        try:
+            call = self._plan(op, reads, avals, attrs)
+        except NotImplementedError:
+            return None
+        first, *rest = call.launches
+        if not first.fails or any(launch.fails for launch in rest):
+            return whole(call.results[0])
+        call.launches, call.after = tuple(rest), (*call.after, *after)
+        call.origin = call.origin[0], call.origin[1] + 1
+        return whole(call.results[0])
+
+    def _looked_at(self, index: Read, size: int) -> tuple[Value, ...] | None:
+        """The calls after which an index is known to be right; None where that cannot be told beforehand."""
+        check = self._check(index, size)
+        if check is None:
+            return None
+        maker = index.source.call
+        wrapped = maker is not None and maker.op is ops.wrap_index and maker.attrs == (size,)
+        return () if wrapped else (check,)
+
     def _pick(self, op: Op, aval: Aval, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Read | None:
         """Elements picked by an index, which is checked by a call of its own; None if a library operation picks them.
         """
@@ -429,12 +463,9 @@ class Lowering:
         if not aval.shape or aval.numel == 0 or x.source.numel == 0:
             return None
         index = self._real(index)
-        check = self._check(index, x.shape[dim])
-        if check is None:
+        after = self._looked_at(index, x.shape[dim])
+        if after is None:
             return None
-        maker = index.source.call
-        wrapped = maker is not None and maker.op is ops.wrap_index and maker.attrs == (x.shape[dim],)
-        after = () if wrapped else (check,)
         if op is ops.take:
             steps = tuple(index.strides[0] if d == dim else 0 for d in range(len(aval.shape)))
             index = Read(index.source, aval.shape, steps, index.offset)

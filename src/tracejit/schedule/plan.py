@@ -264,6 +264,8 @@ class _Planning:
 
     def _writes_in_place(self, value: Value, old: Value, mine: set[Group]) -> bool:
         """Whether the groups that write `value` read the old one only where they are about to write."""
+        if value.call is not None and value.call.kind == kinds.CALL:
+            return self._works_on(value, old)
         in_order = value.kind == kinds.ELEMENTWISE or (value.call is not None and value.call.kind == kinds.ISLAND)
         for reader in self.readers.get(old, ()):
             group = self.group_of[reader]
@@ -279,6 +281,16 @@ class _Planning:
             if not all(r.is_whole(value.numel) for r in reader.reads if r.source is old):
                 return False
         return True
+
+    @staticmethod
+    def _works_on(value: Value, old: Value) -> bool:
+        """Whether a library operation that makes a value reads the old one only where it makes that of it."""
+        call = value.call
+        assert call is not None
+        reads = [at for at, read in enumerate(call.reads) if read.source is old]
+        pairs = [[one.slots[slot].index for slot in pair] for one in call.launches for pair in one.in_place]
+        made = [at for at, number in pairs if call.results[number - len(call.reads)] is value]
+        return not reads or (reads == made[:1] and call.reads[reads[0]].is_whole(old.numel))
 
     def _follow(self, late: set[Group], early: list[Group]) -> None:
         for group in late:

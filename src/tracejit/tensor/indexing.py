@@ -18,7 +18,7 @@ from tracejit.shapes import broadcast_all, check_expand
 from tracejit.tensor.conversion import tensor
 from tracejit.tensor.dispatch import apply, apply_view, beside, shaped, show, wrap
 from tracejit.tensor.host import host
-from tracejit.tensor.inplace import assign
+from tracejit.tensor.inplace import assign, over
 from tracejit.tensor.promote import to_dtype
 from tracejit.tensor.scalar import NUMBERS
 from tracejit.tensor.state import state
@@ -419,10 +419,11 @@ def setitem(self: Tensor, index: Any, value: Any) -> None:
     value = to_dtype(value, self._dtype)
     if at.keys:
         view = _view_of(self, at)
-        value = replaced(view, at.keys, value)
         if view is self:
-            assign(self, value)
+            with over(self, value):
+                assign(self, replaced(self, at.keys, value))
             return
+        value = replaced(view, at.keys, value)
     else:
         value = _fitted(value, at.shape)
         view = None

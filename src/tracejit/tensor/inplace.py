@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 
+from tracejit.eager import writing_over
 from tracejit.eager_few import run_into
 from tracejit.ops.record import Op, ops
 from tracejit.ops.view import on_diagonals
@@ -65,7 +67,8 @@ def _write_now(target: Tensor, value: Tensor) -> bool:
     array, source = target._array, value._array
     if array.shape != source.shape or not array.flags.writeable:
         return False
-    np.copyto(array, source)
+    if source is not array:
+        np.copyto(array, source)
     target._bump()
     return True
 
@@ -205,6 +208,9 @@ def _looks_back(name: str, self: Tensor, args: tuple[Any, ...]) -> bool:
     )
 
 
+_OF_FEW = ("scatter", "scatter_add", "index_add", "index_copy", "index_fill")
+"""What changes a few elements. The gradients of none look at the operand that is changed."""
+
 _LOOPS = ("add", "sub", "mul", "div")
 """What NumPy computes in place."""
 
@@ -232,14 +238,34 @@ def _compute_now(op: Op, target: Tensor, other: Any) -> bool:
     return True
 
 
+FEW_OF = 1 << 12
+"""Elements from which on a tensor of which a few are changed is not copied."""
+
+
+def over(target: Tensor, *operands: Any) -> AbstractContextManager[None]:
+    """Inside, what gives the tensor with a few elements changed does so in its memory, where nobody else would see that
+    before the change is done.
+    """
+    array = target._array
+    if not _is_free(target) or array.size < FEW_OF or not array.flags.writeable:
+        return nullcontext()
+    if state.grad_enabled and any(isinstance(a, Tensor) and a.requires_grad for a in operands):
+        return nullcontext()
+    return writing_over(array)
+
+
 def in_place(function: Callable[..., Any]) -> Callable[..., Any]:
     """The in-place form of a function: `x.f_(...)`."""
     name = function.__name__.rstrip("_")
     op = getattr(ops, name) if name in _LOOPS else None
+    few = name in _OF_FEW
 
     def changed(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if op is not None and len(args) == 1 and not kwargs and _is_free(self) and _compute_now(op, self, args[0]):
             return self
+        if few:
+            with over(self, *args, *kwargs.values()):
+                return assign(self, function(self, *args, **kwargs))
         source = self
         if state.grad_enabled and _looks_back(name, self, args):
             source = apply(ops.copy, (self,))

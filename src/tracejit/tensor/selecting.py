@@ -15,7 +15,7 @@ from tracejit.tensor.casting import WIDEST, call_cast
 from tracejit.tensor.dispatch import apply, beside, shaped, wrap
 from tracejit.tensor.host import host
 from tracejit.tensor.indexing import coordinates, pick, replaced, true_places
-from tracejit.tensor.inplace import assign, in_place
+from tracejit.tensor.inplace import assign, in_place, over
 from tracejit.tensor.promote import operand, result_type, tensor_of, to_dtype
 from tracejit.tensor.shaping import expand, reshape
 from tracejit.tensor.state import state
@@ -272,7 +272,8 @@ def index_put(input: Tensor, indices: Sequence[Any], values: Tensor, accumulate:
 @method()
 def index_put_(self: Tensor, indices: Sequence[Any], values: Tensor, accumulate: bool = False) -> Tensor:
     """`index_put` in place."""
-    return assign(self, index_put(self, indices, values, accumulate))
+    with over(self, values):
+        return assign(self, index_put(self, indices, values, accumulate))
 
 
 @method()
