@@ -11,7 +11,9 @@ would grow with the square of its length, and a token put among the keys of a tr
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import NamedTuple
 
+from tracejit.ops.index import CHANGING
 from tracejit.schedule import values as kinds
 from tracejit.schedule.spaces import LOOP, Group
 from tracejit.schedule.values import Read, Value
@@ -39,34 +41,35 @@ class Grounds:
 
         Gives the copies that are not made.
         """
-        dropped = []
-        for joined in values:
-            cover = cover_of(joined)
-            if cover is None or cover.reads[0].source.kind != kinds.JOINED or cover.reads[0].source in self._targets:
+        dropped: list[Value] = []
+        for value in values:
+            link = link_of(value)
+            if link is None or link.ground.kind == kinds.INPUT or link.ground in self._targets:
                 continue
-            found = self.order(joined, ())
+            found = self.order(value, ())
             if found is not None:
                 follow(*found)
-                dropped.append(self.lay(joined))
+                dropped += self.lay(value)
         return dropped
 
-    def order(self, joined: Value, others: Collection[Group]) -> Order | None:
+    def order(self, value: Value, others: Collection[Group]) -> Order | None:
         """Who writes into the ground of a value, and who must have read or made it before, these others too; None if
         that cannot be.
         """
-        cover = cover_of(joined)
-        assert cover is not None
-        ground = cover.reads[0].source
-        mine = {self._group_of[part] for part in self._parts(joined) if part is not cover}
-        if self._group_of[cover] in mine or ground in self.under:
+        link = link_of(value)
+        assert link is not None
+        ground, cover = link.ground, link.reader
+        mine = {self._group_of[part] for part in self._parts(value) if link.stays or part is not cover}
+        if (not link.stays and self._group_of[cover] in mine) or ground in self.under:
             return None
         early = {*others, *[self._group_of[part] for part in self._parts(ground)]}
         for reader in self._readers.get(ground, ()):
+            if reader is cover:
+                continue
             group = self._group_of[reader]
-            if group in mine and not self._is_left_alone(reader, ground, joined, group):
+            if group in mine and not self._is_left_alone(reader, ground, value, group):
                 return None
-            if reader is not cover:
-                early.add(group)
+            early.add(group)
         early -= mine
         if any(g.behind >> w.number & 1 for w in mine for g in early):
             return None
@@ -78,15 +81,17 @@ class Grounds:
             joined = self.of[joined]
         return joined
 
-    def lay(self, joined: Value) -> Value:
-        """Lets a value lie on its ground: the copy that is not made."""
-        cover = cover_of(joined)
-        assert cover is not None
-        ground = cover.reads[0].source
-        self.of[joined] = ground
+    def lay(self, value: Value) -> list[Value]:
+        """Lets a value lie on its ground: the copy that is not made, if there was one."""
+        link = link_of(value)
+        assert link is not None
+        ground, cover = link.ground, link.reader
+        self.of[value] = ground
         self.under.add(ground)
-        joined.parts = tuple([part for part in joined.parts if part is not cover])
-        for part in joined.parts:
+        if link.stays:
+            return []
+        value.parts = tuple([part for part in value.parts if part is not cover])
+        for part in value.parts:
             part.after = tuple([earlier for earlier in part.after if earlier is not cover])
         self._readers[ground] = [reader for reader in self._readers[ground] if reader is not cover]
         group = self._group_of.pop(cover)
@@ -94,14 +99,14 @@ class Grounds:
         group.full.discard(cover)
         if not group.members:
             self._groups.remove(group)
-        return cover
+        return [cover]
 
     def _parts(self, value: Value) -> list[Value]:
         """What puts a value into memory, its grounds included."""
-        found = list(kinds.writers(value)) if value.kind == kinds.JOINED else []
+        found = list(kinds.writers(value))
         while value in self.of:
             value = self.of[value]
-            found += kinds.writers(value) if value.kind == kinds.JOINED else ()
+            found += kinds.writers(value)
         return [part for part in found if part in self._group_of]
 
     def _is_left_alone(self, reader: Value, ground: Value, joined: Value, group: Group) -> bool:
@@ -118,16 +123,46 @@ class Grounds:
         )
 
 
-def cover_of(joined: Value) -> Value | None:
-    """The part of a joined value that is a copy of all of another one, over which other parts are put."""
-    if joined.kind != kinds.JOINED or len(joined.parts) < 2:
+class Link(NamedTuple):
+    """What a value could lie on, who reads it for that, and whether this reader stays."""
+
+    ground: Value
+    reader: Value
+    stays: bool
+
+
+_GROUNDS = (kinds.JOINED, kinds.RESULT, kinds.INPUT)
+
+
+def link_of(value: Value) -> Link | None:
+    """What a value is with a part changed: a joined value what it has a copy of, over which other parts are put, a
+    result the operand that its operation begins with a copy of.
+    """
+    if value.kind == kinds.RESULT:
+        return _link_of_result(value)
+    if value.kind != kinds.JOINED or len(value.parts) < 2:
         return None
-    first = joined.parts[0]
-    if first.op is not None or first.kind != kinds.ELEMENTWISE or first.numel != joined.numel or first.after:
+    first = value.parts[0]
+    if first.op is not None or first.kind != kinds.ELEMENTWISE or first.numel != value.numel or first.after:
         return None
     (read,) = first.reads
-    fits = read.source.kind in (kinds.JOINED, kinds.INPUT) and read.is_whole(joined.numel)
-    return first if fits and read.source.dtype is joined.dtype else None
+    fits = read.source.kind in _GROUNDS and read.is_whole(value.numel)
+    return Link(read.source, first, False) if fits and read.source.dtype is value.dtype else None
+
+
+def _link_of_result(value: Value) -> Link | None:
+    call = value.call
+    # Sums that products are added to belong to strands, whose groups may not wait for readers.
+    if call is None or call.op not in CHANGING:
+        return None
+    pairs = [[one.slots[slot].index for slot in pair] for one in call.launches for pair in one.in_place]
+    made = [at for at, number in pairs if call.results[number - len(call.reads)] is value]
+    if not made:
+        return None
+    read = call.reads[made[0]]
+    again = sum(r.source is read.source for r in call.reads) > 1
+    fits = read.source.kind in _GROUNDS and read.is_whole(value.numel) and read.source.numel == value.numel
+    return Link(read.source, call, True) if fits and not again else None
 
 
 def are_apart(one: Read, other: Read) -> bool:

@@ -17,7 +17,7 @@ from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
 from tracejit.schedule.again import compute_again
 from tracejit.schedule.blocking import Blocked, blocked_of
-from tracejit.schedule.grounds import Grounds, cover_of, memory
+from tracejit.schedule.grounds import Grounds, link_of, memory
 from tracejit.schedule.groups import Cut, Partition
 from tracejit.schedule.lower import Lowered, Lowering, PlannedLaunch, Planner, Preparing
 from tracejit.schedule.memory import Buffer, place
@@ -146,7 +146,7 @@ class _Planning:
         for group in self.groups:
             self._led |= group.behind
         self.grounds = Grounds(self.groups, self.group_of, self.readers, self.target)
-        self._drop(self.grounds.settle([v for v in self.lowered.values if v.kind == kinds.JOINED], self._follow))
+        self._drop(self.grounds.settle(self.lowered.values, self._follow))
         self._settle_homes()
         self._order(strands)
         self._store()
@@ -220,20 +220,23 @@ class _Planning:
             self._follow({group}, [*self._made_by(value), *failing, *self._read_by(old)])
 
     def _lies_on(self, value: Value, old: Value, failing: list[Group]) -> bool:
-        """Lets a joined value that belongs where an input is lie on that, if it is the input with parts changed."""
+        """Lets a value that belongs where an input is lie on that, if it is the input with parts changed."""
         bottom = self.grounds.bottom(value)
-        cover = cover_of(bottom)
-        if cover is None or cover.reads[0].source is not old or old in self.grounds.under:
+        link = link_of(bottom)
+        if link is None or link.ground is not old or old in self.grounds.under:
             return False
-        own = self.group_of[cover]
+        own = None if link.stays else self.group_of[link.reader]
         late = set(self._made_by(value)) - {own}
+        if len(late) > 1 and not late.isdisjoint(failing):
+            # One would fail when another had changed something.
+            return False
         early = [g for g in (*failing, *self._read_by(old)) if g not in late and g is not own]
         found = self.grounds.order(bottom, early)
         if found is None or any(g.behind >> w.number & 1 for w in late for g in (*early, *found[1])):
             return False
         self._follow(*found)
         self._follow(late, early)
-        self._drop([self.grounds.lay(bottom)])
+        self._drop(self.grounds.lay(bottom))
         return True
 
     def _drop(self, copies: list[Value]) -> None:
@@ -264,8 +267,6 @@ class _Planning:
 
     def _writes_in_place(self, value: Value, old: Value, mine: set[Group]) -> bool:
         """Whether the groups that write `value` read the old one only where they are about to write."""
-        if value.call is not None and value.call.kind == kinds.CALL:
-            return self._works_on(value, old)
         in_order = value.kind == kinds.ELEMENTWISE or (value.call is not None and value.call.kind == kinds.ISLAND)
         for reader in self.readers.get(old, ()):
             group = self.group_of[reader]
@@ -281,16 +282,6 @@ class _Planning:
             if not all(r.is_whole(value.numel) for r in reader.reads if r.source is old):
                 return False
         return True
-
-    @staticmethod
-    def _works_on(value: Value, old: Value) -> bool:
-        """Whether a library operation that makes a value reads the old one only where it makes that of it."""
-        call = value.call
-        assert call is not None
-        reads = [at for at, read in enumerate(call.reads) if read.source is old]
-        pairs = [[one.slots[slot].index for slot in pair] for one in call.launches for pair in one.in_place]
-        made = [at for at, number in pairs if call.results[number - len(call.reads)] is value]
-        return not reads or (reads == made[:1] and call.reads[reads[0]].is_whole(old.numel))
 
     def _follow(self, late: set[Group], early: list[Group]) -> None:
         for group in late:
