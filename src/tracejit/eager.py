@@ -12,9 +12,7 @@ programs of one operation, kept by operand layout.
 from __future__ import annotations
 
 import functools
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -24,8 +22,17 @@ from tracejit.aval import Aval
 from tracejit.codegen.generate import generate
 from tracejit.codegen.library import plan_call
 from tracejit.codegen.text import Place, Scalar
-from tracejit.compiler import compile_graph
 from tracejit.dtypes import FROM_NUMPY, bfloat16, widened
+from tracejit.eager_single import (
+    MAX_PROGRAMS,
+    NO_SCALARS,
+    Single,
+    change,
+    is_written_over,
+    make_single,
+    number_kind,
+    programs,
+)
 from tracejit.ir import node as nodes
 from tracejit.ir.graph import Graph
 from tracejit.ir.node import Node
@@ -53,7 +60,6 @@ else:
     SILENT = _make_extobj(all="ignore")
     silence, restore = _extobj_contextvar.set, _extobj_contextvar.reset
 
-_MAX_PROGRAMS = 4096
 _FLOATS = "fV"
 """NumPy's letters for floating point types; the second is that of bfloat16, which is not NumPy's own."""
 _SAMPLE, _FEW_ROWS = 1 << 10, 32
@@ -135,7 +141,7 @@ def build_library(name: str) -> None:
 
 def build_column_sums() -> None:
     """Builds the kernel of sums along the first dimension of a float32 matrix, for whoever runs it later."""
-    _Single(ops.sum, (np.zeros((_FEW_ROWS, _SAMPLE), np.float32),), (0,))
+    Single(ops.sum, (np.zeros((_FEW_ROWS, _SAMPLE), np.float32),), (0,), {})
 
 
 _NUMPY_WORK, _USE_WORK = 1 << 24, 1 << 13
@@ -187,7 +193,7 @@ def _gives_much(args: tuple[Any, ...]) -> bool:
 
 def is_rare(key: Any, elements: int) -> bool:
     """Notes a use of what `key` names; whether there was so little work so far that NumPy does it."""
-    if len(_uses) >= _MAX_PROGRAMS:
+    if len(_uses) >= MAX_PROGRAMS:
         _uses.clear()
     work = _uses[key] = _uses.get(key, 0) + elements + _USE_WORK
     return work <= _NUMPY_WORK
@@ -202,11 +208,6 @@ def _weight(op: Op) -> int:
 
 def _elements(args: Iterable[Any]) -> int:
     return sum([a.size for a in args if type(a) is np.ndarray])
-
-
-def number_kind(value: Any) -> str:
-    """Whether a number is a run-time float ("f") or whole number ("i") of a program."""
-    return "f" if isinstance(value, (float, np.floating)) else "i"
 
 
 def _run_flat(op: Op, args: tuple[Any, ...]) -> np.ndarray:
@@ -362,82 +363,17 @@ def _run_elementwise(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> A
 
 # --- reductions, library operations, random numbers: programs ---------------------------------------------------------
 
-NO_HOMES: dict[int, int] = {}
-
-
-class _Single:
-    """The program of one operation on operands of one layout, and what its results are."""
-
-    __slots__ = ("results", "run_on")
-
-    def __init__(
-        self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...], homes: dict[int, int] = NO_HOMES
-    ) -> None:
-        inputs: list[Node] = []
-        scalars: list[str] = []
-        operands: list[Node] = []
-        for a in args:
-            if type(a) is np.ndarray:
-                strides = None if a.flags.c_contiguous else tuple(s // a.itemsize for s in a.strides)
-                inputs.append(nodes.input(len(inputs), Aval(a.shape, FROM_NUMPY[a.dtype]), strides))
-                operands.append(inputs[-1])
-            else:
-                scalars.append(number_kind(a))
-                operands.append(nodes.scalar(len(scalars) - 1, scalars[-1]))
-        out = nodes.make(op, tuple(operands), attrs)
-        outs = (out,) if isinstance(out.aval, Aval) else tuple(nodes.item(out, k) for k in range(len(out.aval or ())))
-        compiled = compile_graph(Graph(tuple(inputs), tuple(scalars), outs, homes, name=op.name))
-        self.run_on = compiled.program.run_on
-        self.results = [(o.shape, o.dtype.np) for o in outs]
-
-
-programs: dict[Any, _Single] = {}
-NO_SCALARS = np.zeros(1, np.int64)
-
-
-class _Here(threading.local):
-    """What is changed in place on a thread."""
-
-    over: Any = None
-
-
-_here = _Here()
-
-
-@contextmanager
-def writing_over(array: np.ndarray) -> Iterator[None]:
-    """An operation inside that gives this array with a few elements changed changes these, and gives the array.
-
-    Nothing is changed where it raises an error.
-    """
-    _here.over = array
-    try:
-        yield
-    finally:
-        _here.over = None
-
-
-def _run_over(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> bool:
-    """Whether an operation changed the elements of its first operand."""
-    target, *others = args
-    if not target.flags.c_contiguous or any(np.may_share_memory(target, a) for a in others):
-        return False
-    key = (op, attrs, *[part for a in args for part in (a.shape, a.dtype.num, a.strides)], "over")
-    found = programs.get(key)
-    if found is None:
-        if len(programs) >= _MAX_PROGRAMS:
-            programs.clear()
-        found = programs[key] = _Single(op, args, attrs, {0: 0})
-    if found.run_on(NO_SCALARS, *args, target):
-        # The record's function looks at the places again and says which is wrong.
-        _numpy(op, args, attrs)
-        raise IndexError(f"{op.name}: index out of range")
-    return True
+def _refuse(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> None:
+    """Raises what the record's function does, which looks at the places again and says which is wrong."""
+    _numpy(op, args, attrs)
+    raise IndexError(f"{op.name}: index out of range")
 
 
 def _run_program(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
-    if op in CHANGING and _here.over is args[0] and _run_over(op, args, attrs):
-        return args[0]
+    if op in CHANGING and is_written_over(args[0]):
+        code = change(op, args, attrs)
+        if code is not None:
+            return args[0] if code == 0 else _refuse(op, args, attrs)
     numbers: list[Any] = []
     key: Any
     if len(args) == 1 and type(args[0]) is np.ndarray:
@@ -464,16 +400,12 @@ def _run_program(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
             result = _run_in_numpy(op, args, attrs)
             if result is not None:
                 return result
-        if len(programs) >= _MAX_PROGRAMS:
-            programs.clear()
-        found = programs[key] = _Single(op, args, attrs)
+        found = make_single(key, op, args, attrs)
     outs = [empty(shape, kind) for shape, kind in found.results]
     arrays += outs
     scalars = np.array([word(number) for number in numbers], np.int64) if numbers else NO_SCALARS
     if found.run_on(scalars, *arrays):
-        # The record's function looks at the places again and says which is wrong.
-        _numpy(op, args, attrs)
-        raise IndexError(f"{op.name}: index out of range")
+        _refuse(op, args, attrs)
     return outs[0] if len(outs) == 1 else tuple(outs)
 
 

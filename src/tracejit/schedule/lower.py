@@ -412,11 +412,10 @@ class Lowering:
         if numbers:
             raise NotImplementedError(f"cannot compile '{op.name}': operand {op.params[numbers[0]]} is a number")
         reads: list[Read] = [self._real(a) for a in args]
-        changed = self._change(op, reads, avals, node.attrs) if op in CHANGING else None
-        if changed is not None:
-            return [changed]
         try:
-            return [whole(r) for r in self._plan(op, reads, avals, node.attrs).results]
+            call = self._change(op, reads, avals, node.attrs) if op in CHANGING else None
+            call = call or self._plan(op, reads, avals, node.attrs)
+            return [whole(r) for r in call.results]
         except NotImplementedError:
             if not any(a.dtype in dtypes.HALVES for a in avals):
                 raise
@@ -425,29 +424,24 @@ class Lowering:
         call = self._plan(op, wide, results, node.attrs)
         return [self._cast(whole(r), a.dtype) for r, a in zip(call.results, avals, strict=True)]
 
-    def _change(self, op: Op, reads: list[Read], avals: tuple[Aval, ...], attrs: tuple[Any, ...]) -> Read | None:
-        """A tensor with elements changed that an index picks, which is checked by a call of its own: so several tensors
-        may be changed where they lie, as nothing can fail in between. None if the operation looks at it by itself.
+    def _change(self, op: Op, reads: list[Read], avals: tuple[Aval, ...], attrs: tuple[Any, ...]) -> Value | None:
+        """A change of what an index picks, at which a call of its own looks, unless this gives None: so several tensors
+        may be changed where they lie.
         """
         x, index, *_ = reads
-        if not x.shape or avals[0].numel == 0 or index.source.numel == 0:
+        if not x.shape or not all(isinstance(n, int) and n for n in (*x.shape, *index.shape)):
             return None
         after = self._looked_at(index, x.shape[attrs[0]])
         if after is None:
             return None
-        try:
-            call = self._plan(op, reads, avals, attrs)
-        except NotImplementedError:
-            return None
-        first, *rest = call.launches
-        if not first.fails or any(launch.fails for launch in rest):
-            return whole(call.results[0])
-        call.launches, call.after = tuple(rest), (*call.after, *after)
-        call.origin = call.origin[0], call.origin[1] + 1
-        return whole(call.results[0])
+        call = self._plan(op, reads, avals, attrs)
+        if call.launches[0].fails:
+            call.launches, call.after = call.launches[1:], (*call.after, *after)
+            call.origin = call.origin[0], call.origin[1] + 1
+        return call
 
     def _looked_at(self, index: Read, size: int) -> tuple[Value, ...] | None:
-        """The calls after which an index is known to be right; None where that cannot be told beforehand."""
+        """The calls after which an index is known to be right; None where none tells that before."""
         check = self._check(index, size)
         if check is None:
             return None

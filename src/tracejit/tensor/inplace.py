@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tracejit.eager import writing_over
 from tracejit.eager_few import run_into
+from tracejit.eager_single import writing_over
 from tracejit.ops.record import Op, ops
 from tracejit.ops.view import on_diagonals
 from tracejit.runtime.cuda.array import OnGpu

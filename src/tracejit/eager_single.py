@@ -1,0 +1,108 @@
+"""Programs of one operation, for operands of one layout; those that change an operand in place.
+
+In: a record, arrays and numbers. Out: a program, or the first operand changed.
+Must not know: when a program is worth it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from tracejit.aval import Aval
+from tracejit.compiler import compile_graph
+from tracejit.dtypes import FROM_NUMPY
+from tracejit.ir import node as nodes
+from tracejit.ir.graph import Graph
+from tracejit.ir.node import Node
+from tracejit.ops import Op
+
+MAX_PROGRAMS = 4096
+
+
+def number_kind(value: Any) -> str:
+    """Whether a number is a run-time float ("f") or whole number ("i") of a program."""
+    return "f" if isinstance(value, (float, np.floating)) else "i"
+
+
+class Single:
+    """The program of one operation on operands of one layout, and what its results are."""
+
+    __slots__ = ("results", "run_on")
+
+    def __init__(
+        self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...], homes: dict[int, int]
+    ) -> None:
+        inputs: list[Node] = []
+        scalars: list[str] = []
+        operands: list[Node] = []
+        for a in args:
+            if type(a) is np.ndarray:
+                strides = None if a.flags.c_contiguous else tuple(s // a.itemsize for s in a.strides)
+                inputs.append(nodes.input(len(inputs), Aval(a.shape, FROM_NUMPY[a.dtype]), strides))
+                operands.append(inputs[-1])
+            else:
+                scalars.append(number_kind(a))
+                operands.append(nodes.scalar(len(scalars) - 1, scalars[-1]))
+        out = nodes.make(op, tuple(operands), attrs)
+        outs = (out,) if isinstance(out.aval, Aval) else tuple(nodes.item(out, k) for k in range(len(out.aval or ())))
+        compiled = compile_graph(Graph(tuple(inputs), tuple(scalars), outs, homes, name=op.name))
+        self.run_on = compiled.program.run_on
+        self.results = [(o.shape, o.dtype.np) for o in outs]
+
+
+programs: dict[Any, Single] = {}
+NO_SCALARS = np.zeros(1, np.int64)
+
+
+def make_single(
+    key: Any, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...], homes: dict[int, int] | None = None
+) -> Single:
+    """Make a program and keep it under a key."""
+    if len(programs) >= MAX_PROGRAMS:
+        programs.clear()
+    found = programs[key] = Single(op, args, attrs, homes or {})
+    return found
+
+
+class _Here(threading.local):
+    """What is changed in place on a thread."""
+
+    over: Any = None
+
+
+_here = _Here()
+
+
+@contextmanager
+def writing_over(array: np.ndarray) -> Iterator[None]:
+    """An operation inside that gives this array with a few elements changed changes these, and gives the array.
+
+    Nothing is changed where it raises an error.
+    """
+    _here.over = array
+    try:
+        yield
+    finally:
+        _here.over = None
+
+
+def is_written_over(array: Any) -> bool:
+    """Whether an operation on this array may change it."""
+    return _here.over is array
+
+
+def change(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> int | None:
+    """Change the elements of the first operand: 0, or another code if nothing was changed as an index is wrong; None
+    if it cannot be done there.
+    """
+    target, *others = args
+    if not target.flags.c_contiguous or any(np.may_share_memory(target, a) for a in others):
+        return None
+    key = (op, attrs, *[part for a in args for part in (a.shape, a.dtype.num, a.strides)], "over")
+    found = programs.get(key) or make_single(key, op, args, attrs, {0: 0})
+    return int(found.run_on(NO_SCALARS, *args, target))
