@@ -29,7 +29,6 @@ from tracejit.eager_single import (
     Single,
     change,
     is_written_over,
-    make_single,
     number_kind,
     programs,
 )
@@ -400,7 +399,9 @@ def _run_program(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
             result = _run_in_numpy(op, args, attrs)
             if result is not None:
                 return result
-        found = make_single(key, op, args, attrs)
+        if len(programs) >= MAX_PROGRAMS:
+            programs.clear()
+        found = programs[key] = Single(op, args, attrs, {})
     outs = [empty(shape, kind) for shape, kind in found.results]
     arrays += outs
     scalars = np.array([word(number) for number in numbers], np.int64) if numbers else NO_SCALARS

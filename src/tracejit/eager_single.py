@@ -59,16 +59,6 @@ programs: dict[Any, Single] = {}
 NO_SCALARS = np.zeros(1, np.int64)
 
 
-def make_single(
-    key: Any, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...], homes: dict[int, int] | None = None
-) -> Single:
-    """Make a program and keep it under a key."""
-    if len(programs) >= MAX_PROGRAMS:
-        programs.clear()
-    found = programs[key] = Single(op, args, attrs, homes or {})
-    return found
-
-
 class _Here(threading.local):
     """What is changed in place on a thread."""
 
@@ -104,5 +94,9 @@ def change(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> int | None:
     if not target.flags.c_contiguous or any(np.may_share_memory(target, a) for a in others):
         return None
     key = (op, attrs, *[part for a in args for part in (a.shape, a.dtype.num, a.strides)], "over")
-    found = programs.get(key) or make_single(key, op, args, attrs, {0: 0})
+    found = programs.get(key)
+    if found is None:
+        if len(programs) >= MAX_PROGRAMS:
+            programs.clear()
+        found = programs[key] = Single(op, args, attrs, {0: 0})
     return int(found.run_on(NO_SCALARS, *args, target))

@@ -10,7 +10,14 @@ import weakref
 import pytest
 
 import tracejit as tj
+from tracejit import devices
 from tracejit.trace.compiled import BoundRegion, CompiledFunction, region_of
+
+
+@pytest.fixture(autouse=True)
+def _usual_devices(monkeypatch):
+    """No default device was chosen, as other tests of this process may have: a replay would look at it in each call."""
+    monkeypatch.setattr(devices, "_changed", False)
 
 
 def scaled(x, y, factor=2.0, *more, offset=0.0, **named):
