@@ -29,30 +29,35 @@ def number_kind(value: Any) -> str:
     return "f" if isinstance(value, (float, np.floating)) else "i"
 
 
+def graph_of(
+    op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...], homes: dict[int, int]
+) -> tuple[Graph, list[tuple[tuple[int, ...], Any]]]:
+    """The graph of one operation on operands as they lie, and shape and type of each of its results."""
+    inputs: list[Node] = []
+    scalars: list[str] = []
+    operands: list[Node] = []
+    for a in args:
+        if isinstance(a, np.ndarray):
+            strides = None if a.flags.c_contiguous else tuple(s // a.itemsize for s in a.strides)
+            inputs.append(nodes.input(len(inputs), Aval(a.shape, FROM_NUMPY[a.dtype]), strides))
+            operands.append(inputs[-1])
+        else:
+            scalars.append(number_kind(a))
+            operands.append(nodes.scalar(len(scalars) - 1, scalars[-1]))
+    out = nodes.make(op, tuple(operands), attrs)
+    outs = (out,) if isinstance(out.aval, Aval) else tuple(nodes.item(out, k) for k in range(len(out.aval or ())))
+    graph = Graph(tuple(inputs), tuple(scalars), outs, homes, name=op.name)
+    return graph, [(o.shape, o.dtype.np) for o in outs]
+
+
 class Single:
     """The program of one operation on operands of one layout, and what its results are."""
 
     __slots__ = ("results", "run_on")
 
-    def __init__(
-        self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...], homes: dict[int, int]
-    ) -> None:
-        inputs: list[Node] = []
-        scalars: list[str] = []
-        operands: list[Node] = []
-        for a in args:
-            if type(a) is np.ndarray:
-                strides = None if a.flags.c_contiguous else tuple(s // a.itemsize for s in a.strides)
-                inputs.append(nodes.input(len(inputs), Aval(a.shape, FROM_NUMPY[a.dtype]), strides))
-                operands.append(inputs[-1])
-            else:
-                scalars.append(number_kind(a))
-                operands.append(nodes.scalar(len(scalars) - 1, scalars[-1]))
-        out = nodes.make(op, tuple(operands), attrs)
-        outs = (out,) if isinstance(out.aval, Aval) else tuple(nodes.item(out, k) for k in range(len(out.aval or ())))
-        compiled = compile_graph(Graph(tuple(inputs), tuple(scalars), outs, homes, name=op.name))
-        self.run_on = compiled.program.run_on
-        self.results = [(o.shape, o.dtype.np) for o in outs]
+    def __init__(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...], homes: dict[int, int]) -> None:
+        graph, self.results = graph_of(op, args, attrs, homes)
+        self.run_on = compile_graph(graph).program.run_on
 
 
 programs: dict[Any, Single] = {}

@@ -15,15 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from tracejit.aval import Aval
-from tracejit.dtypes import FROM_NUMPY
-from tracejit.eager import number_kind, run_op, word
+from tracejit.eager import run_op, word
+from tracejit.eager_single import graph_of, number_kind
 from tracejit.errors import CudaError
 from tracejit.gpu_compiler import GpuCompiled, compile_for_gpu
 from tracejit.gpu_compiler import compile_region as _compile_region
-from tracejit.ir import node as nodes
 from tracejit.ir.graph import Graph
-from tracejit.ir.node import Node
 from tracejit.ops import Op, ops
 from tracejit.runtime.cuda.array import DeviceArray, host_view
 from tracejit.runtime.cuda.gpu import Gpu, gpu
@@ -42,22 +39,8 @@ class _Single:
     __slots__ = ("program", "results")
 
     def __init__(self, machine: Gpu, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> None:
-        inputs: list[Node] = []
-        scalars: list[str] = []
-        operands: list[Node] = []
-        for a in args:
-            if isinstance(a, np.ndarray):
-                strides = None if a.flags.c_contiguous else tuple(s // a.itemsize for s in a.strides)
-                inputs.append(nodes.input(len(inputs), Aval(a.shape, FROM_NUMPY[a.dtype]), strides))
-                operands.append(inputs[-1])
-            else:
-                scalars.append(number_kind(a))
-                operands.append(nodes.scalar(len(scalars) - 1, scalars[-1]))
-        out = nodes.make(op, tuple(operands), attrs)
-        outs = (out,) if isinstance(out.aval, Aval) else tuple(nodes.item(out, k) for k in range(len(out.aval or ())))
-        graph = Graph(tuple(inputs), tuple(scalars), outs, name=op.name)
+        graph, self.results = graph_of(op, args, attrs, {})
         self.program = compile_for_gpu(graph, machine.context, machine.pool)
-        self.results = [(o.shape, o.dtype.np) for o in outs]
 
 
 _programs: OrderedDict[Any, _Single | None] = OrderedDict()

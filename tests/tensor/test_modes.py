@@ -109,6 +109,22 @@ def test_what_is_no_mode_is_refused():
     assert now() is True
 
 
+def test_what_a_block_keeps_may_be_spoilt():
+    made = object.__new__(tj.no_grad)
+    with made:
+        assert now() is False
+    assert now() is True
+    unset = object.__new__(tj.no_grad)
+    for spoilt in (5, (), (None,), [None, True]):
+        block = tj.no_grad()
+        block._before = spoilt
+        with pytest.raises((TypeError, IndexError)):
+            block.__exit__(None, None, None)
+    with pytest.raises(TypeError, match="was left that was not entered"):
+        unset.__exit__(None, None, None)
+    assert now() is True
+
+
 def test_a_state_without_a_mode_is_told():
     del state.__dict__["grad_enabled"]
     try:

@@ -142,6 +142,11 @@ def test_the_native_call_is_for_compiled_functions_alone():
     empty = CompiledFunction.__new__(CompiledFunction)
     with pytest.raises(AttributeError, match="_region"):
         empty(tj.ones(1))
+    f = tj.compile(scaled)
+    for other in (5, scaled, type):
+        f._region = other
+        with pytest.raises((AttributeError, TypeError)):
+            f(tj.ones(1))
 
 
 def test_a_function_that_calls_itself_and_one_that_is_called_inside():

@@ -6,7 +6,8 @@ compute, `address_of(array)` tells an address, `hold(pairs)` compares words of m
 with its slots, and `make(template, table, pointers)` gives the copy an array, too. `alike(dicts, key, value)` looks at
 an entry of several dicts, `enter(dicts, key, value)` sets it. They are built-in functions (CPython's vectorcall
 convention) from pages of LLVM text (`entry_text.py`, `object_text.py`, `replay_text.py`), so that a call costs about
-0.1 us. `replay(...)` makes one more of them, which does a whole call of a region by a table.
+0.1 us. `replay(...)` makes one more of them, which does a whole call of a region by a table; `method(...)` makes a
+method of a class, from `method_text.py`.
 In: Python integers, floats and arrays. Out: error codes, addresses, objects.
 Must not know: how a team works or what a program holds, beyond the few words that it reads.
 """
@@ -64,11 +65,13 @@ MODE_KEY = 17
 MODE_CLASS = 18
 MODE_AT = 19
 MODE_MAKER = 20
-# Of compiled functions: the slots of the region and of its replay, and the name of the method that does other calls.
+# Of compiled functions: the slots of the region and of its replay, the method for other calls, the regions' class.
 REGION_AT = 21
 STRAIGHT_AT = 22
 REGION_METHOD = 23
-STATE_WORDS = 24
+REGION_CLASS = 24
+TUPLE_TYPE = 25
+STATE_WORDS = 26
 
 OTHER_THREADS = -2
 """What `run` gives, having done nothing, where a program is laid out for another number of threads."""
@@ -178,6 +181,8 @@ def _module_text(digest: str) -> str:
         region_at=REGION_AT,
         straight_at=STRAIGHT_AT,
         region_method=REGION_METHOD,
+        region_class=REGION_CLASS,
+        tuple_type=TUPLE_TYPE,
         state_words=STATE_WORDS,
         other_threads=OTHER_THREADS,
         program_threads=PROGRAM_THREADS,
@@ -309,7 +314,8 @@ class Entry:
         STORE.count(cached, time.perf_counter() - begin)
         self.state = _words_at(ctypes.CFUNCTYPE(ctypes.c_void_p)(native.find(symbols["state"]))())
         self.know({INT_TYPE: int, FLOAT_TYPE: float, ARRAY_TYPE: np.ndarray, TYPE_ERROR: TypeError, NONE: None})
-        self.know({TYPE_TYPE: type, NATIVE_TYPE: types.BuiltinFunctionType, FALSE: False, TRUE: True})
+        self.know({TYPE_TYPE: type, TUPLE_TYPE: tuple, NATIVE_TYPE: types.BuiltinFunctionType})
+        self.know({FALSE: False, TRUE: True})
         # Until a team is set up, every launch is light.
         self.state[THRESHOLD : THRESHOLD + 1].view(np.float64)[0] = np.inf
         self.thread_main = native.find(symbols["thread_main"])

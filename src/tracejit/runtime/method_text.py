@@ -29,7 +29,12 @@ keep:
   %at = call i64 @word(ptr @state, i64 $mode_at)
   %slot = getelementptr i8, ptr %self, i64 %at
   %rest = load ptr, ptr %slot
-  %kept = call ptr (i64, ...) @PyTuple_Pack(i64 2, ptr %rest, ptr %now)
+  ; An object that was made past its class has nothing there.
+  %unset = icmp eq ptr %rest, null
+  %none_word = call i64 @word(ptr @state, i64 $none)
+  %none = inttoptr i64 %none_word to ptr
+  %before = select i1 %unset, ptr %none, ptr %rest
+  %kept = call ptr (i64, ...) @PyTuple_Pack(i64 2, ptr %before, ptr %now)
   %none_kept = icmp eq ptr %kept, null
   br i1 %none_kept, label %drop, label %put
 put:
@@ -134,17 +139,27 @@ begin:
   %at = call i64 @word(ptr @state, i64 $mode_at)
   %slot = getelementptr i8, ptr %self, i64 %at
   %kept = load ptr, ptr %slot
-  %kept_word = ptrtoint ptr %kept to i64
-  %none_word = call i64 @word(ptr @state, i64 $none)
-  %not_entered = icmp eq i64 %kept_word, %none_word
-  br i1 %not_entered, label %strange, label %put
+  %unset = icmp eq ptr %kept, null
+  br i1 %unset, label %strange, label %look
+look:
+  %type = call ptr @type_of(ptr %kept)
+  %type_word = ptrtoint ptr %type to i64
+  %tuple_word = call i64 @word(ptr @state, i64 $tuple_type)
+  %entered = icmp eq i64 %type_word, %tuple_word
+  br i1 %entered, label %read, label %strange
 strange:
   call void @Py_DecRef(ptr %dict)
   %refused = call ptr @refuse(ptr @state, ptr @leave_usage)
   br label %failed
-put:
+read:
   %rest = call ptr @PyTuple_GetItem(ptr %kept, i64 0)
   %mode = call ptr @PyTuple_GetItem(ptr %kept, i64 1)
+  %spoilt = icmp eq ptr %mode, null
+  br i1 %spoilt, label %drop, label %put
+drop:
+  call void @Py_DecRef(ptr %dict)
+  br label %failed
+put:
   %key_word = call i64 @word(ptr @state, i64 $mode_key)
   %key = inttoptr i64 %key_word to ptr
   %error = call i32 @PyDict_SetItem(ptr %dict, ptr %key, ptr %mode)
@@ -170,14 +185,20 @@ define ptr @call_region_$digest(ptr %self, ptr %args, i64 %count, ptr %names) {
   %unnamed = icmp eq ptr %names, null
   %has_region = icmp ne ptr %region, null
   %plain = and i1 %unnamed, %has_region
-  br i1 %plain, label %look, label %python
+  br i1 %plain, label %class, label %python
+class:
+  %kind = call ptr @type_of(ptr %region)
+  %kind_word = ptrtoint ptr %kind to i64
+  %region_word = call i64 @word(ptr @state, i64 $region_class)
+  %is_region = icmp eq i64 %kind_word, %region_word
+  br i1 %is_region, label %look, label %python
 look:
   %straight_at = call i64 @word(ptr @state, i64 $straight_at)
   %straight_slot = getelementptr i8, ptr %region, i64 %straight_at
   %straight = load ptr, ptr %straight_slot
   %unset = icmp eq ptr %straight, null
-  br i1 %unset, label %python, label %kind
-kind:
+  br i1 %unset, label %python, label %native
+native:
   %type = call ptr @type_of(ptr %straight)
   %type_word = ptrtoint ptr %type to i64
   %native_word = call i64 @word(ptr @state, i64 $native_type)

@@ -280,6 +280,13 @@ failed:
   ret i1 false
 }
 
+define internal ptr @missed(ptr %table) {
+  %miss_word = call i64 @word(ptr %table, i64 $replay_miss)
+  %miss_object = inttoptr i64 %miss_word to ptr
+  call void @Py_IncRef(ptr %miss_object)
+  ret ptr %miss_object
+}
+
 ; A call of a region with these arguments: its result, or what says that something is not as before, with nothing done.
 ; The tensor and its step of the tape are made first, as that may collect garbage: no Python code, which could enter the
 ; region, runs from then on.
@@ -424,10 +431,8 @@ drop:
   call void @Py_DecRef(ptr %made)
   br label %miss
 miss:
-  %miss_word = call i64 @word(ptr %table, i64 $replay_miss)
-  %miss_object = inttoptr i64 %miss_word to ptr
-  call void @Py_IncRef(ptr %miss_object)
-  ret ptr %miss_object
+  %nothing = call ptr @missed(ptr %table)
+  ret ptr %nothing
 }
 
 ; A replay of a tuple of arguments and a dict of named ones.
@@ -474,9 +479,7 @@ go:
   %result = call ptr @replay_given(ptr %table, ptr %objects, i64 %many)
   ret ptr %result
 miss:
-  %miss_word = call i64 @word(ptr %table, i64 $replay_miss)
-  %miss_object = inttoptr i64 %miss_word to ptr
-  call void @Py_IncRef(ptr %miss_object)
-  ret ptr %miss_object
+  %nothing = call ptr @missed(ptr %table)
+  ret ptr %nothing
 }
 """

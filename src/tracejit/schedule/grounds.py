@@ -75,6 +75,10 @@ class Grounds:
             return None
         return mine, sorted(early, key=lambda g: g.number)
 
+    def shares(self, value: Value) -> bool:
+        """Whether a value has one memory with others, so that nobody may give it another one."""
+        return value in self.of or value in self.under
+
     def bottom(self, joined: Value) -> Value:
         """The lowest of those that a value lies on, itself if there is none."""
         while joined in self.of:

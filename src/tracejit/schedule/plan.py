@@ -453,7 +453,7 @@ class _Planning:
             source = read.source
             again = any(r.source is source for k, r in enumerate(call.reads) if k != at)
             own = source in storage and storage[source].kind == "arena" and source not in self.target
-            own = own and source not in self.grounds.of and source not in self.grounds.under
+            own = own and not self.grounds.shares(source)
             fresh = result in storage and (storage[result].kind == "arena" or self._is_new_output(result))
             if own and fresh and not again and read.is_whole(source.numel) and set(self._read_by(source)) == {group}:
                 storage[source] = storage[result]
@@ -473,6 +473,7 @@ class _Planning:
             if source.kind in (kinds.ELEMENTWISE, kinds.RESULT)
             and storage[source].kind == "arena"
             and source not in self.target
+            and not self.grounds.shares(source)
             and mine.issuperset(set(self._read_by(source)).difference(self._made_by(source)))
         ]
         for value in group.members if free else ():

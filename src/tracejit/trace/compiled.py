@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tracejit.runtime.entry import ENTRY, REGION_AT, REGION_METHOD, STRAIGHT_AT
+from tracejit.runtime.entry import ENTRY, REGION_AT, REGION_CLASS, REGION_METHOD, STRAIGHT_AT
 from tracejit.runtime.objects import slot_place
 from tracejit.trace.matcher import MISS
 from tracejit.trace.region import Region
@@ -101,7 +101,7 @@ def _make_native() -> None:
     """Give compiled functions their call: it takes a fifth of a microsecond less than one in Python."""
     ENTRY.state[REGION_AT] = slot_place(_Callable, "_region")
     ENTRY.state[STRAIGHT_AT] = slot_place(Region, "straight")
-    ENTRY.know({REGION_METHOD: "_call"})
+    ENTRY.know({REGION_METHOD: "_call", REGION_CLASS: Region})
     _Callable.__call__ = ENTRY.method(_Callable, "__call__", "call_region")  # type: ignore[method-assign]
 
 
