@@ -279,7 +279,7 @@ def backward_into_chosen_inputs():
     return Case(f, lambda i: arr(i, 3), lambda: (a, b))
 
 
-@topic.program("cut")
+@topic.program("one program")
 def in_place_with_gradients():
     w = arr(0, 4).requires_grad_()
 

@@ -191,24 +191,22 @@ def a_size_that_depends_on_values():
     return f, [(arr(0, 3),)] * 5
 
 
-@snippet("cut", "a view is changed in place", r"tj\.cat\(\)", "runs eagerly")
-def a_view_changed_in_place():
-    def f(x):
-        y = x * 2
-        y[0].add_(1)  # here
-        return y
+@snippet("cut", "a view from outside is changed in place", "take the view in the function", "runs eagerly")
+def a_view_from_outside_changed_in_place():
+    def f(v):
+        v.add_(1)  # here
+        return v * 2
 
-    return f, [(arr(0, 3),)] * 5
+    return f, [(arr(0, 3, 2)[0],) for _ in range(5)]
 
 
-@snippet("cut", "memory was changed in place through another tensor", "one name")
-def a_view_of_changed_memory():
-    def f(x):
-        v = x.reshape(-1)
+@snippet("cut", "memory was changed in place through another tensor", "take views and detached tensors in the function")
+def a_view_from_outside_of_changed_memory():
+    def f(x, v):
         x.mul_(2)
         return v + 1  # here
 
-    return f, [(arr(0, 3, 2),) for _ in range(5)]
+    return f, [(x, x.reshape(-1)) for x in [arr(i, 3, 2) for i in range(5)]]
 
 
 @snippet("cut", "a gradient hook was registered", "behind backward", "runs eagerly")
@@ -362,7 +360,7 @@ class Balanced(HTMLParser):
         assert self.open.pop() == tag
 
 
-@pytest.mark.parametrize("name", ["a_branch", "a_ragged_batch", "a_view_changed_in_place", "a_branch_on_a_value"])
+@pytest.mark.parametrize("name", ["a_branch", "a_ragged_batch", "a_view_from_outside_changed_in_place", "a_branch_on_a_value"])
 def test_html_is_well_formed(name):
     told = told_of(SNIPPETS[name][0])
     told.name = "<script>&"

@@ -138,14 +138,21 @@ def _rebase(view: Tensor, value: Tensor) -> None:
     """The history of a base after one of its views was changed: the old base with the new value put in."""
     base = view._base
     assert base is not None
+    _take_history(base, with_part(view, value))
+    # Whoever uses the view looks at it, as at others: that somebody changed it gives it no place on the tape.
+    view._seen = -1
+
+
+def with_part(view: Tensor, value: Tensor) -> Any:
+    """The base of a view, with the view's elements replaced by `value`."""
+    base = view._base
+    assert base is not None
     parents = [base]
     for op, attrs in view._view[:-1]:
         parents.append(apply(op, (parents[-1],), attrs))
     for (op, attrs), parent in zip(reversed(view._view), reversed(parents), strict=True):
         value = _put_back(op, attrs, parent, value)
-    _take_history(base, value)
-    # Whoever uses the view looks at it, as at others: that somebody changed it gives it no place on the tape.
-    view._seen = -1
+    return value
 
 
 def _put_back(op: Op, attrs: tuple[Any, ...], parent: Tensor, value: Tensor) -> Any:

@@ -66,8 +66,8 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
         "return the tensor and read it after the call, or read behind the last operation; tj.where() replaces an `if` "
         "on a value",
     ),
-    ("cut", r"memory was changed in place through another", "change a tensor through one name only, not through views"),
-    ("cut", r"a view is changed in place", "make a new tensor of the parts with tj.where() or tj.cat()"),
+    ("cut", r"memory was changed in place through another", "take views and detached tensors in the function"),
+    ("cut", r"a view from outside is changed", "take the view in the function, behind its last look at memory"),
     ("cut", r"not contiguous is changed in place", "call contiguous() on the tensor before it is changed"),
     ("cut", r"has no kernel", "cast the operands to float32 or float64 first"),
     ("cut", r"gradient hook", "change gradients behind backward() in place of in a hook"),

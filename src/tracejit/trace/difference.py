@@ -329,6 +329,8 @@ def _origin(slot: int, last: Event | None) -> str:
         if slot in event.binds:
             external = event.binds[slot]
             return f"the tensor {_type(external.dtype, external.shape)} that {event.name} ({event.line}) took first"
+        if any(slot == new for _, new in event.renewed):
+            return f"the view that {event.name} ({event.line}) takes again of what was changed"
         if any(slot == new for _, new, _ in event.assigned):
             return f"the tensor changed in place at {event.line}"
         if any(slot == r.slot for r in event.results):

@@ -347,15 +347,17 @@ def _renamed(events: list[Event], tape: TapePlan) -> list[tuple[int, int]]:
     asked = {slot for part in tape.parts for slot in (*part.tensors, *part.results)} | tape.roots.keys()
     found: list[tuple[int, int]] = []
     for event in reversed(events):
-        for target, new, _ in reversed(event.assigned):
+        renamed = [*event.renewed, *((target, new) for target, new, _ in event.assigned)]
+        for before, new in reversed(renamed):
             if new in asked:
-                asked.add(target)
-                found.append((target, new))
+                asked.add(before)
+                found.append((before, new))
     return found[::-1]
 
 
 def _want(slot: int, memory: Memory, wanted: dict[int, None], views: _Views) -> None:
     """Arrange that the tensor of a slot has memory after the program ran."""
+    slot = memory.first.get(slot, slot)
     root = memory.root(slot)
     if root != slot and memory.made[slot].view:
         if slot not in views:

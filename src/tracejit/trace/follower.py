@@ -231,6 +231,8 @@ class Follower:
                 self.owed.append(slot)
                 if result.source is not None:
                     values[slot]._base = self.base_of(result.source)
+        for before, new in event.renewed:
+            values[new] = values[before]
         for target, new, history in event.assigned:
             t = values[target]
             values[new] = t
@@ -238,7 +240,7 @@ class Follower:
                 self.rebase(t, history)
         for slot, base in event.shown:
             self.outdate(values[slot], values[base])
-        if event.assigned:
+        if event.assigned or event.renewed:
             self.mutators.append(event)
         if event.kind == "require":
             self.flag(values[event.operands[0]])
@@ -504,6 +506,7 @@ class Follower:
             return tuple(slot for slot in self.owed if getrefcount(values[slot]) > 2)
         # What was changed in place has a slot for each change.
         held = Counter([id(values[new]) for event in self.mutators for _, new, _ in event.assigned])
+        held.update([id(values[new]) for event in self.mutators for _, new in event.renewed])
         held.update([id(t) for t, _, _ in self.rebased])
         # A leaf that goes takes its gradient along.
         leaves = [t for t, _, _ in self.rebased if t._grad is not None]

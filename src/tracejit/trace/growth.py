@@ -403,6 +403,7 @@ def alike(a: Event, b: Event) -> bool:
         and a.leaves == b.leaves
         and a.assigned == b.assigned
         and a.shown == b.shown
+        and a.renewed == b.renewed
         and len(a.steps) == len(b.steps)
         and [(n.index, n.kind, n.varies, n.fixed) for n in a.numbers]
         == [(n.index, n.kind, n.varies, n.fixed) for n in b.numbers]

@@ -71,6 +71,7 @@ class _Tables:
 _PLAIN = (
     *("kind", "function", "key", "operands", "binds", "numbers", "layout", "grad", "line", "name", "steps", "results"),
     *("output", "draws", "leaves", "assigned", "ranges", "slots", "count", "watched", "shown"),
+    "renewed",
 )
 """The fields of an event that are kept as they are."""
 _PLAN = ("op", "attrs", "avals", "outs", "position", "done", "label", "saved", "results")

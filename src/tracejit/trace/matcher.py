@@ -191,13 +191,15 @@ class _Writer:
             self.effects += [f"    {p} = {self.value(slot)} = {made}", owed]
             if result.source is not None:
                 self.effects.append(f"    {p}._base = f.base_of({self.place('v', result.source)})")
+        for before, new in event.renewed:
+            self.effects.append(f"    {self.value(new)} = {self.value(before)}")
         for target, new, history in event.assigned:
             self.effects.append(f"    a = {self.value(new)} = {self.value(target)}")
             if history is not None:
                 self.effects.append(f"    if a is not None: f.rebase(a, {history})")
         for slot, base in event.shown:
             self.effects.append(f"    f.outdate({self.value(slot)}, {self.value(base)})")
-        if event.assigned:
+        if event.assigned or event.renewed:
             self.effects.append("    f.mutators.append(EVENT)")
         if event.kind == "require":
             self.effects.append(f"    f.flag({self.value(event.operands[0])})")

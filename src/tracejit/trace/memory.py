@@ -18,8 +18,11 @@ class Memory:
         self.external: dict[int, External] = {}
         self.bumps: dict[int, int] = {}
         self.renamed: dict[int, int] = {}
+        self.first: dict[int, int] = {}
         for event in events:
             self.external.update(event.binds)
+            self.renamed.update(event.renewed)
+            self.first.update({new: self.first.get(old, old) for old, new in event.renewed})
             self.renamed.update({target: new for target, new, _ in event.assigned})
             assigned = {new: target for target, new, _ in event.assigned}
             for step in event.steps:

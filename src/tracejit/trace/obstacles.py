@@ -32,7 +32,7 @@ def of_assignment(target: Tensor, value: Tensor) -> str | None:
     if on_gpu(target) is not on_gpu(value):
         return "a tensor is changed in place with one of another device"
     if target._base is not None:
-        return "a view is changed in place"
+        return "a view from outside is changed in place"
     if not target._array.flags.c_contiguous or not target._array.flags.writeable:
         return "a tensor that is not contiguous is changed in place"
     return None

@@ -13,7 +13,7 @@ from tracejit.ops.record import Op
 from tracejit.runtime.cuda.array import DeviceArray
 from tracejit.tensor.autograd import detached
 from tracejit.tensor.dispatch import compute
-from tracejit.tensor.inplace import write
+from tracejit.tensor.inplace import with_part, write
 from tracejit.tensor.scalar import Scalar, returned, settled
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import current, next_position
@@ -23,6 +23,7 @@ from tracejit.trace.backward import record_backward
 from tracejit.trace.eager import EAGER
 from tracejit.trace.names import Names
 from tracejit.trace.ranges import bound_numbers, index_ranges
+from tracejit.trace.renewal import is_renewable, renew
 from tracejit.trace.source import user_line, user_literal
 from tracejit.trace.tape import TapeReader, is_behind
 from tracejit.trace.tree import (
@@ -64,6 +65,10 @@ class Recorder(Names):
         self.sources: dict[int, int] = {}
         self.parts: set[int] = set()
         """Slots of views, and of what was detached from them: their memory is another slot's."""
+        self.owner: dict[int, int] = {}
+        """Of slots of detached tensors and changed ones: the first slot of their memory."""
+        self.newest: dict[int, tuple[int, int]] = {}
+        """By first slots of changed memory: the slot of what is there now, and its version."""
         self.outer: dict[int, int] = {}
         self.border: dict[tuple[int, int], int] = {}
         self.stands: dict[Any, int] = {}
@@ -101,7 +106,12 @@ class Recorder(Names):
             self.kept.append(node)
         self.name(t, slot)
 
-    def _note_view(self, source: int, view: int) -> None:
+    def note_view(self, source: int, view: int) -> None:
+        """Note a view, and which tensor from outside it shows, if one."""
+        self.parts.add(view)
+        self._note_source(source, view)
+
+    def _note_source(self, source: int, view: int) -> None:
         """Note which tensor from outside a view, or a tensor that was changed, shows, if one."""
         root = self.sources.get(source, source)
         if root in self.bound:
@@ -111,14 +121,21 @@ class Recorder(Names):
         """The slots of an event's operands."""
         if tensors:
             self.settle(DeviceArray.used and any(map(on_gpu, tensors)))
-        if any(self.stale(t) for t in tensors):
+        if any(self.stale(t) and not is_renewable(self, t) for t in tensors):
             self.cut("memory was changed in place through another tensor that shares it", silent=True)
         binds: dict[int, External] = {}
         slots = []
         for t in tensors:
-            slot = self.known(t)
+            slot = self.exact(t)
+            if slot is None:
+                slot = self.known(t)
             slots.append(self.bind(t, binds) if slot is None else slot)
         return tuple(slots), binds
+
+    def slot_in(self, unit: Unit, t: Tensor) -> int | None:
+        """The slot of what a unit uses, None if it has none: another tensor on changed memory is taken again."""
+        slot = self.known(t)
+        return renew(self, unit, t) if slot is None and is_renewable(self, t) else slot
 
     def settle(self, gpu: bool) -> bool:
         """Go on where an event computes: on another device than what came before it, in a segment of its own.
@@ -206,6 +223,7 @@ class Recorder(Names):
             self.slots,
             self.numbers,
             shown=tuple(unit.shown),
+            renewed=tuple(unit.renewed),
         )
         event.next = Place(self.place.segment)
         for n in numbers:
@@ -247,7 +265,7 @@ class Recorder(Names):
                     # The most of them: what `known` and `stale` say of a tensor with a name.
                     specs.append(found[0])
                     continue
-                slot = self.known(a)
+                slot = self.slot_in(unit, a)
                 if slot is None and self.stands:
                     slot = self.stand(a)
                 if slot is None or self.stale(a):
@@ -264,8 +282,7 @@ class Recorder(Names):
         slots = tuple(self.new_slots(len(outs)))
         unit.steps.append(Step(op, tuple(specs), attrs, slots, outs[0]._base is not None))
         if outs[0]._base is not None:
-            self.parts.add(slots[0])
-            self._note_view(specs[0], slots[0])
+            self.note_view(specs[0], slots[0])
         for t, slot in zip(outs, slots, strict=True):
             self.name(t, slot)
         return out
@@ -307,7 +324,7 @@ class Recorder(Names):
         with self.inside(unit):
             out = self.step(unit, op, tuple(wrapped), attrs)
         outs = out if type(out) is tuple else (out,)
-        results = tuple(self.result(s, t) for s, t in zip(unit.steps[0].outs, outs, strict=True))
+        results = tuple(self.result(s, t) for s, t in zip(unit.steps[-1].outs, outs, strict=True))
         self.emit("op", op, (attrs, tuple(shape)), operands, binds, tuple(numbers), None, unit, results, None)
         return out
 
@@ -316,7 +333,7 @@ class Recorder(Names):
         out = detached(t)
         unit = self.unit
         if unit is not None:
-            slot = self.known(t)
+            slot = self.slot_in(unit, t)
             if slot is None or unit.broken is not None:
                 unit.broken = unit.broken or f"{unit.name} detaches a tensor that is not among its arguments"
                 return out
@@ -324,8 +341,8 @@ class Recorder(Names):
             return out
         operands, binds = self.take([t])
         unit = Unit("detach")
-        self._alias(unit, operands[0], out)
-        results = (self.result(unit.steps[0].outs[0], out),)
+        self._alias(unit, self.slot_in(unit, t), out)
+        results = (self.result(unit.steps[-1].outs[0], out),)
         self.emit("detach", None, (), operands, binds, (), None, unit, results, None)
         return out
 
@@ -347,6 +364,7 @@ class Recorder(Names):
     def _alias(self, unit: Unit, slot: int, out: Tensor) -> None:
         new = self.new_slots(1)[0]
         unit.steps.append(Step(None, (slot,), (), (new,), True))
+        self.owner[new] = self.owner.get(slot, slot)
         if slot in self.parts:
             self.parts.add(new)
         self.named[id(out)] = (new, out._version)
@@ -360,29 +378,40 @@ class Recorder(Names):
             if unit.broken is None:
                 unit.broken = self._obstacle(target, value)
             if unit.broken is None:
-                slot, source = self.known(target), self.known(value)
-                if slot is None or source is None:
-                    unit.broken = f"{unit.name} changes a tensor that is not among its arguments"
-                else:
-                    self._assign(unit, slot, source, target, value)
-                    return
-            self._write(target, value)
+                self._change(unit, target, value)
+            if unit.broken is not None:
+                self._write(target, value)
             return
         reason = self._obstacle(target, value)
+        if reason is None:
+            operands, binds = self.take([target, value])
+            unit = Unit("assign")
+            with self.inside(unit):
+                self._change(unit, target, value)
+            reason = unit.broken
         if reason is not None:
             self.cut(reason, eager="assign")
             self._write(target, value)
             return
-        operands, binds = self.take([target, value])
-        unit = Unit("assign")
-        self._assign(unit, operands[0], operands[1], target, value)
         self.emit("assign", None, (), operands, binds, (), None, unit, (), None)
 
     def _obstacle(self, target: Tensor, value: Tensor) -> str | None:
         """Why a change in place cannot be part of the segment."""
-        if self.known(target) in self.parts:
-            return "a view is changed in place"
+        if target._base is not None and is_renewable(self, target) and target._array.flags.writeable:
+            return obstacles.of_assignment(target._base, value)
+        if self.exact(target) in self.parts:
+            return "a view from outside is changed in place"
         return obstacles.of_assignment(target, value)
+
+    def _change(self, unit: Unit, target: Tensor, value: Tensor) -> None:
+        """Change a tensor in place as part of a unit: of a view its base, with the value put in."""
+        if target._base is not None:
+            target, value = target._base, with_part(target, value)
+        slot, source = self.slot_in(unit, target), self.slot_in(unit, value)
+        if unit.broken is None and (slot is None or source is None):
+            unit.broken = f"{unit.name} changes a tensor that is not among its arguments"
+        if unit.broken is None:
+            self._assign(unit, slot, source, target, value)
 
     def _stray(self, unit: Unit, op: Op, args: tuple[Any, ...]) -> str | None:
         """Why a step cannot be done where the others of its segment are."""
@@ -391,7 +420,7 @@ class Recorder(Names):
             self.gpu = gpu
         return None if gpu is self.gpu else f"{unit.name} computes on two devices"
 
-    def _assign(self, unit: Unit, slot: int, source: int, target: Tensor, value: Tensor) -> None:
+    def _assign(self, unit: Unit, slot: Any, source: Any, target: Tensor, value: Tensor) -> None:
         before = target._node
         self._write(target, value)
         new = self.new_slots(1)[0]
@@ -400,7 +429,9 @@ class Recorder(Names):
         unit.assigned.append((slot, new, history))
         if history:
             unit.shown += [(s, slot) for s, t in self.living() if t._base is target]
-        self._note_view(slot, new)
+        self._note_source(slot, new)
+        root = self.owner[new] = self.owner.get(slot, slot)
+        self.newest[root] = new, target._version
         cell = target._share()
         self.mutated[id(cell)] = cell
         self.name(target, new)

@@ -199,7 +199,8 @@ class Event:
     `operands` are the tensors it took, in order: slots. `binds` describes those that come from outside and take a
     new slot. `numbers` are the numbers it took. `assigned` are changes in place: slot before, slot after, and what
     became of the gradient history (None: nothing, else whether there is one now); `shown` are views of what got one,
-    each with what it shows. `ranges` are the bounds of index operands from outside. `key` is everything else that must
+    each with what it shows. `renewed` are views of what was changed before, with slot before and slot
+    after. `ranges` are the bounds of index operands from outside. `key` is everything else that must
     be equal. `layout` rebuilds the call's arguments.
     `crossing` is what a backward pass is like outside of its segment (`trace/crossing.py`), `watched` are leaves that
     it reaches without changing them.
@@ -232,6 +233,7 @@ class Event:
     crossing: Any = None
     watched: tuple[int, ...] = ()
     shown: tuple[tuple[int, int], ...] = ()
+    renewed: tuple[tuple[int, int], ...] = ()
     cells: list[list[Any]] = field(default_factory=list)
     outside: int = field(init=False)
     """How many tensors from outside the segment has bound up to and with this event."""

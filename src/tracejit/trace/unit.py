@@ -16,4 +16,5 @@ class Unit:
         self.draws: list[tuple[Any, Number, Number, int]] = []
         self.assigned: list[tuple[int, int, Any]] = []
         self.shown: list[tuple[int, int]] = []
+        self.renewed: list[tuple[int, int]] = []
         self.broken: str | None = None

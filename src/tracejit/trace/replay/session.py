@@ -169,6 +169,8 @@ class Shadow:
                     source = values[result.source]
                     made._base = source if source._base is None else source._base
                 values[slot] = self.world.make_fresh(made)
+        for before, new in event.renewed:
+            values[new] = values[before]
         for target, new, history in event.assigned:
             t = values[target]
             values[new] = t
@@ -182,7 +184,7 @@ class Shadow:
         for slot, base in event.shown:
             if values[slot] is not None:
                 values[slot]._node, values[slot]._base = OWED, values[base]
-        if event.assigned:
+        if event.assigned or event.renewed:
             at.mutators.append(event)
         at.last, at.place = event, event.next
 
