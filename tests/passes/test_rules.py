@@ -17,9 +17,9 @@ from tracejit.ir.interpret import interpret, oracle
 from tracejit.ir.node import Node, apply, const, input
 from tracejit.ir.pattern import EXACT, FAST, Rule, RuleSet, held_exactly, same_number
 from tracejit.ops.record import ops
-from tracejit.passes import simplify, views
+from tracejit.passes import parts, simplify, views
 
-RULES = (*views.RULES, *simplify.RULES)
+RULES = (*views.RULES, *parts.RULES, *simplify.RULES)
 TYPES = {
     "b": (dtypes.bool,),
     "i": (dtypes.int32, dtypes.int8, dtypes.uint8),

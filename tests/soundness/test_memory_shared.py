@@ -128,7 +128,7 @@ def fibonacci_in_place():
     return Case(f, lambda i: (), lambda: (a, b))
 
 
-@topic.program("cut")
+@topic.program("one program")
 def copy_from_an_overlapping_slice():
     def f(x):
         x[1:] = x[:-1].clone()
@@ -148,7 +148,7 @@ def view_made_before_and_used_after_change():
     return Case(f, lambda i: arr(i, 2, 2))
 
 
-@topic.program("branch")
+@topic.program("sizes")
 def chain_of_views_changed_at_the_end():
     w = arr(0, 4, 6)
 
@@ -172,7 +172,7 @@ def data_is_replaced():
     return Case(f, lambda i: arr(i, 3), lambda: w)
 
 
-@topic.program("cut")
+@topic.program("one program")
 def data_changed_in_place_on_a_parameter():
     w = arr(0, 3).requires_grad_()
 
@@ -368,7 +368,7 @@ def in_place_error_leaves_everything_as_it_was():
     return Case(f, lambda i: arr(i, 3) if i % 4 == 3 else tj.arange(3), lambda: w)
 
 
-@topic.program("cut")
+@topic.program("one program")
 def half_of_a_tensor_updates_the_other_half():
     w = arr(0, 6)
 

@@ -10,7 +10,7 @@ from tracejit.nn import functional as F
 topic = Topic()
 
 
-@topic.program("cut")
+@topic.program("one program")
 def inplace_view_of_pending_kept():
     kept = []
 
@@ -26,7 +26,7 @@ def inplace_view_of_pending_kept():
     return Case(f, lambda i: arr(i, 4), lambda: kept[-4:])
 
 
-@topic.program("cut")
+@topic.program("one program")
 def detach_then_inplace_both():
     w = arr(0, 3).requires_grad_()
 
@@ -205,7 +205,7 @@ def sort_inplace_index():
     return Case(f, lambda i: arr(i, 4))
 
 
-@topic.program("cut")
+@topic.program("one program")
 def setitem_tensor_index_number():
     def f(x, k):
         x[k] = 1

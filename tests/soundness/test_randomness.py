@@ -177,7 +177,7 @@ def rejection_sampling():
     return Case(f, lambda i: 0.3)
 
 
-@topic.program("cut")
+@topic.program("one program")
 def in_place_random_fills():
     w = tj.zeros(4)
 

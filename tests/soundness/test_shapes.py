@@ -121,7 +121,7 @@ def every_form_of_index():
     return Case(f, lambda i: arr(i, 3, 4))
 
 
-@topic.program("cut")
+@topic.program("one program")
 def every_form_of_index_assignment():
     def f(x, v):
         y = x.clone()
@@ -207,7 +207,7 @@ def gather_scatter_with_changing_indices():
     return Case(f, args)
 
 
-@topic.program("cut")
+@topic.program("one program")
 def views_of_a_value_that_is_changed_later():
     def f(x):
         y = x * 1

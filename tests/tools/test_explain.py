@@ -360,7 +360,9 @@ class Balanced(HTMLParser):
         assert self.open.pop() == tag
 
 
-@pytest.mark.parametrize("name", ["a_branch", "a_ragged_batch", "a_view_from_outside_changed_in_place", "a_branch_on_a_value"])
+@pytest.mark.parametrize(
+    "name", ["a_branch", "a_ragged_batch", "a_view_from_outside_changed_in_place", "a_branch_on_a_value"]
+)
 def test_html_is_well_formed(name):
     told = told_of(SNIPPETS[name][0])
     told.name = "<script>&"

@@ -194,3 +194,87 @@ def test_counts_are_divided_by_whole_numbers():
         return evaluate, lambda i: (), list
 
     both(program, 24, 6)
+
+
+def of_the_argument(x):
+    shown = x.numpy()
+    x.mul_(3)
+    return float(shown[0, 0])
+
+
+def of_a_result(x):
+    y = x * 2
+    shown = y.numpy()
+    y.mul_(3)
+    return shown, float(shown[0, 0]), y + 1
+
+
+def of_a_detached_tensor(x):
+    shown = x.detach().numpy()
+    x[0].mul_(3)
+    return shown.sum()
+
+
+def through_a_detached_tensor(x):
+    other = x.detach()
+    shown = np.asarray(x)[1]
+    other.mul_(3)
+    return shown.sum()
+
+
+def twice(x):
+    y = x * 2
+    y.mul_(3)
+    shown = y.numpy()
+    y.add_(1)
+    first = shown.copy()
+    y[1].sub_(2)
+    return first, shown.copy(), y * 2
+
+
+def a_tensor_of_an_array(x):
+    array = np.ones((2, 2), np.float32)
+    y = tj.from_numpy(array)
+    y.add_(x)
+    return array.sum()
+
+
+def let_go(x):
+    largest = x.numpy().max()
+    x.add_(1)
+    return float(largest), x * 2
+
+
+@pytest.mark.parametrize(
+    "f",
+    [of_the_argument, of_a_result, of_a_detached_tensor, through_a_detached_tensor, twice, a_tensor_of_an_array]
+    + [let_go],
+)
+def test_an_array_shows_what_is_changed_in_place(f):
+    compiled = tj.compile(f)
+    for call in range(16):
+        one, other = (tj.tensor(observation(call, 2, 2)) for _ in range(2))
+        assert frozen(f(one)) == frozen(compiled(other)), call
+        assert bits(one) == bits(other)
+    cuts = [note.reason for note in region_of(compiled).notes if "NumPy" in note.reason]
+    # An array that nobody has any more costs no cut.
+    assert bool(cuts) is (f is not let_go)
+
+
+def test_an_optimizer_changes_what_an_array_shows():
+    def train(model, opt, x):
+        model.zero_grad()
+        model(x).square().sum().backward()
+        shown = model[0].weight.detach().numpy()
+        before = shown.copy()
+        opt.step()
+        return before, shown.copy()
+
+    def program(jit):
+        tj.manual_seed(0)
+        model = net(4, 8, 2)
+        opt = tj.optim.Adam(model.parameters(), lr=0.1)
+        step = jit(train)
+        return [frozen(step(model, opt, tj.tensor(observation(i, 3, 4)))) for i in range(10)]
+
+    assert program(lambda f: f) == program(tj.compile)

@@ -35,6 +35,9 @@ class Grounds:
         self._groups, self._group_of, self._readers, self._targets = groups, group_of, readers, targets
         self.of: dict[Value, Value] = {}
         self.under: set[Value] = set()
+        self._over: dict[Value, Value] = {}
+        self._beside: dict[Value, list[tuple[Value, Value]]] = {}
+        """By values: who reads which ground under one after it was written into, as it looks elsewhere."""
 
     def settle(self, values: Iterable[Value], follow: Callable[[set[Group], list[Group]], None]) -> list[Value]:
         """Lets joined values lie on others where that is safe; `follow` puts groups behind others.
@@ -55,6 +58,8 @@ class Grounds:
     def order(self, value: Value, others: Collection[Group]) -> Order | None:
         """Who writes into the ground of a value, and who must have read or made it before, these others too; None if
         that cannot be.
+
+        Who comes behind a writer anyway may read the ground late, if this and all that lies on it leaves that alone.
         """
         link = link_of(value)
         assert link is not None
@@ -63,21 +68,39 @@ class Grounds:
         if (not link.stays and self._group_of[cover] in mine) or ground in self.under:
             return None
         early = {*others, *[self._group_of[part] for part in self._parts(ground)]}
-        for reader in self._readers.get(ground, ()):
-            if reader is cover:
-                continue
-            group = self._group_of[reader]
-            if group in mine and not self._is_left_alone(reader, ground, value, group):
+        below, above = self._chain(ground, self.of), self._chain(value, self._over)
+        for group in mine:
+            own = [part for part in group.members if part.into is not None and part.into.source is value]
+            reading = [(m, r.source) for m in group.members if m is not cover for r in m.reads if r.source in below]
+            if not all(self._is_spared(m, source, own) for m, source in reading):
                 return None
-            early.add(group)
+        beside: list[tuple[Value, Value]] = []
+        for reader, source in [*((r, ground) for r in self._readers.get(ground, ())), *self._beside.get(ground, ())]:
+            group = self._group_of[reader]
+            if reader is cover or group in mine:
+                continue
+            if not _is_behind(group, mine):
+                early.add(group)
+            elif all(self._is_spared(reader, source, kinds.writers(one)) for one in above):
+                beside.append((reader, source))
+            else:
+                return None
         early -= mine
-        if any(g.behind >> w.number & 1 for w in mine for g in early):
+        if any(_is_behind(group, mine) for group in early):
             return None
+        self._beside[value] = beside
         return mine, sorted(early, key=lambda g: g.number)
 
     def shares(self, value: Value) -> bool:
         """Whether a value has one memory with others, so that nobody may give it another one."""
         return value in self.of or value in self.under
+
+    def is_over(self, joined: Value, old: Value, mine: Collection[Group]) -> bool:
+        """Whether the groups that join a value may do so over an old one that they read."""
+        if self.shares(joined):
+            return False
+        readers = [reader for reader in self._readers.get(old, ()) if self._group_of[reader] in mine]
+        return all(self._is_spared(reader, old, joined.parts) for reader in readers)
 
     def bottom(self, joined: Value) -> Value:
         """The lowest of those that a value lies on, itself if there is none."""
@@ -91,6 +114,7 @@ class Grounds:
         assert link is not None
         ground, cover = link.ground, link.reader
         self.of[value] = ground
+        self._over[ground] = value
         self.under.add(ground)
         if link.stays:
             return []
@@ -113,18 +137,31 @@ class Grounds:
             found += kinds.writers(value)
         return [part for part in found if part in self._group_of]
 
-    def _is_left_alone(self, reader: Value, ground: Value, joined: Value, group: Group) -> bool:
-        """Whether a group that writes into the ground changes nothing there that it has yet to read: it reads other
-        places, or is a loop that reads the places that it then writes.
+    def _is_spared(self, reader: Value, ground: Value, parts: Collection[Value]) -> bool:
+        """Whether what is written into a ground changes nothing there that a reader has yet to read: it reads other
+        places, or is in a loop that reads the places that it then writes.
         """
-        written = [m.into for m in group.members if m.into is not None and m.into.source is joined]
-        own = group.kind == LOOP and len(written) == 1
+        group = self._group_of[reader]
+        own = [part for part in parts if self._group_of.get(part) is group]
         return all(
-            are_apart(read, into) or (own and _is_same(read, into))
+            part.into is not None
+            and (are_apart(read, part.into) or (own == [part] and group.kind == LOOP and _is_same(read, part.into)))
             for read in reader.reads
             if read.source is ground
-            for into in written
+            for part in parts
         )
+
+    @staticmethod
+    def _chain(value: Value, onward: Mapping[Value, Value]) -> dict[Value, None]:
+        found = {value: None}
+        while value in onward:
+            value = onward[value]
+            found[value] = None
+        return found
+
+
+def _is_behind(group: Group, writers: Collection[Group]) -> bool:
+    return any(group.behind >> w.number & 1 for w in writers)
 
 
 class Link(NamedTuple):

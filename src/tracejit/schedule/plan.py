@@ -200,7 +200,8 @@ class _Planning:
             mine = set(self._made_by(value))
             early = [g for g in (*failing, *self._read_by(old)) if g not in mine]
             follows = not any(g.behind >> w.number & 1 for w in mine for g in early)
-            if follows and self._writes_in_place(value, old, mine):
+            in_place = self.grounds.is_over if value.kind == kinds.JOINED else self._writes_in_place
+            if follows and in_place(value, old, mine):
                 self._follow(mine, early)
             else:
                 late.append((value, o))

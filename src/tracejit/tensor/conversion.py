@@ -13,7 +13,9 @@ from tracejit.ops.record import ops
 from tracejit.runtime.arrays import copied
 from tracejit.runtime.cuda.driver import available
 from tracejit.tensor.dispatch import apply, wrap
+from tracejit.tensor.exposure import expose, expose_for_good
 from tracejit.tensor.promote import to_dtype
+from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor, alias, method, on_gpu
 from tracejit.tensor.transfer import moved
 
@@ -40,7 +42,9 @@ def numpy(self: Tensor, dtype: Any = None, copy: Any = None, *, force: bool = Fa
     self._share()
     if dtype is not None and array.dtype != dtype:
         return array.astype(dtype)
-    return array.copy() if copy else array
+    if copy:
+        return array.copy()
+    return array if state.session is None else expose(self, array)
 
 
 def from_numpy(array: Any) -> Tensor:
@@ -67,6 +71,7 @@ def from_numpy(array: Any) -> Tensor:
         raise ValueError("given numpy array strides not a multiple of the element byte size.")
     t = wrap(array.view(np.ndarray))
     t._share()
+    expose_for_good(t)
     return t
 
 

@@ -33,11 +33,7 @@ def assign(target: Tensor, value: Tensor) -> Tensor:
     """
     if _write_now(target, value):
         return target
-    if target._requires_grad and state.grad_enabled and target._node is None:
-        raise RuntimeError("a leaf Variable that requires grad is being used in an in-place operation.")
-    base = target._base
-    if base is not None and state.grad_enabled and base._requires_grad and base._node is None:
-        raise RuntimeError("a view of a leaf Variable that requires grad is being used in an in-place operation.")
+    check_no_leaf(target)
     if value._dtype is not target._dtype:
         if value._dtype.category > target._dtype.category:
             raise RuntimeError(
@@ -60,6 +56,17 @@ def assign(target: Tensor, value: Tensor) -> Tensor:
     return target
 
 
+def check_no_leaf(target: Tensor) -> None:
+    """Raises: RuntimeError if a change of the tensor would change a leaf whose gradient is asked for."""
+    if not state.grad_enabled:
+        return
+    if target._requires_grad and target._node is None:
+        raise RuntimeError("a leaf Variable that requires grad is being used in an in-place operation.")
+    base = target._base
+    if base is not None and base._requires_grad and base._node is None:
+        raise RuntimeError("a view of a leaf Variable that requires grad is being used in an in-place operation.")
+
+
 def _write_now(target: Tensor, value: Tensor) -> bool:
     """Does what `assign` does, where that is nothing but a copy; whether it is."""
     if target._dtype is not value._dtype or not _is_free(target) or not _is_plain(value):
@@ -75,6 +82,8 @@ def _write_now(target: Tensor, value: Tensor) -> bool:
 
 def write(target: Tensor, value: Tensor) -> None:
     """Copy a value into a tensor's memory and put it on the tape."""
+    # Again, for a view that was pending said nothing of its base.
+    check_no_leaf(target)
     array = target._memory()
     if not array.flags.writeable:
         raise RuntimeError(

@@ -59,6 +59,8 @@ class State(threading.local):
     autocast_defaults: Any
     autocast_depth: int
     autocast_cache: Any
+    # Of a running region: the version cells of tensors whose memory NumPy arrays show, with a look at each array.
+    exposed: list[tuple[Any, Any]] | None
 
     def __init__(self) -> None:
         # In each thread's own dictionary, where the grad modes change it: a `with` costs a quarter less so.
@@ -68,6 +70,7 @@ class State(threading.local):
         self.composite = None
         self.autocast = self.autocast_defaults = self.autocast_cache = None
         self.autocast_depth = 0
+        self.exposed = None
 
 
 state = State()

@@ -67,6 +67,7 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
         "on a value",
     ),
     ("cut", r"memory was changed in place through another", "take views and detached tensors in the function"),
+    ("cut", r"that a NumPy array shows", "let go of the array, or copy it, before the tensor is changed"),
     ("cut", r"a view from outside is changed", "take the view in the function, behind its last look at memory"),
     ("cut", r"not contiguous is changed in place", "call contiguous() on the tensor before it is changed"),
     ("cut", r"has no kernel", "cast the operands to float32 or float64 first"),

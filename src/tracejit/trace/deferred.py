@@ -89,7 +89,7 @@ class Batch:
         self.run, self.number = run, number
         self.part = part = run.plan.parts[number]
         self.numbers = numbers
-        self.positions = next_positions(len(part.order))
+        self.positions: list[Any] = next_positions(len(part.order))
         if run.whole:
             self.tensors: list[Any] = [values[slot] for slot in part.tensors]
             self.results: list[Any] = [held(values[slot]) for slot in part.results]
@@ -140,6 +140,8 @@ class Batch:
         if node is None:
             node = Deferred.__new__(Deferred)
             node.batch, node.at, node.seq = self, at, self.positions[at]
+            if self.part.order[at].shown:
+                node.shown = self.part.order[at].shown
             self.steps[at] = weakref.ref(node)
         return node
 
@@ -205,6 +207,8 @@ class Batch:
 
         for i, (node, step) in enumerate(zip(made, part.order, strict=True)):
             node.op, node.attrs, node.avals, node.outs = step.op, step.attrs, step.avals, step.outs
+            if step.shown > node.shown:
+                node.shown = step.shown
             node.label, node.done = step.label, step.done
             node.seq = self.positions[i]
             node.edges = tuple([edge_of(e) for e in part.edges[i]])
@@ -285,6 +289,9 @@ def restore(
         before = [outer(values[slot]) for slot in part.outer]
         before += [batches[k].step(at) for k, at in part.links]
         batches.append(Batch(run, number, values, numbers, before))
+        for at, of, base, distance in part.behind:
+            # Who looks at a view of the same base later comes behind those that were looked at.
+            batches[-1].positions[at] = batches[of].positions[base] + distance
     _enter(plan.entries[0], values.__getitem__, batches)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 from tracejit.ops.record import Op
 from tracejit.tensor.autograd import detached
 from tracejit.tensor.dispatch import attach, compute, wrap
+from tracejit.tensor.exposure import is_exposed
 from tracejit.tensor.inplace import write
 from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.state import state
@@ -31,10 +32,11 @@ from tracejit.trace.eager import EAGER
 from tracejit.trace.executable import STRANGERS, Executable
 from tracejit.trace.growth import Growth, grow, grow_cut, grow_end, sketched, sketched_backward
 from tracejit.trace.matcher import MISS, matcher
+from tracejit.trace.memory import Memory
 from tracejit.trace.ranges import in_range
 from tracejit.trace.repeat import materialise
 from tracejit.trace.structure import READ
-from tracejit.trace.tree import Event, External, Opaque, Place, Stop, flatten, is_detached
+from tracejit.trace.tree import Event, External, Opaque, Place, Stop, flatten, is_detached, path
 
 FAMILIAR = 4
 """From how many meetings on an event gets a matcher: where calls are replayed soon, none is needed."""
@@ -86,6 +88,7 @@ class Follower:
                     and event.grad is state.grad_enabled
                     and len(event.operands) == len(tensors)
                     and event.key == key
+                    and not (state.exposed is not None and self.changes_exposed(event, tensors))
                     and self.admit(event, tensors, numbers)
                 ):
                     self.first_in_line(event)
@@ -211,6 +214,14 @@ class Follower:
             for event in self.mutators
             for target, _, _ in event.assigned
         )
+
+    def changes_exposed(self, event: Event, tensors: list[Any]) -> bool:
+        """Whether an event changes memory that NumPy arrays show, of which a program would make use too late."""
+        if not event.assigned:
+            return False
+        memory = Memory([*path(self.last), event])
+        known = dict(enumerate(self.values)) | dict(zip(event.operands, tensors, strict=True))
+        return any(is_exposed(known[memory.root(target)]) for target, _, _ in event.assigned)
 
     def enter(self, event: Event, numbers: list[Any]) -> None:
         """Step onto an event: make what Python gets from it, draw its random numbers, note its assignments."""

@@ -74,7 +74,7 @@ _PLAIN = (
     "renewed",
 )
 """The fields of an event that are kept as they are."""
-_PLAN = ("op", "attrs", "avals", "outs", "position", "done", "label", "saved", "results")
+_PLAN = ("op", "attrs", "avals", "outs", "position", "done", "label", "saved", "results", "shown")
 _STOP = ("slots", "numbers", "reason", "line", "behind", "obstacle", "silent", "eager", "cause", "lean")
 _CROSSING = ("entries", "steps", "targets", "views", "leaves", "released")
 

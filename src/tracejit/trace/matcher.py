@@ -191,8 +191,7 @@ class _Writer:
             self.effects += [f"    {p} = {self.value(slot)} = {made}", owed]
             if result.source is not None:
                 self.effects.append(f"    {p}._base = f.base_of({self.place('v', result.source)})")
-        for before, new in event.renewed:
-            self.effects.append(f"    {self.value(new)} = {self.value(before)}")
+        self.effects += [f"    {self.value(new)} = {self.value(old)}" for old, new in event.renewed]
         for target, new, history in event.assigned:
             self.effects.append(f"    a = {self.value(new)} = {self.value(target)}")
             if history is not None:
@@ -235,6 +234,7 @@ class _Writer:
             [
                 f"def match(f, {parameters}):",
                 f"    if state.grad_enabled is not {self.event.grad}: return MISS",
+                *(["    if state.exposed is not None: return MISS"] if self.event.assigned else []),
                 "    v = f.values",
                 *self.checks,
                 *self.effects,

@@ -9,6 +9,8 @@ from typing import Any
 
 from tracejit.compiler import supports
 from tracejit.ops.record import Op
+from tracejit.tensor.exposure import is_exposed
+from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor, aval_of, on_gpu
 
 
@@ -29,6 +31,8 @@ def of_operation(op: Op, args: tuple[Any, ...]) -> str | None:
 
 def of_assignment(target: Tensor, value: Tensor) -> str | None:
     """Why a change in place cannot."""
+    if state.exposed is not None and is_exposed(target):
+        return "memory that a NumPy array shows is changed in place"
     if on_gpu(target) is not on_gpu(value):
         return "a tensor is changed in place with one of another device"
     if target._base is not None:

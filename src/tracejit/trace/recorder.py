@@ -13,7 +13,7 @@ from tracejit.ops.record import Op
 from tracejit.runtime.cuda.array import DeviceArray
 from tracejit.tensor.autograd import detached
 from tracejit.tensor.dispatch import compute
-from tracejit.tensor.inplace import with_part, write
+from tracejit.tensor.inplace import check_no_leaf, with_part, write
 from tracejit.tensor.scalar import Scalar, returned, settled
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import current, next_position
@@ -341,7 +341,9 @@ class Recorder(Names):
             return out
         operands, binds = self.take([t])
         unit = Unit("detach")
-        self._alias(unit, self.slot_in(unit, t), out)
+        slot = self.slot_in(unit, t)
+        assert slot is not None
+        self._alias(unit, slot, out)
         results = (self.result(unit.steps[-1].outs[0], out),)
         self.emit("detach", None, (), operands, binds, (), None, unit, results, None)
         return out
@@ -373,19 +375,19 @@ class Recorder(Names):
 
     def assign(self, target: Tensor, value: Tensor) -> None:
         """Change a tensor in place and record its new value."""
-        unit = self.unit
-        if unit is not None:
-            if unit.broken is None:
-                unit.broken = self._obstacle(target, value)
-            if unit.broken is None:
-                self._change(unit, target, value)
-            if unit.broken is not None:
+        check_no_leaf(target)
+        if self.unit is not None:
+            if self.unit.broken is None:
+                self.unit.broken = self._obstacle(target, value)
+            if self.unit.broken is None:
+                self._change(self.unit, target, value)
+            if self.unit.broken is not None:
                 self._write(target, value)
             return
+        unit = Unit("assign")
         reason = self._obstacle(target, value)
         if reason is None:
             operands, binds = self.take([target, value])
-            unit = Unit("assign")
             with self.inside(unit):
                 self._change(unit, target, value)
             reason = unit.broken

@@ -187,7 +187,7 @@ class Region:
                 raise self._failed() from e
             raise
         finally:
-            state.session = None
+            state.session = state.exposed = None
             self.keeper.trying = False
             self.account.end_call()
             self.calls.waited += self.waits

@@ -18,7 +18,7 @@ class NodePlan:
     An edge is None, ("leaf", slot), ("outer", slot, which) for the step that made a tensor from outside, or
     ("node", plan, which). A saved value is ("slot", slot, changes in place since), ("number", number) or
     ("plain", value). Nobody walks through a step that is `done`; its edges say whether it leads to a tensor, which
-    decides whether a gradient to that tensor is refused.
+    decides whether a gradient to that tensor is refused. `shown` is how many steps of views stand right behind it.
     """
 
     op: Any
@@ -31,6 +31,7 @@ class NodePlan:
     edges: tuple[Any, ...] = ()
     saved: tuple[Any, ...] = ()
     results: tuple[Any, ...] = ()
+    shown: int = 0
 
 
 OUTSIDE = "the gradient leads to steps made before the region or before the last look at memory"
@@ -80,7 +81,7 @@ class TapeReader:
                 self.plans[id(node)], self.troubles[id(node)] = None, "a gradient hook was registered"
                 continue
             self.plans[id(node)] = NodePlan(
-                node.op, node.attrs, node.avals, node.outs, node.seq, node.done, node.label
+                node.op, node.attrs, node.avals, node.outs, node.seq, node.done, node.label, shown=node.shown
             )
             order.append(node)
             stack.extend(e[0] for e in node.edges if type(e) is tuple and id(e[0]) not in self.outer)
@@ -180,7 +181,8 @@ class Part:
     place, which) or ("leaf", place), a saved value None, ("tensor", place, changes), ("number", number) or ("plain",
     value), a saved result a place with its changes. Links count on behind `outer`. `away` are the places of tensors,
     and those of results, that a run leaves none of, `checked` those of saved operands and of results whose memory must
-    be as it was.
+    be as it was. `behind` are the places of steps of views that stand right behind the step of their base, with its
+    part and place, and how far behind it they stand.
     """
 
     order: list[NodePlan]
@@ -197,6 +199,7 @@ class Part:
     kept: list[tuple[tuple[int, int], ...]] = field(default_factory=list)
     away: tuple[list[int], list[int]] = ([], [])
     checked: tuple[list[int], list[int]] = ([], [])
+    behind: list[tuple[int, int, int, float]] = field(default_factory=list)
 
     def holds(self, at: int) -> bool:
         """Whether a step saved a tensor."""
@@ -314,6 +317,12 @@ def plan_tape(
         parts[-1].order.append(plan)
         if plan in ends and plan is not order[-1]:
             parts.append(Part([]))
+    bases = {plan.position: place[plan] for plan in order}
+    for plan in order:
+        whole = int(plan.position)
+        if plan.position != whole and whole in bases:
+            number, here = place[plan]
+            parts[number].behind.append((here, *bases[whole], plan.position - whole))
     tape = TapePlan(order, roots, parts, place, ahead, lean)
     for k, part in enumerate(parts):
         _fill_part(part, k, tape)

@@ -1,0 +1,49 @@
+"""Memory that NumPy arrays show while a compiled region runs: a change in place must be there at once.
+
+In: tensors whose memory becomes an array, or comes from one. Out: whether such an array is still there.
+Must not know: regions.
+
+A region computes when it ends or is asked for values, but nobody asks who reads an array.
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+import numpy as np
+
+from tracejit.tensor.state import state
+from tracejit.tensor.tensor import Tensor
+
+
+class _Memory:
+    """What arrays that are made of an array hold on to, however they are cut: NumPy looks through arrays only."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._array = array
+        self.__array_interface__ = array.__array_interface__
+
+
+def expose(t: Tensor, array: np.ndarray) -> np.ndarray:
+    """An array on a tensor's memory that a region gives away: it is known to be there as long as it is."""
+    given = np.asarray(_Memory(array))
+    _note(t, weakref.ref(given))
+    return given
+
+
+def expose_for_good(t: Tensor) -> None:
+    """Note that a tensor's memory is that of an array which the region was given."""
+    if state.session is not None:
+        _note(t, lambda: True)
+
+
+def _note(t: Tensor, look: Any) -> None:
+    if state.exposed is None:
+        state.exposed = []
+    state.exposed.append((t._share(), look))
+
+
+def is_exposed(t: Any) -> bool:
+    """Whether an array shows a tensor's memory, as far as the region that is running knows."""
+    return any(cell is t._cell and look() is not None for cell, look in state.exposed or ())
