@@ -517,6 +517,8 @@ def _run_create(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> np.nda
         # Every type has them.
         out.fill(args[0])
         return out
+    if kind.np.kind in "iu" and args[0] != args[0]:
+        raise OverflowError("cannot convert float NaN to integer")
     with np.errstate(all="ignore"):
         out[...] = args[0]
     return out

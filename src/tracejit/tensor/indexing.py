@@ -18,7 +18,7 @@ from tracejit.shapes import broadcast_all, check_expand
 from tracejit.tensor.conversion import tensor
 from tracejit.tensor.dispatch import apply, apply_view, beside, shaped, show, wrap
 from tracejit.tensor.host import host
-from tracejit.tensor.inplace import assign, over
+from tracejit.tensor.inplace import assign, over, put_now
 from tracejit.tensor.promote import to_dtype
 from tracejit.tensor.scalar import NUMBERS
 from tracejit.tensor.state import state
@@ -217,6 +217,18 @@ def _view_now(x: Tensor, index: Any) -> Tensor | None:
         current(x)
     if x._requires_grad and state.grad_enabled:
         return None
+    plan = _plan_of(x, index)
+    if plan is None:
+        return None
+    items, to, steps = plan
+    found = array[items] if to is None else array[items].reshape(to)
+    out = wrap(found, x._dtype)
+    show(x, steps, out)
+    return out
+
+
+def _plan_of(x: Tensor, index: Any) -> tuple[Any, tuple[int, ...] | None, Steps] | None:
+    array = x._array
     name = _named(index)
     if name is None:
         return None
@@ -225,14 +237,15 @@ def _view_now(x: Tensor, index: Any) -> Tensor | None:
         if len(_plans) >= _MOST_PLANS:
             _plans.clear()
         _plans[key] = _planned(x, index)
-    plan = _plans[key]
-    if plan is None:
-        return None
-    items, to, steps = plan
-    found = array[items] if to is None else array[items].reshape(to)
-    out = wrap(found, x._dtype)
-    show(x, steps, out)
-    return out
+    return _plans[key]
+
+
+def _put_now(x: Tensor, index: Any, value: Any) -> bool:
+    """Puts a value where a plain subscript chooses places, in one step of NumPy's, where that can be; whether it did."""
+    if type(x._array) is not np.ndarray:
+        return False
+    plan = _plan_of(x, index)
+    return plan is not None and plan[1] is None and put_now(x, plan[0], value)
 
 
 def _planned(x: Tensor, index: Any) -> tuple[Any, tuple[int, ...] | None, Steps] | None:
@@ -408,6 +421,8 @@ def setitem(self: Tensor, index: Any, value: Any) -> None:
     """
     if not isinstance(value, (Tensor, *NUMBERS)):
         raise TypeError(f"can't assign a {type(value).__name__} to a {self._dtype.name} tensor")
+    if state.session is None and _put_now(self, index, value):
+        return
     at = choose(self._shape, index)
     if not isinstance(value, Tensor):
         value = beside(self, ops.full, (value,), ((), self._dtype))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tracejit.dtypes import float32, float64, int64
 from tracejit.eager_few import run_into
 from tracejit.eager_single import writing_over
 from tracejit.ops.record import Op, ops
@@ -232,13 +233,51 @@ _LOOPS = ("add", "sub", "mul", "div")
 
 
 def _is_plain(x: Any) -> bool:
-    """Whether a tensor is an array at hand, no view, and without history."""
-    return type(x._array) is np.ndarray and x._base is None and not x._requires_grad
+    """Whether a tensor is an array at hand, without history, and shows none that has one."""
+    base = x._base
+    return (
+        type(x._array) is np.ndarray
+        and not x._requires_grad
+        and (base is None or (base._node is None and not base._requires_grad))
+    )
 
 
 def _is_free(x: Any) -> bool:
     """Whether a tensor is plain and no region takes part."""
     return state.session is None and isinstance(x, Tensor) and _is_plain(x)
+
+
+_EXACT = 1 << 31
+"""Below that whole numbers are the same in any of the types that `put_now` knows."""
+
+
+def put_now(target: Any, at: Any, value: Any) -> bool:
+    """Puts a value where a subscript for NumPy chooses places of a free tensor, if that is nothing but a copy of a
+    tensor like these places or their last dimensions, or of a number that their type holds; whether it did.
+    """
+    array = target._array
+    if not _is_free(target) or not array.flags.writeable:
+        return False
+    kind, of = target._dtype, type(value)
+    if of is float:
+        # What is not finite needs no look at what the type holds.
+        fits = (kind is float32 or kind is float64) and (abs(value) < 3e38 or value - value != 0)
+    elif of is int:
+        fits = (kind is float32 or kind is float64 or kind is int64) and -_EXACT < value < _EXACT
+    else:
+        found = array[at]
+        if not isinstance(value, Tensor) or value._dtype is not kind or not _is_plain(value):
+            return False
+        shape = value._array.shape
+        if shape != found.shape and found.shape[len(found.shape) - len(shape) :] != shape:
+            return False
+        np.copyto(found, value._array)
+        target._bump()
+        return True
+    if fits:
+        array[at] = value
+        target._bump()
+    return fits
 
 
 def _compute_now(op: Op, target: Tensor, other: Any) -> bool:
@@ -337,6 +376,8 @@ def fill_(self: Tensor, value: Any) -> Tensor:
                 f"fill_ only supports 0-dimension value tensor but got tensor with {len(value._shape)} dimensions."
             )
         return assign(self, to_dtype(value, self._dtype))
+    if put_now(self, ..., value):
+        return self
     return assign(self, beside(self, ops.full, (value,), (self._shape, self._dtype)))
 
 
