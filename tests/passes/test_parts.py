@@ -87,6 +87,10 @@ def test_parts_that_cover_all_are_joined() -> None:
     assert settled(given, put(put(x, 1, w), 0, v)) == [apply(ops.cat, v, w, dim=0)]
     (left,) = settled(given, put(put(x, 1, v), 2, v))
     assert left.op is ops.place
+    # What was put over another part is not lost.
+    two = apply(ops.slice, w, start=(0, 0), length=(2, 7), step=(1, 1))
+    (left,) = settled(given, put(put(put(x, 0, two), 2, two), 0, v))
+    assert left.op is ops.place
 
 
 def test_a_long_chain_is_not_looked_through_again_and_again() -> None:

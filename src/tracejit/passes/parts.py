@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from math import prod
 from typing import Any
 
@@ -118,32 +117,36 @@ def _place_in_permuted(x: Node, dims: Ints, src: Node, a: Ints, s: Ints, back: I
     return apply(ops.place, x, turned, start=tuple(a[d] for d in back), step=tuple(s[d] for d in back))
 
 
-def _parts_below(x: Node) -> Iterator[Node]:
-    while x.op is ops.place:
-        yield x
-        x = x.args[0]
-
-
-def _place_over_all(x: Node, src: Node, start: Ints, step: Ints, out: Node) -> Node | None:
+def _place_over_all(out: Node) -> Node | None:
     """Parts that leave nothing of what lies under them, one behind the other along a dimension, are joined."""
-    apart = [d for d, size in enumerate(out.shape) if src.shape[d] != size]
-    if len(apart) != 1 or any(k != 1 for k in step):
+    shape, node = out.shape, out
+    apart = [d for d, size in enumerate(shape) if out.args[1].shape[d] != size]
+    if len(apart) != 1:
         return None
     (dim,) = apart
-    found: dict[int, Node] = {start[dim]: src}
-    left = out.shape[dim] - src.shape[dim]
-    for node in _parts_below(x):
-        part, (begin, steps) = node.args[1], node.attrs
-        whole = all(n == size for d, (n, size) in enumerate(zip(part.shape, out.shape, strict=True)) if d != dim)
-        mine = (begin[dim], part.shape[dim], 1)
-        others = [(at, other.shape[dim], 1) for at, other in found.items()]
-        if not whole or any(k != 1 for k in steps) or not all(_are_apart(mine, other) for other in others):
+    beside = (*shape[:dim], *shape[dim + 1 :])
+    found: dict[int, Node] = {}
+    left = shape[dim]
+    for _ in range(DEPTH):
+        if node.op is not ops.place:
             return None
-        found[begin[dim]] = part
+        (under, part), (start, step) = node.args, node.attrs
+        if (*part.shape[:dim], *part.shape[dim + 1 :]) != beside or any(k != 1 for k in step):
+            return None
+        found[start[dim]] = part
         left -= part.shape[dim]
-        if not left:
-            return apply(ops.cat, *[found[at] for at in sorted(found)], dim=dim)
-    return None
+        if left <= 0:
+            break
+        node = under
+    if left:
+        # Some are put over others, or there are too many of them.
+        return None
+    end = 0
+    for start in sorted(found):
+        if start != end:
+            return None
+        end += found[start].shape[dim]
+    return apply(ops.cat, *[found[at] for at in sorted(found)], dim=dim) if end == shape[dim] else None
 
 
 _INTO: dict[str, Any] = {"_x": (7, 9), "_y": (2, 3), "_a": (1, 0), "_s": (2, 3)}
@@ -201,7 +204,7 @@ RULES: tuple[Rule, ...] = (
         "place over all that is left",
         EXACT,
         "place(place(x, v, start=a, step=s), src, start=start, step=step)",
-        lambda x, v, a, s, src, start, step, out: _place_over_all(out.args[0], src, start, step, out),
+        _place_over_all,
         examples=(
             {"x": (2, 5), "v": (2, 2), "a": (0, 3), "s": (1, 1), "src": (2, 3), "start": (0, 0), "step": (1, 1)},
         ),

@@ -241,7 +241,7 @@ def _plan_of(x: Tensor, index: Any) -> tuple[Any, tuple[int, ...] | None, Steps]
 
 
 def _put_now(x: Tensor, index: Any, value: Any) -> bool:
-    """Puts a value where a plain subscript chooses places, in one step of NumPy's, where that can be; whether it did."""
+    """Puts a value where a plain subscript chooses places, in one step of NumPy's, if that can be; whether it did."""
     if type(x._array) is not np.ndarray:
         return False
     plan = _plan_of(x, index)

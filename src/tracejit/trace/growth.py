@@ -112,8 +112,11 @@ class Growth:
     def __init__(self, follower: Any) -> None:
         self.follower = follower
         self.sketch = Sketch(follower.region, follower.place.segment.root)
-        self.done = 0
+        self.done: Event | None = None
         self.cells: set[int] = set()
+        # The first slots of the call's tensors, as far as they have been looked at.
+        self.slots: dict[int, int] = {}
+        self.looked = 0
 
     # --- tensors ------------------------------------------------------------------------------------------------------
 
@@ -121,10 +124,9 @@ class Growth:
         """The sketch's tensor for one of the call."""
         if not isinstance(t, Tensor):
             return t.value if type(t) is Scalar else t
-        for slot, known in enumerate(self.follower.values):
-            if known is t:
-                found = self.sketch.by_slot[slot]
-                break
+        slot = self.slot_of(t)
+        if slot is not None:
+            found = self.sketch.by_slot[slot]
         else:
             array = t._array
             if array is None or t._node is not None or self.follower.is_mutated(t):
@@ -144,6 +146,16 @@ class Growth:
         if found._requires_grad is not t._requires_grad or (found._node is None) is not (t._node is None):
             raise Ungrown
         return found
+
+    def slot_of(self, t: Any) -> int | None:
+        """The first slot of a tensor of the call."""
+        values = self.follower.values
+        for slot in range(self.looked, len(values)):
+            if values[slot] is not None:
+                self.slots.setdefault(id(values[slot]), slot)
+        self.looked = len(values)
+        found = self.slots.get(id(t))
+        return found if found is not None and values[found] is t else None
 
     def share(self, t: Any) -> None:
         """Note a tensor from outside; none may show the memory of another."""
@@ -175,15 +187,15 @@ class Growth:
     def catch_up(self) -> None:
         """Sketch what the follower has matched since."""
         follower, sketch = self.follower, self.sketch
-        events = path(follower.last)
+        events = path(follower.last, self.done)
         proxy: Any = object.__new__(type(follower))
         proxy.values, proxy.numbers = sketch.by_slot, follower.numbers
-        for event in events[self.done :]:
+        for event in events:
             for generator, *_ in event.draws:
                 sketch.positions.setdefault(id(generator), (generator, generator.seed_, generator.offset))
         sketch.replaying = True
         try:
-            for event in events[self.done :]:
+            for event in events:
                 for slot, external in event.binds.items():
                     sketch.by_slot[slot] = self.ghost(external)
                     self.share(follower.values[slot])
@@ -191,8 +203,9 @@ class Growth:
                 repeat(proxy, event, sketch, {})
         finally:
             sketch.replaying = False
-        self.done = len(events)
-        sketch.gpu = computes_on_gpu(events) if events else None
+        self.done = follower.last
+        if events:
+            sketch.gpu = bool(sketch.gpu) or computes_on_gpu(events)
         sketch.last, sketch.place = follower.last, follower.place
 
     def grow(self, run: Callable[[Sketch, Callable[[Any], Any]], Any], model: Event | None) -> Event:
@@ -216,7 +229,7 @@ class Growth:
             place.events.remove(made)
             self.follower.region.recorded_events -= 1
             raise Ungrown
-        self.done += 1
+        self.done = made
         return made
 
     def sync_leaves(self, roots: Any, inputs: Any) -> None:

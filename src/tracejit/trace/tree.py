@@ -277,10 +277,11 @@ class Stop:
     note: Note = field(default_factory=lambda: Note("cut", "", "", 0))
 
 
-def path(event: Event | None) -> list[Event]:
-    """The events of a segment up to and with this one."""
+def path(event: Event | None, behind: Event | None = None) -> list[Event]:
+    """The events of a segment up to and with this one, all or those behind another one."""
     out: list[Event] = []
-    while event is not None:
+    while event is not behind:
+        assert event is not None
         out.append(event)
         event = event.before
     return out[::-1]
