@@ -19,6 +19,7 @@ from tracejit.tensor.conversion import tensor
 from tracejit.tensor.dispatch import apply, apply_view, beside, shaped, show, wrap
 from tracejit.tensor.host import host
 from tracejit.tensor.inplace import assign, over, put_now
+from tracejit.tensor.picking import pick_now, place_now
 from tracejit.tensor.promote import to_dtype
 from tracejit.tensor.scalar import NUMBERS
 from tracejit.tensor.state import state
@@ -405,6 +406,8 @@ def getitem(self: Tensor, index: Any) -> Any:
     """
     if state.session is None:
         found = _view_now(self, index)
+        if found is None:
+            found = pick_now(self, index)
         if found is not None:
             return found
     at = choose(self._shape, index)
@@ -421,7 +424,7 @@ def setitem(self: Tensor, index: Any, value: Any) -> None:
     """
     if not isinstance(value, (Tensor, *NUMBERS)):
         raise TypeError(f"can't assign a {type(value).__name__} to a {self._dtype.name} tensor")
-    if state.session is None and _put_now(self, index, value):
+    if state.session is None and (_put_now(self, index, value) or place_now(self, index, value)):
         return
     at = choose(self._shape, index)
     if not isinstance(value, Tensor):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tracejit.dtypes import float32, float64, int64
+from tracejit.dtypes import dtype, float32, float64, int64
 from tracejit.eager_few import run_into
 from tracejit.eager_single import writing_over
 from tracejit.ops.record import Op, ops
@@ -70,7 +70,7 @@ def check_no_leaf(target: Tensor) -> None:
 
 def _write_now(target: Tensor, value: Tensor) -> bool:
     """Does what `assign` does, where that is nothing but a copy; whether it is."""
-    if target._dtype is not value._dtype or not _is_free(target) or not _is_plain(value):
+    if target._dtype is not value._dtype or not is_free(target) or not is_plain(value):
         return False
     array, source = target._array, value._array
     if array.shape != source.shape or not array.flags.writeable:
@@ -232,7 +232,7 @@ _LOOPS = ("add", "sub", "mul", "div")
 """What NumPy computes in place."""
 
 
-def _is_plain(x: Any) -> bool:
+def is_plain(x: Any) -> bool:
     """Whether a tensor is an array at hand, without history, and shows none that has one."""
     base = x._base
     return (
@@ -242,13 +242,21 @@ def _is_plain(x: Any) -> bool:
     )
 
 
-def _is_free(x: Any) -> bool:
+def is_free(x: Any) -> bool:
     """Whether a tensor is plain and no region takes part."""
-    return state.session is None and isinstance(x, Tensor) and _is_plain(x)
+    return state.session is None and isinstance(x, Tensor) and is_plain(x)
 
 
 _EXACT = 1 << 31
-"""Below that whole numbers are the same in any of the types that `put_now` knows."""
+"""Below that whole numbers are the same in any of the types that `holds` knows."""
+
+
+def holds(kind: dtype, value: Any) -> bool:
+    """Whether a type, if it is one of the usual, holds a number as it is, so that nothing has to be said about it."""
+    if type(value) is float:
+        # What is not finite needs no look at what the type holds.
+        return (kind is float32 or kind is float64) and (abs(value) < 3e38 or value - value != 0)
+    return type(value) is int and (kind in (float32, float64, int64)) and -_EXACT < value < _EXACT
 
 
 def put_now(target: Any, at: Any, value: Any) -> bool:
@@ -256,34 +264,30 @@ def put_now(target: Any, at: Any, value: Any) -> bool:
     tensor like these places or their last dimensions, or of a number that their type holds; whether it did.
     """
     array = target._array
-    if not _is_free(target) or not array.flags.writeable:
+    if not is_free(target) or not array.flags.writeable:
         return False
-    kind, of = target._dtype, type(value)
-    if of is float:
-        # What is not finite needs no look at what the type holds.
-        fits = (kind is float32 or kind is float64) and (abs(value) < 3e38 or value - value != 0)
-    elif of is int:
-        fits = (kind is float32 or kind is float64 or kind is int64) and -_EXACT < value < _EXACT
-    else:
+    if isinstance(value, Tensor):
         found = array[at]
-        if not isinstance(value, Tensor) or value._dtype is not kind or not _is_plain(value):
-            return False
-        shape = value._array.shape
-        if shape != found.shape and found.shape[len(found.shape) - len(shape) :] != shape:
+        if value._dtype is not target._dtype or not is_plain(value) or not is_like(value._array.shape, found.shape):
             return False
         np.copyto(found, value._array)
-        target._bump()
-        return True
-    if fits:
+    elif holds(target._dtype, value):
         array[at] = value
-        target._bump()
-    return fits
+    else:
+        return False
+    target._bump()
+    return True
+
+
+def is_like(shape: tuple[int, ...], places: tuple[int, ...]) -> bool:
+    """Whether a shape is that of places, or of their last dimensions."""
+    return shape == places or places[len(places) - len(shape) :] == shape
 
 
 def _compute_now(op: Op, target: Tensor, other: Any) -> bool:
     """Computes in place on a free tensor, where that is nothing but one loop; whether it did."""
     if isinstance(other, Tensor):
-        if not _is_plain(other):
+        if not is_plain(other):
             return False
         other = other._array
     array = target._array
@@ -302,7 +306,7 @@ def over(target: Tensor, *operands: Any) -> AbstractContextManager[None]:
     before the change is done.
     """
     array = target._array
-    if not _is_free(target) or array.size < FEW_OF or not array.flags.writeable:
+    if not is_free(target) or array.size < FEW_OF or not array.flags.writeable:
         return nullcontext()
     if state.grad_enabled and any(isinstance(a, Tensor) and a.requires_grad for a in operands):
         return nullcontext()
@@ -316,7 +320,7 @@ def in_place(function: Callable[..., Any]) -> Callable[..., Any]:
     few = name in _OF_FEW
 
     def changed(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if op is not None and len(args) == 1 and not kwargs and _is_free(self) and _compute_now(op, self, args[0]):
+        if op is not None and len(args) == 1 and not kwargs and is_free(self) and _compute_now(op, self, args[0]):
             return self
         if few:
             with over(self, *args, *kwargs.values()):

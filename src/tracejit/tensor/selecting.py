@@ -16,6 +16,7 @@ from tracejit.tensor.dispatch import apply, beside, shaped, wrap
 from tracejit.tensor.host import host
 from tracejit.tensor.indexing import coordinates, pick, replaced, true_places
 from tracejit.tensor.inplace import assign, in_place, over
+from tracejit.tensor.picking import pick_now
 from tracejit.tensor.promote import operand, result_type, tensor_of, to_dtype
 from tracejit.tensor.shaping import expand, reshape
 from tracejit.tensor.state import state
@@ -284,6 +285,8 @@ def masked_select(input: Tensor, mask: Tensor) -> Any:
     """
     if mask._dtype is not dtypes.bool:
         raise RuntimeError("masked_select: expected BoolTensor for mask")
+    if state.session is None and (found := pick_now(input, mask)) is not None:
+        return found
     shape = broadcast(input._shape, mask._shape)
     x, m = expand(_line(input), shape or (1,)), expand(_line(mask), shape or (1,))
     return pick(x, ((0, m),))

@@ -14,7 +14,7 @@ from tracejit.ops.record import ops
 from tracejit.runtime.arrays import placed
 from tracejit.shapes import broadcast_all, check_expand, infer_reshape, normalize_dim, view_strides
 from tracejit.tensor.casting import WIDEST, call_cast
-from tracejit.tensor.dispatch import apply, apply_view, shaped, wrap
+from tracejit.tensor.dispatch import apply, apply_view, shaped, show, wrap
 from tracejit.tensor.host import host
 from tracejit.tensor.promote import result_type, to_dtype
 from tracejit.tensor.state import state
@@ -290,6 +290,31 @@ def roll(input: Tensor, shifts: Any, dims: Any = None) -> Any:
     return out
 
 
+def _cut_now(x: Tensor, d: int, start: int, length: int | None) -> Tensor | None:
+    """Slices from `start` on along a dimension, or one without the dimension, in one step of NumPy's, where no gradient
+    takes part; None elsewhere.
+    """
+    array = x._array
+    if state.session is not None or type(array) is not np.ndarray or not array.size:
+        return None
+    if x._base is not None:
+        current(x)
+    if x._requires_grad and state.grad_enabled:
+        return None
+    shape, n = array.shape, array.ndim
+    before: tuple[Any, ...] = (slice(None),) * d
+    where = ((0,) * d + (start,) + (0,) * (n - d - 1), (*shape[:d], length or 1, *shape[d + 1 :]), (1,) * n)
+    if length is None:
+        found = array[(*before, start, ...)]
+        steps: tuple[Any, ...] = ((ops.slice, where), (ops.reshape, (found.shape,)))
+    else:
+        found = array[(*before, slice(start, start + length))]
+        steps = ((ops.slice, where),)
+    out = wrap(found, x._dtype)
+    show(x, steps, out)
+    return out
+
+
 @method()
 def narrow(input: Tensor, dim: int, start: int, length: int) -> Any:
     """`length` slices from `start` on along a dimension."""
@@ -300,6 +325,9 @@ def narrow(input: Tensor, dim: int, start: int, length: int) -> Any:
         start += shape[d]
     if start < 0 or start + length > shape[d] or length < 0:
         raise RuntimeError(f"start ({start}) + length ({length}) exceeds dimension size ({shape[d]}).")
+    found = _cut_now(input, d, start, length) if length else None
+    if found is not None:
+        return found
     begin = tuple(start if i == d else 0 for i in range(len(shape)))
     size = (*shape[:d], length, *shape[d + 1 :])
     return apply_view(ops.slice, input, (begin, size, (1,) * len(shape)))
@@ -317,6 +345,9 @@ def select(input: Tensor, dim: int, index: int) -> Any:
         raise IndexError(
             f"select(): index {index} out of range for tensor of size {list(shape)} at dimension {d}"
         )
+    found = _cut_now(input, d, index % shape[d], None)
+    if found is not None:
+        return found
     out = narrow(input, d, index % shape[d], 1)
     return apply_view(ops.reshape, out, (shape[:d] + shape[d + 1 :],))
 
