@@ -220,8 +220,7 @@ def test_one_program(name: str) -> None:
     region = region_of(compiled)
     assert region is not None
     assert not [note.reason for note in region.notes if note.kind in ("cut", "eager")]
-    # A view that gets a history by a change of its base holds that, which no replay knows of.
-    assert region.calls.replayed or name == "views_with_gradients"
+    assert region.calls.replayed
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

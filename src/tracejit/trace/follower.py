@@ -523,6 +523,9 @@ class Follower:
         leaves = [t for t, _, _ in self.rebased if t._grad is not None]
         held.update([id(t._grad) for t in leaves if getrefcount(t) <= 4 + held[id(t)]])
         leaves.clear()
+        # A view that nobody holds lets its base go with it.
+        views = [slot for slot in self.owed if values[slot]._base is not None]
+        held.update([id(values[s]._base) for s in views if getrefcount(values[s]) <= 2 + held[id(values[s])]])
         return tuple(slot for slot in self.owed if getrefcount(values[slot]) > 2 + held[id(values[slot])])
 
     def _run(self, executable: Executable) -> bool:
