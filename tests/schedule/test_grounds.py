@@ -287,6 +287,41 @@ def test_random_chains(seed: int) -> None:
     check(graph_of(build, x, y, homes=homes), [x, y])
 
 
+@pytest.mark.parametrize("seed", range(200))
+def test_random_parts_that_cover_all(seed: int) -> None:
+    """Parts of a tensor that leave nothing of it, each computed of its own place or others, belong where it is."""
+    rng = np.random.default_rng(seed)
+    x, y = (rng.standard_normal((6, 8)).astype(np.float32) for _ in range(2))
+    dim = seed % 2
+    size = (6, 8)[dim]
+    ends = sorted({0, size, *map(int, rng.integers(1, size, 3))})
+    blocks = list(zip(ends[:-1], ends[1:], strict=True))
+    order = rng.permutation(len(blocks))
+    froms = [int(rng.integers(0, size - (high - low) + 1)) if rng.random() < 0.4 else low for low, high in blocks]
+    looks = rng.random(len(blocks)) < 0.3
+
+    def build(x: Any, y: Any) -> tuple[Any, ...]:
+        def at(source: Any, low: int, length: int) -> Any:
+            start, shape = [0, 0], [6, 8]
+            start[dim], shape[dim] = low, length
+            return make("slice", source, start=tuple(start), length=tuple(shape), step=(1, 1))
+
+        made, seen = x, []
+        for k in order:
+            (low, high), own = blocks[k], froms[k]
+            # Of what was there, or of what is there by now.
+            source = made if looks[k] else x
+            part = make("add", at(source, own, high - low), at(y, low, high - low))
+            part = make("mul", part, at(source, low, high - low)) if k % 2 else part
+            start = [0, 0]
+            start[dim] = low
+            made = make("place", made, part, start=tuple(start), step=(1, 1))
+            seen.append(make("sum", made, dim=0))
+        return (made, *(seen if seed % 3 == 0 else ()))
+
+    check(graph_of(build, x, y, homes={0: 0}), [x, y])
+
+
 ROWS_OF = {
     "put": lambda x, i, v: x.__setitem__(i, v),
     "index_add_": lambda x, i, v: x.index_add_(0, i, v),

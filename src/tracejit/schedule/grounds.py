@@ -70,7 +70,7 @@ class Grounds:
         early = {*others, *[self._group_of[part] for part in self._parts(ground)]}
         below, above = self._chain(ground, self.of), self._chain(value, self._over)
         for group in mine:
-            own = [part for part in group.members if part.into is not None and part.into.source is value]
+            own = [part for part in group.members if part.into is not None and part.into.source in above]
             reading = [(m, r.source) for m in group.members if m is not cover for r in m.reads if r.source in below]
             if not all(self._is_spared(m, source, own) for m, source in reading):
                 return None

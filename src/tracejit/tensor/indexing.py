@@ -23,7 +23,7 @@ from tracejit.tensor.picking import pick_now, place_now
 from tracejit.tensor.promote import to_dtype
 from tracejit.tensor.scalar import NUMBERS
 from tracejit.tensor.state import state
-from tracejit.tensor.tape import current
+from tracejit.tensor.tape import is_recorded
 from tracejit.tensor.tensor import Tensor, method
 
 _VALID = "only integers, slices (`:`), ellipsis (`...`), None and long or byte Variables are valid indices"
@@ -212,11 +212,7 @@ def _named(index: Any) -> Any:
 def _view_now(x: Tensor, index: Any) -> Tensor | None:
     """The view that a plain subscript chooses, in one step of NumPy's, where no gradient takes part; None elsewhere."""
     array = x._array
-    if type(array) is not np.ndarray:
-        return None
-    if x._base is not None:
-        current(x)
-    if x._requires_grad and state.grad_enabled:
+    if type(array) is not np.ndarray or is_recorded(x):
         return None
     plan = _plan_of(x, index)
     if plan is None:

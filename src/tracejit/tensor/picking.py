@@ -14,8 +14,7 @@ import numpy as np
 from tracejit import dtypes
 from tracejit.tensor.dispatch import wrap
 from tracejit.tensor.inplace import holds, is_free, is_like, is_plain
-from tracejit.tensor.state import state
-from tracejit.tensor.tape import current
+from tracejit.tensor.tape import is_recorded
 from tracejit.tensor.tensor import Tensor
 
 MOST = 1 << 14
@@ -77,11 +76,7 @@ def _keys(shape: tuple[int, ...], index: Any) -> tuple[tuple[Any, ...], tuple[in
 def pick_now(x: Tensor, index: Any) -> Tensor | None:
     """The elements that a subscript with index tensors picks, where no gradient takes part; None elsewhere."""
     array = x._array
-    if type(array) is not np.ndarray:
-        return None
-    if x._base is not None:
-        current(x)
-    if x._requires_grad and state.grad_enabled:
+    if type(array) is not np.ndarray or is_recorded(x):
         return None
     found = _keys(array.shape, index)
     if found is None:

@@ -18,7 +18,7 @@ from tracejit.tensor.dispatch import apply, apply_view, shaped, show, wrap
 from tracejit.tensor.host import host
 from tracejit.tensor.promote import result_type, to_dtype
 from tracejit.tensor.state import state
-from tracejit.tensor.tape import current
+from tracejit.tensor.tape import current, is_recorded
 from tracejit.tensor.tensor import Tensor, method
 
 
@@ -297,9 +297,7 @@ def _cut_now(x: Tensor, d: int, start: int, length: int | None) -> Tensor | None
     array = x._array
     if state.session is not None or type(array) is not np.ndarray or not array.size:
         return None
-    if x._base is not None:
-        current(x)
-    if x._requires_grad and state.grad_enabled:
+    if is_recorded(x):
         return None
     shape, n = array.shape, array.ndim
     before: tuple[Any, ...] = (slice(None),) * d

@@ -140,6 +140,13 @@ def current(t: Tensor) -> Any:
     return node
 
 
+def is_recorded(t: Tensor) -> bool:
+    """Whether what is made of a tensor now is put on the tape."""
+    if t._base is not None:
+        current(t)
+    return t._requires_grad and state.grad_enabled
+
+
 def _place_behind(base: TapeNode, node: TapeNode) -> None:
     """Let the steps of a view, of which `node` is the last, stand right behind its base's.
 

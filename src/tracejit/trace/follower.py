@@ -221,7 +221,8 @@ class Follower:
             return False
         memory = Memory([*path(self.last), event])
         known = dict(enumerate(self.values)) | dict(zip(event.operands, tensors, strict=True))
-        return any(is_exposed(known[memory.root(target)]) for target, _, _ in event.assigned)
+        changed = [known.get(memory.root(target)) for target, _, _ in event.assigned]
+        return any(t is not None and is_exposed(t) for t in changed)
 
     def enter(self, event: Event, numbers: list[Any]) -> None:
         """Step onto an event: make what Python gets from it, draw its random numbers, note its assignments."""
