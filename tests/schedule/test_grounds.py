@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -295,7 +296,7 @@ def test_random_parts_that_cover_all(seed: int) -> None:
     dim = seed % 2
     size = (6, 8)[dim]
     ends = sorted({0, size, *map(int, rng.integers(1, size, 3))})
-    blocks = list(zip(ends[:-1], ends[1:], strict=True))
+    blocks = list(itertools.pairwise(ends))
     order = rng.permutation(len(blocks))
     froms = [int(rng.integers(0, size - (high - low) + 1)) if rng.random() < 0.4 else low for low, high in blocks]
     looks = rng.random(len(blocks)) < 0.3

@@ -13,7 +13,7 @@ from tracejit.ops.record import ops
 from tracejit.runtime.arrays import copied
 from tracejit.runtime.cuda.driver import available
 from tracejit.tensor.dispatch import apply, wrap
-from tracejit.tensor.exposure import expose, expose_for_good
+from tracejit.tensor.exposure import expose, note_owner
 from tracejit.tensor.promote import to_dtype
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor, alias, method, on_gpu
@@ -71,7 +71,7 @@ def from_numpy(array: Any) -> Tensor:
         raise ValueError("given numpy array strides not a multiple of the element byte size.")
     t = wrap(array.view(np.ndarray))
     t._share()
-    expose_for_good(t)
+    note_owner(t)
     return t
 
 

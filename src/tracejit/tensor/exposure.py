@@ -9,6 +9,7 @@ A region computes when it ends or is asked for values, but nobody asks who reads
 from __future__ import annotations
 
 import weakref
+from sys import getrefcount
 from typing import Any
 
 import numpy as np
@@ -32,10 +33,12 @@ def expose(t: Tensor, array: np.ndarray) -> np.ndarray:
     return given
 
 
-def expose_for_good(t: Tensor) -> None:
-    """Note that a tensor's memory is that of an array which the region was given."""
+def note_owner(t: Tensor) -> None:
+    """Note that a tensor of a region has the memory of an array, which somebody else may have as well."""
     if state.session is not None:
-        _note(t, lambda: True)
+        owner = t._array.base
+        # One is the tensor's, one this function's, one the question's.
+        _note(t, lambda: owner if getrefcount(owner) > 3 else None)
 
 
 def _note(t: Tensor, look: Any) -> None:
