@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 import tracejit as tj
 from tests.trace.replaying import both, net
 from tests.trace.values import bits
+from tracejit.tensor.state import state
 from tracejit.trace.compiled import region_of
 
 
@@ -273,6 +276,48 @@ def test_an_array_shows_what_is_changed_in_place(f):
     cuts = [note.reason for note in region_of(compiled).notes if "NumPy" in note.reason]
     # An array that nobody has any more costs no cut.
     assert bool(cuts) is (f not in (an_array_that_nobody_has, let_go))
+
+
+@pytest.mark.parametrize("mode", ["auto", "follow"])
+@pytest.mark.parametrize(
+    "x", [tj.zeros(0, 3), tj.ones(()), tj.arange(6).reshape(2, 3).t(), tj.ones(3).expand(2, 3), tj.ones(3) > 0]
+)
+def test_arrays_that_a_region_gives_away_are_like_others(x, mode):
+    def f(x):
+        y = x.detach()
+        return y.numpy(), y.numpy()[..., :1] if y.ndim else y.numpy(), x.clone().numpy()
+
+    compiled = tj.compile(f, mode=mode)
+    for _ in range(6):
+        for one, other in zip(f(x), compiled(x), strict=True):
+            assert frozen(one) == frozen(other)
+            assert one.flags.writeable is other.flags.writeable
+            assert one.strides == other.strides or not one.size
+
+
+def test_nothing_is_noted_of_arrays_behind_a_region(monkeypatch):
+    def f(x):
+        return x.numpy().sum() + (x * 2).numpy().sum()
+
+    compiled = tj.compile(f)
+    for call in range(8):
+        compiled(tj.ones(3))
+        assert state.exposed is None, call
+
+    def fails(x):
+        x.numpy()
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        tj.compile(fails)(tj.ones(3))
+    assert state.exposed is None
+    with monkeypatch.context() as patch:
+        region = region_of(compiled)
+        patch.setattr(type(region), "_only_waits", lambda self: True)
+        patch.setattr(region, "waiting", [(SimpleNamespace(line=""), SimpleNamespace(kind="", obstacle=""))])
+        patch.setattr(region, "prover", None)
+        compiled(tj.ones(3))
+    assert state.exposed is None
 
 
 def test_an_optimizer_changes_what_an_array_shows():

@@ -217,7 +217,7 @@ class Region:
             with self.account.timed(waiting.kind, stop.line, str(waiting.obstacle)):
                 return self.function(*args, **kwargs)
         finally:
-            state.session = None
+            state.session = state.exposed = None
 
     def _failed(self) -> VerificationError:
         """What verification found in this call; the next one begins anew."""
