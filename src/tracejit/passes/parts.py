@@ -8,6 +8,7 @@ from typing import Any
 from tracejit.ir.node import Node, apply
 from tracejit.ir.pattern import EXACT, Rule
 from tracejit.ops.record import ops
+from tracejit.passes.views import part_of_cat
 
 DEPTH = 64
 """How many parts, one put over the other, are looked through: a loop's would be looked through again at each step."""
@@ -26,26 +27,26 @@ def _last(dim: Dim) -> int:
     return start + (length - 1) * step
 
 
+def _steps(one: Dim, other: Dim) -> tuple[int, int]:
+    """The steps of two regions; one of a single place has any, so that of the other one."""
+    (_, n, t), (_, m, s) = one, other
+    return (s if n == 1 else t), (t if m == 1 and n != 1 else s)
+
+
 def _within(inner: Dim, outer: Dim) -> Dim | None:
     """One region as one of another, None where it is not wholly in it."""
-    (b, n, t), (a, m, s) = inner, outer
-    if n == 1:
-        t = s
-    if m == 1:
-        s = t
-    if b < a or _last((b, n, t)) > _last((a, m, s)) or (b - a) % s or t % s:
+    (b, n, _), (a, _, _) = inner, outer
+    t, s = _steps(inner, outer)
+    if b < a or _last(inner) > _last(outer) or (b - a) % s or t % s:
         return None
     return (b - a) // s, n, t // s
 
 
 def _are_apart(one: Dim, other: Dim) -> bool:
     """Whether two regions have no place in common: they lie one behind the other, or between each other's places."""
-    (a, m, s), (b, n, t) = one, other
-    if _last(one) < b or _last(other) < a:
-        return True
-    # A region of one place has any step.
-    step = s if n == 1 else t if m == 1 else s
-    return (s == t or n == 1 or m == 1) and step > 1 and (a - b) % step != 0
+    a, b = one[0], other[0]
+    s, t = _steps(one, other)
+    return _last(one) < b or _last(other) < a or (s == t and (a - b) % s != 0)
 
 
 def _source(x: Node, start: Ints, shape: Ints, step: Ints) -> tuple[Node, Ints, Ints] | None:
@@ -66,15 +67,10 @@ def _source(x: Node, start: Ints, shape: Ints, step: Ints) -> tuple[Node, Ints, 
                 return None
             x, start, step = part, tuple(d[0] for d in inside if d), tuple(d[2] for d in inside if d)
         elif x.op is ops.cat:
-            (dim,), at = x.attrs, 0
-            own = start[dim], shape[dim], step[dim]
-            for part in x.args:
-                if at <= own[0] and _last(own) < at + part.shape[dim]:
-                    break
-                at += part.shape[dim]
-            else:
+            found = part_of_cat(x.args, x.attrs[0], start, shape, step)
+            if found is None:
                 return None
-            x, start = part, (*start[:dim], own[0] - at, *start[dim + 1 :])
+            x, start = found
         else:
             return x, start, step
     return None

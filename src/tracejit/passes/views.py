@@ -83,18 +83,24 @@ def _sum_of_neighbours(x: Node, y: Node, a: Ints, b: Ints, s: Ints, t: Ints, out
     return apply(ops.unslice, joined, shape=out.shape, start=start, step=s)
 
 
-def _slice_of_cat(xs: tuple[Node, ...], dim: int, start: Ints, step: Ints, out: Node) -> Node | None:
-    """A slice that stays inside one of the joined tensors."""
-    length = out.shape[dim]
-    if length == 0:
+def part_of_cat(
+    xs: tuple[Node, ...], dim: int, start: Ints, shape: Ints, step: Ints
+) -> tuple[Node, Ints] | None:
+    """The one of joined tensors that a region stays inside of, and the region's start there."""
+    if shape[dim] == 0:
         return None
-    first, last, at = start[dim], start[dim] + (length - 1) * step[dim], 0
+    first, last, at = start[dim], start[dim] + (shape[dim] - 1) * step[dim], 0
     for x in xs:
         if at <= first and last < at + x.shape[dim]:
-            inside = tuple(first - at if d == dim else s for d, s in enumerate(start))
-            return apply(ops.slice, x, start=inside, length=out.shape, step=step)
+            return x, (*start[:dim], first - at, *start[dim + 1 :])
         at += x.shape[dim]
     return None
+
+
+def _slice_of_cat(xs: tuple[Node, ...], dim: int, start: Ints, step: Ints, out: Node) -> Node | None:
+    """A slice that stays inside one of the joined tensors."""
+    found = part_of_cat(xs, dim, start, out.shape, step)
+    return None if found is None else apply(ops.slice, found[0], start=found[1], length=out.shape, step=step)
 
 
 def _extreme_of_one(x: Node, dim: int, out: Node) -> Node | None:

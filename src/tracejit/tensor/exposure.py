@@ -47,6 +47,12 @@ def _note(t: Tensor, look: Any) -> None:
     state.exposed.append((t._share(), look))
 
 
+def are_there() -> bool:
+    """Whether any of the arrays that the running region knows of is still there; it forgets those that are not."""
+    state.exposed = [noted for noted in state.exposed or () if noted[1]() is not None] or None
+    return state.exposed is not None
+
+
 def is_exposed(t: Any) -> bool:
     """Whether an array shows a tensor's memory, as far as the region that is running knows."""
     return any(cell is t._cell and look() is not None for cell, look in state.exposed or ())

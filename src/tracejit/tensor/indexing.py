@@ -19,7 +19,7 @@ from tracejit.tensor.conversion import tensor
 from tracejit.tensor.dispatch import apply, apply_view, beside, shaped, show, wrap
 from tracejit.tensor.host import host
 from tracejit.tensor.inplace import assign, over, put_now
-from tracejit.tensor.picking import pick_now, place_now
+from tracejit.tensor.picking import is_of_numbers, pick_now, place_now
 from tracejit.tensor.promote import to_dtype
 from tracejit.tensor.scalar import NUMBERS
 from tracejit.tensor.state import state
@@ -187,7 +187,6 @@ _plans: dict[Any, tuple[Any, tuple[int, ...] | None, Steps] | None] = {}
 """Of layouts and subscripts of numbers, slices, None and ...: the subscript for NumPy, the shape after that if it is
 another, and the steps of the view; None where NumPy's view would have other strides.
 """
-_WHOLE = (int, type(None))
 
 
 def _named(index: Any) -> Any:
@@ -197,11 +196,9 @@ def _named(index: Any) -> Any:
     names: list[Any] = []
     for item in index if type(index) is tuple else (index,):
         if type(item) is slice:
-            start, stop, step = item.start, item.stop, item.step
-            # A generator over the three would take as long as all else here.
-            if type(start) not in _WHOLE or type(stop) not in _WHOLE or type(step) not in _WHOLE:
+            if not is_of_numbers(item):
                 return None
-            names += (start, stop, step, "slice")
+            names += (item.start, item.stop, item.step, "slice")
         elif type(item) is int or item is None or item is ...:
             names.append(item)
         else:

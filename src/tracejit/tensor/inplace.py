@@ -83,8 +83,6 @@ def _write_now(target: Tensor, value: Tensor) -> bool:
 
 def write(target: Tensor, value: Tensor) -> None:
     """Copy a value into a tensor's memory and put it on the tape."""
-    # Again, for a view that was pending said nothing of its base.
-    check_no_leaf(target)
     array = target._memory()
     if not array.flags.writeable:
         raise RuntimeError(
@@ -93,6 +91,12 @@ def write(target: Tensor, value: Tensor) -> None:
         )
     copy_into(array, value._memory())
     rewritten(target, value)
+
+
+def write_late(target: Tensor, value: Tensor) -> None:
+    """`write` for a tensor that was pending when `assign` looked at it: a view then said nothing of its base."""
+    check_no_leaf(target)
+    write(target, value)
 
 
 def copy_into(target: Any, value: Any) -> None:

@@ -22,6 +22,12 @@ MOST = 1 << 14
 _WHOLE = (int, type(None))
 
 
+def is_of_numbers(item: slice) -> bool:
+    """Whether nothing but numbers and None stand in a slice."""
+    # A generator over the three would take as long as all else.
+    return type(item.start) in _WHOLE and type(item.stop) in _WHOLE and type(item.step) in _WHOLE
+
+
 def _keys(shape: tuple[int, ...], index: Any) -> tuple[tuple[Any, ...], tuple[int, ...] | None] | None:
     """A subscript of index tensors, slices and ... for NumPy, and the shape that it picks where that is plain.
 
@@ -37,16 +43,12 @@ def _keys(shape: tuple[int, ...], index: Any) -> tuple[tuple[Any, ...], tuple[in
             array = item._array
             if item._dtype is dtypes.bool:
                 # A mask alone, of which the places are not counted before.
-                if len(items) > 1 or type(array) is not np.ndarray or array.shape != shape or not shape:
-                    return None
-                if array.size > MOST:
-                    return None
-                return (array,), None
+                alone = len(items) == 1 and type(array) is np.ndarray and array.shape == shape != ()
+                return ((array,), None) if alone and array.size <= MOST else None
             if item._dtype is not dtypes.int64 or type(array) is not np.ndarray or not array.ndim:
                 return None
         elif type(item) is slice:
-            start, stop, step = item.start, item.stop, item.step
-            if type(start) not in _WHOLE or type(stop) not in _WHOLE or type(step) not in _WHOLE or (step or 1) < 1:
+            if not is_of_numbers(item) or (item.step or 1) < 1:
                 return None
             keys.append(item)
             dim += 1

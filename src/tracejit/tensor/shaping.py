@@ -295,9 +295,7 @@ def _cut_now(x: Tensor, d: int, start: int, length: int | None) -> Tensor | None
     takes part; None elsewhere.
     """
     array = x._array
-    if state.session is not None or type(array) is not np.ndarray or not array.size:
-        return None
-    if is_recorded(x):
+    if state.session is not None or type(array) is not np.ndarray or not array.size or is_recorded(x):
         return None
     shape, n = array.shape, array.ndim
     before: tuple[Any, ...] = (slice(None),) * d

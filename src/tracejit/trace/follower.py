@@ -20,8 +20,8 @@ import numpy as np
 from tracejit.ops.record import Op
 from tracejit.tensor.autograd import detached
 from tracejit.tensor.dispatch import attach, compute, wrap
-from tracejit.tensor.exposure import is_exposed
-from tracejit.tensor.inplace import write
+from tracejit.tensor.exposure import are_there, is_exposed
+from tracejit.tensor.inplace import write_late
 from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import OWED, TapeNode
@@ -217,7 +217,7 @@ class Follower:
 
     def changes_exposed(self, event: Event, tensors: list[Any]) -> bool:
         """Whether an event changes memory that NumPy arrays show, of which a program would make use too late."""
-        if not event.assigned:
+        if not event.assigned or not are_there():
             return False
         memory = Memory([*path(self.last), event])
         known = dict(enumerate(self.values)) | dict(zip(event.operands, tensors, strict=True))
@@ -394,7 +394,7 @@ class Follower:
         operands = [target, value]
         if self.match("assign", None, (), operands, []) is not None:
             return
-        if self.eagerly("assign", write, (target, value), {}) is not MISS:
+        if self.eagerly("assign", write_late, (target, value), {}) is not MISS:
             return
         if grow(self, "assign", None, (), operands, [], lambda s, of: s.assign(of(target), of(value))) is None:
             self.leave("assign", None, (), operands, []).assign(target, value)

@@ -410,9 +410,9 @@ class Recorder(Names):
         if target._base is not None:
             target, value = target._base, with_part(target, value)
         slot, source = self.slot_in(unit, target), self.slot_in(unit, value)
-        if unit.broken is None and (slot is None or source is None):
-            unit.broken = f"{unit.name} changes a tensor that is not among its arguments"
-        if unit.broken is None:
+        if slot is None or source is None:
+            unit.broken = unit.broken or f"{unit.name} changes a tensor that is not among its arguments"
+        elif unit.broken is None:
             self._assign(unit, slot, source, target, value)
 
     def _stray(self, unit: Unit, op: Op, args: tuple[Any, ...]) -> str | None:
@@ -422,7 +422,7 @@ class Recorder(Names):
             self.gpu = gpu
         return None if gpu is self.gpu else f"{unit.name} computes on two devices"
 
-    def _assign(self, unit: Unit, slot: Any, source: Any, target: Tensor, value: Tensor) -> None:
+    def _assign(self, unit: Unit, slot: int, source: int, target: Tensor, value: Tensor) -> None:
         before = target._node
         self._write(target, value)
         new = self.new_slots(1)[0]

@@ -199,9 +199,9 @@ class Event:
     `operands` are the tensors it took, in order: slots. `binds` describes those that come from outside and take a
     new slot. `numbers` are the numbers it took. `assigned` are changes in place: slot before, slot after, and what
     became of the gradient history (None: nothing, else whether there is one now); `shown` are views of what got one,
-    each with what it shows. `renewed` are views of what was changed before, with slot before and slot
-    after. `ranges` are the bounds of index operands from outside. `key` is everything else that must
-    be equal. `layout` rebuilds the call's arguments.
+    each with what it shows. `renewed` are views and detached tensors of what was changed before, which it takes again:
+    slot before and slot after. `ranges` are the bounds of index operands from outside. `key` is everything else that
+    must be equal. `layout` rebuilds the call's arguments.
     `crossing` is what a backward pass is like outside of its segment (`trace/crossing.py`), `watched` are leaves that
     it reaches without changing them.
     """
