@@ -60,7 +60,7 @@ def run_on_gpu(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     machine = gpu()
     args = tuple([_there(machine, op, a) if isinstance(a, np.ndarray) else a for a in args])
     if op.family == "view":
-        return _view(op, args[0], attrs)
+        return _view(op, args[0], (*args[1:], *attrs))
     args = _whole_numbers(args)
     key = (machine, op, attrs, *[_layout(a) for a in args])
     with machine.context.lock:

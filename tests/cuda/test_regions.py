@@ -124,6 +124,26 @@ def test_other_sizes_get_programs_of_their_own() -> None:
     assert all(p.gpu for p in programs(function))
 
 
+def test_parts_that_move_are_no_other_programs() -> None:
+    def make() -> Callable[[int], Any]:
+        buffer, w = tj.zeros(7, 3, device="cuda"), tj.randn(7, 3, device="cuda").requires_grad_()
+
+        def f(k: int) -> Any:
+            i = k % 5
+            w.grad = None
+            buffer[i] = w[i + 1].detach() * 2
+            buffer[i : i + 2, 1:] += 1
+            (w[i : i + 2] * w[i]).sum().backward()
+            return buffer * 1, w.grad, buffer[i] * 1
+
+        return f
+
+    function = both(make, 12)
+    assert region_of(function).calls.side_exits == 0
+    assert region_of(function).calls.resized == 0
+    assert len(programs(function)) <= 6
+
+
 def test_values_are_read_in_the_middle() -> None:
     def make() -> Callable[[int], Any]:
         w = tj.ones(4, device="cuda", requires_grad=True)

@@ -325,6 +325,16 @@ _BY_NAME: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
         ([Values((5, 4)), Values((2, 3))], {"start": (1, 0), "step": (2, 1)}),
         ([Values((2, 2)), Values((2, 2))], {"start": (0, 0), "step": (1, 1)}),
     ],
+    "dynamic_slice": [
+        ([Values((5, 4)), 2], {"dim": 0, "length": 3}),
+        ([Values((2, 4, 3)), 0], {"dim": 1, "length": 1}),
+        ([Values((3,)), 3], {"dim": 0, "length": 0}),
+    ],
+    "dynamic_place": [
+        ([Values((5, 4)), Values((2, 4)), 3], {"dim": 0}),
+        ([Values((2, 4, 3)), Values((2, 1, 3)), 0], {"dim": 1}),
+        ([Values((3,)), Values((3,)), 0], {"dim": 0}),
+    ],
     "flip": [([Values((2, 3, 4))], {"dims": (0, 2)}), ([Values((0, 3))], {"dims": (1,)})],
     "diagonal": [([Values((3, 3))], {}), ([Values((2, 4, 4))], {}), ([Values((2, 0, 0))], {})],
     "windows": [

@@ -139,7 +139,7 @@ def deque_of_limited_length():
     return Case(f, lambda i: arr(i, 3), lambda: list(window))
 
 
-@topic.program("sizes")
+@topic.program("one program")
 def replay_buffer_overwritten_round_robin():
     buffer = tj.zeros(4, 3)
     world = {"at": 0}

@@ -148,7 +148,7 @@ def view_made_before_and_used_after_change():
     return Case(f, lambda i: arr(i, 2, 2))
 
 
-@topic.program("sizes")
+@topic.program("one program")
 def chain_of_views_changed_at_the_end():
     w = arr(0, 4, 6)
 

@@ -194,7 +194,7 @@ def view_param_update():
     return Case(f, lambda i: arr(i, 3, 2), lambda: (flat, w, b))
 
 
-@topic.program("sizes")
+@topic.program("cut")
 def sort_inplace_index():
     def f(x):
         s, k = x.sort()

@@ -53,7 +53,7 @@ def tinygrad_outputs_of_one_value_fed_back():
     return Case(f, lambda i: (world["buffer"], tj.tensor([[10.0 + i]])), lambda: world)
 
 
-@topic.program("sizes")
+@topic.program("one program")
 def tinygrad_slice_assign_then_read():
     cache = tj.zeros(4, 4)
 
@@ -136,7 +136,7 @@ def jax_iterator_as_an_input():
     return Case(lambda x: sum((next(source) for _ in range(3)), x), lambda i: arr(i, 2))
 
 
-@topic.program("sizes")
+@topic.program("one program")
 def jax_out_of_bounds_index_raises():
     return Case(lambda x, k: (x * 2)[k], lambda i: (arr(i, 10), 11 if i % 4 == 3 else i))
 

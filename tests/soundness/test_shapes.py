@@ -142,7 +142,7 @@ def index_numbers_that_change():
     return Case(lambda x, k: (x[k], x[k:], x[:, k % 2], x[-k:]), lambda i: (arr(i, 5, 3), i % 5))
 
 
-@topic.program("sizes")
+@topic.program("one program")
 def index_out_of_range_now_and_then():
     log: list[str] = []
 
@@ -358,7 +358,7 @@ def input_from_a_slice_of_a_data_set():
     return Case(lambda x: (x - x.mean(0)).abs().sum(), lambda i: data[2 * i : 2 * i + 4], lambda: data)
 
 
-@topic.program("sizes")
+@topic.program("one program")
 def symbolic_pad_is_not_frozen():
     return Case(lambda x, n: F.pad(x, (n, 3 - n), value=float(n)), lambda i: (arr(i, 2, 2), i % 4))
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import tracejit as tj
-from tests.trace.values import bits
+from tests.trace.values import arr, bits
 from tracejit.trace.compiled import region_of
 
 CALLS = 14
@@ -334,3 +334,23 @@ def test_errors_are_those_of_eager() -> None:
             with pytest.raises(RuntimeError) as other:
                 compiled(x)
             assert str(one.value) == str(other.value)
+
+
+def test_a_branch_for_other_sizes_knows_the_history_of_a_changed_view() -> None:
+    def f(base, row, more):
+        part = base[3:]
+        part[0] = row
+        if more:
+            part[1] = -1.5
+        base[..., 1] = 0.25
+        seen = part.requires_grad
+        (part * part).sum().backward()
+        return seen
+
+    compiled = tj.compile(f)
+    for more in (0, 0, 1, 1, 1, 0):
+        found = []
+        for g in (f, compiled):
+            base, row = arr(1, 5, 3), arr(2, 3).requires_grad_()
+            found.append((g(base, row, more), bits(base), bits(row.grad)))
+        assert found[0] == found[1]

@@ -119,6 +119,25 @@ def test_a_tree_is_taken_once_it_is_there(kept_trees):
     assert len(trees(kept_trees)) == 2
 
 
+def test_what_moves_is_kept(kept_trees):
+    def f(x, i):
+        x[i] = x[i + 1] * 2
+        return x[i : i + 2].sum(0)
+
+    def rows(compiled):
+        x = tj.arange(21.0).reshape(7, 3) * 1
+        return [bits((compiled(x, 3 * k % 5), x)) for k in range(30)]
+
+    expected = rows(f)
+    for found in (False, True, True):
+        compiled = tj.compile(f)
+        assert rows(compiled) == expected
+        calls = region_of(compiled).calls
+        assert (calls.cold == 0) is found
+        assert (calls.side_exits, calls.resized) == (0, 0)
+        assert calls.replayed >= 10
+
+
 def test_a_program_is_explained_as_it_was_when_its_numbers_are_not_what_they_were(kept_trees):
     def f(x, p):
         return x * p

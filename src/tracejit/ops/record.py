@@ -170,6 +170,11 @@ class Op:
             return np.asarray(found).astype(avals.dtype.np, copy=False)
         return tuple(np.asarray(x).astype(a.dtype.np, copy=False) for x, a in zip(found, avals, strict=True))
 
+    def of_step(self, x: Any, step: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        """Operands and attributes of a step that leads to a view: it has numbers of the run before the attributes."""
+        numbers = len(self.params) - 1
+        return ((x, *step[:numbers]), step[numbers:]) if numbers else ((x,), step)
+
     @property
     def differentiable(self) -> bool:
         """Whether any operand has a gradient rule."""

@@ -15,7 +15,7 @@ from tracejit.ir.node import Node, make, make_as
 from tracejit.ir.pattern import EXACT, Rule, RuleSet
 from tracejit.ir.rewrite import Settling, rewrite
 from tracejit.ops.record import Op
-from tracejit.passes import operands, parts, simplify, views
+from tracejit.passes import dynamic, operands, parts, simplify, views
 from tracejit.passes.products import join_products
 from tracejit.passes.slices import slice_operands
 
@@ -61,7 +61,7 @@ _made = functools.cache(_Step)
 
 
 def _step(soundness: str) -> _Step:
-    return _made(soundness, views.RULES, parts.RULES, simplify.RULES)
+    return _made(soundness, dynamic.RULES, views.RULES, parts.RULES, simplify.RULES)
 
 
 def simplified(graph: Graph, soundness: str) -> Graph:

@@ -239,6 +239,6 @@ RULES: tuple[Rule, ...] = (
             examples=({**_ONE, **_SHOWN.get(op.name, {})},),
         )
         for op in ops.family("view")
-        if op.plain is None
+        if op.plain is None and len(op.params) == 1
     ),
 )

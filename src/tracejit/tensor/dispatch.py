@@ -166,7 +166,7 @@ def compute(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
         return outs
     if op.family == "view":
         out = wrap(found)
-        attach(op, args[0], attrs, out)
+        attach(op, args[0], attrs if len(args) == 1 else (*args[1:], *attrs), out)
     else:
         # NumPy keeps the order of a transposed operand; here every computed tensor is contiguous.
         out = wrap(found if found.flags.c_contiguous else np.ascontiguousarray(found))
@@ -192,9 +192,9 @@ def _called(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     return apply(op, args, attrs)
 
 
-def attach(op: Op, source: Tensor, attrs: tuple[Any, ...], out: Tensor) -> None:
+def attach(op: Op, source: Tensor, step: tuple[Any, ...], out: Tensor) -> None:
     """Note that `out` is a view of the memory of `source`, if it is one and not a copy; where nobody has `source`, that
-    what is saved of it changes with `out`.
+    what is saved of it changes with `out`. The step has numbers of the run before the operation's attributes.
     """
     if op.plain is not None:
         out._cell = source._share()
@@ -203,7 +203,7 @@ def attach(op: Op, source: Tensor, attrs: tuple[Any, ...], out: Tensor) -> None:
         source._array, out._array
     ):
         return
-    show(source, ((op, attrs),), out)
+    show(source, ((op, step),), out)
 
 
 def show(source: Tensor, steps: tuple[Any, ...], out: Tensor) -> None:

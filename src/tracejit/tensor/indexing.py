@@ -21,7 +21,7 @@ from tracejit.tensor.host import host
 from tracejit.tensor.inplace import assign, over, put_now
 from tracejit.tensor.picking import is_of_numbers, pick_now, place_now
 from tracejit.tensor.promote import to_dtype
-from tracejit.tensor.scalar import NUMBERS
+from tracejit.tensor.scalar import NUMBERS, Scalar, alike
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import is_recorded
 from tracejit.tensor.tensor import Tensor, method
@@ -59,6 +59,8 @@ def _items(index: Any) -> list[Any]:
             out.append(key if key.numel() else to_dtype(key, dtypes.int64))
         elif isinstance(item, np.bool_):
             out.append(bool(item))
+        elif _is_whole(item):
+            out.append(item)
         elif hasattr(item, "__index__"):
             out.append(item.__index__())
         elif isinstance(item, str):
@@ -76,14 +78,29 @@ def _consumed(item: Any) -> int:
     return 1
 
 
-def _within(i: int, size: int, dim: int) -> int:
-    if not -size <= i < size:
-        raise IndexError(f"index {i} is out of bounds for dimension {dim} with size {size}")
+def _within(i: Any, size: int, dim: int) -> Any:
+    at = alike(i)
+    if not -size <= at < size:
+        raise IndexError(f"index {at} is out of bounds for dimension {dim} with size {size}")
+    if type(i) is Scalar:
+        return i.place(size)
     return i + size if i < 0 else i
 
 
-def _run_of(item: slice, size: int) -> tuple[int, int, int]:
+def _is_whole(x: Any) -> bool:
+    """Whether something is a whole number of the run."""
+    return type(x) is Scalar and type(x.value) is int
+
+
+def _is_step(x: Any) -> bool:
+    return x is None or (type(x) is int and x > 0)
+
+
+def _run_of(item: slice, size: int) -> tuple[Any, int, int]:
     """Start, length and step of a slice."""
+    if _is_whole(item.start) and _is_whole(item.stop) and _is_step(item.step) and item.start.leads(item.stop, size):
+        step = item.step or 1
+        return item.start, -(-(item.stop.value - item.start.value) // step), step
     if item.step is not None and item.step.__index__() < 0:
         raise ValueError("step must be greater than zero")
     start, stop, step = item.indices(size)

@@ -162,8 +162,8 @@ def with_part(view: Tensor, value: Tensor) -> Any:
     base = view._base
     assert base is not None
     parents = [base]
-    for op, attrs in view._view[:-1]:
-        parents.append(apply(op, (parents[-1],), attrs))
+    for op, step in view._view[:-1]:
+        parents.append(apply(op, *op.of_step(parents[-1], step)))
     for (op, attrs), parent in zip(reversed(view._view), reversed(parents), strict=True):
         value = _put_back(op, attrs, parent, value)
     return value
@@ -185,6 +185,9 @@ def _put_back(op: Op, attrs: tuple[Any, ...], parent: Tensor, value: Tensor) -> 
     if op is ops.slice:
         start, _, step = attrs
         return apply(ops.place, (parent, value), (start, step))
+    if op is ops.dynamic_slice:
+        at, dim, _ = attrs
+        return apply(ops.dynamic_place, (parent, value, at), (dim,))
     if op is ops.windows:
         return _put_windows_back(parent, value, *attrs)
     raise RuntimeError(f"a tensor made by {op.name}() cannot be changed in place; clone() it first")

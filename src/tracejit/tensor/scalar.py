@@ -29,6 +29,14 @@ class Scalar:
         self.source.fix(self.value)
         return self.value
 
+    def place(self, size: int) -> Any:
+        """The place that a whole number is among so many, counted from the front, if possible as a run-time number."""
+        return self.source.place(self.value, size)
+
+    def leads(self, stop: Scalar, size: int) -> bool:
+        """Whether it may stay a run-time number as the start of a part that ends before another one."""
+        return bool(self.source.ahead(self.value, stop, size))
+
     def __float__(self) -> float:
         return float(self.take())
 

@@ -17,6 +17,7 @@ from tracejit.tensor.casting import WIDEST, call_cast
 from tracejit.tensor.dispatch import apply, apply_view, shaped, show, wrap
 from tracejit.tensor.host import host
 from tracejit.tensor.promote import result_type, to_dtype
+from tracejit.tensor.scalar import Scalar, alike
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import current, is_recorded
 from tracejit.tensor.tensor import Tensor, method
@@ -312,15 +313,17 @@ def _cut_now(x: Tensor, d: int, start: int, length: int | None) -> Tensor | None
 
 
 @method()
-def narrow(input: Tensor, dim: int, start: int, length: int) -> Any:
+def narrow(input: Tensor, dim: int, start: Any, length: int) -> Any:
     """`length` slices from `start` on along a dimension."""
     shape = input._shape
     d = normalize_dim(dim, len(shape))
-    start = int(start)
-    if start < 0:
-        start += shape[d]
-    if start < 0 or start + length > shape[d] or length < 0:
-        raise RuntimeError(f"start ({start}) + length ({length}) exceeds dimension size ({shape[d]}).")
+    at, length = int(alike(start)), int(length)
+    if at < 0:
+        at += shape[d]
+    if at < 0 or at + length > shape[d] or length < 0:
+        raise RuntimeError(f"start ({at}) + length ({length}) exceeds dimension size ({shape[d]}).")
+    # From behind it is another number.
+    start = at if type(start) is not Scalar else start.place(shape[d] + 1 - length) if start.value == at else int(start)
     found = _cut_now(input, d, start, length) if length else None
     if found is not None:
         return found
@@ -330,21 +333,20 @@ def narrow(input: Tensor, dim: int, start: int, length: int) -> Any:
 
 
 @method()
-def select(input: Tensor, dim: int, index: int) -> Any:
+def select(input: Tensor, dim: int, index: Any) -> Any:
     """One slice along a dimension, which goes away."""
     shape = input._shape
     if not shape:
         raise IndexError("select() cannot be applied to a 0-dim tensor.")
     d = normalize_dim(dim, len(shape))
-    index = int(index)
-    if not -shape[d] <= index < shape[d]:
-        raise IndexError(
-            f"select(): index {index} out of range for tensor of size {list(shape)} at dimension {d}"
-        )
-    found = _cut_now(input, d, index % shape[d], None)
+    at = int(alike(index))
+    if not -shape[d] <= at < shape[d]:
+        raise IndexError(f"select(): index {at} out of range for tensor of size {list(shape)} at dimension {d}")
+    index = index.place(shape[d]) if type(index) is Scalar else at % shape[d]
+    found = _cut_now(input, d, index, None)
     if found is not None:
         return found
-    out = narrow(input, d, index % shape[d], 1)
+    out = narrow(input, d, index, 1)
     return apply_view(ops.reshape, out, (shape[:d] + shape[d + 1 :],))
 
 

@@ -129,8 +129,9 @@ def current(t: Tensor) -> Any:
         grad, state.grad_enabled = state.grad_enabled, True
         try:
             with untraced():
-                for op, attrs in t._view:
-                    rebuilt = op(rebuilt, **dict(zip(op.attrs, attrs, strict=True)))
+                for op, step in t._view:
+                    args, attrs = op.of_step(rebuilt, step)
+                    rebuilt = op(*args, **dict(zip(op.attrs, attrs, strict=True)))
         finally:
             state.grad_enabled = grad
         t._index, t._node, t._requires_grad = rebuilt._index, rebuilt._node, rebuilt._requires_grad

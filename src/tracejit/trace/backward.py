@@ -22,7 +22,7 @@ from tracejit.trace.crossing import (
 from tracejit.trace.matcher import MISS
 from tracejit.trace.route import Short, gather, make_route, take_route
 from tracejit.trace.tape import Untraceable
-from tracejit.trace.tree import Event, Result, Step
+from tracejit.trace.tree import Event, Result, Static, Step
 from tracejit.trace.unit import Unit
 
 ROUTES = 16
@@ -157,9 +157,10 @@ def take_views(recorder: Any, found: Outside, unit: Unit) -> list[int]:
     views: list[int] = []
     for t, base, way in found.views:
         slot = slots[base] if base >= 0 else views[-1 - base]
-        for op, attrs in way:
+        for op, step in way:
             source, slot = slot, recorder.new_slots(1)[0]
-            unit.steps.append(Step(op, (source,), attrs, (slot,), True))
+            args, attrs = op.of_step(source, step)
+            unit.steps.append(Step(op, (source, *map(Static, args[1:])), attrs, (slot,), True))
         views.append(slot)
         if t._node is not None:
             recorder.outer[id(t._node)] = slot

@@ -14,7 +14,7 @@ from tracejit.tensor.tensor import Tensor, set_requires_grad
 class Eager:
     """The session of a call that is no longer traced: everything runs as without a session."""
 
-    def apply(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
+    def apply(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...], rest: bool = False) -> Any:
         """Run a record."""
         return compute(op, args, attrs)
 

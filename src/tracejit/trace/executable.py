@@ -28,7 +28,7 @@ from tracejit.trace.structure import (
     scalars_of,
 )
 from tracejit.trace.tape import NodePlan, TapePlan, needed_slots, plan_tape
-from tracejit.trace.tree import Event, Stop, path
+from tracejit.trace.tree import Event, Static, Stop, path
 
 address_of = ENTRY.address_of
 _BYTE = np.dtype(np.uint8)
@@ -41,7 +41,7 @@ would only keep its memory."""
 class Executable:
     """What a segment became for one set of values that live on.
 
-    `views` are tensors that get their memory from another's, in order: (slot, source, op, attrs). `bumps` count the
+    `views` are tensors that get their memory from another's, in order: (slot, source, op, step). `bumps` count the
     changes in place, `renamed` are the slots that they gave to tensors by which the tape knows them: before, after.
     `tape` is what must be put back on the gradient tape; of what a lean one keeps the large values are the last
     outputs, by numbers below zero, and the small ones have places in a `block`: offsets, and bytes in all. What Python
@@ -374,7 +374,8 @@ def _want(slot: int, memory: Memory, wanted: dict[int, None], views: _Views) -> 
             # A replay knows a tensor that was changed in place, and that nobody has, by the memory's slot alone.
             first = memory.root(source)
             shows = source if first == source or memory.made[source].view else first
-            views[root] = (shows, step.op, step.attrs)
+            numbers = [a.value if type(a) is Static else a for a in step.args[1:]]
+            views[root] = (shows, step.op, (*numbers, *step.attrs))
         return
     wanted[root] = None
 

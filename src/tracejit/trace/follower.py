@@ -15,8 +15,6 @@ from sys import getrefcount
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-
 from tracejit.ops.record import Op
 from tracejit.tensor.autograd import detached
 from tracejit.tensor.dispatch import attach, compute, wrap
@@ -32,11 +30,12 @@ from tracejit.trace.eager import EAGER
 from tracejit.trace.executable import STRANGERS, Executable
 from tracejit.trace.growth import Growth, grow, grow_cut, grow_end, sketched, sketched_backward
 from tracejit.trace.matcher import MISS, matcher
-from tracejit.trace.memory import Memory
+from tracejit.trace.memory import Memory, is_changed, shows_changed
+from tracejit.trace.moving import STARTS, begins_to_move, in_motion, known_to_move
 from tracejit.trace.ranges import in_range
 from tracejit.trace.repeat import materialise
 from tracejit.trace.structure import READ
-from tracejit.trace.tree import Event, External, Opaque, Place, Stop, flatten, is_detached, path
+from tracejit.trace.tree import Event, External, Number, Opaque, Place, Stop, flatten, is_detached, path
 
 FAMILIAR = 4
 """From how many meetings on an event gets a matcher: where calls are replayed soon, none is needed."""
@@ -194,26 +193,11 @@ class Follower:
 
     def is_mutated(self, t: Any) -> bool:
         """Whether the memory of a tensor from outside is also that of one which this segment changes."""
-        cell = t._cell
-        if cell is None:
-            return False
-        values = self.values
-        return any(
-            values[target] is not None and values[target]._cell is cell
-            for event in self.mutators
-            for target, _, _ in event.assigned
-        )
+        return is_changed(t, self.mutators, self.values)
 
     def shows_mutated(self, t: Any) -> bool:
         """Whether a tensor shows memory that this segment changes through an array it does not know of."""
-        values = self.values
-        return any(
-            values[target] is not None
-            and values[target]._array is not None
-            and np.may_share_memory(values[target]._array, t._array)
-            for event in self.mutators
-            for target, _, _ in event.assigned
-        )
+        return shows_changed(t, self.mutators, self.values)
 
     def changes_exposed(self, event: Event, tensors: list[Any]) -> bool:
         """Whether an event changes memory that NumPy arrays show, of which a program would make use too late."""
@@ -301,9 +285,14 @@ class Follower:
 
     # --- the session --------------------------------------------------------------------------------------------------
 
-    def apply(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
-        """Match an operation."""
-        events = self.place.events
+    def apply(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...], rest: bool = False) -> Any:
+        """Match an operation, which may be on the `rest` of a part that moves."""
+        place = self.place
+        if place.moving is not None and op in STARTS:
+            dims = known_to_move(self.region, place, op, args, attrs, rest)
+            if dims:
+                return in_motion(dims, op, args, attrs)
+        events = place.events
         if events:
             event = events[0]
             if event.function is op and event.match is not None:
@@ -330,12 +319,14 @@ class Follower:
         call = ("op", op, (attrs, tuple(shape)), tensors, numbers)
         found = self.match(*call)
         if found is None:
+            if op in STARTS and (dims := begins_to_move(self, op, tensors, attrs, rest)):
+                return in_motion(dims, op, args, attrs)
             out = self.eagerly(op, compute, (op, args, attrs), {})
             if out is not MISS:
                 return out
-            found = grow(self, *call, lambda sketch, of: sketch.apply(op, tuple(map(of, args)), attrs))
+            found = grow(self, *call, lambda sketch, of: sketch.apply(op, tuple(map(of, args)), attrs, True))
             if found is None:
-                return self.leave(*call).apply(op, args, attrs)
+                return self.leave(*call).apply(op, args, attrs, True)
         results = found.results
         if len(results) == 1:
             return self.values[results[0].slot]
@@ -578,9 +569,10 @@ class Follower:
         if op is None:
             made = detached(base)
         else:
+            step = tuple([self.numbers[a.index] if type(a) is Number else a for a in attrs])
             # Without its history, so that the view is not recorded.
-            made = compute(op, (detached(base),), attrs)
-            attach(op, base, attrs, made)
+            made = compute(op, *op.of_step(detached(base), step))
+            attach(op, base, step, made)
         if t is None:
             self.values[slot] = made
             return

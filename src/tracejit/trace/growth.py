@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from tracejit.ops.dynamic import DYNAMIC
 from tracejit.ops.record import Op
 from tracejit.runtime.cuda.array import DeviceArray, host_view
 from tracejit.tensor.dispatch import compute, wrap
 from tracejit.tensor.inplace import rewritten
 from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.state import state
-from tracejit.tensor.tape import enter
+from tracejit.tensor.tape import current, enter
 from tracejit.tensor.tensor import Tensor, aval_of, on_gpu
 from tracejit.trace.backward import reach
 from tracejit.trace.recorder import Recorder
@@ -48,7 +49,7 @@ class Sketch(Recorder):
     def compute(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
         """What the operation gives, without its values."""
         if op.family == "view":
-            return compute(op, args, attrs) if not on_gpu(args[0]) else self._view(op, args[0], attrs)
+            return compute(op, args, attrs) if not on_gpu(args[0]) else self._view(op, args, attrs)
         known = [aval_of(a) if isinstance(a, Tensor) else a.value if type(a) is Scalar else a for a in args]
         found = op.infer(*known, *attrs)
         several = type(found) is tuple
@@ -58,16 +59,21 @@ class Sketch(Recorder):
                 raise Ungrown
             for out in outs:
                 out._array = out._array.view(DeviceArray)
+        for a in args:
+            if isinstance(a, Tensor) and a._base is not None:
+                # A change in place of what it shows may have given it a history.
+                current(a)
         mask = sum(1 << i for i, a in enumerate(args) if isinstance(a, Tensor) and a._requires_grad)
         if mask and state.grad_enabled and op.rules:
             enter(op, args, attrs, outs, mask)
         return outs if several else outs[0]
 
-    def _view(self, op: Op, x: Tensor, attrs: tuple[Any, ...]) -> Tensor:
+    def _view(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Tensor:
         """A view of what stands for a tensor on a GPU, but is memory of the host."""
+        x = args[0]
         array, x._array = x._array, host_view(x._array)
         try:
-            out: Tensor = compute(op, (x,), attrs)
+            out: Tensor = compute(op, args, attrs)
         finally:
             x._array = array
         out._array = out._array.view(DeviceArray)
@@ -295,7 +301,9 @@ def grow(
     place = follower.place
     model = next((e for e in place.models() if resembles(e, kind, function, tensors, follower.values)), None)
     # Within a branch for other sizes, such as a loop over more steps, anything may follow that is known to grow.
-    if model is None and not (place.grown and (kind, function) in follower.region.known):
+    # What begins where a number of the run says takes the place of something known.
+    begins = function in DYNAMIC
+    if model is None and not (begins or (place.grown and (kind, function) in follower.region.known)):
         return None
     region = follower.region
     if not follower.grows or not region.may_grow():
@@ -318,8 +326,11 @@ def grow(
         if made in place.events:
             place.events.remove(made)
             region.recorded_events -= 1
-    elif region.calls.resized > count:
-        region.resized(change)
+    else:
+        if begins and made is not None:
+            made.next.grown = True
+        if region.calls.resized > count:
+            region.resized(change)
     return found
 
 

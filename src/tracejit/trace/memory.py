@@ -5,7 +5,32 @@ In: the events of a segment. Out: `Memory`. Must not know: programs, the tape.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
 from tracejit.trace.tree import Event, External, Step
+
+
+def changed_by(events: list[Event], values: list[Any]) -> Iterator[Any]:
+    """The tensors that some events change in place, as far as they are there."""
+    for event in events:
+        for target, _, _ in event.assigned:
+            if values[target] is not None:
+                yield values[target]
+
+
+def is_changed(t: Any, events: list[Event], values: list[Any]) -> bool:
+    """Whether the memory of a tensor is also that of one which some events change."""
+    cell = t._cell
+    return cell is not None and any(other._cell is cell for other in changed_by(events, values))
+
+
+def shows_changed(t: Any, events: list[Event], values: list[Any]) -> bool:
+    """Whether a tensor shows memory that some events change through an array it does not know of."""
+    arrays = [other._array for other in changed_by(events, values) if other._array is not None]
+    return any(np.may_share_memory(array, t._array) for array in arrays)
 
 
 class Memory:

@@ -13,7 +13,8 @@ import numpy as np
 from tracejit.eager import REDUCTION_WORK, is_rare
 from tracejit.kernels.index import check_launch
 from tracejit.kernels.launch import Operand, Ptr
-from tracejit.ops.record import ops
+from tracejit.ops.dynamic import DYNAMIC, room
+from tracejit.ops.record import Op, ops
 from tracejit.runtime.build import build
 from tracejit.runtime.cuda.array import DeviceArray
 from tracejit.runtime.team import launch
@@ -113,8 +114,14 @@ def in_range(t: Any, low: int, high: int) -> bool:
     return not array.size or (int(array.min()) >= low and int(array.max()) < high)
 
 
-def bound_numbers(args: tuple[Any, ...], outs: tuple[Any, ...]) -> None:
-    """Let whole numbers vary only within the integer types of the operation: beyond them eager may raise."""
+def bound_numbers(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...], outs: tuple[Any, ...]) -> None:
+    """Let whole numbers vary only within the integer types of the operation, beyond which eager may raise, and within a
+    tensor of which they say where a part begins.
+    """
+    if op in DYNAMIC and type(args[-1]) is Scalar:
+        source = args[-1].source
+        source.low, source.high = max(source.low, 0), min(source.high, room(op, args, attrs))
+        return
     for a in args:
         if type(a) is Scalar and a.source.kind == "i":
             for t in (*args, *outs):

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from tracejit.ops.dynamic import DYNAMIC
 from tracejit.ops.record import Op
 from tracejit.runtime.cuda.array import DeviceArray
 from tracejit.tensor.autograd import detached
@@ -21,6 +22,7 @@ from tracejit.tensor.tensor import GpuAval, Tensor, aval_of, on_gpu, set_require
 from tracejit.trace import obstacles
 from tracejit.trace.backward import record_backward
 from tracejit.trace.eager import EAGER
+from tracejit.trace.moving import STARTS, come_to_rest, in_motion, known_to_move
 from tracejit.trace.names import Names
 from tracejit.trace.ranges import bound_numbers, index_ranges
 from tracejit.trace.renewal import is_renewable, renew
@@ -278,7 +280,7 @@ class Recorder(Names):
                 specs.append(Static(a))
         out = self.compute(op, args, attrs)
         outs = out if type(out) is tuple else (out,)
-        bound_numbers(args, outs)
+        bound_numbers(op, args, attrs, outs)
         slots = tuple(self.new_slots(len(outs)))
         unit.steps.append(Step(op, tuple(specs), attrs, slots, outs[0]._base is not None))
         if outs[0]._base is not None:
@@ -289,10 +291,14 @@ class Recorder(Names):
 
     # --- the session --------------------------------------------------------------------------------------------------
 
-    def apply(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
-        """Run and record an operation."""
+    def apply(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...], rest: bool = False) -> Any:
+        """Run and record an operation, which may be on the `rest` of a part that moves."""
         if self.unit is not None:
             return self.step(self.unit, op, args, attrs)
+        if op in STARTS:
+            dims = known_to_move(self.region, self.place, op, args, attrs, rest)
+            if dims:
+                return in_motion(dims, op, args, attrs)
         obstacle = obstacles.of_operation(op, args)
         if obstacle is not None:
             self.cut(obstacle, eager=op)
@@ -316,7 +322,8 @@ class Recorder(Names):
                 drawn = type(a) is Scalar
                 # A run-time number from the start, unless it is written in the text: one that changes later costs no
                 # other program.
-                number = a.source if drawn else self.number(a, varies=not same_number(a, user_literal()))
+                varies = op in DYNAMIC or not same_number(a, user_literal())
+                number = a.source if drawn else self.number(a, varies)
                 numbers.append(number)
                 wrapped.append(a if drawn else Scalar(a, number))
                 shape.append(number.kind)
@@ -566,12 +573,18 @@ class Recorder(Names):
             stop.eager.add(eager)
             stop.note.eager = True
         assert stop.next is not None
+        self.rest()
         self.begin(stop.next.root)
+
+    def rest(self) -> None:
+        """The segment is done with its views."""
+        come_to_rest(t for _, t in self.living())
 
     def finish(self) -> None:
         """The region's Python is done."""
         if self.place.end is None:
             self.place.end = self.stop("the region ends")
+        self.rest()
 
     def stop(self, reason: str) -> Stop:
         """Take down the tape as it is now."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from tracejit.config import SETTINGS
 from tracejit.errors import CompileLimitError, VerificationError
+from tracejit.ops.record import Op
 from tracejit.runtime.ahead import AHEAD
 from tracejit.runtime.collection import only_new, without_collections
 from tracejit.tensor.state import state
@@ -91,6 +92,7 @@ class Region:
         self.settled = False
         self.branches = 0
         self.known: set[Any] = set()
+        self.moving: dict[tuple[Op, int, str], tuple[int, ...]] = {}
         self.first_roots: dict[int, Place] = {}
         self.replans = 0
         self.structures = Structures()
@@ -234,7 +236,9 @@ class Region:
         session = state.session
         try:
             if isinstance(session, Follower):
-                materialise(session)
+                session = materialise(session)
+            if isinstance(session, Recorder):
+                session.rest()
         finally:
             state.session = None
 

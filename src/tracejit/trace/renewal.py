@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.tensor import Tensor
-from tracejit.trace.tree import Step
+from tracejit.trace.tree import Static, Step
 from tracejit.trace.unit import Unit
 
 
@@ -44,9 +45,11 @@ def renew(recorder: Any, unit: Unit, t: Tensor) -> int:
         recorder.owner[slot] = root
     else:
         slot = recorder.slot_in(unit, t._base)
-        for op, attrs in t._view:
+        for op, step in t._view:
             (new,) = recorder.new_slots(1)
-            unit.steps.append(Step(op, (slot,), attrs, (new,), True))
+            args, attrs = op.of_step(slot, step)
+            numbers = [a.source if type(a) is Scalar else Static(a) for a in args[1:]]
+            unit.steps.append(Step(op, (slot, *numbers), attrs, (new,), True))
             recorder.note_view(slot, new)
             slot = new
     unit.renewed.append((before, slot))

@@ -56,6 +56,15 @@ class Number:
         """That the number is none of some became part of the structure: the tree knows that by its value alone."""
         self.fix(value)
 
+    def place(self, value: int, size: int) -> int:
+        """The place that the number is among so many, counted from the front; it is part of the structure."""
+        self.fix(value)
+        return value % size
+
+    def ahead(self, value: int, stop: Any, size: int) -> bool:
+        """How much greater another number is cannot be known without what both are."""
+        return False
+
     def admits(self, value: Any) -> bool:
         """Whether a call with this value takes the same branch; a first change makes the number a run-time one."""
         kind = "f" if isinstance(value, float) else "i"
@@ -151,10 +160,11 @@ class Place:
     """A point of the tree: what may come next.
 
     `model` is the place of the branch that this one repeats at other sizes, if it does; `peers` are those that repeat
-    this one. `grown` says that it lies in a branch for other sizes.
+    this one. `grown` says that it lies in a branch for other sizes, `moving` along which dimensions operations on parts
+    of tensors of so many dimensions begin elsewhere from call to call, None if none does.
     """
 
-    __slots__ = ("__weakref__", "cut", "end", "events", "grown", "model", "peers", "segment")
+    __slots__ = ("__weakref__", "cut", "end", "events", "grown", "model", "moving", "peers", "segment")
 
     def __init__(self, segment: Segment) -> None:
         self.segment = segment
@@ -162,6 +172,7 @@ class Place:
         self.cut: Stop | None = None
         self.end: Stop | None = None
         self.grown = False
+        self.moving: dict[tuple[Op, int], tuple[int, ...]] | None = None
         self.model: Place | None = None
         self.peers: weakref.WeakSet[Place] = weakref.WeakSet()
 

@@ -149,8 +149,23 @@ def _next(m: Any, x: Any, default: Any = _NOTHING) -> Any:
     return found
 
 
+def _counted(m: Any, start: Any, stop: Any = None, step: Any = 1) -> Iteration | None:
+    """What a loop counts from a number that changes on, as long as it makes so many rounds; None if that is not it."""
+    frame = m.frames[-1]
+    if frame.instructions[frame.at].name != "GET_ITER" or type(start) is not Sym or type(stop) is not Sym:
+        return None
+    if type(start.value) is not int or type(stop.value) is not int or type(step) is not int or not step:
+        return None
+    distance = stop.value - start.value
+    m.world.listing.require(f"{stop.text} - {start.text} == {distance}")
+    return Iteration(iter([m.binary("+", start, k) if k else start for k in range(0, distance, step)]))
+
+
 @model(range)
 def _range(m: Any, *args: Any) -> Any:
+    counted = _counted(m, *args) if len(args) in (2, 3) else None
+    if counted is not None:
+        return counted
     try:
         return range(*(m.world.fix(a) for a in args))
     except TypeError as e:

@@ -18,6 +18,7 @@ from tracejit.tensor.casting import autocast
 from tracejit.tensor.composite import Bound, Composite
 from tracejit.tensor.generator import Generator as RandomGenerator
 from tracejit.tensor.scalar import Scalar
+from tracejit.tensor.shaping import narrow, select
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Size, Tensor
 from tracejit.trace.replay.attributes import REGIONS
@@ -44,6 +45,8 @@ _GIVEN = (
     *(device, dtype, Op, RandomGenerator, Size, type(None), type(...)),
     *(str, bytes, bool, int, float, complex, range, slice, type),
 )
+# Those that take numbers of the run: where a part begins.
+_MOVING: frozenset[Any] = frozenset((narrow, select))
 _READS_ALL = frozenset(("numpy", "tolist"))
 _READS_ONE = frozenset(("item", "__float__", "__int__"))
 
@@ -112,7 +115,7 @@ class Calls:
             if f.__name__ in _READS_ALL and len(args) == 1 and isinstance(args[0], Tensor) and not kwargs:
                 self.world.touch(args[0])
                 return self.machine.session.item(args[0], f.__name__)
-            if not self._symbolic(args) and not self._symbolic(tuple(kwargs.values())):
+            if f in _MOVING or not (self._symbolic(args) or self._symbolic(tuple(kwargs.values()))):
                 return self.native(f, args, kwargs)
         return self.machine.enter(f, args, kwargs)
 

@@ -479,6 +479,8 @@ class Machine:
         if isinstance(x, Tensor):
             world.touch(x)
             return x
+        if kind is slice:
+            return slice(self.given(x.start), self.given(x.stop), self.given(x.step))
         if depth > 6:
             raise Unproven("a deeply nested container is given to a function")
         if kind in (list, tuple, set) or isinstance(x, tuple):

@@ -11,7 +11,7 @@ from tracejit.trace.replay.builtin import text_of
 from tracejit.trace.replay.frames import NULL, Frame, Instruction
 from tracejit.trace.replay.guards import ABSENT
 from tracejit.trace.replay.opcodes import OPCODES, opcode
-from tracejit.trace.replay.symbols import Unproven
+from tracejit.trace.replay.symbols import Sym, Unproven
 
 # --- attributes and items ---------------------------------------------------------------------------------------------
 
@@ -51,7 +51,7 @@ def subscript(m: Any, x: Any, key: Any) -> Any:
     """`x[key]`."""
     world = m.world
     if isinstance(x, Tensor):
-        return m.calls.native(type(x).__getitem__, (x, _fixed(m, key)), {})
+        return m.calls.native(type(x).__getitem__, (x, _chosen(m, key)), {})
     if m.usual(x, dict, "__getitem__"):
         found = world.item(x, key)
         if found is ABSENT:
@@ -78,10 +78,12 @@ def subscript(m: Any, x: Any, key: Any) -> Any:
     raise Unproven(f"a {type(x).__name__} is subscripted")
 
 
-def _fixed(m: Any, key: Any) -> Any:
-    """A subscript of a tensor: whole numbers are structure."""
+def _chosen(m: Any, key: Any) -> Any:
+    """A subscript of a tensor: whole numbers may be where something begins, all others are structure."""
     if isinstance(key, tuple):
-        return m.world.make_fresh(tuple([_fixed(m, k) for k in m.world.elements(key)]))
+        return m.world.make_fresh(tuple([_chosen(m, k) for k in m.world.elements(key)]))
+    if type(key) is slice or (type(key) is Sym and type(key.value) is int):
+        return key
     return m.world.fix(key)
 
 
@@ -94,7 +96,7 @@ def _subscript(m: Any, f: Frame, i: Instruction) -> None:
 @opcode("BINARY_SLICE")
 def _slice(m: Any, f: Frame, i: Instruction) -> None:
     x, low, high = f.pop_many(3)
-    f.stack.append(subscript(m, x, slice(m.world.fix(low), m.world.fix(high))))
+    f.stack.append(subscript(m, x, slice(low, high)))
 
 
 @opcode("STORE_SUBSCR")
@@ -106,13 +108,13 @@ def _store_subscript(m: Any, f: Frame, i: Instruction) -> None:
 @opcode("STORE_SLICE")
 def _store_slice(m: Any, f: Frame, i: Instruction) -> None:
     value, x, low, high = f.pop_many(4)
-    _assign(m, x, slice(m.world.fix(low), m.world.fix(high)), value)
+    _assign(m, x, slice(low, high), value)
 
 
 def _assign(m: Any, x: Any, key: Any, value: Any) -> None:
     world = m.world
     if isinstance(x, Tensor):
-        m.calls.native(type(x).__setitem__, (x, _fixed(m, key), value), {})
+        m.calls.native(type(x).__setitem__, (x, _chosen(m, key), value), {})
     elif m.usual(x, dict, "__setitem__"):
         world.pin(key)
         world.write("item", x, world.fix(key), value)
@@ -176,7 +178,7 @@ def _build_const_key_map(m: Any, f: Frame, i: Instruction) -> None:
 
 @opcode("BUILD_SLICE")
 def _build_slice(m: Any, f: Frame, i: Instruction) -> None:
-    f.stack.append(slice(*(m.world.fix(x) for x in f.pop_many(i.arg))))
+    f.stack.append(slice(*f.pop_many(i.arg)))
 
 
 @opcode("BUILD_STRING")

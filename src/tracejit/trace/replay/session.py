@@ -6,11 +6,13 @@ from typing import Any
 
 from tracejit import dtypes
 from tracejit.ops.record import Op
-from tracejit.tensor.scalar import Scalar
+from tracejit.tensor.scalar import Scalar, settled
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import OWED
 from tracejit.tensor.tensor import Tensor, on_gpu, pending, set_requires_grad
 from tracejit.trace.expected import Expected, Form, evaluate, given_form, likeness, takes_given
+from tracejit.trace.memory import is_changed
+from tracejit.trace.moving import STARTS, in_motion, known_to_move
 from tracejit.trace.ranges import in_range
 from tracejit.trace.replay.symbols import Later, Midway, Source, Sym, Unproven
 from tracejit.trace.replay.world import World
@@ -133,13 +135,7 @@ class Shadow:
 
     def is_mutated(self, t: Any) -> bool:
         """Whether the memory of a tensor from outside is also that of one which this segment changes."""
-        cell = t._cell
-        values = self.at.values
-        return cell is not None and any(
-            values[target] is not None and values[target]._cell is cell
-            for event in self.at.mutators
-            for target, _, _ in event.assigned
-        )
+        return is_changed(t, self.at.mutators, self.at.values)
 
     def enter(self, event: Event, numbers: list[Any]) -> None:
         """Step onto an event."""
@@ -197,8 +193,14 @@ class Shadow:
 
     # --- the session --------------------------------------------------------------------------------------------------
 
-    def apply(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
-        """Match an operation."""
+    def apply(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...], rest: bool = False) -> Any:
+        """Match an operation, which may be on the `rest` of a part that moves."""
+        place = self.at.place
+        if place.moving is not None and op in STARTS:
+            dims = known_to_move(place.segment.region, place, op, args, attrs, rest)
+            if dims:
+                return in_motion(dims, op, args, attrs)
+        attrs = settled(attrs)
         tensors: list[Any] = []
         numbers: list[Any] = []
         shape: list[Any] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from tracejit.tensor.scalar import Scalar
 from tracejit.trace.expected import Form
 
 
@@ -101,6 +102,22 @@ class Source:
     def avoid(self, special: tuple[float, ...], value: Any) -> None:
         """That the number is none of some became part of the structure."""
         self.listing.require(f"{self.text} not in {special!r}")
+
+    def place(self, value: int, size: int) -> Any:
+        """The place that the number is among so many, counted from the front."""
+        if value >= 0:
+            self.listing.require(f"0 <= {self.text} < {size}")
+            return Scalar(value, self)
+        self.listing.require(f"-{size} <= {self.text} < 0")
+        return Scalar(value + size, Source(self.listing, self.listing.let(f"{self.text} + {size}")))
+
+    def ahead(self, value: int, stop: Scalar, size: int) -> bool:
+        """That another number is so much greater, and both are places among so many, became part of the structure."""
+        if not 0 <= value <= stop.value <= size:
+            return False
+        end = stop.source.text
+        self.listing.require(f"0 <= {self.text} and {end} - {self.text} == {stop.value - value} and {end} <= {size}")
+        return True
 
 
 class Listing:

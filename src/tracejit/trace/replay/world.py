@@ -288,6 +288,8 @@ class World:
             return x.value
         if type(x) is Later:
             raise Unproven(Later.complaint, Later.fix)
+        if type(x) is slice:
+            return slice(self.fix(x.start), self.fix(x.stop), self.fix(x.step))
         return x
 
     def guard_deep(self, x: Any, depth: int = 0) -> None:
