@@ -49,6 +49,13 @@ class Flags:
 
 
 @dataclass(frozen=True)
+class Held:
+    """An operand of bools with given values."""
+
+    values: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Case:
     """One call of a record."""
 
@@ -72,6 +79,8 @@ class Case:
     def _operand(self, operand: Any, dtype: dtypes.dtype, layout: str, rng: np.random.Generator) -> Any:
         if isinstance(operand, Places):
             return np.array(operand.values, np.int64)
+        if isinstance(operand, Held):
+            return np.array(operand.values, bool)
         if isinstance(operand, Given):
             return np.array(operand.values, dtype.np)
         if isinstance(operand, Flags):
@@ -292,6 +301,11 @@ _BY_NAME: dict[str, list[tuple[list[Any], dict[str, Any]]]] = {
         ([Given([[0, 2, 1], [3, 0, 1]])], {"least": 2}),
         ([Given([1] * 9)], {"least": 1}),
         ([Values((0, 3))], {"least": 1}),
+    ],
+    "true_places": [
+        ([Held((1, 0, 0, 1, 1))], {"count": 3}),
+        ([Held((0, 0))], {"count": 0}),
+        ([Held(())], {"count": 0}),
     ],
     "check_index": [([Places([0, 3, 2])], {"size": 4}), ([Places([])], {"size": 4})],
     "wrap_index": [([Places([-1, 0, 3, -4])], {"size": 4}), ([Places([])], {"size": 4})],

@@ -48,6 +48,22 @@ def $name(p, lo, hi):
     return 0
 """
 
+_PLACES = """
+def $name(p, lo, hi):
+    # Slots: mask, out, elements, how many hold. One unit is all of it.
+    mask = load_arg(p, 0)
+    out = load_arg(p, 1)
+    size = load_arg(p, 2)
+    count = load_arg(p, 3)
+    k = 0
+    for i in range(0, size):
+        if load_$t(mask, i):
+            if k < count:
+                store_i64(out, k, i)
+            k += 1
+    return 0
+"""
+
 _COPY = """
 def $name(p, lo, hi):
     # Slots: x, out.
@@ -256,6 +272,17 @@ def plan_wrap_index(index: Operand, out: Operand, size: int) -> tuple[Launch, ..
         raise ValueError(f"index: expected int64{list(index.shape)} out, got {out.dtype}{list(out.shape)}")
     wrap = Launch(_kernel(_WRAP, "wrap_index", i=name), (Ptr(0), Ptr(1), size), product(index.shape), 0.2)
     return launched(check_launch(index, Ptr(0), -size, size), wrap)
+
+
+def plan_true_places(mask: Operand, out: Operand, count: int) -> tuple[Launch, ...]:
+    """Launches for the places of the elements of a mask that hold. Operands: mask, out.
+
+    Edge: of other than `count` such elements, no more than `count` are written.
+    """
+    require_contiguous("true_places", mask, out)
+    size = product(mask.shape)
+    function = _kernel(_PLACES, "true_places", t=short_name(mask))
+    return launched(Launch(function, (Ptr(0), Ptr(1), size, count), min(size, 1), 1.0 * max(size, 1)))
 
 
 def plan_take(x: Operand, index: Operand, out: Operand, dim: int) -> tuple[Launch, ...]:

@@ -251,5 +251,29 @@ def wrap_index(index, *, size):
     """
 
 
+def _true_places(mask: Any, count: int) -> Any:
+    found = np.flatnonzero(mask)
+    if found.size != count:
+        raise IndexError(f"{found.size} elements of the mask hold, not {count}")
+    return found
+
+
+@record(
+    family="library",
+    infer=lambda mask, count: Aval((count,), dtypes.int64),
+    numpy=_true_places,
+    exact=True,
+    smooth=False,
+    kinds="b",
+    nograd="the result is an integer",
+)
+def true_places(mask, *, count):
+    """The places of the elements of a vector that hold, of which there are `count`.
+
+    Shape: (`count`).
+    Raises: IndexError if other than `count` hold. Programs do not look: who makes them knows how many hold.
+    """
+
+
 CHANGING = frozenset((ops.index_add, ops.index_copy, ops.scatter, ops.scatter_add))
 """Operations that give their first operand with a few elements changed, which an index picks."""

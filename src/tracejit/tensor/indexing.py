@@ -24,7 +24,7 @@ from tracejit.tensor.promote import to_dtype
 from tracejit.tensor.scalar import NUMBERS, Scalar, alike
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import is_recorded
-from tracejit.tensor.tensor import Tensor, method
+from tracejit.tensor.tensor import Tensor, method, on_gpu
 
 _VALID = "only integers, slices (`:`), ellipsis (`...`), None and long or byte Variables are valid indices"
 
@@ -282,6 +282,15 @@ def true_places(mask: Tensor) -> tuple[Tensor, ...]:
     return tuple(map(wrap, coordinates(mask._data())))
 
 
+def places_of(mask: Tensor) -> Tensor:
+    """The places of the elements of a vector that hold: in a region an operation, for which only their number is read.
+    """
+    if state.session is None or on_gpu(mask):
+        return true_places(mask)[0]
+    count = int(apply(ops.sum, (to_dtype(mask, dtypes.int64),), (0,)))
+    return apply(ops.true_places, (mask,), (count,))  # type: ignore[no-any-return]
+
+
 def coordinates(array: np.ndarray) -> tuple[np.ndarray, ...]:
     """What `numpy.nonzero` gives, in half of its time where there are several dimensions."""
     if array.ndim < 2:
@@ -346,7 +355,7 @@ def merge(shape: tuple[int, ...], keys: Sequence[tuple[int, Tensor]]) -> Places:
 def _merge_mask(shape: tuple[int, ...], at: int, mask: Tensor) -> Places:
     """A mask alone: the dimensions that it covers are one, and its places need no look at their range."""
     before, after = shape[:at], shape[at + len(mask._shape) :]
-    (flat,) = true_places(apply(ops.reshape, (mask,), ((mask.numel(),),)))
+    flat = places_of(apply(ops.reshape, (mask,), ((mask.numel(),),)))
     return Places(None, (*before, mask.numel(), *after), at, flat, (*before, *flat._shape, *after))
 
 

@@ -14,7 +14,7 @@ from tracejit.tensor.arithmetic import mul
 from tracejit.tensor.casting import WIDEST, call_cast
 from tracejit.tensor.dispatch import apply, beside, shaped, wrap
 from tracejit.tensor.host import host
-from tracejit.tensor.indexing import coordinates, pick, replaced, true_places
+from tracejit.tensor.indexing import coordinates, pick, places_of, replaced, true_places
 from tracejit.tensor.inplace import assign, in_place, over
 from tracejit.tensor.picking import pick_now
 from tracejit.tensor.promote import operand, result_type, tensor_of, to_dtype
@@ -304,7 +304,7 @@ def masked_scatter(input: Tensor, mask: Tensor, source: Tensor) -> Any:
         raise RuntimeError("masked_scatter: expected self and source to have same dtypes")
     shape = broadcast(input._shape, mask._shape) or (1,)
     x, m = expand(_line(input), shape), expand(_line(mask), shape)
-    at = true_places(reshape(m, -1))[0]
+    at = places_of(reshape(m, -1))
     count = at._shape[0]
     if source.numel() < count:
         raise RuntimeError(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from tracejit import dtypes
 from tracejit.ops.record import Op
 from tracejit.tensor.scalar import Scalar, settled
@@ -354,8 +356,20 @@ class Shadow:
         raise Unproven(f"{name} works on memory", "keep it out of the compiled function, or use mode='follow'")
 
     def read(self, t: Tensor) -> Any:
-        """The memory of a tensor decides what happens."""
-        raise Unproven(Later.complaint, Later.fix)
+        """The memory of a tensor decides what happens: in a whole call it is taken to hold what it held then."""
+        kind = "bif"[t._dtype.category]
+        if t._array is not None or t.numel() != 1 or kind == "f":
+            raise Unproven(Later.complaint, Later.fix)
+        if self.uncut is None:
+            raise Midway("what the function does depends on a value of a tensor", Later.fix)
+        slot = max((i for i, v in enumerate(self.at.values) if v is t), default=-1)
+        if slot not in self.uncut.seen:
+            raise Unproven(STRUCTURE)
+        value = self.uncut.seen[slot]
+        form: Form = ("read", kind, slot)
+        equal = Expected(("==", form, ("number", value)), True) if kind == "i" else Expected(form, bool(value))
+        self.expected[equal] = None
+        return np.full(t._shape, value, t._dtype.np)
 
     def item(self, t: Tensor, how: str = "item") -> Later:
         """The only element of a tensor, once the program ran, or its array or list."""
