@@ -12,7 +12,7 @@ import pytest
 
 import tracejit as tj
 from tests.trace.replaying import both
-from tests.trace.test_random_views import CHANGES, OTHERS, RESULTS, VIEWS, Program
+from tests.trace.test_random_views import CHANGES, OTHERS, RESULTS, VIEWS, Program, assert_equal
 from tests.trace.values import arr, bits
 from tracejit.ops import ops
 from tracejit.trace.compiled import region_of
@@ -266,6 +266,59 @@ def test_a_buffer_that_goes_round() -> None:
     assert region.calls.side_exits <= 2
 
 
+class Keys:
+    """Keeps and gives what it is subscripted by, as `numpy.s_` does."""
+
+    def __init__(self):
+        self.last = None
+
+    def __getitem__(self, key):
+        self.last = key
+        return key
+
+    def __setitem__(self, key, value):
+        self.last = key, value
+
+
+@pytest.mark.parametrize("kept", [lambda k, i: k[i : i + 2], lambda k, i: k[i : i + 2, 1:], lambda k, i: k[i]])
+def test_a_subscript_that_an_object_keeps(kept: Callable[[Keys, int], Any]) -> None:
+    def make():
+        keys, x = Keys(), arr(1, ROWS, 3)
+
+        def f(i):
+            key = kept(keys, i)
+            keys[i : i + 3] = 1.5
+            return x[key] * 2, key
+
+        return f, lambda k: ((k // 6) % 4,), lambda: repr(keys.last)
+
+    # No proof says which object a slice is.
+    both(make, 30, 0)
+
+
+def test_a_subscript_that_an_object_hands_on() -> None:
+    class Rows:
+        def __init__(self):
+            self.x = arr(1, ROWS, 3)
+
+        def __getitem__(self, key):
+            return self.x[key] * 2
+
+        def __setitem__(self, key, value):
+            self.x[key] = value
+
+    def make():
+        rows = Rows()
+
+        def f(i):
+            rows[i : i + 2, 1:] = rows[i + 1 : i + 3, 1:]
+            return rows[i] + rows[i : i + 2]
+
+        return f, lambda k: (3 * k % 4,), lambda: rows.x
+
+    both(make, 30, 15)
+
+
 def test_the_start_of_what_moves_is_a_number_of_the_run() -> None:
     x = arr(1, 500, 3)
     compiled = tj.compile(lambda i: x[i] * 2)
@@ -337,19 +390,8 @@ def test_programs_that_once_differed(seed: int) -> None:
 def compare(seed: int) -> None:
     """A program, called several times eagerly and compiled, each time with other places."""
     instructions, mask = drawn(seed)
-    plain, traced = Moving(instructions), Moving(instructions)
-    compiled = tj.compile(traced.run)
-    for call, shift in enumerate((0, 0, 1, 3, 2, 5, 3)):
-        seen = []
-        for program, run in ((plain, plain.run), (traced, compiled)):
-            program.shift = shift
-            tj.manual_seed(seed + call)
-            leaves = [tj.randn(5, 3), tj.randn(3)]
-            for k, leaf in enumerate(leaves):
-                leaf.requires_grad_(bool(mask >> k & 1))
-            pool = run(*leaves)
-            seen.append((bits(pool), [t.requires_grad for t in pool], [bits(t.grad) for t in leaves]))
-        assert (seen[0], plain.log) == (seen[1], traced.log), f"program {seed}, call {call}: {instructions}"
+    calls = [{"shift": shift} for shift in (0, 0, 1, 3, 2, 5, 3)]
+    assert_equal(seed, mask, Moving(instructions), Moving(instructions), 5, calls)
 
 
 def test_a_subscript_that_moves_has_an_operation() -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -122,15 +123,22 @@ def test_programs_that_once_differed(seed: int) -> None:
 def compare(seed: int) -> None:
     """A program, called several times eagerly and compiled."""
     instructions, mask = drawn(seed)
-    plain, traced = Program(instructions), Program(instructions)
+    assert_equal(seed, mask, Program(instructions), Program(instructions), 2, [{}] * CALLS)
+
+
+def assert_equal(
+    seed: int, mask: int, plain: Program, traced: Program, rows: int, calls: Sequence[dict[str, Any]]
+) -> None:
+    """Two programs of the same instructions, one compiled, called with what each call sets of them."""
     compiled = tj.compile(traced.run)
-    for call in range(CALLS):
+    for call, given in enumerate(calls):
         seen = []
-        for run in (plain.run, compiled):
+        for program, run in ((plain, plain.run), (traced, compiled)):
+            vars(program).update(given)
             tj.manual_seed(seed + call)
-            leaves = [tj.randn(2, 3), tj.randn(3)]
+            leaves = [tj.randn(rows, 3), tj.randn(3)]
             for k, leaf in enumerate(leaves):
                 leaf.requires_grad_(bool(mask >> k & 1))
             pool = run(*leaves)
             seen.append((bits(pool), [t.requires_grad for t in pool], [bits(t.grad) for t in leaves]))
-        assert (seen[0], plain.log) == (seen[1], traced.log), f"program {seed}, call {call}: {instructions}"
+        assert (seen[0], plain.log) == (seen[1], traced.log), f"program {seed}, call {call}: {plain.instructions}"

@@ -2,7 +2,7 @@
 
 In: an operation on a part of a tensor, and what the tree has at its place. Out: the same as operations on parts that
 begin at numbers of the run, so that another place is neither a branch nor a program.
-Must not know: matching, programs.
+Must not know: how events are matched, programs.
 
 A slice that begins where it did in the other calls is a view that costs nothing, and stays one. That it moves shows at
 the first call that brings another start; from then on all that stands in the same line of the user's text is taken to
@@ -30,7 +30,7 @@ Dims = tuple[int, ...]
 
 
 def known_to_move(
-    region: Any, place: Place, op: Op, tensors: Sequence[Any], attrs: tuple[Any, ...], rest: bool = False
+    region: Any, place: Place, op: Op, tensors: Sequence[Any], attrs: tuple[Any, ...], rest: bool
 ) -> Dims:
     """The dimensions along which a part moves that is used here, as far as the tree or the user's line says so.
 
