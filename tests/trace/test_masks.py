@@ -31,6 +31,14 @@ def put_rows(x: tj.Tensor) -> Any:
     return y
 
 
+def put_column_of_rows(x: tj.Tensor) -> Any:
+    """Cut, each segment would refuse: what it writes lies in memory that a view of the one before shows."""
+    y = x * 1
+    y[MASK] = x[0]
+    y[MASK, 1] += 1
+    return y
+
+
 def put_elements(x: tj.Tensor) -> Any:
     y = x * 1
     y[BLOCK] -= 0.5
@@ -48,6 +56,7 @@ STEPS: dict[str, Step] = {
     "bytes": lambda x: x[MASK.to(tj.uint8)] * 3,
     "put own": put_own,
     "put rows": put_rows,
+    "put column of rows": put_column_of_rows,
     "put elements": put_elements,
 }
 

@@ -154,7 +154,7 @@ class Prover:
         Raises: RuntimeError in the mode "replay" if there is none, with every reason.
         """
         region = self.region
-        now = (region.calls.side_exits, region.compiles, region.eager_segments, region.generation, region.replans)
+        now = (region.calls.side_exits, region.compiles, region.generation, region.replans)
         calm = now == self._before
         self._before = now
         demanded = region.mode == "replay"
