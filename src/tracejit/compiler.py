@@ -306,8 +306,8 @@ class _Ahead:
             self.begun.crew.dismiss()
 
 
-def library_slots(launch: Launch, operands: list[Address], scratch: Address) -> list[Slot]:
-    """The argument block of a library launch."""
+def library_slots(launch: Launch, operands: list[Any], scratch: Any) -> list[Any]:
+    """The argument block of a library launch, with what stands for its operands and for its scratch memory."""
     return [
         s if type(s) is int else operands[s.index] if isinstance(s, Ptr) else scratch if isinstance(s, Scratch) else s
         for s in launch.slots

@@ -7,7 +7,7 @@ Must not know: when a program is worth it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,21 +29,32 @@ def number_kind(value: Any) -> str:
     return "f" if isinstance(value, (float, np.floating)) else "i"
 
 
+Lying = tuple[Aval, tuple[Any, ...] | None]
+"""How an operand lies in memory: its shape and type, and its strides in elements if it is not contiguous."""
+
+
+def lying(value: Any) -> Lying | str:
+    """How an array lies, or a number's kind."""
+    if not isinstance(value, np.ndarray):
+        return number_kind(value)
+    strides = None if value.flags.c_contiguous else tuple(s // value.itemsize for s in value.strides)
+    return Aval(value.shape, FROM_NUMPY[value.dtype]), strides
+
+
 def graph_of(
-    op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...], homes: dict[int, int]
+    op: Op, given: Iterable[Lying | str], attrs: tuple[Any, ...], homes: dict[int, int]
 ) -> tuple[Graph, list[tuple[tuple[int, ...], Any]]]:
     """The graph of one operation on operands as they lie, and shape and type of each of its results."""
     inputs: list[Node] = []
     scalars: list[str] = []
     operands: list[Node] = []
-    for a in args:
-        if isinstance(a, np.ndarray):
-            strides = None if a.flags.c_contiguous else tuple(s // a.itemsize for s in a.strides)
-            inputs.append(nodes.input(len(inputs), Aval(a.shape, FROM_NUMPY[a.dtype]), strides))
-            operands.append(inputs[-1])
+    for one in given:
+        if isinstance(one, str):
+            scalars.append(one)
+            operands.append(nodes.scalar(len(scalars) - 1, one))
         else:
-            scalars.append(number_kind(a))
-            operands.append(nodes.scalar(len(scalars) - 1, scalars[-1]))
+            inputs.append(nodes.input(len(inputs), *one))
+            operands.append(inputs[-1])
     out = nodes.make(op, tuple(operands), attrs)
     outs = (out,) if isinstance(out.aval, Aval) else tuple(nodes.item(out, k) for k in range(len(out.aval or ())))
     graph = Graph(tuple(inputs), tuple(scalars), outs, homes, name=op.name)
@@ -56,7 +67,7 @@ class Single:
     __slots__ = ("results", "run_on")
 
     def __init__(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...], homes: dict[int, int]) -> None:
-        graph, self.results = graph_of(op, args, attrs, homes)
+        graph, self.results = graph_of(op, map(lying, args), attrs, homes)
         self.run_on = compile_graph(graph).program.run_on
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tracejit.eager import run_op, word
-from tracejit.eager_single import graph_of, number_kind
+from tracejit.eager_single import graph_of, lying, number_kind
 from tracejit.errors import CudaError
 from tracejit.gpu_compiler import GpuCompiled, compile_for_gpu
 from tracejit.gpu_compiler import compile_region as _compile_region
@@ -39,7 +39,7 @@ class _Single:
     __slots__ = ("program", "results")
 
     def __init__(self, machine: Gpu, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> None:
-        graph, self.results = graph_of(op, args, attrs, {})
+        graph, self.results = graph_of(op, map(lying, args), attrs, {})
         self.program = compile_for_gpu(graph, machine.context, machine.pool)
 
 

@@ -23,9 +23,12 @@ from tracejit.codegen.text import KernelText, Place, Scalar
 from tracejit.compiler import Compiled, KernelInfo, library_slots, plan_graph
 from tracejit.ir.graph import Graph
 from tracejit.ops import Op
+from tracejit.runtime.arrays import empty
 from tracejit.runtime.build import Kernel, build, build_many, missing
+from tracejit.runtime.entry import ENTRY, MAX_SLOTS
 from tracejit.runtime.program import Address, Arena, ProgramBuilder, Slot
 from tracejit.runtime.recipe import Origin
+from tracejit.runtime.team import launch as run_launch
 from tracejit.schedule.lower import Layout
 from tracejit.schedule.memory import ALIGNMENT, Buffer, place
 from tracejit.schedule.plan import Plan, scratch_bytes
@@ -35,6 +38,9 @@ from tracejit.symbols import Cost, Size, Trail, present, text
 
 _PROBES = (1, 2, 5, 9, 40, 300)
 """Sizes at which library operations are asked for the kernel that they would take."""
+_FEW = 4
+"""Launches up to which running one after another takes less time than a program that is made for one run."""
+_BYTE = np.dtype(np.uint8)
 
 
 def _plan_present(op: Op, layouts: tuple[Layout, ...], attrs: tuple[Any, ...]) -> Any:
@@ -78,11 +84,15 @@ def _fill(x: Any, found: list[Any]) -> Any:
 
 @dataclass(slots=True)
 class _Generated:
-    """Launches of a generated kernel, given by text and name: fixed slots, and those that depend on sizes."""
+    """Launches of a generated kernel, given by text and name: slots that hold a number, and those that hold one that
+    depends on sizes (with where it is found), an address (with buffer and offset), a run-time number (with its place).
+    """
 
     source: tuple[str, str]
     slots: list[Any]
     open: list[tuple[int, int]]
+    addresses: list[tuple[int, int, Any]]
+    numbers: list[tuple[int, int]]
     units: Any
     unit_cost: Any
     stage: int
@@ -131,6 +141,11 @@ class Template:
         self._place_of = {b: k for k, b in enumerate(plan.arena)}
         self._items: list[_Generated | _Call] = []
         self._collect(plan)
+        self._order = sorted(
+            (item.stage + step, k, step)
+            for k, item in enumerate(self._items)
+            for step in range(len(item.launches) if isinstance(item, _Call) else 1)
+        )
         self._outputs = [(self._wanted(o.shape), o.dtype.np) for o in graph.outputs]
         self._ways = self._find_ways(trail)
         self._evaluate: Callable[[Sequence[int]], list[Any] | None] = trail.function(self._wanted.values)
@@ -153,8 +168,10 @@ class Template:
     def _generated(self, t: KernelText, stage: int) -> _Generated:
         slots = [self._slot(s) for s in t.slots]
         changing = [(k, s.index) for k, s in enumerate(slots) if type(s) is _At]
+        addresses = [(k, *s) for k, s in enumerate(slots) if type(s) is tuple]
+        numbers = [(k, s.index) for k, s in enumerate(slots) if type(s) is Scalar]
         units, cost = self._wanted(t.units), self._wanted(t.unit_cost)
-        return _Generated((t.text, t.name), slots, changing, units, cost, stage, t.doc)
+        return _Generated((t.text, t.name), slots, changing, addresses, numbers, units, cost, stage, t.doc)
 
     def _slot(self, slot: Any) -> Any:
         if isinstance(slot, Place):
@@ -204,6 +221,11 @@ class Template:
                 continue
         return ways
 
+    def build_own(self) -> None:
+        """Builds the kernels that are generated: those of the library are then built when they are first used."""
+        texts = [item.source for item in self._items if isinstance(item, _Generated)]
+        self._kernels = dict(zip(texts, build_many(texts), strict=True))
+
     def build(self, elsewhere: Callable[[str, list[tuple[str, str]], list[Origin]], None] | None = None) -> None:
         """Builds the kernels.
 
@@ -233,22 +255,11 @@ class Template:
         Edge: the kernels must have been built.
         """
         begin = time.perf_counter()
-        try:
-            found = self._evaluate(values)
-        except ZeroDivisionError:
+        decided = self._decide(values)
+        if decided is None:
             return None
-        if found is None:
-            return None
-        buffers = [Buffer("arena", 0, _fill(n, found), first, last) for n, first, last in self._arena]
-        calls: list[tuple[Any, ...]] = []
-        for item in self._items:
-            if type(item) is _Call and not item.fixed:
-                launches = self._planned(item, found)
-                if launches is None:
-                    return None
-                calls.append(launches)
-                if item.scratch >= 0:
-                    buffers[item.scratch].nbytes = scratch_bytes(launches)
+        found, calls, sizes = decided
+        buffers = [Buffer("arena", 0, n, first, last) for n, (_, first, last) in zip(sizes, self._arena, strict=True)]
         builder = ProgramBuilder()
         builder.external(self._externals)
         scalars: list[Slot] = [builder.scalar() for _ in range(self._scalars)]
@@ -266,17 +277,15 @@ class Template:
             _, first, times = used.get(kernel.symbol, (kernel, doc, 0))
             used[kernel.symbol] = (kernel, first, times + 1)
 
-        again = iter(calls)
-        for item in self._items:
+        for item, launches in zip(self._items, calls, strict=True):
             if type(item) is _Generated:
                 slots = item.slots.copy()
                 for k, at in item.open:
                     slots[k] = found[at]
-                for k, slot in enumerate(slots):
-                    if type(slot) is tuple:
-                        slots[k] = Address(slot[0], _fill(slot[1], found))
-                    elif type(slot) is Scalar:
-                        slots[k] = scalars[slot.index]
+                for k, at, offset in item.addresses:
+                    slots[k] = Address(at, _fill(offset, found))
+                for k, at in item.numbers:
+                    slots[k] = scalars[at]
                 units = _fill(item.units, found)
                 cost = _fill(item.unit_cost, found)
                 kernel = self._kernels[item.source]
@@ -285,9 +294,8 @@ class Template:
                 launched += 1
                 continue
             assert isinstance(item, _Call)
-            launches = item.launches if item.fixed else next(again)
-            operands = [Address(buffer, _fill(offset, found)) for buffer, offset in item.operands]
-            scratch = Address(self._externals + (item.scratch if item.scratch >= 0 else len(self._arena)))
+            operands = [Address(at, _fill(offset, found)) for at, offset in item.operands]
+            scratch = Address(self._room(item))
             for step, launch in enumerate(launches):
                 kernel = build(launch.function)
                 builder.add_launch(
@@ -307,6 +315,84 @@ class Template:
         source = lambda: self._graph  # noqa: E731
         compiled = Compiled(program, infos, launched, self._stages, nbytes, seconds, None, source, self._notes)
         return compiled, [(_fill(shape, found), kind) for shape, kind in self._outputs]
+
+    def _decide(self, values: Sequence[int]) -> tuple[list[Any], list[tuple[Any, ...]], list[int]] | None:
+        """What follows from the symbols: the wanted values, each item's launches if it is a library operation, bytes of
+        the buffers in the arena. None if another plan is needed.
+        """
+        try:
+            found = self._evaluate(values)
+        except ZeroDivisionError:
+            return None
+        if found is None:
+            return None
+        sizes = [_fill(n, found) for n, _, _ in self._arena]
+        calls: list[tuple[Any, ...]] = []
+        for item in self._items:
+            if type(item) is not _Call:
+                calls.append(())
+                continue
+            launches = item.launches if item.fixed else self._planned(item, found)
+            if launches is None:
+                return None
+            if item.scratch >= 0 and not item.fixed:
+                sizes[item.scratch] = scratch_bytes(launches)
+            calls.append(launches)
+        return found, calls, sizes
+
+    def run(
+        self, values: Sequence[int], arrays: Sequence[np.ndarray], numbers: Sequence[Any]
+    ) -> tuple[list[np.ndarray], int] | None:
+        """New arrays with what the graph computes, and the code of the launch that failed or 0: for sizes that may not
+        be met again, without a program. None if these sizes need another plan.
+
+        Edge: only where `is_short`; the kernels must have been built.
+        Cost: 10 us, and for each launch 2 to 5, or 30 where it is one of a library operation.
+        """
+        decided = self._decide(values)
+        if decided is None:
+            return None
+        found, calls, sizes = decided
+        outs = [empty(_fill(shape, found), kind) for shape, kind in self._outputs]
+        buffers = [*arrays, *outs, *[empty((n,), _BYTE) for n in sizes], empty((ALIGNMENT,), _BYTE)]
+
+        def address(buffer: int, offset: Any) -> Any:
+            begin = _fill(offset, found)
+            return ENTRY.address_of(buffers[buffer]) + begin if begin else buffers[buffer]
+
+        for _, k, step in self._order:
+            item = self._items[k]
+            if type(item) is _Generated:
+                slots = item.slots.copy()
+                for at, which in item.open:
+                    slots[at] = found[which]
+                for at, buffer, offset in item.addresses:
+                    slots[at] = address(buffer, offset)
+                for at, which in item.numbers:
+                    slots[at] = numbers[which]
+                units, cost = _fill(item.units, found), _fill(item.unit_cost, found)
+                kernel = self._kernels[item.source]
+            else:
+                assert isinstance(item, _Call)
+                launch = calls[k][step]
+                operands: list[Any] = [address(buffer, offset) for buffer, offset in item.operands]
+                slots = library_slots(launch, operands, buffers[self._room(item)])
+                units, cost, kernel = launch.units, launch.unit_cost, build(launch.function)
+            code = run_launch(kernel.address, units, cost, *slots)
+            if code:
+                return outs, code
+        return outs, 0
+
+    def _room(self, call: _Call) -> int:
+        """The buffer that is a library operation's scratch memory, or the one that is nothing."""
+        return self._externals + (call.scratch if call.scratch >= 0 else len(self._arena))
+
+    @property
+    def is_short(self) -> bool:
+        """Whether `run` may be used: a few launches, none with many slots."""
+        slots = [len(i.slots) for i in self._items if type(i) is _Generated]
+        slots += [len(launch.slots) for i in self._items if type(i) is _Call for launch in i.launches]
+        return len(slots) <= _FEW and max(slots, default=0) <= MAX_SLOTS
 
     @staticmethod
     def _planned(call: _Call, found: list[Any]) -> tuple[Any, ...] | None:

@@ -53,10 +53,11 @@ class Composite:
             return self.function(*args, **kwargs) if self.open else call_cast(self.operands, self, args, kwargs)
         session = state.session
         if session is None:
-            return self._run(args, kwargs)
+            return self.run(args, kwargs)
         return session.composite(self.rounded if PRODUCTS.bfloat16 else self, args, kwargs)
 
-    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call it outside of regions, as one program if it is one."""
         around = state.composite
         if around is not None and not around.deep:
             around.whole = False

@@ -1,4 +1,4 @@
-"""The session of a call that is no longer traced."""
+"""What an operation meets with which a call leaves the tree and is no longer traced."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tracejit.tensor.tensor import Tensor, set_requires_grad
 
 
 class Eager:
-    """The session of a call that is no longer traced: everything runs as without a session."""
+    """Does one operation as without a session, for a follower that has just gone."""
 
     def apply(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...], rest: bool = False) -> Any:
         """Run a record."""
@@ -36,7 +36,7 @@ class Eager:
 
     def composite(self, composite: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a composite."""
-        return composite.function(*args, **kwargs)
+        return composite.run(args, kwargs)
 
     def draw(self, generator: Any, count: int) -> tuple[Any, Any]:
         """Advance a generator."""

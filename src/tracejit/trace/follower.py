@@ -586,6 +586,5 @@ class Follower:
         """Compute eagerly what was matched in this segment, and record from here on; the session that goes on."""
         change = self.region.leaving(self, call)
         recorder = materialise(self)
-        session: Any = recorder if self.region.side_exit(change) else EAGER
-        state.session = session
-        return session
+        state.session = recorder if self.region.side_exit(change) else None
+        return state.session or EAGER

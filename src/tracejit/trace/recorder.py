@@ -21,7 +21,6 @@ from tracejit.tensor.tape import current, next_position
 from tracejit.tensor.tensor import GpuAval, Tensor, aval_of, on_gpu, set_requires_grad
 from tracejit.trace import obstacles
 from tracejit.trace.backward import record_backward
-from tracejit.trace.eager import EAGER
 from tracejit.trace.moving import STARTS, come_to_rest, in_motion, known_to_move
 from tracejit.trace.names import Names
 from tracejit.trace.ranges import bound_numbers, index_ranges
@@ -544,7 +543,7 @@ class Recorder(Names):
         self.region.eager_units[what] = reason
         self.region.note("eager", user_line(), reason)
         self.abandoned = True
-        state.session = EAGER
+        state.session = None
 
     def read(self, t: Tensor) -> Any:
         """Memory is looked at: in a following call the values up to here must be there."""

@@ -17,13 +17,13 @@ from tracejit.tensor.tensor import Tensor
 from tracejit.trace.account import Account, Note, Obstacle
 from tracejit.trace.background import WORKER, Elsewhere, Job, Pending
 from tracejit.trace.difference import call_difference, compile_difference
-from tracejit.trace.eager import EAGER
 from tracejit.trace.executable import Executable, Waiting, build, leanness
 from tracejit.trace.follower import Follower
 from tracejit.trace.foresight import foreseen
 from tracejit.trace.growth import alike
 from tracejit.trace.keeper import Keeper
 from tracejit.trace.matcher import MISS
+from tracejit.trace.pace import Pace
 from tracejit.trace.recorder import Recorder
 from tracejit.trace.repeat import materialise
 from tracejit.trace.replay.prover import Prover
@@ -37,8 +37,13 @@ register_tensor(Tensor)
 
 RECORDINGS = 64
 """Calls that may extend the tree; a region that still does not settle then runs eagerly where the tree ends."""
+IN_A_ROW = 24
+"""Calls one after another that may extend the tree."""
 EVENTS = 50_000
 """Events of all branches together; beyond that the region runs eagerly where the tree ends."""
+UNSETTLED = (
+    "most calls bring sizes that were not met before, and to plan for those takes longer than to run them eagerly"
+)
 NOTES = 64
 """Notes about new sizes: further ones are only counted."""
 SIZES = 128
@@ -103,6 +108,8 @@ class Region:
         self.root = Segment(self, 0)
         self.begun = False
         self.keeper = Keeper(self)
+        self.pace = Pace()
+        self.in_a_row = 0
         self.first_replay: Callable[..., Any] | None = None
         self.straight = None
         self.prover: Prover | None = None if mode == "follow" else Prover(self)
@@ -152,6 +159,7 @@ class Region:
         fresh = not root.events and root.cut is None and root.end is None
         trial = None
         runs = self.runs
+        begin, exits = time.perf_counter(), self.calls.side_exits
         if fresh:
             session: Any = Recorder(self, root)
             self.calls.recorded += 1
@@ -177,7 +185,8 @@ class Region:
             else:
                 out = self.function(*args, **kwargs)
             try:
-                state.session.finish()
+                if state.session is not None:
+                    state.session.finish()
             except CompileLimitError:
                 raise
             except BaseException:
@@ -192,10 +201,13 @@ class Region:
             state.session = state.exposed = None
             self.keeper.trying = False
             self.account.end_call()
+            self.pace.end(time.perf_counter() - begin)
             self.calls.waited += self.waits
             self.idle = self.waits and self.runs == runs
         if self.failure is not None:
             raise self._failed()
+        if self.calls.side_exits == exits:
+            self.in_a_row = 0
         if trial is not None:
             if self.waits:
                 trial.postpone()
@@ -214,12 +226,8 @@ class Region:
         stop, waiting = self.waiting[0]
         self.calls.eager += 1
         self.calls.waited += 1
-        state.session = EAGER
-        try:
-            with self.account.timed(waiting.kind, stop.line, str(waiting.obstacle)):
-                return self.function(*args, **kwargs)
-        finally:
-            state.session = state.exposed = None
+        with self.account.timed(waiting.kind, stop.line, str(waiting.obstacle)):
+            return self.function(*args, **kwargs)
 
     def _failed(self) -> VerificationError:
         """What verification found in this call; the next one begins anew."""
@@ -352,6 +360,10 @@ class Region:
         """Whether the tree may get branches for other sizes."""
         return self.recorded_events <= EVENTS
 
+    def may_begin(self) -> bool:
+        """Whether a branch for other sizes may begin."""
+        return self.may_grow() and (self.verify is not None or self.background or self.pace.grows())
+
     def resizing(self, follower: Follower, call: tuple[Any, ...]) -> str:
         """A call may begin a branch for other sizes; what it does that the tree does not know."""
         return call_difference(follower, call) if self.calls.resized < NOTES else ""
@@ -426,25 +438,30 @@ class Region:
     def leaving(self, follower: Follower, call: tuple[Any, ...]) -> str:
         """A call is about to leave the tree; what it does that the tree does not know."""
         self.account.start_exit()
-        return "" if self.settled else call_difference(follower, call)
+        return "" if self.settled or self.pace.eager else call_difference(follower, call)
 
     def side_exit(self, change: str) -> bool:
         """A call left the tree: whether it may extend it."""
+        if self.pace.eager:
+            self.account.enter_exit("eager", user_line(), UNSETTLED)
+            return False
         self.calls.side_exits += 1
         if self.keeper.trying:
             # As without a tree from disk: the first call makes what the second finds, and no other call is like it.
             self.account.enter_exit("side exit", user_line(), f"the first call, which is not recorded; {change}")
             return False
-        if self.calls.recorded + self.branches >= RECORDINGS or self.recorded_events > EVENTS:
+        in_all = self.calls.recorded + self.branches
+        if in_all >= RECORDINGS or self.in_a_row >= IN_A_ROW or self.recorded_events > EVENTS:
             self.settled = True
             self.account.enter_exit(
                 "eager",
                 user_line(),
-                f"{RECORDINGS} calls took new ways through the function, so further ones are not recorded: "
-                "branches that depend on values or shapes change too often here",
+                f"{RECORDINGS} calls, or {IN_A_ROW} in a row, took new ways through the function, so further ones are "
+                "not recorded: branches that depend on values or shapes change too often here",
             )
             return False
         self.branches += 1
+        self.in_a_row += 1
         self.change = change
         self.account.enter_exit("side exit", user_line(), f"Python did something new; {change}")
         return True

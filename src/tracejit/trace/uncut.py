@@ -126,7 +126,7 @@ class UncutFollower(Follower):
         materialise(self)
         self.region.calls.side_exits += 1
         self.region.account.enter_exit("side exit", "?", "a call took another way than the one that is being proven")
-        state.session = EAGER
+        state.session = None
         return EAGER
 
     def cut(self, reason: str) -> NoReturn:

@@ -1,0 +1,146 @@
+"""One operation on operands whose sizes change from call to call: what is planned once serves all of them.
+
+In: a record, arrays and numbers. Out: new arrays.
+Must not know: when a program for one layout is worth it.
+
+Calls are of one *kind* if they differ in sizes alone. When a kind has been met with several layouts, the sizes that
+differed become symbols, and the operation is planned with them; its kernels are then launched one after another.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tracejit.aval import Aval
+from tracejit.dtypes import FROM_NUMPY
+from tracejit.eager_single import MAX_PROGRAMS, graph_of, number_kind
+from tracejit.ops import Op
+from tracejit.symbols import Trail
+from tracejit.template import Template
+
+_LAYOUTS = 16
+"""Layouts of a kind from which on it is planned: before that, each may be one that stays."""
+_PROGRAMS = 3
+"""Programs for single layouts of a kind from which on it is planned."""
+_TEMPLATES = 4
+"""Plans of a kind: where none of them serves, layouts have programs of their own."""
+_SIGHTINGS = 4
+"""How many lists of sizes tell which of them belong together."""
+
+
+class _Way:
+    """A plan of a kind: the places of each symbol, and the sizes that must be as they were at all others."""
+
+    __slots__ = ("fixed", "places", "template")
+
+    def __init__(self, template: Template, places: list[list[int]], fixed: list[tuple[int, int]]) -> None:
+        self.template, self.places, self.fixed = template, places, fixed
+
+    def values(self, sizes: list[int]) -> list[int] | None:
+        """What the symbols stand for, None if these sizes are of another plan."""
+        for place, size in self.fixed:
+            if sizes[place] != size:
+                return None
+        values = []
+        for first, *others in self.places:
+            size = sizes[first]
+            for place in others:
+                if sizes[place] != size:
+                    return None
+            values.append(size)
+        return values
+
+
+class Sizes:
+    """The calls of one kind."""
+
+    __slots__ = ("given", "met", "programs", "ways")
+
+    def __init__(self, given: list[Any]) -> None:
+        self.given = given
+        self.met: dict[tuple[int, ...], None] | None = {}
+        self.programs = 0
+        self.ways: list[_Way] = []
+
+    def run(self, sizes: list[int], arrays: list[Any], numbers: list[Any]) -> tuple[list[np.ndarray], int] | None:
+        """The results and the code of a launch that failed or 0; None if there is no plan for these sizes."""
+        for way in self.ways:
+            values = way.values(sizes)
+            found = None if values is None else way.template.run(values, arrays, numbers)
+            if found is not None:
+                return found
+        return None
+
+    def meet(self, op: Op, attrs: tuple[Any, ...], sizes: list[int], lasting: bool) -> bool:
+        """Note a call for which there is no plan; with `lasting` it would get a program. Whether there is one now."""
+        if self.met is None:
+            return False
+        self.met[tuple(sizes)] = None
+        self.programs += lasting
+        if len(self.met) < _LAYOUTS and self.programs <= _PROGRAMS:
+            return False
+        self._plan(op, attrs, list(self.met)[-_SIGHTINGS:])
+        self.met = {} if self.ways and len(self.ways) < _TEMPLATES else None
+        self.programs = 0
+        return bool(self.ways)
+
+    def _plan(self, op: Op, attrs: tuple[Any, ...], seen: list[tuple[int, ...]]) -> None:
+        trail = Trail()
+        places: dict[tuple[int, ...], list[int]] = {}
+        fixed: list[tuple[int, int]] = []
+        symbols: dict[tuple[int, ...], Any] = {}
+        values: list[Any] = []
+        for place, column in enumerate(zip(*seen, strict=True)):
+            if len({*column}) == 1:
+                fixed.append((place, column[-1]))
+                values.append(column[-1])
+                continue
+            if column not in symbols:
+                symbols[column] = trail.symbol(column[-1])
+            places.setdefault(column, []).append(place)
+            values.append(symbols[column])
+        rest = iter(values)
+        given: list[Any] = []
+        for one in self.given:
+            if isinstance(one, str):
+                given.append(one)
+                continue
+            number, rank, turned = one
+            shape = tuple([next(rest) for _ in range(rank)])
+            strides = tuple([next(rest) for _ in range(rank)]) if turned else None
+            given.append((Aval(shape, FROM_NUMPY[number]), strides))
+        try:
+            template = Template(graph_of(op, given, attrs, {})[0], trail, 0)
+        except NotImplementedError:
+            return
+        if template.is_short:
+            template.build_own()
+            self.ways.append(_Way(template, [*places.values()], fixed))
+
+
+_kinds: dict[Any, Sizes] = {}
+
+
+def kind_of(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> tuple[Sizes, list[int]]:
+    """The calls that differ from this one in sizes alone, and its sizes."""
+    given: list[Any] = []
+    sizes: list[int] = []
+    for a in args:
+        if type(a) is not np.ndarray:
+            given.append(number_kind(a))
+            continue
+        turned = not a.flags.c_contiguous
+        given.append((a.dtype, a.ndim, turned))
+        sizes += a.shape
+        if turned:
+            size = a.itemsize
+            sizes += [stride // size for stride in a.strides]
+    key = (op, attrs, *given)
+    found = _kinds.get(key)
+    if found is None:
+        if len(_kinds) >= MAX_PROGRAMS:
+            _kinds.clear()
+        found = _kinds[key] = Sizes(given)
+    return found, sizes

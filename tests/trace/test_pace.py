@@ -1,0 +1,91 @@
+"""Calls at sizes that never come again go on eagerly where that takes less time, with the same bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import tracejit as tj
+from tests.trace.values import arr, bits
+from tracejit.trace import pace, region
+from tracejit.trace.compiled import region_of
+from tracejit.trace.pace import Pace
+
+
+def step_of(seed: int) -> Any:
+    tj.manual_seed(seed)
+    model = tj.nn.Sequential(tj.nn.Linear(3, 8), tj.nn.ReLU(), tj.nn.Linear(8, 1))
+    opt = tj.optim.Adam(model.parameters(), lr=1e-2)
+
+    def step(x: tj.Tensor) -> Any:
+        opt.zero_grad()
+        loss = model(x).square().mean()
+        loss.backward()
+        opt.step()
+        return loss.detach(), model[0].weight.grad.clone(), model[0].weight.detach().clone()
+
+    return step
+
+
+def compare(compiled: Any, plain: Any, sizes: Any) -> None:
+    for n in sizes:
+        x = arr(n, n, 3)
+        assert bits(compiled(x)) == bits(plain(x)), n
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways are tried from the fourth new size on."""
+    monkeypatch.setattr(pace, "GROWN", 3)
+    monkeypatch.setattr(pace, "_WINDOW", 2)
+    monkeypatch.setattr(pace, "_TRIED", 4)
+
+
+@pytest.mark.parametrize("slow", [True, False], ids=["growing is slower", "eager is slower"])
+@pytest.mark.usefixtures("soon")
+def test_sizes_that_never_come_again(slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    end = Pace.end
+
+    def told(self: Pace, seconds: float) -> None:
+        """Which way is slower does not depend on the machine."""
+        end(self, 1.0 + (slow is not self.eager))
+
+    monkeypatch.setattr(Pace, "end", told)
+    plain, compiled = step_of(0), tj.compile(step_of(0), mode="follow")
+    compare(compiled, plain, range(2, 40))
+    found = region_of(compiled)
+    eager = [note for note in found.notes if note.kind == "eager" and "not met before" in note.reason]
+    assert [note.count for note in eager] == ([4 + (38 - 3 - 8 - 2)] if slow else [4])
+    assert found.calls.side_exits == 0
+    before = found.runs
+    # A size of a branch that is there is followed.
+    compare(compiled, plain, [3, 4, 3, 4])
+    assert found.runs == before + 4
+
+
+@pytest.mark.usefixtures("soon")
+def test_sizes_that_come_again_grow() -> None:
+    plain, compiled = step_of(1), tj.compile(step_of(1), mode="follow")
+    compare(compiled, plain, [n for k in range(12) for n in (2 + k, 2 + k, 2, 3, 2 + k)])
+    assert not [note for note in region_of(compiled).notes if note.kind == "eager"]
+
+
+def test_ways_that_never_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that is no longer recorded runs as without a region: what it calls may be a program of its own."""
+    monkeypatch.setattr(region, "IN_A_ROW", 5)
+    inner = tj.compile(lambda x: x.exp() * 2)
+
+    def f(x: tj.Tensor, k: int) -> tj.Tensor:
+        for _ in range(k):
+            x = x + 1
+        return inner(x).sum() if k < 30 else inner(x)
+
+    compiled = tj.compile(f)
+    for k in range(40):
+        assert bits(compiled(arr(k, 4), k)) == bits(f(arr(k, 4), k))
+    found = region_of(compiled)
+    (note,) = [note for note in found.notes if note.kind == "eager"]
+    assert "5 in a row" in note.reason
+    assert found.branches == 5
+    assert region_of(inner).calls.followed > 0
