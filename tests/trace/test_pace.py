@@ -37,7 +37,7 @@ def compare(compiled: Any, plain: Any, sizes: Any) -> None:
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ways are tried from the fourth new size on."""
-    monkeypatch.setattr(pace, "GROWN", 3)
+    monkeypatch.setattr(pace, "FIRST", 3)
     monkeypatch.setattr(pace, "_WINDOW", 2)
     monkeypatch.setattr(pace, "_TRIED", 4)
 
@@ -66,9 +66,16 @@ def test_sizes_that_never_come_again(slow: bool, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.usefixtures("soon")
 def test_sizes_that_come_again_grow() -> None:
+    """Of eleven new sizes three grow, four are tried with branches and four eagerly: these grow the second time."""
     plain, compiled = step_of(1), tj.compile(step_of(1), mode="follow")
-    compare(compiled, plain, [n for k in range(12) for n in (2 + k, 2 + k, 2, 3, 2 + k)])
-    assert not [note for note in region_of(compiled).notes if note.kind == "eager"]
+    compare(compiled, plain, [2, *range(2, 14)])
+    found = region_of(compiled)
+    (note,) = [note for note in found.notes if note.kind == "eager"]
+    compare(compiled, plain, range(2, 14))
+    assert note.count == 4
+    before = found.runs
+    compare(compiled, plain, range(2, 14))
+    assert (note.count, found.runs) == (4, before + 12)
 
 
 def test_ways_that_never_come_again(monkeypatch: pytest.MonkeyPatch) -> None:

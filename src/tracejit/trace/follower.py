@@ -94,7 +94,7 @@ class Follower:
                     self.enter(event, numbers)
                     return event
             cut = self.place.cut
-            if cut is None and not self.place.models() and grow_cut(self):
+            if cut is None and next(self.place.models(), None) is None and grow_cut(self):
                 cut = self.place.cut
             if cut is None or not cut.silent:
                 return None

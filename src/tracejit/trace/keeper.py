@@ -34,6 +34,7 @@ class Keeper:
         self.unmet: list[Event] = []
         # Events, hints, numbers that turned out to change, and lean tapes, of the tree on disk.
         self._kept: tuple[int, ...] = (0, 0, 0, 0)
+        self._seen = self._kept
         self._times = 0
         self._waited = 0
 
@@ -70,10 +71,14 @@ class Keeper:
             return
         hints = frozenset() if region.prover is None else region.prover.hints
         now = region.recorded_events, len(hints), region.generation, region.leans
+        before, self._seen = self._seen, now
         if now == self._kept:
             self._waited = 0
             return
         self._waited += 1
+        if now != before and now[0] < 2 * self._kept[0]:
+            # It takes longer each time, and calls still bring something new.
+            return
         if self._waited <= PATIENCE and not (region.prover is not None and region.prover.replays):
             return
         self._kept = now

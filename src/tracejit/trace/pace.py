@@ -3,29 +3,55 @@
 In: which calls met new sizes, and how long they took. Out: a choice for the next one.
 Must not know: trees.
 
-A branch for new sizes takes time once, and saves some whenever these sizes come again. Where the tree is full of sizes
-and most calls still bring new ones, nothing comes of it but the call itself.
+A branch for new sizes takes time once, and saves some whenever these sizes come again. Where they do not, or where so
+many do that the tree does not keep them, nothing comes of it but the call itself.
 """
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Hashable
+from typing import Any
 
+from tracejit.tensor.tensor import Tensor
+
+FIRST = 8
+"""Calls at new sizes that let the tree grow, whatever the sizes: most functions have few."""
 GROWN = 128
-"""Calls at new sizes that grow before anything is judged: a tree keeps as many branches."""
+"""Calls at new sizes up to which all that come again let the tree grow: it keeps as many branches."""
+_SIZES = 4096
+"""Sizes that are remembered."""
 _WINDOW = 64
 """Calls over which the share of those at new sizes is a moving mean."""
 _TRIED, _SETTLING, _CYCLE = 10, 2, 512
 """Calls that try either way, the first of them that do not count, and calls after which both are tried again."""
 
 
+def sizes_of(value: Any, depth: int = 3) -> Hashable:
+    """The sizes of all tensors in an argument, and its whole numbers.
+
+    >>> import tracejit as tj
+    >>> sizes_of(([tj.ones(2, 3), 4.5], {"n": 7}))
+    (((2, 3), None), (7,))
+    """
+    if isinstance(value, Tensor):
+        return tuple(value._shape)
+    if type(value) is int:
+        return value
+    if depth and isinstance(value, dict):
+        value = value.values()
+    elif not depth or not isinstance(value, (list, tuple)):
+        return None
+    return tuple([sizes_of(one, depth - 1) for one in value])
+
+
 class Pace:
     """The choice of one region.
 
     >>> pace = Pace()
-    >>> for _ in range(GROWN + 2 * _TRIED):
-    ...     pace.end(2.0 if pace.grows() else 1.0)
-    >>> pace.grows()
+    >>> for n in range(FIRST + 2 * _TRIED):
+    ...     pace.end(2.0 if pace.grows(n) else 1.0)
+    >>> pace.grows(100)
     False
     """
 
@@ -37,12 +63,20 @@ class Pace:
         self._new = False
         self._judged = 0
         self._times: dict[bool, list[float]] = {True: [], False: []}
+        self._sizes: set[Hashable] = set()
 
-    def grows(self) -> bool:
-        """Whether the call, which has just met new sizes, lets the tree grow."""
+    def grows(self, sizes: Hashable) -> bool:
+        """Whether the call, which has met new sizes, lets the tree grow."""
+        if self._new:
+            return not self.eager
         self._new = True
         self.met += 1
-        if self.met <= GROWN or self.share < 0.5:
+        again = sizes in self._sizes
+        if not again:
+            if len(self._sizes) >= _SIZES:
+                self._sizes.clear()
+            self._sizes.add(sizes)
+        if self.met <= FIRST or (again and (self.met <= GROWN or self.share < 0.5)):
             return True
         at = self._judged % _CYCLE
         if at == 0:

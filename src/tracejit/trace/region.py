@@ -23,7 +23,7 @@ from tracejit.trace.foresight import foreseen
 from tracejit.trace.growth import alike
 from tracejit.trace.keeper import Keeper
 from tracejit.trace.matcher import MISS
-from tracejit.trace.pace import Pace
+from tracejit.trace.pace import Pace, sizes_of
 from tracejit.trace.recorder import Recorder
 from tracejit.trace.repeat import materialise
 from tracejit.trace.replay.prover import Prover
@@ -109,6 +109,7 @@ class Region:
         self.begun = False
         self.keeper = Keeper(self)
         self.pace = Pace()
+        self.given: tuple[Any, ...] = ()
         self.in_a_row = 0
         self.first_replay: Callable[..., Any] | None = None
         self.straight = None
@@ -177,6 +178,7 @@ class Region:
                 self.calls.followed += 1
         self.change = ""
         self.waits = False
+        self.given = args, kwargs
         state.session = session
         try:
             if fresh:
@@ -201,6 +203,7 @@ class Region:
             state.session = state.exposed = None
             self.keeper.trying = False
             self.account.end_call()
+            self.given = ()
             self.pace.end(time.perf_counter() - begin)
             self.calls.waited += self.waits
             self.idle = self.waits and self.runs == runs
@@ -356,13 +359,13 @@ class Region:
 
     # --- branches -----------------------------------------------------------------------------------------------------
 
-    def may_grow(self) -> bool:
-        """Whether the tree may get branches for other sizes."""
-        return self.recorded_events <= EVENTS
-
-    def may_begin(self) -> bool:
-        """Whether a branch for other sizes may begin."""
-        return self.may_grow() and (self.verify is not None or self.background or self.pace.grows())
+    def may_grow(self, tensors: list[Any]) -> bool:
+        """Whether the tree may get more of a branch for other sizes."""
+        if self.recorded_events > EVENTS:
+            return False
+        if self.verify is not None or self.background:
+            return True
+        return self.pace.grows((sizes_of(self.given), sizes_of(tensors)))
 
     def resizing(self, follower: Follower, call: tuple[Any, ...]) -> str:
         """A call may begin a branch for other sizes; what it does that the tree does not know."""

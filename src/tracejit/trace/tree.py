@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -176,11 +176,17 @@ class Place:
         self.model: Place | None = None
         self.peers: weakref.WeakSet[Place] = weakref.WeakSet()
 
-    def models(self) -> list[Event]:
-        """The events that one at this place may repeat at other sizes: here, and at the places like this one."""
+    def models(self) -> Iterator[Event]:
+        """The events that one at this place may repeat at other sizes: here, and at the places like this one.
+
+        Cost: the first of them are at hand; of the places like this one there are as many as branches.
+        """
         root = self.model or self
-        places = [root, self, *root.peers] if root is not self else [self, *self.peers]
-        return list(dict.fromkeys(e for place in places for e in place.events))
+        yield from root.events
+        if root is not self:
+            yield from self.events
+        for place in root.peers:
+            yield from place.events
 
     def ends(self, name: str) -> Stop | None:
         """The end ("cut" or "end") that the places like this one have."""
