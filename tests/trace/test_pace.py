@@ -10,7 +10,7 @@ import tracejit as tj
 from tests.trace.values import arr, bits
 from tracejit.trace import pace, region
 from tracejit.trace.compiled import region_of
-from tracejit.trace.pace import Pace
+from tracejit.trace.pace import Contest, Pace
 
 
 def step_of(seed: int) -> Any:
@@ -76,6 +76,26 @@ def test_sizes_that_come_again_grow() -> None:
     before = found.runs
     compare(compiled, plain, range(2, 14))
     assert (note.count, found.runs) == (4, before + 12)
+
+
+@pytest.mark.parametrize("slow", [True, False], ids=["following is slower", "eager is slower"])
+def test_calls_that_are_never_replayed(slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(region, "FOLLOWED", 20)
+    monkeypatch.setattr(pace, "_TRIED", 4)
+    end = Contest.end
+    monkeypatch.setattr(Contest, "end", lambda self, _: end(self, 1.0 + (slow is not self._eager)))
+
+    def f(x: tj.Tensor) -> tj.Tensor:
+        # A string that is made of a value stands in the way of a proof.
+        return x * len(f"{x.sum():.3f}")
+
+    compiled = tj.compile(f)
+    for k in range(60):
+        assert bits(compiled(arr(k, 3))) == bits(f(arr(k, 3)))
+    found = region_of(compiled)
+    assert found.calls.eager == (4 + (60 - 2 - 20 - 8) if slow else 4)
+    (note,) = [note for note in found.notes if note.kind == "eager"]
+    assert (note.count, note.line.split(":")[0]) == (found.calls.eager, __file__)
 
 
 def test_ways_that_never_come_again(monkeypatch: pytest.MonkeyPatch) -> None:

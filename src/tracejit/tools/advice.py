@@ -88,6 +88,7 @@ _TABLE: tuple[tuple[str, str, str], ...] = (
     ("eager", r"not among its arguments|inside a composite", "pass all tensors that the composite uses as arguments"),
     ("eager", r"looks at values|works on memory", "read values outside of the composite"),
     ("eager", r"has no kernel", "cast the operands to float32 or float64 first"),
+    ("eager", r"follow the tree", "mend what stands between the function and replay; looks at memory cost most"),
     ("eager", r"sizes that were not met", "pad the data to fewer sizes, where that computes little in vain"),
     ("eager", r"", "move it out of the compiled function"),
     # --- what stands between a function and replay ---

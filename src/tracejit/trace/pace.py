@@ -1,10 +1,12 @@
-"""Whether calls at new sizes let the tree grow or go on eagerly: where sizes never come again, what takes less time.
+"""Whether calls go on eagerly: those at new sizes that never come again, and those that follow a tree, where they take
+longer than eager ones.
 
 In: which calls met new sizes, and how long they took. Out: a choice for the next one.
 Must not know: trees.
 
 A branch for new sizes takes time once, and saves some whenever these sizes come again. Where they do not, or where so
-many do that the tree does not keep them, nothing comes of it but the call itself.
+many do that the tree does not keep them, nothing comes of it but the call itself. And a call that must stop for many
+looks at memory, and is never replayed, has more to do than an eager one.
 """
 
 from __future__ import annotations
@@ -17,14 +19,51 @@ from tracejit.tensor.tensor import Tensor
 
 FIRST = 8
 """Calls at new sizes that let the tree grow, whatever the sizes: most functions have few."""
-GROWN = 128
-"""Calls at new sizes up to which all that come again let the tree grow: it keeps as many branches."""
-_SIZES = 4096
+SIZES = 256
+"""Branches that repeat another at other sizes, at one place: beyond that the one used longest ago is dropped."""
+FOLLOWED = 256
+"""Followed calls from which on they are compared with eager ones: before that, proofs may still be found."""
+_REMEMBERED = 4096
 """Sizes that are remembered."""
 _WINDOW = 64
 """Calls over which the share of those at new sizes is a moving mean."""
 _TRIED, _SETTLING, _CYCLE = 10, 2, 512
 """Calls that try either way, the first of them that do not count, and calls after which both are tried again."""
+
+
+class Contest:
+    """Two ways to do the same, of which one is eager: both are tried, then the one that took less time is taken.
+
+    >>> contest = Contest()
+    >>> for _ in range(2 * _TRIED):
+    ...     contest.end(1.0 if contest.goes_eagerly() else 2.0)
+    >>> contest.goes_eagerly()
+    True
+    """
+
+    def __init__(self) -> None:
+        self._calls = 0
+        self._eager = False
+        self._times: dict[bool, list[float]] = {True: [], False: []}
+
+    def goes_eagerly(self) -> bool:
+        """Which way this call goes."""
+        at = self._calls % _CYCLE
+        if at == 0:
+            self._times = {True: [], False: []}
+        self._calls += 1
+        if at < 2 * _TRIED:
+            self._eager = at >= _TRIED
+        else:
+            eager, other = (statistics.median(self._times[way][_SETTLING:] or [0.0]) for way in (True, False))
+            self._eager = eager < other
+        return self._eager
+
+    def end(self, seconds: float) -> None:
+        """The call is done."""
+        times = self._times[self._eager]
+        if len(times) < _TRIED:
+            times.append(seconds)
 
 
 def sizes_of(value: Any, depth: int = 3) -> Hashable:
@@ -46,7 +85,7 @@ def sizes_of(value: Any, depth: int = 3) -> Hashable:
 
 
 class Pace:
-    """The choice of one region.
+    """What calls at new sizes do.
 
     >>> pace = Pace()
     >>> for n in range(FIRST + 2 * _TRIED):
@@ -60,43 +99,31 @@ class Pace:
         self.share = 0.0
         self.eager = False
         """Whether this call goes on eagerly."""
-        self._new = False
-        self._judged = 0
-        self._times: dict[bool, list[float]] = {True: [], False: []}
+        self.new = False
+        """Whether this call has met new sizes."""
         self._sizes: set[Hashable] = set()
+        self._contest = Contest()
+        self._judged = False
 
     def grows(self, sizes: Hashable) -> bool:
         """Whether the call, which has met new sizes, lets the tree grow."""
-        if self._new:
+        if self.new:
             return not self.eager
-        self._new = True
+        self.new = True
         self.met += 1
         again = sizes in self._sizes
         if not again:
-            if len(self._sizes) >= _SIZES:
+            if len(self._sizes) >= _REMEMBERED:
                 self._sizes.clear()
             self._sizes.add(sizes)
-        if self.met <= FIRST or (again and (self.met <= GROWN or self.share < 0.5)):
-            return True
-        at = self._judged % _CYCLE
-        if at == 0:
-            self._times[True].clear()
-            self._times[False].clear()
-        self._judged += 1
-        if at < 2 * _TRIED:
-            self.eager = at >= _TRIED
-        else:
-            grown, eager = (statistics.median(self._times[way][_SETTLING:]) for way in (True, False))
-            self.eager = eager < grown
+        kept = again and (self.met <= SIZES or self.share < 0.5)
+        self._judged = self.met > FIRST and not kept
+        self.eager = self._judged and self._contest.goes_eagerly()
         return not self.eager
 
     def end(self, seconds: float) -> None:
         """A call that was followed is done."""
-        new = self._new
-        self.share += (new - self.share) / _WINDOW
-        if not new:
-            return
-        times = self._times[not self.eager]
-        if self._judged and len(times) < _TRIED:
-            times.append(seconds)
-        self._new = self.eager = False
+        self.share += (self.new - self.share) / _WINDOW
+        if self._judged:
+            self._contest.end(seconds)
+        self.new = self.eager = self._judged = False

@@ -23,7 +23,7 @@ from tracejit.trace.foresight import foreseen
 from tracejit.trace.growth import alike
 from tracejit.trace.keeper import Keeper
 from tracejit.trace.matcher import MISS
-from tracejit.trace.pace import Pace, sizes_of
+from tracejit.trace.pace import FOLLOWED, SIZES, Contest, Pace, sizes_of
 from tracejit.trace.recorder import Recorder
 from tracejit.trace.repeat import materialise
 from tracejit.trace.replay.prover import Prover
@@ -44,10 +44,9 @@ EVENTS = 50_000
 UNSETTLED = (
     "most calls bring sizes that were not met before, and to plan for those takes longer than to run them eagerly"
 )
+SLOWER = "calls that follow the tree take longer here than eager ones"
 NOTES = 64
 """Notes about new sizes: further ones are only counted."""
-SIZES = 128
-"""Branches that repeat another at other sizes, at one place: beyond that the one used longest ago is dropped."""
 
 
 WAITS = "the mode 'replay' promises a replay at the first settled call"
@@ -79,6 +78,7 @@ class Region:
         self.max_compiles = max_compiles
         self.verify = verify
         self.background = SETTINGS.background if background is None else background
+        self.compares = mode == "auto" and verify is None and max_compiles is None and not self.background
         self.waiting: list[tuple[Stop, Waiting]] = []
         self.waits = self.idle = False
         self.background_seconds = 0.0
@@ -109,6 +109,7 @@ class Region:
         self.begun = False
         self.keeper = Keeper(self)
         self.pace = Pace()
+        self.contest = Contest()
         self.given: tuple[Any, ...] = ()
         self.in_a_row = 0
         self.first_replay: Callable[..., Any] | None = None
@@ -161,10 +162,13 @@ class Region:
         trial = None
         runs = self.runs
         begin, exits = time.perf_counter(), self.calls.side_exits
+        compared = self.compares and self.calls.followed >= FOLLOWED
         if fresh:
             session: Any = Recorder(self, root)
             self.calls.recorded += 1
         elif self.waiting and self._only_waits():
+            return self._wait_eagerly(args, kwargs)
+        elif compared and self.contest.goes_eagerly():
             return self._run_eagerly(args, kwargs)
         else:
             begun = None if prover is None else prover.begin(args, kwargs)
@@ -204,7 +208,10 @@ class Region:
             self.keeper.trying = False
             self.account.end_call()
             self.given = ()
-            self.pace.end(time.perf_counter() - begin)
+            seconds = time.perf_counter() - begin
+            if compared:
+                self.contest.end(seconds)
+            self.pace.end(seconds)
             self.calls.waited += self.waits
             self.idle = self.waits and self.runs == runs
         if self.failure is not None:
@@ -225,6 +232,19 @@ class Region:
         return self.idle and not any(waiting.job.done for _, waiting in self.waiting)
 
     def _run_eagerly(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call that is not to follow the tree, as that would take longer."""
+        self.calls.eager += 1
+        begin = time.perf_counter()
+        try:
+            return self.function(*args, **kwargs)
+        finally:
+            seconds = time.perf_counter() - begin
+            self.contest.end(seconds)
+            code = getattr(self.function, "__code__", None)
+            line = user_line() if code is None else f"{code.co_filename}:{code.co_firstlineno}"
+            self.note("eager", line, SLOWER, seconds)
+
+    def _wait_eagerly(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call that need not follow the tree, as no program would come of it."""
         stop, waiting = self.waiting[0]
         self.calls.eager += 1
@@ -238,8 +258,7 @@ class Region:
         assert failure is not None
         if self.prover is not None:
             # A replay may have the wrong program.
-            self.prover.replays.clear()
-            self.first_replay = self.straight = None
+            self.prover.clear()
         return failure.error()
 
     def _abandon(self) -> None:

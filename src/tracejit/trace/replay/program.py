@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,10 @@ class Replay:
         self.uncut = proof.session.uncut
         self.refused = False
         """Whether the program refused what the last call found; whoever tries the next replay takes it back."""
+        self.sizes: Hashable = ()
+        """Those of the arguments for which it was proven."""
+        self.used = 0
+        """How many calls had been replayed when it was used last."""
         self.executable = self._own(landed.executable, alive)
         writing = Writing(proof, self.executable, alive)
         self.constants, self.found, self.fixed = writing.constants, writing.found, writing.fixed

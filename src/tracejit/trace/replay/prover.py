@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Hashable, Set
 from typing import Any
 
 from tracejit.runtime.blocks import BLOCKS
@@ -12,6 +12,7 @@ from tracejit.trace.executable import Executable
 from tracejit.trace.expected import evaluate, likeness, reads_in
 from tracejit.trace.follower import Follower
 from tracejit.trace.matcher import MISS
+from tracejit.trace.pace import sizes_of
 from tracejit.trace.replay.guards import READERS, Guard
 from tracejit.trace.replay.landed import Landed, check_leaves, check_result, handed_out
 from tracejit.trace.replay.program import Replay
@@ -23,7 +24,7 @@ from tracejit.trace.tree import Segment, Stop
 from tracejit.trace.uncut import Uncut, UncutFollower
 
 TRIES = 24
-"""Proofs that a region may try."""
+"""Proofs that may come to nothing in a region."""
 JOINED_FROM = 8
 """Followed calls from which on one that reads in its middle may be recorded and proven as a whole: that takes one more
 program."""
@@ -33,8 +34,13 @@ PATIENCE = 6
 """Proofs that may fail until calls are no longer recorded as wholes."""
 REFUSALS = 8
 """Long programs may refuse so often, and one in so many calls, until calls are no longer proven as wholes."""
-REPLAYS = 8
+_SIZES = 4096
+"""Sizes that are remembered."""
+REPLAYS = 256
 """Replays that a region keeps; the one that was used longest ago goes first."""
+NEAR = 8
+"""Replays up to which all are tried: of more, as many of those whose arguments had the sizes of the call's. Sizes then
+have a proof when they come for the second time."""
 
 
 class Prover:
@@ -43,6 +49,10 @@ class Prover:
     def __init__(self, region: Any) -> None:
         self.region = region
         self.replays: list[Replay] = []
+        self._first: Replay | None = None
+        """The one that was used last."""
+        self._by_sizes: dict[Hashable, list[Replay]] = {}
+        self._met: set[Hashable] = set()
         self.changing: dict[Any, Any] = {}
         self.hints: frozenset[Hint] = COUNTERS
         self.obstacles: list[tuple[str, str, str]] = []
@@ -61,27 +71,28 @@ class Prover:
 
     def replay(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The result of a call by replay, or `MISS`."""
-        replays = self.replays
         self.refused = False
-        for k, replay in enumerate(replays):
+        tried = self.replays
+        if len(tried) > NEAR:
+            tried = self._by_sizes.get(sizes_of((args, kwargs)), [])[:NEAR]
+        for replay in tried:
             # One that was tried before all others need not refuse again.
             out = MISS if replay.refused else replay.run(args, kwargs)
             if replay.refused:
                 replay.refused = False
                 self._refuse(replay)
             if out is not MISS:
-                if k:
-                    replays.insert(0, replays.pop(k))
-                    self._put_first()
+                replay.used = self.region.calls.replayed
+                if replay is not self._first:
+                    self._put_first(replay)
                 self.region.calls.replayed += 1
                 return out
             # The next one may take them over.
             replay.grads.let_go()
-        for replay in replays:
+        for replay in tried:
             failed, replay.watch.failed = replay.watch.failed, None
             if failed is not None and self._changes(failed):
-                replays.remove(replay)
-                self._put_first()
+                self._keep([other for other in self.replays if other is not replay])
                 break
         return MISS
 
@@ -99,8 +110,7 @@ class Prover:
         """No call is proven as a whole from here on."""
         self.joins = False
         self.uncut.clear()
-        self.replays = [replay for replay in self.replays if replay.uncut is None]
-        self._put_first()
+        self._keep([replay for replay in self.replays if replay.uncut is None])
         self._note([("?", Unproven(reason, Later.fix))])
 
     def let_go(self) -> None:
@@ -108,10 +118,24 @@ class Prover:
         for replay in self.replays:
             replay.grads.let_go()
 
-    def _put_first(self) -> None:
-        """Let calls try the first replay before anything else; with `verify=` the region looks first what is due."""
+    def clear(self) -> None:
+        """Forget all replays."""
+        self._keep([])
+
+    def _keep(self, replays: list[Replay]) -> None:
+        """These are all replays, the first of them the newest."""
+        self.replays = replays
+        self._by_sizes = {}
+        for replay in replays:
+            self._by_sizes.setdefault(replay.sizes, []).append(replay)
+        if self._first not in replays:
+            self._put_first(replays[0] if replays else None)
+
+    def _put_first(self, replay: Replay | None) -> None:
+        """Let calls try a replay before anything else; with `verify=` the region looks first what is due."""
         region = self.region
-        first = self.replays[0] if self.replays and region.verify is None else None
+        self._first = replay
+        first = replay if region.verify is None else None
         native = None if first is None else first.straight
         region.first_replay = None if first is None else first.run
         region.straight = None if native is None else native.run(region.free, region.calls)
@@ -135,9 +159,8 @@ class Prover:
     def forget(self, tape: TapePlan | None) -> None:
         """Give up the replays that leave a tape: their program is out of date."""
         self.let_go()
-        self.replays = [replay for replay in self.replays if replay.executable.tape is not tape]
+        self._keep([replay for replay in self.replays if replay.executable.tape is not tape])
         self.wait = 1
-        self._put_first()
 
     # --- proving ------------------------------------------------------------------------------------------------------
 
@@ -163,10 +186,12 @@ class Prover:
         self.wait -= 1
         if self.wait > 0 and not demanded:
             return None
+        if len(self.replays) >= NEAR and not demanded and self._is_new(args, kwargs):
+            return None
         self.tries += 1
         proof, obstacles = self._prove(region.root, args, kwargs)
         if proof is not None:
-            return self._try(proof, Follower(region, region.root.root))
+            return self._try(proof, Follower(region, region.root.root), sizes_of((args, kwargs)))
         if self._may_join(obstacles):
             if region.calls.followed < JOINED_FROM and not demanded:
                 self.wait = JOINED_FROM - region.calls.followed
@@ -183,8 +208,17 @@ class Prover:
             raise RuntimeError(self._refusal())
         return None
 
-    def _try(self, proof: Proof, follower: Follower) -> tuple[Follower, Trial]:
-        trial = Trial(self, proof)
+    def _is_new(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether the sizes of a call may not come again."""
+        sizes = sizes_of((args, kwargs))
+        is_new = sizes not in self._met
+        if len(self._met) > _SIZES:
+            self._met.clear()
+        self._met.add(sizes)
+        return is_new
+
+    def _try(self, proof: Proof, follower: Follower, sizes: Hashable) -> tuple[Follower, Trial]:
+        trial = Trial(self, proof, sizes)
         # The other way round there would be a circle.
         follower.witness = trial.witness
         return follower, trial
@@ -240,7 +274,8 @@ class Prover:
         if (end.reads, end.expected) != (reads, expected):
             end.reads, end.expected = reads, expected
             end.programs.clear()
-        return self._try(proof, UncutFollower(uncut, [value for _, value in proof.session.given.values()]))
+        follower = UncutFollower(uncut, [value for _, value in proof.session.given.values()])
+        return self._try(proof, follower, sizes_of((args, kwargs)))
 
     def _prove_whole(
         self, uncut: Uncut, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -272,8 +307,15 @@ class Prover:
         reasons = [f"\n  {line}: {reason}" + (f" ({fix})" if fix else "") for line, reason, fix in self.obstacles]
         return f"{self.region.name} cannot be replayed, which mode='replay' demands:{''.join(reasons)}"
 
-    def enter(self, proof: Proof, landed: list[Landed], out: Any, generators: dict[int, tuple[int, int]]) -> None:
-        """After the call: keep a replay if the call did what the proof says."""
+    def enter(
+        self,
+        proof: Proof,
+        sizes: Hashable,
+        landed: list[Landed],
+        out: Any,
+        generators: dict[int, tuple[int, int]],
+    ) -> None:
+        """After the call, whose arguments had these sizes: keep a replay if it did what the proof says."""
         try:
             with without_collections():
                 one = check_result(proof, landed)
@@ -301,11 +343,15 @@ class Prover:
             for (_, kind, key), container in self.changing.items()
             if type(READERS[kind](container, key)) in (int, float) and (told := hint(kind, container, key)) is not None
         }
-        self.replays.insert(0, replay)
-        del self.replays[REPLAYS:]
+        self.tries -= 1
+        replay.sizes, replay.used = sizes, self.region.calls.replayed
+        replays = [replay, *self.replays]
+        if len(replays) > REPLAYS:
+            replays.remove(min(replays, key=lambda one: one.used))
+        self._keep(replays)
+        self._put_first(replay)
         # Replays have no use for what operations left, one by one.
         BLOCKS.release()
-        self._put_first()
 
     def _learn(self, proof: Proof) -> None:
         """A whole call was refused that did what was recorded: the numbers that it decides with change, or decide
@@ -339,9 +385,10 @@ class Prover:
 class Trial:
     """A followed call that a proof has foretold."""
 
-    def __init__(self, prover: Prover, proof: Proof) -> None:
+    def __init__(self, prover: Prover, proof: Proof, sizes: Hashable) -> None:
         self.prover = prover
         self.proof = proof
+        self.sizes = sizes
         self.landed: list[Landed] = []
         self.generators = {
             key: (generator.seed_, generator.offset) for key, (generator, _) in proof.session.drawn.items()
@@ -358,4 +405,4 @@ class Trial:
 
     def end(self, out: Any) -> None:
         """The call is done."""
-        self.prover.enter(self.proof, self.landed, out, self.generators)
+        self.prover.enter(self.proof, self.sizes, self.landed, out, self.generators)
