@@ -544,7 +544,8 @@ def detach_(self: Tensor) -> Tensor:
 
     Raises: RuntimeError for a view.
     """
-    outside(_forget, self)
+    if self._requires_grad or self._base is not None:
+        outside(_forget, self)
     return self
 
 

@@ -140,8 +140,9 @@ class Attributes:
         fallback = self.held(cls, "__getattr__")
         if fallback is ABSENT:
             return ABSENT
-        found = self._in_tables(x, name, getattr(fallback, "_tables", ()))
-        return self.machine.call(fallback, (x, name), {}) if found is ABSENT else found
+        # What has tables looks nowhere else.
+        tables = getattr(fallback, "_tables", ())
+        return self._in_tables(x, name, tables) if tables else self.machine.call(fallback, (x, name), {})
 
     # --- places -------------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import builtins
+import functools
 import itertools
 import operator
 import types
@@ -214,9 +215,23 @@ def _filter(m: Any, f: Any, xs: Any) -> Any:
 
 @model(reversed)
 def _reversed(m: Any, x: Any) -> Any:
-    if not isinstance(x, (list, tuple, range)):
+    if isinstance(x, (list, tuple, range)):
+        return Iteration(iter(list(m.iterate(x))[::-1]))
+    if m.special(x, "__reversed__") is not ABSENT or not isinstance(m.special(x, "__getitem__"), types.FunctionType):
         raise Unproven(f"a {type(x).__name__} is reversed")
-    return Iteration(iter(list(m.iterate(x))[::-1]))
+    item = m.attributes.load(x, "__getitem__")
+    return Iteration(m.call(item, (k,), {}) for k in range(m.world.fix(m.length(x)) - 1, -1, -1))
+
+
+@model(functools.reduce)
+def _reduce(m: Any, f: Any, xs: Any, initial: Any = _NOTHING) -> Any:
+    elements = m.iterate(xs)
+    value = next(elements, _NOTHING) if initial is _NOTHING else initial
+    if value is _NOTHING:
+        raise Unproven("TypeError: reduce() of nothing, with no initial value")
+    for element in elements:
+        value = m.call(f, (value, element), {})
+    return value
 
 
 @model(itertools.chain)
@@ -400,6 +415,19 @@ def _conversion(cls: type) -> None:
 
 for _cls in (int, float, bool):
     _conversion(_cls)
+
+
+def _number_of_numpy(cls: Any) -> None:
+    def make(m: Any, *args: Any) -> Any:
+        if len(args) != 1 or type(args[0]) not in (int, float, bool):
+            raise Unproven(f"a {cls.__name__} is made of what changes, or of arrays", "use Python's numbers")
+        return cls(*args)
+
+    BUILTINS[cls] = make
+
+
+for _number in (np.float32, np.float64, np.int32, np.int64):
+    _number_of_numpy(_number)
 
 
 def _of_array(function: Any) -> None:

@@ -47,6 +47,7 @@ _GIVEN = (
 )
 # Those that take numbers of the run: where a part begins.
 _MOVING: frozenset[Any] = frozenset((narrow, select))
+_Cached = type(functools.lru_cache(lambda: None))
 _READS_ALL = frozenset(("numpy", "tolist"))
 _READS_ONE = frozenset(("item", "__float__", "__int__"))
 
@@ -84,6 +85,11 @@ class Calls:
             return self.call(f.function if hasattr(f, "function") else f._region.function, args, kwargs)
         if isinstance(f, (Sym, Later)):
             raise Unproven(f.complaint, f.fix)
+        if isinstance(f, (np.ufunc, type(np.prod))):
+            return self.of_numpy(f, args, kwargs)
+        if type(f) is _Cached and f.__wrapped__.__code__.co_filename.startswith(_PACKAGE) and not (args or kwargs):
+            # What the package keeps for ever, such as whether there is a GPU.
+            return f()
         if isinstance(machine.special(f, "__call__"), types.FunctionType):
             return self.call(machine.attributes.load(f, "__call__"), args, kwargs)
         world.keep(f)
@@ -233,6 +239,20 @@ class Calls:
             self.world.listing.require(expression if value else f"not {expression}")
             return value
         return self.machine.symbolic(value, expression)
+
+    def of_numpy(self, f: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A function of NumPy's on numbers that stay as they are, such as the root of a dimension."""
+        if not (isinstance(f, np.ufunc) or f is np.prod) or kwargs or not all(map(self.machine.plain, args)):
+            self.world.keep(f)
+            raise Unproven(f"np.{f.__name__} is called with what changes, or with arrays", "use the math module")
+        try:
+            with np.errstate(all="raise"):
+                value = f(*args)
+        except (ArithmeticError, TypeError, ValueError) as e:
+            raise Unproven(f"{type(e).__name__}: {e}") from None
+        if not isinstance(value, np.generic):
+            raise Unproven(f"np.{f.__name__} gives a {type(value).__name__}")
+        return value
 
     def method(self, name: str, x: Any, args: tuple[Any, ...], kwargs: dict[str, Any], f: Any) -> Any:
         """A method of one of Python's own types."""

@@ -10,6 +10,8 @@ import operator
 import types
 from typing import Any
 
+import numpy as np
+
 from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.tensor import Tensor
 from tracejit.trace.expected import Form, combined, kind_of, number_form, tested
@@ -264,6 +266,8 @@ class Machine:
                 return x, self.world.listing.constant(self.world.keep(x))
             # A negative number in brackets: the sign binds less than a power.
             return x, f"({x!r})" if x < 0 or repr(x)[0] == "-" else repr(x)
+        if isinstance(x, np.number):
+            return x, self.world.listing.constant(self.world.keep(x))
         return None
 
     def symbolic(self, value: Any, expression: str) -> Any:
@@ -310,6 +314,8 @@ class Machine:
 
     def plain(self, x: Any, depth: int = 0) -> bool:
         """Whether a value is made of Python's plain values alone, all of them guarded."""
+        if isinstance(x, np.number):
+            return True
         if isinstance(x, _VALUES):
             return not isinstance(x, (float, int)) or type(x) in (int, float, bool)
         if type(x) in (list, tuple, set, frozenset) or isinstance(x, tuple):
