@@ -306,7 +306,7 @@ def grow(
     if model is None and not (begins or (place.grown and (kind, function) in follower.region.known)):
         return None
     region = follower.region
-    if not follower.grows or not region.may_grow(tensors):
+    if not follower.grows or not region.may_grow(tensors, numbers):
         return None
     change = "" if place.grown else region.resizing(follower, (kind, function, key, tensors, numbers))
     count = region.calls.resized

@@ -378,13 +378,13 @@ class Region:
 
     # --- branches -----------------------------------------------------------------------------------------------------
 
-    def may_grow(self, tensors: list[Any]) -> bool:
+    def may_grow(self, tensors: list[Any], numbers: list[Any]) -> bool:
         """Whether the tree may get more of a branch for other sizes."""
         if self.recorded_events > EVENTS:
             return False
         if self.verify is not None or self.background:
             return True
-        return self.pace.grows((sizes_of(self.given), sizes_of(tensors)))
+        return self.pace.grows((sizes_of(self.given), sizes_of(tensors), tuple(numbers)))
 
     def resizing(self, follower: Follower, call: tuple[Any, ...]) -> str:
         """A call may begin a branch for other sizes; what it does that the tree does not know."""
