@@ -353,6 +353,8 @@ class Template:
         if decided is None:
             return None
         found, calls, sizes = decided
+        if any(len(launch.slots) > MAX_SLOTS for launches in calls for launch in launches):
+            return None
         outs = [empty(_fill(shape, found), kind) for shape, kind in self._outputs]
         buffers = [*arrays, *outs, *[empty((n,), _BYTE) for n in sizes], empty((ALIGNMENT,), _BYTE)]
 
@@ -390,8 +392,8 @@ class Template:
     @property
     def is_short(self) -> bool:
         """Whether `run` may be used: a few launches, none with many slots."""
-        slots = [len(i.slots) for i in self._items if type(i) is _Generated]
-        slots += [len(launch.slots) for i in self._items if type(i) is _Call for launch in i.launches]
+        slots = [len(item.slots) for item in self._items if isinstance(item, _Generated)]
+        slots += [len(launch.slots) for item in self._items if isinstance(item, _Call) for launch in item.launches]
         return len(slots) <= _FEW and max(slots, default=0) <= MAX_SLOTS
 
     @staticmethod

@@ -17,6 +17,7 @@ from tracejit.tools.explain import SECTIONS, explain
 from tracejit.tools.outline import fold
 from tracejit.trace.account import NOTES, Account
 from tracejit.trace.compiled import region_of
+from tracejit.trace.region import IN_A_ROW
 
 SNIPPETS = {}
 
@@ -308,7 +309,7 @@ def test_equal_events_are_one_with_their_number():
     assert note["cost"].startswith("4 times, ")
     told = told_of(never_the_same_shape)
     (note,) = [n for n in told.notes if n["kind"] == "eager"]
-    assert note["count"] == told.calls["side exits"] - 63
+    assert note["count"] == told.calls["side exits"] - IN_A_ROW
     assert told.calls["side exits"] == 77
 
 

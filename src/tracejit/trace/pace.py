@@ -21,7 +21,7 @@ FIRST = 8
 """Calls at new sizes that let the tree grow, whatever the sizes: most functions have few."""
 SIZES = 256
 """Branches that repeat another at other sizes, at one place: beyond that the one used longest ago is dropped."""
-FOLLOWED = 256
+FOLLOWED = 128
 """Followed calls from which on they are compared with eager ones: before that, proofs may still be found."""
 _REMEMBERED = 4096
 """Sizes that are remembered."""

@@ -478,7 +478,7 @@ class Region:
             self.account.enter_exit(
                 "eager",
                 user_line(),
-                f"{RECORDINGS} calls, or {IN_A_ROW} in a row, took new ways through the function, so further ones are "
+                f"{RECORDINGS} calls took new ways through the function, or {IN_A_ROW} in a row, so further ones are "
                 "not recorded: branches that depend on values or shapes change too often here",
             )
             return False

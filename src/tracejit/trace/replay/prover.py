@@ -49,8 +49,8 @@ class Prover:
     def __init__(self, region: Any) -> None:
         self.region = region
         self.replays: list[Replay] = []
-        self._first: Replay | None = None
-        """The one that was used last."""
+        self._first: Any = None
+        """The replay that was used last."""
         self._by_sizes: dict[Hashable, list[Replay]] = {}
         self._met: set[Hashable] = set()
         self.changing: dict[Any, Any] = {}
@@ -75,6 +75,8 @@ class Prover:
         tried = self.replays
         if len(tried) > NEAR:
             tried = self._by_sizes.get(sizes_of((args, kwargs)), [])[:NEAR]
+        # What the last one used, such as gradients, is taken over, or let go, before another one runs.
+        tried = [self._first, *(replay for replay in tried if replay is not self._first)]
         for replay in tried:
             # One that was tried before all others need not refuse again.
             out = MISS if replay.refused else replay.run(args, kwargs)
