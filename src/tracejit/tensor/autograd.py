@@ -13,6 +13,7 @@ from tracejit.runtime.arrays import placed
 from tracejit.runtime.entry import ENTRY, MODE_AT, MODE_CLASS, MODE_DICT, MODE_KEY, MODE_MAKER, MODE_THREAD
 from tracejit.runtime.objects import slot_place
 from tracejit.tensor.dispatch import beside, wrap
+from tracejit.tensor.host import shown
 from tracejit.tensor.state import state
 from tracejit.tensor.summing import Cut, GradientSum, as_tensor, summed
 from tracejit.tensor.tape import OWED, TapeNode, current, pull
@@ -554,6 +555,10 @@ def _forget(t: Tensor) -> None:
         raise RuntimeError("Can't detach views in-place. Use detach() instead.")
     t._node = None
     t._requires_grad = False
+
+
+for _function, _name in ((_register, "a hook"), (_retain, "retain_grad"), (_forget, "detach_")):
+    shown(_function, _name)
 
 
 def _grad_fn(self: Tensor) -> Any:

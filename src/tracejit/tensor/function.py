@@ -17,6 +17,7 @@ from tracejit.ops.view import sum_to
 from tracejit.shapes import broadcast
 from tracejit.tensor.autograd import detached, no_grad, outside
 from tracejit.tensor.dispatch import beside
+from tracejit.tensor.host import shown
 from tracejit.tensor.promote import to_dtype
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import TapeNode, current, held, next_position, refuse_released, unpack
@@ -217,6 +218,9 @@ def _user_function(function: type[Function], args: tuple[Any, ...]) -> Any:
     if state.grad_enabled and any(ctx.needs_input_grad):
         _enter(function, ctx, args, outs)
     return tuple(outs) if isinstance(made, tuple) else outs[0]
+
+
+shown(_user_function, "an autograd.Function")
 
 
 def _enter(function: type[Function], ctx: FunctionCtx, args: tuple[Any, ...], outs: list[Any]) -> None:

@@ -17,6 +17,16 @@ from tracejit.tensor.tensor import Tensor, on_gpu
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def shown(function: Callable[..., Any], name: str) -> None:
+    """Give a function the name by which users know what it does."""
+    function.shown = name  # type: ignore[attr-defined]
+
+
+def name_of(function: Any) -> str:
+    """How `explain` calls a function."""
+    return getattr(function, "shown", None) or str(getattr(function, "__name__", function)).strip("_")
+
+
 def comparable(tensor: Any) -> Any:
     """A tensor's memory for functions of NumPy that sort or compare: bfloat16, which they do not know, as float32."""
     array = tensor._data()

@@ -17,7 +17,7 @@ from tracejit.ops.record import Op, ops
 from tracejit.shapes import broadcast_all, check_expand
 from tracejit.tensor.conversion import tensor
 from tracejit.tensor.dispatch import apply, apply_view, beside, shaped, show, wrap
-from tracejit.tensor.host import host
+from tracejit.tensor.host import host, shown
 from tracejit.tensor.inplace import assign, over, put_now
 from tracejit.tensor.picking import is_of_numbers, pick_now, place_now
 from tracejit.tensor.promote import to_dtype
@@ -277,16 +277,37 @@ def _planned(x: Tensor, index: Any) -> tuple[Any, tuple[int, ...] | None, Steps]
 
 
 @host
+def _read_places(mask: Tensor) -> tuple[Tensor, ...]:
+    return tuple([wrap(np.ascontiguousarray(places)) for places in coordinates(mask._data())])
+
+
+shown(_read_places, "nonzero")
+
+
 def true_places(mask: Tensor) -> tuple[Tensor, ...]:
     """Coordinates of the elements that hold, one vector for each dimension."""
-    return tuple(map(wrap, coordinates(mask._data())))
+    shape = mask._shape
+    if state.session is None or on_gpu(mask) or not mask.numel() or not shape:
+        return _read_places(mask)
+    held = mask if mask._dtype is dtypes.bool else apply(ops.ne, (mask, 0), ())
+    flat = places_of(apply(ops.reshape, (held,), ((mask.numel(),),)))
+    if len(shape) == 1:
+        return (flat,)
+    found = []
+    for d, size in enumerate(shape):
+        # Whole numbers are not divided in a program: an element's coordinate is looked up.
+        along = tuple([size if k == d else 1 for k in range(len(shape))])
+        places = apply(ops.reshape, (beside(mask, ops.iota, (), (size,)),), (along,))
+        every = apply(ops.reshape, (apply(ops.expand, (places,), (shape,)),), ((mask.numel(),),))
+        found.append(apply(ops.take, (every, flat), (0,)))
+    return tuple(found)
 
 
 def places_of(mask: Tensor) -> Tensor:
     """The places of the elements of a vector that hold: in a region an operation, for which only their number is read.
     """
     if state.session is None or on_gpu(mask):
-        return true_places(mask)[0]
+        return _read_places(mask)[0]
     count = int(apply(ops.sum, (to_dtype(mask, dtypes.int64),), (0,)))
     return apply(ops.true_places, (mask,), (count,))  # type: ignore[no-any-return]
 

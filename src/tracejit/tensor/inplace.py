@@ -20,6 +20,7 @@ from tracejit.tensor.blending import addcdiv, addcmul, lerp
 from tracejit.tensor.clamping import clamp, clamp_max, clamp_min
 from tracejit.tensor.dispatch import apply, beside, wrap
 from tracejit.tensor.gpu import gpu_side
+from tracejit.tensor.host import shown
 from tracejit.tensor.promote import to_dtype
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import current, enter
@@ -417,4 +418,5 @@ def _adopt(target: Tensor, value: Tensor) -> None:
     target._base = None
 
 
+shown(_adopt, "setting .data")
 Tensor.data = property(lambda self: self.detach(), _set_data)  # type: ignore[attr-defined]

@@ -19,6 +19,7 @@ from tracejit.ops.record import Op
 from tracejit.tensor.autograd import detached
 from tracejit.tensor.dispatch import attach, compute, wrap
 from tracejit.tensor.exposure import are_there, is_exposed
+from tracejit.tensor.host import name_of
 from tracejit.tensor.inplace import write_late
 from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.state import state
@@ -442,7 +443,7 @@ class Follower:
 
     def host(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute what is pending, then run the function on real memory."""
-        name = getattr(function, "__name__", str(function)).strip("_")
+        name = name_of(function)
         reason = f"{name} works on memory"
         if self.place.cut is None and not grow_cut(self, reason):
             return self.leave("host", None, name, [], []).host(function, args, kwargs)

@@ -14,6 +14,7 @@ from tracejit.ops.record import Op
 from tracejit.runtime.cuda.array import DeviceArray
 from tracejit.tensor.autograd import detached
 from tracejit.tensor.dispatch import compute
+from tracejit.tensor.host import name_of
 from tracejit.tensor.inplace import check_no_leaf, with_part, write
 from tracejit.tensor.scalar import Scalar, returned, settled
 from tracejit.tensor.state import state
@@ -518,7 +519,7 @@ class Recorder(Names):
 
     def host(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function that looks at memory or does what a trace cannot hold."""
-        name = getattr(function, "__name__", str(function)).strip("_")
+        name = name_of(function)
         if self.unit is not None:
             self.unit.broken = f"{self.unit.name} calls {name}, which works on memory"
         else:

@@ -8,6 +8,7 @@ import numpy as np
 
 from tracejit import dtypes
 from tracejit.ops.record import Op
+from tracejit.tensor.host import name_of
 from tracejit.tensor.scalar import Scalar, settled
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import OWED
@@ -352,7 +353,7 @@ class Shadow:
 
     def host(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Functions that work on memory depend on values, or do what a program cannot."""
-        name = getattr(function, "__name__", str(function)).strip("_")
+        name = name_of(function)
         raise Unproven(f"{name} works on memory", "keep it out of the compiled function, or use mode='follow'")
 
     def read(self, t: Tensor) -> Any:
