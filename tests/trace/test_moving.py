@@ -15,6 +15,7 @@ from tests.trace.replaying import both
 from tests.trace.test_random_views import CHANGES, OTHERS, RESULTS, VIEWS, Program, assert_equal
 from tests.trace.values import arr, bits
 from tracejit.ops import ops
+from tracejit.trace import pace
 from tracejit.trace.compiled import region_of
 
 COUNT = int(os.environ.get("TRACEJIT_RANDOM_PROGRAMS", "300"))
@@ -379,6 +380,14 @@ def drawn(seed: int) -> tuple[list[tuple[str, int, int, int]], int]:
 def test_random_programs_that_move(first: int, request: pytest.FixtureRequest) -> None:
     first += int(request.config.getoption("--hypothesis-seed") or 0)
     for seed in range(first, first + 50):
+        compare(seed)
+
+
+def test_random_programs_that_soon_go_on_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every second call that brings something new leaves the tree for good, some in the middle of an operation."""
+    for name, value in (("FIRST", 0), ("_TRIED", 1), ("_SETTLING", 0)):
+        monkeypatch.setattr(pace, name, value)
+    for seed in range(300):
         compare(seed)
 
 

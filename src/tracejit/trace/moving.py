@@ -123,7 +123,8 @@ def _place(dims: Dims, x: Tensor, src: Tensor, start: Any, step: Any) -> Any:
 
 def _rest(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     session: Any = state.session
-    return session.apply(op, args, attrs, True)
+    # The operation before may have been the one with which the call left the tree.
+    return apply(op, args, attrs) if session is None else session.apply(op, args, attrs, True)
 
 
 def _span(length: int, step: int) -> int:
