@@ -387,7 +387,7 @@ def test_random_programs_that_soon_go_on_eagerly(monkeypatch: pytest.MonkeyPatch
     """Every second call that brings something new leaves the tree for good, some in the middle of an operation."""
     for name, value in (("FIRST", 0), ("_TRIED", 1), ("_SETTLING", 0)):
         monkeypatch.setattr(pace, name, value)
-    for seed in range(300):
+    for seed in range(120):
         compare(seed)
 
 

@@ -28,7 +28,11 @@ _REMEMBERED = 4096
 _WINDOW = 64
 """Calls over which the share of those at new sizes is a moving mean."""
 _TRIED, _SETTLING, _CYCLE = 10, 2, 512
-"""Calls that try either way, the first of them that do not count, and calls after which both are tried again."""
+"""Calls that try either way, the first of them that do not count, and calls after which both are tried again: then
+after twice as many, and so on.
+"""
+_HOPELESS = 2.0
+"""So many times the other way's time, and eager is not tried to the end."""
 
 
 class Contest:
@@ -43,20 +47,24 @@ class Contest:
 
     def __init__(self) -> None:
         self._calls = 0
+        self._cycle = _CYCLE
         self._eager = False
         self._times: dict[bool, list[float]] = {True: [], False: []}
 
     def goes_eagerly(self) -> bool:
         """Which way this call goes."""
-        at = self._calls % _CYCLE
-        if at == 0:
+        if self._calls == self._cycle:
+            self._calls, self._cycle = 0, 2 * self._cycle
+        if self._calls == 0:
             self._times = {True: [], False: []}
-        self._calls += 1
-        if at < 2 * _TRIED:
-            self._eager = at >= _TRIED
+        eager, other = (self._times[way][_SETTLING:] for way in (True, False))
+        if eager and self._calls < 2 * _TRIED and min(eager) > _HOPELESS * statistics.median(other):
+            self._calls = 2 * _TRIED
+        if self._calls < 2 * _TRIED:
+            self._eager = self._calls >= _TRIED
         else:
-            eager, other = (statistics.median(self._times[way][_SETTLING:] or [0.0]) for way in (True, False))
-            self._eager = eager < other
+            self._eager = statistics.median(eager) < statistics.median(other)
+        self._calls += 1
         return self._eager
 
     def end(self, seconds: float) -> None:
