@@ -8,6 +8,7 @@ Must not know: how steps are run, compared and timed (`__main__.py`, and the tes
 from __future__ import annotations
 
 from benchmarks.programs import control, generative, graphs, sequences, vision
+from benchmarks.programs.changing import CHANGING
 from benchmarks.programs.parts import Program
 
 PROGRAMS: dict[str, Program] = {
@@ -18,4 +19,4 @@ PROGRAMS: dict[str, Program] = {
     **control.PROGRAMS,
 }
 
-__all__ = ["PROGRAMS"]
+__all__ = ["CHANGING", "PROGRAMS"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import itertools
 import json
 import math
 import statistics
@@ -21,24 +22,31 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.programs import PROGRAMS
+from benchmarks.programs import CHANGING, PROGRAMS
+from benchmarks.programs.parts import Batch
 from benchmarks.workloads import initial_value
 from tracejit.runtime.team import get_num_threads
 from tracejit.tools import table
 
 COMPARED, WARM_UP, LEAST = 6, 60, 5
 """Steps whose losses are compared, those before the first one that is timed, and the fewest that are."""
+UNSETTLED = 400
+"""Steps before that where each brings other sizes: what a region does with these is found out by trying."""
 CLOSE = 2e-3
 KINDS = ("compiled", "eager", "torch")
 
 
-def prepared(torch: Any, name: str, compile: bool) -> Any:
-    """The step of a program, with parameters that depend on their names alone."""
-    net, step = PROGRAMS[name](torch)
+def prepared(torch: Any, name: str, compile: bool) -> tuple[Any, Batch]:
+    """The step of a program, with parameters that depend on their names alone, and what makes its arguments."""
+    batch: Batch = lambda k: ()  # noqa: E731
+    if name in PROGRAMS:
+        net, step = PROGRAMS[name](torch)
+    else:
+        net, step, batch = CHANGING[name](torch)
     with torch.no_grad():
         for key, parameter in net.named_parameters():
             parameter.copy_(torch.from_numpy(initial_value(key, tuple(parameter.shape))))
-    return torch.compile(step) if compile else step
+    return torch.compile(step) if compile else step, batch
 
 
 def work(kind: str, seconds: float, only: str) -> dict[str, tuple[list[float], float]]:
@@ -46,18 +54,20 @@ def work(kind: str, seconds: float, only: str) -> dict[str, tuple[list[float], f
     torch = importlib.import_module("torch" if kind == "torch" else "tracejit")
     torch.set_num_threads(get_num_threads())
     found = {}
-    for name in PROGRAMS:
+    for name in (*PROGRAMS, *CHANGING):
         if only not in name:
             continue
-        step = prepared(torch, name, kind == "compiled")
-        losses = [step().item() for _ in range(COMPARED)]
-        for _ in range(WARM_UP):
-            step()
+        step, batch = prepared(torch, name, kind == "compiled")
+        losses = [step(*batch(k)).item() for k in range(COMPARED)]
+        calls = itertools.count(COMPARED)
+        for _ in range(WARM_UP if name in PROGRAMS else UNSETTLED):
+            step(*batch(next(calls)))
         spent: list[float] = []
         begin = time.perf_counter()
         while len(spent) < LEAST or time.perf_counter() - begin < seconds:
+            given = batch(next(calls))
             start = time.perf_counter()
-            step()
+            step(*given)
             spent.append(time.perf_counter() - start)
         found[name] = losses, statistics.median(spent) * 1e3
     return found

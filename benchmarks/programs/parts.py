@@ -10,6 +10,9 @@ import numpy as np
 Step = Callable[[], Any]
 Program = Callable[[Any], tuple[Any, Step]]
 """Given a framework: what has all parameters, and a step."""
+Batch = Callable[[int], tuple[Any, ...]]
+Changing = Callable[[Any], tuple[Any, Callable[..., Any], Batch]]
+"""The same for a step that is given the arguments of its k-th call, which a third function makes."""
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:

@@ -23,7 +23,7 @@ from tracejit.codegen.generate import generate
 from tracejit.codegen.library import plan_call
 from tracejit.codegen.text import Place, Scalar
 from tracejit.dtypes import FROM_NUMPY, bfloat16, widened
-from tracejit.eager_open import Sizes, kind_of
+from tracejit.eager_open import is_new, kind_of
 from tracejit.eager_single import (
     MAX_PROGRAMS,
     NO_SCALARS,
@@ -32,6 +32,7 @@ from tracejit.eager_single import (
     is_written_over,
     number_kind,
     programs,
+    word,
 )
 from tracejit.ir import node as nodes
 from tracejit.ir.graph import Graph
@@ -163,12 +164,7 @@ _MOVES = ("elementwise", "place")
 """Families of such operations."""
 _REDUCING = ("reduction", "contraction")
 """Families of what is many of NumPy's loops if it is short."""
-_RUNS = 8
-"""Runs of an operation's plan for any sizes with one layout until that gets a program, which begins in a tenth of the
-time.
-"""
 _uses: dict[Any, int] = {}
-_runs: dict[Any, int] = {}
 LARGE = 1 << 15
 """Elements of an operand from which on threads share an exact operation, and NumPy, which has but one, does it only at
 its first uses."""
@@ -194,14 +190,6 @@ def _gives_much(args: tuple[Any, ...]) -> bool:
             elif a.shape != first.shape and a.size * first.size >= LARGE:
                 spread = True
     return spread and np.broadcast(*[a for a in args if type(a) is np.ndarray]).size >= LARGE
-
-
-def is_new(key: Any) -> bool:
-    """Notes a use of a layout; whether it has been used so rarely so far that a program of its own is not worth it."""
-    if len(_runs) >= MAX_PROGRAMS:
-        _runs.clear()
-    runs = _runs[key] = _runs.get(key, 0) + 1
-    return runs <= _RUNS
 
 
 def is_rare(key: Any, elements: int) -> bool:
@@ -406,8 +394,8 @@ def _run_program(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     found = programs.get(key)
     if found is None:
         kind, sizes = kind_of(op, args, attrs)
-        if kind.ways and is_new(key) and (result := _run_openly(op, args, attrs, kind, sizes, arrays, numbers)):
-            return result[0]
+        if kind.ways and is_new(key) and (result := kind.run(sizes, arrays, numbers)):
+            return _looked_at(op, args, attrs, *result)
         reduces = op.family in _REDUCING
         most = _NUMPY_MOVES if op.family in _MOVES else _NUMPY_ELEMENTS
         elements = np.broadcast(*arrays).size if op.family == "elementwise" else _elements(arrays)
@@ -417,39 +405,22 @@ def _run_program(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
             if result is not None:
                 kind.meet(op, attrs, sizes, False)
                 return result
-        if kind.meet(op, attrs, sizes, True) and (
-            result := _run_openly(op, args, attrs, kind, sizes, arrays, numbers)
-        ):
-            return result[0]
+        if kind.meet(op, attrs, sizes, True) and (result := kind.run(sizes, arrays, numbers)):
+            return _looked_at(op, args, attrs, *result)
         if len(programs) >= MAX_PROGRAMS:
             programs.clear()
         found = programs[key] = Single(op, args, attrs, {})
     outs = [empty(shape, kind) for shape, kind in found.results]
     arrays += outs
     scalars = np.array([word(number) for number in numbers], np.int64) if numbers else NO_SCALARS
-    if found.run_on(scalars, *arrays):
-        _refuse(op, args, attrs)
-    return outs[0] if len(outs) == 1 else tuple(outs)
+    return _looked_at(op, args, attrs, outs, found.run_on(scalars, *arrays))
 
 
-def _run_openly(
-    op: Op,
-    args: tuple[Any, ...],
-    attrs: tuple[Any, ...],
-    kind: Sizes,
-    sizes: list[int],
-    arrays: list[Any],
-    numbers: list[Any],
-) -> tuple[Any] | None:
-    """What the operation's plan for any sizes gives, None if there is none for these."""
-    given = [float(n) if number_kind(n) == "f" else word(n) for n in numbers]
-    found = kind.run(sizes, arrays, given)
-    if found is None:
-        return None
-    outs, code = found
+def _looked_at(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...], outs: list[np.ndarray], code: int) -> Any:
+    """What kernels gave, unless they refused."""
     if code:
         _refuse(op, args, attrs)
-    return (outs[0] if len(outs) == 1 else tuple(outs),)
+    return outs[0] if len(outs) == 1 else tuple(outs)
 
 
 def _run_in_numpy(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
@@ -486,13 +457,6 @@ def _reduce_in_numpy(op: Op, x: np.ndarray, dim: int) -> np.ndarray | None:
         else:
             result = functools.reduce(STEPS_IN_NUMPY[op.name], (folded[:, k] for k in range(size)))
         return np.array(result.reshape(x.shape[:dim] + x.shape[dim + 1 :]), x.dtype, order="C")
-
-
-def word(number: Any) -> int:
-    """The 64 bits of a number as an int64: seeds may be from 2**63 on."""
-    if number_kind(number) == "f":
-        return int(np.float64(number).view(np.int64))
-    return (int(number) + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def _run_reduction(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:

@@ -15,7 +15,7 @@ import numpy as np
 
 from tracejit.aval import Aval
 from tracejit.dtypes import FROM_NUMPY
-from tracejit.eager_single import MAX_PROGRAMS, graph_of, number_kind
+from tracejit.eager_single import MAX_PROGRAMS, graph_of, number_kind, word
 from tracejit.ops import Op
 from tracejit.symbols import Trail
 from tracejit.template import Template
@@ -28,6 +28,17 @@ _TEMPLATES = 4
 """Plans of a kind: where none of them serves, layouts have programs of their own."""
 _SIGHTINGS = 4
 """How many lists of sizes tell which of them belong together."""
+_RUNS = 8
+"""Runs of a plan with one layout until that gets a program, which begins in a tenth of the time."""
+_runs: dict[Any, int] = {}
+
+
+def is_new(key: Any) -> bool:
+    """Notes a use of a layout; whether it has been used so rarely so far that a program of its own is not worth it."""
+    if len(_runs) >= MAX_PROGRAMS:
+        _runs.clear()
+    runs = _runs[key] = _runs.get(key, 0) + 1
+    return runs <= _RUNS
 
 
 class _Way:
@@ -66,9 +77,10 @@ class Sizes:
 
     def run(self, sizes: list[int], arrays: list[Any], numbers: list[Any]) -> tuple[list[np.ndarray], int] | None:
         """The results and the code of a launch that failed or 0; None if there is no plan for these sizes."""
+        given = [float(n) if number_kind(n) == "f" else word(n) for n in numbers]
         for way in self.ways:
             values = way.values(sizes)
-            found = None if values is None else way.template.run(values, arrays, numbers)
+            found = None if values is None else way.template.run(values, arrays, given)
             if found is not None:
                 return found
         return None

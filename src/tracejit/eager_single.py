@@ -41,6 +41,13 @@ def lying(value: Any) -> Lying | str:
     return Aval(value.shape, FROM_NUMPY[value.dtype]), strides
 
 
+def word(number: Any) -> int:
+    """The 64 bits of a number as an int64: seeds may be from 2**63 on."""
+    if number_kind(number) == "f":
+        return int(np.float64(number).view(np.int64))
+    return (int(number) + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
 def graph_of(
     op: Op, given: Iterable[Lying | str], attrs: tuple[Any, ...], homes: dict[int, int]
 ) -> tuple[Graph, list[tuple[tuple[int, ...], Any]]]:

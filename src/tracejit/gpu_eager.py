@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from tracejit.eager import run_op, word
-from tracejit.eager_single import graph_of, lying, number_kind
+from tracejit.eager import run_op
+from tracejit.eager_single import graph_of, lying, number_kind, word
 from tracejit.errors import CudaError
 from tracejit.gpu_compiler import GpuCompiled, compile_for_gpu
 from tracejit.gpu_compiler import compile_region as _compile_region

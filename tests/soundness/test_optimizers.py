@@ -68,7 +68,7 @@ def gradient_accumulation_every_third():
     return Case(f, lambda i: (arr(i, 4, 4), i), lambda: (m, opt))
 
 
-@topic.program("cut")
+@topic.program("one program")
 def zero_grad_to_zeros():
     m = net()
     opt = optim.Adam(m.parameters(), lr=0.1)

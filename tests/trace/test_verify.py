@@ -301,6 +301,7 @@ def test_demo_models_pass_silently_and_keep_no_memory(name, monkeypatch):
     # Kernels that eager builds later on would count as memory that is kept.
     monkeypatch.setattr(eager, "_NUMPY_WORK", 0)
     monkeypatch.setattr(eager_open, "_PROGRAMS", 1 << 30)
+    monkeypatch.setattr(eager_open, "_LAYOUTS", 1 << 30)
     tj.manual_seed(0)
     model = MODELS[name]()
     optimizer = tj.optim.Adam(model.parameters(), lr=1e-3)
