@@ -394,19 +394,16 @@ def _run_program(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     found = programs.get(key)
     if found is None:
         kind, sizes = kind_of(op, args, attrs)
-        if kind.ways and is_new(key) and (result := kind.run(sizes, arrays, numbers)):
-            return _looked_at(op, args, attrs, *result)
-        reduces = op.family in _REDUCING
-        most = _NUMPY_MOVES if op.family in _MOVES else _NUMPY_ELEMENTS
-        elements = np.broadcast(*arrays).size if op.family == "elementwise" else _elements(arrays)
-        work = REDUCTION_WORK if reduces else elements * _weight(op)
-        if (op.exact or reduces) and elements <= most and is_rare(key, work):
-            result = _run_in_numpy(op, args, attrs)
-            if result is not None:
+        lasts = bool(kind.ways) and not is_new(key)
+        if not lasts:
+            planned = kind.run(sizes, arrays, numbers)
+            if planned is not None:
+                return _looked_at(op, args, attrs, *planned)
+            if (result := _run_rarely(op, args, attrs, key, arrays)) is not None:
                 kind.meet(op, attrs, sizes, False)
                 return result
-        if kind.meet(op, attrs, sizes, True) and (result := kind.run(sizes, arrays, numbers)):
-            return _looked_at(op, args, attrs, *result)
+            if kind.meet(op, attrs, sizes, True) and (planned := kind.run(sizes, arrays, numbers)) is not None:
+                return _looked_at(op, args, attrs, *planned)
         if len(programs) >= MAX_PROGRAMS:
             programs.clear()
         found = programs[key] = Single(op, args, attrs, {})
@@ -414,6 +411,18 @@ def _run_program(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     arrays += outs
     scalars = np.array([word(number) for number in numbers], np.int64) if numbers else NO_SCALARS
     return _looked_at(op, args, attrs, outs, found.run_on(scalars, *arrays))
+
+
+def _run_rarely(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...], key: Any, arrays: list[Any]) -> Any:
+    """What the operation's program would give, at the first uses of a layout and if NumPy takes no longer; else None.
+    """
+    reduces = op.family in _REDUCING
+    if not (op.exact or reduces):
+        return None
+    most = _NUMPY_MOVES if op.family in _MOVES else _NUMPY_ELEMENTS
+    elements = np.broadcast(*arrays).size if op.family == "elementwise" else _elements(arrays)
+    work = REDUCTION_WORK if reduces else elements * _weight(op)
+    return _run_in_numpy(op, args, attrs) if elements <= most and is_rare(key, work) else None
 
 
 def _looked_at(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...], outs: list[np.ndarray], code: int) -> Any:

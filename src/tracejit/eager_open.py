@@ -28,7 +28,7 @@ _TEMPLATES = 4
 """Plans of a kind: where none of them serves, layouts have programs of their own."""
 _SIGHTINGS = 4
 """How many lists of sizes tell which of them belong together."""
-_RUNS = 8
+_RUNS = 64
 """Runs of a plan with one layout until that gets a program, which begins in a tenth of the time."""
 _runs: dict[Any, int] = {}
 

@@ -40,6 +40,8 @@ _PROBES = (1, 2, 5, 9, 40, 300)
 """Sizes at which library operations are asked for the kernel that they would take."""
 _FEW = 4
 """Launches up to which running one after another takes less time than a program that is made for one run."""
+_KNOWN = 256
+"""Values of the symbols for which is remembered what follows from them."""
 _BYTE = np.dtype(np.uint8)
 
 
@@ -149,6 +151,7 @@ class Template:
         self._outputs = [(self._wanted(o.shape), o.dtype.np) for o in graph.outputs]
         self._ways = self._find_ways(trail)
         self._evaluate: Callable[[Sequence[int]], list[Any] | None] = trail.function(self._wanted.values)
+        self._known: dict[tuple[int, ...], Any] = {}
         self.seconds = time.perf_counter() - begin
         """What planning took."""
 
@@ -349,9 +352,15 @@ class Template:
         Edge: only where `is_short`; the kernels must have been built.
         Cost: 10 us, and for each launch 2 to 5, or 30 where it is one of a library operation.
         """
-        decided = self._decide(values)
+        key = tuple(values)
+        decided = self._known.get(key)
         if decided is None:
-            return None
+            decided = self._decide(values)
+            if decided is None:
+                return None
+            if len(self._known) >= _KNOWN:
+                self._known.clear()
+            self._known[key] = decided
         found, calls, sizes = decided
         if any(len(launch.slots) > MAX_SLOTS for launches in calls for launch in launches):
             return None
