@@ -154,10 +154,10 @@ def get_default_device() -> device:
     return stack[-1] if stack else CPU
 
 
-def set_default_device(where: Any) -> None:
+def set_default_device(device: Any) -> None:
     """Make tensors on this device from now on, in this thread; None is the CPU.
 
     Raises: RuntimeError for a device that is not there.
     """
     stack = _chosen()
-    _choose([*stack[:-1], CPU if where is None else require(where)])
+    _choose([*stack[:-1], CPU if device is None else require(device)])

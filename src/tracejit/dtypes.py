@@ -158,12 +158,13 @@ def from_numpy(d: Any) -> dtype:
         ) from None
 
 
-def promote_types(a: dtype, b: dtype) -> dtype:
+def promote_types(type1: dtype, type2: dtype) -> dtype:
     """The smallest type that holds both, by PyTorch's lattice.
 
     >>> promote_types(uint8, int8), promote_types(int64, float16)
     (tracejit.int16, tracejit.float16)
     """
+    a, b = type1, type2
     if a is b:
         return a
     if a.category != b.category:

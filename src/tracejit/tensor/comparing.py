@@ -10,6 +10,7 @@ from tracejit.ops.record import ops
 from tracejit.tensor.arithmetic import abs, add, eq, isfinite, isnan, le, logical_and, logical_or, mul, sub
 from tracejit.tensor.dispatch import apply, wrap
 from tracejit.tensor.host import comparable, host
+from tracejit.tensor.naming import named
 from tracejit.tensor.reducing import all
 from tracejit.tensor.scalar import NUMBERS
 from tracejit.tensor.shaping import unbind
@@ -57,6 +58,7 @@ def allclose(
 
 
 @host
+@named(element="elements", test_element="test_elements")
 def isin(elements: Any, test_elements: Any, *, assume_unique: bool = False, invert: bool = False) -> Tensor:
     """Whether each element is among others. DType: bool."""
     x, y = (comparable(v) if isinstance(v, Tensor) else np.asarray(v) for v in (elements, test_elements))

@@ -10,6 +10,7 @@ from typing import Any
 from tracejit.shapes import broadcast, normalize_dim
 from tracejit.tensor.arithmetic import mul, sub
 from tracejit.tensor.dispatch import shaped
+from tracejit.tensor.naming import named
 from tracejit.tensor.products import inner_products, mm
 from tracejit.tensor.reducing import sum
 from tracejit.tensor.shaping import cat, expand, narrow, permute, reshape
@@ -105,6 +106,7 @@ def kron(input: Tensor, other: Tensor) -> Any:
 
 
 @method()
+@named
 def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Any:
     """The cross products of vectors of 3 elements along a dimension; without one along the first of size 3.
 

@@ -14,6 +14,7 @@ from tracejit.ops.record import ops
 from tracejit.runtime.arrays import copied
 from tracejit.tensor.arithmetic import add, binary, mul
 from tracejit.tensor.dispatch import apply, beside, made_on, wrap
+from tracejit.tensor.naming import named
 from tracejit.tensor.promote import to_dtype
 from tracejit.tensor.scalar import alike
 from tracejit.tensor.shaping import ints
@@ -56,16 +57,19 @@ def _filled(shape: tuple[int, ...], value: Any, kind: dtype_ | None, device: Any
     return t.requires_grad_() if requires_grad else t
 
 
+@named
 def zeros(*size: Any, dtype: dtype_ | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A tensor of zeros."""
     return _filled(sizes_of(size, "zeros"), 0, dtype, device, requires_grad)
 
 
+@named
 def ones(*size: Any, dtype: dtype_ | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A tensor of ones."""
     return _filled(sizes_of(size, "ones"), 1, dtype, device, requires_grad)
 
 
+@named
 def empty(*size: Any, dtype: dtype_ | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A tensor whose elements are not set to anything in particular: zeros."""
     return zeros(*size, dtype=dtype, device=device, requires_grad=requires_grad)
@@ -94,12 +98,14 @@ def full_like(input: Tensor, fill_value: Any, *, dtype: dtype_ | None = None, de
 
 
 @method()
+@named
 def new_zeros(self: Tensor, *size: Any, dtype: dtype_ | None = None, device: Any = None) -> Tensor:
     """Zeros of another shape in the type of the tensor."""
     return zeros(*size, dtype=dtype or self._dtype, device=device or self.device)
 
 
 @method()
+@named
 def new_ones(self: Tensor, *size: Any, dtype: dtype_ | None = None, device: Any = None) -> Tensor:
     """Ones of another shape in the type of the tensor."""
     return ones(*size, dtype=dtype or self._dtype, device=device or self.device)
@@ -114,6 +120,7 @@ def new_full(
 
 
 @method()
+@named
 def new_empty(self: Tensor, *size: Any, dtype: dtype_ | None = None, device: Any = None) -> Tensor:
     """An unset tensor of another shape in the type of the tensor."""
     return empty(*size, dtype=dtype or self._dtype, device=device or self.device)
@@ -127,7 +134,7 @@ def new_tensor(self: Tensor, data: Any, dtype: dtype_ | None = None, device: Any
 
 
 def arange(
-    start: Any,
+    start: Any = None,
     end: Any = None,
     step: Any = 1,
     *,
@@ -142,6 +149,10 @@ def arange(
     where = require(device)
     if end is None:
         start, end = 0, start
+        if end is None:
+            raise TypeError("arange() received an invalid combination of arguments: an end is needed")
+    elif start is None:
+        start = 0
     start, end, step = (x.item() if isinstance(x, Tensor) else x for x in (start, end, step))
     if step == 0:
         raise RuntimeError("step must be nonzero")

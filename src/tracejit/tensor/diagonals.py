@@ -16,25 +16,39 @@ from tracejit.tensor.clamping import clamp
 from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply, apply_view, beside, wrap
 from tracejit.tensor.inplace import assign, in_place
+from tracejit.tensor.naming import named
 from tracejit.tensor.products import in_stacks, matmul
 from tracejit.tensor.promote import to_dtype, unify
 from tracejit.tensor.reducing import any, norm, sum
-from tracejit.tensor.shaping import cat, diagonal, narrow, permute, reshape, select, unsqueeze
+from tracejit.tensor.shaping import cat, diagonal, movedim, narrow, permute, reshape, select, unsqueeze
 from tracejit.tensor.tensor import Tensor, method, on_gpu
 
 
 @method()
-def diag_embed(input: Tensor, offset: int = 0) -> Any:
-    """Matrices with the last dimension on a diagonal, zeros elsewhere."""
+def diag_embed(input: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -> Any:
+    """Matrices, in two dimensions of the result, with the last dimension on a diagonal, zeros elsewhere.
+
+    Raises: RuntimeError for one dimension given twice, IndexError for one that does not exist.
+    """
     if not input._shape:
         raise IndexError("Dimension out of range (expected to be in range of [-1, 0], but got -2)")
+    rank = len(input._shape) + 1
+    rows, columns = normalize_dim(dim1, rank), normalize_dim(dim2, rank)
+    if rows == columns:
+        raise RuntimeError(f"diagonal dimensions cannot be identical {dim1}, {dim2}")
+    if rows > columns:
+        # The transpose has its diagonal on the other side.
+        rows, columns, offset = columns, rows, -offset
     *lead, n = input._shape
     m = n + abs(offset)
     ones = (0,) * len(lead)
     start = offset if offset >= 0 else -offset * m
     steps = (*(1,) * len(lead), m + 1)
     flat = apply(ops.unslice, (input,), ((*lead, m * m), (*ones, start if n else 0), steps))
-    return reshape(flat, (*lead, m, m))
+    out = reshape(flat, (*lead, m, m))
+    if columns == rank - 1 and rows == rank - 2:
+        return out
+    return movedim(out, (-2, -1), (rows, columns))
 
 
 @method()
@@ -105,6 +119,7 @@ def triu_indices(row: int, col: int, offset: int = 0, *, dtype: dtype_ | None = 
 
 
 @method()
+@named
 def diff(input: Tensor, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None) -> Any:
     """Differences of neighbours along a dimension, n times; of bools whether they differ."""
     d = normalize_dim(dim, len(input._shape))
@@ -253,6 +268,7 @@ def corrcoef(input: Tensor) -> Any:
     return clamp(div(div(found, unsqueeze(deviation, 1)), unsqueeze(deviation, 0)), -1, 1)
 
 
+@named
 def trapezoid(y: Tensor, x: Tensor | None = None, *, dx: Any = None, dim: int = -1) -> Any:
     """The integral along a dimension by the trapezoidal rule, at points `x` or at distances `dx`, 1 if none is given.
 

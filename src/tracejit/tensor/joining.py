@@ -10,6 +10,7 @@ from tracejit.ops.record import ops
 from tracejit.shapes import normalize_dim
 from tracejit.tensor.creation import empty, meshgrid
 from tracejit.tensor.dispatch import apply
+from tracejit.tensor.naming import named
 from tracejit.tensor.padding import pad
 from tracejit.tensor.promote import result_type, to_dtype
 from tracejit.tensor.shaping import cat, flatten, flip, narrow, reshape, split, stack, transpose, vstack
@@ -121,8 +122,11 @@ def cartesian_prod(*tensors: Tensor) -> Any:
 
 # --- apart ------------------------------------------------------------------------------------------------------------
 
+_EITHER = named(**dict.fromkeys(("sections", "indices", "tensor_indices_or_sections"), "indices_or_sections"))
+
 
 @method()
+@_EITHER
 def tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple[Any, ...]:
     """So many pieces along a dimension, the first ones longer by one where needed, or pieces between indices.
 
@@ -170,6 +174,7 @@ def _apart(name: str, x: Tensor, at: Any, least: int, dim: int) -> tuple[Any, ..
 
 
 @method()
+@_EITHER
 def hsplit(input: Tensor, indices_or_sections: Any) -> tuple[Any, ...]:
     """Equal pieces along the second dimension, or pieces between indices; of a vector along its only one.
 
@@ -179,6 +184,7 @@ def hsplit(input: Tensor, indices_or_sections: Any) -> tuple[Any, ...]:
 
 
 @method()
+@_EITHER
 def vsplit(input: Tensor, indices_or_sections: Any) -> tuple[Any, ...]:
     """Equal pieces along the first dimension, or pieces between indices.
 
@@ -188,6 +194,7 @@ def vsplit(input: Tensor, indices_or_sections: Any) -> tuple[Any, ...]:
 
 
 @method()
+@_EITHER
 def dsplit(input: Tensor, indices_or_sections: Any) -> tuple[Any, ...]:
     """Equal pieces along the third dimension, or pieces between indices.
 

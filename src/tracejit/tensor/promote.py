@@ -81,12 +81,16 @@ def in_single(function: F) -> F:
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
-        first = args[0]
+        first = args[0] if args else kwargs.get("input")
         kind = first._dtype if isinstance(first, Tensor) else None
-        if kind not in dtypes.HALVES or any(isinstance(a, Tensor) and a._dtype is not kind for a in args):
+        if kind not in dtypes.HALVES:
+            return function(*args, **kwargs)
+        operands = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
+        if any(a._dtype is not kind for a in operands):
             return function(*args, **kwargs)
         wide = (to_dtype(a, dtypes.float32) if isinstance(a, Tensor) else a for a in args)
-        return to_dtype(function(*wide, **kwargs), kind)
+        given = {k: to_dtype(a, dtypes.float32) if isinstance(a, Tensor) else a for k, a in kwargs.items()}
+        return to_dtype(function(*wide, **given), kind)
 
     # Proofs would take the function for one that somebody else wrapped.
     del run.__dict__["__wrapped__"]

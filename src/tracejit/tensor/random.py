@@ -24,6 +24,7 @@ from tracejit.tensor.dispatch import apply, made_on, wrap
 from tracejit.tensor.generator import Generator, draw
 from tracejit.tensor.host import host
 from tracejit.tensor.inplace import assign
+from tracejit.tensor.naming import named
 from tracejit.tensor.promote import to_dtype
 from tracejit.tensor.reducing import amax, argmin, cumsum, sum
 from tracejit.tensor.scalar import plain
@@ -67,6 +68,7 @@ def _finish(out: Any, requires_grad: bool) -> Tensor:
     return out.requires_grad_() if requires_grad else out  # type: ignore[no-any-return]
 
 
+@named
 def rand(
     *size: Any,
     generator: Generator | None = None,
@@ -88,6 +90,7 @@ def rand(
     return _finish(uniform(sizes_of(size, "rand"), d, generator, where), requires_grad)
 
 
+@named
 def randn(
     *size: Any,
     generator: Generator | None = None,
@@ -119,7 +122,7 @@ def _whole(
 
 
 def randint(
-    low: int,
+    low: Any = None,
     high: Any = None,
     size: Any = None,
     *,
@@ -134,11 +137,13 @@ def randint(
     """
     where = require(device)
     if size is None:
-        if high is None:
-            raise TypeError("randint() received an invalid combination of arguments: a size is needed")
         low, high, size = 0, low, high
+    elif high is None:
+        low, high = 0, low
+    if size is None or high is None:
+        raise TypeError("randint() received an invalid combination of arguments: a bound and a size are needed")
     shape = sizes_of((tuple(size),), "randint")
-    return _finish(_whole(low, high, shape, dtype or dtypes.int64, generator, where), requires_grad)
+    return _finish(_whole(low or 0, high, shape, dtype or dtypes.int64, generator, where), requires_grad)
 
 
 def rand_like(
@@ -256,6 +261,7 @@ def _foreseeing(weights: Tensor) -> Iterator[None]:
 
 
 @method()
+@named(**{"from": "a", "to": "b"})
 def uniform_(self: Tensor, a: Any = 0.0, b: Any = 1.0, *, generator: Generator | None = None) -> Tensor:
     """Fill with numbers uniform in [a, b). Raises: RuntimeError if a > b."""
     low, high = plain(a), plain(b)
@@ -287,14 +293,15 @@ def bernoulli_(self: Tensor, p: Any = 0.5, *, generator: Generator | None = None
 
 
 @method()
+@named(**{"from": "low", "to": "high"})
 def random_(self: Tensor, low: Any = None, high: Any = None, *, generator: Generator | None = None) -> Tensor:
     """Fill with whole numbers in [low, high), [0, low), or all that the type holds exactly."""
-    if low is None:
+    if low is None and high is None:
         widest = {0: 2, 2: 2 ** {2: 11, 4: 24, 8: 53}[self._dtype.itemsize] + 1 if self._dtype.is_floating_point else 0}
         low, high = 0, widest.get(self._dtype.category) or dtypes.iinfo(self._dtype).max
     elif high is None:
         low, high = 0, low
-    return assign(self, _whole(low, high, self._shape, self._dtype, generator, self.device))
+    return assign(self, _whole(low or 0, high, self._shape, self._dtype, generator, self.device))
 
 
 @method()

@@ -14,6 +14,7 @@ from tracejit.tensor.arithmetic import add, eq, exp, log, log1p, maximum, minimu
 from tracejit.tensor.casting import SINGLE, call_cast
 from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply, apply_reduction, apply_view, beside, shaped
+from tracejit.tensor.naming import named
 from tracejit.tensor.promote import floating, in_single, to_dtype
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor, method
@@ -60,6 +61,7 @@ def _wide(x: Tensor, dtype: dtype_ | None) -> Tensor:
 
 
 @method()
+@named
 def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: dtype_ | None = None) -> Any:
     """Sum over some or all dimensions.
 
@@ -79,6 +81,7 @@ def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: dtype_ 
 
 @method()
 @composite
+@named
 def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: dtype_ | None = None) -> Any:
     """Mean over some or all dimensions.
 
@@ -98,6 +101,7 @@ def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: dtype_
 
 
 @method()
+@named
 def prod(input: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: dtype_ | None = None) -> Any:
     """Product along a dimension, or of all elements."""
     if state.autocast is not None:
@@ -112,12 +116,14 @@ def _without_nan(x: Tensor) -> Any:
 
 
 @method()
+@named
 def nansum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: dtype_ | None = None) -> Any:
     """Sum over some or all dimensions, in which NaN counts as 0."""
     return sum(_without_nan(input), dim, keepdim, dtype=dtype)
 
 
 @method()
+@named
 def nanmean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: dtype_ | None = None) -> Any:
     """Mean over some or all dimensions of what is not NaN. Raises: RuntimeError for whole numbers."""
     if not input._dtype.is_floating_point:
@@ -142,6 +148,7 @@ def _nonempty(x: Tensor, dims: tuple[int, ...], name: str) -> None:
 
 
 @method()
+@named
 def amax(input: Tensor, dim: Any = (), keepdim: bool = False) -> Any:
     """Largest element over some or all dimensions; the gradient is shared by equal ones."""
     dims = normalize_dims(dim, len(input._shape))
@@ -150,6 +157,7 @@ def amax(input: Tensor, dim: Any = (), keepdim: bool = False) -> Any:
 
 
 @method()
+@named
 def amin(input: Tensor, dim: Any = (), keepdim: bool = False) -> Any:
     """Smallest element over some or all dimensions; the gradient is shared by equal ones."""
     dims = normalize_dims(dim, len(input._shape))
@@ -174,12 +182,14 @@ def _places(op: Op, x: Tensor, dim: int | None, keepdim: bool) -> Any:
 
 
 @method()
+@named
 def argmax(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """Place of the first largest element along a dimension, or in the flattened tensor. DType: int64."""
     return _places(ops.argmax, input, dim, keepdim)
 
 
 @method()
+@named
 def argmin(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """Place of the first smallest element along a dimension, or in the flattened tensor. DType: int64."""
     return _places(ops.argmin, input, dim, keepdim)
@@ -219,18 +229,21 @@ def _unified(op: Op, x: Tensor, y: Tensor) -> Any:
 
 
 @method()
+@named(other="dim")
 def max(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     """The largest element; along a dimension the values with their places; of two tensors the larger elements."""
     return _max_or_min(input, dim, keepdim, ops.argmax, ops.amax, ops.maximum)
 
 
 @method()
+@named(other="dim")
 def min(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     """The smallest element; along a dimension the values with their places; of two tensors the smaller elements."""
     return _max_or_min(input, dim, keepdim, ops.argmin, ops.amin, ops.minimum)
 
 
 @method()
+@named
 def any(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     """Whether an element is not zero. DType: bool."""
     x = truth(input)
@@ -243,6 +256,7 @@ def any(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
 
 
 @method()
+@named
 def all(input: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     """Whether no element is zero. DType: bool."""
     x = truth(input)
@@ -267,6 +281,7 @@ def _constant(x: Tensor, dims: tuple[int, ...], keepdim: bool, value: bool) -> A
 @method()
 @composite(deep=2)
 @in_single
+@named
 def var(
     input: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: Any = None
 ) -> Any:
@@ -299,6 +314,7 @@ def root(x: Tensor) -> Any:
 @method()
 @composite(deep=2)
 @in_single
+@named
 def std(
     input: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: Any = None
 ) -> Any:
@@ -306,6 +322,7 @@ def std(
     return root(var(input, dim, unbiased, keepdim, correction=correction))
 
 
+@named
 def var_mean(
     input: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: Any = None
 ) -> tuple[Any, Any]:
@@ -313,6 +330,7 @@ def var_mean(
     return var(input, dim, unbiased, keepdim, correction=correction), mean(input, dim, keepdim)
 
 
+@named
 def std_mean(
     input: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: Any = None
 ) -> tuple[Any, Any]:
@@ -323,6 +341,7 @@ def std_mean(
 @method()
 @composite
 @in_single
+@named
 def logsumexp(input: Tensor, dim: Any, keepdim: bool = False) -> Any:
     """log(sum(exp(input))) without overflow."""
     x = floating(input)
@@ -348,6 +367,7 @@ def logaddexp(input: Tensor, other: Tensor) -> Any:
 
 
 @method()
+@named
 def cumsum(input: Tensor, dim: int, *, dtype: dtype_ | None = None) -> Any:
     """Running sums along a dimension. DType: floats stay, others become int64."""
     x = _wide(input, dtype)
@@ -356,6 +376,7 @@ def cumsum(input: Tensor, dim: int, *, dtype: dtype_ | None = None) -> Any:
 
 
 @method()
+@named
 def cumprod(input: Tensor, dim: int, *, dtype: dtype_ | None = None) -> Any:
     """Running products along a dimension. DType: floats stay, others become int64."""
     x = _wide(input, dtype)
@@ -395,6 +416,7 @@ def _norm(x: Tensor, p: Any, dims: tuple[int, ...], keepdim: bool) -> Any:
 
 
 @method()
+@named
 def count_nonzero(input: Tensor, dim: Any = None) -> Any:
     """How many elements are not zero. DType: int64."""
     return sum(to_dtype(truth(input), dtypes.int64), dim)

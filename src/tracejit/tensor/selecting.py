@@ -16,6 +16,7 @@ from tracejit.tensor.dispatch import apply, beside, shaped, wrap
 from tracejit.tensor.host import host
 from tracejit.tensor.indexing import coordinates, pick, places_of, replaced, true_places
 from tracejit.tensor.inplace import assign, in_place, over
+from tracejit.tensor.naming import named
 from tracejit.tensor.picking import pick_now
 from tracejit.tensor.promote import operand, result_type, tensor_of, to_dtype
 from tracejit.tensor.shaping import expand, reshape
@@ -70,6 +71,7 @@ def _shared(at: Tensor, dim: int, *operands: Tensor) -> Tensor | None:
 
 
 @method()
+@named
 def gather(input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Any:
     """For each place of `index` the element with that coordinate in `dim` and the same others.
 
@@ -119,6 +121,7 @@ def _scattered(op: Op, input: Tensor, dim: int, index: Tensor, src: Any) -> Any:
 
 
 @method()
+@named
 def scatter(
     input: Tensor, dim: int, index: Tensor, src: Any = None, *, value: Any = None, reduce: str | None = None
 ) -> Any:
@@ -143,6 +146,7 @@ def _source(input: Tensor, index: Tensor, src: Any, value: Any) -> Any:
 
 
 @method()
+@named
 def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Any:
     """`input` with elements of `src` added at places along `dim`, in ascending order.
 
@@ -160,6 +164,7 @@ def _vector(index: Any, what: str) -> Tensor:
 
 
 @method()
+@named
 def index_select(input: Tensor, dim: int, index: Tensor) -> Any:
     """Slices along a dimension, at the places of a vector.
 
@@ -196,6 +201,7 @@ def _slices(input: Tensor, dim: int, index: Tensor, source: Tensor, what: str) -
 
 
 @method()
+@named
 def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Any = 1) -> Any:
     """`input` with alpha times slices of `source` added at the places of a vector, in ascending order."""
     x, at, src, d = _slices(input, dim, index, source, "index_add")
@@ -205,6 +211,7 @@ def index_add(input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: 
 
 
 @method()
+@named
 def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Any:
     """`input` with slices of `source` put at the places of a vector; of several for one place the last stays."""
     if state.autocast is not None:
@@ -214,6 +221,7 @@ def index_copy(input: Tensor, dim: int, index: Tensor, source: Tensor) -> Any:
 
 
 @method()
+@named
 def index_fill(input: Tensor, dim: int, index: Tensor, value: Any) -> Any:
     """`input` with one number put into the slices at the places of a vector."""
     at = _vector(index, "index_fill")
@@ -331,6 +339,7 @@ def take(input: Tensor, index: Tensor) -> Any:
 
 
 @method()
+@named
 def take_along_dim(input: Tensor, indices: Tensor, dim: int | None = None) -> Any:
     """`gather` with shapes broadcast apart from `dim`; without `dim` of the flattened tensors."""
     if indices._dtype is not dtypes.int64:

@@ -16,6 +16,7 @@ from tracejit.shapes import broadcast_all, check_expand, infer_reshape, normaliz
 from tracejit.tensor.casting import WIDEST, call_cast
 from tracejit.tensor.dispatch import apply, apply_view, shaped, show, wrap
 from tracejit.tensor.host import host
+from tracejit.tensor.naming import named
 from tracejit.tensor.promote import result_type, to_dtype
 from tracejit.tensor.scalar import Scalar, alike
 from tracejit.tensor.state import state
@@ -43,6 +44,7 @@ def ints(args: tuple[Any, ...], what: str) -> tuple[int, ...]:
 
 
 @method()
+@named
 def reshape(input: Tensor, *shape: Any) -> Any:
     """The elements in row-major order under another shape; one size may be -1. A view if the memory allows it."""
     to = infer_reshape(input._shape, ints(shape, "reshape"))
@@ -50,15 +52,16 @@ def reshape(input: Tensor, *shape: Any) -> Any:
 
 
 @method()
-def view(self: Tensor, *shape: Any) -> Any:
+@named(dtype="size")
+def view(self: Tensor, *size: Any) -> Any:
     """The same memory under another shape (one size may be -1), or its bits as another type.
 
     DType: without a gradient in another type; the last dimension changes with the size of an element.
     Raises: RuntimeError if there is no such view.
     """
-    if len(shape) == 1 and isinstance(shape[0], dtype):
-        return self if shape[0] is self._dtype else _as_type(self, shape[0])
-    to = infer_reshape(self._shape, ints(shape, "view"))
+    if len(size) == 1 and isinstance(size[0], dtype):
+        return self if size[0] is self._dtype else _as_type(self, size[0])
+    to = infer_reshape(self._shape, ints(size, "view"))
     if not self.is_contiguous() and view_strides(self._shape, self.stride(), to) is None:
         raise RuntimeError(
             "view size is not compatible with input tensor's size and stride (at least one dimension spans across two "
@@ -122,6 +125,7 @@ def unflatten(input: Tensor, dim: int, sizes: Sequence[int]) -> Any:
 
 
 @method()
+@named
 def squeeze(input: Tensor, dim: Any = None) -> Any:
     """Without dimensions of size 1: all of them, or those named."""
     shape = input._shape
@@ -134,6 +138,7 @@ def squeeze(input: Tensor, dim: Any = None) -> Any:
 
 
 @method()
+@named
 def unsqueeze(input: Tensor, dim: int) -> Any:
     """With a new dimension of size 1."""
     shape = input._shape
@@ -142,6 +147,7 @@ def unsqueeze(input: Tensor, dim: int) -> Any:
 
 
 @method()
+@named
 def permute(input: Tensor, *dims: Any) -> Any:
     """Dimensions in another order."""
     order = ints(dims, "permute")
@@ -157,7 +163,7 @@ def permute(input: Tensor, *dims: Any) -> Any:
     return apply_view(ops.permute, input, (normal,))
 
 
-@method("swapaxes", "swapdims")
+@method("swapdims")
 def transpose(input: Tensor, dim0: int, dim1: int) -> Any:
     """Two dimensions exchanged."""
     n = len(input._shape)
@@ -169,7 +175,13 @@ def transpose(input: Tensor, dim0: int, dim1: int) -> Any:
     return apply_view(ops.permute, input, (tuple(order),))
 
 
-swapaxes = swapdims = transpose
+swapdims = transpose
+
+
+@method()
+def swapaxes(input: Tensor, axis0: int, axis1: int) -> Any:
+    """Two dimensions exchanged."""
+    return transpose(input, axis0, axis1)
 
 
 @method()
@@ -204,9 +216,10 @@ method("moveaxis")(movedim)
 
 
 @method()
-def expand(self: Tensor, *sizes: Any) -> Any:
+@named
+def expand(self: Tensor, *size: Any) -> Any:
     """Dimensions of size 1, and new leading ones, repeated without a copy; -1 keeps a size."""
-    to = check_expand(self._shape, ints(sizes, "expand"))
+    to = check_expand(self._shape, ints(size, "expand"))
     return apply_view(ops.expand, self, (to,))
 
 
@@ -216,15 +229,16 @@ def expand_as(self: Tensor, other: Tensor) -> Any:
     return expand(self, other._shape)
 
 
-def broadcast_to(input: Tensor, shape: Sequence[int]) -> Any:
+def broadcast_to(input: Tensor, size: Sequence[int]) -> Any:
     """Repeated to a shape without a copy."""
-    return expand(input, tuple(shape))
+    return expand(input, tuple(size))
 
 
 method()(broadcast_to)
 
 
 @method()
+@named
 def repeat(self: Tensor, *repeats: Any) -> Any:
     """The tensor laid side by side `repeats` times along each dimension, as a copy."""
     counts = ints(repeats, "repeat")
@@ -241,6 +255,7 @@ def repeat(self: Tensor, *repeats: Any) -> Any:
     return shaped(apply(ops.copy, (wide,)), merged)
 
 
+@named
 def tile(input: Tensor, *dims: Any) -> Any:
     """The tensor laid side by side; missing counts are 1."""
     counts = ints(dims, "tile")
@@ -251,6 +266,7 @@ method()(tile)
 
 
 @method()
+@named
 def repeat_interleave(input: Tensor, repeats: int, dim: int | None = None) -> Any:
     """Each element (along `dim`) `repeats` times in a row.
 
@@ -268,6 +284,7 @@ def repeat_interleave(input: Tensor, repeats: int, dim: int | None = None) -> An
 
 
 @method()
+@named
 def flip(input: Tensor, *dims: Any) -> Any:
     """Dimensions in reverse order of their elements, as a copy."""
     n = len(input._shape)
@@ -313,6 +330,7 @@ def _cut_now(x: Tensor, d: int, start: int, length: int | None) -> Tensor | None
 
 
 @method()
+@named
 def narrow(input: Tensor, dim: int, start: Any, length: int) -> Any:
     """`length` slices from `start` on along a dimension."""
     shape = input._shape
@@ -333,6 +351,7 @@ def narrow(input: Tensor, dim: int, start: Any, length: int) -> Any:
 
 
 @method()
+@named
 def select(input: Tensor, dim: int, index: Any) -> Any:
     """One slice along a dimension, which goes away."""
     shape = input._shape
@@ -351,19 +370,25 @@ def select(input: Tensor, dim: int, index: Any) -> Any:
 
 
 @method()
+@named
 def unbind(input: Tensor, dim: int = 0) -> tuple[Any, ...]:
     """All slices along a dimension, which goes away."""
     d = normalize_dim(dim, len(input._shape))
     return tuple(select(input, d, i) for i in range(input._shape[d]))
 
 
-@method()
-def split(self: Tensor, split_size: Any, dim: int = 0) -> tuple[Any, ...]:
+@method("split")
+def _split_method(self: Tensor, split_size: Any, dim: int = 0) -> tuple[Any, ...]:
     """Pieces of `split_size` along a dimension (the last may be smaller), or of the sizes given."""
-    d = normalize_dim(dim, len(self._shape))
-    if not self._shape:
+    return split(self, split_size, dim)
+
+
+def split(tensor: Tensor, split_size_or_sections: Any, dim: int = 0) -> tuple[Any, ...]:
+    """Pieces of one size along a dimension (the last may be smaller), or of the sizes given."""
+    split_size, d = split_size_or_sections, normalize_dim(dim, len(tensor._shape))
+    if not tensor._shape:
         raise RuntimeError("split expects at least a 1-dimensional tensor")
-    size = self._shape[d]
+    size = tensor._shape[d]
     if isinstance(split_size, int):
         if split_size <= 0:
             raise RuntimeError(f"split expects split_size be non-negative, but got split_size={split_size}")
@@ -377,12 +402,13 @@ def split(self: Tensor, split_size: Any, dim: int = 0) -> tuple[Any, ...]:
             )
     out, at = [], 0
     for s in sizes:
-        out.append(narrow(self, d, at, s))
+        out.append(narrow(tensor, d, at, s))
         at += s
     return tuple(out)
 
 
 @method()
+@named
 def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Any, ...]:
     """At most `chunks` pieces of equal size along a dimension, the last maybe smaller."""
     if chunks <= 0:
@@ -466,6 +492,7 @@ def _stack_now(tensors: Any, dim: Any) -> Tensor | None:
     return _joined([a[(*before, None)] for a in arrays], dim, tensors[0]._dtype)
 
 
+@named
 def cat(tensors: Sequence[Tensor], dim: int = 0) -> Any:
     """Tensors joined along a dimension.
 
@@ -511,6 +538,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0) -> Any:
 concat = concatenate = cat
 
 
+@named
 def stack(tensors: Sequence[Tensor], dim: int = 0) -> Any:
     """Tensors of one shape joined along a new dimension."""
     if state.autocast is not None:

@@ -17,6 +17,7 @@ from tracejit.shapes import normalize_dim
 from tracejit.tensor.arithmetic import isnan, where
 from tracejit.tensor.dispatch import apply, beside, shaped, wrap
 from tracejit.tensor.host import comparable, host
+from tracejit.tensor.naming import named
 from tracejit.tensor.reducing import ValuesIndices
 from tracejit.tensor.shaping import narrow, reshape
 from tracejit.tensor.tensor import Tensor, method
@@ -41,12 +42,14 @@ def _sorted(input: Tensor, dim: int, descending: bool) -> tuple[Tensor, Tensor, 
 
 
 @method()
+@named
 def argsort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> Any:
     """The places of the elements in order along a dimension. Edge: equal elements always keep their order."""
     return shaped(_sorted(input, dim, descending)[1], input._shape)
 
 
 @method()
+@named
 def sort(input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False) -> ValuesIndices:
     """The elements in order along a dimension, and their places.
 
@@ -72,6 +75,7 @@ _FEW, _FEW_OF = 16, 4
 
 
 @method()
+@named
 def topk(input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> ValuesIndices:
     """The k largest (or smallest) elements along a dimension in order, and their places.
 
@@ -105,6 +109,7 @@ def _at_rank(input: Tensor, rank: Any, dim: int, keepdim: bool) -> ValuesIndices
 
 
 @method()
+@named
 def kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> ValuesIndices:
     """The k-th smallest element along a dimension, and its place. Raises: RuntimeError if there are fewer than k."""
     d = normalize_dim(dim, len(input._shape))
@@ -127,6 +132,7 @@ def _middle(x: Tensor, dim: int) -> Any:
 
 
 @method()
+@named
 def median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
     """The middle element, of two the lower; along a dimension with its place.
 

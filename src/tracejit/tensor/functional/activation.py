@@ -15,6 +15,7 @@ from tracejit.tensor.casting import SHORT, call_cast
 from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply, apply_single, shaped
 from tracejit.tensor.inplace import in_place
+from tracejit.tensor.naming import named
 from tracejit.tensor.promote import floating, in_single, to_dtype
 from tracejit.tensor.reducing import amax, sum
 from tracejit.tensor.scalar import NUMBERS, Scalar, plain
@@ -390,6 +391,7 @@ def _prepared(input: Tensor, dim: int, dtype: dtype_ | None, name: str) -> tuple
 
 @method()
 @composite
+@named
 def softmax(input: Tensor, dim: int | None = None, dtype: dtype_ | None = None) -> Any:
     """exp(x) divided by its sum along a dimension.
 
@@ -414,6 +416,7 @@ def _softmax(x: Tensor, dim: int) -> Any:
 
 @method()
 @composite
+@named
 def log_softmax(input: Tensor, dim: int | None = None, dtype: dtype_ | None = None) -> Any:
     """The logarithm of `softmax`, without overflow."""
     x, d = _prepared(
