@@ -1,5 +1,7 @@
 """tracejit: PyTorch-style tensors whose hot regions become native programs."""
 
+from math import e, inf, nan, pi
+
 from tracejit import amp, autograd, backends, cuda, data, nn, optim
 from tracejit.backends import are_deterministic_algorithms_enabled, use_deterministic_algorithms
 from tracejit.devices import device, get_default_device, set_default_device
@@ -33,5 +35,7 @@ from tracejit.tensor import *  # noqa: F403
 from tracejit.tools.explain import explain
 from tracejit.tools.profile import profile
 from tracejit.trace.compiled import compile
+
+newaxis = None
 
 __version__ = "0.1.0"

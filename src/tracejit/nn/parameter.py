@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from typing import cast
 
-import numpy as np
-
-from tracejit.dtypes import get_default_dtype
 from tracejit.tensor import Tensor, tensor_alias
 
 __all__ = ["Parameter"]
@@ -37,7 +34,8 @@ class Parameter(Tensor):
 
     def __init__(self, data: Tensor | None = None, requires_grad: bool = True) -> None:
         if data is None:
-            super().__init__(np.empty(0, get_default_dtype().np), requires_grad)
+            super().__init__()
+            self._requires_grad = requires_grad
 
     def __repr__(self) -> str:
         return "Parameter containing:\n" + super().__repr__()

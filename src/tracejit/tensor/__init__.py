@@ -285,6 +285,7 @@ from tracejit.tensor.reducing import (
     var,
     var_mean,
 )
+from tracejit.tensor.repeating import repeat_interleave
 from tracejit.tensor.selecting import (
     argwhere,
     bucketize,
@@ -323,7 +324,6 @@ from tracejit.tensor.shaping import (
     permute,
     ravel,
     repeat,
-    repeat_interleave,
     reshape,
     reshape_as,
     roll,

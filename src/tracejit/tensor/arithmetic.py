@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from numpy import ndarray
+
 from tracejit import dtypes
 from tracejit.ops.record import Op, ops
+from tracejit.tensor.beside_arrays import with_array
 from tracejit.tensor.dispatch import apply, apply_pair, apply_single, beside
 from tracejit.tensor.promote import floating, in_single, operand, result_type, tensor_of, to_dtype
 from tracejit.tensor.scalar import alike, is_one_of, plain
@@ -24,6 +27,8 @@ def binary(op: Op, x: Any, y: Any) -> Any:
                 return apply_pair(op, x, y)
         elif x._dtype.category == 2 and (type(y) is float or (type(y) is int and -_BEYOND <= y < _BEYOND)):
             return apply(op, (x, y))
+        if type(y) is ndarray:
+            return with_array(op, x, y)
     x, y = operand(x, op.name), operand(y, op.name)
     if not isinstance(x, Tensor) and not isinstance(y, Tensor):
         x = tensor_of(x)
@@ -108,6 +113,8 @@ def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
     if rounding_mode is None:
         if isinstance(input, Tensor) and input._dtype.category == 2:
             return binary(ops.div, input, other)
+        if type(other) is ndarray:
+            return with_array(ops.div, input, other)
         x, y = operand(input, "div"), operand(other, "div")
         if not isinstance(x, Tensor) and not isinstance(y, Tensor):
             x = tensor_of(x)
@@ -149,6 +156,8 @@ _OF_FLOATS = {
 
 def _divided(op: Op, x: Any, y: Any, name: str) -> Any:
     """A quotient or remainder, which bools do not have."""
+    if type(y) is ndarray and isinstance(x, Tensor):
+        return with_array(_OF_FLOATS[op], x, y)
     kind = result_type(operand(x, name), operand(y, name))
     if kind.category == 0:
         raise NotImplementedError(f"\"{name}_cpu\" not implemented for 'Bool'")
@@ -204,6 +213,8 @@ def pow(input: Any, exponent: Any) -> Any:
     Raises: RuntimeError for integers to a negative integer power.
     """
     if isinstance(input, Tensor) and not isinstance(exponent, Tensor):
+        if type(exponent) is ndarray:
+            return with_array(ops.pow, input, exponent)
         return _power_of(input, operand(exponent, "pow"))
     x, y = operand(input, "pow"), operand(exponent, "pow")
     d = result_type(x, y)
@@ -298,6 +309,8 @@ def _comparison(name: str, dunder: str, *aliases: str) -> Callable[[Any, Any], A
 
 
 def _is_number(x: Any) -> bool:
+    if type(x) is ndarray:
+        return True
     try:
         operand(x, "comparison")
     except TypeError:
@@ -348,6 +361,8 @@ def _bits(name: str, *names: str) -> Callable[[Any, Any], Any]:
     op: Op = getattr(ops, name)
 
     def function(input: Any, other: Any) -> Any:
+        if type(other) is ndarray and isinstance(input, Tensor):
+            return with_array(op, input, other)
         x, y = operand(input, name), operand(other, name)
         if not isinstance(x, Tensor) and not isinstance(y, Tensor):
             x = tensor_of(x)

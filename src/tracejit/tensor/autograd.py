@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -490,18 +491,33 @@ def grad(
     grad_outputs: Any = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
+    only_inputs: bool = True,
     allow_unused: bool | None = None,
+    is_grads_batched: bool = False,
     materialize_grads: bool = False,
 ) -> tuple[Tensor | None, ...]:
     """The gradients of `outputs` with respect to `inputs`, without touching `.grad`.
 
-    Raises: RuntimeError if an input was not used and `allow_unused` is not set.
+    Edge: `only_inputs` changes nothing, as in PyTorch.
+    Raises: RuntimeError if an input was not used and `allow_unused` is not set, ValueError if zeros are asked for and
+    it is False, NotImplementedError for stacks of `grad_outputs`.
 
     >>> import tracejit as tj
     >>> x = tj.tensor(3.0, requires_grad=True)
     >>> tj.autograd.grad(x * x, x)
     (tensor(6.),)
     """
+    if is_grads_batched:
+        raise NotImplementedError("grad(): is_grads_batched=True is not there; call grad() for each of grad_outputs")
+    if not only_inputs:
+        warnings.warn(
+            "only_inputs argument is deprecated and is ignored now (defaults to True). To accumulate gradient for "
+            "other parts of the graph, please use autograd.backward.",
+            FutureWarning,
+            stacklevel=2,
+        )
+    if materialize_grads and allow_unused is False:
+        raise ValueError("Expected allow_unused to be True or not passed when materialize_grads=True, but got: False.")
     roots, targets = _as_list(outputs), _as_list(inputs)
     given = [None] * len(roots) if grad_outputs is None else _as_list(grad_outputs)
     found = run((roots, given), retain_graph, create_graph, targets, False)

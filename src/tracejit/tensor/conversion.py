@@ -14,9 +14,11 @@ from tracejit.runtime.arrays import copied
 from tracejit.runtime.cuda.driver import available
 from tracejit.tensor.dispatch import apply, wrap
 from tracejit.tensor.exposure import expose, note_owner
+from tracejit.tensor.naming import named
 from tracejit.tensor.promote import to_dtype
+from tracejit.tensor.shaping import ints
 from tracejit.tensor.state import state
-from tracejit.tensor.tensor import Tensor, alias, method, on_gpu
+from tracejit.tensor.tensor import Size, Tensor, alias, method, on_gpu
 from tracejit.tensor.transfer import moved
 
 
@@ -73,6 +75,50 @@ def from_numpy(array: Any) -> Tensor:
     t._share()
     note_owner(t)
     return t
+
+
+@method()
+@named(data="size")
+def __init__(self: Tensor, *size: Any, device: Any = None) -> None:
+    """An unset tensor of the sizes given, or one of the elements of a sequence, in the default float type.
+
+    Edge: of a tensor one on the same memory. Raises: TypeError for anything else, RuntimeError for a negative size,
+    NotImplementedError for a tensor that gradients go to.
+    """
+    data = size[0] if len(size) == 1 else None
+    kind = dtypes.get_default_dtype()
+    cell = None
+    if isinstance(data, Tensor):
+        if data.requires_grad and state.grad_enabled:
+            raise NotImplementedError("Tensor(x): x requires gradients; use x.view_as(x), or x.detach() without them")
+        array, cell = data._memory(), data._share()
+    elif isinstance(data, list) or (type(data) is tuple and data) or _is_of_elements(data):
+        array = _array_of(data, kind)
+    elif not size or len(size) > 1 or isinstance(data, Size) or (hasattr(data, "__index__") and type(data) is not bool):
+        sizes = ints(size, "new") if size else (0,)
+        if sizes and min(sizes) < 0:
+            raise RuntimeError(f"Trying to create tensor with negative dimension {min(sizes)}: {list(sizes)}")
+        array = np.zeros(sizes, kind.np)
+    elif hasattr(data, "__len__") and hasattr(data, "__getitem__") and not isinstance(data, (dict, str)):
+        array = _array_of(list(data), kind)
+    else:
+        raise TypeError(f"new(): data must be a sequence (got {type(data).__name__})")
+    made = wrap(array)
+    if cell is None:
+        made = moved(made, require(device))
+    self._array, self._dtype, self._requires_grad = made._array, made._dtype, False
+    self._node = self._grad = self._base = self._hooks = None
+    self._cell = cell
+
+
+def _is_of_elements(data: Any) -> bool:
+    """Whether something is an array, but for a whole number in one."""
+    return isinstance(data, np.ndarray) and (data.ndim > 0 or data.dtype.kind not in "iu")
+
+
+def of_class(*size: Any, device: Any = None) -> Tensor:
+    """What the class makes of sizes or elements, as a function."""
+    return Tensor(*size, device=device)
 
 
 def tensor(data: Any, *, dtype: dtype | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:

@@ -333,8 +333,10 @@ def in_place(function: Callable[..., Any]) -> Callable[..., Any]:
         if few:
             with over(self, *args, *kwargs.values()):
                 return assign(self, function(self, *args, **kwargs))
+        if args and type(args[0]) is np.ndarray:
+            raise TypeError(f"{name}_(): argument must be Tensor or number, not ndarray; make a tensor of it")
         source = self
-        if state.grad_enabled and _looks_back(name, self, args):
+        if state.grad_enabled and _looks_back(name, self, (*args, *kwargs.values())):
             source = apply(ops.copy, (self,))
         return assign(self, function(source, *args, **kwargs))
 

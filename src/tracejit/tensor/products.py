@@ -265,15 +265,18 @@ def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alp
     return add(product, input if type(beta) is int and beta == 1 else mul(input, beta))
 
 
-def einsum(equation: str, *operands: Any) -> Any:
-    """Sums of products by Einstein's notation, such as "bij,bjk->bik".
+def einsum(equation: Any, *operands: Any) -> Any:
+    """Sums of products by Einstein's notation, such as "bij,bjk->bik", or `x, [0, 1], y, [1, 2], [0, 2]`.
 
-    Edge: "..." stands for leading dimensions that broadcast. Raises: RuntimeError for an equation that does not fit.
+    Edge: "..." stands for leading dimensions that broadcast. Raises: RuntimeError for an equation that does not fit,
+    ValueError for numbers of dimensions that are not in [0, 52).
 
     >>> import tracejit as tj
     >>> tj.einsum("ij->ji", tj.ones(2, 3)).shape
     tracejit.Size([3, 2])
     """
+    if not isinstance(equation, str):
+        equation, operands = _spelled((equation, *operands))
     given = list(operands[0]) if len(operands) == 1 and isinstance(operands[0], (list, tuple)) else list(operands)
     terms, out = _parse(equation, given)
     labels, x = terms[0], given[0]
@@ -287,6 +290,28 @@ def einsum(equation: str, *operands: Any) -> Any:
         x = sum(x, gone)
         labels = [c for c in labels if c in out]
     return permute(x, tuple(labels.index(c) for c in out)) if labels != out else x
+
+
+def _spelled(args: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
+    """The equation and the operands of tensors that are followed by lists of their dimensions, last the result's."""
+    if len(args) < 2:
+        raise ValueError(
+            "einsum(): must specify the equation string and at least one operand, or at least one operand and its "
+            "subscripts list"
+        )
+    ends = len(args) & ~1
+    terms = ",".join(map(_letters, args[1:ends:2]))
+    return terms + (f"->{_letters(args[-1])}" if len(args) > ends else ""), args[:ends:2]
+
+
+def _letters(dims: Any) -> str:
+    found = []
+    for d in dims:
+        if d is not Ellipsis and not 0 <= d < 52:
+            raise ValueError("einsum(): subscript in subscript list is not within the valid range [0, 52)")
+        # In the order of the numbers: a result that is not named has its dimensions in that of the letters.
+        found.append("..." if d is Ellipsis else chr(65 + d if d < 26 else 71 + d))
+    return "".join(found)
 
 
 def _parse(equation: str, operands: list[Any]) -> tuple[list[list[str]], list[str]]:

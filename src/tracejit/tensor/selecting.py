@@ -127,13 +127,40 @@ def scatter(
 ) -> Any:
     """`input` with elements of `src`, or a number, put at places along `dim`; of several for one place the last stays.
 
+    With `reduce` "add" or "multiply" they are added to, or multiplied with, what is there. Edge: products have no
+    gradient, and a compiled region computes what is pending first.
     Raises: IndexError for a place out of range, RuntimeError if shapes or types do not fit.
     """
     if reduce == "add":
         return scatter_add(input, dim, index, _source(input, index, src, value))
+    if reduce == "multiply":
+        return _multiplied(input, normalize_dim(dim, len(input._shape)), index, _source(input, index, src, value))
     if reduce is not None:
-        raise NotImplementedError(f"scatter(): reduce='{reduce}' is not supported, only 'add'")
+        raise RuntimeError("reduce argument must be either add or multiply.")
     return _scattered(ops.scatter, input, dim, index, _source(input, index, src, value))
+
+
+@host
+def _multiplied(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
+    if state.grad_enabled and (input.requires_grad or src.requires_grad):
+        raise RuntimeError("the derivative for scatter() with reduce='multiply' is not implemented")
+    if src._dtype is not input._dtype:
+        raise RuntimeError("scatter(): Expected self.dtype to be equal to src.dtype")
+    x, at, factors = (_line(t)._data() for t in (input, places(index, "scatter"), src))
+    if not x.ndim == at.ndim == factors.ndim:
+        raise RuntimeError("Index tensor must have the same number of dimensions as self and src tensor")
+    if not (_fits(at.shape, x.shape, dim) and _fits(at.shape, factors.shape, None)):
+        raise RuntimeError(
+            f"Expected index {list(at.shape)} to be no larger than self {list(x.shape)} apart from dimension {dim} "
+            f"and to be no larger size than src {list(factors.shape)}"
+        )
+    wrong = at[(at < 0) | (at >= x.shape[dim])]
+    if wrong.size:
+        raise IndexError(f"index {wrong[0]} is out of bounds for dimension {dim} with size {x.shape[dim]}")
+    out = np.array(x)
+    where = [at if d == dim else places_ for d, places_ in enumerate(np.ogrid[tuple(slice(s) for s in at.shape)])]
+    np.multiply.at(out, tuple(where), factors[tuple(slice(s) for s in at.shape)])
+    return wrap(out.reshape(input._shape))
 
 
 def _source(input: Tensor, index: Tensor, src: Any, value: Any) -> Any:

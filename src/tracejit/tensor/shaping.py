@@ -12,7 +12,7 @@ from tracejit.dtypes import bfloat16, dtype
 from tracejit.eager import LARGE
 from tracejit.ops.record import ops
 from tracejit.runtime.arrays import placed
-from tracejit.shapes import broadcast_all, check_expand, infer_reshape, normalize_dim, view_strides
+from tracejit.shapes import broadcast_all, check_expand, infer_reshape, normalize_dim, normalize_dims, view_strides
 from tracejit.tensor.casting import WIDEST, call_cast
 from tracejit.tensor.dispatch import apply, apply_view, shaped, show, wrap
 from tracejit.tensor.host import host
@@ -115,6 +115,7 @@ def ravel(input: Tensor) -> Any:
 method()(ravel)
 
 
+@named
 @method()
 def unflatten(input: Tensor, dim: int, sizes: Sequence[int]) -> Any:
     """One dimension split into several; one of their sizes may be -1."""
@@ -126,13 +127,14 @@ def unflatten(input: Tensor, dim: int, sizes: Sequence[int]) -> Any:
 
 @method()
 @named
-def squeeze(input: Tensor, dim: Any = None) -> Any:
+def squeeze(input: Tensor, *dim: Any) -> Any:
     """Without dimensions of size 1: all of them, or those named."""
     shape = input._shape
-    if dim is None:
+    if not dim or dim[0] is None:
         to = tuple(s for s in shape if s != 1)
     else:
-        dims = {normalize_dim(d, len(shape)) for d in ((dim,) if isinstance(dim, int) else dim)}
+        given = ints(dim, "squeeze")
+        dims = normalize_dims(given, len(shape)) if given else ()
         to = tuple(s for i, s in enumerate(shape) if i not in dims or s != 1)
     return apply_view(ops.reshape, input, (to,))
 
@@ -263,24 +265,6 @@ def tile(input: Tensor, *dims: Any) -> Any:
 
 
 method()(tile)
-
-
-@method()
-@named
-def repeat_interleave(input: Tensor, repeats: int, dim: int | None = None) -> Any:
-    """Each element (along `dim`) `repeats` times in a row.
-
-    Raises: TypeError for repeats that are a tensor, which is not supported.
-    """
-    if isinstance(repeats, Tensor):
-        raise TypeError("repeat_interleave(): repeats given as a tensor are not supported; pass an int")
-    if dim is None:
-        input, dim = flatten(input), 0
-    d = normalize_dim(dim, len(input._shape))
-    shape = input._shape
-    wide = apply_view(ops.reshape, input, ((*shape[: d + 1], 1, *shape[d + 1 :]),))
-    wide = apply_view(ops.expand, wide, ((*shape[: d + 1], repeats, *shape[d + 1 :]),))
-    return shaped(apply(ops.copy, (wide,)), (*shape[:d], shape[d] * repeats, *shape[d + 1 :]))
 
 
 @method()

@@ -10,13 +10,10 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-
 from tracejit import dtypes
 from tracejit.aval import Aval
 from tracejit.devices import CPU, CUDA
 from tracejit.devices import device as device_
-from tracejit.runtime.arrays import copied
 from tracejit.runtime.cuda.array import DeviceArray
 from tracejit.shapes import contiguous_strides
 from tracejit.tensor.state import state
@@ -61,7 +58,7 @@ class Tensor:
     """A multi-dimensional array of one element type that can record how it was computed.
 
     Shape: any, also () for a single number. DType: bool, integers, floats.
-    Edge: `Tensor(data)` copies; use `tensor`, `from_numpy` or `as_tensor`.
+    Edge: `Tensor(2, 3)` has that shape, `Tensor([2, 3])` these elements, both in the default float type.
 
     >>> import tracejit as tj
     >>> x = tj.tensor([1.0, 2.0], requires_grad=True)
@@ -111,14 +108,6 @@ class Tensor:
     _strides: tuple[int, ...] | None
     _requires_grad: bool
     _hooks: Any
-
-    def __init__(self, data: Any = (), requires_grad: bool = False) -> None:
-        if type(data) is not np.ndarray:
-            data = copied(data._data() if isinstance(data, Tensor) else data, dtypes.get_default_dtype().np)
-        self._array = data
-        self._dtype = _BY_NUM[data.dtype.num]
-        self._requires_grad = requires_grad
-        self._node = self._grad = self._cell = self._base = self._hooks = None
 
     # --- memory -------------------------------------------------------------------------------------------------------
 
@@ -330,6 +319,7 @@ class Tensor:
 
     if TYPE_CHECKING:
 
+        def __init__(self, *size: Any, device: Any = None) -> None: ...
         def __getattr__(self, name: str) -> Any:
             """Methods are entered by the modules beside."""
 

@@ -17,7 +17,8 @@ from tracejit.tensor.functional.dropout import noise, rates
 from tracejit.tensor.products import matmul
 from tracejit.tensor.promote import to_dtype
 from tracejit.tensor.reducing import amax, sum
-from tracejit.tensor.shaping import repeat_interleave, transpose
+from tracejit.tensor.repeating import repeat_interleave
+from tracejit.tensor.shaping import transpose
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tracejit.devices import device
-from tracejit.tensor.conversion import as_tensor, from_numpy, tensor
+from tracejit.tensor.conversion import as_tensor, from_numpy, of_class, tensor
 from tracejit.tensor.tensor import Tensor
 from tracejit.trace.replay.frames import Iteration
 from tracejit.trace.replay.guards import ABSENT, find_in_class
@@ -441,6 +441,8 @@ def _of_array(function: Any) -> None:
 
 for _maker in (as_tensor, from_numpy, tensor):
     _of_array(_maker)
+_of_array(of_class)
+BUILTINS[Tensor] = BUILTINS[of_class]
 
 
 @model(device)

@@ -90,7 +90,10 @@ class Calls:
         if type(f) is _Cached and f.__wrapped__.__code__.co_filename.startswith(_PACKAGE) and not (args or kwargs):
             # What the package keeps for ever, such as whether there is a GPU.
             return f()
-        if isinstance(machine.special(f, "__call__"), types.FunctionType):
+        called = machine.special(f, "__call__")
+        if isinstance(called, types.FunctionType):
+            if isinstance(f, types.ModuleType):
+                return self.call(called, (f, *args), kwargs)
             return self.call(machine.attributes.load(f, "__call__"), args, kwargs)
         world.keep(f)
         raise Unproven(f"a {type(f).__name__} is called")
