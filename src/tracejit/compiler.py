@@ -452,6 +452,11 @@ def plan_graph(
     return Outcome(plan, simplified, report)
 
 
+def is_compiling() -> bool:
+    """Whether Python runs for a compiler alone: never, what it does in a region is what it does without one."""
+    return False
+
+
 # --- recipes on disk --------------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,19 @@ from typing import Any
 
 import numpy as np
 
+_TITLES = {
+    "bool": "Bool",
+    "uint8": "Byte",
+    "int8": "Char",
+    "int16": "Short",
+    "int32": "Int",
+    "int64": "Long",
+    "float16": "Half",
+    "bfloat16": "BFloat16",
+    "float32": "Float",
+    "float64": "Double",
+}
+
 
 class dtype:
     """An element type, such as `float32`.
@@ -43,6 +56,11 @@ class dtype:
     def is_signed(self) -> builtins.bool:
         """Whether negative values exist in the type."""
         return self.short not in ("b1", "u8")
+
+    @property
+    def title(self) -> str:
+        """What PyTorch calls the type in its messages."""
+        return _TITLES[self.name]
 
     def __repr__(self) -> str:
         return f"tracejit.{self.name}"

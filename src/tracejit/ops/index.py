@@ -17,13 +17,14 @@ from tracejit.aval import Aval
 from tracejit.ops.record import ops, record
 
 
-def check_places(index: Any, size: int, lowest: int = 0) -> None:
-    """Raise IndexError if a place lies outside [lowest, size)."""
+def check_places(index: Any, size: int, lowest: int = 0, dim: int | None = None) -> None:
+    """Raise IndexError if a place, along a dimension if that is known, lies outside [lowest, size)."""
     if index.size:
         low, high = int(index.min()), int(index.max())
         if low < lowest or high >= size:
             bad = low if low < lowest else high
-            raise IndexError(f"index {bad} is out of bounds for dimension with size {size}")
+            along = "dimension" if dim is None else f"dimension {dim}"
+            raise IndexError(f"index {bad} is out of bounds for {along} with size {size}")
 
 
 def _check_index(index: Any, size: int) -> Any:
@@ -54,7 +55,7 @@ def _rows(x: Any, dim: int) -> Any:
 
 
 def _take(x: Any, index: Any, dim: int) -> Any:
-    check_places(index, x.shape[dim])
+    check_places(index, x.shape[dim], dim=dim)
     return np.take(x, index, axis=dim)
 
 
@@ -79,7 +80,7 @@ def take(x, index, *, dim):
 
 
 def _index_add(x: Any, index: Any, src: Any, dim: int) -> Any:
-    check_places(index, x.shape[dim])
+    check_places(index, x.shape[dim], dim=dim)
     out = np.array(x)
     np.add.at(_rows(out, dim), index, _rows(src, dim))
     return out
@@ -103,7 +104,7 @@ def index_add(x, index, src, *, dim):
 
 
 def _index_copy(x: Any, index: Any, src: Any, dim: int) -> Any:
-    check_places(index, x.shape[dim])
+    check_places(index, x.shape[dim], dim=dim)
     out = np.array(x)
     rows, values = _rows(out, dim), _rows(src, dim)
     for i, place in enumerate(index):
@@ -141,7 +142,7 @@ def _along(index: Any, dim: int) -> tuple[Any, ...]:
 
 
 def _gather(x: Any, index: Any, dim: int) -> Any:
-    check_places(index, x.shape[dim])
+    check_places(index, x.shape[dim], dim=dim)
     return x[_along(index, dim)]
 
 
@@ -167,7 +168,7 @@ def gather(x, index, *, dim):
 
 def _scatter(function: Callable[[Any, Any, Any], None]) -> Callable[..., Any]:
     def run(x: Any, index: Any, src: Any, dim: int) -> Any:
-        check_places(index, x.shape[dim])
+        check_places(index, x.shape[dim], dim=dim)
         out = np.array(x)
         function(out, _along(index, dim), src[tuple(slice(n) for n in index.shape)])
         return out

@@ -189,7 +189,6 @@ from tracejit.tensor.functional import (
     conv_transpose2d,
     cosine_similarity,
     dropout,
-    embedding,
     group_norm,
     hardshrink,
     layer_norm,
@@ -231,6 +230,7 @@ from tracejit.tensor.joining import (
     tensor_split,
     vsplit,
 )
+from tracejit.tensor.lookup import embedding
 from tracejit.tensor.padding import pad
 from tracejit.tensor.printing import set_printoptions
 from tracejit.tensor.products import (
@@ -377,6 +377,7 @@ from tracejit.tensor.special import asinh as arcsinh
 from tracejit.tensor.special import atanh as arctanh
 from tracejit.tensor.tensor import Size, Tensor
 from tracejit.tensor.tensor import alias as tensor_alias
+from tracejit.tensor.turning import turning as _turning  # noqa: F401 - enters methods
 from tracejit.tensor.windows import (
     hamming_window,
     hann_window,

@@ -368,7 +368,7 @@ def _bits(name: str, *names: str) -> Callable[[Any, Any], Any]:
             x = tensor_of(x)
         d = result_type(x, y)
         if d.is_floating_point or (d is dtypes.bool and "b" not in op.kinds):
-            raise NotImplementedError(f'"{name}_cpu" not implemented for \'{d.name.capitalize()}\'')
+            raise NotImplementedError(f'"{name}_cpu" not implemented for \'{d.title}\'')
         return apply(op, (to_dtype(x, d), to_dtype(y, d)))
 
     function.__name__ = function.__qualname__ = name
@@ -399,7 +399,7 @@ def __rrshift__(self: Tensor, other: Any) -> Any:
 def bitwise_not(input: Tensor) -> Any:
     """Complement of the bits; of bools the negation. Raises: NotImplementedError for floats."""
     if input._dtype.is_floating_point:
-        raise NotImplementedError(f"\"bitwise_not_cpu\" not implemented for '{input._dtype.name.capitalize()}'")
+        raise NotImplementedError(f"\"bitwise_not_cpu\" not implemented for '{input._dtype.title}'")
     return apply(ops.bitwise_not, (input,))
 
 

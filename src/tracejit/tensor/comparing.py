@@ -35,7 +35,7 @@ def isclose(
     Raises: RuntimeError for types that differ or a negative tolerance.
     """
     if input._dtype is not other._dtype:
-        raise RuntimeError(f"{input._dtype.name.capitalize()} did not match {other._dtype.name.capitalize()}")
+        raise RuntimeError(f"{input._dtype.title} did not match {other._dtype.title}")
     if rtol < 0 or atol < 0:
         raise RuntimeError(f"tolerances must be >= 0, but got rtol={rtol}, atol={atol}")
     same = eq(input, other)

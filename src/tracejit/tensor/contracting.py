@@ -130,7 +130,7 @@ def cross(input: Tensor, other: Tensor, dim: int | None = None) -> Any:
         )
     if input._dtype is not other._dtype:
         raise RuntimeError(
-            f"expected scalar type {input._dtype.name.capitalize()} but found {other._dtype.name.capitalize()}"
+            f"expected scalar type {input._dtype.title} but found {other._dtype.title}"
         )
     shape = broadcast(input._shape, other._shape)
     x, y = expand(input, shape), expand(other, shape)

@@ -85,7 +85,7 @@ def __init__(self: Tensor, *size: Any, device: Any = None) -> None:
     Edge: of a tensor one on the same memory. Raises: TypeError for anything else, RuntimeError for a negative size,
     NotImplementedError for a tensor that gradients go to.
     """
-    data = size[0] if len(size) == 1 else None
+    data: Any = size[0] if len(size) == 1 else None
     kind = dtypes.get_default_dtype()
     cell = None
     if isinstance(data, Tensor):
@@ -339,7 +339,7 @@ def to(
 def _named_type(self: Tensor, dtype: Any = None) -> Any:
     """The name of the type, or the tensor in another type."""
     if dtype is None:
-        return f"tracejit.{self._dtype.name.capitalize()}Tensor"
+        return f"tracejit.{self._dtype.title}Tensor"
     return to_dtype(self, dtype)
 
 

@@ -14,6 +14,7 @@ from tracejit.ops.record import ops
 from tracejit.runtime.arrays import copied
 from tracejit.tensor.arithmetic import add, binary, mul
 from tracejit.tensor.dispatch import apply, beside, made_on, wrap
+from tracejit.tensor.inplace import in_place
 from tracejit.tensor.naming import named
 from tracejit.tensor.promote import to_dtype
 from tracejit.tensor.scalar import alike
@@ -211,6 +212,9 @@ def tril(input: Tensor, diagonal: int = 0) -> Any:
 def triu(input: Tensor, diagonal: int = 0) -> Any:
     """The elements on and above a diagonal, zeros below."""
     return _triangle(input, diagonal, False)
+
+
+IN_PLACE = (in_place(tril), in_place(triu))
 
 
 def meshgrid(*tensors: Any, indexing: str = "ij") -> tuple[Any, ...]:

@@ -226,7 +226,7 @@ def _check_weights(name: str, weights: Tensor, floats: bool, n: int) -> None:
     if weights._dtype.is_floating_point is not floats or weights._dtype is dtypes.bool:
         raise RuntimeError(
             f"cov(): expected {name} to have {'floating point' if floats else 'integral'} dtype but got {name} with "
-            f"{weights._dtype.name.capitalize()} dtype"
+            f"{weights._dtype.title} dtype"
         )
     if weights.numel() != n:
         raise RuntimeError(

@@ -39,8 +39,8 @@ def assign(target: Tensor, value: Tensor) -> Tensor:
     if value._dtype is not target._dtype:
         if value._dtype.category > target._dtype.category:
             raise RuntimeError(
-                f"result type {value._dtype.name.capitalize()} can't be cast to the desired output type "
-                f"{target._dtype.name.capitalize()}"
+                f"result type {value._dtype.title} can't be cast to the desired output type "
+                f"{target._dtype.title}"
             )
         value = to_dtype(value, target._dtype)
     if value._shape != target._shape:
@@ -219,6 +219,7 @@ def _put_windows_back(parent: Tensor, value: Tensor, dim: int, size: int, step: 
 # Functions whose gradients do not look at the operand that is changed, or only if another one requires gradients.
 _FORGET = {
     *("add", "sub", "neg", "masked_fill", "masked_scatter", "scatter", "scatter_add", "index_add", "index_copy"),
+    *("eq", "ne", "lt", "le", "gt", "ge", "cumsum", "tril", "triu", "addmm", "baddbmm"),
     *("index_fill", "exp", "expm1", "sqrt", "sigmoid", "tanh", "relu", "floor", "ceil", "trunc", "round", "sign"),
 }
 _FORGET_ALONE = {"mul", "div"}
@@ -354,11 +355,32 @@ IN_PLACE = tuple(
         *("exp2", "log10", "sinh", "cosh", "asin", "acos", "atan"),
         *("neg", "abs", "sign", "floor", "ceil", "trunc", "round", "reciprocal", "square"),
         *("masked_fill", "logical_not", "logical_and", "logical_or", "logical_xor"),
-        *("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not"),
+        *("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not", "bitwise_left_shift", "bitwise_right_shift"),
+        *("eq", "ne", "lt", "le", "gt", "ge", "atan2"),
     )
 ) + tuple(in_place(function) for function in (addcdiv, addcmul, clamp, clamp_max, clamp_min, lerp))
 
-for _dunder, _name in (
+for _other, _name in (
+    ("clip_", "clamp_"),
+    ("absolute_", "abs_"),
+    ("arcsin_", "asin_"),
+    ("arccos_", "acos_"),
+    ("arctan_", "atan_"),
+    ("arctan2_", "atan2_"),
+    ("fix_", "trunc_"),
+    ("sgn_", "sign_"),
+    ("bitwise_left_shift_", "left_shift_"),
+    ("bitwise_right_shift_", "right_shift_"),
+    ("negative_", "neg_"),
+    ("subtract_", "sub_"),
+    ("multiply_", "mul_"),
+    ("divide_", "div_"),
+    ("true_divide_", "div_"),
+    ("not_equal_", "ne_"),
+    ("less_", "lt_"),
+    ("less_equal_", "le_"),
+    ("greater_", "gt_"),
+    ("greater_equal_", "ge_"),
     ("__iadd__", "add_"),
     ("__isub__", "sub_"),
     ("__imul__", "mul_"),
@@ -369,8 +391,10 @@ for _dunder, _name in (
     ("__iand__", "bitwise_and_"),
     ("__ior__", "bitwise_or_"),
     ("__ixor__", "bitwise_xor_"),
+    ("__ilshift__", "bitwise_left_shift_"),
+    ("__irshift__", "bitwise_right_shift_"),
 ):
-    setattr(Tensor, _dunder, getattr(Tensor, _name))
+    setattr(Tensor, _other, getattr(Tensor, _name))
 
 
 @method()

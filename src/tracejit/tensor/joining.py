@@ -140,7 +140,7 @@ def tensor_split(input: Tensor, indices_or_sections: Any, dim: int = 0) -> tuple
         if at._dtype is not dtypes.int64:
             raise RuntimeError(
                 "tensor_split expected tensor_indices_or_sections to have dtype of long, but got "
-                f"{at._dtype.name.capitalize()}"
+                f"{at._dtype.title}"
             )
         at = at.tolist()
     d = normalize_dim(dim, len(input._shape))

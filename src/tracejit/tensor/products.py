@@ -13,6 +13,7 @@ from tracejit.shapes import broadcast
 from tracejit.tensor.arithmetic import add, mul
 from tracejit.tensor.casting import SHORT, call_cast
 from tracejit.tensor.dispatch import apply, shaped
+from tracejit.tensor.inplace import in_place
 from tracejit.tensor.promote import to_dtype
 from tracejit.tensor.reducing import sum
 from tracejit.tensor.shaping import permute, reshape, unsqueeze
@@ -263,6 +264,9 @@ def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: Any = 1, alp
     if not (type(alpha) is int and alpha == 1):
         product = mul(product, alpha)
     return add(product, input if type(beta) is int and beta == 1 else mul(input, beta))
+
+
+IN_PLACE = (in_place(addmm), in_place(baddbmm))
 
 
 def einsum(equation: Any, *operands: Any) -> Any:

@@ -60,7 +60,7 @@ def bell(shape: tuple[int, ...], dtype: dtype_, generator: Generator | None, whe
 def _float_type(dtype: dtype_ | None, name: str) -> dtype_:
     d = dtypes.get_default_dtype() if dtype is None else dtype
     if not d.is_floating_point:
-        raise NotImplementedError(f"\"{name}\" not implemented for '{d.name.capitalize()}'")
+        raise NotImplementedError(f"\"{name}\" not implemented for '{d.title}'")
     return d
 
 
@@ -180,7 +180,7 @@ def bernoulli(input: Tensor, p: Any = None, *, generator: Generator | None = Non
     DType: kept. Raises: NotImplementedError for a type that is not floating point.
     """
     if p is None and not input._dtype.is_floating_point:
-        raise NotImplementedError(f"\"bernoulli_tensor_cpu_p_\" not implemented for '{input._dtype.name.capitalize()}'")
+        raise NotImplementedError(f"\"bernoulli_tensor_cpu_p_\" not implemented for '{input._dtype.title}'")
     source = input if p is None else p
     if isinstance(source, Tensor):
         kind = dtypes.widened(source._dtype)

@@ -14,8 +14,10 @@ from tracejit.tensor.arithmetic import add, eq, exp, log, log1p, maximum, minimu
 from tracejit.tensor.casting import SINGLE, call_cast
 from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply, apply_reduction, apply_view, beside, shaped
+from tracejit.tensor.inplace import in_place
 from tracejit.tensor.naming import named
 from tracejit.tensor.promote import floating, in_single, to_dtype
+from tracejit.tensor.shaping import ints
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor, method
 
@@ -80,6 +82,18 @@ def sum(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: dtype_ 
 
 
 @method()
+@named
+def sum_to_size(self: Tensor, *size: Any) -> Any:
+    """The sum over the dimensions in which a shape broadcasts to the tensor's. Raises: RuntimeError if it does not."""
+    shape, to = self._shape, ints(size, "sum_to_size")
+    more = len(shape) - len(to)
+    if more < 0 or not set(zip(to, shape[more:], strict=True)) <= {(s, n) for n in shape for s in (1, n)}:
+        raise RuntimeError(f"size {{{list(to)}}} is not expandable to size {{{list(shape)}}}.")
+    dims = [d for d, n in enumerate(shape) if d < more or to[d - more] != n]
+    return shaped(sum(self, dims, True), to) if dims else self
+
+
+@method()
 @composite
 @named
 def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: dtype_ | None = None) -> Any:
@@ -90,8 +104,8 @@ def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: dtype_
     x = to_dtype(input, dtype) if dtype is not None else input
     if not x._dtype.is_floating_point:
         raise RuntimeError(
-            "mean(): could not infer output dtype. Input dtype must be either a floating point or complex dtype. "
-            f"Got: {x._dtype.name.capitalize()}"
+            f"mean(): could not infer output dtype. {'Input' if dtype is None else 'Optional'} dtype must be either a "
+            f"floating point or complex dtype. Got: {x._dtype.title}"
         )
     dims = normalize_dims(dim, len(x._shape))
     n = product(x._shape[d] for d in dims)
@@ -129,7 +143,7 @@ def nanmean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: dty
     if not input._dtype.is_floating_point:
         raise RuntimeError(
             "nanmean(): expected input to have floating point or complex dtype but got "
-            f"{input._dtype.name.capitalize()}"
+            f"{input._dtype.title}"
         )
     x = input if dtype is None else to_dtype(input, dtype)
     return to_dtype(_nanmean(x, dim, keepdim), x._dtype)
@@ -392,7 +406,7 @@ def norm(input: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False, dtyp
     if not x._dtype.is_floating_point:
         raise RuntimeError(
             "linalg.vector_norm: Expected a floating point or complex tensor as input. Got "
-            f"{x._dtype.name.capitalize()}"
+            f"{x._dtype.title}"
         )
     return _norm(x, p, normalize_dims(dim, len(x._shape)), keepdim)
 
@@ -420,5 +434,8 @@ def _norm(x: Tensor, p: Any, dims: tuple[int, ...], keepdim: bool) -> Any:
 def count_nonzero(input: Tensor, dim: Any = None) -> Any:
     """How many elements are not zero. DType: int64."""
     return sum(to_dtype(truth(input), dtypes.int64), dim)
+
+
+IN_PLACE = (in_place(cumsum), in_place(cumprod))
 
 

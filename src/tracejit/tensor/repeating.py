@@ -58,8 +58,6 @@ def _places(repeats: Tensor, size: int | None, output_size: int | None) -> Tenso
     if len(repeats._shape) > 1 or (size is None and not repeats._shape):
         what = "only accept 1D vector as repeat" if size is None else "repeats must be 0-dim or 1-dim tensor"
         raise RuntimeError(f"repeat_interleave: {what}")
-    if repeats._dtype not in (dtypes.int64, dtypes.int32):
-        raise NotImplementedError(f"\"repeat_interleave_cpu\" not implemented for '{repeats._dtype.name.capitalize()}'")
     counts = repeats._data()
     if counts.size == 1 and size is not None:
         counts = np.broadcast_to(counts, (size,))
@@ -68,6 +66,8 @@ def _places(repeats: Tensor, size: int | None, output_size: int | None) -> Tenso
             "repeats must have the same size as input along dim, but got repeats.size(0) = "
             f"{len(counts)} and input.size(0) = {size}"
         )
+    if repeats._dtype not in (dtypes.int64, dtypes.int32):
+        raise NotImplementedError(f"\"repeat_interleave_cpu\" not implemented for '{repeats._dtype.title}'")
     if counts.size and counts.min() < 0:
         raise RuntimeError("repeats can not be negative")
     places = np.repeat(np.arange(len(counts)), counts)

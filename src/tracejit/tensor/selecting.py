@@ -276,8 +276,8 @@ def index_put(input: Tensor, indices: Sequence[Any], values: Tensor, accumulate:
     """
     if values._dtype is not input._dtype:
         raise RuntimeError(
-            f"Index put requires the source and destination dtypes match, got {input._dtype.name} for the destination "
-            f"and {values._dtype.name} for the source."
+            f"Index put requires the source and destination dtypes match, got {input._dtype.title} for the destination "
+            f"and {values._dtype.title} for the source."
         )
     keys: list[tuple[int, Tensor]] = []
     dim = 0
@@ -358,7 +358,7 @@ def take(input: Tensor, index: Tensor) -> Any:
     Shape: of `index`. Raises: IndexError for a place out of range.
     """
     if isinstance(index, Tensor) and index._dtype is not dtypes.int64:
-        raise RuntimeError(f"take(): Expected a long tensor for index, but got {index._dtype.name.capitalize()}")
+        raise RuntimeError(f"take(): Expected a long tensor for index, but got {index._dtype.title}")
     at = places(index, "take")
     flat = apply(ops.reshape, (input,), ((input.numel(),),))
     at = apply(ops.wrap_index, (apply(ops.reshape, (at,), ((at.numel(),),)),), (input.numel(),))

@@ -219,7 +219,7 @@ def bincount(input: Tensor, weights: Tensor | None = None, minlength: int = 0) -
     """
     array = input._data()
     if array.dtype.kind not in "iu":
-        raise NotImplementedError(f"\"bincount_cpu\" not implemented for '{input._dtype.name.capitalize()}'")
+        raise NotImplementedError(f"\"bincount_cpu\" not implemented for '{input._dtype.title}'")
     if array.ndim != 1 or (array.size and int(array.min()) < 0):
         raise RuntimeError("bincount only supports 1-d non-negative integral inputs.")
     if minlength < 0:
@@ -245,7 +245,7 @@ def histc(input: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Ten
     if float(min) > float(max):
         raise RuntimeError("max must be larger than min")
     if array.dtype.kind != "f":
-        raise NotImplementedError(f"\"histogram_cpu\" not implemented for '{input._dtype.name.capitalize()}'")
+        raise NotImplementedError(f"\"histogram_cpu\" not implemented for '{input._dtype.title}'")
     low, high = float(min), float(max)
     if low == high and array.size:
         low, high = float(array.min()), float(array.max())

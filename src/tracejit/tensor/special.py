@@ -47,7 +47,7 @@ def _floats(name: str, *operands: Any) -> tuple[Any, ...]:
             raise TypeError(f"{name}(): argument {position + 1} must be Tensor, not {type(x).__name__}")
     d = result_type(*operands)
     if not d.is_floating_point:
-        raise NotImplementedError(f"\"{name}_cpu\" not implemented for '{d.name.capitalize()}'")
+        raise NotImplementedError(f"\"{name}_cpu\" not implemented for '{d.title}'")
     return tuple(to_dtype(x, d) for x in operands)
 
 
@@ -217,3 +217,5 @@ IN_PLACE = tuple(
         *(erfc, erfinv, asinh, acosh, atanh, logit, sinc),
     )
 )
+for _name in ("sinh_", "cosh_", "tanh_"):
+    setattr(Tensor, f"arc{_name}", getattr(Tensor, f"a{_name}"))

@@ -186,6 +186,8 @@ class Tensor:
         """Number of dimensions."""
         return len(self._shape)
 
+    ndimension = dim
+
     def numel(self) -> int:
         """Number of elements."""
         n = 1
@@ -253,6 +255,11 @@ class Tensor:
     def is_cpu(self) -> bool:
         """Whether the memory is on the CPU."""
         return not on_gpu(self)
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether only some elements are stored: never."""
+        return False
 
     # --- gradient state -----------------------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ def floats(x: Any, name: str) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"{name}(): argument 'input' (position 1) must be Tensor, not {type(x).__name__}")
     if not x._dtype.is_floating_point:
-        raise NotImplementedError(f"\"{name}\" not implemented for '{x._dtype.name.capitalize()}'")
+        raise NotImplementedError(f"\"{name}\" not implemented for '{x._dtype.title}'")
 
 
 def number(x: Any, name: str) -> Any:

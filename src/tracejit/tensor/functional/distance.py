@@ -12,6 +12,7 @@ from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply
 from tracejit.tensor.functional.activation import floats
 from tracejit.tensor.functional.loss import check_reduction, everything, reduced
+from tracejit.tensor.naming import named
 from tracejit.tensor.promote import in_single, unify
 from tracejit.tensor.reducing import norm, sum
 from tracejit.tensor.state import state
@@ -149,6 +150,7 @@ def _kl(x: Tensor, target: Tensor, reduction: str, log_target: bool) -> Any:
     return reduced(loss, reduction)
 
 
+@named
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Any:
     """The cosine of the angle between vectors along a dimension; lengths below `eps` count as `eps`."""
     x, y = unify(x1, x2)

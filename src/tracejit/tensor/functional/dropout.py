@@ -10,6 +10,7 @@ from tracejit.ops.record import ops
 from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply, beside
 from tracejit.tensor.generator import draw
+from tracejit.tensor.naming import named
 from tracejit.tensor.promote import in_single
 from tracejit.tensor.scalar import plain
 from tracejit.tensor.tensor import Tensor
@@ -27,7 +28,7 @@ def _checked(p: Any) -> float:
 
 def _check_type(x: Tensor) -> None:
     if not x._dtype.is_floating_point:
-        raise RuntimeError(f"result type Float can't be cast to the desired output type {x._dtype.name.capitalize()}")
+        raise RuntimeError(f"result type Float can't be cast to the desired output type {x._dtype.title}")
 
 
 def noise(x: Tensor, shape: tuple[int, ...]) -> Any:
@@ -47,6 +48,7 @@ def kept(x: Tensor, u: Tensor, *, keep: Any, scale: Any) -> Any:
     return apply(ops.where, (apply(ops.lt, (u, keep)), apply(ops.mul, (x, scale)), 0))
 
 
+@named(train="training")
 def dropout(input: Tensor, p: float = 0.5, training: bool = True) -> Any:
     """Each element 0 with probability `p`, else scaled by 1 / (1 - p); unchanged if not training.
 
@@ -77,6 +79,7 @@ def dropout2d(input: Tensor, p: float = 0.5, training: bool = True) -> Any:
     return kept(input, noise(input, shape), keep=keep, scale=scale)
 
 
+@named(train="training")
 def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False) -> Any:
     """Each element the limit of `selu` with probability `p`, then scaled and shifted to keep mean 0 and variance 1.
 

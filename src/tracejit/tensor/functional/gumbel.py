@@ -32,7 +32,7 @@ def gumbel_softmax(logits: Tensor, tau: float = 1, hard: bool = False, eps: floa
     if not logits._dtype.is_floating_point:
         raise RuntimeError(
             "Exponential distribution is a continuous probability distribution. dtype must be a floating point but "
-            f"you specified {logits._dtype.name.capitalize()}"
+            f"you specified {logits._dtype.title}"
         )
     waits = exponential_(empty_like(logits))
     return _gumbel(logits, waits, normalize_dim(dim, len(logits._shape)), hard, tau=number(tau, "tau"))

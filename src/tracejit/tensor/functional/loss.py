@@ -44,9 +44,9 @@ def _check_target(input: Tensor, target: Tensor, weight: Tensor | None) -> int:
     shape = input._shape
     dim = 0 if len(shape) == 1 else 1
     if not input._dtype.is_floating_point:
-        raise NotImplementedError(f"\"nll_loss\" not implemented for '{input._dtype.name.capitalize()}'")
+        raise NotImplementedError(f"\"nll_loss\" not implemented for '{input._dtype.title}'")
     if target._dtype not in (dtypes.int64, dtypes.uint8):
-        raise RuntimeError(f"expected target dtype to be Long or Byte, but got {target._dtype.name.capitalize()}")
+        raise RuntimeError(f"expected target dtype to be Long or Byte, but got {target._dtype.title}")
     if dim == 1:
         if not target._shape or shape[0] != target._shape[0]:
             raise ValueError(
@@ -171,7 +171,7 @@ def cross_entropy(
         if not target._dtype.is_floating_point:
             raise RuntimeError(
                 "Expected floating point type for target with class probabilities, got "
-                f"{target._dtype.name.capitalize()}"
+                f"{target._dtype.title}"
             )
         if ignore_index >= 0:
             raise RuntimeError("ignore_index is not supported for floating point target")
@@ -184,7 +184,7 @@ def cross_entropy(
     if not input._shape:
         raise RuntimeError("cross_entropy(): the input needs at least 1 dimension")
     if not input._dtype.is_floating_point:
-        raise NotImplementedError(f"\"log_softmax_kernel_impl\" not implemented for '{input._dtype.name.capitalize()}'")
+        raise NotImplementedError(f"\"log_softmax_kernel_impl\" not implemented for '{input._dtype.title}'")
     dim = _check_target(input, target, weight)
     if not label_smoothing:
         return _cross_entropy(input, target, weight, ignore_index, reduction, dim)

@@ -204,7 +204,7 @@ def multi_margin_loss(
     if weight is not None and weight._shape != (classes,):
         raise RuntimeError(f"inconsistent weight size, expected {classes} but got {list(weight._shape)}")
     if target._dtype is not dtypes.int64:
-        raise RuntimeError(f"expected scalar type Long but found {target._dtype.name.capitalize()}")
+        raise RuntimeError(f"expected scalar type Long but found {target._dtype.title}")
     floats(input, "multi_margin_loss_cpu_kernel")
     rows = reshape(input, (examples, classes))
     loss = _multi_margin(rows, reshape(target, -1), weight, p, reduction, margin=number(margin, "margin"))
