@@ -10,6 +10,7 @@ but whether there are others: 50 ns for a call that has none.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from inspect import CO_VARARGS
 from types import FunctionType
 from typing import Any
@@ -28,12 +29,20 @@ MISSING = _Missing()
 
 _FRONT = """
 def made(inner, MISSING, settled):
-    def {name}({head}, **names):
+    def front({head}, **names):
         if names{missing}:
             return inner(*settled(({given},), names))
         return inner({given})
-    return {name}
+    return front
 """
+
+
+@lru_cache(None)
+def _front(head: str, missing: str, given: str) -> Any:
+    """What makes the functions of these parameters. Cost: most of what importing a named function takes."""
+    space: dict[str, Any] = {}
+    exec(_FRONT.format(head=head, missing=missing, given=given), space)
+    return space["made"]
 
 
 class _Names:
@@ -93,24 +102,21 @@ def named(function: Any = None, **others: str) -> Any:
     required = tuple(p for p in before[first:] if p not in defaults)
     head = [p if p not in required and p not in defaults else f"{p}=None" for p in before]
     head += [f"*{p}" for p in listed] or (["*"] if keywords else [])
-    text = _FRONT.format(
-        name=function.__name__,
-        head=", ".join([*head, *(f"{p}=None" for p in keywords)]),
-        missing="".join(f" or {p} is MISSING" for p in required),
-        given=", ".join(parameters),
-    )
-    space: dict[str, Any] = {}
-    exec(text, space)
     # All by position: what is written behind a star costs a look into a table for each call.
     flags = code.co_flags & ~CO_VARARGS
     inner = FunctionType(
         code.replace(co_argcount=count + len(listed), co_kwonlyargcount=0, co_flags=flags),
         function.__globals__, function.__name__, None, function.__closure__,
     )  # fmt: skip
-    made = space["made"](inner, MISSING, names.settled)
+    made = _front(
+        ", ".join([*head, *(f"{p}=None" for p in keywords)]),
+        "".join(f" or {p} is MISSING" for p in required),
+        ", ".join(parameters),
+    )(inner, MISSING, names.settled)
     front = FunctionType(
         made.__code__.replace(
-            co_filename=code.co_filename, co_firstlineno=code.co_firstlineno, co_qualname=code.co_qualname
+            co_filename=code.co_filename, co_firstlineno=code.co_firstlineno, co_name=code.co_name,
+            co_qualname=code.co_qualname,
         ),
         function.__globals__, function.__name__, None, made.__closure__,
     )  # fmt: skip
