@@ -132,6 +132,9 @@ def squeeze(input: Tensor, *dim: Any) -> Any:
     shape = input._shape
     if not dim or dim[0] is None:
         to = tuple(s for s in shape if s != 1)
+    elif len(dim) == 1 and type(dim[0]) is int:
+        d = normalize_dim(dim[0], len(shape))
+        to = shape[:d] + shape[d + 1 :] if shape and shape[d] == 1 else shape
     else:
         given = ints(dim, "squeeze")
         dims = normalize_dims(given, len(shape)) if given else ()
