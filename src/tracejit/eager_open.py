@@ -30,14 +30,16 @@ _SIGHTINGS = 4
 """How many lists of sizes tell which of them belong together."""
 _RUNS = 64
 """Runs of a plan with one layout until that gets a program, which begins in a tenth of the time."""
-_runs: dict[Any, int] = {}
+_runs: dict[int, int] = {}
+"""How often, by hashes of layouts: two that have one only cost time."""
 
 
 def is_new(key: Any) -> bool:
     """Notes a use of a layout; whether it has been used so rarely so far that a program of its own is not worth it."""
     if len(_runs) >= MAX_PROGRAMS:
         _runs.clear()
-    runs = _runs[key] = _runs.get(key, 0) + 1
+    mark = hash(key)
+    runs = _runs[mark] = _runs.get(mark, 0) + 1
     return runs <= _RUNS
 
 

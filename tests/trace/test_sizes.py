@@ -16,6 +16,7 @@ from tracejit.optim import SGD, Adam
 from tracejit.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 from tracejit.runtime.build import _built
 from tracejit.tools.demo.models import MODELS, Block
+from tracejit.trace import pace
 from tracejit.trace import region as regions
 from tracejit.trace.compiled import region_of
 
@@ -306,6 +307,7 @@ def test_value_decides_at_every_size():
 
 def test_branches_for_sizes_are_bounded_and_forgotten(monkeypatch):
     monkeypatch.setattr(regions, "SIZES", 4)
+    monkeypatch.setattr(pace, "FIRST", 1 << 30)
     compiled = tj.compile(lambda x: (x * x + 1).sum(0), mode="follow")
     rng = random.Random(0)
 

@@ -109,7 +109,8 @@ class Pace:
         """Whether this call goes on eagerly."""
         self.new = False
         """Whether this call has met new sizes."""
-        self._sizes: set[Hashable] = set()
+        self._sizes: set[int] = set()
+        """Hashes of those that were met: two that have one only cost time."""
         self._contest = Contest()
         self._judged = False
 
@@ -119,11 +120,12 @@ class Pace:
             return not self.eager
         self.new = True
         self.met += 1
-        again = sizes in self._sizes
+        mark = hash(sizes)
+        again = mark in self._sizes
         if not again:
             if len(self._sizes) >= _REMEMBERED:
                 self._sizes.clear()
-            self._sizes.add(sizes)
+            self._sizes.add(mark)
         kept = again and (self.met <= SIZES or self.share < 0.5)
         self._judged = self.met > FIRST and not kept
         self.eager = self._judged and self._contest.goes_eagerly()
