@@ -6,7 +6,7 @@ Must not know: tensors, autograd, traces.
 Operations that are exact, so that NumPy cannot differ from a kernel, run in NumPy: always if they are one loop of its,
 else at their first uses; so do short reductions, step by step in the order of the kernels, and elementary functions of
 few elements, by their formulas. Else these run as one flat loop; reductions, library operations and random numbers as
-programs of one operation, kept by operand layout.
+programs of one operation, kept by operand layout, or from what is planned once for layouts that change (`eager_open`).
 """
 
 from __future__ import annotations

@@ -89,13 +89,15 @@ class Sizes:
 
     def meet(self, op: Op, attrs: tuple[Any, ...], sizes: list[int], lasting: bool) -> bool:
         """Note a call for which there is no plan; with `lasting` it would get a program. Whether there is one now."""
-        if self.met is None:
+        # Another thread may set it.
+        met = self.met
+        if met is None:
             return False
-        self.met[tuple(sizes)] = None
+        met[tuple(sizes)] = None
         self.programs += lasting
-        if len(self.met) < _LAYOUTS and self.programs <= _PROGRAMS:
+        if len(met) < _LAYOUTS and self.programs <= _PROGRAMS:
             return False
-        self._plan(op, attrs, list(self.met)[-_SIGHTINGS:])
+        self._plan(op, attrs, list(met)[-_SIGHTINGS:])
         self.met = {} if self.ways and len(self.ways) < _TEMPLATES else None
         self.programs = 0
         return bool(self.ways)

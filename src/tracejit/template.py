@@ -1,6 +1,7 @@
 """Programs with open sizes: planned once, then laid out for any sizes by which everything would be decided alike.
 
-In: a graph whose sizes are symbols. Out: `Template.instantiate`, which gives programs for values of the symbols.
+In: a graph whose sizes are symbols. Out: `Template.instantiate`, which gives programs for values of the symbols, and
+`Template.run`, which needs none for a few launches.
 Must not know: tensors, traces.
 
 Kernels take their sizes as arguments, so a program for other sizes has the same kernels; what is worked out again are

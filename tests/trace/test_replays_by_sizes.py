@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -45,6 +46,29 @@ def growing() -> Callable[[tj.Tensor], Any]:
 def inference() -> Callable[[tj.Tensor], Any]:
     w = arr(9, 3, 3)
     return lambda x: ((x @ w).relu().sum(), [x.tanh()])
+
+
+def counting() -> Callable[[tj.Tensor], Any]:
+    """A number that is another in each call says nothing of the sizes."""
+    calls = itertools.count()
+    step = tj.compile(lambda x, k, rest: (x * k).sum(0) + len(rest))
+
+    def run(x: tj.Tensor) -> Any:
+        return step(x, next(calls), list(range(100)))
+
+    run.region = step  # type: ignore[attr-defined]
+    return run
+
+
+def test_sizes_beside_a_number_that_counts() -> None:
+    run = counting()
+    for turn in range(14):
+        before = region_of(run.region).calls.replayed if turn else 0
+        for n in range(1, 17):
+            run(arr(turn, n, 3))
+    region = region_of(run.region)
+    assert len(region.prover.replays) == 16
+    assert region.calls.replayed == before + 16
 
 
 @pytest.mark.parametrize("make", [training, growing, inference])

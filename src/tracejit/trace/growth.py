@@ -306,7 +306,9 @@ def grow(
     if model is None and not (begins or (place.grown and (kind, function) in follower.region.known)):
         return None
     region = follower.region
-    if not follower.grows or not region.may_grow(tensors, numbers):
+    # Those of the run are none of the structure.
+    own = () if model is None else zip(model.numbers, numbers, strict=False)
+    if not follower.grows or not region.may_grow(tensors, [value for n, value in own if n.fixed or not n.varies]):
         return None
     change = "" if place.grown else region.resizing(follower, (kind, function, key, tensors, numbers))
     count = region.calls.resized

@@ -11,6 +11,7 @@ looks at memory, and is never replayed, has more to do than an eager one.
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Hashable
 from typing import Any
@@ -25,6 +26,8 @@ FOLLOWED = 128
 """Followed calls from which on they are compared with eager ones: before that, proofs may still be found."""
 _REMEMBERED = 4096
 """Sizes that are remembered."""
+_LOOKED_AT = 32
+"""Elements of a container whose sizes tell calls apart."""
 _WINDOW = 64
 """Calls over which the share of those at new sizes is a moving mean."""
 _TRIED, _SETTLING, _CYCLE = 10, 2, 512
@@ -75,21 +78,19 @@ class Contest:
 
 
 def sizes_of(value: Any, depth: int = 3) -> Hashable:
-    """The sizes of all tensors in an argument, and its whole numbers.
+    """The sizes of the tensors in an argument, of long containers those of the first ones. Numbers are none: they may
+    count calls.
 
     >>> import tracejit as tj
-    >>> sizes_of(([tj.ones(2, 3), 4.5], {"n": 7}))
-    (((2, 3), None), (7,))
+    >>> sizes_of(([tj.ones(2, 3), 4.5], {"x": tj.ones(7)}))
+    (2, (2, (2, 3), None), (1, (7,)))
     """
     if isinstance(value, Tensor):
         return tuple(value._shape)
-    if type(value) is int:
-        return value
-    if depth and isinstance(value, dict):
-        value = value.values()
-    elif not depth or not isinstance(value, (list, tuple)):
+    if not depth or not isinstance(value, (list, tuple, dict)):
         return None
-    return tuple([sizes_of(one, depth - 1) for one in value])
+    first = itertools.islice(value.values() if isinstance(value, dict) else value, _LOOKED_AT)
+    return (len(value), *[sizes_of(one, depth - 1) for one in first])
 
 
 class Pace:
