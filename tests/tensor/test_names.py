@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import tracejit as tj
 from tests.tensor.parity import check, compare, draw, expression
 from tracejit.tensor.naming import named
+
+torch = pytest.importorskip("torch")
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore::{kind}") for kind in ("UserWarning", "DeprecationWarning", "RuntimeWarning")
