@@ -61,12 +61,13 @@ class Contest:
         if self._calls == 0:
             self._times = {True: [], False: []}
         eager, other = (self._times[way][_SETTLING:] for way in (True, False))
-        if eager and self._calls < 2 * _TRIED and min(eager) > _HOPELESS * statistics.median(other):
+        known = bool(eager and other)
+        if known and self._calls < 2 * _TRIED and min(eager) > _HOPELESS * statistics.median(other):
             self._calls = 2 * _TRIED
         if self._calls < 2 * _TRIED:
             self._eager = self._calls >= _TRIED
         else:
-            self._eager = statistics.median(eager) < statistics.median(other)
+            self._eager = known and statistics.median(eager) < statistics.median(other)
         self._calls += 1
         return self._eager
 
