@@ -24,6 +24,7 @@ from tracejit.optim import Adam
 from tracejit.runtime.build import _built
 from tracejit.tools.demo.models import MODELS, Block
 from tracejit.tools.demo.training import make_step
+from tracejit.trace import pace
 from tracejit.trace.compiled import region_of
 
 _WARM = 3
@@ -134,6 +135,8 @@ def main() -> None:
     parser.add_argument("--only", default="", help="a part of the names of the models to run")
     parser.add_argument("--sizes", type=int, default=20)
     options = parser.parse_args()
+    # What a branch costs, also where calls would go on eagerly.
+    pace.FIRST = 1 << 30
     print(f"{'model':<16} {'new eager':>9} {'first':>9} {'second':>9} {'third':>9}  kernels         compilations")
     for name in CASES:
         if options.only in name:

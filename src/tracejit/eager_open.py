@@ -9,7 +9,7 @@ differed become symbols, and the operation is planned with them; its kernels are
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from tracejit.aval import Aval
 from tracejit.dtypes import FROM_NUMPY
 from tracejit.eager_single import MAX_PROGRAMS, graph_of, number_kind, word
 from tracejit.ops import Op
-from tracejit.symbols import Trail
+from tracejit.symbols import Trail, opened, values_at
 from tracejit.template import Template
 
 _LAYOUTS = 16
@@ -43,30 +43,22 @@ def is_new(key: Any) -> bool:
     return runs <= _RUNS
 
 
-class _Way:
+class _Way(NamedTuple):
     """A plan of a kind: the places of each symbol, and the sizes that must be as they were at all others."""
 
-    __slots__ = ("fixed", "places", "template")
-
-    def __init__(self, template: Template, places: list[list[int]], fixed: list[tuple[int, int]]) -> None:
-        self.template, self.places, self.fixed = template, places, fixed
+    template: Template
+    places: list[list[int]]
+    fixed: list[tuple[int, int]]
 
     def values(self, sizes: list[int]) -> list[int] | None:
         """What the symbols stand for, None if these sizes are of another plan."""
         for place, size in self.fixed:
             if sizes[place] != size:
                 return None
-        values = []
-        for first, *others in self.places:
-            size = sizes[first]
-            for place in others:
-                if sizes[place] != size:
-                    return None
-            values.append(size)
-        return values
+        return values_at(self.places, sizes)
 
 
-class Sizes:
+class Kind:
     """The calls of one kind."""
 
     __slots__ = ("given", "met", "programs", "ways")
@@ -104,19 +96,12 @@ class Sizes:
 
     def _plan(self, op: Op, attrs: tuple[Any, ...], seen: list[tuple[int, ...]]) -> None:
         trail = Trail()
-        places: dict[tuple[int, ...], list[int]] = {}
-        fixed: list[tuple[int, int]] = []
-        symbols: dict[tuple[int, ...], Any] = {}
-        values: list[Any] = []
-        for place, column in enumerate(zip(*seen, strict=True)):
-            if len({*column}) == 1:
-                fixed.append((place, column[-1]))
-                values.append(column[-1])
-                continue
-            if column not in symbols:
-                symbols[column] = trail.symbol(column[-1])
-            places.setdefault(column, []).append(place)
-            values.append(symbols[column])
+        values: list[Any] = list(seen[-1])
+        symbols = opened(seen, trail)
+        for found, symbol in symbols:
+            for place in found:
+                values[place] = symbol
+        fixed = [(place, value) for place, value in enumerate(values) if type(value) is int]
         rest = iter(values)
         given: list[Any] = []
         for one in self.given:
@@ -133,13 +118,13 @@ class Sizes:
             return
         if template.is_short:
             template.build_own()
-            self.ways.append(_Way(template, [*places.values()], fixed))
+            self.ways.append(_Way(template, [places for places, _ in symbols], fixed))
 
 
-_kinds: dict[Any, Sizes] = {}
+_kinds: dict[Any, Kind] = {}
 
 
-def kind_of(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> tuple[Sizes, list[int]]:
+def kind_of(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> tuple[Kind, list[int]]:
     """The calls that differ from this one in sizes alone, and its sizes."""
     given: list[Any] = []
     sizes: list[int] = []
@@ -158,5 +143,5 @@ def kind_of(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> tuple[Size
     if found is None:
         if len(_kinds) >= MAX_PROGRAMS:
             _kinds.clear()
-        found = _kinds[key] = Sizes(given)
+        found = _kinds[key] = Kind(given)
     return found, sizes

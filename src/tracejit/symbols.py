@@ -9,7 +9,7 @@ A `Size` is no `int`: whatever needs a real one (an index, a range, a text) gets
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import Any
 
 Monomial = tuple[int, ...]
@@ -69,6 +69,36 @@ class Trail:
         scope: dict[str, Any] = {}
         exec(compile("\n".join(lines), "<sizes>", "exec"), scope)
         return scope["function"]  # type: ignore[no-any-return]
+
+
+def opened(seen: Sequence[Sequence[Any]], trail: Trail, rest: Container[int] = ()) -> list[tuple[list[int], Size]]:
+    """The places of some lists of sizes, but for the `rest`, at which these differ: together where they always agree,
+    with a symbol that has the value of the last list.
+
+    >>> opened([[2, 3, 2, 9], [4, 3, 4, 8]], Trail())
+    [([0, 2], <s0>), ([3], <s1>)]
+    """
+    places: dict[tuple[Any, ...], list[int]] = {}
+    for place, column in enumerate(zip(*seen, strict=True)):
+        if place not in rest and any(value != column[0] for value in column):
+            places.setdefault(column, []).append(place)
+    return [(found, trail.symbol(column[-1])) for column, found in places.items()]
+
+
+def values_at(places: Iterable[Sequence[int]], sizes: Sequence[Any]) -> list[Any] | None:
+    """What the symbols of these places stand for in a list of sizes; None where these do not agree.
+
+    >>> values_at([[0, 2], [3]], [6, 3, 6, 1]), values_at([[0, 2], [3]], [6, 3, 5, 1])
+    ([6, 1], None)
+    """
+    values = []
+    for first, *others in places:
+        value = sizes[first]
+        for place in others:
+            if sizes[place] != value:
+                return None
+        values.append(value)
+    return values
 
 
 def _terms(x: Size | int) -> Terms:

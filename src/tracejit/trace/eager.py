@@ -22,10 +22,6 @@ class Eager:
         """The same memory without history."""
         return detached(t)
 
-    def stands_on(self, t: Tensor, value: Tensor) -> bool:
-        """Whether `value` was detached from the tensor; there is no hurry to know."""
-        return False
-
     def require(self, t: Tensor, value: bool) -> None:
         """Let a leaf require gradients, or no longer."""
         set_requires_grad(t, value)
@@ -37,10 +33,6 @@ class Eager:
     def composite(self, composite: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a composite."""
         return composite.run(args, kwargs)
-
-    def draw(self, generator: Any, count: int) -> tuple[Any, Any]:
-        """Advance a generator."""
-        return generator.advance(count)  # type: ignore[no-any-return]
 
     def backward(self, function: Any, args: tuple[Any, ...]) -> Any:
         """Run a backward pass."""

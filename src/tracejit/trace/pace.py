@@ -94,6 +94,28 @@ def sizes_of(value: Any, depth: int = 3) -> Hashable:
     return (len(value), *[sizes_of(one, depth - 1) for one in first])
 
 
+class Met:
+    """Sizes that were met, by their hashes: two that have one only cost time.
+
+    >>> met = Met()
+    >>> met.again((2, 3)), met.again((2, 3))
+    (False, True)
+    """
+
+    def __init__(self) -> None:
+        self._marks: set[int] = set()
+
+    def again(self, sizes: Hashable) -> bool:
+        """Whether they were met before; they are now."""
+        mark = hash(sizes)
+        if mark in self._marks:
+            return True
+        if len(self._marks) >= _REMEMBERED:
+            self._marks.clear()
+        self._marks.add(mark)
+        return False
+
+
 class Pace:
     """What calls at new sizes do.
 
@@ -111,8 +133,7 @@ class Pace:
         """Whether this call goes on eagerly."""
         self.new = False
         """Whether this call has met new sizes."""
-        self._sizes: set[int] = set()
-        """Hashes of those that were met: two that have one only cost time."""
+        self._sizes = Met()
         self._contest = Contest()
         self._judged = False
 
@@ -122,12 +143,7 @@ class Pace:
             return not self.eager
         self.new = True
         self.met += 1
-        mark = hash(sizes)
-        again = mark in self._sizes
-        if not again:
-            if len(self._sizes) >= _REMEMBERED:
-                self._sizes.clear()
-            self._sizes.add(mark)
+        again = self._sizes.again(sizes)
         kept = again and (self.met <= SIZES or self.share < 0.5)
         self._judged = self.met > FIRST and not kept
         self.eager = self._judged and self._contest.goes_eagerly()

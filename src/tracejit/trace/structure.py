@@ -23,7 +23,7 @@ from tracejit.ir import node as ir
 from tracejit.ir.graph import Graph
 from tracejit.passes import Making
 from tracejit.runtime.program import Arena
-from tracejit.symbols import Trail
+from tracejit.symbols import Trail, opened, values_at
 from tracejit.template import Template
 from tracejit.tensor.gpu import gpu_side
 from tracejit.trace.background import GRAPH, Elsewhere
@@ -370,24 +370,19 @@ def _opened(seen: list[list[Any]], shape: Outline, trail: Trail, scalars: int) -
 
     Values that were always equal get one symbol.
     """
-    values: list[Any] = []
-    classes: dict[tuple[Any, ...], list[int]] = {}
-    made: dict[tuple[Any, ...], Any] = {}
+    values = list(shape.free)
     numbers: list[int] = []
     constants = set(shape.numbers)
-    for place, column in enumerate(zip(*seen, strict=True)):
+    for place in shape.numbers:
         value = shape.free[place]
-        if place in constants:
-            if any(not _same(value, other) for other in column):
-                numbers.append(place)
-                value = ir.scalar(scalars + len(numbers) - 1, "f" if isinstance(value, float) else "i")
-        elif any(value != other for other in column):
-            if column not in made:
-                made[column] = trail.symbol(value)
-            classes.setdefault(column, []).append(place)
-            value = made[column]
-        values.append(value)
-    return values, list(classes.values()), numbers
+        if any(not _same(value, other[place]) for other in seen):
+            numbers.append(place)
+            values[place] = ir.scalar(scalars + len(numbers) - 1, "f" if isinstance(value, float) else "i")
+    classes = opened(seen, trail, constants)
+    for places, symbol in classes:
+        for place in places:
+            values[place] = symbol
+    return values, [places for places, _ in classes], numbers
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -400,15 +395,13 @@ def _instantiate(
     template: Template, symbols: list[list[int]], numbers: list[int], free: list[Any], first: list[Any], arena: Arena
 ) -> tuple[Compiled, list[Any]] | None:
     """The template's program for some free values, None if it is not for them."""
+    values = values_at(symbols, free)
+    if values is None:
+        return None
     rest = free.copy()
-    values = []
     for places in symbols:
-        value = free[places[0]]
         for place in places:
-            if free[place] != value:
-                return None
             rest[place] = first[place]
-        values.append(value)
     constants = []
     for place in numbers:
         constants.append(free[place])

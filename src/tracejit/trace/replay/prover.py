@@ -12,7 +12,7 @@ from tracejit.trace.executable import Executable
 from tracejit.trace.expected import evaluate, likeness, reads_in
 from tracejit.trace.follower import Follower
 from tracejit.trace.matcher import MISS
-from tracejit.trace.pace import sizes_of
+from tracejit.trace.pace import Met, sizes_of
 from tracejit.trace.replay.guards import READERS, Guard
 from tracejit.trace.replay.landed import Landed, check_leaves, check_result, handed_out
 from tracejit.trace.replay.program import Replay
@@ -34,8 +34,6 @@ PATIENCE = 6
 """Proofs that may fail until calls are no longer recorded as wholes."""
 REFUSALS = 8
 """Long programs may refuse so often, and one in so many calls, until calls are no longer proven as wholes."""
-_SIZES = 4096
-"""Sizes that are remembered."""
 REPLAYS = 256
 """Replays that a region keeps; the one that was used longest ago goes first."""
 NEAR = 8
@@ -52,7 +50,7 @@ class Prover:
         self._first: Any = None
         """The replay that was used last."""
         self._by_sizes: dict[Hashable, list[Replay]] = {}
-        self._met: set[Hashable] = set()
+        self._met = Met()
         self.changing: dict[Any, Any] = {}
         self.hints: frozenset[Hint] = COUNTERS
         self.obstacles: list[tuple[str, str, str]] = []
@@ -188,7 +186,8 @@ class Prover:
         self.wait -= 1
         if self.wait > 0 and not demanded:
             return None
-        if len(self.replays) >= NEAR and not demanded and self._is_new(args, kwargs):
+        many = len(self.replays) >= NEAR and not demanded
+        if many and not self._met.again(sizes_of((args, kwargs))):
             return None
         self.tries += 1
         proof, obstacles = self._prove(region.root, args, kwargs)
@@ -209,15 +208,6 @@ class Prover:
         if demanded:
             raise RuntimeError(self._refusal())
         return None
-
-    def _is_new(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Whether the sizes of a call may not come again."""
-        sizes = sizes_of((args, kwargs))
-        is_new = sizes not in self._met
-        if len(self._met) > _SIZES:
-            self._met.clear()
-        self._met.add(sizes)
-        return is_new
 
     def _try(self, proof: Proof, follower: Follower, sizes: Hashable) -> tuple[Follower, Trial]:
         trial = Trial(self, proof, sizes)
