@@ -403,6 +403,7 @@ def outside(function: Callable[..., Any], *args: Any) -> Any:
     return function(*args) if session is None else session.host(function, args, {})
 
 
+@shown("a hook")
 def _register(t: Tensor, hook: Callable[..., Any], when: str) -> RemovableHandle:
     hooks = _hooks_of(t)
     table = hooks.before if when == "before" else hooks.after
@@ -430,6 +431,7 @@ def retain_grad(self: Tensor) -> None:
     outside(_retain, self)
 
 
+@shown("retain_grad")
 def _retain(t: Tensor) -> None:
     node = current(t)
     if node is not None:
@@ -566,15 +568,12 @@ def detach_(self: Tensor) -> Tensor:
     return self
 
 
+@shown("detach_")
 def _forget(t: Tensor) -> None:
     if t._base is not None:
         raise RuntimeError("Can't detach views in-place. Use detach() instead.")
     t._node = None
     t._requires_grad = False
-
-
-for _function, _name in ((_register, "a hook"), (_retain, "retain_grad"), (_forget, "detach_")):
-    shown(_function, _name)
 
 
 def _grad_fn(self: Tensor) -> Any:

@@ -198,6 +198,7 @@ class FunctionStep(TapeNode):
         return to_dtype(g, aval.dtype)  # type: ignore[no-any-return]
 
 
+@shown("an autograd.Function")
 def _user_function(function: type[Function], args: tuple[Any, ...]) -> Any:
     """Run an operation of the user's own and enter it on the tape."""
     ctx = FunctionCtx(tuple([isinstance(a, Tensor) and a.requires_grad for a in args]))
@@ -218,9 +219,6 @@ def _user_function(function: type[Function], args: tuple[Any, ...]) -> Any:
     if state.grad_enabled and any(ctx.needs_input_grad):
         _enter(function, ctx, args, outs)
     return tuple(outs) if isinstance(made, tuple) else outs[0]
-
-
-shown(_user_function, "an autograd.Function")
 
 
 def _enter(function: type[Function], ctx: FunctionCtx, args: tuple[Any, ...], outs: list[Any]) -> None:

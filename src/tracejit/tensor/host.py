@@ -17,9 +17,14 @@ from tracejit.tensor.tensor import Tensor, on_gpu
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def shown(function: Callable[..., Any], name: str) -> None:
+def shown(name: str) -> Callable[[F], F]:
     """Give a function the name by which users know what it does."""
-    function.shown = name  # type: ignore[attr-defined]
+
+    def enter(function: F) -> F:
+        function.shown = name  # type: ignore[attr-defined]
+        return function
+
+    return enter
 
 
 def name_of(function: Any) -> str:

@@ -277,11 +277,9 @@ def _planned(x: Tensor, index: Any) -> tuple[Any, tuple[int, ...] | None, Steps]
 
 
 @host
+@shown("nonzero")
 def _read_places(mask: Tensor) -> tuple[Tensor, ...]:
     return tuple([wrap(np.ascontiguousarray(places)) for places in coordinates(mask._data())])
-
-
-shown(_read_places, "nonzero")
 
 
 def true_places(mask: Tensor) -> tuple[Tensor, ...]:

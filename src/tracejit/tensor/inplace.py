@@ -437,6 +437,7 @@ def _set_data(self: Tensor, value: Tensor) -> None:
         session.host(_adopt, (self, value), {})
 
 
+@shown("setting .data")
 def _adopt(target: Tensor, value: Tensor) -> None:
     target._array = value._memory()
     target._dtype = value._dtype
@@ -444,5 +445,4 @@ def _adopt(target: Tensor, value: Tensor) -> None:
     target._base = None
 
 
-shown(_adopt, "setting .data")
 Tensor.data = property(lambda self: self.detach(), _set_data)  # type: ignore[attr-defined]
