@@ -10,6 +10,7 @@ A `Size` is no `int`: whatever needs a real one (an index, a range, a text) gets
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 Monomial = tuple[int, ...]
@@ -55,19 +56,23 @@ class Trail:
         """How many symbols there are."""
         return sum(not a for a in self.atoms)
 
+    def beginning(self, unconditional: bool = False) -> list[str]:
+        """The lines with which a function begins that takes the symbols' values and gives None if a condition does not
+        hold.
+        """
+        symbols = [i for i, a in enumerate(self.atoms) if not a]
+        lines = [f"({', '.join(f's{i}' for i in symbols)},) = given"] if symbols else []
+        lines += [f"s{i} = {a}" for i, a in enumerate(self.atoms) if a]
+        return lines + [f"if not ({c}): return None" for c in self.conditions if not unconditional]
+
     def function(
         self, wanted: Sequence[Any], unconditional: bool = False
     ) -> Callable[[Sequence[int]], list[Any] | None]:
         """A function of the symbols' values that gives what `wanted` is for them, None if a condition does not hold."""
-        symbols = [i for i, a in enumerate(self.atoms) if not a]
-        lines = ["def function(given):"]
-        if symbols:
-            lines.append(f"    ({', '.join(f's{i}' for i in symbols)},) = given")
-        lines += [f"    s{i} = {a}" for i, a in enumerate(self.atoms) if a]
-        lines += [f"    if not ({c}): return None" for c in self.conditions if not unconditional]
-        lines += ["    return [", *(f"        {text(w)}," for w in wanted), "    ]"]
+        lines = [*self.beginning(unconditional), "return [", *[f"    {text(w)}," for w in wanted], "]"]
         scope: dict[str, Any] = {}
-        exec(compile("\n".join(lines), "<sizes>", "exec"), scope)
+        body = "\n".join([f"    {line}" for line in lines])
+        exec(compile(f"def function(given):\n{body}", "<sizes>", "exec"), scope)
         return scope["function"]  # type: ignore[no-any-return]
 
 
@@ -351,3 +356,43 @@ def sizes_in(x: Any) -> Iterator[Any]:
     elif isinstance(x, tuple):
         for item in x:
             yield from sizes_in(item)
+
+
+@dataclass(frozen=True, slots=True)
+class At:
+    """Stands for a value of the list that `Wanted` makes."""
+
+    index: int
+
+
+class Wanted:
+    """What is worked out anew for each sizes: each different expression once."""
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+        self._known: dict[str, int] = {}
+
+    @property
+    def texts(self) -> list[str]:
+        """The values as expressions of the symbols."""
+        return list(self._known)
+
+    def __call__(self, x: Any) -> Any:
+        """Where the value will be found, or the value itself if it depends on no symbol; tuples of them too."""
+        if isinstance(x, tuple):
+            return tuple(map(self, x))
+        if not isinstance(x, (Size, Cost)):
+            return x
+        name = text(x)
+        at = self._known.get(name)
+        if at is None:
+            at = self._known[name] = len(self.values)
+            self.values.append(x)
+        return At(at)
+
+
+def fill(x: Any, found: Sequence[Any]) -> Any:
+    """What `Wanted` left, with the values that were found."""
+    if type(x) is At:
+        return found[x.index]
+    return tuple([fill(item, found) for item in x]) if type(x) is tuple else x
