@@ -9,7 +9,7 @@ differed become symbols, and the operation is planned with them; its kernels are
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from tracejit.aval import Aval
 from tracejit.dtypes import FROM_NUMPY
 from tracejit.eager_single import MAX_PROGRAMS, graph_of, number_kind, word
 from tracejit.ops import Op
-from tracejit.symbols import Trail, opened, values_at
+from tracejit.symbols import Places, Trail, opened_list
 from tracejit.template import Template
 
 _LAYOUTS = 16
@@ -43,21 +43,6 @@ def is_new(key: Any) -> bool:
     return runs <= _RUNS
 
 
-class _Way(NamedTuple):
-    """A plan of a kind: the places of each symbol, and the sizes that must be as they were at all others."""
-
-    template: Template
-    places: list[list[int]]
-    fixed: list[tuple[int, int]]
-
-    def values(self, sizes: list[int]) -> list[int] | None:
-        """What the symbols stand for, None if these sizes are of another plan."""
-        for place, size in self.fixed:
-            if sizes[place] != size:
-                return None
-        return values_at(self.places, sizes)
-
-
 class Kind:
     """The calls of one kind."""
 
@@ -67,14 +52,14 @@ class Kind:
         self.given = given
         self.met: dict[tuple[int, ...], None] | None = {}
         self.programs = 0
-        self.ways: list[_Way] = []
+        self.ways: list[tuple[Template, Places]] = []
 
     def run(self, sizes: list[int], arrays: list[Any], numbers: list[Any]) -> tuple[list[np.ndarray], int] | None:
         """The results and the code of a launch that failed or 0; None if there is no plan for these sizes."""
         given = [float(n) if number_kind(n) == "f" else word(n) for n in numbers]
-        for way in self.ways:
-            values = way.values(sizes)
-            found = None if values is None else way.template.run(values, arrays, given)
+        for template, places in self.ways:
+            values = places.values(sizes)
+            found = None if values is None else template.run(values, arrays, given)
             if found is not None:
                 return found
         return None
@@ -96,12 +81,7 @@ class Kind:
 
     def _plan(self, op: Op, attrs: tuple[Any, ...], seen: list[tuple[int, ...]]) -> None:
         trail = Trail()
-        values: list[Any] = list(seen[-1])
-        symbols = opened(seen, trail)
-        for found, symbol in symbols:
-            for place in found:
-                values[place] = symbol
-        fixed = [(place, value) for place, value in enumerate(values) if type(value) is int]
+        values, places = opened_list(seen, trail)
         rest = iter(values)
         given: list[Any] = []
         for one in self.given:
@@ -118,7 +98,7 @@ class Kind:
             return
         if template.is_short:
             template.build_own()
-            self.ways.append(_Way(template, [places for places, _ in symbols], fixed))
+            self.ways.append((template, places))
 
 
 _kinds: dict[Any, Kind] = {}

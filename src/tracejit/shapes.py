@@ -122,7 +122,7 @@ def infer_reshape(shape: Shape, to: Shape) -> Shape:
     """
     n = prod(shape)
     if -1 not in to:
-        if prod(to) != n or (to and min(to) < 0):
+        if prod(to) != n or any(t < 0 for t in to):
             raise RuntimeError(f"shape '{list(to)}' is invalid for input of size {n}")
         return tuple(to)
     if to.count(-1) > 1:

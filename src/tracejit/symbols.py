@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 Monomial = tuple[int, ...]
 """Numbers of atoms, ascending; an atom is a symbol or the quotient or remainder of two sizes."""
@@ -74,6 +74,42 @@ class Trail:
         body = "\n".join([f"    {line}" for line in lines])
         exec(compile(f"def function(given):\n{body}", "<sizes>", "exec"), scope)
         return scope["function"]  # type: ignore[no-any-return]
+
+
+class Places(NamedTuple):
+    """Where in a list of sizes those are that may differ: together where they always agree, one list for each symbol;
+    all others must be as they were.
+    """
+
+    symbols: list[list[int]]
+    fixed: list[tuple[int, Any]]
+
+    def values(self, sizes: Sequence[Any]) -> list[Any] | None:
+        """What the symbols stand for in such a list; None if they have no one value, or if others differ.
+
+        >>> places = Places([[0, 2], [3]], [(1, 3)])
+        >>> places.values([6, 3, 6, 1]), places.values([6, 3, 5, 1]), places.values([6, 2, 6, 1])
+        ([6, 1], None, None)
+        """
+        for place, size in self.fixed:
+            if sizes[place] != size:
+                return None
+        return values_at(self.symbols, sizes)
+
+
+def opened_list(seen: Sequence[Sequence[Any]], trail: Trail) -> tuple[list[Any], Places]:
+    """The last of some lists of sizes, with symbols where they differ.
+
+    >>> opened_list([[2, 3, 2], [4, 3, 4]], Trail())
+    ([<s0>, 3, <s0>], Places(symbols=[[0, 2]], fixed=[(1, 3)]))
+    """
+    values = list(seen[-1])
+    symbols = opened(seen, trail)
+    for found, symbol in symbols:
+        for place in found:
+            values[place] = symbol
+    fixed = [(place, value) for place, value in enumerate(values) if type(value) is not Size]
+    return values, Places([found for found, _ in symbols], fixed)
 
 
 def opened(seen: Sequence[Sequence[Any]], trail: Trail, rest: Container[int] = ()) -> list[tuple[list[int], Size]]:
@@ -396,3 +432,21 @@ def fill(x: Any, found: Sequence[Any]) -> Any:
     if type(x) is At:
         return found[x.index]
     return tuple([fill(item, found) for item in x]) if type(x) is tuple else x
+
+
+class Real:
+    """A size as a float, where a calculation has it as an operand alone."""
+
+    __slots__ = ("size",)
+
+    def __init__(self, size: Size) -> None:
+        self.size = size
+
+
+def real(n: Any) -> Any:
+    """A whole number as a float, a size as a number that stays open.
+
+    >>> real(3)
+    3.0
+    """
+    return Real(n) if type(n) is Size else float(n)

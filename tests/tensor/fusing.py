@@ -8,10 +8,11 @@ from math import inf
 from typing import Any
 
 import numpy as np
+import pytest
 
 import tracejit as tj
 from tracejit.nn import functional as F
-from tracejit.tensor import fused
+from tracejit.tensor import fused, fused_open
 
 EDGES = [0.0, -0.0, 1.5, -1.5, inf, -inf, float("nan"), 1e-7, 6e4, -6e4]
 TYPES = [tj.float32, tj.float64, tj.float16, tj.bfloat16]
@@ -73,6 +74,15 @@ def both(run: Callable[[], Any]) -> list[Any]:
         with built(work):
             found.append(run())
     return found
+
+
+@contextmanager
+def opened() -> Iterator[None]:
+    """From the second layout on, calls that differ in sizes alone have programs for all sizes."""
+    with pytest.MonkeyPatch.context() as patch, built(inf):
+        patch.setattr(fused_open, "_LAYOUTS", 2)
+        patch.setattr(fused_open, "_WORK", -1)
+        yield
 
 
 def bits(found: Any) -> np.ndarray:

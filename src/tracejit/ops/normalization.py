@@ -12,6 +12,7 @@ from tracejit.aval import Aval
 from tracejit.ops.elementwise import elementwise
 from tracejit.ops.record import ops
 from tracejit.ops.view import sum_to
+from tracejit.symbols import real
 
 
 def _standard(x: Aval, mean: Aval, scale: Aval, weight: Any, eps: Any) -> Aval:
@@ -39,7 +40,7 @@ def _gradients(
 ) -> tuple[Any, ...]:
     """Source: Ioffe and Szegedy, Batch normalization (2015), with what mean and variance move put together."""
     shape, each = x_aval.shape, mean_aval.shape
-    n = float(prod(shape) // max(prod(each), 1))
+    n = real(prod(shape) // max(prod(each), 1))
     if create_graph:
         # Once more, with the history that they have not.
         mean = ops.div(sum_to(x, shape, each), n)

@@ -87,6 +87,18 @@ class Draft:
             self._memory = np.empty(nbytes, np.uint8)
         return np.ndarray(shape, kind, self._memory)
 
+    def made(self, aval: Aval) -> Tensor:
+        """A tensor that an operation makes."""
+        return wrap(self.blank(aval.shape, aval.dtype.np))
+
+    def view(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Tensor:
+        """What an operation shows of a tensor."""
+        return compute(op, args, attrs)  # type: ignore[no-any-return]
+
+    def leaf(self, tensor: Tensor) -> Tensor:
+        """A tensor without its history."""
+        return detached(tensor)
+
     @contextmanager
     def taking(self) -> Iterator[None]:
         """What runs inside is taken down; its tensors are forgotten at the end."""
@@ -115,18 +127,18 @@ class Draft:
             self.place(a) if isinstance(a, Tensor) else a.source if type(a) is Scalar else (a,) for a in args
         ])  # fmt: skip
         if op.family == "view":
-            out = compute(op, args, attrs)
+            out = self.view(op, args, attrs)
             if out._base is None and op.plain is None:
                 # Its elements do not lie so that strides could say it.
                 self.copied.add(len(self.avals))
         else:
             avals = op.infer(*known, *attrs)
             if len(op.results) > 1:
-                outs = tuple([wrap(self.blank(aval.shape, aval.dtype.np)) for aval in avals])
+                outs = tuple(map(self.made, avals))
                 first, *_ = [self.note(out) for out in outs]
                 self.steps.append(Step(op, places, attrs, first, 0))
                 return outs
-            out = wrap(self.blank(avals.shape, avals.dtype.np))
+            out = self.made(avals)
             mask = sum(1 << i for i, a in enumerate(args) if isinstance(a, Tensor) and a._requires_grad)
             if mask and state.grad_enabled and op.rules:
                 enter(op, args, attrs, (out,), mask)
@@ -137,7 +149,7 @@ class Draft:
 
     def detach(self, tensor: Tensor) -> Tensor:
         """Take a detach down."""
-        out = detached(tensor)
+        out = self.leaf(tensor)
         self.steps.append(Step(None, (self.place(tensor),), (), self.note(out), 0))
         return out
 

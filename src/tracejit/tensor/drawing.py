@@ -13,19 +13,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from math import prod
 from typing import Any
-
-import numpy as np
 
 from tracejit.aval import Aval
 from tracejit.ops.contraction import PRODUCTS
 from tracejit.ops.record import Op, ops
+from tracejit.symbols import present
 from tracejit.tensor.autograd import set_grad_enabled
-from tracejit.tensor.dispatch import wrap
 from tracejit.tensor.draft import Draft, Unfit
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import TapeNode, pull
-from tracejit.tensor.tensor import Tensor
+from tracejit.tensor.tensor import Tensor, aval_of
 
 _FAMILIES = ("elementwise", "reduction", "contraction", "view", "place", "create")
 """What is fused, and computed again where that saves memory."""
@@ -116,7 +115,7 @@ class Drawing(Draft):
             mask = sum(1 << i for i, edge in enumerate(node.edges) if edge is not None)
             self.steps[at] = self.steps[at]._replace(mask=mask)
             self._take_saved(node, at, ghosts)
-        ct = wrap(np.empty(out._shape, out._dtype.np))
+        ct = self.made(aval_of(out))
         self.cotangent = self.note(ct)
         with set_grad_enabled(False):
             self._walk(linked, ct, ghosts)
@@ -203,7 +202,7 @@ class Drawing(Draft):
 
     def _nbytes(self, place: int) -> int:
         aval = self.avals[place]
-        return int(np.prod(aval.shape)) * aval.dtype.itemsize
+        return prod(present(aval.shape)) * aval.dtype.itemsize
 
 
 def _reached(root: TapeNode) -> list[TapeNode]:

@@ -11,7 +11,6 @@ result, for what it changes in place and for the values that its gradient needs,
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -20,16 +19,18 @@ import numpy as np
 
 from tracejit.config import PRODUCTS, logger
 from tracejit.dtypes import dtype, get_default_dtype
+from tracejit.eager_open import is_new
 from tracejit.runtime.team import address_of
-from tracejit.tensor.array_program import NO_NUMBERS, ArrayProgram
 from tracejit.tensor.dispatch import wrap
-from tracejit.tensor.draft import Never, Number, Unfit
+from tracejit.tensor.draft import Never, Number
 from tracejit.tensor.drawing import Drawing
+from tracejit.tensor.fused_open import clear_openings, opening_of
 from tracejit.tensor.fused_step import FusedStep
+from tracejit.tensor.fused_unit import Fused, Sizes
 from tracejit.tensor.remembered import remember, was_made
 from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.state import state
-from tracejit.tensor.tape import current, next_positions
+from tracejit.tensor.tape import current
 from tracejit.tensor.tensor import Tensor
 
 _log = logger("fusion")
@@ -46,74 +47,7 @@ _AGAIN = 4
 _MAX_UNITS = 1024
 _REFUSALS = 4
 """Kinds of operands for which a composite turns out not to be one program, after which it is not looked at again."""
-_MAX_PULLS = 8
-"""Programs for the gradients of one unit: they differ in how the result's gradient lies in memory, and in which sums
-there are already."""
 _PLAIN = frozenset((int, bool, str, type(None), dtype))
-
-
-class Fused:
-    """The programs of a composite for operands of one kind, and what its steps on the tape must know."""
-
-    def __init__(self, name: str, drawing: Drawing, numbers: int) -> None:
-        self.name, self.drawing = name, drawing
-        self.avals, self.flags = drawing.avals, drawing.flags
-        self.differentiable = drawing.differentiable
-        self.returns = drawing.out >= 0
-        self.bumps = drawing.bumps
-        self.kept: list[int] = []
-        count = len(self.flags)
-        if self.differentiable:
-            self.steps = drawing.steps[: drawing.length]
-            self.out = drawing.avals[drawing.out]
-            self.given, self.keeps_out = drawing.given, drawing.keeps_out
-            self.holds = bool(drawing.saved or drawing.given or drawing.keeps_out)
-            self.kept = drawing.kept()
-            free = {*self.given, *((drawing.out,) if self.keeps_out else ())}
-            self.again = drawing.needed([*drawing.saved, *drawing.shown], {*self.kept, *free})
-            self.positions = functools.partial(next_positions, sum(1 for step in self.steps if step.mask))
-            self.wanted = [k for k in range(count) if drawing.gradients[k]]
-            self.several = [k for k in self.wanted if len(drawing.gradients[k]) > 1]
-            self._left = [*self.kept, *self.given, *((drawing.out,) if self.keeps_out else ())]
-            self._pulls: dict[Any, Callable[[list[np.ndarray]], list[np.ndarray] | None]] = {}
-        inputs = [(k, drawing.strides[k]) for k in range(count)]
-        outputs = [[place] for place in (*((drawing.out,) if self.returns else ()), *self.kept)]
-        homes = dict(enumerate(drawing.homes, len(outputs)))
-        outputs += [[place] for place in drawing.homes.values()]
-        self.forward = ArrayProgram(drawing.graph(name, inputs, outputs, [], homes, ("f",) * numbers))
-
-    def pull(
-        self, arrays: list[np.ndarray], ct: np.ndarray, totals: list[np.ndarray | None]
-    ) -> list[np.ndarray] | None:
-        """The gradients of the operands, from what a call left, the result's and the sums that they are added to.
-
-        None if they cannot be compiled.
-        """
-        strides = None if ct.flags.c_contiguous else ct.strides
-        key = (strides, *[total is not None for total in totals])
-        program = self._pulls.get(key)
-        if program is None:
-            odd = strides is not None and any(s < 0 or s % ct.itemsize for s in strides)
-            if strides is not None and (odd or len(self._pulls) >= _MAX_PULLS):
-                return self.pull(arrays, np.ascontiguousarray(ct), totals)
-            program = self._pulls[key] = self._build(strides, ct.itemsize, totals)
-        return program([*arrays, ct, *[total for total in totals if total is not None]])
-
-    def _build(self, strides: tuple[int, ...] | None, size: int, totals: list[np.ndarray | None]) -> Any:
-        drawing = self.drawing
-        # What was kept is as the program made it, whatever an operand that it is equal to looked like.
-        inputs = [(place, drawing.strides[place] if place in self.given else None) for place in self._left]
-        inputs.append((drawing.cotangent, None if strides is None else tuple([s // size for s in strides])))
-        outputs = [drawing.gradients[k] for k in self.wanted]
-        begun = [self.wanted.index(k) for k, total in zip(self.several, totals, strict=True) if total is not None]
-        try:
-            return ArrayProgram(drawing.graph(f"{self.name}_backward", inputs, outputs, begun, {}, ()))
-        except (Unfit, NotImplementedError):
-            return _no_program
-
-
-def _no_program(arrays: list[np.ndarray]) -> None:
-    """Stands for a program that cannot be made."""
 
 
 _units: dict[Any, Fused | None] = {}
@@ -157,6 +91,7 @@ def clear() -> None:
     """Forget all programs and all work."""
     _units.clear()
     _work.clear()
+    clear_openings()
 
 
 def call(composite: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -190,8 +125,9 @@ def call(composite: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             return NO
     kind = tuple(key)
     unit = _units.get(kind, NO)
+    sizes: Sizes = ()
     if unit is NO:
-        unit = _made(kind, composite, args, kwargs, tensors, len(numbers))
+        unit, sizes = _found(kind, composite, args, kwargs, tensors, len(numbers))
     if unit is None:
         return NO
     assert isinstance(unit, Fused)
@@ -204,7 +140,7 @@ def call(composite: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     arrays = [t._array for t in tensors]
     if unit.bumps and not _are_apart(arrays, [tensors[k] for k in unit.bumps]):
         return NO
-    outs = unit.forward(arrays, np.array(numbers) if numbers else NO_NUMBERS)
+    outs = unit.run(arrays, numbers, sizes)
     if outs is None:
         # What the operations say of it, they say themselves.
         return NO
@@ -215,7 +151,7 @@ def call(composite: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return None
     out = wrap(outs[0])
     if unit.differentiable:
-        FusedStep.put(unit, tensors, sources, out, outs[1:])
+        FusedStep.put(unit, tensors, sources, out, outs[1:], sizes)
     return out
 
 
@@ -244,26 +180,18 @@ def _meet(sources: list[Any]) -> bool:
     return len(set(places)) < len(places)
 
 
-def _made(
+def _found(
     kind: tuple[Any, ...],
     composite: Any,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     tensors: list[Tensor],
     numbers: int,
-) -> Fused | None:
-    """The programs for calls of a kind, if there was enough work for them."""
-    if len(_work) >= _MAX_UNITS:
-        _work.clear()
-    tracked = state.grad_enabled and any(t._requires_grad for t in tensors)
-    use = TRACKED_USE_WORK if tracked else USE_WORK
-    # A region's first call, which is eager, is not to build what the region's program does itself.
-    least = max(composite.deep, 2)
-    more = min(sum([t._array.size for t in tensors]) + use, (WORK + 1) // least)
-    work = _work[kind] = _work.get(kind, 0) + more
-    # What is on disk takes a millisecond or two, which a few calls save. For a first call nobody looks there.
-    if work <= WORK and not (work == max(least // _AGAIN, 2) * more and was_made(kind)):
-        return None
+) -> tuple[Fused | None, Sizes]:
+    """The programs for calls of a kind, or for all that differ from them in sizes, if there was enough work for them.
+
+    With the latter comes what their symbols stand for.
+    """
 
     def run(ghosts: list[Tensor]) -> Any:
         left = list(ghosts)
@@ -274,11 +202,44 @@ def _made(
             named.update((k, Scalar(kwargs[k], Number(at))) for at, k in enumerate(floats))
         return composite.function(*given, **named)
 
+    opening = None if composite.mutates or composite.deep else opening_of(kind)
+    found = opening.find(tensors) if opening is not None and opening.ways else None
+    if found is not None and is_new(kind):
+        return found
+    tracked = state.grad_enabled and any(t._requires_grad for t in tensors)
+    work = sum([t._array.size for t in tensors]) + (TRACKED_USE_WORK if tracked else USE_WORK)
+    unit = _made(kind, composite, tensors, numbers, run, work if found is None else WORK + 1)
+    if unit is not None:
+        return unit, ()
+    if found is None and opening is not None and opening.meet(kind, tensors, work / WORK):
+        opening.plan(kind, _name(composite), tensors, run)
+        found = opening.find(tensors)
+    return found or (None, ())
+
+
+def _name(composite: Any) -> str:
+    return composite.function.__name__.strip("_")  # type: ignore[no-any-return]
+
+
+def _made(
+    kind: tuple[Any, ...], composite: Any, tensors: list[Tensor], numbers: int, run: Callable[[list[Tensor]], Any],
+    work: int,
+) -> Fused | None:
+    """The programs for calls of a kind, if there was enough work for them."""
+    if len(_work) >= _MAX_UNITS:
+        _work.clear()
+    # A region's first call, which is eager, is not to build what the region's program does itself.
+    least = max(composite.deep, 2)
+    more = min(work, (WORK + 1) // least)
+    done = _work[kind] = _work.get(kind, 0) + more
+    # What is on disk takes a millisecond or two, which a few calls save. For a first call nobody looks there.
+    if done <= WORK and not (done == max(least // _AGAIN, 2) * more and was_made(kind)):
+        return None
     if len(_units) >= _MAX_UNITS:
         _units.clear()
     unit = None
     try:
-        unit = Fused(composite.function.__name__.strip("_"), Drawing(tensors, run, composite.deep > 0), numbers)
+        unit = Fused(_name(composite), Drawing(tensors, run, composite.deep > 0), ("f",) * numbers)
         composite.refusals = -_MAX_UNITS
     except Never:
         composite.whole = False

@@ -54,8 +54,14 @@ class Unit(Protocol):
     def positions(self) -> list[int]:
         """Positions on the tape for the steps that a call stands for."""
 
+    def shape_of(self, k: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of a tensor given, at some sizes."""
+
+    def at(self, sizes: tuple[int, ...]) -> Unit:
+        """The unit whose `steps` and `avals` are those at some sizes."""
+
     def pull(
-        self, arrays: list[np.ndarray], ct: np.ndarray, totals: list[np.ndarray | None]
+        self, arrays: list[np.ndarray], ct: np.ndarray, totals: list[np.ndarray | None], sizes: tuple[int, ...]
     ) -> list[np.ndarray] | None:
         """The gradients of the tensors given, from what a call left, the result's and the sums they are added to.
 
@@ -73,12 +79,21 @@ class FusedStep(TapeNode):
     given: tuple[Saved, ...]
     arrays: list[np.ndarray]
     final: Saved | None
+    sizes: tuple[int, ...]
 
     @classmethod
-    def put(cls, unit: Unit, tensors: list[Tensor], sources: tuple[Any, ...], out: Tensor, values: list[Any]) -> None:
+    def put(
+        cls,
+        unit: Unit,
+        tensors: list[Tensor],
+        sources: tuple[Any, ...],
+        out: Tensor,
+        values: list[Any],
+        sizes: tuple[int, ...],
+    ) -> None:
         """Put the step that made `out` on the tape; `values` are those that the unit keeps."""
         node: FusedStep = cls.__new__(cls)
-        node.unit, node.sources, node.values = unit, sources, values
+        node.unit, node.sources, node.values, node.sizes = unit, sources, values, sizes
         node.given = tuple([(tensors[k], tensors[k]._version) for k in unit.given])
         node.arrays = [t._array for t, _ in node.given]
         node.final = (held(out), out._version) if unit.keeps_out else None
@@ -106,11 +121,12 @@ class FusedStep(TapeNode):
                 totals.append(None)
                 continue
             total = slots[index] = as_tensor(total)
-            aval = unit.avals[k]
-            if type(total._array) is not np.ndarray or total._dtype is not aval.dtype or total._shape != aval.shape:
+            if type(total._array) is not np.ndarray or total._dtype is not unit.avals[k].dtype:
+                return False
+            if total._shape != unit.shape_of(k, self.sizes):
                 return False
             totals.append(np.ascontiguousarray(total._array))
-        found = unit.pull([*values, *self.arrays], array, totals)
+        found = unit.pull([*values, *self.arrays], array, totals, self.sizes)
         if found is None:
             return False
         for k, gradient in zip(unit.wanted, found, strict=True):
@@ -139,7 +155,7 @@ class FusedStep(TapeNode):
 
     def make(self) -> None:
         """Make the steps that the operations would have left, and become the last of them."""
-        unit = self.unit
+        unit = self.unit = self.unit.at(self.sizes)
         released = self.values is None
         kept = {} if released else dict(zip(unit.kept, self.values or (), strict=True))
         values: list[Any] = [self._stand_in(k, flag) for k, flag in enumerate(unit.flags)]

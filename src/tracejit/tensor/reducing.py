@@ -10,6 +10,7 @@ from tracejit import dtypes
 from tracejit.dtypes import dtype as dtype_
 from tracejit.ops.record import Op, ops
 from tracejit.shapes import normalize_dim, normalize_dims, reductions
+from tracejit.symbols import real
 from tracejit.tensor.arithmetic import add, eq, exp, log, log1p, maximum, minimum, mul, sqrt, sub, truth, where
 from tracejit.tensor.casting import SINGLE, call_cast
 from tracejit.tensor.composite import composite
@@ -111,7 +112,7 @@ def mean(input: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: dtype_
     n = product(x._shape[d] for d in dims)
     wide = to_dtype(x, dtypes.widened(x._dtype))
     total = sum(wide, dims, keepdim) if dims else wide
-    return to_dtype(apply(ops.div, (total, float(n))), x._dtype)
+    return to_dtype(apply(ops.div, (total, real(n))), x._dtype)
 
 
 @method()

@@ -13,6 +13,7 @@ from tracejit.eager import LARGE
 from tracejit.ops.record import ops
 from tracejit.runtime.arrays import placed
 from tracejit.shapes import broadcast_all, check_expand, infer_reshape, normalize_dim, normalize_dims, view_strides
+from tracejit.symbols import Size as Open
 from tracejit.tensor.casting import WIDEST, call_cast
 from tracejit.tensor.dispatch import apply, apply_view, shaped, show, wrap
 from tracejit.tensor.host import host
@@ -37,7 +38,7 @@ def ints(args: tuple[Any, ...], what: str) -> tuple[int, ...]:
     else:
         return args
     try:
-        return tuple(a if type(a) is int else a.__index__() for a in args)
+        return tuple([a if type(a) is int or type(a) is Open else a.__index__() for a in args])
     except AttributeError:
         bad = next(a for a in args if not hasattr(a, "__index__"))
         raise TypeError(f"{what}(): expected ints, but got {type(bad).__name__}") from None

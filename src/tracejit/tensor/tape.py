@@ -188,9 +188,11 @@ def enter(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...], outs: tuple[Ten
     if plan.shapes:
         node.avals = tuple([aval_of(a) if isinstance(a, Tensor) else None for a in args])
     elif op.family == "elementwise":
-        shape = outs[0]._array.shape
+        array = outs[0]._array
+        # Without one nobody has values, and which sizes are equal is not asked for more than needed.
+        shape = None if array is None else array.shape
         for i in plan.wanted:
-            if args[i]._array.shape != shape:
+            if shape is None or args[i]._array.shape != shape:
                 node.avals = tuple([aval_of(a) if isinstance(a, Tensor) else None for a in args])
                 break
     if len(outs) == 1:
@@ -214,7 +216,7 @@ def held(out: Tensor) -> Tensor:
     t: Tensor = Tensor.__new__(Tensor)
     t._array = out._array
     if out._array is None:
-        t._aval = out._aval
+        t._aval, t._strides = out._aval, out._strides
     t._dtype = out._dtype
     t._requires_grad = False
     t._cell = out._share()

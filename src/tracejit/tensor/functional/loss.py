@@ -7,6 +7,7 @@ from typing import Any
 
 from tracejit import dtypes
 from tracejit.ops.record import ops
+from tracejit.symbols import real
 from tracejit.tensor.casting import SINGLE
 from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply, beside
@@ -33,7 +34,7 @@ def reduced(loss: Tensor, reduction: str) -> Any:
     if reduction == "none":
         return loss
     total = everything(loss)
-    return total if reduction == "sum" else apply(ops.div, (total, float(loss.numel())))
+    return total if reduction == "sum" else apply(ops.div, (total, real(loss.numel())))
 
 
 def _check_target(input: Tensor, target: Tensor, weight: Tensor | None) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from tracejit import dtypes
 from tracejit.ops.record import ops
 from tracejit.shapes import SHORT_RUN, normalize_dim
+from tracejit.symbols import real
 from tracejit.tensor.composite import composite
 from tracejit.tensor.dispatch import apply, shaped
 from tracejit.tensor.functional.activation import floats, number, wide
@@ -45,8 +46,8 @@ def _affine(what: str, x: Tensor | None, shape: tuple[int, ...]) -> None:
 def centred(x: Tensor, dims: tuple[int, ...], n: int, eps: Any) -> Any:
     """x less its mean over some dimensions, divided by the root of its variance and eps."""
     still = x.detach()
-    centre = apply(ops.div, (sum(still, dims, True), float(n)))
-    variance = apply(ops.div, (_squares(still, centre, dims), float(n)))
+    centre = apply(ops.div, (sum(still, dims, True), real(n)))
+    variance = apply(ops.div, (_squares(still, centre, dims), real(n)))
     return apply(ops.standardize, (x, centre, _inverse_root(variance, eps), 1.0, eps))
 
 
@@ -110,7 +111,7 @@ def rms_norm(
 def _rms_norm(x: Tensor, weight: Tensor | None, dims: tuple[int, ...], *, eps: Any) -> Any:
     w = wide(x)
     n = prod(x._shape[d] for d in dims)
-    square = apply(ops.div, (sum(apply(ops.mul, (w, w)), dims, True), float(n)))
+    square = apply(ops.div, (sum(apply(ops.mul, (w, w)), dims, True), real(n)))
     return to_dtype(_scaled(apply(ops.mul, (w, _inverse_root(square, eps))), weight, None), x._dtype)
 
 
@@ -193,12 +194,12 @@ def _of_channels(x: Tensor, n: int) -> tuple[Any, Any]:
     size = prod(places)
     if images == 1 or size < SHORT_RUN:
         dims = (0, *dims)
-        mean = apply(ops.div, (sum(x, dims, True), float(n)))
-        return mean, apply(ops.div, (_squares(x, mean, dims), float(n)))
+        mean = apply(ops.div, (sum(x, dims, True), real(n)))
+        return mean, apply(ops.div, (_squares(x, mean, dims), real(n)))
     total = sum(x, dims, True)
-    own, mean = apply(ops.div, (total, float(size))), apply(ops.div, (sum(total, 0, True), float(n)))
+    own, mean = apply(ops.div, (total, float(size))), apply(ops.div, (sum(total, 0, True), real(n)))
     within, between = sum(_squares(x, own, dims), 0, True), _squares(own, mean, (0,))
-    return mean, apply(ops.div, (apply(ops.add, (within, apply(ops.mul, (between, float(size))))), float(n)))
+    return mean, apply(ops.div, (apply(ops.add, (within, apply(ops.mul, (between, float(size))))), real(n)))
 
 
 def _squares(x: Tensor, mean: Tensor, dims: tuple[int, ...]) -> Any:
@@ -308,8 +309,8 @@ def _by_example(
     dims = tuple(range(2, len(shape)))
     n = prod(shape[2:])
     still = w.detach()
-    centre = apply(ops.div, (sum(still, dims, True), float(n)))
-    variance = apply(ops.div, (_squares(still, centre, dims), float(n)))
+    centre = apply(ops.div, (sum(still, dims, True), real(n)))
+    variance = apply(ops.div, (_squares(still, centre, dims), real(n)))
     if running_mean is not None:
         _move(running_mean, mean(centre, 0), momentum, keep)
     if running_var is not None:
