@@ -38,7 +38,8 @@ def ints(args: tuple[Any, ...], what: str) -> tuple[int, ...]:
     else:
         return args
     try:
-        return tuple([a if type(a) is int or type(a) is Open else a.__index__() for a in args])
+        whole: list[Any] = [a if type(a) is int or type(a) is Open else a.__index__() for a in args]
+        return tuple(whole)
     except AttributeError:
         bad = next(a for a in args if not hasattr(a, "__index__"))
         raise TypeError(f"{what}(): expected ints, but got {type(bad).__name__}") from None
