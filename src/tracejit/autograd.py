@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tracejit.tensor.autograd import enable_grad, grad, inference_mode, no_grad, run, set_grad_enabled
+from tracejit.tensor.autograd import grad, run
 from tracejit.tensor.function import Function, FunctionCtx, once_differentiable
+from tracejit.tensor.modes import enable_grad, inference_mode, no_grad, set_grad_enabled
 from tracejit.tensor.tensor import Tensor
 
 __all__ = [

@@ -107,7 +107,6 @@ from tracejit.tensor.arithmetic import gt as greater
 from tracejit.tensor.arithmetic import le as less_equal
 from tracejit.tensor.arithmetic import lt as less
 from tracejit.tensor.arithmetic import ne as not_equal
-from tracejit.tensor.autograd import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
 from tracejit.tensor.blending import addcdiv, addcmul, lerp
 from tracejit.tensor.casting import (
     autocast,
@@ -231,6 +230,7 @@ from tracejit.tensor.joining import (
     vsplit,
 )
 from tracejit.tensor.lookup import embedding
+from tracejit.tensor.modes import enable_grad, inference_mode, is_grad_enabled, no_grad, set_grad_enabled
 from tracejit.tensor.padding import pad
 from tracejit.tensor.printing import set_printoptions
 from tracejit.tensor.products import (

@@ -1,4 +1,4 @@
-"""Gradients: the engine that walks the tape back, modes, hooks and the functions users call."""
+"""Gradients: the engine that walks the tape back, hooks and the functions users call."""
 
 from __future__ import annotations
 
@@ -6,134 +6,20 @@ import heapq
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
-from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tracejit.ops.record import ops
 from tracejit.runtime.arrays import placed
-from tracejit.runtime.entry import ENTRY, MODE_AT, MODE_CLASS, MODE_DICT, MODE_KEY, MODE_MAKER, MODE_THREAD
-from tracejit.runtime.objects import slot_place
-from tracejit.tensor.dispatch import beside, wrap
+from tracejit.tensor.dispatch import beside, detached, wrap
 from tracejit.tensor.host import shown
+from tracejit.tensor.modes import set_grad_enabled
 from tracejit.tensor.state import state
 from tracejit.tensor.summing import Cut, GradientSum, as_tensor, summed
 from tracejit.tensor.tape import OWED, TapeNode, current, pull
 from tracejit.tensor.tensor import Tensor, method
+from tracejit.tensor.whole_tape import Pass, pass_over
 
 _SLICE = ops.slice
-
-
-class _Mode:
-    """A grad mode as a context manager and as a decorator.
-
-    What a block does is native (`_make_native`): it keeps the mode before each entry that has not been left, as
-    (rest, mode), the last one first, and the thread's mode is an entry of its state's dict.
-    """
-
-    __slots__ = ("_before",)
-
-    if TYPE_CHECKING:
-
-        def __new__(cls, function: Callable[..., Any] | None = None) -> Any:
-            """A mode that was not entered, or a function that runs in it."""
-
-        def __enter__(self) -> None:
-            """Put the thread into the mode."""
-
-        def __exit__(self, kind: object, error: object, traceback: object) -> None:
-            """Put the thread into the mode before."""
-
-    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Run a function in this mode."""
-        mode = type(self)
-
-        @wraps(function)
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
-            with mode():
-                return function(*args, **kwargs)
-
-        return wrapped
-
-
-class no_grad(_Mode):
-    """Operations inside are not recorded for gradients; context manager or decorator.
-
-    >>> import tracejit as tj
-    >>> x = tj.ones(2, requires_grad=True)
-    >>> with tj.no_grad():
-    ...     (x * 2).requires_grad
-    False
-    """
-
-    __slots__ = ()
-
-
-class enable_grad(_Mode):
-    """Operations inside are recorded for gradients again; context manager or decorator."""
-
-    __slots__ = ()
-
-
-class inference_mode(no_grad):
-    """Like `no_grad`, or, with `mode=False`, like `enable_grad`."""
-
-    __slots__ = ()
-
-    def __new__(cls, mode: bool | Callable[..., Any] = True) -> Any:
-        if callable(mode):
-            return _decorated(cls, mode)
-        return no_grad.__new__(cls) if mode else enable_grad()
-
-
-def _decorated(mode: type[_Mode], function: Callable[..., Any]) -> Callable[..., Any]:
-    """What a class of modes gives that is called with a function: `@no_grad`."""
-    return mode()(function)
-
-
-def _make_native() -> None:
-    """Give the modes their methods: a block costs a quarter of a microsecond so, and twice that in Python."""
-    ENTRY.know({MODE_THREAD: state, MODE_DICT: "__dict__", MODE_KEY: "grad_enabled"})
-    ENTRY.know({MODE_CLASS: _Mode, MODE_MAKER: _decorated})
-    ENTRY.state[MODE_AT] = slot_place(_Mode, "_before")
-    _Mode.__new__ = ENTRY.static_method("__new__", "new_mode")  # type: ignore[method-assign]
-    _Mode.__exit__ = ENTRY.method(_Mode, "__exit__", "leave_mode")  # type: ignore[method-assign]
-    no_grad.__enter__ = ENTRY.method(no_grad, "__enter__", "enter_no_grad")  # type: ignore[method-assign]
-    enable_grad.__enter__ = ENTRY.method(enable_grad, "__enter__", "enter_grad")  # type: ignore[method-assign]
-
-
-_make_native()
-
-
-class set_grad_enabled(_Mode):
-    """Switch recording for gradients on or off, at once; as a context manager until its end."""
-
-    def __new__(cls, mode: bool) -> Any:
-        return object.__new__(cls)
-
-    def __init__(self, mode: bool) -> None:
-        self.enabled = bool(mode)
-        self._before = (None, state.grad_enabled)
-        state.grad_enabled = self.enabled
-
-    def __enter__(self) -> None:
-        state.grad_enabled = self.enabled
-
-    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Run a function in this mode."""
-        enabled = self.enabled
-        state.grad_enabled = self._before[1]
-
-        @wraps(function)
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
-            with set_grad_enabled(enabled):
-                return function(*args, **kwargs)
-
-        return wrapped
-
-
-def is_grad_enabled() -> bool:
-    """Whether operations are recorded for gradients."""
-    return state.grad_enabled
 
 
 def _root_gradient(root: Tensor, given: Tensor | None, create_graph: bool) -> Tensor:
@@ -294,9 +180,7 @@ def _walk(
         leaf, total = entry
         # What a leaf keeps may be a copy: the gradients behind it are not held beside all copies.
         entry[1] = None
-        ct = as_tensor(total)
-        if leaf._hooks:
-            ct = _run_hooks(leaf._hooks, ct)
+        ct = _at_leaf(leaf, as_tensor(total))
         if ("leaf", id(leaf)) in wanted:
             wanted["leaf", id(leaf)] = ct
         if accumulate and inputs is None:
@@ -310,6 +194,26 @@ def _walk(
                 accumulate_grad(t, wanted[key], create_graph)
         return []
     return [wanted[key] for key in keys]
+
+
+def _at_leaf(leaf: Tensor, ct: Tensor) -> Tensor:
+    """A gradient that has arrived, as the leaf's hooks leave it."""
+    return _run_hooks(leaf._hooks, ct) if leaf._hooks else ct
+
+
+def _walk_whole(found: Pass, retain_graph: bool) -> bool:
+    """Walk the tape back by its program, if it has one. Whether that was done."""
+    arrived = found.run()
+    if arrived is None:
+        return False
+    ends, steps = arrived
+    with set_grad_enabled(False):
+        if not retain_graph:
+            for node in steps:
+                node.release()
+        for leaf, array in ends:
+            accumulate_grad(leaf, _at_leaf(leaf, wrap(array)), False, own=leaf._hooks is None)
+    return True
 
 
 def _owned(ct: Any) -> Any:
@@ -480,7 +384,13 @@ def run(
     args = (roots, cotangents, keep, create_graph, inputs, accumulate)
     if state.session is not None:
         return state.session.backward(run_backward, args)  # type: ignore[no-any-return]
-    return run_backward(*args)
+    whole = pass_over(roots, cotangents) if accumulate and inputs is None and not create_graph else None
+    if whole is None:
+        return run_backward(*args)
+    if not _walk_whole(whole, keep):
+        run_backward(*args)
+        whole.took()
+    return []
 
 
 def _as_list(x: Any) -> list[Any]:
@@ -543,18 +453,6 @@ def detach(self: Tensor) -> Tensor:
     if session is not None:
         return session.detach(self)  # type: ignore[no-any-return]
     return detached(self)
-
-
-def detached(t: Tensor) -> Tensor:
-    """A leaf on the memory of a tensor."""
-    out: Tensor = Tensor.__new__(Tensor)
-    out._array = t._memory() if t._array is None else t._array
-    out._dtype = t._dtype
-    out._requires_grad = False
-    out._node = out._grad = out._hooks = None
-    out._cell = t._share()
-    out._base = None
-    return out
 
 
 @method()

@@ -32,6 +32,18 @@ def wrap(array: Any, kind: dtype | None = None) -> Tensor:
     return t
 
 
+def detached(t: Tensor) -> Tensor:
+    """A leaf on the memory of a tensor."""
+    out: Tensor = Tensor.__new__(Tensor)
+    out._array = t._memory() if t._array is None else t._array
+    out._dtype = t._dtype
+    out._requires_grad = False
+    out._node = out._grad = out._hooks = None
+    out._cell = t._share()
+    out._base = None
+    return out
+
+
 def apply(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...] = ()) -> Any:
     """Apply a record to tensors and Python numbers."""
     session = state.session

@@ -18,8 +18,7 @@ from tracejit.aval import Aval
 from tracejit.ir import node as nodes
 from tracejit.ir.graph import Graph
 from tracejit.ops.record import Op, ops
-from tracejit.tensor.autograd import detached
-from tracejit.tensor.dispatch import compute, wrap
+from tracejit.tensor.dispatch import compute, detached, wrap
 from tracejit.tensor.scalar import Scalar, settled
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import TapeNode, enter
@@ -272,3 +271,15 @@ class Draft:
             found.add(at)
             stack.extend(a for a in self.steps[at].args if type(a) is int)
         return found
+
+
+class Rules(Draft):
+    """What the gradient rules of steps do."""
+
+    def fits(self, op: Op, operands: list[Any]) -> bool:
+        """Whether an operation can be taken down: all can."""
+        return True
+
+    def composite(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Take the operations of a composite down."""
+        return function.function(*args, **kwargs)

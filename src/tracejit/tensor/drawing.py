@@ -20,8 +20,8 @@ from tracejit.aval import Aval
 from tracejit.ops.contraction import PRODUCTS
 from tracejit.ops.record import Op, ops
 from tracejit.symbols import present
-from tracejit.tensor.autograd import set_grad_enabled
 from tracejit.tensor.draft import Draft, Unfit
+from tracejit.tensor.modes import set_grad_enabled
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import TapeNode, pull
 from tracejit.tensor.tensor import Tensor, aval_of

@@ -15,9 +15,10 @@ from tracejit.aval import Aval
 from tracejit.ops.record import ops
 from tracejit.ops.view import sum_to
 from tracejit.shapes import broadcast
-from tracejit.tensor.autograd import detached, no_grad, outside
-from tracejit.tensor.dispatch import beside
+from tracejit.tensor.autograd import outside
+from tracejit.tensor.dispatch import beside, detached
 from tracejit.tensor.host import shown
+from tracejit.tensor.modes import no_grad
 from tracejit.tensor.promote import to_dtype
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import TapeNode, current, held, next_position, refuse_released, unpack

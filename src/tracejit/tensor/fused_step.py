@@ -138,6 +138,10 @@ class FusedStep(TapeNode):
                 send(edge, wrap(gradient))
         return True
 
+    def left(self) -> list[np.ndarray] | None:
+        """The arrays that the gradient is made of, as the unit's `rule` takes them, if the unit is for one layout."""
+        return None if self.values is None or self.sizes or not self._is_intact() else [*self.values, *self.arrays]
+
     def _is_intact(self) -> bool:
         """Whether what was saved is as it was."""
         saved = self.given if self.final is None else (*self.given, self.final)

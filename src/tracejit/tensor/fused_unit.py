@@ -14,9 +14,10 @@ import numpy as np
 
 from tracejit.ir.graph import Graph
 from tracejit.tensor.array_program import NO_NUMBERS, ArrayProgram
-from tracejit.tensor.draft import Unfit
+from tracejit.tensor.draft import Rules, Unfit
 from tracejit.tensor.drawing import Drawing
 from tracejit.tensor.tape import next_positions
+from tracejit.tensor.tensor import Tensor
 
 _MAX_PULLS = 8
 """Programs for the gradients of one unit: they differ in how the result's gradient lies in memory, and in which sums
@@ -106,6 +107,19 @@ class Fused:
             return self.build(drawing.graph(f"{self.name}_backward", inputs, outputs, totals, {}, self.kinds))
         except (Unfit, NotImplementedError):
             return self.no_program
+
+    def rule(self, rules: Rules, left: list[Tensor], ct: Tensor) -> list[list[Tensor]]:
+        """The gradients of each tensor that gets any, as operations that are taken down: from what stands for what a
+        call left and for the result's gradient."""
+        drawing = self.drawing
+        known: dict[int, Any] = dict(zip(self._left, left, strict=True))
+        known[drawing.cotangent] = ct
+        places = [place for k in self.wanted for place in drawing.gradients[k]]
+        for at in sorted(drawing.needed(places, known)):
+            step = drawing.steps[at]
+            args = tuple([known[a] if type(a) is int else a[0] for a in step.args])
+            known[step.out] = rules.detach(args[0]) if step.op is None else rules.apply(step.op, args, step.attrs)
+        return [[known[place] for place in drawing.gradients[k]] for k in self.wanted]
 
     @staticmethod
     def no_program(*_: Any) -> None:

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from tracejit.tensor.autograd import Send, SlotOf, detached, set_grad_enabled
-from tracejit.tensor.dispatch import compute, wrap
+from tracejit.tensor.autograd import Send, SlotOf
+from tracejit.tensor.dispatch import compute, detached, wrap
+from tracejit.tensor.modes import set_grad_enabled
 from tracejit.tensor.state import untraced
 from tracejit.tensor.summing import as_tensor, begun
 from tracejit.tensor.tape import TapeNode, held, next_positions

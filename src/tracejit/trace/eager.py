@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tracejit.ops.record import Op
-from tracejit.tensor.autograd import detached
-from tracejit.tensor.dispatch import compute
+from tracejit.tensor.dispatch import compute, detached
 from tracejit.tensor.inplace import write
 from tracejit.tensor.tensor import Tensor, set_requires_grad
 

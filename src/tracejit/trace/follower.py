@@ -16,8 +16,7 @@ from time import perf_counter
 from typing import Any
 
 from tracejit.ops.record import Op
-from tracejit.tensor.autograd import detached
-from tracejit.tensor.dispatch import attach, compute, wrap
+from tracejit.tensor.dispatch import attach, compute, detached, wrap
 from tracejit.tensor.exposure import are_there, is_exposed
 from tracejit.tensor.host import name_of
 from tracejit.tensor.inplace import write_late

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 from tracejit.config import logger
-from tracejit.ops.record import Op, ops
+from tracejit.ops.record import ops
 from tracejit.tensor.array_program import ArrayProgram
-from tracejit.tensor.autograd import set_grad_enabled
 from tracejit.tensor.dispatch import wrap
-from tracejit.tensor.draft import Draft, Number, Unfit
+from tracejit.tensor.draft import Number, Rules, Unfit
+from tracejit.tensor.modes import set_grad_enabled
 from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.tape import TapeNode, pull
 from tracejit.tensor.tensor import Tensor
@@ -60,18 +60,6 @@ class Held:
     numbers: dict[int, Any]
 
 
-class _Rules(Draft):
-    """What the gradient rules of steps do."""
-
-    def fits(self, op: Op, operands: list[Any]) -> bool:
-        """Whether an operation can be taken down: all can."""
-        return True
-
-    def composite(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Take the operations of a composite down."""
-        return function.function(*args, **kwargs)
-
-
 class Pullback:
     """The programs for gradients of some results of a tape, on values of some sizes.
 
@@ -81,7 +69,7 @@ class Pullback:
     """
 
     def __init__(self, plan: TapePlan, given: list[Given], held: Held, make: Make) -> None:
-        self._rules = rules = _Rules()
+        self._rules = rules = Rules()
         self._lean = plan.lean
         self._kinds = tuple("i" if type(n) is int else "f" for n in held.numbers.values())
         with rules.taking(), set_grad_enabled(False):

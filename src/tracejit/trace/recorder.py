@@ -12,8 +12,7 @@ from typing import Any
 from tracejit.ops.dynamic import DYNAMIC
 from tracejit.ops.record import Op
 from tracejit.runtime.cuda.array import DeviceArray
-from tracejit.tensor.autograd import detached
-from tracejit.tensor.dispatch import compute
+from tracejit.tensor.dispatch import compute, detached
 from tracejit.tensor.host import name_of
 from tracejit.tensor.inplace import check_no_leaf, with_part, write
 from tracejit.tensor.scalar import Scalar, returned, settled

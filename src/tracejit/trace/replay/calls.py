@@ -13,10 +13,10 @@ import numpy as np
 from tracejit.devices import device
 from tracejit.dtypes import dtype
 from tracejit.ops.record import Op
-from tracejit.tensor.autograd import enable_grad, inference_mode, no_grad, set_grad_enabled
 from tracejit.tensor.casting import autocast
 from tracejit.tensor.composite import Bound, Composite
 from tracejit.tensor.generator import Generator as RandomGenerator
+from tracejit.tensor.modes import enable_grad, inference_mode, no_grad, set_grad_enabled
 from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.shaping import narrow, select
 from tracejit.tensor.state import state
