@@ -116,3 +116,19 @@ def test_ways_that_never_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "5 in a row" in note.reason
     assert found.branches == 5
     assert region_of(inner).calls.followed > 0
+
+
+def test_a_comparison_waits_while_proofs_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each size has a replay of its own, which takes calls that follow: eager ones would prove nothing."""
+    monkeypatch.setattr(region, "FOLLOWED", 12)
+    monkeypatch.setattr(pace, "_TRIED", 4)
+    end = Contest.end
+    monkeypatch.setattr(Contest, "end", lambda self, _: end(self, 1.0 + (not self._eager)))
+    compiled, plain = tj.compile(step_of(1)), step_of(1)
+    for _ in range(12):
+        compare(compiled, plain, range(2, 10))
+    found = region_of(compiled)
+    assert found.calls.eager == 0
+    before = found.calls.replayed
+    compare(compiled, plain, range(2, 10))
+    assert found.calls.replayed == before + 8

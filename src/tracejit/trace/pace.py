@@ -23,7 +23,7 @@ FIRST = 8
 SIZES = 256
 """Branches that repeat another at other sizes, at one place: beyond that the one used longest ago is dropped."""
 FOLLOWED = 128
-"""Followed calls from which on they are compared with eager ones: before that, proofs may still be found."""
+"""Followed calls since the last proof from which on they are compared with eager ones: more may be found before."""
 _REMEMBERED = 4096
 """Sizes that are remembered."""
 _LOOKED_AT = 32

@@ -95,6 +95,8 @@ class Region:
         self.runs = 0
         self.eager_segments = 0
         self.settled = False
+        self.proven = 0
+        """How many calls were followed when the last new replay was found."""
         self.branches = 0
         self.known: set[Any] = set()
         self.moving: dict[tuple[Op, int, str], tuple[int, ...]] = {}
@@ -162,7 +164,7 @@ class Region:
         trial = None
         runs = self.runs
         begin, exits = time.perf_counter(), self.calls.side_exits
-        compared = self.compares and self.calls.followed >= FOLLOWED
+        compared = self.compares and self.calls.followed - self.proven >= FOLLOWED
         if fresh:
             session: Any = Recorder(self, root)
             self.calls.recorded += 1

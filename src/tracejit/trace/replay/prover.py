@@ -340,6 +340,9 @@ class Prover:
         replays = [replay, *self.replays]
         if len(replays) > REPLAYS:
             replays.remove(min(replays, key=lambda one: one.used))
+        else:
+            # There may be more of them to find, one for each size.
+            self.region.proven = self.region.calls.followed
         self._keep(replays)
         self._put_first(replay)
         # Replays have no use for what operations left, one by one.
