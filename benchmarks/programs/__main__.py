@@ -29,9 +29,11 @@ from tracejit.runtime.team import get_num_threads
 from tracejit.tools import table
 
 COMPARED, WARM_UP, LEAST = 6, 60, 5
-"""Steps whose losses are compared, those before the first one that is timed, and the fewest that are."""
-UNSETTLED = 400
-"""Steps before that where each brings other sizes: what a region does with these is found out by trying."""
+"""Steps whose losses are compared, the fewest before the first one that is timed, and the fewest that are."""
+UNSETTLED, SETTLING = 400, 3.0
+"""Steps before that, and the seconds after which there are no more of them, unless each brings other sizes: what eager
+calls and regions do is found out by trying.
+"""
 CLOSE = 2e-3
 KINDS = ("compiled", "eager", "torch")
 
@@ -60,7 +62,10 @@ def work(kind: str, seconds: float, only: str) -> dict[str, tuple[list[float], f
         step, batch = prepared(torch, name, kind == "compiled")
         losses = [step(*batch(k)).item() for k in range(COMPARED)]
         calls = itertools.count(COMPARED)
-        for _ in range(WARM_UP if name in PROGRAMS else UNSETTLED):
+        begin = time.perf_counter()
+        for k in range(UNSETTLED):
+            if k >= WARM_UP and name in PROGRAMS and time.perf_counter() - begin > SETTLING:
+                break
             step(*batch(next(calls)))
         spent: list[float] = []
         begin = time.perf_counter()
