@@ -102,5 +102,17 @@ def operands(kind: Any, seed: int, edges: bool = False) -> list[tj.Tensor]:
     return [numbers(ROWS, SIZE), numbers(SIZE), numbers(SIZE), tj.tensor(rng.integers(0, SIZE, ROWS))]
 
 
+def outcome(function: Callable[..., Any], given: list[tj.Tensor], seed: int) -> list[np.ndarray]:
+    """A result and the gradients of the operands, of which the first is read before and behind the composite."""
+    x, w, b, t = given
+    read = x * 1.0
+    before = read * 2.0
+    out = function(read, w, b, t)
+    behind = read * 0.5
+    ct = tj.tensor(np.random.default_rng(seed + 1).standard_normal(out.shape), dtype=x.dtype)
+    ((out * ct).sum() + before.sum() + behind.sum()).backward()
+    return [bits(out), *[bits(leaf.grad) for leaf in (x, w, b) if leaf.grad is not None]]
+
+
 def step(out: tj.Tensor) -> type:
     return type(out._node)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import tracejit as tj
 from tests.programs import same_bits
-from tests.tensor.fusing import COMPOSITES, ROWS, SIZE, TYPES, bits, both, built, operands, step
+from tests.tensor.fusing import COMPOSITES, ROWS, SIZE, TYPES, bits, both, built, operands, outcome, step
 from tracejit.nn import functional as F
 from tracejit.tensor import array_program, composite, fused
 from tracejit.tensor.fused_step import FusedStep
@@ -22,15 +22,8 @@ from tracejit.tensor.tape import TapeNode
 
 
 def trained(function: Callable[..., Any], kind: Any, seed: int, edges: bool = False) -> list[np.ndarray]:
-    """A result and the gradients of the operands, of which the first is read before and behind the composite."""
-    x, w, b, t = operands(kind, seed, edges)
-    read = x * 1.0
-    before = read * 2.0
-    out = function(read, w, b, t)
-    behind = read * 0.5
-    ct = tj.tensor(np.random.default_rng(seed + 1).standard_normal(out.shape), dtype=kind)
-    ((out * ct).sum() + before.sum() + behind.sum()).backward()
-    return [bits(out), *[bits(leaf.grad) for leaf in (x, w, b) if leaf.grad is not None]]
+    """A result and the gradients of the operands."""
+    return outcome(function, operands(kind, seed, edges), seed)
 
 
 @pytest.mark.parametrize("edges", [False, True])

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 import tracejit as tj
 from tests.programs import same_bits
-from tests.tensor.fusing import TYPES, bits, built, opened, step
+from tests.tensor import fusing
+from tests.tensor.fusing import TYPES, bits, built, opened, outcome, step
 from tracejit.nn import functional as F
 from tracejit.tensor import fused, fused_open
 from tracejit.tensor.fused_open import OpenFused
@@ -20,23 +21,17 @@ from tracejit.tensor.fused_step import FusedStep
 from tracejit.tensor.tape import TapeNode
 
 Sizes = tuple[int, int]
-COMPOSITES: dict[str, Callable[..., Any]] = {
-    "softmax": lambda x, w, b, t: F.softmax(x, -1),
-    "softmax_columns": lambda x, w, b, t: F.softmax(x, 0),
-    "log_softmax": lambda x, w, b, t: F.log_softmax(x, 1),
+SHARED = (
+    *("softmax", "softmax_columns", "log_softmax", "gelu", "gelu_tanh", "silu", "mish", "elu", "softplus"),
+    *("leaky_relu", "cross_entropy", "variance", "logsumexp", "logsumexp_columns", "normalize"),
+)
+"""Those of the tests of single layouts that are for any sizes."""
+COMPOSITES: dict[str, Callable[..., Any]] = {name: fusing.COMPOSITES[name] for name in SHARED} | {
     "layer_norm": lambda x, w, b, t: F.layer_norm(x, x.shape[1:], w, b),
     "rms_norm": lambda x, w, b, t: F.rms_norm(x, x.shape[1:], w),
     "group_norm": lambda x, w, b, t: F.group_norm(x[:, :, None].expand(-1, -1, 3), 1, w, b),
-    "gelu": lambda x, w, b, t: F.gelu(x),
-    "gelu_tanh": lambda x, w, b, t: F.gelu(x, approximate="tanh"),
-    "silu": lambda x, w, b, t: F.silu(x),
-    "mish": lambda x, w, b, t: F.mish(x),
-    "elu": lambda x, w, b, t: F.elu(x, 0.5),
-    "softplus": lambda x, w, b, t: F.softplus(x),
-    "leaky_relu": lambda x, w, b, t: F.leaky_relu(x),
     "glu": lambda x, w, b, t: F.glu(x.T.repeat(1, 2)),
     "prelu": lambda x, w, b, t: F.prelu(x, w[:1]),
-    "cross_entropy": lambda x, w, b, t: F.cross_entropy(x, t),
     "cross_entropy_weighted": lambda x, w, b, t: F.cross_entropy(x, t, w.detach(), label_smoothing=0.1),
     "cross_entropy_ignored": lambda x, w, b, t: F.cross_entropy(x, t, ignore_index=0, reduction="sum"),
     "cross_entropy_each": lambda x, w, b, t: F.cross_entropy(x, t, reduction="none"),
@@ -48,11 +43,7 @@ COMPOSITES: dict[str, Callable[..., Any]] = {
     "binary": lambda x, w, b, t: F.binary_cross_entropy_with_logits(x, x.detach().sigmoid()),
     "mean": lambda x, w, b, t: x.mean(),
     "mean_rows": lambda x, w, b, t: x.mean(1, keepdim=True),
-    "variance": lambda x, w, b, t: x.var(1),
     "deviation": lambda x, w, b, t: x.std((0, 1), correction=0, keepdim=True),
-    "logsumexp": lambda x, w, b, t: x.logsumexp(1),
-    "logsumexp_columns": lambda x, w, b, t: x.logsumexp((0, 1), keepdim=True),
-    "normalize": lambda x, w, b, t: F.normalize(x, 2.0, 1),
     "cosine": lambda x, w, b, t: F.cosine_similarity(x, x.detach().flip(0), 1),
     "linear": lambda x, w, b, t: F.linear(x, tj.stack([w, b, w]), w.new_ones(3)),
     "linear_of_three": lambda x, w, b, t: F.linear(x[None].expand(2, -1, -1), tj.outer(w, b), b),
@@ -75,25 +66,13 @@ def operands(kind: Any, sizes: Sizes, seed: int) -> list[tj.Tensor]:
     return [*made, tj.tensor(rng.integers(0, columns, rows))]
 
 
-def outcome(function: Callable[..., Any], kind: Any, sizes: Sizes, seed: int) -> list[np.ndarray]:
-    """A result and the gradients of the operands, of which the first is read before and behind the composite."""
-    x, w, b, t = operands(kind, sizes, seed)
-    read = x * 1.0
-    before = read * 2.0
-    out = function(read, w, b, t)
-    behind = read * 0.5
-    ct = tj.tensor(np.random.default_rng(seed + 1).standard_normal(out.shape), dtype=kind)
-    ((out * ct).sum() + before.sum() + behind.sum()).backward()
-    return [bits(out), *[bits(leaf.grad) for leaf in (x, w, b) if leaf.grad is not None]]
-
-
 def compared(function: Callable[..., Any], kind: Any, every: list[Sizes]) -> int:
     """How many plans calls at these sizes have, whose bits are those of the operations one by one."""
     with built(np.inf):
-        expected = [outcome(function, kind, sizes, k) for k, sizes in enumerate(every)]
+        expected = [outcome(function, operands(kind, sizes, k), k) for k, sizes in enumerate(every)]
     with opened():
         for k, sizes in enumerate(every):
-            found = outcome(function, kind, sizes, k)
+            found = outcome(function, operands(kind, sizes, k), k)
             assert len(found) == len(expected[k])
             assert all(map(same_bits, found, expected[k])), sizes
         return sum(len(opening.ways) for opening in fused_open._openings.values())

@@ -209,8 +209,11 @@ def test_hooks_of_leaves_run_in_the_order_of_a_walk() -> None:
     assert both(hooked) == 1
 
 
-@pytest.mark.parametrize("what", ["hook", "retain", "create_graph", "inputs", "custom", "leaf"])
-def test_what_is_walked_step_by_step(what: str) -> None:
+@pytest.mark.parametrize("what", ["hook", "retain", "create_graph", "inputs", "custom", "leaf", "gpu", "autocast"])
+def test_what_is_walked_step_by_step(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Steps of a GPU's are told by no array of theirs.
+    monkeypatch.setattr(whole_tape.DeviceArray, "used", what == "gpu")
+
     class Double(tj.autograd.Function):
         @staticmethod
         def forward(ctx: Any, x: tj.Tensor) -> tj.Tensor:
@@ -229,10 +232,9 @@ def test_what_is_walked_step_by_step(what: str) -> None:
         if what == "retain":
             y.retain_grad()
         out = x if what == "leaf" else y.exp().sum()
-        out.backward(
-            tj.ones(3) if what == "leaf" else None, create_graph=what == "create_graph",
-            inputs=[x] if what == "inputs" else None,
-        )  # fmt: skip
+        given = tj.ones(3) if what == "leaf" else None
+        with tj.autocast("cpu", enabled=what == "autocast"):
+            out.backward(given, create_graph=what == "create_graph", inputs=[x] if what == "inputs" else None)
         return [*seen, bits(x.grad), bits(y.grad) if what == "retain" else None]
 
     assert both(trained) == 0

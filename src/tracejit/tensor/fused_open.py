@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +40,8 @@ _WAYS = 4
 _SIGHTINGS = 4
 """How many lists of sizes tell which of them belong together."""
 _MAX_KINDS = 1024
+_building = threading.Lock()
+"""Of who plans with symbols that others plan with, too."""
 
 
 class OpenFused(Fused):
@@ -90,8 +93,10 @@ class OpenFused(Fused):
         begun = tuple([total is not None for total in totals])
         program = self._pulls.get((None, *begun))
         if program is None:
-            program = self._pulls[(None, *begun)] = self.build_pull(None, 1, begun)
-            self._finish()
+            with _building:
+                program = self.build_pull(None, 1, begun)
+                self._finish()
+            self._pulls[(None, *begun)] = program
         given = [*arrays, np.ascontiguousarray(ct), *[total for total in totals if total is not None]]
         found: Any = program(sizes, given, ())
         return None if found is None or found[1] else found[0]

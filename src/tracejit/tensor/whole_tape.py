@@ -20,12 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from tracejit.config import logger
+from tracejit.config import PRODUCTS, logger
+from tracejit.dtypes import get_default_dtype
 from tracejit.ops.record import ops
+from tracejit.runtime.cuda.array import DeviceArray
 from tracejit.tensor.array_program import ArrayProgram
 from tracejit.tensor.dispatch import wrap
 from tracejit.tensor.draft import Rules, Unfit
 from tracejit.tensor.modes import set_grad_enabled
+from tracejit.tensor.state import state
 from tracejit.tensor.tape import TapeNode, current, pull
 from tracejit.tensor.tensor import Tensor
 
@@ -131,7 +134,7 @@ class Pass:
     # --- what tells it from others ------------------------------------------------------------------------------------
 
     def _key(self) -> tuple[Any, ...] | None:
-        key: list[Any] = []
+        key: list[Any] = [PRODUCTS.bfloat16, get_default_dtype()]
         for node, which, ct, is_one in self._given:
             key += (self._place[node], which, is_one)
             if is_one:
@@ -290,6 +293,8 @@ def pass_over(roots: Sequence[Tensor], cotangents: Sequence[Tensor | None]) -> P
     Cost: 3 us for each step; nothing where tapes do not come again.
     """
     begin = perf_counter()
+    if DeviceArray.used or state.autocast is not None:
+        return None
     if _Pace.misses >= _MISSES:
         _Pace.left += 1
         if _Pace.left % _EVERY:
