@@ -132,3 +132,18 @@ def test_a_comparison_waits_while_proofs_are_found(monkeypatch: pytest.MonkeyPat
     before = found.calls.replayed
     compare(compiled, plain, range(2, 10))
     assert found.calls.replayed == before + 8
+
+
+def test_proofs_that_failed_bring_the_comparison_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pace, "_TRIED", 4)
+    end = Contest.end
+    monkeypatch.setattr(Contest, "end", lambda self, _: end(self, 1.0 + (not self._eager)))
+
+    def f(x: tj.Tensor) -> tj.Tensor:
+        return x * len(f"{x.sum():.3f}")
+
+    compiled = tj.compile(f)
+    for k in range(60):
+        assert bits(compiled(arr(k, 3))) == bits(f(arr(k, 3)))
+    # One call is cold, one recorded, 32 follow, of the next eight four do.
+    assert region_of(compiled).calls.eager == 60 - 2 - 32 - 4

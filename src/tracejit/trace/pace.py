@@ -24,6 +24,8 @@ SIZES = 256
 """Branches that repeat another at other sizes, at one place: beyond that the one used longest ago is dropped."""
 FOLLOWED = 128
 """Followed calls since the last proof from which on they are compared with eager ones: more may be found before."""
+FAILED, FOLLOWED_IN_VAIN = 3, 32
+"""Proofs that failed, and the calls from which on then: what stands in their way seldom goes."""
 _REMEMBERED = 4096
 """Sizes that are remembered."""
 _LOOKED_AT = 32

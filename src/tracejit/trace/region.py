@@ -23,7 +23,7 @@ from tracejit.trace.foresight import foreseen
 from tracejit.trace.growth import alike
 from tracejit.trace.keeper import Keeper
 from tracejit.trace.matcher import MISS
-from tracejit.trace.pace import FOLLOWED, SIZES, Contest, Pace, sizes_of
+from tracejit.trace.pace import FAILED, FOLLOWED, FOLLOWED_IN_VAIN, SIZES, Contest, Pace, sizes_of
 from tracejit.trace.recorder import Recorder
 from tracejit.trace.repeat import materialise
 from tracejit.trace.replay.prover import Prover
@@ -164,7 +164,9 @@ class Region:
         trial = None
         runs = self.runs
         begin, exits = time.perf_counter(), self.calls.side_exits
-        compared = self.compares and self.calls.followed - self.proven >= FOLLOWED
+        since = self.calls.followed - self.proven
+        in_vain = prover is not None and prover.failures >= FAILED
+        compared = self.compares and since >= (min(FOLLOWED, FOLLOWED_IN_VAIN) if in_vain else FOLLOWED)
         if fresh:
             session: Any = Recorder(self, root)
             self.calls.recorded += 1
