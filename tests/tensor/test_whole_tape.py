@@ -37,7 +37,10 @@ def priced(seconds: float) -> Iterator[list[Any]]:
         patch.setattr(whole_tape, "_PRICE", seconds)
         patch.setattr(whole_tape, "_STEP_PRICE", 0.0)
         patch.setattr(whole_tape, "_HEAVY", 1e9)
-        patch.setattr(whole_tape, "_TRIES", 0)
+        patch.setattr(whole_tape._Tape, "note_run", lambda *_: None)
+        patch.setattr(whole_tape, "_TRIES", 1)
+        if seconds < 0:
+            patch.setattr(whole_tape._Tape, "is_worth_a_program", lambda *_: True)
         patch.setattr(whole_tape.Pass, "run", noted)
         whole_tape.clear()
         yield ran
@@ -146,6 +149,17 @@ def test_random_programs(program: list[Any], work: float, seed: int) -> None:
 def loss_of(scale: Any = 0.5, rows: int = 4) -> tuple[list[tj.Tensor], tj.Tensor]:
     leaves = [tj.full((rows, 4), 0.3, requires_grad=True), tj.full((4, 4), 0.7, requires_grad=True)]
     return leaves, ((leaves[0] @ leaves[1]).tanh() * scale).sum()
+
+
+def test_walks_that_build_kernels_do_not_count() -> None:
+    tape = whole_tape._Tape()
+    tape.note_walk(10.0)
+    found = []
+    for _ in range(500):
+        found.append(tape.is_worth_a_program(10))
+        tape.note_walk(1e-3)
+    assert found.index(True) == 120
+    assert tape.may_pay
 
 
 def test_programs_run_from_their_price_on() -> None:
@@ -262,9 +276,11 @@ def test_what_was_changed_in_place_is_refused() -> None:
 
 
 def test_what_takes_longer_than_walks_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    with priced(-1.0) as ran:
+    note = whole_tape._Tape.note_run
+    with priced(1e-9) as ran:
         monkeypatch.setattr(whole_tape, "_TRIES", 3)
-        for _ in range(6):
+        monkeypatch.setattr(whole_tape._Tape, "note_run", lambda self, _: note(self, 10.0))
+        for _ in range(9):
             loss_of()[1].backward()
     assert len(ran) == 3
 

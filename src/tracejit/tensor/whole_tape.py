@@ -12,6 +12,7 @@ the rules run once more on tensors without values (`draft.py`), and what they do
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from operator import attrgetter
 from statistics import median
@@ -35,10 +36,10 @@ from tracejit.tensor.tensor import Tensor
 _log = logger("fusion")
 _PRICE, _STEP_PRICE = 0.1, 2e-3
 """Seconds that building a program takes, and for each step: walks of a tape that took as long are worth it."""
-_HEAVY = 120e-6
+_HEAVY = 250e-6
 """Seconds a step from which on its kernels take the time, which a program would not save."""
 _TRIES = 8
-"""Passes by a program after which it is compared with walks."""
+"""Passes by a program after which it is compared with as many walks: the last ones before it was built."""
 _TAPES = 64
 """Tapes that are known: beyond that all are forgotten."""
 _MISSES, _EVERY = 32, 16
@@ -53,16 +54,16 @@ Way = tuple[ArrayProgram, list[int], list[int]]
 
 
 class _Tape:
-    """A tape that was met: how often it was walked, in how many seconds, and its program, once there is one.
+    """A tape that was met: how often it was walked, the seconds of the last walks, and its program, once there is one.
 
     `runs` are the seconds of passes by the program until it was compared with walks. `may_pay` says that there is, or
     may be, a program.
     """
 
-    __slots__ = ("may_pay", "runs", "seconds", "walks", "way")
+    __slots__ = ("last", "may_pay", "runs", "walks", "way")
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        self.last: deque[float] = deque(maxlen=_TRIES)
         self.walks = 0
         self.runs: list[float] = []
         self.way: Way | None = None
@@ -70,16 +71,25 @@ class _Tape:
 
     def is_worth_a_program(self, steps: int) -> bool:
         """Whether walks took as long as a program takes to be built, and not because of their kernels."""
-        if self.seconds < _PRICE + _STEP_PRICE * steps:
+        if len(self.last) < _TRIES:
             return False
-        self.may_pay = self.seconds <= _HEAVY * steps * self.walks
+        # The first ones build kernels.
+        walk = median(self.last)
+        if self.walks * walk < _PRICE + _STEP_PRICE * steps:
+            return False
+        self.may_pay = walk < _HEAVY * steps
         return self.may_pay
 
-    def note(self, seconds: float) -> None:
+    def note_walk(self, seconds: float) -> None:
+        """Note a walk."""
+        self.last.append(seconds)
+        self.walks += 1
+
+    def note_run(self, seconds: float) -> None:
         """Note a pass by the program; what turns out to take longer than walks is given up."""
         if len(self.runs) < _TRIES:
             self.runs.append(seconds)
-            if len(self.runs) == _TRIES and median(self.runs) > self.seconds / max(self.walks, 1):
+            if len(self.runs) == _TRIES and median(self.runs) > median(self.last):
                 self.give_up()
 
     def give_up(self) -> None:
@@ -221,14 +231,13 @@ class Pass:
         if found is None:
             tape.give_up()
             return None
-        tape.note(perf_counter() - self._begin)
+        tape.note_run(perf_counter() - self._begin)
         leaves = [leaf for _, leaf in self._leaves.values()]
         return [(leaves[k], array) for k, array in zip(ends, found, strict=True)], [self._steps[k] for k in walked]
 
     def took(self) -> None:
         """The pass was a walk, which ends now."""
-        self._tape.seconds += perf_counter() - self._begin
-        self._tape.walks += 1
+        self._tape.note_walk(perf_counter() - self._begin)
 
     def _build(self) -> Way:
         rules = Rules()
