@@ -17,7 +17,7 @@ from tracejit.aval import Aval
 from tracejit.dtypes import FROM_NUMPY
 from tracejit.eager_single import MAX_PROGRAMS, graph_of, number_kind, word
 from tracejit.ops import Op
-from tracejit.symbols import Places, Trail, opened_list
+from tracejit.symbols import Places, Sightings, Trail
 from tracejit.template import Template
 
 _LAYOUTS = 16
@@ -26,8 +26,6 @@ _PROGRAMS = 3
 """Programs for single layouts of a kind from which on it is planned."""
 _TEMPLATES = 4
 """Plans of a kind: where none of them serves, layouts have programs of their own."""
-_SIGHTINGS = 4
-"""How many lists of sizes tell which of them belong together."""
 _RUNS = 64
 """Runs of a plan with one layout until that gets a program, which begins in a tenth of the time."""
 _runs: dict[int, int] = {}
@@ -50,7 +48,7 @@ class Kind:
 
     def __init__(self, given: list[Any]) -> None:
         self.given = given
-        self.met: dict[tuple[int, ...], None] | None = {}
+        self.met = Sightings()
         self.programs = 0
         self.ways: list[tuple[Template, Places]] = []
 
@@ -66,22 +64,18 @@ class Kind:
 
     def meet(self, op: Op, attrs: tuple[Any, ...], sizes: list[int], lasting: bool) -> bool:
         """Note a call for which there is no plan; with `lasting` it would get a program. Whether there is one now."""
-        # Another thread may set it.
-        met = self.met
-        if met is None:
-            return False
-        met[tuple(sizes)] = None
+        met = self.met.note(sizes)
         self.programs += lasting
-        if len(met) < _LAYOUTS and self.programs <= _PROGRAMS:
+        if not met or (met < _LAYOUTS and self.programs <= _PROGRAMS):
             return False
-        self._plan(op, attrs, list(met)[-_SIGHTINGS:])
-        self.met = {} if self.ways and len(self.ways) < _TEMPLATES else None
+        self._plan(op, attrs)
+        self.met.begin_again(bool(self.ways) and len(self.ways) < _TEMPLATES)
         self.programs = 0
         return bool(self.ways)
 
-    def _plan(self, op: Op, attrs: tuple[Any, ...], seen: list[tuple[int, ...]]) -> None:
+    def _plan(self, op: Op, attrs: tuple[Any, ...]) -> None:
         trail = Trail()
-        values, places = opened_list(seen, trail)
+        values, places = self.met.plan(trail)
         rest = iter(values)
         given: list[Any] = []
         for one in self.given:

@@ -112,6 +112,42 @@ def opened_list(seen: Sequence[Sequence[Any]], trail: Trail) -> tuple[list[Any],
     return values, Places([found for found, _ in symbols], fixed)
 
 
+class Sightings:
+    """Lists of sizes that were met and have no plan yet; the last of them tell which sizes belong together.
+
+    >>> met = Sightings()
+    >>> [met.note(sizes) for sizes in ([2, 3], [4, 3], [4, 3])]
+    [1, 2, 2]
+    >>> met.plan(Trail())
+    ([<s0>, 3], Places(symbols=[[0]], fixed=[(1, 3)]))
+    """
+
+    _TOLD = 4
+
+    def __init__(self) -> None:
+        self._met: dict[tuple[Any, ...], None] | None = {}
+
+    def note(self, sizes: Iterable[Any]) -> int:
+        """Note a list. How many are there; 0 where there will be no plan."""
+        # Another thread may set it.
+        met = self._met
+        if met is None:
+            return 0
+        key = tuple(sizes)
+        # The last one is the present one.
+        met.pop(key, None)
+        met[key] = None
+        return len(met)
+
+    def plan(self, trail: Trail) -> tuple[list[Any], Places]:
+        """The last list, with symbols where the last ones differ."""
+        return opened_list(list(self._met or ())[-self._TOLD :], trail)
+
+    def begin_again(self, more: bool) -> None:
+        """They have a plan, or cannot have one; with `more` others may get one, too."""
+        self._met = {} if more else None
+
+
 def opened(seen: Sequence[Sequence[Any]], trail: Trail, rest: Container[int] = ()) -> list[tuple[list[int], Size]]:
     """The places of some lists of sizes, but for the `rest`, at which these differ: together where they always agree,
     with a symbol that has the value of the last list.

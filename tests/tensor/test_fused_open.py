@@ -53,7 +53,7 @@ COMPOSITES: dict[str, Callable[..., Any]] = {name: fusing.COMPOSITES[name] for n
     "pairs": lambda x, w, b, t: tj.cdist(x, x.detach() * 0.5 + 1.0),
 }
 WITHOUT = ("cross_entropy_weighted", "pairs")
-"""What is no one program at single sizes either: it looks up rows of floats, or has several results."""
+"""What is no one program at single sizes either."""
 ROWS = [(n, 24) for n in (3, 5, 9, 6, 40, 2, 1, 7)]
 COLUMNS = [(4, n) for n in (6, 10, 33, 8, 70, 2, 1, 12)]
 BOTH = [(3, 6), (5, 9), (9, 8), (4, 33), (70, 3), (2, 2), (8, 8), (1, 4), (12, 1)]

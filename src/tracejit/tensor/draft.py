@@ -7,7 +7,7 @@ Must not know: what runs, programs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from math import prod
 from typing import Any, NamedTuple
@@ -271,6 +271,46 @@ class Draft:
             found.add(at)
             stack.extend(a for a in self.steps[at].args if type(a) is int)
         return found
+
+
+def run_again(
+    steps: Iterable[Step],
+    known: dict[int, Any],
+    number: Callable[[int], Any],
+    apply: Callable[[Op, tuple[Any, ...], tuple[Any, ...]], Any],
+    detach: Callable[[Any], Any],
+) -> None:
+    """Add what steps of single results make of known values to these; `number` gives a run-time number by its index."""
+    for step in steps:
+        args = tuple([
+            known[a] if type(a) is int else number(a.index) if type(a) is Number else a[0] for a in step.args
+        ])  # fmt: skip
+        known[step.out] = detach(args[0]) if step.op is None else apply(step.op, args, step.attrs)
+
+
+class Gradients:
+    """Where gradients go while rules run: those of steps are added up as they come, those of ends are kept in order.
+
+    `end_of` tells an end of its tape from steps, by which it is kept.
+    """
+
+    def __init__(self, rules: Draft, end_of: Callable[[Any], Any]) -> None:
+        self.rules, self.end_of = rules, end_of
+        self.pending: dict[TapeNode, list[Any]] = {}
+        self.ends: dict[Any, list[int]] = {}
+
+    def send(self, edge: Any, g: Tensor | None) -> None:
+        """Send a gradient, if there is one, along an edge, if there is one."""
+        if edge is None or g is None:
+            return
+        end = self.end_of(edge)
+        if end is not None:
+            self.ends.setdefault(end, []).append(self.rules.place(g))
+            return
+        node, which = edge
+        slots = self.pending.setdefault(node, [None] * node.outs)
+        before = slots[which]
+        slots[which] = g if before is None else ops.add(before, g)
 
 
 class Rules(Draft):

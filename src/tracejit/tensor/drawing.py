@@ -20,7 +20,7 @@ from tracejit.aval import Aval
 from tracejit.ops.contraction import PRODUCTS
 from tracejit.ops.record import Op, ops
 from tracejit.symbols import present
-from tracejit.tensor.draft import Draft, Unfit
+from tracejit.tensor.draft import Draft, Gradients, Unfit
 from tracejit.tensor.modes import set_grad_enabled
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import TapeNode, pull
@@ -146,19 +146,15 @@ class Drawing(Draft):
 
     def _walk(self, linked: list[TapeNode], root: Tensor, ghosts: list[Tensor]) -> None:
         at = {id(ghost): k for k, ghost in enumerate(ghosts)}
-        pending: dict[TapeNode, Any] = {linked[0]: root}
+        found = Gradients(self, lambda edge: None if type(edge) is tuple else at[id(edge)])
+        found.send((linked[0], 0), root)
         for node in linked:
-            ct = pending.pop(node, None)
-            if ct is None:
-                continue
-            for edge, g in zip(node.edges, pull(node, [ct], False), strict=True):
-                if edge is None or g is None:
-                    continue
-                if type(edge) is tuple:
-                    before = pending.get(edge[0])
-                    pending[edge[0]] = g if before is None else ops.add(before, g)
-                else:
-                    self.gradients[at[id(edge)]].append(self.place(g))
+            cts = found.pending.pop(node, None)
+            if cts is not None:
+                for edge, g in zip(node.edges, pull(node, cts, False), strict=True):
+                    found.send(edge, g)
+        for k, places in found.ends.items():
+            self.gradients[k] = places
 
     # --- what to keep ---------------------------------------------------------------------------------------------
 

@@ -192,6 +192,10 @@ def _found(
 
     With the latter comes what their symbols stand for.
     """
+    opening = None if composite.mutates or composite.deep else opening_of(kind)
+    found = opening.find(tensors) if opening is not None and opening.ways else None
+    if found is not None and is_new(kind):
+        return found
 
     def run(ghosts: list[Tensor]) -> Any:
         left = list(ghosts)
@@ -202,10 +206,6 @@ def _found(
             named.update((k, Scalar(kwargs[k], Number(at))) for at, k in enumerate(floats))
         return composite.function(*given, **named)
 
-    opening = None if composite.mutates or composite.deep else opening_of(kind)
-    found = opening.find(tensors) if opening is not None and opening.ways else None
-    if found is not None and is_new(kind):
-        return found
     tracked = state.grad_enabled and any(t._requires_grad for t in tensors)
     work = sum([t._array.size for t in tensors]) + (TRACKED_USE_WORK if tracked else USE_WORK)
     unit = _made(kind, composite, tensors, numbers, run, work if found is None else WORK + 1)

@@ -20,7 +20,7 @@ import numpy as np
 
 from tracejit.config import logger
 from tracejit.ir.graph import Graph
-from tracejit.symbols import Places, Trail, Wanted, fill, opened_list
+from tracejit.symbols import Places, Sightings, Trail, Wanted, fill
 from tracejit.template import Template
 from tracejit.tensor.draft import Number
 from tracejit.tensor.fused_unit import Fused, Sizes
@@ -37,8 +37,6 @@ _AGAIN = 4
 """Layouts from which on it is where an earlier process has planned it."""
 _WAYS = 4
 """Plans of a kind: where none of them serves, layouts have programs of their own."""
-_SIGHTINGS = 4
-"""How many lists of sizes tell which of them belong together."""
 _MAX_KINDS = 1024
 _building = threading.Lock()
 """Of who plans with symbols that others plan with, too."""
@@ -138,7 +136,7 @@ class Opening:
     __slots__ = ("met", "ways", "work")
 
     def __init__(self) -> None:
-        self.met: dict[tuple[int, ...], None] | None = {}
+        self.met = Sightings()
         self.work = 0.0
         self.ways: list[tuple[OpenFused, Places]] = []
 
@@ -157,37 +155,29 @@ class Opening:
         """Note a call for which there are no programs, and its share of the work that is worth them. Whether it is time
         to plan.
         """
-        # Another thread may set it.
-        met = self.met
-        sizes = None if met is None else _sizes_of(tensors)
-        if met is None or sizes is None:
+        sizes = _sizes_of(tensors)
+        if sizes is None:
             return False
-        # The last one is that of these tensors.
-        met.pop(sizes, None)
-        met[sizes] = None
+        met = self.met.note(sizes)
         self.work += work
-        if len(met) < 2:
-            return False
-        if len(met) >= _LAYOUTS and self.work > _WORK:
+        if met >= _LAYOUTS and self.work > _WORK:
             return True
-        return len(met) == _AGAIN and was_made(_without_sizes(kind))
+        return met == _AGAIN and was_made(_without_sizes(kind))
 
     def plan(self, kind: tuple[Any, ...], name: str, tensors: list[Tensor], run: Callable[[list[Tensor]], Any]) -> None:
         """Make programs for the sizes that were met, and others like them."""
-        met = self.met
-        assert met is not None
         trail = Trail()
-        values, places = opened_list(list(met)[-_SIGHTINGS:], trail)
+        values, places = self.met.plan(trail)
         try:
             drawing = OpenDrawing(tensors, _layouts(tensors, values), run)
             self.ways.append((OpenFused(name, drawing, trail), places))
             remember(_without_sizes(kind))
         except Exception:  # noqa: BLE001 - a composite may raise anything
             # What there is to say of it the composite says itself, one layout after another.
-            self.met = None
+            self.met.begin_again(False)
             _log.info("%s has no programs for all sizes", name)
             return
-        self.met = {} if len(self.ways) < _WAYS else None
+        self.met.begin_again(len(self.ways) < _WAYS)
         self.work = 0.0
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from tracejit.ir.graph import Graph
 from tracejit.tensor.array_program import NO_NUMBERS, ArrayProgram
-from tracejit.tensor.draft import Rules, Unfit
+from tracejit.tensor.draft import Rules, Unfit, run_again
 from tracejit.tensor.drawing import Drawing
 from tracejit.tensor.tape import next_positions
 from tracejit.tensor.tensor import Tensor
@@ -22,6 +22,11 @@ from tracejit.tensor.tensor import Tensor
 _MAX_PULLS = 8
 """Programs for the gradients of one unit: they differ in how the result's gradient lies in memory, and in which sums
 there are already."""
+
+
+def _no_number(index: int) -> Any:
+    """A unit with run-time numbers changes tensors and has no gradient. Raises: Unfit."""
+    raise Unfit
 
 
 Sizes = tuple[int, ...]
@@ -115,10 +120,8 @@ class Fused:
         known: dict[int, Any] = dict(zip(self._left, left, strict=True))
         known[drawing.cotangent] = ct
         places = [place for k in self.wanted for place in drawing.gradients[k]]
-        for at in sorted(drawing.needed(places, known)):
-            step = drawing.steps[at]
-            args = tuple([known[a] if type(a) is int else a[0] for a in step.args])
-            known[step.out] = rules.detach(args[0]) if step.op is None else rules.apply(step.op, args, step.attrs)
+        steps = [drawing.steps[at] for at in sorted(drawing.needed(places, known))]
+        run_again(steps, known, _no_number, rules.apply, rules.detach)
         return [[known[place] for place in drawing.gradients[k]] for k in self.wanted]
 
     @staticmethod

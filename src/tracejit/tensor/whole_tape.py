@@ -27,7 +27,7 @@ from tracejit.ops.record import ops
 from tracejit.runtime.cuda.array import DeviceArray
 from tracejit.tensor.array_program import ArrayProgram
 from tracejit.tensor.dispatch import wrap
-from tracejit.tensor.draft import Rules, Unfit
+from tracejit.tensor.draft import Gradients, Rules, Unfit
 from tracejit.tensor.modes import set_grad_enabled
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import TapeNode, current, pull
@@ -43,8 +43,8 @@ _TRIES = 8
 _TAPES = 64
 """Tapes that are known: beyond that all are forgotten."""
 _MISSES, _EVERY = 32, 16
-"""So many tapes in a row that were not met before, as where sizes change in each step, and further on only one of so
-many passes is looked at."""
+"""So many tapes in a row that were not met before, as where sizes change in each step, or that have no use for a
+program, and further on only one of so many passes is looked at."""
 _MOST = 4096
 """Steps of a tape that is looked at."""
 _NUMBERS = (int, float, bool)
@@ -101,7 +101,7 @@ _tapes: dict[tuple[Any, ...], _Tape] = {}
 
 
 class _Pace:
-    """How many passes in a row brought tapes that were not met before, and how many were left out since."""
+    """How many passes in a row were looked at in vain, and how many came since that was so for long."""
 
     misses = 0
     left = 0
@@ -131,13 +131,11 @@ class Pass:
         if key is None:
             return False
         tape = _tapes.get(key)
+        _Pace.misses = _Pace.misses + 1 if tape is None or not tape.may_pay else 0
         if tape is None:
-            _Pace.misses += 1
             if len(_tapes) >= _TAPES:
                 _tapes.clear()
             tape = _tapes[key] = _Tape()
-        else:
-            _Pace.misses = 0
         self._tape = tape
         return tape.may_pay
 
@@ -241,18 +239,8 @@ class Pass:
 
     def _build(self) -> Way:
         rules = Rules()
-        sums: dict[int, list[int]] = {}
         walked: list[int] = []
-        pending: dict[TapeNode, list[Any]] = {}
-
-        def send(edge: Any, g: Tensor) -> None:
-            if type(edge) is not tuple:
-                sums.setdefault(self._leaves[id(edge)][0], []).append(rules.place(g))
-                return
-            slots = pending.setdefault(edge[0], [None] * edge[0].outs)
-            before = slots[edge[1]]
-            slots[edge[1]] = g if before is None else ops.add(before, g)
-
+        found = Gradients(rules, lambda edge: None if type(edge) is tuple else self._leaves[id(edge)][0])
         with rules.taking(), set_grad_enabled(False):
             ghosts = [rules.ghost(wrap(array)) for array in self._arrays]
             for ghost in ghosts:
@@ -260,9 +248,9 @@ class Pass:
             inputs = list(enumerate(rules.strides))
             for node, which, ct, is_one in self._given:
                 one = ops.full(1, shape=ct._shape, dtype=ct._dtype) if is_one else ghosts[self._at[id(ct._array)]]
-                send((node, which), one)
+                found.send((node, which), one)
             for k, node in enumerate(self._steps):
-                cts = pending.pop(node, None)
+                cts = found.pending.pop(node, None)
                 if cts is None:
                     continue
                 walked.append(k)
@@ -271,16 +259,16 @@ class Pass:
                     for at in unit.several:
                         # A walk looks at these first, which decides whose turn it is.
                         if type(sources[at]) is not tuple:
-                            sums.setdefault(self._leaves[id(sources[at])][0], [])
+                            found.ends.setdefault(self._leaves[id(sources[at])][0], [])
                     left = [ghosts[self._at[id(array)]] for array in node.left()]  # type: ignore[attr-defined]
                     for at, terms in zip(unit.wanted, unit.rule(rules, left, cts[0]), strict=True):
                         for g in terms:
-                            send(sources[at], g)
+                            found.send(sources[at], g)
                     continue
                 for edge, g in zip(node.edges, pull(self._stand_in(node, ghosts), cts, False), strict=True):
-                    if edge is not None and g is not None:
-                        send(edge, g)
-        return ArrayProgram(rules.graph("backward", inputs, list(sums.values()), [], {}, ())), list(sums), walked
+                    found.send(edge, g)
+        program = ArrayProgram(rules.graph("backward", inputs, list(found.ends.values()), [], {}, ()))
+        return program, list(found.ends), walked
 
     def _stand_in(self, node: TapeNode, ghosts: list[Tensor]) -> TapeNode:
         """A step that saved tensors without values."""

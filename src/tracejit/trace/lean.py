@@ -24,7 +24,7 @@ from tracejit.ops.record import Op
 from tracejit.runtime.arrays import LINE_BYTES
 from tracejit.runtime.blocks import BLOCK_BYTES
 from tracejit.schedule import cost
-from tracejit.tensor.draft import Number, Step
+from tracejit.tensor.draft import Number, Step, run_again
 from tracejit.trace.memory import Memory
 from tracejit.trace.tree import Event
 from tracejit.trace.tree import Number as Variable
@@ -85,12 +85,8 @@ class Lean:
     ) -> None:
         """Add what can be made of known values to them; `number` gives a run-time number by its index."""
         for step in self.steps:
-            if any(type(a) is int and a not in known for a in step.args):
-                continue
-            args = tuple([
-                known[a] if type(a) is int else number(a.index) if type(a) is Number else a[0] for a in step.args
-            ])  # fmt: skip
-            known[step.out] = detach(args[0]) if step.op is None else apply(step.op, args, step.attrs)
+            if all(type(a) is not int or a in known for a in step.args):
+                run_again([step], known, number, apply, detach)
 
 
 def is_fused(op: Op | None) -> bool:

@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 
 from tracejit.config import logger
-from tracejit.ops.record import ops
 from tracejit.tensor.array_program import ArrayProgram
 from tracejit.tensor.dispatch import wrap
-from tracejit.tensor.draft import Number, Rules, Unfit
+from tracejit.tensor.draft import Gradients, Number, Rules, Unfit
 from tracejit.tensor.modes import set_grad_enabled
 from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.tape import TapeNode, pull
@@ -85,12 +84,19 @@ class Pullback:
             tensors = {slot: saved[slot] if slot in saved else wrap(np.empty(())) for slot in held.tensors}
             outer = {slot: TapeNode.__new__(TapeNode) for slot in held.outer}
             steps = make(tensors, outer, numbers)
-            pending: dict[TapeNode, list[Any]] = {}
-            for (k, at, which, _), ct in zip(given, cts, strict=True):
-                node = steps[k][at]
-                pending.setdefault(node, [None] * node.outs)[which] = ct
             leaves = {id(t): slot for slot, t in tensors.items()}
-            sums = self._walk(plan, steps, pending, leaves, {node: slot for slot, node in outer.items()})
+            slots = {node: slot for slot, node in outer.items()}
+
+            def end_of(edge: Any) -> Any:
+                if type(edge) is not tuple:
+                    return leaves[id(edge)]
+                return (slots[edge[0]], edge[1]) if edge[0] in slots else None
+
+            found = Gradients(rules, end_of)
+            for (k, at, which, _), ct in zip(given, cts, strict=True):
+                found.send((steps[k][at], which), ct)
+            self._walk(plan, steps, found)
+        sums = found.ends
         self.targets = list(sums)
         self._sums = list(sums.values())
         self.several = [k for k, terms in enumerate(self._sums) if len(terms) > 1]
@@ -122,39 +128,21 @@ class Pullback:
         found = [*found[lean.apart :], *found[: lean.apart]]
         return {slot: self._rules.ghost(wrap(np.empty(aval.shape, aval.dtype.np))) for slot, aval in found}
 
-    def _walk(
-        self,
-        plan: TapePlan,
-        steps: Steps,
-        pending: dict[TapeNode, list[Any]],
-        leaves: dict[int, int],
-        outer: dict[TapeNode, int],
-    ) -> dict[Any, list[int]]:
-        """For each end the places of the gradients that go there, in the order of a backward pass."""
-        sums: dict[Any, list[int]] = {}
+    def _walk(self, plan: TapePlan, steps: Steps, found: Gradients) -> None:
+        """Run the rules of the steps to which gradients come, in the order of a backward pass."""
         self.spent: dict[int, Spent] = {}
         for k in sorted(steps, reverse=True):
             part, walked = plan.parts[k], []
             for at in range(len(part.order) - 1, -1, -1):
                 node = steps[k][at]
-                cts = pending.pop(node, None)
+                cts = found.pending.pop(node, None)
                 if cts is None:
                     continue
                 if part.holds(at):
                     walked.append(at)
                 for edge, g in zip(node.edges, pull(node, cts, False), strict=True):
-                    if edge is None or g is None:
-                        continue
-                    if type(edge) is not tuple:
-                        sums.setdefault(leaves[id(edge)], []).append(self._rules.place(g))
-                    elif edge[0] in outer:
-                        sums.setdefault((outer[edge[0]], edge[1]), []).append(self._rules.place(g))
-                    else:
-                        slots = pending.setdefault(edge[0], [None] * edge[0].outs)
-                        before = slots[edge[1]]
-                        slots[edge[1]] = g if before is None else ops.add(before, g)
+                    found.send(edge, g)
             self.spent[k] = part.spent(frozenset(walked))
-        return sums
 
     def run(
         self, kept: list[Any], arrays: list[np.ndarray], numbers: Iterable[Any], totals: list[np.ndarray | None]
