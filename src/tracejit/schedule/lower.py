@@ -23,7 +23,8 @@ from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
 from tracejit.schedule.islands import Islands, Run, detach
 from tracejit.schedule.values import Number, Read, Value, cuts_of, number_of, whole
-from tracejit.shapes import contiguous_strides, view_strides
+from tracejit.schedule.views import VIEWS, flipped
+from tracejit.shapes import contiguous_strides
 
 UNITS = {"sum": 0, "prod": 1}
 """What a reduction of nothing gives."""
@@ -344,13 +345,13 @@ class Lowering:
         unit = size if inner == 1 else inner
         reads: list[Read] = []
         for x in args:
-            read = _flip(x, x.shape, (dim,)) if back else x
+            read = flipped(x, x.shape, (dim,)) if back else x
             dims = read.over(read.shape)
             crosses = any(cut % unit for cut in cuts_of(dims)) or cost.lies_across(dims)
             reads.append(self._turn(read) if crosses else read)
         layout = (prod(aval.shape[:dim]), size, inner)
         scan = whole(self._add(kinds.SCAN, op, aval, tuple(reads), attrs=attrs, layout=layout, back=back))
-        return _flip(scan, aval.shape, (dim,)) if back else scan
+        return flipped(scan, aval.shape, (dim,)) if back else scan
 
     def _contraction(self, op: Op, aval: Aval, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Read:
         kind = dtypes.widened(aval.dtype)
@@ -541,55 +542,6 @@ class Lowering:
         results = [self._add(kinds.RESULT, None, a, attrs=(k,), call=call) for k, a in enumerate(avals)]
         call.results = tuple(results)
         return call
-
-
-def _reshape(x: Read, shape: tuple[int, ...], to: tuple[int, ...]) -> Read | None:
-    strides = view_strides(x.shape, x.strides, shape)
-    return None if strides is None else Read(x.source, shape, strides, x.offset)
-
-
-def _permute(x: Read, shape: tuple[int, ...], dims: tuple[int, ...]) -> Read:
-    return Read(x.source, shape, tuple(x.strides[d] for d in dims), x.offset)
-
-
-def _expand(x: Read, shape: tuple[int, ...], to: tuple[int, ...]) -> Read:
-    lead = len(shape) - len(x.shape)
-    kept = (0 if s == 1 else stride for s, stride in zip(x.shape, x.strides, strict=True))
-    return Read(x.source, shape, (0,) * lead + tuple(kept), x.offset)
-
-
-def _slice(
-    x: Read, shape: tuple[int, ...], start: tuple[int, ...], length: tuple[int, ...], step: tuple[int, ...]
-) -> Read:
-    offset = x.offset + sum(a * s for a, s in zip(start, x.strides, strict=True))
-    return Read(x.source, shape, tuple(a * s for a, s in zip(step, x.strides, strict=True)), offset)
-
-
-def _flip(x: Read, shape: tuple[int, ...], dims: tuple[int, ...]) -> Read:
-    last = x.offset + sum((x.shape[d] - 1) * x.strides[d] for d in dims)
-    return Read(x.source, shape, tuple(-s if d in dims else s for d, s in enumerate(x.strides)), last)
-
-
-def _diagonal(x: Read, shape: tuple[int, ...]) -> Read:
-    *lead, down, along = x.strides
-    return Read(x.source, shape, (*lead, down + along), x.offset)
-
-
-def _windows(x: Read, shape: tuple[int, ...], dim: int, size: int, step: int) -> Read:
-    along = x.strides[dim]
-    return Read(x.source, shape, (*x.strides[:dim], along * step, *x.strides[dim + 1 :], along), x.offset)
-
-
-# The views are a closed set: what a view does to strides is the same on every backend, so it is said here.
-VIEWS: dict[str, Callable[..., Read | None]] = {
-    "reshape": _reshape,
-    "permute": _permute,
-    "expand": _expand,
-    "slice": _slice,
-    "flip": _flip,
-    "diagonal": _diagonal,
-    "windows": _windows,
-}
 
 
 def lower(graph: Graph, planner: Planner) -> Lowered:
