@@ -339,7 +339,7 @@ class RandomGraph:
         x, y, rng = self._pick(), self._pick(), self.rng
         if not x.shape or 0 in x.shape:
             return None
-        what = rng.choice(["matmul", "matmul", "argmax", "scan", "scan", "take", "take", "gather"])
+        what = rng.choice(["matmul", "matmul", "argmax", "scan", "scan", "take", "take", "gather", "sums", "sums"])
         if what == "matmul":
             if len(x.shape) != 2 or len(y.shape) != 2 or x.dtype is not y.dtype or x.dtype is dtypes.bool:
                 return None
@@ -351,12 +351,26 @@ class RandomGraph:
             return make("argmax", x, dim=dim)
         if what == "scan":
             return self._scan(x, dim)
+        if what == "sums":
+            return self._sums(x)
         count = rng.choice([1, 2, x.shape[dim], 2 * x.shape[dim]])
         if what == "take":
             return make("take", x, self._places((count,), x.shape[dim]), dim=dim)
         shape = tuple(count if d == dim else rng.randrange(1, s + 1) for d, s in enumerate(x.shape))
         index = self._places(shape[dim:], x.shape[dim]) if rng.random() < 0.5 else self._places(shape, x.shape[dim])
         return make("gather", x, make("expand", index, shape=shape), dim=dim)
+
+    def _sums(self, x: Node) -> Node | None:
+        """Sums of rows at places, of which some may belong to no row."""
+        if x.dtype is dtypes.bool:
+            return None
+        size = self.rng.choice([1, 3, 2 * x.shape[0]])
+        ground, index = make("full", 0, shape=(size, *x.shape[1:]), dtype=x.dtype), self._places(x.shape[:1], size)
+        if self.rng.random() < 0.5:
+            return make("index_add", ground, index, x, dim=0)
+        ones = (1,) * (len(x.shape) - 1)
+        index = make("expand", make("reshape", index, shape=(x.shape[0], *ones)), shape=x.shape)
+        return make("scatter_add", ground, index, x, dim=0)
 
     def _scan(self, x: Node, dim: int) -> Node | None:
         """A scan, which may begin at the end."""

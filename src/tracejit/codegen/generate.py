@@ -15,6 +15,7 @@ from tracejit.codegen import expression
 from tracejit.codegen.elements import Elements
 from tracejit.codegen.folds import Costs, combine, write_blocks, write_column, write_row
 from tracejit.codegen.scans import write_scan
+from tracejit.codegen.scatters import write_scatter
 from tracejit.codegen.scratch import Scratch
 from tracejit.codegen.short_rows import ShortRows, write_short_rows
 from tracejit.codegen.strips import write_strip
@@ -22,7 +23,7 @@ from tracejit.codegen.text import KernelText, Writer
 from tracejit.kernels.vmath import IN_PLACE
 from tracejit.schedule import cost
 from tracejit.schedule.plan import Plan, launches_of
-from tracejit.schedule.spaces import BACKSCAN, BLOCKS, COLUMN, LOOP, ROW, SCAN, STRIP, Group
+from tracejit.schedule.spaces import BACKSCAN, BLOCKS, COLUMN, LOOP, ROW, SCAN, SCATTER, STRIP, Group
 from tracejit.schedule.values import VIRTUAL, Value
 
 _STRIP_UNIT = 32
@@ -64,6 +65,7 @@ def _doc(group: Group) -> str:
         "strip": "Strip by strip of columns",
         "scan": "Step by step",
         "backscan": "Step by step from the end",
+        "scatter": "Row by row to where an index says",
     }[group.kind]
     return f"{what}: {', '.join(v.name for v in group.members)}."
 
@@ -356,4 +358,5 @@ _TEMPLATES: dict[str, Callable[[Elements], Costs]] = {
     STRIP: write_strip,
     SCAN: write_scan,
     BACKSCAN: write_scan,
+    SCATTER: write_scatter,
 }

@@ -6,6 +6,8 @@ Must not know: kernel text, memory.
 
 A norm subtracts the mean before it adds up squares, again before it scales, and twice on the way back. What is kept for
 that is as large as what it is made of: reading the latter and a mean for each row is no more than reading the former.
+So it is with rows that an index picks, such as those of nodes for the edges of a graph: to pick them again is no more
+than to read a copy of them.
 """
 
 from __future__ import annotations
@@ -57,7 +59,7 @@ class _Again:
 
     def _try(self, value: Value) -> None:
         """Has all groups that want a value from memory compute it, if they all can and it pays."""
-        if value in self._targets or not is_cheap(value):
+        if value in self._targets or not (is_cheap(value) or _picks_rows(value)):
             return
         own = self._partition.group_of[value]
         outside = [r for r in self._readers.get(value, ()) if self._partition.group_of[r] is not own]
@@ -84,6 +86,10 @@ class _Again:
         """Puts a step, and before it what it is computed from, into the cone of a value; False if that cannot be."""
         known.add(step)
         cone.work += cost.work(step)
+        if _picks_rows(step):
+            cone.steps.append(step)
+            cone.reads += step.reads
+            return all(self._is_kept(read.source) for read in step.reads)
         for read in step.reads:
             source = read.source
             if source in known:
@@ -98,7 +104,7 @@ class _Again:
                 return False
             elif self._is_kept(source):
                 cone.reads.append(read)
-            elif not is_cheap(source) or not self._enter(cone, source, value, known):
+            elif not (is_cheap(source) or _picks_rows(source)) or not self._enter(cone, source, value, known):
                 return False
         cone.steps.append(step)
         return True
@@ -125,19 +131,20 @@ class _Again:
         if sum(source.dtype.itemsize for source in large) > value.dtype.itemsize:
             return False
         cuts = (cuts for step in cone.steps for _, cuts in step.cuts)
-        if not all(self._goes_along(place, found) for found in cuts):
+        least = cost.SHORT_PICKED if any(map(_picks_rows, cone.steps)) else cost.SHORT_LOOP
+        if not all(self._goes_along(place, found, least) for found in cuts):
             return False
         steps = [step for step in cone.steps if self._known(place, step) is None]
         return self._partition.refusal(place, steps) is None
 
     @staticmethod
-    def _goes_along(place: Group, cuts: frozenset[int]) -> bool:
-        """Whether a loop has these cuts already, or they leave it long rows: a short one spends its time on what is one
-        element for all of it.
+    def _goes_along(place: Group, cuts: frozenset[int], least: int) -> bool:
+        """Whether a loop has these cuts already, or they leave it rows of at least so many elements: a short one spends
+        its time on what is one element for all of it.
         """
         if place.kind != LOOP:
-            return present(place.unit) >= cost.SHORT_LOOP
-        return cuts <= place.cuts or present(min(cuts)) >= cost.SHORT_LOOP
+            return present(place.unit) >= least
+        return cuts <= place.cuts or present(min(cuts)) >= least
 
     def _compute(self, place: Group, cone: _Cone, value: Value) -> None:
         """Has a group compute a value, and those that it is made of, for itself."""
@@ -157,7 +164,7 @@ class _Again:
         return self._copies.get((place, self._origin.get(step, step)))
 
     def _copy(self, place: Group, step: Value, own: dict[Value, Value]) -> Value:
-        copy = Value(step.kind, step.op, step.shape, step.dtype, step.args, step.attrs, step.node)
+        copy = Value(step.kind, step.op, step.shape, step.dtype, step.args, step.attrs, step.node, after=step.after)
         copy.index = step.index
         copy.read_instead(own)
         origin = self._origin[copy] = self._origin.get(step, step)
@@ -175,7 +182,9 @@ class _Again:
         rest = [value]
         while rest:
             unread = rest.pop()
-            if unread not in group.full or unread in self._targets or self._readers.get(unread) or not is_cheap(unread):
+            if unread not in group.full or unread in self._targets or self._readers.get(unread):
+                continue
+            if not (is_cheap(unread) or _picks_rows(unread)):
                 continue
             group.members.remove(unread)
             group.full.remove(unread)
@@ -187,6 +196,14 @@ class _Again:
             self._partition.renew(group)
         else:
             self._partition.groups.remove(group)
+
+
+def _picks_rows(value: Value) -> bool:
+    """Whether a value is long rows of another one that an index picks."""
+    if value.kind != kinds.ELEMENTWISE or value.into is not None or len(value.reads) < 2:
+        return False
+    index = value.reads[0].picked
+    return index is not None and cost.is_small_beside(present(index.source.numel), present(value.numel))
 
 
 def compute_again(

@@ -51,6 +51,14 @@ SCAN_COLUMNS, SCAN_STRIPS = 64, 32
 SHORT_SCAN, NARROW_SCAN = 32, 16
 """Elements of a row, and columns, below which a scan had better be a library operation: a kernel would spend its time
 where rows begin (over rows of 8 it takes 3.5 times as long, over 4 columns 1.1 to 1.3)."""
+SHORT_SUM = 8
+"""Elements of rows that are added at places below which a library operation had better do that."""
+SHORT_PICKED = 16
+"""Elements of rows that an index picks from which on they are picked again rather than kept."""
+PASSED, RANGED, PARTED_SUM, SUM_COLUMNS = 0.7, 16, 128, 64
+"""What it takes to see that a row goes elsewhere; for how many of its elements there is one more range of destinations,
+as each costs that once more; the elements of rows that are parted by columns, so that it does not matter how rows are
+spread, and the columns of a part: threads that write nearer to one another wait for each other's lines."""
 RECOMPUTED = 10.0
 """Computing a value anew in a later pass over a row is as cheap as keeping it, up to this work an element."""
 
@@ -291,6 +299,21 @@ def is_read_once(nbytes: int, row: int) -> bool:
     if not row:
         return bool(present(nbytes) >= SIBLING_BYTES)
     return bool(present(nbytes) >= SIBLING_ROW_BYTES and present(row) >= SHORT_LOOP)
+
+
+def is_short_sum(shape: tuple[int, ...]) -> bool:
+    """Whether rows that are added to those of such a result are too short to share a kernel."""
+    return prod(shape[1:]) < SHORT_SUM
+
+
+def scatter_columns(inner: int) -> int:
+    """The columns that one unit of a sum of rows at places takes; 0 if its units are ranges of destinations."""
+    return SUM_COLUMNS if inner >= PARTED_SUM else 0
+
+
+def scatter_ranges(size: int, inner: int) -> int:
+    """In how many ranges so many destinations of rows are cut up."""
+    return min(size, max(2, inner // RANGED))
 
 
 def is_short_scan(size: int, inner: int) -> bool:

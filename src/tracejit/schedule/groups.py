@@ -25,9 +25,12 @@ from tracejit.schedule.spaces import (
     ROW,
     SCAN,
     SCANS,
+    SCATTER,
+    SCATTERS,
     STRIP,
     Group,
     is_row_read,
+    read_back,
     relation,
 )
 from tracejit.schedule.values import Value, buffers, nests, outer_cuts, writers
@@ -43,6 +46,8 @@ _CROSSED = "its operands are laid out so that no common loop goes through them"
 _ACROSS = "what it reads lies across its rows, and is turned before"
 _DEAR = "it would be computed again in each visit of a strip"
 _LATER = "an update does not wait for what else is made of its operand"
+_ELSEWHERE = "their rows go to other places"
+_UNEVEN = "threads would not share elementary functions evenly"
 _TALL = "it would keep more rows in scratch memory than there is room for"
 
 
@@ -60,7 +65,7 @@ class Partition:
     """The groups of some values; without `strips` none is of that kind."""
 
     def __init__(self, values: list[Value], *, strips: bool = True) -> None:
-        self._strips = _read_back(values) if strips else frozenset()
+        self._strips = read_back(values) if strips else frozenset()
         self.group_of: dict[Value, Group] = {}
         self.groups: list[Group] = []
         self.cuts: list[Cut] = []
@@ -324,6 +329,8 @@ class Partition:
             return _COVERS
         if value.joined and any(self.group_of.get(part) is group for joined in value.joined for part in joined.parts):
             return _INCOMPLETE
+        if group.kind == SCATTER and (reason := _refuse_sums([*group.members, value])) is not None:
+            return reason
         if len(group.members) >= cost.MAX_MEMBERS:
             return _MANY
         inside, outside = set(), set()
@@ -369,6 +376,9 @@ class Partition:
                 return _COVERS
             if member.joined and any(not inside.isdisjoint(joined.parts) for joined in member.joined):
                 return _INCOMPLETE
+        kind = kind or group.kind
+        if kind == SCATTER and (reason := _refuse_sums(members)) is not None:
+            return reason
         if len(members) > cost.MAX_MEMBERS:
             return _MANY
         if len(buffers(members)) > cost.MAX_BUFFERS:
@@ -377,7 +387,7 @@ class Partition:
             return _ACROSS
         unit = group.unit if unit is None else unit
         outer = group.outer if outer is None else outer
-        self._tried = self._try_cuts(members, group.full | more_full, outer, unit, kind or group.kind)
+        self._tried = self._try_cuts(members, group.full | more_full, outer, unit, kind)
         if self._tried is None:
             return _CROSSED
         if group.keeps_rows or group.kind == STRIP:
@@ -464,7 +474,9 @@ class Partition:
         self._refusal = {}
         outer, size, inner = value.layout
         kind = ROW if size <= cost.BLOCK else BLOCKS
-        if inner > 1:
+        if value.op in SCATTERS:
+            kind = SCATTER
+        elif inner > 1:
             kind = STRIP if value.layout in self._strips else COLUMN
         rows, unit = (outer * size, inner) if inner > 1 else (outer, size)
         layout = value.layout if inner > 1 else (0, 0, 0)
@@ -503,7 +515,7 @@ class Partition:
                 return f"{value.name} goes over {present(rows * unit)} elements, the group over {present(group.numel)}"
             if kind in (COLUMN, STRIP) and unit < cost.SHORT_COLUMN and group.numel > cost.SMALL:
                 return f"{present(unit)} columns are too few for the elementwise work"
-        elif group.kind in SCANS:
+        elif group.kind in SCANS or group.kind != kind == SCATTER:
             return _unlike(group.kind, kind)
         elif (group.kind, group.outer, group.unit, group.layout) != (kind, rows, unit, layout):
             return "the two reduce over different dimensions"
@@ -554,28 +566,6 @@ class Partition:
         return reason
 
 
-def _read_back(values: list[Value]) -> frozenset[tuple[int, int, int]]:
-    """The layouts of sums of columns that come to what has as many rows again, or that are sums of sums and are made
-    something of: a small matter, as those of the images of a batch.
-    """
-    made: dict[Value, set[tuple[int, int, int]]] = {}
-    found: set[tuple[int, int, int]] = set()
-    for value in values:
-        if value.kind == kinds.REDUCTION and value.layout[2] > 1 and cost.is_strip(value.layout):
-            made[value] = {value.layout}
-        elif value.kind == kinds.ELEMENTWISE and made:
-            for source in [read.source for read in value.reads if read.source in made]:
-                for layout in made[source]:
-                    _, size, columns = layout
-                    if value.numel == size * columns:
-                        found.add(layout)
-                    elif value.numel == columns:
-                        made.setdefault(value, set()).add(layout)
-                        if source.kind == kinds.REDUCTION and source.reads[0].source.kind == kinds.REDUCTION:
-                            found.add(layout)
-    return frozenset(found)
-
-
 def _cuts_of(value: Value, is_full: bool, unit: int, inside: set[Value], kind: str) -> set[int] | None:
     """As `outer_cuts`, for a member of a group that may have strips, whose other values lie along their columns."""
     if kind == STRIP and value.numel == unit and value.kind != kinds.REDUCTION:
@@ -592,6 +582,13 @@ def _refuse_rows(members: list[Value], full: set[Value], kind: str) -> str | Non
         read = {r.source for v in members for r in v.reads}
         return _DEAR if plan_rows(members, full, [v for v in full if v not in read], keeps=False).dear else None
     return _TALL if plan_rows(members, full).scratch_rows > cost.MAX_SCRATCH else None
+
+
+def _refuse_sums(members: list[Value]) -> str | None:
+    """Why a kernel that adds rows at places cannot have these members, or None."""
+    if sum(member.op in SCATTERS for member in members) > 1:
+        return _ELSEWHERE
+    return _UNEVEN if any(map(cost.is_elementary, members)) else None
 
 
 def _unlike(kind: str, other: str) -> str:

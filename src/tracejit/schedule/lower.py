@@ -22,6 +22,7 @@ from tracejit.ops.index import CHANGING
 from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
 from tracejit.schedule.islands import Islands, Run, detach
+from tracejit.schedule.spaces import SCATTERS
 from tracejit.schedule.values import Number, Read, Value, cuts_of, number_of, whole
 from tracejit.schedule.views import VIEWS, flipped
 from tracejit.shapes import contiguous_strides
@@ -32,6 +33,8 @@ PICKS = frozenset((ops.take, ops.gather))
 """Operations that read an element for each of their results, at a place that is an operand."""
 RUNNING = frozenset((ops.cumsum, ops.cumprod, ops.linear_recurrence))
 """Operations of which each result follows from the one before it along a dimension."""
+_FOLDED = (dtypes.float32, dtypes.float64)
+"""Types of which there are kernels for scans, and for sums at places, that share them with others."""
 
 
 class Layout(NamedTuple):
@@ -145,7 +148,8 @@ def missing(op: Op, avals: tuple[Aval | None, ...]) -> str | None:
 class Lowering:
     """Turns the nodes of one graph into values; those that may be islands as they are, the others as `arrange` leaves
     them. What `preparing` takes apart, such as the packing of a convolution's weights, need not wait for all operands.
-    With `scans` those of float32 and float64 are values like reductions, not library operations, unless they are short.
+    With `scans` those of float32 and float64, and sums at places, are values like reductions, not library operations,
+    unless they are short.
     """
 
     def __init__(
@@ -279,6 +283,9 @@ class Lowering:
         elif op in RUNNING and (running := self._run(op, node.tensor, args, node.attrs)) is not None:
             self._reads[node] = running
             return
+        elif op in SCATTERS and (sums := self._scatter(op, node.tensor, args, node.attrs)) is not None:
+            self._reads[node] = sums
+            return
         elif op.family == "library":
             self._results[node] = results = self._enter_call(node, op, args)
             if isinstance(node.aval, Aval):
@@ -335,7 +342,7 @@ class Lowering:
         """A scan; None if a library operation does it."""
         dim = attrs[0]
         size, inner = aval.shape[dim], prod(aval.shape[dim + 1 :])
-        if not self._scans or aval.numel == 0 or aval.dtype not in (dtypes.float32, dtypes.float64):
+        if not self._scans or aval.numel == 0 or aval.dtype not in _FOLDED:
             return None
         if size == 1 or cost.is_short_scan(size, inner):
             return None
@@ -352,6 +359,32 @@ class Lowering:
         layout = (prod(aval.shape[:dim]), size, inner)
         scan = whole(self._add(kinds.SCAN, op, aval, tuple(reads), attrs=attrs, layout=layout, back=back))
         return flipped(scan, aval.shape, (dim,)) if back else scan
+
+    def _scatter(self, op: Op, aval: Aval, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Read | None:
+        """Sums of rows at the places of an index, where there was one number before; None if a library operation adds.
+        """
+        x, index, rows = args
+        if not self._scans or attrs[0] != 0 or x.source.op is not ops.full or aval.dtype not in _FOLDED:
+            return None
+        if not all(isinstance(n, int) and n for n in (*aval.shape, *rows.shape)) or cost.is_short_sum(aval.shape):
+            return None
+        size, shape = aval.shape[0], (rows.shape[0], *aval.shape[1:])
+        if not (index.shape == rows.shape == shape if op is ops.scatter_add else rows.shape == shape):
+            return None
+        if any(step and n > 1 for n, step in zip(index.shape[1:], index.strides[1:], strict=True)):
+            # Its places differ from column to column.
+            return None
+        index = self._real(index)
+        after = self._looked_at(index, size)
+        if after is None:
+            return None
+        places = Read(index.source, shape, (index.strides[0], *[0] * (len(shape) - 1)), index.offset)
+        layout = (1, shape[0], prod(shape[1:]))
+        dims = rows.over(shape)
+        if any(cut % layout[2] for cut in cuts_of(dims)) or cost.lies_across(dims):
+            rows = self._turn(rows)
+        operands = (rows, places, x.source.args[0])
+        return whole(self._add(kinds.REDUCTION, op, aval, operands, attrs=attrs, layout=layout, after=after))
 
     def _contraction(self, op: Op, aval: Aval, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Read:
         kind = dtypes.widened(aval.dtype)

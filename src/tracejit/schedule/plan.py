@@ -183,7 +183,10 @@ class _Planning:
                 used.update(value.call.results)
                 rest += [r.source for r in value.call.reads]
                 rest += value.call.after
+        unused = [v for v in self.lowered.values if v not in used]
         self.lowered.values = [v for v in self.lowered.values if v in used]
+        for value in unused:
+            value.release()
 
     # --- homes --------------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ A group's space is [outer, unit] elements:
 * column: reductions over a part of `outer`; reduced values leave the group;
 * strip: reductions over all of `outer`, and everything that reads the reduced values back;
 * scan, backscan: scans along the unit, or along a part of `outer`, from the front or from the end;
+* scatter: rows, the units, are added to those of a reduced value that an index says; it leaves the group;
 * call: one library operation.
 """
 
@@ -18,11 +19,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from tracejit.ops import ops
+from tracejit.schedule import cost
 from tracejit.schedule import values as kinds
 from tracejit.schedule.values import Read, Value
 
 LOOP, ROW, BLOCKS, COLUMN, STRIP, CALL = "loop", "row", "blocks", "column", "strip", "call"
+SCATTER = "scatter"
 SCANS = SCAN, BACKSCAN = "scan", "backscan"
+SCATTERS = frozenset((ops.index_add, ops.scatter_add))
+"""Operations that, as reductions, are sums at places that an index says."""
 
 
 @dataclass(eq=False, slots=True)
@@ -88,3 +94,26 @@ def is_row_read(read: Read, value: Value, group: Group) -> bool:
         and read.source.numel == group.beside
         and read.over(value.shape) == tuple([dim for dim in dims if dim[0] > 1 or dim[1] == 0])
     )
+
+
+def read_back(values: list[Value]) -> frozenset[tuple[int, int, int]]:
+    """The layouts of sums of columns that come to what has as many rows again, or that are sums of sums and are made
+    something of: a small matter, as those of the images of a batch.
+    """
+    made: dict[Value, set[tuple[int, int, int]]] = {}
+    found: set[tuple[int, int, int]] = set()
+    for value in values:
+        if value.kind == kinds.REDUCTION:
+            if value.op not in SCATTERS and value.layout[2] > 1 and cost.is_strip(value.layout):
+                made[value] = {value.layout}
+        elif value.kind == kinds.ELEMENTWISE and made:
+            for source in [read.source for read in value.reads if read.source in made]:
+                for layout in made[source]:
+                    _, size, columns = layout
+                    if value.numel == size * columns:
+                        found.add(layout)
+                    elif value.numel == columns:
+                        made.setdefault(value, set()).add(layout)
+                        if source.kind == kinds.REDUCTION and source.reads[0].source.kind == kinds.REDUCTION:
+                            found.add(layout)
+    return frozenset(found)
