@@ -428,9 +428,11 @@ def plan_graph(
     arrange: Callable[[Graph], Graph] | None = None,
     *,
     strands: bool = True,
+    sums: bool = True,
     early: Early | None = None,
 ) -> Outcome:
-    """The plan of a graph, and what was decided on the way; `arrange` arranges products for another than the CPU.
+    """The plan of a graph, and what was decided on the way; `arrange` arranges products for another than the CPU, which
+    adds rows at places by kernels of its own without `sums`.
 
     Who does not use `strands` had better have none: they hold memory longer.
     """
@@ -446,6 +448,7 @@ def plan_graph(
         early=early,
         preparing=preparing,
         scans=strands,
+        sums=sums,
         strips=strands,
     )
     clock.lap("schedule")

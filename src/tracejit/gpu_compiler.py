@@ -11,6 +11,7 @@ import ctypes
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -44,9 +45,10 @@ def plan_for_gpu(graph: Graph, calls: bool = False) -> Outcome:
     `calls` says that large products are those of the GPU's library.
     Raises: NotImplementedError naming a library operation that has no kernels for a GPU.
     """
+    planner, arrange = plan_call, partial(arrange_products, panel_columns=None)
     if calls:
-        return plan_graph(graph, plan_with_calls, arrange=lambda g: arrange_products(g, None, _is_own), strands=False)
-    return plan_graph(graph, plan_call, arrange=lambda g: arrange_products(g, None), strands=False)
+        planner, arrange = plan_with_calls, partial(arrange, movable=_is_own)
+    return plan_graph(graph, planner, arrange=arrange, strands=False, sums=False)
 
 
 def compile_for_gpu(graph: Graph, context: Context, pool: Pool) -> DeviceProgram:

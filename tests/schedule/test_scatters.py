@@ -267,3 +267,29 @@ def test_no_message_of_a_graph_is_kept(width: int) -> None:
     ((_, executable),) = region_of(compiled).executables()
     assert executable.compiled is not None
     assert (executable.compiled.arena_bytes < 3000 * width) is (width >= cost.SHORT_PICKED)
+
+
+def test_sizes_that_stay_open() -> None:
+    tj.manual_seed(0)
+    weight = tj.randn(24, 24).requires_grad_()
+
+    def step(x: tj.Tensor, w: tj.Tensor, ends: tj.Tensor) -> tuple[tj.Tensor, ...]:
+        weight.grad = None
+        h = x @ weight
+        nodes = tj.zeros_like(h).index_add(0, ends[1], h[ends[0]] * w)
+        loss = (nodes * nodes).sum()
+        loss.backward()
+        assert weight.grad is not None
+        return nodes.detach(), weight.grad
+
+    compiled = tj.compile(step, mode="follow")
+    for nodes, edges in (*[(20, 300)] * 3, (30, 500), (25, 170), (40, 41), (9, 900), (2, 5), (50, 2), (17, 260)):
+        given = tj.randn(nodes, 24), tj.rand(edges, 1), tj.randint(0, nodes, (2, edges))
+        expected = [t.numpy().copy() for t in step(*given)]
+        for one, other in zip(compiled(*given), expected, strict=True):
+            assert same_bits(one.numpy(), other)
+    made = [executable.compiled for _, executable in region_of(compiled).executables()]
+    assert len(made) > 4
+    for program_of_a_size in made:
+        names = [kernel.name for kernel in program_of_a_size.kernels]
+        assert sum(name.startswith("scatter_") for name in names) == 2

@@ -10,6 +10,7 @@ import pytest
 import tracejit as tj
 from tracejit.errors import CompileLimitError
 from tracejit.nn import functional as F
+from tracejit.trace import difference
 from tracejit.trace.compiled import region_of
 
 
@@ -246,3 +247,14 @@ def test_max_compiles_in_the_middle_of_a_call():
 def test_wrong_values_of_max_compiles(value, error):
     with pytest.raises(error, match="max_compiles must be a whole number from 0 on or None"):
         tj.compile(lambda x: x, max_compiles=value)
+
+
+def test_a_call_is_compared_with_a_few_events(monkeypatch):
+    compared = []
+    usual = difference._differences
+    monkeypatch.setattr(difference, "_differences", lambda *a: compared.append(a[1]) or usual(*a))
+    f = tj.compile(lambda x: x * 2 + 1)
+    for n in (3, 3, 3, *range(4, 40)):
+        f(arr(0, n))
+    assert region_of(f).calls.resized > 16
+    assert max(map(compared.count, compared)) <= difference.COMPARED

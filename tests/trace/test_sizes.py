@@ -391,3 +391,25 @@ def test_numbers_in_the_text_are_constants_until_they_change():
     compiled = tj.compile(g)
     for i, flag in enumerate([0, 2, 2, 3, 0, 5]):
         assert compiled(arr(i, 4), flag).numpy().tobytes() == g(arr(i, 4), flag).numpy().tobytes()
+
+
+def test_what_is_put_down_for_new_sizes_takes_no_memory():
+    def f(x):
+        for k in range(40):
+            x = x.cumsum(0) * 0.5 + k
+        return x
+
+    g = tj.compile(f, mode="follow")
+    for n in (1 << 16, 1 << 16, 1 << 16, 1 << 16, 1 << 17):
+        g(arr(0, n))
+    x = arr(0, 1 << 18)
+    tracemalloc.start()
+    try:
+        found = g(x)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert region_of(g).calls.resized
+    assert found.numpy().tobytes() == f(x).numpy().tobytes()
+    # What it stands for would be 120 such values.
+    assert most < 12 * found.numpy().nbytes

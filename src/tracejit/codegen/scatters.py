@@ -20,8 +20,8 @@ def write_scatter(elements: Elements) -> Costs:
     """Row by row, each added to its destination."""
     writer, group, n = elements.writer, elements.group, elements.n
     (value,) = group.reductions
-    size, columns = value.shape[0], cost.scatter_columns(elements.inner)
-    units = -(-elements.inner // columns) if columns else cost.scatter_ranges(size, elements.inner)
+    columns = cost.scatter_columns(elements.inner)
+    units = -(-elements.inner // columns) if columns else cost.scatter_ranges(elements.inner)
     _write_begin(elements, value, units, columns)
     elements.start_rows("0")
     writer.line(f"for u in range({writer.size(elements.rows)}):")
@@ -46,8 +46,8 @@ def write_scatter(elements: Elements) -> Costs:
     if not columns:
         writer.depth -= 1
     elements.next_row()
-    beside = elements.rows * cost.PASSED + size * elements.inner * cost.WORD / units
-    return units, elements.rows * elements.inner / units, beside
+    share = elements.inner / units
+    return units, elements.rows * share, elements.rows * cost.PASSED + value.shape[0] * (share * cost.WORD)
 
 
 def _write_begin(elements: Elements, value: Value, units: int, columns: int) -> None:

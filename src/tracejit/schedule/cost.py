@@ -301,9 +301,9 @@ def is_read_once(nbytes: int, row: int) -> bool:
     return bool(present(nbytes) >= SIBLING_ROW_BYTES and present(row) >= SHORT_LOOP)
 
 
-def is_short_sum(shape: tuple[int, ...]) -> bool:
-    """Whether rows that are added to those of such a result are too short to share a kernel."""
-    return prod(shape[1:]) < SHORT_SUM
+def is_short_sum(inner: int) -> bool:
+    """Whether rows that are added up at places are too short to share a kernel. Some of open length may be."""
+    return not isinstance(inner, int) or inner < SHORT_SUM
 
 
 def scatter_columns(inner: int) -> int:
@@ -311,9 +311,9 @@ def scatter_columns(inner: int) -> int:
     return SUM_COLUMNS if inner >= PARTED_SUM else 0
 
 
-def scatter_ranges(size: int, inner: int) -> int:
-    """In how many ranges so many destinations of rows are cut up."""
-    return min(size, max(2, inner // RANGED))
+def scatter_ranges(inner: int) -> int:
+    """In how many ranges the destinations of rows are cut up."""
+    return max(2, inner // RANGED)
 
 
 def is_short_scan(size: int, inner: int) -> bool:

@@ -473,11 +473,12 @@ class Partition:
     def _place_reduction(self, value: Value, candidates: list[Group]) -> Group:
         self._refusal = {}
         outer, size, inner = value.layout
-        kind = ROW if size <= cost.BLOCK else BLOCKS
         if value.op in SCATTERS:
             kind = SCATTER
         elif inner > 1:
             kind = STRIP if value.layout in self._strips else COLUMN
+        else:
+            kind = ROW if size <= cost.BLOCK else BLOCKS
         rows, unit = (outer * size, inner) if inner > 1 else (outer, size)
         layout = value.layout if inner > 1 else (0, 0, 0)
         read = value.reads[0]

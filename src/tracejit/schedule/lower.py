@@ -148,8 +148,8 @@ def missing(op: Op, avals: tuple[Aval | None, ...]) -> str | None:
 class Lowering:
     """Turns the nodes of one graph into values; those that may be islands as they are, the others as `arrange` leaves
     them. What `preparing` takes apart, such as the packing of a convolution's weights, need not wait for all operands.
-    With `scans` those of float32 and float64, and sums at places, are values like reductions, not library operations,
-    unless they are short.
+    With `scans` those of float32 and float64 are values like reductions, not library operations, unless they are short;
+    with `sums` so are those of rows at places.
     """
 
     def __init__(
@@ -160,13 +160,14 @@ class Lowering:
         preparing: Preparing | None = None,
         *,
         scans: bool = True,
+        sums: bool = True,
     ) -> None:
         left, runs = detach(graph)
         arranged = left if arrange is None else arrange(left)
         self._islands = Islands()
         self.planner = planner
         self._preparing = preparing
-        self._scans = scans
+        self._scans, self._sums = scans, sums
         # Nobody writes to what the mappings are joined to.
         self.out = Lowered(lines=ChainMap(arranged.lines, graph.lines))  # type: ignore[arg-type]
         self._reads: dict[Node, Read | Number] = {}
@@ -364,9 +365,9 @@ class Lowering:
         """Sums of rows at the places of an index, where there was one number before; None if a library operation adds.
         """
         x, index, rows = args
-        if not self._scans or attrs[0] != 0 or x.source.op is not ops.full or aval.dtype not in _FOLDED:
+        if not self._sums or attrs[0] != 0 or x.source.op is not ops.full or aval.dtype not in _FOLDED:
             return None
-        if not all(isinstance(n, int) and n for n in (*aval.shape, *rows.shape)) or cost.is_short_sum(aval.shape):
+        if cost.is_short_sum(prod(aval.shape[1:])) or aval.numel == 0 or prod(rows.shape) == 0:
             return None
         size, shape = aval.shape[0], (rows.shape[0], *aval.shape[1:])
         if not (index.shape == rows.shape == shape if op is ops.scatter_add else rows.shape == shape):

@@ -115,10 +115,11 @@ class _Planning:
         early: Early | None,
         preparing: Preparing | None,
         scans: bool,
+        sums: bool,
         strips: bool,
     ) -> None:
         self.graph = graph
-        lowering = Lowering(graph, planner, arrange, preparing, scans=scans)
+        lowering = Lowering(graph, planner, arrange, preparing, scans=scans, sums=sums)
         self.lowered: Lowered = lowering.out
         if early is not None:
             early(len(self.lowered.values), [launch for value in self.lowered.values for launch in value.launches])
@@ -513,12 +514,14 @@ def make_plan(
     early: Early | None = None,
     preparing: Preparing | None = None,
     scans: bool = True,
+    sums: bool = True,
     strips: bool = True,
 ) -> Plan:
     """The plan of a graph, whose products `arrange` arranges; with `strands` for threads that may go through stages
     without meeting, which open sizes cannot have. What `preparing` takes apart does not keep a stage from being one;
-    without `scans` these are library operations, without `strips` no sum of columns is read back where it is made.
+    without `scans`, and `sums` of rows at places, these are library operations, without `strips` no sum of columns is
+    read back where it is made.
 
     Raises: NotImplementedError naming an operation that has no kernel.
     """
-    return _Planning(graph, planner, arrange, strands, early, preparing, scans, strips).plan
+    return _Planning(graph, planner, arrange, strands, early, preparing, scans, sums, strips).plan

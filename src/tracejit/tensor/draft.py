@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from math import prod
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from tracejit.aval import Aval
 from tracejit.ir import node as nodes
 from tracejit.ir.graph import Graph
 from tracejit.ops.record import Op, ops
+from tracejit.tensor.blank import blank
 from tracejit.tensor.dispatch import compute, detached, wrap
 from tracejit.tensor.scalar import Scalar, settled
 from tracejit.tensor.state import state
@@ -77,18 +75,10 @@ class Draft:
         """Reshapes that are copies."""
         self._places: dict[int, int] = {}
         self._alive: list[Tensor] = []
-        self._memory = np.empty(0, np.uint8)
-
-    def blank(self, shape: tuple[int, ...], kind: Any) -> np.ndarray:
-        """An array that nobody looks into. All are on one memory: those of a long loop would take gigabytes."""
-        nbytes = prod(shape) * np.dtype(kind).itemsize
-        if nbytes > self._memory.nbytes:
-            self._memory = np.empty(nbytes, np.uint8)
-        return np.ndarray(shape, kind, self._memory)
 
     def made(self, aval: Aval) -> Tensor:
         """A tensor that an operation makes."""
-        return wrap(self.blank(aval.shape, aval.dtype.np))
+        return wrap(blank(aval.shape, aval.dtype.np))
 
     def view(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Tensor:
         """What an operation shows of a tensor."""
@@ -186,19 +176,15 @@ class Draft:
     def ghost(self, like: Tensor) -> Tensor:
         """A tensor like another one, on memory that nobody looks at, with the next place."""
         array = like._array
-        if array.flags.c_contiguous:
-            made = self.blank(array.shape, array.dtype)
-        else:
-            if any(s < 0 or s % array.itemsize for s in array.strides):
-                raise Unfit
-            room = sum((n - 1) * s for n, s in zip(array.shape, array.strides, strict=True)) + array.itemsize
-            made = np.ndarray(array.shape, array.dtype, np.empty(room, np.uint8), 0, array.strides)
-        ghost = wrap(made)
+        strides = None if array.flags.c_contiguous else array.strides
+        if strides is not None and any(s < 0 or s % array.itemsize for s in strides):
+            raise Unfit
+        ghost = wrap(blank(array.shape, array.dtype, strides))
         ghost._requires_grad = like._requires_grad
         ghost._share()
         self.note(ghost)
-        if not array.flags.c_contiguous:
-            self.strides[-1] = tuple([s // array.itemsize for s in array.strides])
+        if strides is not None:
+            self.strides[-1] = tuple([s // array.itemsize for s in strides])
         return ghost
 
     # --- graphs ---------------------------------------------------------------------------------------------------

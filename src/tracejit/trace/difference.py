@@ -29,6 +29,8 @@ from tracejit.trace.tree import (
 
 SHOWN = 3
 """Differences that a sentence lists; further ones are counted."""
+COMPARED = 8
+"""How many events, those that were met last, a call is compared with: there may be hundreds, one for each size."""
 
 _BACKWARD = ("retain_graph", "create_graph", "accumulation", "number of roots", "given gradients", "number of inputs")
 _NAMES = {"assign": "a change in place", "read": "a value is read", "end": "the region ends", "detach": "detach"}
@@ -53,6 +55,7 @@ def call_difference(follower: Any, call: tuple[Any, ...]) -> str:
         if len(place.events) > SHOWN:
             there.append(f"{len(place.events) - SHOWN} more")
         return f"the tree has {' or '.join(there)}, now {now} ({here})"
+    alike = alike[:COMPARED]
     found = [list(_differences(follower, e, key, tensors, numbers, *layout)) for e in alike]
     best = min(range(len(alike)), key=lambda k: (not found[k], len(found[k])))
     event, differences = alike[best], found[best]

@@ -14,11 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from tracejit.ops.dynamic import DYNAMIC
 from tracejit.ops.record import Op
 from tracejit.runtime.cuda.array import DeviceArray, host_view
+from tracejit.tensor.blank import blank
 from tracejit.tensor.dispatch import compute, wrap
 from tracejit.tensor.inplace import rewritten
 from tracejit.tensor.scalar import Scalar
@@ -53,7 +52,7 @@ class Sketch(Recorder):
         known = [aval_of(a) if isinstance(a, Tensor) else a.value if type(a) is Scalar else a for a in args]
         found = op.infer(*known, *attrs)
         several = type(found) is tuple
-        outs = tuple([wrap(np.empty(a.shape, a.dtype.np)) for a in (found if several else (found,))])
+        outs = tuple([wrap(blank(a.shape, a.dtype.np)) for a in (found if several else (found,))])
         if op.origin is not None or any(isinstance(a, Tensor) and on_gpu(a) for a in args):
             if any(isinstance(a, Tensor) and not on_gpu(a) and a._shape for a in args):
                 raise Ungrown
@@ -175,14 +174,9 @@ class Growth:
         """A tensor like one from outside, with memory that nobody looks at."""
         if not external.leaf:
             raise Ungrown
-        kind = external.dtype.np
-        if external.strides is None:
-            array = np.empty(external.shape, kind)
-        elif any(s < 0 for s in external.strides):
+        if external.strides is not None and any(s < 0 for s in external.strides):
             raise Ungrown
-        else:
-            size = sum((n - 1) * s for n, s in zip(external.shape, external.strides, strict=True)) + kind.itemsize
-            array = np.ndarray(external.shape, kind, np.empty(size, np.uint8), 0, external.strides)
+        array = blank(external.shape, external.dtype.np, external.strides)
         array.flags.writeable = external.writeable
         t = wrap(array.view(DeviceArray) if external.gpu else array)
         t._requires_grad = external.requires_grad

@@ -19,6 +19,7 @@ import numpy as np
 
 from tracejit.config import logger
 from tracejit.tensor.array_program import ArrayProgram
+from tracejit.tensor.blank import blank
 from tracejit.tensor.dispatch import wrap
 from tracejit.tensor.draft import Gradients, Number, Rules, Unfit
 from tracejit.tensor.modes import set_grad_enabled
@@ -126,7 +127,7 @@ class Pullback:
             return {}
         found = list(zip(lean.kept, lean.avals, strict=True))
         found = [*found[lean.apart :], *found[: lean.apart]]
-        return {slot: self._rules.ghost(wrap(np.empty(aval.shape, aval.dtype.np))) for slot, aval in found}
+        return {slot: self._rules.ghost(wrap(blank(aval.shape, aval.dtype.np))) for slot, aval in found}
 
     def _walk(self, plan: TapePlan, steps: Steps, found: Gradients) -> None:
         """Run the rules of the steps to which gradients come, in the order of a backward pass."""
