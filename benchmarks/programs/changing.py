@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.programs.graphs import weighted_convolutions
 from benchmarks.programs.parts import Batch, Changing, normal, whole
 
 Parts = tuple[Any, Any, Batch]
@@ -44,6 +45,27 @@ def graph_batches(torch: Any) -> Parts:
         nodes, edges = int(rng.integers(500, 800)), int(rng.integers(1500, 2500))
         ends = whole(k, nodes, 2, edges)
         arrays = normal(k, nodes, 16), *ends, np.sort(whole(k, graphs, nodes)), whole(k, 2, graphs)
+        return tuple(map(torch.from_numpy, arrays))
+
+    return net, step, batch
+
+
+def parts_of_a_graph(torch: Any) -> Parts:
+    """Weighted convolutions over some thousands of a large graph's nodes with the edges between them."""
+    net, loss_of = weighted_convolutions(torch)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+
+    def step(x: Any, edges: Any, weights: Any, y: Any) -> Any:
+        optimizer.zero_grad()
+        loss = loss_of(x, edges, weights, y)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    def batch(k: int) -> tuple[Any, ...]:
+        rng = np.random.default_rng(k)
+        nodes, edges = int(rng.integers(4000, 6000)), int(rng.integers(50000, 70000))
+        arrays = normal(k, nodes, 64), whole(k, nodes, 2, edges), abs(normal(k, edges, 1)), whole(k, 16, nodes)
         return tuple(map(torch.from_numpy, arrays))
 
     return net, step, batch
@@ -151,6 +173,7 @@ def growing_cache(torch: Any) -> Parts:
 
 CHANGING: dict[str, Changing] = {
     "batches of graphs": graph_batches,
+    "parts of a graph": parts_of_a_graph,
     "mixture of experts": mixture_of_experts,
     "masked tokens": masked_tokens,
     "sentences": sentences,

@@ -56,4 +56,33 @@ def graph_attention(torch: Any) -> tuple[Any, Step]:
     return net, training(torch.optim.Adam(net.parameters(), lr=0.005), lambda: F.cross_entropy(net(x), y))
 
 
-PROGRAMS: dict[str, Program] = {"graph convolutions": graph_convolutions, "graph attention": graph_attention}
+def weighted_convolutions(torch: Any) -> tuple[Any, Any]:
+    """Two layers that add up what comes along weighted edges, and their loss for nodes, edges, weights and classes."""
+    nn = torch.nn
+    F = nn.functional
+    net = nn.ModuleList([nn.Linear(64, 64), nn.Linear(64, 16)])
+
+    def gathered(h: Any, edges: Any, weights: Any) -> Any:
+        return torch.zeros_like(h).index_add(0, edges[1], h[edges[0]] * weights)
+
+    def loss(x: Any, edges: Any, weights: Any, y: Any) -> Any:
+        h = F.relu(gathered(net[0](x), edges, weights))
+        return F.cross_entropy(gathered(net[1](h), edges, weights), y)
+
+    return net, loss
+
+
+def large_graph(torch: Any) -> tuple[Any, Step]:
+    """Weighted convolutions over 20,000 nodes with 240,000 edges."""
+    nodes, edges = 20000, 240000
+    net, loss = weighted_convolutions(torch)
+    given = normal(0, nodes, 64), whole(1, nodes, 2, edges), abs(normal(2, edges, 1)), whole(3, 16, nodes)
+    batch = tuple(map(torch.tensor, given))
+    return net, training(torch.optim.Adam(net.parameters(), lr=0.01), lambda: loss(*batch))
+
+
+PROGRAMS: dict[str, Program] = {
+    "graph convolutions": graph_convolutions,
+    "graph attention": graph_attention,
+    "large graph": large_graph,
+}

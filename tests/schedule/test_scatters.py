@@ -45,7 +45,7 @@ def added(index: Node, rows: Node, size: int, start: float = 0.0) -> Node:
 @pytest.fixture
 def of_any_width(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short rows are as long ones, and launches are shared; programs made so are kept under names of their own."""
-    monkeypatch.setattr(cost, "SHORT_SUM", 2)
+    monkeypatch.setattr(cost, "SHORT_PICKED", 2)
     monkeypatch.setattr(program, "sharing_threshold", lambda launches, single: 0.0)
     usual = compiler.version()
     monkeypatch.setattr(compiler, "version", lambda: f"{usual} no sum is short")
