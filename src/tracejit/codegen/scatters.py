@@ -74,11 +74,10 @@ def _write_begin(elements: Elements, value: Value, units: int, columns: int) -> 
 
 def _write_places(elements: Elements, value: Value, begin: str, end: str) -> None:
     """Computes a row's members, and adds it to its destination."""
-    writer, members = elements.writer, elements.group.members
+    writer = elements.writer
     elements.forget_places()
     writer.line(f"for j in range({begin}, {end}):")
     writer.depth += 1
-    writer.interleave(cost.interleaving(members))
     texts = [(v, elements.compute(v, "j")) for v in elements.stored if v is not value]
     row = elements.operand(value, value.reads[0], "j")
     sums = writer.pointer(elements.plan.storage[value])

@@ -59,7 +59,7 @@ class _Again:
 
     def _try(self, value: Value) -> None:
         """Has all groups that want a value from memory compute it, if they all can and it pays."""
-        if value in self._targets or not (is_cheap(value) or _picks_rows(value)):
+        if value in self._targets or not _is_light(value):
             return
         own = self._partition.group_of[value]
         outside = [r for r in self._readers.get(value, ()) if self._partition.group_of[r] is not own]
@@ -104,7 +104,7 @@ class _Again:
                 return False
             elif self._is_kept(source):
                 cone.reads.append(read)
-            elif not (is_cheap(source) or _picks_rows(source)) or not self._enter(cone, source, value, known):
+            elif not _is_light(source) or not self._enter(cone, source, value, known):
                 return False
         cone.steps.append(step)
         return True
@@ -182,9 +182,8 @@ class _Again:
         rest = [value]
         while rest:
             unread = rest.pop()
-            if unread not in group.full or unread in self._targets or self._readers.get(unread):
-                continue
-            if not (is_cheap(unread) or _picks_rows(unread)):
+            kept = unread not in group.full or unread in self._targets or self._readers.get(unread)
+            if kept or not _is_light(unread):
                 continue
             group.members.remove(unread)
             group.full.remove(unread)
@@ -196,6 +195,11 @@ class _Again:
             self._partition.renew(group)
         else:
             self._partition.groups.remove(group)
+
+
+def _is_light(value: Value) -> bool:
+    """Whether a value may be computed where it is read, or rows be picked there."""
+    return is_cheap(value) or _picks_rows(value)
 
 
 def _picks_rows(value: Value) -> bool:
