@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.programs.graphs import weighted_convolutions
-from benchmarks.programs.parts import Batch, Changing, normal, whole
+from benchmarks.programs.parts import Batch, Changing, normal, training, whole
 
 Parts = tuple[Any, Any, Batch]
 
@@ -52,15 +52,8 @@ def graph_batches(torch: Any) -> Parts:
 
 def parts_of_a_graph(torch: Any) -> Parts:
     """Weighted convolutions over some thousands of a large graph's nodes with the edges between them."""
-    net, loss_of = weighted_convolutions(torch)
-    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
-
-    def step(x: Any, edges: Any, weights: Any, y: Any) -> Any:
-        optimizer.zero_grad()
-        loss = loss_of(x, edges, weights, y)
-        loss.backward()
-        optimizer.step()
-        return loss
+    net, loss = weighted_convolutions(torch)
+    step = training(torch.optim.Adam(net.parameters(), lr=0.01), loss)
 
     def batch(k: int) -> tuple[Any, ...]:
         rng = np.random.default_rng(k)

@@ -25,12 +25,12 @@ def whole(seed: int, high: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, high, shape)
 
 
-def training(optimizer: Any, loss: Callable[[], Any], clip: Callable[[], Any] | None = None) -> Step:
-    """A step of an optimizer; gradients may be clipped before."""
+def training(optimizer: Any, loss: Callable[..., Any], clip: Callable[[], Any] | None = None) -> Step:
+    """A step of an optimizer for the loss of what the step is given; gradients may be clipped before."""
 
-    def step() -> Any:
+    def step(*given: Any) -> Any:
         optimizer.zero_grad()
-        found = loss()
+        found = loss(*given)
         found.backward()
         if clip is not None:
             clip()

@@ -23,7 +23,7 @@ class _Memory:
         """Memory of so many bytes and more. Arrays that were made before keep theirs."""
         memory = self.whole
         if nbytes > memory.nbytes:
-            memory = self.whole = np.empty(2 * nbytes, np.uint8)
+            memory = self.whole = np.empty(nbytes, np.uint8)
         return memory
 
 
