@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from tracejit.dtypes import dtype
+from tracejit.symbols import text
 
 
 class Aval(NamedTuple):
@@ -27,4 +28,5 @@ class Aval(NamedTuple):
         return n
 
     def __repr__(self) -> str:
-        return f"{self.dtype.short}[{','.join(map(str, self.shape))}]"
+        # Not by `str`: a size that stays open is fixed by that.
+        return f"{self.dtype.short}[{','.join(map(text, self.shape))}]"

@@ -155,15 +155,18 @@ def contiguous_strides(shape: Shape) -> tuple[int, ...]:
 
 
 def view_strides(shape: Shape, strides: Sequence[int], to: Shape) -> tuple[int, ...] | None:
-    """Strides of the same memory seen with shape `to`, or None if no view of it exists.
+    """Strides of the same memory seen with shape `to`, or None if no view of it exists; those of NumPy also where there
+    is one element, as Python can ask for them.
 
-    >>> view_strides((2, 3), (3, 1), (6,))
-    (1,)
+    >>> view_strides((2, 3), (3, 1), (6,)), view_strides((4, 4), (1, 4), (4, 1, 4, 1))
+    ((1,), (1, 16, 4, 4))
     >>> view_strides((2, 3), (1, 2), (6,)) is None
     True
     """
     if prod(shape) == 0:
         return contiguous_strides(to)
+    if len(shape) == len(to) and all(n == m for n, m in zip(shape, to, strict=True)):
+        return tuple(strides)
     # Merge the dimensions of `shape` that are adjacent in memory, then cut the merged runs into `to`.
     runs: list[list[int]] = []
     for size, stride in zip(shape, strides, strict=True):
@@ -180,7 +183,6 @@ def view_strides(shape: Shape, strides: Sequence[int], to: Shape) -> tuple[int, 
         left = size
         while left > 1:
             while i >= 0 and to[i] == 1:
-                out[i] = step
                 i -= 1
             if i < 0 or left % to[i]:
                 return None
@@ -188,11 +190,15 @@ def view_strides(shape: Shape, strides: Sequence[int], to: Shape) -> tuple[int, 
             step *= to[i]
             left //= to[i]
             i -= 1
-    while i >= 0:
-        if to[i] != 1:
-            return None
-        out[i] = 1
-        i -= 1
+    if any(n != 1 for n in to[: i + 1]):
+        return None
+    # Of one element: as if all that is behind was an element of it; where nothing is, the last step that there is.
+    behind = next((step for n, step in zip(reversed(to), reversed(out), strict=True) if n != 1), 1)
+    for i in reversed(range(len(to))):
+        if to[i] == 1:
+            out[i] = behind
+        else:
+            behind = out[i] * to[i]
     return tuple(out)
 
 

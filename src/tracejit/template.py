@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ import numpy as np
 from tracejit.codegen.generate import generate
 from tracejit.codegen.library import plan_call
 from tracejit.codegen.text import KernelText, Place, Scalar
-from tracejit.compiler import Compiled, KernelInfo, library_slots, plan_graph
+from tracejit.compiler import Compiled, KernelInfo, Notes, Planned, library_slots, plan_graph
 from tracejit.ir.graph import Graph
 from tracejit.ops import Op
 from tracejit.runtime.build import Kernel, build, build_many, missing
@@ -46,6 +47,23 @@ def _plan_present(op: Op, layouts: tuple[Layout, ...], attrs: tuple[Any, ...]) -
     return plan_call(op, tuple(Layout(d, present(s), present(t)) for d, s, t in layouts), present(attrs))
 
 
+@dataclass(slots=True)
+class Launches(Planned):
+    """What there is in place of a program where a template is run for the sizes of each call, as of `Compiled`."""
+
+    kernels: list[KernelInfo]
+    launches: int
+    stages: int
+    arena_bytes: int
+    seconds: dict[str, float]
+    _notes: Notes
+
+    @property
+    def notes(self) -> Notes:
+        """What planning decided."""
+        return self._notes
+
+
 class Template:
     """A planned graph whose sizes are symbols.
 
@@ -64,6 +82,7 @@ class Template:
         plan, self._notes = outcome.plan, outcome.notes()
         self._stages = plan.stages
         self._wanted = Wanted()
+        self._bytes = sum(present(b.nbytes) for b in plan.arena)
         self._arena = [(self._wanted(b.nbytes), b.first, b.last) for b in plan.arena]
         self._place_of = {b: k for k, b in enumerate(plan.arena)}
         self._items: list[Generated | Call] = []
@@ -73,7 +92,7 @@ class Template:
             for k, item in enumerate(self._items)
             for step in range(len(item.launches) if isinstance(item, Call) else 1)
         )
-        self._outputs = [(self._wanted(o.shape), o.dtype.np) for o in graph.outputs]
+        self.outputs = [(self._wanted(o.shape), o.dtype.np) for o in graph.outputs]
         kinds = graph.scalars[len(graph.scalars) - len(derived) :]
         places = [f"v{self._wanted(n).index}" for n in derived]
         self._derived = [f"float({v})" if kind == "f" else v for v, kind in zip(places, kinds, strict=True)]
@@ -157,7 +176,7 @@ class Template:
         """Builds the kernels that are generated, for `run`: those of the library are built when they are first used."""
         texts = [item.source for item in self._items if isinstance(item, Generated)]
         self._kernels = dict(zip(texts, build_many(texts), strict=True))
-        buffers = Buffers(self._inputs, self._outputs, [n for n, _, _ in self._arena])
+        buffers = Buffers(self._inputs, self.outputs, self._graph.homes, self._arena)
         numbers = [f"numbers[{k}]" for k in range(self._scalars)] + self._derived
         launches = self._order, self._items, self._kernels
         self._run = run_function(self._trail, self._wanted, buffers, *launches, numbers, self._planned)
@@ -250,7 +269,7 @@ class Template:
         seconds = {"layout": time.perf_counter() - begin}
         source = lambda: self._graph  # noqa: E731
         compiled = Compiled(program, infos, launched, self._stages, nbytes, seconds, None, source, self._notes)
-        return compiled, [(fill(shape, found), kind) for shape, kind in self._outputs]
+        return compiled, [(fill(shape, found), kind) for shape, kind in self.outputs]
 
     def _decide(self, values: Sequence[int]) -> tuple[list[Any], list[tuple[Any, ...]], list[int]] | None:
         """What follows from the symbols: the wanted values, each item's launches if it is a library operation, bytes of
@@ -294,12 +313,34 @@ class Template:
         """The buffer that is a library operation's scratch memory, or the one that is nothing."""
         return self._externals + (call.scratch if call.scratch >= 0 else len(self._arena))
 
+    def _slots(self) -> list[int]:
+        """How many slots each launch has."""
+        slots = [len(item.slots) for item in self._items if isinstance(item, Generated)]
+        return slots + [len(one.slots) for item in self._items if isinstance(item, Call) for one in item.launches]
+
+    @property
+    def runs(self) -> bool:
+        """Whether `run` may be used: no launch has many slots."""
+        return max(self._slots(), default=0) <= MAX_SLOTS
+
     @property
     def is_short(self) -> bool:
-        """Whether `run` may be used: a few launches, none with many slots."""
-        slots = [len(item.slots) for item in self._items if isinstance(item, Generated)]
-        slots += [len(launch.slots) for item in self._items if isinstance(item, Call) for launch in item.launches]
-        return len(slots) <= _FEW and max(slots, default=0) <= MAX_SLOTS
+        """Whether it may, and there are so few launches that a program would not be worth it."""
+        return len(self._slots()) <= _FEW and self.runs
+
+    def launches(self) -> Launches:
+        """What `run` does. Edge: the kernels must have been built."""
+        used: dict[str, tuple[Kernel, str, int]] = {}
+        for item in self._items:
+            if isinstance(item, Generated):
+                kernels = [self._kernels[item.source]]
+            else:
+                kernels = [build(launch.function) for launch in item.launches]
+            for kernel in kernels:
+                _, first, times = used.get(kernel.symbol, (kernel, item.doc, 0))
+                used[kernel.symbol] = (kernel, first, times + 1)
+        infos = [KernelInfo(k.name, doc, k.text, k, times) for k, doc, times in used.values()]
+        return Launches(infos, len(self._order), self._stages, self._bytes, {"plan": self.seconds}, self._notes)
 
     @staticmethod
     def _planned(call: Call, layouts: tuple[Layout, ...], attrs: tuple[Any, ...]) -> tuple[Any, ...] | None:

@@ -68,11 +68,14 @@ class Call:
 
 @dataclass(slots=True)
 class Buffers:
-    """The arrays of a template: how many it is given, shapes and types of those that it gives, bytes of its arena."""
+    """The arrays of a template: how many it is given, shapes and types of those that it gives, which of these are
+    written over one that is given; bytes of those in between, with the stages between which they are in use.
+    """
 
     inputs: int
     outputs: list[tuple[Any, np.dtype[Any]]]
-    arena: list[Any]
+    homes: Mapping[int, int]
+    arena: list[tuple[Any, int, int]]
 
 
 class _Planned:
@@ -150,13 +153,14 @@ def run_function(
     )  # fmt: skip
     text.put(*trail.beginning(), *[f"v{k} = {expression}" for k, expression in enumerate(wanted.texts)])
     inputs = [f"a{k}" for k in range(buffers.inputs)]
-    outs = [f"o{k}" for k in range(len(buffers.outputs))]
+    outs = [f"a{buffers.homes[k]}" if k in buffers.homes else f"o{k}" for k in range(len(buffers.outputs))]
     names = [*inputs, *outs, *[f"r{k}" for k in range(len(buffers.arena))], "none"]
     if inputs:
         text.put(f"{', '.join(inputs)}, = arrays")
-    for name, (shape, kind) in zip(outs, buffers.outputs, strict=True):
-        text.put(f"{name} = empty({text.of(shape)}, {text.name(kind)})")
-    room = list(map(text.of, buffers.arena))
+    for k, (shape, kind) in enumerate(buffers.outputs):
+        if k not in buffers.homes:
+            text.put(f"o{k} = empty({text.of(shape)}, {text.name(kind)})")
+    room = [text.of(nbytes) for nbytes, _, _ in buffers.arena]
     for k, item in enumerate(items):
         if isinstance(item, Call):
             planned = _Planned(item, plan)
@@ -167,14 +171,25 @@ def run_function(
             text.put("if found is None: return None", f"c{k}, n{k} = found")
             if item.scratch >= 0:
                 room[item.scratch] = f"n{k}"
-    text.put(*[f"r{k} = empty(({n},), byte)" for k, n in enumerate(room)])
+    # What comes into use at a stage, and what is not in use any more: later ones may have its memory.
+    begins: dict[int, list[int]] = {}
+    ends: dict[int, list[int]] = {}
+    for k, (_, first, last) in enumerate(buffers.arena):
+        if first <= last:
+            begins.setdefault(first, []).append(k)
+            ends.setdefault(last, []).append(k)
 
     def address(buffer: int, offset: Any) -> str:
         name = names[buffer]
         return name if type(offset) is int and not offset else f"address_of({name}) + {text.of(offset)}"
 
     results = f"[{', '.join(outs)}]"
-    for _, k, step in order:
+    before = -1
+    for stage, k, step in order:
+        for at in range(before + 1, stage + 1) if stage > before else ():
+            text.put(*[f"del r{n}" for n in ends.get(at - 1, ())])
+            text.put(*[f"r{n} = empty(({room[n]},), byte)" for n in begins.get(at, ())])
+        before = stage
         item = items[k]
         if isinstance(item, Call):
             operands = "".join([f"{address(buffer, offset)}, " for buffer, offset in item.operands])

@@ -10,7 +10,7 @@ import pytest
 import tracejit as tj
 from tracejit.errors import CompileLimitError
 from tracejit.nn import functional as F
-from tracejit.trace import difference
+from tracejit.trace import difference, pace
 from tracejit.trace.compiled import region_of
 
 
@@ -254,6 +254,7 @@ def test_a_call_is_compared_with_a_few_events(monkeypatch):
     usual = difference._differences
     monkeypatch.setattr(difference, "_differences", lambda *a: compared.append(a[1]) or usual(*a))
     f = tj.compile(lambda x: x * 2 + 1)
+    monkeypatch.setattr(pace, "FIRST", 64)
     for n in (3, 3, 3, *range(4, 40)):
         f(arr(0, n))
     assert region_of(f).calls.resized > 16

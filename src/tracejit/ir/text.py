@@ -20,7 +20,7 @@ import struct
 import tokenize
 from typing import Any
 
-from tracejit import dtypes
+from tracejit import dtypes, symbols
 from tracejit.aval import Aval
 from tracejit.ir.graph import Graph
 from tracejit.ir.node import CONST, INPUT, ITEM, SCALAR, Node, const, const_value, input, item, make, scalar
@@ -58,6 +58,8 @@ def value_text(value: Any) -> str:
         return f"({inner},)" if len(value) == 1 else f"({inner})"
     if value is None or isinstance(value, str):
         return repr(value)
+    if isinstance(value, symbols.Size):
+        return symbols.text(value)
     raise TypeError(f"an attribute of type {type(value).__name__} has no text: {value!r}")
 
 

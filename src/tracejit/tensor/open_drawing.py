@@ -79,9 +79,9 @@ class OpenDrawing(Drawing):
     def view(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Tensor:
         """What an operation shows of a tensor."""
         (x,) = args
-        strides = _strides(op, x, attrs)
+        strides = strides_of_view(op, x._shape, x._strides, attrs)
         aval = op.infer(aval_of(x), *attrs)
-        out = pending(aval, False, None if strides is None or _lies_in_order(aval.shape, strides) else strides, None)
+        out = pending(aval, False, None if strides is None or lies_in_order(aval.shape, strides) else strides, None)
         if op.plain is not None:
             out._cell = x._share()
         elif strides is not None:
@@ -91,12 +91,15 @@ class OpenDrawing(Drawing):
         return out
 
 
-def _strides(op: Op, x: Tensor, attrs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """How what an operation shows lies in the tensor's memory, None if it does not. Raises: Unfit."""
-    shape = x._shape
-    strides = contiguous_strides(shape) if x._strides is None else x._strides
+def strides_of_view(
+    op: Op, shape: tuple[Any, ...], given: tuple[Any, ...] | None, attrs: tuple[Any, ...]
+) -> tuple[Any, ...] | None:
+    """How what an operation shows lies in the memory of a tensor of these strides, or of none if it lies in order; None
+    if it does not lie there. Raises: Unfit.
+    """
+    strides = contiguous_strides(shape) if given is None else given
     if op in (ops.reshape, ops.reshaped):
-        return contiguous_strides(attrs[0]) if x._strides is None else view_strides(shape, strides, attrs[0])
+        return contiguous_strides(attrs[0]) if given is None else view_strides(shape, strides, attrs[0])
     if op is ops.permute:
         return tuple([strides[d] for d in attrs[0]])
     if op is ops.expand:
@@ -108,7 +111,7 @@ def _strides(op: Op, x: Tensor, attrs: tuple[Any, ...]) -> tuple[Any, ...] | Non
     raise Unfit
 
 
-def _lies_in_order(shape: tuple[Any, ...], strides: tuple[Any, ...]) -> bool:
+def lies_in_order(shape: tuple[Any, ...], strides: tuple[Any, ...]) -> bool:
     """Whether elements lie in the order of their shape, without gaps."""
     expected: Any = 1
     for n, s in zip(reversed(shape), reversed(strides), strict=True):

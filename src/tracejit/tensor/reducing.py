@@ -315,7 +315,7 @@ def var(
     centred = sub(x, mean(x, dims, True)) if dims else sub(x, x)
     total = sum(mul(centred, centred), dims, keepdim) if dims else mul(centred, centred)
     left = n - c
-    return apply(ops.div, (total, float(left if left > 0 else 0)))
+    return apply(ops.div, (total, real(left if left > 0 else 0)))
 
 
 def root(x: Tensor) -> Any:

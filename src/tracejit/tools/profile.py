@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tracejit.compiler import Compiled
 from tracejit.runtime.program import Program, seconds_of_tick
 from tracejit.runtime.team import get_num_threads
 from tracejit.tools import table
@@ -107,8 +108,9 @@ def profile(function: Callable[..., Any], *args: Any, calls: int = CALLS, **kwar
 
 
 def _programs(region: Region) -> list[Program]:
-    # What leaves nothing behind launches nothing, and has no program.
-    return [e.compiled.program for _, e in region.executables() if e.obstacle is None and e.compiled.launches]
+    # What leaves nothing behind launches nothing, and has no program; nor has what serves all sizes.
+    compiled = [e.compiled for _, e in region.executables() if e.obstacle is None and e.compiled.launches]
+    return [c.program for c in compiled if isinstance(c, Compiled)]
 
 
 def _summary(name: str, shots: list[Shot], rate: float) -> Profile:

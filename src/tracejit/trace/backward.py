@@ -19,6 +19,7 @@ from tracejit.trace.crossing import (
     put_numbers,
     same,
 )
+from tracejit.trace.landing import node_before
 from tracejit.trace.matcher import MISS
 from tracejit.trace.route import Short, gather, make_route, take_route
 from tracejit.trace.tape import Untraceable
@@ -188,6 +189,8 @@ def follow_backward(follower: Any, function: Callable[..., Any], args: tuple[Any
         found = match_backward(follower, args, key, tensors)
         if found is not None:
             return follower.output(found.output, found)
+        if follower.turns("backward", function, tensors, []):
+            continue
         cut = follower.place.cut
         if cut is None or not cut.silent:
             break
@@ -241,6 +244,8 @@ def _enter(
         for slot, leaf in zip(crossing.leaves, found.leaves, strict=True):
             if slot is not None and (values[slot] if slot < len(values) else at.get(slot)) is not leaf:
                 return False
+    if event.fit is not None and not follower.fits(event, event.key, full):
+        return False
     if not follower.admit(event, full, numbers, frozenset() if found is None else found.bare()):
         return False
     follower.enter(event, numbers)
@@ -263,7 +268,7 @@ def _entries(follower: Any, crossing: Crossing, given: dict[int, Tensor]) -> lis
         t = values[slot] if slot < len(values) else given.get(slot)
         if t is None or is_stale(t):
             return None
-        node = follower.node_before(t)
+        node = node_before(follower, t)
         if node is None or node is OWED or t._index != which:
             return None
         nodes.append(node)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +27,7 @@ from tracejit.trace.structure import (
     outline,
     scalars_of,
 )
-from tracejit.trace.tape import NodePlan, TapePlan, needed_slots, plan_tape
+from tracejit.trace.tape import NodePlan, TapePlan, depends_on_sizes, needed_slots, plan_tape
 from tracejit.trace.tree import Event, Static, Stop, path
 
 address_of = ENTRY.address_of
@@ -81,6 +81,8 @@ class Executable:
 
     kind = "eager"
     """What the account calls it when the segment runs eagerly."""
+    is_open = False
+    """Whether it is for all sizes."""
 
     def __init__(self, generation: int, obstacle: str | None = None) -> None:
         self.generation = generation
@@ -118,6 +120,14 @@ class Executable:
             return None
         return make_graph(self.events, self.ends, outline(self.events), self.name)
 
+    def make(self, structures: Structures, elsewhere: Elsewhere | None, kept: Kept | None) -> None:
+        """Make the program of the events.
+
+        Raises: what `Structures.build` raises.
+        """
+        self.gpu = computes_on_gpu(self.events)
+        self.built = structures.build(self.events, self.ends, self.name, elsewhere, kept)
+
     def load(self, compiled: Any) -> None:
         """Take the program over and lay out its pointers."""
         self.compiled = compiled
@@ -136,15 +146,8 @@ class Executable:
     def run(self, values: list[Any], numbers: list[Any]) -> list[tuple[int, Any]] | None:
         """Run the program: the arrays of its outputs by slot, or None if it refused and changed nothing."""
         pointers = self.pointers
-        last, moves = self.last, self.moves
-        moved: list[int] = []
-        for i, slot in enumerate(self.inputs):
-            array = values[slot]._array
-            if array is not last[i]:
-                pointers[i] = address_of(array)
-                last[i] = array
-                moved.append(i)
-        k = len(last)
+        moved = self.arrive(values)
+        k = len(self.inputs)
         made: list[tuple[int, Any]] = []
         new = self.empty
         for slot, shape, kind in self.outputs:
@@ -168,11 +171,28 @@ class Executable:
             else:
                 words[i] = signed(value)
         refused = self.compiled.run(pointers, scalars)
+        self.leave(moved)
+        return None if refused else made
+
+    def arrive(self, values: list[Any]) -> list[int]:
+        """Take the inputs; the places of those that are not where they were."""
+        pointers, last = self.pointers, self.last
+        moved: list[int] = []
+        for i, slot in enumerate(self.inputs):
+            array = values[slot]._array
+            if array is not last[i]:
+                pointers[i] = address_of(array)
+                last[i] = array
+                moved.append(i)
+        return moved
+
+    def leave(self, moved: list[int]) -> None:
+        """Let go of inputs that are others in each run."""
+        moves = self.moves
         for i in moved:
             moves[i] += 1
             if moves[i] > STRANGERS:
-                last[i] = None
-        return None if refused else made
+                self.last[i] = None
 
     def overlap(self, moved: list[int]) -> bool:
         """Whether an input that is written shares memory with another input, now that some moved."""
@@ -298,7 +318,7 @@ def build(
     alive: tuple[int, ...],
     generation: int,
     name: str,
-    kind: type[Executable] = Executable,
+    kind: Callable[[int], Executable] = Executable,
     structures: Structures | None = None,
     elsewhere: Elsewhere | None = None,
 ) -> Executable:
@@ -317,6 +337,8 @@ def build(
     if isinstance(living, str):
         return Executable(generation, f"a tensor that lives on needs its gradient history, but {living}")
     needed, roots, _ = living
+    if stop.opening is not None and depends_on_sizes(roots):
+        return Executable(generation, "a tensor that lives on has a gradient history that depends on open sizes")
     wanted: dict[int, None] = {}
     lives = {memory.name(slot) for slot in (*needed, *memory.external)}
     own = {slot for slot in roots if memory.is_bare(slot)}
@@ -409,8 +431,8 @@ def _translate(
     if not (ends.outputs or ends.homes or ends.expected or looking_steps(events)):
         exe.load(_Nothing())
         return
-    exe.gpu = computes_on_gpu(events)
-    exe.built = (Structures() if structures is None else structures).build(events, ends, name, elsewhere, kept)
+    exe.make(Structures() if structures is None else structures, elsewhere, kept)
+    assert exe.built is not None
     for (root, _), (shape, kind) in zip(ends.outputs[:own], exe.built.results, strict=False):
         exe.outputs.append((root, shape, kind))
     exe.load(exe.built.compiled)

@@ -16,7 +16,7 @@ from time import perf_counter
 from typing import Any
 
 from tracejit.ops.record import Op
-from tracejit.tensor.dispatch import attach, compute, detached, wrap
+from tracejit.tensor.dispatch import compute
 from tracejit.tensor.exposure import are_there, is_exposed
 from tracejit.tensor.host import name_of
 from tracejit.tensor.inplace import write_late
@@ -25,17 +25,19 @@ from tracejit.tensor.state import state
 from tracejit.tensor.tape import OWED, TapeNode
 from tracejit.tensor.tensor import Tensor, pending, set_requires_grad
 from tracejit.trace.backward import follow_backward, match_backward
-from tracejit.trace.deferred import restore
 from tracejit.trace.eager import EAGER
 from tracejit.trace.executable import STRANGERS, Executable
 from tracejit.trace.growth import Growth, grow, grow_cut, grow_end, sketched, sketched_backward
+from tracejit.trace.landing import land
 from tracejit.trace.matcher import MISS, matcher
 from tracejit.trace.memory import Memory, is_changed, shows_changed
 from tracejit.trace.moving import STARTS, begins_to_move, in_motion, known_to_move
+from tracejit.trace.open_following import end_otherwise, find_sizes, leave_opening, results_at, take_opening
+from tracejit.trace.open_program import OpenExecutable
+from tracejit.trace.opening import Opening
 from tracejit.trace.ranges import in_range
 from tracejit.trace.repeat import materialise
-from tracejit.trace.structure import READ
-from tracejit.trace.tree import Event, External, Number, Opaque, Place, Stop, flatten, is_detached, path
+from tracejit.trace.tree import Event, External, Opaque, Place, Stop, flatten, is_detached, path
 
 FAMILIAR = 4
 """From how many meetings on an event gets a matcher: where calls are replayed soon, none is needed."""
@@ -68,6 +70,11 @@ class Follower:
         self.mutators: list[Event] = []
         self.owed: list[int] = []
         self.growth: Growth | None = None
+        # The branch for all sizes that the call is in, those tried, the sizes, and what follows from them of an event.
+        self.opening: Opening | None = None
+        self.tried_openings: list[Opening] = []
+        self.sizes: list[Any] = []
+        self.found: Any = None
         self.rebased: list[tuple[Any, Any, bool]] = []
         self.crossed: dict[Event, list[TapeNode]] = {}
         self.released: list[Callable[[], None]] = []
@@ -86,19 +93,31 @@ class Follower:
                     and event.kind == kind
                     and event.grad is state.grad_enabled
                     and len(event.operands) == len(tensors)
-                    and event.key == key
+                    and self.fits(event, key, tensors)
                     and not (state.exposed is not None and self.changes_exposed(event, tensors))
                     and self.admit(event, tensors, numbers)
                 ):
                     self.first_in_line(event)
                     self.enter(event, numbers)
                     return event
+            if self.turns(kind, function, tensors, numbers):
+                continue
             cut = self.place.cut
             if cut is None and next(self.place.models(), None) is None and grow_cut(self):
                 cut = self.place.cut
             if cut is None or not cut.silent:
                 return None
             self.cut(cut.reason)
+
+    def turns(self, kind: str, function: Any, tensors: list[Any], numbers: list[Any]) -> bool:
+        """Whether there is another place to look for a call: a branch for all sizes begins or ends here."""
+        if self.place.cut is not None:
+            return False
+        return leave_opening(self) or take_opening(self, kind, function, tensors, numbers)
+
+    def fits(self, event: Event, key: Any, tensors: list[Any]) -> bool:
+        """Whether a call has the key of an event; if that is for all sizes, those of the call are then known."""
+        return bool(event.key == key) if event.fit is None else find_sizes(self, event, key, tensors)
 
     def unbind(self) -> None:
         """Forget what a matcher that missed half way has noted as bound."""
@@ -152,7 +171,9 @@ class Follower:
             else:
                 new[slot] = t
                 ids.add(id(t))
-        for slot, low, high in event.ranges:
+        for k, (slot, low, high) in enumerate(event.ranges):
+            if event.fit is not None:
+                low, high = self.found[1][k]
             if not in_range(new[slot] if slot in new else values[slot], low, high):
                 return False
         for number, value in zip(event.numbers, numbers, strict=True):
@@ -216,9 +237,10 @@ class Follower:
         stored.extend([None] * (event.count - len(stored)))
         for number, value in zip(event.numbers, numbers, strict=True):
             stored[number.index] = value
-        for generator, seed, offset, count in event.draws:
+        results, draws = (event.results, event.draws) if event.fit is None else results_at(event, self.found)
+        for generator, seed, offset, count in draws:
             stored[seed.index], stored[offset.index] = self.draw(generator, count)
-        for result in event.results:
+        for result in results:
             slot = result.slot
             if values[slot] is None:
                 values[slot] = pending(
@@ -241,7 +263,7 @@ class Follower:
         if event.kind == "require":
             self.flag(values[event.operands[0]])
         event.met += 1
-        if FAMILIAR <= event.met < FAMILIAR + MATCHERS and event.crossing is None:
+        if FAMILIAR <= event.met < FAMILIAR + MATCHERS and event.crossing is None and event.fit is None:
             event.match = matcher(event)
         self.last = event
         self.place = event.next
@@ -469,6 +491,8 @@ class Follower:
         assert stop is not None
         begin = perf_counter()
         self.commit(stop)
+        # Where a branch for all sizes was not for these, it is another one.
+        stop = self.place.cut or stop
         assert stop.next is not None
         stop.note.add(perf_counter() - begin)
         self.begin(stop.next.root)
@@ -493,12 +517,19 @@ class Follower:
             executable = self.region.compile(stop, alive)
             stop.programs[alive] = executable
         if executable.obstacle is not None or not self._run(executable):
+            behind = None if self.opening is None else end_otherwise(self, stop, executable)
+            if behind is not None:
+                self.commit(behind)
+                return
             self.region.eager_segments += 1
             reason = executable.obstacle or executable.refusal()
             with self.region.account.timed(executable.kind, stop.line, reason):
                 materialise(self)
             return
         self.region.runs += 1
+        if self.opening is not None:
+            self.opening.runs += 1
+            self.region.pace.opened = True
         if self.witness is not None:
             self.witness(self, stop, executable, alive)
 
@@ -522,63 +553,14 @@ class Follower:
 
     def _run(self, executable: Executable) -> bool:
         values = self.values
-        arrays = executable.run(values, self.numbers)
+        if isinstance(executable, OpenExecutable):
+            arrays = executable.run_at(self.sizes, values, self.numbers)
+        else:
+            arrays = executable.run(values, self.numbers)
         if arrays is None:
             return False
-        self.land(executable, arrays)
+        land(self, executable, arrays)
         return True
-
-    def land(self, executable: Executable, arrays: list[tuple[int, Any]]) -> None:
-        """Give the tensors that live on what a program computed."""
-        values = self.values
-        kept: list[Any] = []
-        for slot, array in arrays:
-            if slot == READ:
-                # Python has read it before.
-                continue
-            if slot < 0:
-                kept.append(array)
-                continue
-            t = values[slot]
-            if t is None:
-                values[slot] = wrap(array)
-            else:
-                t._array = array
-        for slot, times in executable.bumps:
-            cell = values[slot]._share()
-            cell[0] += times
-        for slot, source, op, attrs in executable.views:
-            self._view(slot, source, op, attrs)
-        for before, after in executable.renamed:
-            # A replay has made those that Python holds, with all of their slots.
-            if values[after] is None:
-                values[after] = values[before]
-        if executable.tape is not None:
-            restore(executable.tape, values, self.numbers, self.node_before, kept)
-        # The step that is restored for such a view is that of before its base was changed.
-        for slot in executable.behind:
-            values[slot]._seen = -1
-
-    def node_before(self, t: Any) -> Any:
-        """The step that had made a tensor when the segment met it."""
-        return next((node for other, node, _ in self.rebased if other is t), t._node)
-
-    def _view(self, slot: int, source: int, op: Op | None, attrs: tuple[Any, ...]) -> None:
-        """Give a view its memory: that of the tensor it was taken of."""
-        t, base = self.values[slot], self.values[source]
-        if op is None:
-            made = detached(base)
-        else:
-            step = tuple([self.numbers[a.index] if type(a) is Number else a for a in attrs])
-            # Without its history, so that the view is not recorded.
-            made = compute(op, *op.of_step(detached(base), step))
-            attach(op, base, step, made)
-        if t is None:
-            self.values[slot] = made
-            return
-        t._array, t._cell, t._base = made._array, made._cell, made._base
-        if made._base is not None:
-            t._view, t._seen = made._view, made._seen
 
     # --- leaving the tree ---------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tracejit.aval import Aval
 from tracejit.ops.dynamic import DYNAMIC
 from tracejit.ops.record import Op
 from tracejit.runtime.cuda.array import DeviceArray, host_view
@@ -25,6 +26,7 @@ from tracejit.tensor.state import state
 from tracejit.tensor.tape import current, enter
 from tracejit.tensor.tensor import Tensor, aval_of, on_gpu
 from tracejit.trace.backward import reach
+from tracejit.trace.closing import close
 from tracejit.trace.recorder import Recorder
 from tracejit.trace.repeat import repeat
 from tracejit.trace.structure import computes_on_gpu
@@ -48,11 +50,11 @@ class Sketch(Recorder):
     def compute(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
         """What the operation gives, without its values."""
         if op.family == "view":
-            return compute(op, args, attrs) if not on_gpu(args[0]) else self._view(op, args, attrs)
+            return self.view(op, args, attrs)
         known = [aval_of(a) if isinstance(a, Tensor) else a.value if type(a) is Scalar else a for a in args]
         found = op.infer(*known, *attrs)
         several = type(found) is tuple
-        outs = tuple([wrap(blank(a.shape, a.dtype.np)) for a in (found if several else (found,))])
+        outs = tuple(map(self.made, found if several else (found,)))
         if op.origin is not None or any(isinstance(a, Tensor) and on_gpu(a) for a in args):
             if any(isinstance(a, Tensor) and not on_gpu(a) and a._shape for a in args):
                 raise Ungrown
@@ -67,9 +69,15 @@ class Sketch(Recorder):
             enter(op, args, attrs, outs, mask)
         return outs if several else outs[0]
 
-    def _view(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Tensor:
-        """A view of what stands for a tensor on a GPU, but is memory of the host."""
+    def made(self, aval: Aval) -> Tensor:
+        """A tensor that an operation makes."""
+        return wrap(blank(aval.shape, aval.dtype.np))
+
+    def view(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Tensor:
+        """What an operation shows of a tensor; of one on a GPU it is memory of the host, too."""
         x = args[0]
+        if not on_gpu(x):
+            return compute(op, args, attrs)  # type: ignore[no-any-return]
         array, x._array = x._array, host_view(x._array)
         try:
             out: Tensor = compute(op, args, attrs)
@@ -292,6 +300,7 @@ def grow(
 
     `match` is how the follower finds it, if not as other events.
     """
+    close(follower)
     place = follower.place
     model = next((e for e in place.models() if resembles(e, kind, function, tensors, follower.values)), None)
     # Within a branch for other sizes, such as a loop over more steps, anything may follow that is known to grow.
@@ -300,9 +309,7 @@ def grow(
     if model is None and not (begins or (place.grown and (kind, function) in follower.region.known)):
         return None
     region = follower.region
-    # Those of the run are none of the structure.
-    own = () if model is None else zip(model.numbers, numbers, strict=False)
-    if not follower.grows or not region.may_grow(tensors, [value for n, value in own if n.fixed or not n.varies]):
+    if not follower.grows or not region.may_grow(tensors, structural(model, numbers)):
         return None
     change = "" if place.grown else region.resizing(follower, (kind, function, key, tensors, numbers))
     count = region.calls.resized
@@ -332,6 +339,7 @@ def grow(
 
 def grow_end(follower: Any) -> bool:
     """End the region here, if it ends at places like this one or in a branch for other sizes."""
+    close(follower)
     place = follower.place
     model = place.ends("end")
     if not follower.grows or (model is None and not place.grown):
@@ -350,6 +358,7 @@ def grow_cut(follower: Any, reason: str = "", what: Any = None) -> bool:
 
     With a `reason`, also where only the branch is one for other sizes.
     """
+    close(follower)
     place = follower.place
     if place.cut is not None or not follower.grows:
         return False
@@ -390,6 +399,12 @@ def sketched_backward(follower: Any, function: Any, args: tuple[Any, ...]) -> Ru
         sketch.backward(function, (starts, given, keep, create_graph, targets, accumulate))
 
     return run
+
+
+def structural(model: Event | None, numbers: list[Any]) -> list[Any]:
+    """The numbers of a call that are part of the structure: those of the run are not."""
+    own = () if model is None else zip(model.numbers, numbers, strict=False)
+    return [value for n, value in own if n.fixed or not n.varies]
 
 
 def resembles(model: Event, event_kind: str, function: Any, tensors: list[Any], values: list[Any]) -> bool:

@@ -133,22 +133,34 @@ class Pace:
         self.share = 0.0
         self.eager = False
         """Whether this call goes on eagerly."""
-        self.new = False
-        """Whether this call has met new sizes."""
+        self.new = self.opened = False
+        """Whether this call has met new sizes, and whether it ran a program for all sizes."""
+        self.passing = False
+        """Whether they are not likely to come again."""
         self._sizes = Met()
         self._contest = Contest()
         self._judged = False
 
-    def grows(self, sizes: Hashable) -> bool:
-        """Whether the call, which has met new sizes, lets the tree grow."""
+    def _meet(self, sizes: Hashable) -> None:
         if self.new:
-            return not self.eager
+            return
         self.new = True
         self.met += 1
         again = self._sizes.again(sizes)
         kept = again and (self.met <= SIZES or self.share < 0.5)
-        self._judged = self.met > FIRST and not kept
-        self.eager = self._judged and self._contest.goes_eagerly()
+        self.passing = self.met > FIRST and not kept
+
+    def opens(self, sizes: Hashable) -> bool:
+        """Whether the call, which has met new sizes, had better take what is for all sizes."""
+        self._meet(sizes)
+        return self.passing and not self._judged
+
+    def grows(self, sizes: Hashable) -> bool:
+        """Whether the call, which has met new sizes, lets the tree grow."""
+        self._meet(sizes)
+        if self.passing and not self._judged:
+            self._judged = True
+            self.eager = self._contest.goes_eagerly()
         return not self.eager
 
     def end(self, seconds: float) -> None:
@@ -156,4 +168,4 @@ class Pace:
         self.share += (self.new - self.share) / _WINDOW
         if self._judged:
             self._contest.end(seconds)
-        self.new = self.eager = self._judged = False
+        self.new = self.opened = self.passing = self.eager = self._judged = False

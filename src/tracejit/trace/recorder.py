@@ -229,10 +229,14 @@ class Recorder(Names):
         event.next = Place(self.place.segment)
         for n in numbers:
             n.event = event
-        self.region.enter(self.place, event)
-        self.place.events.append(event)
+        self.put_down(event)
         self.last = event
         self.place = event.next
+
+    def put_down(self, event: Event) -> None:
+        """Let the tree have an event at this place."""
+        self.region.enter(self.place, event)
+        self.place.events.append(event)
         self.region.recorded_events += 1
 
     @contextmanager

@@ -23,6 +23,7 @@ from tracejit.trace.foresight import foreseen
 from tracejit.trace.growth import alike
 from tracejit.trace.keeper import Keeper
 from tracejit.trace.matcher import MISS
+from tracejit.trace.open_program import OpenExecutable
 from tracejit.trace.pace import FAILED, FOLLOWED, FOLLOWED_IN_VAIN, SIZES, Contest, Pace, sizes_of
 from tracejit.trace.recorder import Recorder
 from tracejit.trace.repeat import materialise
@@ -79,6 +80,7 @@ class Region:
         self.verify = verify
         self.background = SETTINGS.background if background is None else background
         self.compares = mode == "auto" and verify is None and max_compiles is None and not self.background
+        self.opens = mode != "replay" and verify is None and max_compiles is None and not self.background
         self.waiting: list[tuple[Stop, Waiting]] = []
         self.waits = self.idle = False
         self.background_seconds = 0.0
@@ -213,7 +215,7 @@ class Region:
             self.account.end_call()
             self.given = ()
             seconds = time.perf_counter() - begin
-            if compared and not self.pace.new:
+            if compared and (self.pace.opened or not self.pace.new):
                 # A branch takes longer once.
                 self.contest.end(seconds)
             self.pace.end(seconds)
@@ -310,7 +312,9 @@ class Region:
         """The program of a segment, for which another process may have done a job before."""
         structures = self.structures
         structures.closed = self.max_compiles is not None and self.compiles + len(self.waiting) >= self.max_compiles
-        kind = Executable if self.verify is None else Verified
+        kind: Callable[[int], Executable] = Executable if self.verify is None else Verified
+        if stop.opening is not None:
+            kind = functools.partial(OpenExecutable, opening=stop.opening)
         elsewhere = None
         if self.background and not structures.closed:
             elsewhere = Elsewhere(asked, WAITS if self.mode == "replay" else "")
@@ -390,6 +394,10 @@ class Region:
         if self.verify is not None or self.background:
             return True
         return self.pace.grows((sizes_of(self.given), sizes_of(tensors), tuple(numbers)))
+
+    def may_open(self, tensors: list[Any], numbers: list[Any]) -> bool:
+        """Whether the call had better take a branch for all sizes."""
+        return self.opens and self.pace.opens((sizes_of(self.given), sizes_of(tensors), tuple(numbers)))
 
     def resizing(self, follower: Follower, call: tuple[Any, ...]) -> str:
         """A call may begin a branch for other sizes; what it does that the tree does not know."""

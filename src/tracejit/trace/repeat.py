@@ -14,6 +14,7 @@ from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor, set_requires_grad
 from tracejit.trace.backward import take_views
+from tracejit.trace.closing import close
 from tracejit.trace.crossing import explore, put_back, put_numbers
 from tracejit.trace.recorder import Recorder
 from tracejit.trace.structure import computes_on_gpu
@@ -25,6 +26,7 @@ def materialise(follower: Any) -> Recorder:
 
     Returns a recorder that stands at this place of the tree and knows the same slots.
     """
+    close(follower)
     recorder = Recorder(follower.region, follower.place.segment.root)
     values = follower.values
     events = path(follower.last)

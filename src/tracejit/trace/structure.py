@@ -24,11 +24,11 @@ from tracejit.ir.graph import Graph
 from tracejit.passes import Making
 from tracejit.runtime.program import Arena
 from tracejit.symbols import Trail, opened, values_at
-from tracejit.template import Template
+from tracejit.template import Launches, Template
 from tracejit.tensor.gpu import gpu_side
 from tracejit.trace.background import GRAPH, Elsewhere
 from tracejit.trace.expected import Expected, check_of, given_in
-from tracejit.trace.tree import Event, Number, Static
+from tracejit.trace.tree import Derived, Event, Number, Static
 
 _SIZES = frozenset(("shape", "size", "start", "length"))
 """Attributes that hold sizes or places; all others are part of the structure."""
@@ -67,6 +67,11 @@ def outline(events: list[Event]) -> Outline:
             for a in step.args:
                 if type(a) is int:
                     args.append(a)
+                    continue
+                if type(a) is Derived:
+                    args.append((a.kind, -1))
+                    numbers.append(len(free))
+                    free.append(a)
                     continue
                 if type(a) is Number:
                     open_ = a.varies and not a.fixed
@@ -156,7 +161,7 @@ def make_graph(
     values = structure.free if values is None else values
     free, varying = iter(values), iter(structure.varying)
 
-    def number(n: Number | Static) -> ir.Node:
+    def number(n: Number | Static | Derived) -> ir.Node:
         if isinstance(n, Static) and type(n.value) not in (int, float):
             return ir.const(n.value)
         if isinstance(n, Number) and next(varying):
@@ -238,7 +243,7 @@ class _Family:
 class Built:
     """A program, shape and type of its outputs, and what was new about it: its structure, kernels, its plan."""
 
-    compiled: Compiled
+    compiled: Compiled | Launches
     results: list[tuple[tuple[int, ...], Any]]
     new_structure: bool
     new_kernels: list[str]

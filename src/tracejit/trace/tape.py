@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from tracejit.symbols import sizes_in
 from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.tape import TapeNode
 from tracejit.trace.lean import Lean
+from tracejit.trace.tree import Derived
 
 
 @dataclass(eq=False, slots=True)
@@ -163,6 +165,24 @@ def needed_slots(root: NodePlan, seen: set[NodePlan]) -> list[int]:
         if not plan.done:
             stack.extend(e[1] for e in plan.edges if e is not None and e[0] == "node")
     return list(out)
+
+
+def depends_on_sizes(roots: dict[int, tuple[NodePlan, int]]) -> bool:
+    """Whether steps of the tape below some roots hold sizes that stay open, or what follows from them."""
+    seen: set[NodePlan] = set()
+    stack = [plan for plan, _ in roots.values()]
+    while stack:
+        plan = stack.pop()
+        if plan in seen:
+            continue
+        seen.add(plan)
+        plain = [entry[1] for entry in plan.saved if entry is not None and entry[0] == "plain"]
+        numbers = [entry[1] for entry in plan.saved if entry is not None and entry[0] == "number"]
+        if any(type(n) is Derived for n in numbers) or any(True for _ in sizes_in((plan.attrs, plan.avals, *plain))):
+            return True
+        if not plan.done:
+            stack.extend(e[1] for e in plan.edges if e is not None and e[0] == "node")
+    return False
 
 
 Spent = tuple[frozenset[int], tuple[int, ...], tuple[int, ...]]

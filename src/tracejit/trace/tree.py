@@ -20,6 +20,7 @@ from tracejit.devices import device
 from tracejit.dtypes import ALL, get_default_dtype
 from tracejit.ops.record import Op
 from tracejit.runtime.cuda.array import DeviceArray
+from tracejit.symbols import Size
 from tracejit.tensor.generator import Generator
 from tracejit.tensor.tape import current
 from tracejit.trace.account import Note
@@ -90,11 +91,22 @@ def same_number(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-@dataclass(frozen=True, slots=True)
-class Ref:
-    """In the arguments of an event: the tensor in a slot."""
+class Derived:
+    """A number that a composite's Python made of sizes that stay open, as an operand alone (`trace/opening.py`)."""
 
-    slot: int
+    __slots__ = ("high", "kind", "low", "size")
+
+    def __init__(self, size: Any, kind: str) -> None:
+        self.size, self.kind = size, kind
+        self.low, self.high = -(2**63), 2**63 - 1
+
+    def fix(self, value: float | int) -> None:
+        """Python calculates with it. Raises: TypeError, as it has no value."""
+        raise TypeError("a number that follows from open sizes has no value")
+
+    def avoid(self, special: tuple[float, ...], value: float | int) -> None:
+        """Python asks whether it is one of some. Raises: TypeError, as above."""
+        self.fix(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +173,11 @@ class Place:
 
     `model` is the place of the branch that this one repeats at other sizes, if it does; `peers` are those that repeat
     this one. `grown` says that it lies in a branch for other sizes, `moving` along which dimensions operations on parts
-    of tensors of so many dimensions begin elsewhere from call to call, None if none does.
+    of tensors of so many dimensions begin elsewhere from call to call, None if none does. `openings` are branches that
+    begin here and serve all sizes (`trace/opening.py`).
     """
 
-    __slots__ = ("__weakref__", "cut", "end", "events", "grown", "model", "moving", "peers", "segment")
+    __slots__ = ("__weakref__", "cut", "end", "events", "grown", "model", "moving", "openings", "peers", "segment")
 
     def __init__(self, segment: Segment) -> None:
         self.segment = segment
@@ -175,6 +188,7 @@ class Place:
         self.moving: dict[tuple[Op, int], tuple[int, ...]] | None = None
         self.model: Place | None = None
         self.peers: weakref.WeakSet[Place] = weakref.WeakSet()
+        self.openings: Any = None
 
     def models(self) -> Iterator[Event]:
         """The events that one at this place may repeat at other sizes: here, and at the places like this one.
@@ -220,7 +234,7 @@ class Event:
     slot before and slot after. `ranges` are the bounds of index operands from outside. `key` is everything else that
     must be equal. `layout` rebuilds the call's arguments.
     `crossing` is what a backward pass is like outside of its segment (`trace/crossing.py`), `watched` are leaves that
-    it reaches without changing them.
+    it reaches without changing them. `fit` is how an event at open sizes finds those of a call (`trace/opening.py`).
     """
 
     kind: str
@@ -252,6 +266,7 @@ class Event:
     shown: tuple[tuple[int, int], ...] = ()
     renewed: tuple[tuple[int, int], ...] = ()
     cells: list[list[Any]] = field(default_factory=list)
+    fit: Callable[[list[Any], list[int]], Any] | None = None
     outside: int = field(init=False)
     """How many tensors from outside the segment has bound up to and with this event."""
 
@@ -271,7 +286,8 @@ class Stop:
     program, if it cannot. `silent` marks a cut that the tracer needs and Python did not ask for. `eager` are the
     operations and units that run eagerly behind it. Of a whole call (`trace/uncut.py`) Python wants the values that
     some slots have when they are made (`reads`), and its way stands on what is `expected`. `cause` says what the call
-    that first came here did differently from those before it, `note` is what the account says about a cut.
+    that first came here did differently from those before it, `note` is what the account says about a cut. `opening` is
+    what the end belongs to if its segment is for all sizes.
     """
 
     last: Event | None
@@ -292,6 +308,7 @@ class Stop:
     expected: tuple[Any, ...] = ()
     cause: str = ""
     note: Note = field(default_factory=lambda: Note("cut", "", "", 0))
+    opening: Any = None
 
 
 def path(event: Event | None, behind: Event | None = None) -> list[Event]:
@@ -378,7 +395,10 @@ def _walk(x: Any, tensors: list[Any], numbers: list[Any], key: list[Any]) -> Any
     if kind is dict:
         key.append((dict, tuple(x)))
         return Mapping(tuple((k, _walk(v, tensors, numbers, key)) for k, v in x.items()))
-    if kind not in _PLAIN and not (isinstance(x, tuple) and all(type(e) is int for e in x)):
+    if kind is Size:
+        key.append((int, x))
+        return Static(x)
+    if kind not in _PLAIN and not (isinstance(x, tuple) and all(type(e) in (int, Size) for e in x)):
         raise Opaque
     if isinstance(x, (np.ndarray, np.generic)):
         key.append((kind, x.dtype.str, x.shape, x.tobytes()))

@@ -15,6 +15,7 @@ from tracejit.tensor.tape import OWED, next_position
 from tracejit.tensor.tensor import Tensor, pending
 from tracejit.trace.executable import Executable, signed, without_detached
 from tracejit.trace.follower import Follower
+from tracejit.trace.landing import land
 from tracejit.trace.matcher import MISS
 from tracejit.trace.ranges import in_range
 from tracejit.trace.replay.arrivals import clear
@@ -203,5 +204,5 @@ class Replay:
         outputs = [slot for slot, _, _ in self.executable.outputs]
         if self.executable.block is not None:
             outputs.append(-1)
-        follower.land(self.executable, list(zip(outputs, arrays, strict=True)))
+        land(follower, self.executable, list(zip(outputs, arrays, strict=True)))
         return values
