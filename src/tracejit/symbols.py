@@ -412,6 +412,11 @@ def _value(x: Size | int) -> int:
     return x.value if isinstance(x, Size) else x
 
 
+def is_open(x: Any) -> bool:
+    """Whether a value is a size that stays open, of which nothing may be asked without need."""
+    return type(x) is Size
+
+
 def present(x: Any) -> Any:
     """A size's present value, without any decision; tuples of them too, and whatever is no size as it is."""
     if isinstance(x, Size):
@@ -471,18 +476,23 @@ def fill(x: Any, found: Sequence[Any]) -> Any:
 
 
 class Real:
-    """A size as a float, where a calculation has it as an operand alone."""
+    """A size by another one as a float, where a calculation has it as an operand alone."""
 
-    __slots__ = ("size",)
+    __slots__ = ("by", "size")
 
-    def __init__(self, size: Size) -> None:
-        self.size = size
+    def __init__(self, size: Any, by: Any = 1) -> None:
+        self.size, self.by = size, by
+
+    @property
+    def value(self) -> float:
+        """What it is at present."""
+        return float(present(self.size) / present(self.by))
 
 
-def real(n: Any) -> Any:
-    """A whole number as a float, a size as a number that stays open.
+def real(n: Any, by: Any = 1) -> Any:
+    """A whole number by another one as a float, sizes as a number that stays open.
 
-    >>> real(3)
-    3.0
+    >>> real(3), real(3, 2)
+    (3.0, 1.5)
     """
-    return Real(n) if type(n) is Size else float(n)
+    return Real(n, by) if is_open(n) or is_open(by) else n / by

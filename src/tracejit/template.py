@@ -33,7 +33,7 @@ from tracejit.schedule.memory import ALIGNMENT, Buffer, place
 from tracejit.schedule.plan import Plan, scratch_bytes
 from tracejit.schedule.spaces import CALL
 from tracejit.schedule.values import Value, whole
-from tracejit.symbols import At, Size, Trail, Wanted, fill, present
+from tracejit.symbols import At, Real, Size, Trail, Wanted, fill, present
 from tracejit.template_parts import Buffers, Call, Generated, run_function
 
 _PROBES = (1, 2, 5, 9, 40, 300)
@@ -71,7 +71,7 @@ class Template:
     may be `derived` from the symbols where it is only run. It has no kernels until they are built.
     """
 
-    def __init__(self, graph: Graph, trail: Trail, constants: int, derived: Sequence[Size] = ()) -> None:
+    def __init__(self, graph: Graph, trail: Trail, constants: int, derived: Sequence[Size | Real] = ()) -> None:
         begin = time.perf_counter()
         self._externals = len(graph.inputs) + len(graph.outputs)
         self._inputs = len(graph.inputs)
@@ -94,8 +94,7 @@ class Template:
         )
         self.outputs = [(self._wanted(o.shape), o.dtype.np) for o in graph.outputs]
         kinds = graph.scalars[len(graph.scalars) - len(derived) :]
-        places = [f"v{self._wanted(n).index}" for n in derived]
-        self._derived = [f"float({v})" if kind == "f" else v for v, kind in zip(places, kinds, strict=True)]
+        self._derived = [self._text(n, kind) for n, kind in zip(derived, kinds, strict=True)]
         self._ways = self._find_ways(trail)
         self._trail = trail
         self._evaluate: Callable[[Sequence[int]], list[Any] | None] = trail.function(self._wanted.values)
@@ -122,6 +121,14 @@ class Template:
         numbers = [(k, s.index) for k, s in enumerate(slots) if type(s) is Scalar]
         units, cost = self._wanted(t.units), self._wanted(t.unit_cost)
         return Generated((t.text, t.name), slots, changing, addresses, numbers, units, cost, stage, t.doc)
+
+    def _text(self, n: Any, kind: str) -> str:
+        """A number that follows from the symbols, in Python."""
+        if type(n) is Real:
+            return f"{self._text(n.size, 'i')} / {self._text(n.by, 'i')}"
+        at = self._wanted(n)
+        place = f"v{at.index}" if type(at) is At else repr(at)
+        return f"float({place})" if kind == "f" else place
 
     def _slot(self, slot: Any) -> Any:
         if isinstance(slot, Place):

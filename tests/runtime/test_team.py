@@ -18,7 +18,7 @@ from tracejit.kernels import threads as native_side
 from tracejit.kernels.threads import LAUNCH_CHUNKS
 from tracejit.runtime import entry
 from tracejit.runtime.build import build
-from tracejit.runtime.entry import ENTRY
+from tracejit.runtime.entry import ENTRY, MAX_SLOTS
 from tracejit.runtime.team import TEAM, address_of, get_num_threads, launch, set_num_threads
 
 HEAVY = 1e6
@@ -119,7 +119,7 @@ def test_slots_hold_addresses_of_arrays() -> None:
 
 def test_wrong_arguments_are_refused() -> None:
     address = build(RANGE, "parts").address
-    for arguments in [("text",), (Fraction(1, 2),), (None,), (np.float32(1),), tuple(range(30))]:
+    for arguments in [("text",), (Fraction(1, 2),), (None,), (np.float32(1),), (0,) * (MAX_SLOTS + 1)]:
         with pytest.raises(TypeError):
             launch(address, 1, 0.0, *arguments)
     with pytest.raises(TypeError):

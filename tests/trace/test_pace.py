@@ -8,7 +8,7 @@ import pytest
 
 import tracejit as tj
 from tests.trace.values import arr, bits
-from tracejit.trace import pace, region
+from tracejit.trace import opening, pace, region
 from tracejit.trace.compiled import region_of
 from tracejit.trace.pace import Contest, Pace
 
@@ -36,7 +36,8 @@ def compare(compiled: Any, plain: Any, sizes: Any) -> None:
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways are tried from the fourth new size on."""
+    """Both ways are tried from the fourth new size on, where no branch is for all sizes."""
+    monkeypatch.setattr(opening, "BRANCHES", 1 << 30)
     monkeypatch.setattr(pace, "FIRST", 3)
     monkeypatch.setattr(pace, "_WINDOW", 2)
     monkeypatch.setattr(pace, "_TRIED", 4)

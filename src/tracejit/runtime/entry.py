@@ -39,7 +39,7 @@ from tracejit.runtime.method_text import METHODS
 from tracejit.runtime.object_text import OBJECTS
 from tracejit.runtime.replay_text import REPLAYS
 
-MAX_SLOTS = 29
+MAX_SLOTS = 64
 
 # Words of the state that the functions share with runtime/team.py.
 TEAM = 0

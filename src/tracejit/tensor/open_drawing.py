@@ -65,6 +65,8 @@ class OpenDrawing(Drawing):
 
     def _number(self, size: Any) -> Scalar:
         if type(size) is Real:
+            if size.by != 1:
+                raise Unfit
             self.numbers.append(size.size)
             self.kinds.append("f")
             return Scalar(float(present(size.size)), Number(len(self.numbers) - 1))

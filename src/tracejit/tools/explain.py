@@ -55,6 +55,7 @@ class Explanation:
             "eager": c.eager,
             "side exits": c.side_exits,
             "other sizes": c.resized,
+            "at open sizes": c.opened,
             "while compiling": c.waited,
         }
         self.total = c.total

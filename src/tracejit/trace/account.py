@@ -46,8 +46,8 @@ class Note:
 
 @dataclass(slots=True)
 class Calls:
-    """How often the region ran in which way; `waited` are those of the others that ran partly eagerly while another
-    process compiled.
+    """How often the region ran in which way; of the others, `opened` are those that ran a program for all sizes, and
+    `waited` those that ran partly eagerly while another process compiled.
     """
 
     cold: int = 0
@@ -57,6 +57,7 @@ class Calls:
     eager: int = 0
     side_exits: int = 0
     resized: int = 0
+    opened: int = 0
     waited: int = 0
 
     @property

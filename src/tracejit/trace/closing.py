@@ -11,7 +11,7 @@ from dataclasses import replace
 from math import prod
 from typing import Any
 
-from tracejit.symbols import Size
+from tracejit.symbols import Real, Size
 from tracejit.trace.tree import (
     Derived,
     Event,
@@ -105,8 +105,8 @@ class _Closing:
 
     def _argument(self, a: Any) -> Any:
         if type(a) is Derived:
-            value = self.size(a.size)
-            return Static(float(value) if a.kind == "f" else value)
+            n = a.size
+            return Static(self.size(n.size) / self.size(n.by) if type(n) is Real else self.size(n))
         return self.number(a) if type(a) is Number else a
 
     def event(self, e: Event, place: Place, before: Event | None) -> Event:
@@ -135,6 +135,7 @@ class _Closing:
             draws=draws,
             ranges=tuple([(slot, self.value(low), self.value(high)) for slot, low, high in e.ranges]),
             next=Place(place.segment),
+            match=None,
             met=0,
             cells=[],
             fit=None,

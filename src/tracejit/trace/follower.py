@@ -263,7 +263,7 @@ class Follower:
         if event.kind == "require":
             self.flag(values[event.operands[0]])
         event.met += 1
-        if FAMILIAR <= event.met < FAMILIAR + MATCHERS and event.crossing is None and event.fit is None:
+        if FAMILIAR <= event.met < FAMILIAR + MATCHERS and event.crossing is None:
             event.match = matcher(event)
         self.last = event
         self.place = event.next
@@ -529,6 +529,7 @@ class Follower:
         self.region.runs += 1
         if self.opening is not None:
             self.opening.runs += 1
+            self.opening.place.openings.prefer(self.opening)
             self.region.pace.opened = True
         if self.witness is not None:
             self.witness(self, stop, executable, alive)

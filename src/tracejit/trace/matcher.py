@@ -12,9 +12,11 @@ from collections.abc import Callable
 from types import CodeType, FunctionType
 from typing import Any
 
+from tracejit.aval import Aval
 from tracejit.dtypes import get_default_dtype
 from tracejit.runtime.bytecode import compile_text
 from tracejit.runtime.objects import copy_call
+from tracejit.symbols import is_open, sizes_in
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import OWED
 from tracejit.tensor.tensor import FIELDS, Tensor, pending
@@ -48,6 +50,9 @@ class _Writer:
         self.slots = before.slots if before is not None else 0
         self.numbers = before.count if before is not None else 0
         self.locals: dict[int, str] = {}
+        # Of an event at open sizes: the texts of those of tensors and of those of the key.
+        self.dims: list[str] = []
+        self.given_sizes: list[str] = []
         self.places: dict[tuple[str, int], str] = {}
 
     def place(self, array: str, index: int) -> str:
@@ -104,6 +109,28 @@ class _Writer:
         self.check(f"f.mutators and f.is_mutated({name})")
         self.checks.append(f"    f.externals.append({name})")
         self.effects.append(f"    {self.value(slot)} = {name}")
+        if self.event.fit is not None:
+            self.dims += [f"{name}._array.shape[{d}]" for d, n in enumerate(external.shape) if is_open(n)]
+            size = external.dtype.itemsize
+            steps = [d for d, n in enumerate(external.strides or ()) if is_open(n)]
+            self.dims += [f"{name}._array.strides[{d}] // {size}" for d in steps]
+
+    def size(self, expression: str) -> None:
+        """Take a size that is open here."""
+        self.check(f"type({expression}) is not int")
+        self.given_sizes.append(expression)
+
+    def plain(self, expression: str, value: Any) -> None:
+        """Check a value that may have open sizes in it."""
+        if is_open(value):
+            self.size(expression)
+        elif isinstance(value, tuple) and any(True for _ in sizes_in(value)):
+            kind = self.constant(type(value))
+            self.check(f"type({expression}) is not {kind} or len({expression}) != {len(value)}")
+            for k, item in enumerate(value):
+                self.plain(f"{expression}[{k}]", item)
+        else:
+            self.check(f"{expression} != {self.constant(value)}")
 
     def number(self, expression: str, number: Number) -> None:
         """Check a number."""
@@ -127,7 +154,9 @@ class _Writer:
                 self.number(expression, self.event.numbers[layout.index])
         elif kind is Static:
             value = layout.value
-            if value is None or isinstance(value, bool):
+            if self.event.fit is not None and any(True for _ in sizes_in(value)):
+                self.plain(expression, value)
+            elif value is None or isinstance(value, bool):
                 self.check(f"{expression} is not {value}")
             elif type(value) in (int, str):
                 self.check(f"type({expression}) is not {type(value).__name__} or {expression} != {value!r}")
@@ -174,19 +203,22 @@ class _Writer:
         if event.numbers or event.draws:
             head.append("    n = f.numbers")
         self.effects[:0] = head
-        for generator, seed, offset, count in event.draws:
-            self.effects.append(
-                f"    {self.given(seed)}, {self.given(offset)} = f.draw({self.constant(generator)}, {count})"
-            )
-        for result in event.results:
+        for k, (generator, seed, offset, count) in enumerate(event.draws):
+            drawn = f"{self.constant(generator)}, {count if event.fit is None else f'found[2][{k}]'}"
+            self.effects.append(f"    {self.given(seed)}, {self.given(offset)} = f.draw({drawn})")
+        for k, result in enumerate(event.results):
             slot = result.slot
             if slot < self.slots or slot in event.binds:
                 continue
             p = f"p{len(self.effects)}"
-            template = pending(
-                result.aval, result.requires_grad, result.strides, OWED if result.requires_grad else None
-            )
-            made = copy_call(template, FIELDS, self.scope, f"made{len(self.effects)}")
+            node = OWED if result.requires_grad else None
+            if event.fit is None:
+                template = pending(result.aval, result.requires_grad, result.strides, node)
+                made = copy_call(template, FIELDS, self.scope, f"made{len(self.effects)}")
+            else:
+                self.scope.update(pending=pending, Aval=Aval)
+                aval = f"Aval(found[0][{k}][0], {self.constant(result.aval.dtype)})"
+                made = f"pending({aval}, {result.requires_grad}, found[0][{k}][1], {self.constant(node)})"
             owed = f"    f.owed.append({self.place('v', slot)})"
             self.effects += [f"    {p} = {self.value(slot)} = {made}", owed]
             if result.source is not None:
@@ -227,8 +259,13 @@ class _Writer:
 
     def function(self, parameters: str) -> Callable[..., Any]:
         """The matcher."""
-        for slot, low, high in self.event.ranges:
-            self.check(f"not in_range({self.known(slot)}, {low}, {high})")
+        if self.event.fit is not None:
+            sizes = ", ".join([*self.dims, *self.given_sizes])
+            self.checks.append(f"    found = {self.constant(self.event.fit)}(f.sizes, [{sizes}])")
+            self.check("found is None")
+        for k, (slot, low, high) in enumerate(self.event.ranges):
+            bounds = f"{low}, {high}" if self.event.fit is None else f"*found[1][{k}]"
+            self.check(f"not in_range({self.known(slot)}, {bounds})")
         value = self.finish()
         text = "\n".join(
             [
@@ -268,7 +305,7 @@ def matcher(event: Event) -> Callable[..., Any]:
     if event.kind == "op":
         attrs, shape = event.key
         if attrs:
-            w.check(f"attrs != {w.constant(attrs)}")
+            w.plain("attrs", attrs)
         w.check(f"len(args) != {len(shape)}")
         tensors = iter(range(len(event.operands)))
         numbers = iter(event.numbers)

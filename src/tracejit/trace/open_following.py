@@ -13,8 +13,8 @@ from typing import Any
 from tracejit.aval import Aval
 from tracejit.trace.closing import close
 from tracejit.trace.growth import grow_cut, grow_end, resembles, structural
-from tracejit.trace.opening import Openings, found_in
-from tracejit.trace.tree import Event, Result, Stop
+from tracejit.trace.opening import Openings, found_in, sizes_in_other
+from tracejit.trace.tree import Event, Result, Stop, path
 
 
 def take_opening(follower: Any, kind: str, function: Any, tensors: list[Any], numbers: list[Any]) -> bool:
@@ -50,22 +50,13 @@ def find_sizes(follower: Any, event: Event, key: Any, tensors: list[Any]) -> boo
             if external is None or slot in met:
                 continue
             met.add(slot)
-            array = t._array
-            if array is None or array.ndim != len(external.shape):
+            if not external.holds(t._array, t._dtype):
                 return False
-            given += array.shape
-            if external.strides is not None:
-                size = array.itemsize
-                if any(s < 0 or s % size for s in array.strides):
-                    return False
-                given += [s // size for s in array.strides]
+            given += external.sizes(t._array)  # type: ignore[attr-defined]
     if not found_in(event.key, key, given):
         return False
     assert event.fit is not None
-    try:
-        follower.found = event.fit(follower.sizes, given)
-    except ZeroDivisionError:
-        return False
+    follower.found = event.fit(follower.sizes, given)
     return follower.found is not None
 
 
@@ -79,22 +70,55 @@ def results_at(event: Event, found: Any) -> tuple[Iterable[Result], Iterable[Any
 
 
 def leave_opening(follower: Any) -> bool:
-    """Go back into the tree, with what was passed in it, if the follower is in an opening."""
-    if follower.opening is None:
+    """Go on in another opening, or in the tree, where that which the follower is in has not what the call does."""
+    opening = follower.opening
+    if opening is None:
         return False
-    close(follower)
+    if not _go_over(follower):
+        close(follower)
+        if follower.place is not opening.place:
+            # For later calls: this one is behind its beginning.
+            opening.place.openings.another(follower.region, opening.place)
     return True
 
 
 def end_otherwise(follower: Any, stop: Stop, executable: Any) -> Stop | None:
-    """The end of a segment in the tree, where the program of the opening is not for these sizes; None if it refused."""
-    opening, at_end = follower.opening, follower.place.end is stop
+    """The end of a segment in another opening or in the tree, where a program is not for these sizes; None if it
+    refused.
+    """
+    place, at_end = follower.opening.place, follower.place.end is stop
     if executable.obstacle is not None:
-        opening.place.openings.drop(opening)
+        place.openings.drop(follower.opening)
     elif not executable.misfit:
         return None
-    close(follower)
-    if not (grow_end(follower) if at_end else grow_cut(follower, stop.reason)):
-        return None
-    ended: Stop | None = follower.place.end if at_end else follower.place.cut
+    ended: Stop | None = None
+    if _go_over(follower):
+        ended = follower.place.end if at_end else follower.place.cut
+    if ended is None:
+        close(follower)
+        place.openings.another(follower.region, place)
+        if grow_end(follower) if at_end else grow_cut(follower, stop.reason):
+            ended = follower.place.end if at_end else follower.place.cut
     return ended
+
+
+def _go_over(follower: Any) -> bool:
+    """Stand in another opening, behind what the follower has passed, if there is one for these sizes."""
+    opening = follower.opening
+    passed = path(follower.last, opening.events[0].before)
+    for other in opening.place.openings.made:
+        if not passed or other in follower.tried_openings or other.is_useless:
+            continue
+        follower.tried_openings.append(other)
+        sizes = sizes_in_other(passed, follower.sizes, other)
+        if sizes is None:
+            continue
+        opening.misfits += 1
+        stands = dict(zip(passed, other.events, strict=False))
+        follower.opening, follower.sizes = other, sizes
+        follower.mutators = [stands.get(event, event) for event in follower.mutators]
+        follower.drawn = [(stands.get(event, event), *rest) for event, *rest in follower.drawn]
+        follower.last = stands[passed[-1]]
+        follower.place = follower.last.next
+        return True
+    return False

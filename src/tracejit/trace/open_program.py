@@ -51,7 +51,7 @@ class OpenExecutable(Executable):
         values = list(structure.free)
         for k, value in enumerate(values):
             if type(value) is Derived:
-                place = list(derived).index(key) if (key := (value.kind, value.size)) in derived else len(derived)
+                place = list(derived).index(key) if (key := value.key) in derived else len(derived)
                 derived.setdefault(key, value)
                 values[k] = ir.scalar(count + place, value.kind)
         return make_graph(self.events, self.ends, structure, self.name, values), [d.size for d in derived.values()]
@@ -63,12 +63,15 @@ class OpenExecutable(Executable):
 
     def run_at(self, sizes: list[Any], values: list[Any], numbers: list[Any]) -> list[tuple[int, Any]] | None:
         """Run at the sizes of a call: the arrays of the outputs by slot, or None if nothing was changed."""
+        self.misfit = False
+        if self.template is None:
+            # It leaves nothing but views.
+            return []
         moved = self.arrive(values)
         if moved and self.mutated and self.overlap(moved):
             self.last = [None] * len(self.inputs)
             return None
         given = [float(numbers[i]) if kind == "f" else signed(numbers[i]) for i, kind in self.numbers]
-        assert self.template is not None
         found = self.template.run(sizes[: self.opening.symbols], [values[slot]._array for slot in self.inputs], given)
         self.leave(moved)
         self.misfit = found is None

@@ -12,7 +12,8 @@ all sizes that meet the conditions, whatever the sizes from which the symbols we
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -20,7 +21,7 @@ from tracejit.aval import Aval
 from tracejit.config import logger
 from tracejit.ops.dynamic import DYNAMIC
 from tracejit.ops.record import Op
-from tracejit.symbols import Real, Size, Trail, opened, present, text
+from tracejit.symbols import Real, Size, Trail, is_open, opened, present, text
 from tracejit.tensor.dispatch import show
 from tracejit.tensor.open_drawing import lies_in_order, strides_of_view
 from tracejit.tensor.scalar import Scalar
@@ -28,7 +29,7 @@ from tracejit.tensor.shade import shaded
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import current, enter
 from tracejit.tensor.tensor import Tensor, aval_of
-from tracejit.trace.closing import map_sizes
+from tracejit.trace.closing import at_sizes, map_sizes
 from tracejit.trace.growth import Sketch, Ungrown, alike
 from tracejit.trace.repeat import repeat
 from tracejit.trace.tree import (
@@ -49,6 +50,8 @@ BRANCHES = 6
 """Branches that differ in sizes alone from which on their place gets an opening."""
 OPENINGS = 4
 """Openings of a place: where the sizes of none fit, branches grow as without."""
+_MORE = 4
+"""Branches more from which on one that is for other sizes is made."""
 _MISFITS = 16
 """Calls at other sizes than those of an opening from which on it may give way to another."""
 
@@ -62,8 +65,27 @@ class OpenExternal(External):
         """Whether memory is like that of such a tensor."""
         if array is None or array.ndim != len(self.shape) or dtype is not self.dtype:
             return False
-        flags = array.flags
-        return flags.writeable is self.writeable and bool(flags.c_contiguous) is (self.strides is None)
+        flags, strides = array.flags, self.strides
+        if flags.writeable is not self.writeable or bool(flags.c_contiguous) is not (strides is None):
+            return False
+        if strides is not None:
+            whole = not any(s % array.itemsize for s in array.strides)
+            if not whole or not all(map(_admits, strides, array.strides)):
+                return False
+        return all(map(_admits, self.shape, array.shape))
+
+    def sizes(self, array: Any) -> list[int]:
+        """Those of the sizes and, in elements, of the strides of an array that are open here."""
+        found = [n for size, n in zip(self.shape, array.shape, strict=True) if is_open(size)]
+        if self.strides is not None:
+            step = array.itemsize
+            found += [s // step for size, s in zip(self.strides, array.strides, strict=True) if is_open(size)]
+        return found
+
+
+def _admits(size: Any, n: int) -> bool:
+    """Whether a size or a stride in bytes may be this one: any, if it is open."""
+    return n >= 0 if is_open(size) else bool(size == n)
 
 
 class OpenSketch(Sketch):
@@ -103,7 +125,7 @@ class OpenSketch(Sketch):
 
 def _derived(a: Any) -> Scalar:
     if type(a) is Real:
-        return Scalar(float(present(a.size)), Derived(a.size, "f"))
+        return Scalar(a.value, Derived(a, "f"))
     return Scalar(present(a), Derived(a, "i"))
 
 
@@ -172,6 +194,13 @@ class Opening:
         self.symbols, self.count = trail.symbols, len(trail.values)
         self.runs = self.misfits = 0
 
+    def holds(self, sizes: list[Any]) -> bool:
+        """Whether all that was decided by sizes, its program included, would be decided alike."""
+        try:
+            return self.trail.function([])(sizes[: self.symbols]) is not None
+        except ZeroDivisionError:
+            return False
+
     @property
     def is_useless(self) -> bool:
         """Whether most calls that take it have other sizes than it is for."""
@@ -190,13 +219,24 @@ class Openings:
         for opening in self.made:
             if opening not in tried and not opening.is_useless:
                 return opening
+        return self.another(region, place)
+
+    def another(self, region: Any, place: Place) -> Opening | None:
+        """One more opening, if it is time for one: for the branches that were made where no other served."""
         if len(self.made) >= OPENINGS or len(place.events) < self._from:
             return None
+        made = open_branch(region, place, self.made)
         self._from = 2 * len(place.events)
-        made = open_branch(region, place)
         if made is not None:
-            self.made = [one for one in self.made if not one.is_useless] + [made]
+            self._from = len(place.events) + _MORE
+            self.made = [made, *[one for one in self.made if not one.is_useless]]
         return made
+
+    def prefer(self, opening: Opening) -> None:
+        """Let an opening be tried first: it served the last call."""
+        if self.made[0] is not opening:
+            self.made.remove(opening)
+            self.made.insert(0, opening)
 
     def drop(self, opening: Opening) -> None:
         """Forget an opening that has no program."""
@@ -207,11 +247,11 @@ class Openings:
 
 
 def _ways(place: Place) -> list[tuple[list[Event], Stop]]:
-    """The branches behind a place that are like the one used last, with their ends, that one the last."""
-    first = place.events[0]
-    root = first.next.model or first.next
+    """The branches behind a place that are like the newest, with their ends, that one the last."""
+    newest = place.events[-1]
+    root = newest.next.model or newest.next
     found: list[tuple[list[Event], Stop]] = []
-    for event in place.events:
+    for event in reversed(place.events):
         if event.next is not root and event.next.model is not root:
             continue
         events = [event]
@@ -239,12 +279,16 @@ def _same_numbers(a: Event, b: Event) -> bool:
     )
 
 
-def open_branch(region: Any, place: Place) -> Opening | None:
-    """An opening for the branches of a place; None if there are too few, or their events cannot be for all sizes."""
+def open_branch(region: Any, place: Place, others: list[Opening]) -> Opening | None:
+    """An opening for the branches of a place, of which the newest is for none of the others; None if there are too few,
+    or their events cannot be for all sizes.
+    """
     ways = _ways(place)
     if len(ways) < BRANCHES:
         return None
     try:
+        if any(_serves(other, ways[-1][0]) for other in others):
+            return None
         return _open(region, place, ways)
     except Exception as e:  # noqa: BLE001 - a composite may raise anything on tensors without memory
         _log.info("%s: calls that differ in sizes have no opening: %s %s", region.name, type(e).__name__, e)
@@ -417,8 +461,8 @@ def _write_fits(events: list[Event], trail: Trail, marks: list[tuple[int, int]])
     """Give each event the function that finds its sizes.
 
     `fit(sizes, given)`: `sizes` has those found so far, by symbols and atoms, and gets new ones; `given` are those of
-    the call, as `_faces` lists them, but only those of the key that are open. It gives shapes and strides of results,
-    ranges and counts of draws, None if the event is not for these sizes.
+    the call that are open: of tensors from outside in the order of the operands, then of the key. It gives shapes and
+    strides of results, ranges and counts of draws, None if the event is not for these sizes.
     """
     conditions = list(trail.conditions)
     known: list[int] = []
@@ -439,12 +483,13 @@ def _write_fits(events: list[Event], trail: Trail, marks: list[tuple[int, int]])
         new += atoms_now
         lines += [f"if not ({c}): return None" for c in (*tests, *conditions[begun:condition])]
         lines += [f"sizes[{i}] = s{i}" for i in new]
-        lines.append(f"return {_wanted(event)}")
+        lines += [f"return {_wanted(event)}"]
         known += new
         begun, ended = condition, atom
         scope: dict[str, Any] = {}
-        body = "\n".join([f"    {line}" for line in lines])
-        exec(compile(f"def fit(sizes, given):\n{body}", f"<sizes of {event.name}>", "exec"), scope)
+        body = "\n".join([f"        {line}" for line in lines])
+        whole = f"def fit(sizes, given):\n    try:\n{body}\n    except ZeroDivisionError:\n        return None"
+        exec(compile(whole, f"<sizes of {event.name}>", "exec"), scope)
         event.fit = scope["fit"]
         event.binds = {
             slot: OpenExternal(x.shape, x.dtype, x.requires_grad, x.leaf, x.strides, x.writeable)
@@ -456,9 +501,8 @@ def _open_faces(event: Event) -> list[Any]:
     """What a call's sizes are compared with, as `given` has them."""
     out: list[Any] = []
     for external in _binds(event):
-        out += external.shape
-        out += _elements(external) or ()
-    map_sizes(event.key, lambda n: _add(n, out) if type(n) is Size else n)
+        out += filter(is_open, (*external.shape, *(_elements(external) or ())))
+    map_sizes(event.key, lambda n: _add(n, out) if is_open(n) else n)
     return out
 
 
@@ -476,24 +520,59 @@ def _tuple(items: Any) -> str:
     return f"({''.join([f'{item}, ' for item in items])})"
 
 
+class _Layout:
+    """What there is of the array of a tensor from outside."""
+
+    def __init__(self, external: External, shape: tuple[int, ...], strides: tuple[int, ...] | None) -> None:
+        self.shape, self.ndim, self.itemsize = shape, len(shape), external.dtype.itemsize
+        self.strides, self.flags = strides, self
+        self.writeable, self.c_contiguous = external.writeable, strides is None
+
+
+def _find(made: Event, event: Event, sizes: list[Any], at: Callable[[Any], Any]) -> Any:
+    """What the function of an event at open sizes gives for another event, with what that has `at` its sizes."""
+    given: list[int] = []
+    for slot in dict.fromkeys(event.operands):
+        external = made.binds.get(slot)
+        if external is not None:
+            assert isinstance(external, OpenExternal)
+            other = event.binds.get(slot)
+            if other is None:
+                return None
+            array = _Layout(other, at(other.shape), at(other.strides))
+            if not external.holds(array, other.dtype):
+                return None
+            given += external.sizes(array)
+    assert made.fit is not None
+    return made.fit(sizes, given) if found_in(made.key, at(event.key), given) else None
+
+
 def _serves(opening: Opening, events: Sequence[Event]) -> bool:
     """Whether an opening is for the sizes of a branch.
 
     Raises: Ungrown if it says something else of these than the branch.
     """
     sizes: list[Any] = [None] * opening.count
+    if len(events) != len(opening.events):
+        return False
     for made, event in zip(opening.events, events, strict=True):
-        given: list[int] = []
-        for external in _binds(event):
-            given += external.shape
-            given += _elements(external) or ()
-        assert made.fit is not None
-        found = made.fit(sizes, given) if found_in(made.key, event.key, given) else None
+        found = _find(made, event, sizes, lambda x: x) if alike(made, event) else None
         if found is None:
             return False
         results = tuple([(r.aval.shape, r.strides) for r in event.results])
         ranges = tuple([(low, high) for _, low, high in event.ranges])
         if found != (results, ranges, tuple([d[3] for d in event.draws])):
             raise Ungrown
-    return True
+    return opening.holds(sizes)
+
+
+def sizes_in_other(passed: list[Event], sizes: list[Any], other: Opening) -> list[Any] | None:
+    """The sizes of a call that has passed events of an opening, as another one has them; None if it is not for them."""
+    found: list[Any] = [None] * other.count
+    if len(passed) > len(other.events):
+        return None
+    for made, event in zip(other.events, passed, strict=False):
+        if not alike(made, event) or _find(made, event, found, partial(at_sizes, sizes=sizes)) is None:
+            return None
+    return found
 

@@ -218,6 +218,7 @@ class Region:
             if compared and (self.pace.opened or not self.pace.new):
                 # A branch takes longer once.
                 self.contest.end(seconds)
+            self.calls.opened += self.pace.opened
             self.pace.end(seconds)
             self.calls.waited += self.waits
             self.idle = self.waits and self.runs == runs

@@ -20,7 +20,7 @@ from tracejit.devices import device
 from tracejit.dtypes import ALL, get_default_dtype
 from tracejit.ops.record import Op
 from tracejit.runtime.cuda.array import DeviceArray
-from tracejit.symbols import Size
+from tracejit.symbols import Real, Size
 from tracejit.tensor.generator import Generator
 from tracejit.tensor.tape import current
 from tracejit.trace.account import Note
@@ -99,6 +99,12 @@ class Derived:
     def __init__(self, size: Any, kind: str) -> None:
         self.size, self.kind = size, kind
         self.low, self.high = -(2**63), 2**63 - 1
+
+    @property
+    def key(self) -> Any:
+        """What equal ones have in common."""
+        n = self.size
+        return (self.kind, n.size, n.by) if type(n) is Real else (self.kind, n)
 
     def fix(self, value: float | int) -> None:
         """Python calculates with it. Raises: TypeError, as it has no value."""

@@ -176,7 +176,7 @@ def _by_batch(
     if running_mean is not None:
         _move(running_mean, mean, momentum, keep)
     if running_var is not None:
-        _move(running_var, apply(ops.mul, (variance, n / (n - 1))), momentum, keep)
+        _move(running_var, apply(ops.mul, (variance, real(n, n - 1))), momentum, keep)
     shape = (1, channels, *(1,) * (len(w._shape) - 2))
     factor = 1.0 if weight is None else apply(ops.reshape, (to_dtype(weight, w._dtype),), (shape,))
     out = apply(ops.standardize, (w, mean, _inverse_root(variance, eps), factor, eps))
@@ -197,9 +197,9 @@ def _of_channels(x: Tensor, n: int) -> tuple[Any, Any]:
         mean = apply(ops.div, (sum(x, dims, True), real(n)))
         return mean, apply(ops.div, (_squares(x, mean, dims), real(n)))
     total = sum(x, dims, True)
-    own, mean = apply(ops.div, (total, float(size))), apply(ops.div, (sum(total, 0, True), real(n)))
+    own, mean = apply(ops.div, (total, real(size))), apply(ops.div, (sum(total, 0, True), real(n)))
     within, between = sum(_squares(x, own, dims), 0, True), _squares(own, mean, (0,))
-    return mean, apply(ops.div, (apply(ops.add, (within, apply(ops.mul, (between, float(size))))), real(n)))
+    return mean, apply(ops.div, (apply(ops.add, (within, apply(ops.mul, (between, real(size))))), real(n)))
 
 
 def _squares(x: Tensor, mean: Tensor, dims: tuple[int, ...]) -> Any:
