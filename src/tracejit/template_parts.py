@@ -25,8 +25,9 @@ from tracejit.schedule.plan import scratch_bytes
 from tracejit.symbols import At, Trail, Wanted
 
 _BYTE = np.dtype(np.uint8)
-_KNOWN = 256
-"""Sizes of a library operation for which its launches are remembered."""
+_KNOWN = 512
+"""Sizes of a library operation for which its launches are remembered: those of one dimension come again where those of
+all together do not."""
 
 
 @dataclass(slots=True)

@@ -77,6 +77,16 @@ def _is_same(a: Any, b: Any) -> bool:
     return a is b or (type(a) is int and type(b) is int and a == b)
 
 
+def steps_at(event: Event, sizes: list[Any]) -> list[tuple[Any, list[Any]]]:
+    """The attributes of an event's steps for some sizes, and their numbers that no run is given, with their types."""
+    closing = _Closing(sizes)
+    found = []
+    for step in event.steps:
+        args = [closing.argument(a) for a in step.args]
+        found.append((closing.value(step.attrs), [(type(a.value), a.value) for a in args if type(a) is Static]))
+    return found
+
+
 class _Closing:
     """Events at the sizes of a call."""
 
@@ -103,7 +113,8 @@ class _Closing:
         made.fixed, made.low, made.high = n.fixed, n.low, n.high
         return made
 
-    def _argument(self, a: Any) -> Any:
+    def argument(self, a: Any) -> Any:
+        """An operand of a step."""
         if type(a) is Derived:
             n = a.size
             return Static(self.size(n.size) / self.size(n.by) if type(n) is Real else self.size(n))
@@ -125,7 +136,7 @@ class _Closing:
             before=before,
             parent=place,
             steps=[
-                Step(s.op, tuple(map(self._argument, s.args)), self.value(s.attrs), s.outs, s.view) for s in e.steps
+                Step(s.op, tuple(map(self.argument, s.args)), self.value(s.attrs), s.outs, s.view) for s in e.steps
             ],
             results=tuple([
                 replace(r, aval=r.aval._replace(shape=self.value(r.aval.shape)), strides=self.value(r.strides))

@@ -12,7 +12,7 @@ Must not know: programs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from tracejit.aval import Aval
 from tracejit.ops.dynamic import DYNAMIC
@@ -196,21 +196,12 @@ class Growth:
         """Sketch what the follower has matched since."""
         follower, sketch = self.follower, self.sketch
         events = path(follower.last, self.done)
-        proxy: Any = object.__new__(type(follower))
-        proxy.values, proxy.numbers = sketch.by_slot, follower.numbers
-        for event in events:
-            for generator, *_ in event.draws:
-                sketch.positions.setdefault(id(generator), (generator, generator.seed_, generator.offset))
-        sketch.replaying = True
-        try:
-            for event in events:
-                for slot, external in event.binds.items():
-                    sketch.by_slot[slot] = self.ghost(external)
-                    self.share(follower.values[slot])
-                state.grad_enabled = event.grad
-                repeat(proxy, event, sketch, {})
-        finally:
-            sketch.replaying = False
+
+        def ghost(slot: int, external: External) -> Tensor:
+            self.share(follower.values[slot])
+            return self.ghost(external)
+
+        put_behind(sketch, events, follower.numbers, ghost)
         self.done = follower.last
         if events:
             sketch.gpu = bool(sketch.gpu) or computes_on_gpu(events)
@@ -270,16 +261,45 @@ class Growth:
 
     def cut(self, reason: str, model: Stop | None) -> Stop:
         """A look at memory; the next segment resembles the one behind that of the branch that is resembled."""
-        region, number = self.follower.region, self.follower.place.segment.number + 1
+        number = self.follower.place.segment.number + 1
         made = self.stop(reason, model)
-        made.next = Segment(region, number)
-        root = made.next.root
-        root.grown = True
-        like = region.first_roots.get(number) if model is None or model.next is None else model.next.root
-        if like is not None:
-            root.model = like.model or like
-            root.model.peers.add(root)
+        made.next = segment_like(self.follower.region, number, model)
         return made
+
+
+class _Behind(NamedTuple):
+    """What repeating events asks of a follower that has passed them."""
+
+    values: dict[int, Any]
+    numbers: Any
+
+
+def put_behind(sketch: Sketch, events: list[Event], numbers: Any, ghost: Callable[[int, External], Tensor]) -> None:
+    """Let a sketch stand behind events that are there, with a ghost for each tensor from outside."""
+    for event in events:
+        for generator, *_ in event.draws:
+            sketch.positions.setdefault(id(generator), (generator, generator.seed_, generator.offset))
+    sketch.replaying = True
+    try:
+        for event in events:
+            for slot, external in event.binds.items():
+                sketch.by_slot[slot] = ghost(slot, external)
+            state.grad_enabled = event.grad
+            repeat(_Behind(sketch.by_slot, numbers), event, sketch, {})
+    finally:
+        sketch.replaying = False
+
+
+def segment_like(region: Any, number: int, model: Stop | None) -> Segment:
+    """A segment for other sizes behind a look at memory, like that behind another one."""
+    made = Segment(region, number)
+    root = made.root
+    root.grown = True
+    like = region.first_roots.get(number) if model is None or model.next is None else model.next.root
+    if like is not None:
+        root.model = like.model or like
+        root.model.peers.add(root)
+    return made
 
 
 Run = Callable[[Sketch, Callable[[Any], Any]], Any]

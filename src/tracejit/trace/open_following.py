@@ -12,8 +12,9 @@ from typing import Any
 
 from tracejit.aval import Aval
 from tracejit.trace.closing import close
+from tracejit.trace.fits import found_in
 from tracejit.trace.growth import grow_cut, grow_end, resembles, structural
-from tracejit.trace.opening import Openings, found_in, sizes_in_other
+from tracejit.trace.opening import Openings, sizes_in_other
 from tracejit.trace.tree import Event, Result, Stop, path
 
 

@@ -12,7 +12,7 @@ all sizes that meet the conditions, whatever the sizes from which the symbols we
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -21,7 +21,7 @@ from tracejit.aval import Aval
 from tracejit.config import logger
 from tracejit.ops.dynamic import DYNAMIC
 from tracejit.ops.record import Op
-from tracejit.symbols import Real, Size, Trail, is_open, opened, present, text
+from tracejit.symbols import Real, Size, Trail, opened, present
 from tracejit.tensor.dispatch import show
 from tracejit.tensor.open_drawing import lies_in_order, strides_of_view
 from tracejit.tensor.scalar import Scalar
@@ -29,16 +29,16 @@ from tracejit.tensor.shade import shaded
 from tracejit.tensor.state import state
 from tracejit.tensor.tape import current, enter
 from tracejit.tensor.tensor import Tensor, aval_of
-from tracejit.trace.closing import at_sizes, map_sizes
-from tracejit.trace.growth import Sketch, Ungrown, alike
-from tracejit.trace.repeat import repeat
+from tracejit.trace.closing import at_sizes, map_sizes, steps_at
+from tracejit.trace.fits import added, binds_of, elements_of, find, write_fits
+from tracejit.trace.growth import Sketch, Ungrown, alike, put_behind, segment_like
 from tracejit.trace.tree import (
     Derived,
     Event,
     External,
     Number,
     Place,
-    Segment,
+    Static,
     Stop,
     path,
     rebuild,
@@ -54,38 +54,6 @@ _MORE = 4
 """Branches more from which on one that is for other sizes is made."""
 _MISFITS = 16
 """Calls at other sizes than those of an opening from which on it may give way to another."""
-
-
-class OpenExternal(External):
-    """What a tensor from outside must be like, whatever its sizes."""
-
-    __slots__ = ()
-
-    def holds(self, array: Any, dtype: Any) -> bool:
-        """Whether memory is like that of such a tensor."""
-        if array is None or array.ndim != len(self.shape) or dtype is not self.dtype:
-            return False
-        flags, strides = array.flags, self.strides
-        if flags.writeable is not self.writeable or bool(flags.c_contiguous) is not (strides is None):
-            return False
-        if strides is not None:
-            whole = not any(s % array.itemsize for s in array.strides)
-            if not whole or not all(map(_admits, strides, array.strides)):
-                return False
-        return all(map(_admits, self.shape, array.shape))
-
-    def sizes(self, array: Any) -> list[int]:
-        """Those of the sizes and, in elements, of the strides of an array that are open here."""
-        found = [n for size, n in zip(self.shape, array.shape, strict=True) if is_open(size)]
-        if self.strides is not None:
-            step = array.itemsize
-            found += [s // step for size, s in zip(self.strides, array.strides, strict=True) if is_open(size)]
-        return found
-
-
-def _admits(size: Any, n: int) -> bool:
-    """Whether a size or a stride in bytes may be this one: any, if it is open."""
-    return n >= 0 if is_open(size) else bool(size == n)
 
 
 class OpenSketch(Sketch):
@@ -132,17 +100,10 @@ def _derived(a: Any) -> Scalar:
 # --- what may differ --------------------------------------------------------------------------------------------------
 
 
-def _binds(event: Event) -> Iterator[External]:
-    """What an event binds, in the order of its operands."""
-    for slot in dict.fromkeys(event.operands):
-        if slot in event.binds:
-            yield event.binds[slot]
-
-
 def _faces(event: Event) -> list[Any]:
     """All that an event has of Python that may be a size: shapes and strides of tensors, whole numbers of the call."""
     out: list[Any] = []
-    for external in _binds(event):
+    for external in binds_of(event):
         out += external.shape
         if external.strides is not None:
             size = external.dtype.itemsize
@@ -150,33 +111,14 @@ def _faces(event: Event) -> list[Any]:
                 raise Ungrown
             out += [s // size for s in external.strides]
     layout = event.key[0] if event.kind == "op" else event.layout
-    map_sizes(layout, lambda n: _add(n, out))
+    map_sizes(layout, lambda n: added(n, out))
     return out
-
-
-def _add(n: Any, out: list[Any]) -> Any:
-    out.append(n)
-    return n
 
 
 def _has_sizes(output: Any) -> bool:
     if isinstance(output, (tuple, list)):
         return any(map(_has_sizes, output))
     return type(output) is Size
-
-
-def found_in(pattern: Any, given: Any, sizes: list[int]) -> bool:
-    """Whether the key of a call is like that of an event at open sizes; `sizes` gets what stands in their place."""
-    if type(pattern) is Size:
-        sizes.append(given)
-        return type(given) is int
-    if isinstance(pattern, tuple):
-        return (
-            type(pattern) is type(given)
-            and len(pattern) == len(given)
-            and all(found_in(p, g, sizes) for p, g in zip(pattern, given, strict=True))
-        )
-    return pattern is given or bool(pattern == given)
 
 
 # --- openings ---------------------------------------------------------------------------------------------------------
@@ -337,7 +279,7 @@ def _open(region: Any, place: Place, ways: list[tuple[list[Event], Stop]]) -> Op
         event.next.events = []
     for event, following in zip(sketch.events, sketch.events[1:], strict=False):
         event.next.events = [following]
-    _write_fits(sketch.events, trail, marks)
+    write_fits(sketch.events, trail, marks)
     opening = Opening(place, sketch, root, trail)
     end = sketch.place.end or sketch.place.cut
     assert end is not None
@@ -353,33 +295,9 @@ def _begin(sketch: OpenSketch, events: list[Event], root: Place) -> None:
     for event in events:
         numbers.update((n.index, n.value) for n in event.numbers)
         numbers.update((n.index, n.value) for _, seed, offset, _ in event.draws for n in (seed, offset))
-        for generator, *_ in event.draws:
-            sketch.positions.setdefault(id(generator), (generator, generator.seed_, generator.offset))
-    proxy = _Proxy(sketch.by_slot, numbers)
-    sketch.replaying = True
-    try:
-        for event in events:
-            for slot, external in event.binds.items():
-                sketch.by_slot[slot] = _ghost(external, external.shape, _elements(external))
-            state.grad_enabled = event.grad
-            repeat(proxy, event, sketch, {})
-    finally:
-        sketch.replaying = False
+    put_behind(sketch, events, numbers, lambda _, external: _ghost(external, external.shape, elements_of(external)))
     sketch.place = root
     sketch.gpu = False
-
-
-class _Proxy:
-    """What `repeat` asks of a follower."""
-
-    def __init__(self, values: dict[int, Any], numbers: dict[int, Any]) -> None:
-        self.values, self.numbers = values, numbers
-
-
-def _elements(external: External) -> tuple[int, ...] | None:
-    if external.strides is None:
-        return None
-    return tuple([s // external.dtype.itemsize for s in external.strides])
 
 
 def _ghost(external: External, shape: tuple[Any, ...], steps: tuple[Any, ...] | None) -> Tensor:
@@ -443,108 +361,8 @@ def _end(sketch: OpenSketch, behind: Place, stop: Stop) -> None:
     if behind.end is stop:
         sketch.place.end = made
         return
-    region = sketch.region
-    made.next = Segment(region, sketch.place.segment.number + 1)
-    root = made.next.root
-    root.grown = True
-    like = region.first_roots.get(made.next.number) if stop.next is None else stop.next.root
-    if like is not None:
-        root.model = like.model or like
-        root.model.peers.add(root)
+    made.next = segment_like(sketch.region, sketch.place.segment.number + 1, stop)
     sketch.place.cut = made
-
-
-# --- finding the sizes of a call --------------------------------------------------------------------------------------
-
-
-def _write_fits(events: list[Event], trail: Trail, marks: list[tuple[int, int]]) -> None:
-    """Give each event the function that finds its sizes.
-
-    `fit(sizes, given)`: `sizes` has those found so far, by symbols and atoms, and gets new ones; `given` are those of
-    the call that are open: of tensors from outside in the order of the operands, then of the key. It gives shapes and
-    strides of results, ranges and counts of draws, None if the event is not for these sizes.
-    """
-    conditions = list(trail.conditions)
-    known: list[int] = []
-    begun, ended = 0, trail.symbols
-    for event, (condition, atom) in zip(events, marks, strict=True):
-        lines = [f"s{i} = sizes[{i}]" for i in known]
-        new: list[int] = []
-        tests: list[str] = []
-        for k, face in enumerate(_open_faces(event)):
-            atoms = next(iter(face.terms)) if type(face) is Size and len(face.terms) == 1 else ()
-            if len(atoms) == 1 and face.terms[atoms] == 1 and atoms[0] not in known and atoms[0] not in new:
-                new.append(atoms[0])
-                lines.append(f"s{atoms[0]} = given[{k}]")
-            else:
-                tests.append(f"given[{k}] == {text(face)}")
-        atoms_now = range(ended, atom)
-        lines += [f"s{i} = {trail.atoms[i]}" for i in atoms_now]
-        new += atoms_now
-        lines += [f"if not ({c}): return None" for c in (*tests, *conditions[begun:condition])]
-        lines += [f"sizes[{i}] = s{i}" for i in new]
-        lines += [f"return {_wanted(event)}"]
-        known += new
-        begun, ended = condition, atom
-        scope: dict[str, Any] = {}
-        body = "\n".join([f"        {line}" for line in lines])
-        whole = f"def fit(sizes, given):\n    try:\n{body}\n    except ZeroDivisionError:\n        return None"
-        exec(compile(whole, f"<sizes of {event.name}>", "exec"), scope)
-        event.fit = scope["fit"]
-        event.binds = {
-            slot: OpenExternal(x.shape, x.dtype, x.requires_grad, x.leaf, x.strides, x.writeable)
-            for slot, x in event.binds.items()
-        }
-
-
-def _open_faces(event: Event) -> list[Any]:
-    """What a call's sizes are compared with, as `given` has them."""
-    out: list[Any] = []
-    for external in _binds(event):
-        out += filter(is_open, (*external.shape, *(_elements(external) or ())))
-    map_sizes(event.key, lambda n: _add(n, out) if is_open(n) else n)
-    return out
-
-
-def _wanted(event: Event) -> str:
-    results = [(r.aval.shape, r.strides) for r in event.results]
-    ranges = [(low, high) for _, low, high in event.ranges]
-    return _tuple([_tuple(map(_expression, part)) for part in (results, ranges, [d[3] for d in event.draws])])
-
-
-def _expression(x: Any) -> str:
-    return _tuple(map(_expression, x)) if isinstance(x, tuple) else text(x)
-
-
-def _tuple(items: Any) -> str:
-    return f"({''.join([f'{item}, ' for item in items])})"
-
-
-class _Layout:
-    """What there is of the array of a tensor from outside."""
-
-    def __init__(self, external: External, shape: tuple[int, ...], strides: tuple[int, ...] | None) -> None:
-        self.shape, self.ndim, self.itemsize = shape, len(shape), external.dtype.itemsize
-        self.strides, self.flags = strides, self
-        self.writeable, self.c_contiguous = external.writeable, strides is None
-
-
-def _find(made: Event, event: Event, sizes: list[Any], at: Callable[[Any], Any]) -> Any:
-    """What the function of an event at open sizes gives for another event, with what that has `at` its sizes."""
-    given: list[int] = []
-    for slot in dict.fromkeys(event.operands):
-        external = made.binds.get(slot)
-        if external is not None:
-            assert isinstance(external, OpenExternal)
-            other = event.binds.get(slot)
-            if other is None:
-                return None
-            array = _Layout(other, at(other.shape), at(other.strides))
-            if not external.holds(array, other.dtype):
-                return None
-            given += external.sizes(array)
-    assert made.fit is not None
-    return made.fit(sizes, given) if found_in(made.key, at(event.key), given) else None
 
 
 def _serves(opening: Opening, events: Sequence[Event]) -> bool:
@@ -556,14 +374,21 @@ def _serves(opening: Opening, events: Sequence[Event]) -> bool:
     if len(events) != len(opening.events):
         return False
     for made, event in zip(opening.events, events, strict=True):
-        found = _find(made, event, sizes, lambda x: x) if alike(made, event) else None
+        found = find(made, event, sizes, lambda x: x) if alike(made, event) else None
         if found is None:
             return False
         results = tuple([(r.aval.shape, r.strides) for r in event.results])
         ranges = tuple([(low, high) for _, low, high in event.ranges])
         if found != (results, ranges, tuple([d[3] for d in event.draws])):
             raise Ungrown
+        if steps_at(made, sizes) != [(step.attrs, _constants(step.args)) for step in event.steps]:
+            raise Ungrown
     return opening.holds(sizes)
+
+
+def _constants(args: tuple[Any, ...]) -> list[Any]:
+    """The numbers among the operands of a step that no run is given, with their types."""
+    return [(type(a.value), a.value) for a in args if type(a) is Static]
 
 
 def sizes_in_other(passed: list[Event], sizes: list[Any], other: Opening) -> list[Any] | None:
@@ -572,7 +397,7 @@ def sizes_in_other(passed: list[Event], sizes: list[Any], other: Opening) -> lis
     if len(passed) > len(other.events):
         return None
     for made, event in zip(other.events, passed, strict=False):
-        if not alike(made, event) or _find(made, event, found, partial(at_sizes, sizes=sizes)) is None:
+        if not alike(made, event) or find(made, event, found, partial(at_sizes, sizes=sizes)) is None:
             return None
     return found
 
