@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 import tracejit as tj
 from programs import Machine, programs
 from tests.trace import test_sizes_of_operations as operations
-from tests.trace.test_random_programs import bits
-from tests.trace.test_sizes import Both, arr, ints
+from tests.trace.test_random_programs import bits, run_both
+from tests.trace.test_sizes import Both, arr, ints, plain_step
 from tracejit import nn
 from tracejit.nn import functional as F
 from tracejit.optim import Adam
@@ -108,17 +108,7 @@ served: list[int] = []
 @settings(max_examples=COUNT // 2, suppress_health_check=list(HealthCheck))
 @given(programs)
 def random_programs(program: Any) -> None:
-    eager, traced = Resized(program), Resized(program)
-    compiled = tj.compile(traced.run)
-    position = tj.get_rng_state()
-    for call in range(CALLS):
-        given_eager, given_traced = eager.arguments(call), traced.arguments(call)
-        tj.set_rng_state(position)
-        a = (bits(eager.run(*given_eager)), bits(given_eager), bits(eager.state()))
-        tj.set_rng_state(position)
-        b = (bits(compiled(*given_traced)), bits(given_traced), bits(traced.state()))
-        assert a == b, f"call {call}"
-    served.append(runs(compiled))
+    served.append(runs(run_both(Resized(program), Resized(program), CALLS)))
 
 
 def test_random_programs_at_other_sizes_in_each_call() -> None:
@@ -132,19 +122,8 @@ def net():
     return nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 5))
 
 
-def classify(model, opt):
-    def step(x, y):
-        opt.zero_grad()
-        loss = F.cross_entropy(model(x), y)
-        loss.backward()
-        opt.step()
-        return loss
-
-    return step
-
-
 def test_training_with_dropout_and_running_statistics():
-    both = Both(net, classify, optimizer=Adam)
+    both = Both(net, plain_step, optimizer=Adam)
     for n, _ in pairs(30):
         both(arr(n, n, 6), ints(n, 5, n))
     both.check()

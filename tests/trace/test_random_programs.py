@@ -42,7 +42,11 @@ def compare(program: Any, calls: int = CALLS, **options: Any) -> None:
         position = tj.get_rng_state()
         program = quiet(program)
         tj.set_rng_state(position)
-    eager, traced = Machine(program), Machine(program)
+    run_both(Machine(program), Machine(program), calls, **options)
+
+
+def run_both(eager: Machine, traced: Machine, calls: int, **options: Any) -> Any:
+    """Run one of two equal machines eagerly and the other compiled, call by call; the compiled function."""
     compiled = tj.compile(traced.run, **options)
     position = tj.get_rng_state()
     for call in range(calls):
@@ -52,6 +56,7 @@ def compare(program: Any, calls: int = CALLS, **options: Any) -> None:
         tj.set_rng_state(position)
         b = (bits(compiled(*given_traced)), bits(given_traced), bits(traced.state()))
         assert a == b, f"call {call}"
+    return compiled
 
 
 @settings(max_examples=COUNT, suppress_health_check=list(HealthCheck))

@@ -84,13 +84,18 @@ class OpenDrawing(Drawing):
         strides = strides_of_view(op, x._shape, x._strides, attrs)
         aval = op.infer(aval_of(x), *attrs)
         out = pending(aval, False, None if strides is None or lies_in_order(aval.shape, strides) else strides, None)
-        if op.plain is not None:
-            out._cell = x._share()
-        elif strides is not None:
-            show(x, ((op, attrs),), out)
-        if x._requires_grad and state.grad_enabled and op.rules:
-            enter(op, args, attrs, (out,), 1)
-        return out
+        return shown(op, x, attrs, strides is not None, out)
+
+
+def shown(op: Op, x: Tensor, attrs: tuple[Any, ...], is_view: bool, out: Tensor) -> Tensor:
+    """Note of what an operation shows of a tensor what it is a view of, if it is one, and its step on the tape."""
+    if op.plain is not None:
+        out._cell = x._share()
+    elif is_view:
+        show(x, ((op, attrs),), out)
+    if x._requires_grad and state.grad_enabled and op.rules:
+        enter(op, (x,), attrs, (out,), 1)
+    return out
 
 
 def strides_of_view(

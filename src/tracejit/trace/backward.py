@@ -39,6 +39,16 @@ def _key(args: tuple[Any, ...]) -> Any:
     return (keep, create_graph, accumulate, len(roots), given, None if inputs is None else len(inputs))
 
 
+def arguments_of(key: Any, tensors: list[Any]) -> tuple[Any, ...]:
+    """The arguments of a pass, of whose event are the key and the operands."""
+    keep, create_graph, accumulate, roots, given, inputs = key
+    rest = iter(tensors)
+    starts = [next(rest) for _ in range(roots)]
+    cotangents = [next(rest) if g else None for g in given]
+    targets = None if inputs is None else [next(rest) for _ in range(inputs)]
+    return starts, cotangents, keep, create_graph, targets, accumulate
+
+
 def _given(args: tuple[Any, ...]) -> list[Tensor]:
     """The tensors that a pass is called with."""
     roots, cotangents, _, _, inputs, _ = args

@@ -22,13 +22,13 @@ from tracejit.config import logger
 from tracejit.ops.dynamic import DYNAMIC
 from tracejit.ops.record import Op
 from tracejit.symbols import Real, Size, Trail, opened, present
-from tracejit.tensor.dispatch import show
-from tracejit.tensor.open_drawing import lies_in_order, strides_of_view
+from tracejit.tensor.open_drawing import lies_in_order, shown, strides_of_view
 from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.shade import shaded
 from tracejit.tensor.state import state
-from tracejit.tensor.tape import current, enter
+from tracejit.tensor.tape import current
 from tracejit.tensor.tensor import Tensor, aval_of
+from tracejit.trace.backward import arguments_of
 from tracejit.trace.closing import at_sizes, map_sizes, steps_at
 from tracejit.trace.fits import added, binds_of, elements_of, find, write_fits
 from tracejit.trace.growth import Sketch, Ungrown, alike, put_behind, segment_like
@@ -78,13 +78,7 @@ class OpenSketch(Sketch):
         aval = op.infer(aval_of(x), *attrs)
         steps = strides_of_view(op, aval_of(x).shape, x._array.steps, attrs)
         out = shaded(aval.shape, aval.dtype, None if steps is None or lies_in_order(aval.shape, steps) else steps)
-        if op.plain is not None:
-            out._cell = x._share()
-        elif steps is not None:
-            show(x, ((op, attrs),), out)
-        if x._requires_grad and state.grad_enabled and op.rules:
-            enter(op, args, attrs, (out,), 1)
-        return out
+        return shown(op, x, attrs, steps is not None, out)
 
     def step(self, unit: Any, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
         """Write an operation down, with sizes among its operands as numbers that follow from those of each run."""
@@ -338,14 +332,9 @@ def _repeat(sketch: OpenSketch, model: Event, values: Iterator[Any]) -> None:
     elif model.kind == "require":
         sketch.require(tensors[0], True)
     else:
-        keep, create_graph, accumulate, roots, given, inputs = model.key
-        rest = iter(tensors)
-        starts = [next(rest) for _ in range(roots)]
-        cotangents = [next(rest) if g else None for g in given]
-        targets = None if inputs is None else [next(rest) for _ in range(inputs)]
         for leaf, before, _ in model.leaves:
             known[leaf]._grad = None if before is None else known[before]
-        sketch.backward(model.function, (starts, cotangents, keep, create_graph, targets, accumulate))
+        sketch.backward(model.function, arguments_of(model.key, tensors))
 
 
 def _number(sketch: OpenSketch, n: Number) -> Scalar:

@@ -13,7 +13,7 @@ from tracejit.tensor.casting import uncast
 from tracejit.tensor.scalar import Scalar
 from tracejit.tensor.state import state
 from tracejit.tensor.tensor import Tensor, set_requires_grad
-from tracejit.trace.backward import take_views
+from tracejit.trace.backward import arguments_of, take_views
 from tracejit.trace.closing import close
 from tracejit.trace.crossing import explore, put_back, put_numbers
 from tracejit.trace.recorder import Recorder
@@ -113,18 +113,14 @@ def repeat(follower: Any, event: Event, recorder: Any, owed: dict[int, Any]) -> 
         )
         _collect(out, made)
     else:
-        keep, create_graph, accumulate, roots, given, inputs = event.key
-        rest = iter(tensors)
-        starts = [next(rest) for _ in range(roots)]
-        cotangents = [next(rest) if g else None for g in given]
-        targets = None if inputs is None else [next(rest) for _ in range(inputs)]
+        call: Any = arguments_of(event.key, tensors)
         stand_ins: list[Any] = []
         if event.crossing is not None:
-            found = explore(follower.crossed[event], targets, create_graph)
+            found = explore(follower.crossed[event], call[4], call[3])
             take_views(recorder, found, unit)
             stand_ins = put_numbers(found, numbers)
         try:
-            _collect(run_backward(starts, cotangents, keep, create_graph, targets, accumulate), made)
+            _collect(run_backward(*call), made)
         finally:
             put_back(stand_ins)
             recorder.stands = {}
