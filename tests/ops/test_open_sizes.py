@@ -18,10 +18,7 @@ from tracejit.ops import Op, ops
 BY_PROGRAMS = ("library", "reduction", "contraction", "random", "place")
 CASES = [case for case in ALL_CASES if case.op not in WITHOUT and case.op.family in BY_PROGRAMS]
 TIMES = (1, 2, 3, 5, 9)
-WITHOUT_PLAN = (
-    *("attention_grad", "conv2d_input_grad", "masked_attention", "masked_attention_grad"),
-    *("uniform", "unslice"),
-)
+WITHOUT_PLAN = ("conv2d_input_grad", "uniform", "unslice")
 """What has sizes among its attributes, or needs more launches than are made one by one."""
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import Any
 
 import numpy as np
@@ -348,3 +349,34 @@ def test_it_is_explained():
     before = runs(compiled)
     compiled(arr(0, 18, 41))
     assert runs(compiled) == before + 1
+
+
+# An interrupt that meets the callback of a weak reference is reported and lost, whoever's callback it is.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_interrupts_at_any_moment_leave_a_working_function():
+    tj.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 5))
+    step = tj.compile(plain_step(model, Adam(model.parameters(), lr=1e-3)))
+    sizes = [n for n, _ in pairs(1400)]
+    rng = np.random.default_rng(0)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    hit = 0
+    try:
+        for k in range(60):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0 if k < 20 else float(rng.uniform(1e-5, 2e-3)))
+                for n in sizes[20 * k : 20 * (k + 1)]:
+                    x = arr(n, n + k, 6)
+                    step(x, ints(n, 5, n + k))
+            except KeyboardInterrupt:
+                hit += 1
+                tj.set_grad_enabled(True)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert hit > 20
+    assert all(np.isfinite(p.detach().numpy()).all() for p in model.parameters())
+    assert runs(step)
+    x, y = arr(0, 77, 6), ints(0, 5, 77)
+    expected = F.cross_entropy(model(x), y)
+    assert bits(step(x, y).detach()) == bits(expected.detach())

@@ -26,6 +26,7 @@ NUMBA = {
     "i64": "int64",
     "u8": "uint8",
 }
+_SHORT = (dtypes.int8, dtypes.int16, dtypes.uint8)
 _ARITHMETIC = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div"}
 _CONVERSION = re.compile(rf"\b({'|'.join(NUMBA)})\(")
 
@@ -66,6 +67,10 @@ def cast(text: str, source: dtype, target: dtype) -> str:
         return f"round_f16({text if computing(source) == 'f32' else f'float32({text})'})"
     if target is dtypes.bfloat16:
         return f"round_bf16({text if computing(source) == 'f32' else f'float32({text})'})"
+    if source.is_floating_point and target in _SHORT:
+        # As C does it, whose narrower conversions are of 32 bits: what those do with a float out of range depends on
+        # the instructions that there are.
+        text = f"int32({text})"
     return f"{NUMBA[target.short]}({text})"
 
 

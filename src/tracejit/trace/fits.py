@@ -69,15 +69,16 @@ def found_in(pattern: Any, given: Any, sizes: list[int]) -> bool:
 
 
 def added(n: Any, out: list[Any]) -> Any:
+    """A value, which a list then has, too."""
     out.append(n)
     return n
 
 
 def elements_of(external: External) -> tuple[int, ...] | None:
+    """The strides in elements, None where these lie in order."""
     if external.strides is None:
         return None
     return tuple([s // external.dtype.itemsize for s in external.strides])
-
 
 
 def write_fits(events: list[Event], trail: Trail, marks: list[tuple[int, int]]) -> None:

@@ -175,8 +175,9 @@ class Openings:
             self.made.insert(0, opening)
 
     def drop(self, opening: Opening) -> None:
-        """Forget an opening that has no program."""
+        """Forget an opening that has no program, as the next one would have none, either, until much has changed."""
         self.made = [one for one in self.made if one is not opening]
+        self._from = 2 * len(opening.place.events)
 
 
 # --- making one -------------------------------------------------------------------------------------------------------
