@@ -1,7 +1,7 @@
 """Programs with open sizes: planned once, then laid out for any sizes by which everything would be decided alike.
 
 In: a graph whose sizes are symbols. Out: `Template.instantiate`, which gives programs for values of the symbols, and
-`Template.run`, which needs none for a few launches.
+`Template.run`, which needs none: for a few launches, or for sizes that may not be met again.
 Must not know: tensors, traces.
 
 Kernels take their sizes as arguments, so a program for other sizes has the same kernels; what is worked out again are
@@ -232,13 +232,7 @@ class Template:
         for buffer in buffers:
             builder.arena(buffer.offset, buffer.nbytes)
         builder.arena(0, ALIGNMENT)
-        used: dict[str, tuple[Kernel, str, int]] = {}
-        launched = 0
-
-        def note(kernel: Kernel, doc: str) -> None:
-            _, first, times = used.get(kernel.symbol, (kernel, doc, 0))
-            used[kernel.symbol] = (kernel, first, times + 1)
-
+        used: list[tuple[Kernel, str]] = []
         for item, launches in zip(self._items, calls, strict=True):
             if type(item) is Generated:
                 slots = item.slots.copy()
@@ -252,8 +246,7 @@ class Template:
                 cost = fill(item.unit_cost, found)
                 kernel = self._kernels[item.source]
                 builder.add_launch(kernel, slots, units=units, unit_cost=cost, stage=item.stage)
-                note(kernel, item.doc)
-                launched += 1
+                used.append((kernel, item.doc))
                 continue
             assert isinstance(item, Call)
             operands = [Address(at, fill(offset, found)) for at, offset in item.operands]
@@ -269,13 +262,12 @@ class Template:
                     fails=launch.fails,
                     grain=launch.grain,
                 )
-                note(kernel, item.doc)
-                launched += 1
+                used.append((kernel, item.doc))
         program = builder.build(arena)
-        infos = [KernelInfo(k.name, doc, k.text, k, times) for k, doc, times in used.values()]
+        infos = _infos(used)
         seconds = {"layout": time.perf_counter() - begin}
         source = lambda: self._graph  # noqa: E731
-        compiled = Compiled(program, infos, launched, self._stages, nbytes, seconds, None, source, self._notes)
+        compiled = Compiled(program, infos, len(used), self._stages, nbytes, seconds, None, source, self._notes)
         return compiled, [(fill(shape, found), kind) for shape, kind in self.outputs]
 
     def _decide(self, values: Sequence[int]) -> tuple[list[Any], list[tuple[Any, ...]], list[int]] | None:
@@ -308,7 +300,7 @@ class Template:
         """New arrays with what the graph computes, and the code of the launch that failed or 0: for sizes that may not
         be met again, without a program. None if these sizes need another plan.
 
-        Edge: only where `is_short`; the kernels must have been built.
+        Edge: only where `runs`; the kernels must have been built.
         Cost: 2 us, and for each launch 1 to 2, or 30 where it is one of a library operation at new sizes.
         """
         try:
@@ -337,17 +329,13 @@ class Template:
 
     def launches(self) -> Launches:
         """What `run` does. Edge: the kernels must have been built."""
-        used: dict[str, tuple[Kernel, str, int]] = {}
+        used: list[tuple[Kernel, str]] = []
         for item in self._items:
             if isinstance(item, Generated):
-                kernels = [self._kernels[item.source]]
+                used.append((self._kernels[item.source], item.doc))
             else:
-                kernels = [build(launch.function) for launch in item.launches]
-            for kernel in kernels:
-                _, first, times = used.get(kernel.symbol, (kernel, item.doc, 0))
-                used[kernel.symbol] = (kernel, first, times + 1)
-        infos = [KernelInfo(k.name, doc, k.text, k, times) for k, doc, times in used.values()]
-        return Launches(infos, len(self._order), self._stages, self._bytes, {"plan": self.seconds}, self._notes)
+                used += [(build(launch.function), item.doc) for launch in item.launches]
+        return Launches(_infos(used), len(used), self._stages, self._bytes, {"plan": self.seconds}, self._notes)
 
     @staticmethod
     def _planned(call: Call, layouts: tuple[Layout, ...], attrs: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -362,6 +350,15 @@ class Template:
         if call.scratch < 0 and scratch_bytes(launches):
             return None
         return launches if same else None
+
+
+def _infos(used: list[tuple[Kernel, str]]) -> list[KernelInfo]:
+    """The distinct kernels of launches, each with what its first one computes."""
+    found: dict[str, tuple[Kernel, str, int]] = {}
+    for kernel, doc in used:
+        _, first, times = found.get(kernel.symbol, (kernel, doc, 0))
+        found[kernel.symbol] = (kernel, first, times + 1)
+    return [KernelInfo(k.name, doc, k.text, k, times) for k, doc, times in found.values()]
 
 
 def _at(call: Call, found: list[Any]) -> tuple[tuple[Layout, ...], tuple[Any, ...]]:

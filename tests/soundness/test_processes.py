@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import math
 import os
@@ -16,6 +17,7 @@ import pytest
 
 import tracejit as tj
 from harness import arr
+from tests.interrupts import alarms
 from tracejit import nn, optim
 from tracejit.tensor.state import state
 from tracejit.trace.compiled import region_of
@@ -161,22 +163,16 @@ def test_interrupts_at_any_moment_leave_a_working_function():
     step, model = trainer()
     for i in range(4):
         step(arr(i, 5, 4), 1e-3)
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     rng = np.random.default_rng(0)
     hit = 0
-    try:
+
+    def fifty(i):
+        for k in range(50):
+            step(arr(i + k, 5, 4), 1e-3)
+
+    with alarms() as hits:
         for i in range(120):
-            try:
-                signal.setitimer(signal.ITIMER_REAL, float(rng.uniform(1e-5, 4e-4)))
-                for k in range(50):
-                    step(arr(i + k, 5, 4), 1e-3)
-            except KeyboardInterrupt:
-                hit += 1
-                # An interrupt in the first instruction of a context manager's `__exit__` leaves its mode, also eagerly.
-                tj.set_grad_enabled(True)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+            hit += hits(float(rng.uniform(1e-5, 4e-4)), functools.partial(fifty, i))
     assert hit > 50
     assert state.session is None
     assert all(math.isfinite(v) for p in model.parameters() for v in p.flatten().tolist())

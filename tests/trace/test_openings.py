@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import os
-import signal
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 
 import tracejit as tj
 from programs import Machine, programs
+from tests.interrupts import alarms
 from tests.trace import test_sizes_of_operations as operations
 from tests.trace.test_random_programs import bits, run_both
 from tests.trace.test_sizes import Both, arr, ints, plain_step
@@ -359,21 +360,15 @@ def test_interrupts_at_any_moment_leave_a_working_function():
     step = tj.compile(plain_step(model, Adam(model.parameters(), lr=1e-3)))
     sizes = [n for n, _ in pairs(1400)]
     rng = np.random.default_rng(0)
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     hit = 0
-    try:
+
+    def twenty(k: int) -> None:
+        for n in sizes[20 * k : 20 * (k + 1)]:
+            step(arr(n, n + k, 6), ints(n, 5, n + k))
+
+    with alarms() as hits:
         for k in range(60):
-            try:
-                signal.setitimer(signal.ITIMER_REAL, 0.0 if k < 20 else float(rng.uniform(1e-5, 2e-3)))
-                for n in sizes[20 * k : 20 * (k + 1)]:
-                    x = arr(n, n + k, 6)
-                    step(x, ints(n, 5, n + k))
-            except KeyboardInterrupt:
-                hit += 1
-                tj.set_grad_enabled(True)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+            hit += hits(0.0 if k < 20 else float(rng.uniform(1e-5, 2e-3)), functools.partial(twenty, k))
     assert hit > 20
     assert all(np.isfinite(p.detach().numpy()).all() for p in model.parameters())
     assert runs(step)

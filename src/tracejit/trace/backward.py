@@ -254,7 +254,7 @@ def _enter(
         for slot, leaf in zip(crossing.leaves, found.leaves, strict=True):
             if slot is not None and (values[slot] if slot < len(values) else at.get(slot)) is not leaf:
                 return False
-    if event.fit is not None and not follower.fits(event, event.key, full):
+    if not follower.fits(event, full):
         return False
     if not follower.admit(event, full, numbers, frozenset() if found is None else found.bare()):
         return False

@@ -44,6 +44,11 @@ def close(follower: Any) -> None:
         follower.region.recorded_events += 1
         place = last.next
     follower.last, follower.place = last, place
+    put_in_place(follower, stands)
+
+
+def put_in_place(follower: Any, stands: dict[Event, Event]) -> None:
+    """Let what a follower has noted of events be of those that stand for them."""
     follower.mutators = [stands.get(event, event) for event in follower.mutators]
     follower.drawn = [(stands.get(event, event), *rest) for event, *rest in follower.drawn]
 

@@ -81,8 +81,6 @@ class Executable:
 
     kind = "eager"
     """What the account calls it when the segment runs eagerly."""
-    is_open = False
-    """Whether it is for all sizes."""
 
     def __init__(self, generation: int, obstacle: str | None = None) -> None:
         self.generation = generation

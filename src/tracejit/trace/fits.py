@@ -107,7 +107,7 @@ def write_fits(events: list[Event], trail: Trail, marks: list[tuple[int, int]]) 
         new += atoms_now
         lines += [f"if not ({c}): return None" for c in (*tests, *conditions[begun:condition])]
         lines += [f"sizes[{i}] = s{i}" for i in new]
-        lines += [f"return {_wanted(event)}"]
+        lines.append(f"return {_wanted(event)}")
         known += new
         begun, ended = condition, atom
         scope: dict[str, Any] = {}
@@ -153,19 +153,29 @@ class _Layout:
         self.writeable, self.c_contiguous = external.writeable, strides is None
 
 
-def find(made: Event, event: Event, sizes: list[Any], at: Callable[[Any], Any]) -> Any:
-    """What the function of an event at open sizes gives for another event, with what that has `at` its sizes."""
+def given_by(event: Event, array_of: Callable[[int], tuple[Any, Any]]) -> list[int] | None:
+    """The open sizes of what an event binds, whose arrays and types are told by slots; None where one does not fit."""
     given: list[int] = []
-    for slot in dict.fromkeys(event.operands):
-        external = made.binds.get(slot)
+    for slot in dict.fromkeys(event.operands) if event.binds else ():
+        external = event.binds.get(slot)
         if external is not None:
             assert isinstance(external, OpenExternal)
-            other = event.binds.get(slot)
-            if other is None:
-                return None
-            array = _Layout(other, at(other.shape), at(other.strides))
-            if not external.holds(array, other.dtype):
+            array, dtype = array_of(slot)
+            if not external.holds(array, dtype):
                 return None
             given += external.sizes(array)
+    return given
+
+
+def find(made: Event, event: Event, sizes: list[Any], at: Callable[[Any], Any]) -> Any:
+    """What the function of an event at open sizes gives for another event, with what that has `at` its sizes."""
+    if made.binds.keys() != event.binds.keys():
+        return None
+
+    def array_of(slot: int) -> tuple[Any, Any]:
+        other = event.binds[slot]
+        return _Layout(other, at(other.shape), at(other.strides)), other.dtype
+
+    given = given_by(made, array_of)
     assert made.fit is not None
-    return made.fit(sizes, given) if found_in(made.key, at(event.key), given) else None
+    return None if given is None or not found_in(made.key, at(event.key), given) else made.fit(sizes, given)

@@ -93,7 +93,7 @@ class Follower:
                     and event.kind == kind
                     and event.grad is state.grad_enabled
                     and len(event.operands) == len(tensors)
-                    and self.fits(event, key, tensors)
+                    and (event.key == key if event.fit is None else find_sizes(self, event, key, tensors))
                     and not (state.exposed is not None and self.changes_exposed(event, tensors))
                     and self.admit(event, tensors, numbers)
                 ):
@@ -115,9 +115,9 @@ class Follower:
             return False
         return leave_opening(self) or take_opening(self, kind, function, tensors, numbers)
 
-    def fits(self, event: Event, key: Any, tensors: list[Any]) -> bool:
-        """Whether a call has the key of an event; if that is for all sizes, those of the call are then known."""
-        return bool(event.key == key) if event.fit is None else find_sizes(self, event, key, tensors)
+    def fits(self, event: Event, tensors: list[Any]) -> bool:
+        """Whether an event whose key is known is for the sizes of its operands, which it then has if they were open."""
+        return event.fit is None or find_sizes(self, event, event.key, tensors)
 
     def unbind(self) -> None:
         """Forget what a matcher that missed half way has noted as bound."""

@@ -15,6 +15,7 @@ from tracejit.tensor.dispatch import attach, compute, detached, wrap
 from tracejit.trace.closing import at_sizes
 from tracejit.trace.deferred import restore
 from tracejit.trace.executable import Executable
+from tracejit.trace.open_program import OpenExecutable
 from tracejit.trace.structure import READ
 from tracejit.trace.tree import Number
 
@@ -39,7 +40,7 @@ def land(follower: Any, executable: Executable, arrays: list[tuple[int, Any]]) -
         cell = values[slot]._share()
         cell[0] += times
     for slot, source, op, attrs in executable.views:
-        if executable.is_open:
+        if isinstance(executable, OpenExecutable):
             attrs = at_sizes(attrs, follower.sizes)
         _view(follower, slot, source, op, attrs)
     for before, after in executable.renamed:

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from tracejit.aval import Aval
-from tracejit.trace.closing import close
-from tracejit.trace.fits import found_in
+from tracejit.trace.closing import close, put_in_place
+from tracejit.trace.fits import found_in, given_by
 from tracejit.trace.growth import grow_cut, grow_end, resembles, structural
 from tracejit.trace.opening import Openings, sizes_in_other
 from tracejit.trace.tree import Event, Result, Stop, path
@@ -42,19 +42,9 @@ def take_opening(follower: Any, kind: str, function: Any, tensors: list[Any], nu
 
 def find_sizes(follower: Any, event: Event, key: Any, tensors: list[Any]) -> bool:
     """Whether a call may be an event at open sizes; its sizes, and what follows from them, are then known."""
-    given: list[int] = []
-    binds = event.binds
-    if binds:
-        met: set[int] = set()
-        for slot, t in zip(event.operands, tensors, strict=True):
-            external = binds.get(slot)
-            if external is None or slot in met:
-                continue
-            met.add(slot)
-            if not external.holds(t._array, t._dtype):
-                return False
-            given += external.sizes(t._array)  # type: ignore[attr-defined]
-    if not found_in(event.key, key, given):
+    by_slot = dict(zip(event.operands, tensors, strict=True))
+    given = given_by(event, lambda slot: (by_slot[slot]._array, by_slot[slot]._dtype))
+    if given is None or not found_in(event.key, key, given):
         return False
     assert event.fit is not None
     follower.found = event.fit(follower.sizes, given)
@@ -117,8 +107,7 @@ def _go_over(follower: Any) -> bool:
         opening.misfits += 1
         stands = dict(zip(passed, other.events, strict=False))
         follower.opening, follower.sizes = other, sizes
-        follower.mutators = [stands.get(event, event) for event in follower.mutators]
-        follower.drawn = [(stands.get(event, event), *rest) for event, *rest in follower.drawn]
+        put_in_place(follower, stands)
         follower.last = stands[passed[-1]]
         follower.place = follower.last.next
         return True

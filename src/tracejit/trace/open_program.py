@@ -20,7 +20,6 @@ class OpenExecutable(Executable):
     """What a segment at open sizes became; `misfit` says that the last run's sizes want another plan."""
 
     __slots__ = ("misfit", "opening", "template")
-    is_open = True
 
     def __init__(self, generation: int, opening: Any) -> None:
         super().__init__(generation)
@@ -47,14 +46,16 @@ class OpenExecutable(Executable):
         """The graph, and the numbers that follow from sizes: its last scalars."""
         structure = outline(self.events)
         count = len(scalars_of(self.events, self.ends))
-        derived: dict[Any, Derived] = {}
+        places: dict[Any, int] = {}
+        derived: list[Any] = []
         values = list(structure.free)
         for k, value in enumerate(values):
             if type(value) is Derived:
-                place = list(derived).index(key) if (key := value.key) in derived else len(derived)
-                derived.setdefault(key, value)
+                place = places.setdefault(value.key, len(places))
+                if place == len(derived):
+                    derived.append(value.size)
                 values[k] = ir.scalar(count + place, value.kind)
-        return make_graph(self.events, self.ends, structure, self.name, values), [d.size for d in derived.values()]
+        return make_graph(self.events, self.ends, structure, self.name, values), derived
 
     @property
     def graph(self) -> Graph | None:

@@ -50,6 +50,8 @@ BRANCHES = 6
 """Branches that differ in sizes alone from which on their place gets an opening."""
 OPENINGS = 4
 """Openings of a place: where the sizes of none fit, branches grow as without."""
+_COMPARED = 16
+"""Branches, the newest, that tell which sizes differ, and with which an opening is compared."""
 _MORE = 4
 """Branches more from which on one that is for other sizes is made."""
 _MISFITS = 16
@@ -198,6 +200,8 @@ def _ways(place: Place) -> list[tuple[list[Event], Stop]]:
         stop = last.end or last.cut
         if stop is None:
             continue
+        if len(found) == _COMPARED:
+            break
         if found and not (
             len(events) == len(found[0][0])
             and (last.end is None) is (found[0][0][-1].next.end is None)
@@ -270,8 +274,6 @@ def _open(region: Any, place: Place, ways: list[tuple[list[Event], Stop]]) -> Op
         sketch.put_back()
     marks[-1] = len(trail.conditions), len(trail.values)
     root.events = sketch.events[:1]
-    for event in sketch.events:
-        event.next.events = []
     for event, following in zip(sketch.events, sketch.events[1:], strict=False):
         event.next.events = [following]
     write_fits(sketch.events, trail, marks)

@@ -5,7 +5,8 @@ In: which calls met new sizes, and how long they took. Out: a choice for the nex
 Must not know: trees.
 
 A branch for new sizes takes time once, and saves some whenever these sizes come again. Where they do not, or where so
-many do that the tree does not keep them, nothing comes of it but the call itself. And a call that must stop for many
+many do that the tree does not keep them, nothing comes of it but the call itself: such calls had better take a branch
+for all sizes, if there is one, and are else compared with eager ones. And a call that must stop for many
 looks at memory, and is never replayed, has more to do than an eager one.
 """
 

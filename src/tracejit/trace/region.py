@@ -79,8 +79,8 @@ class Region:
         self.max_compiles = max_compiles
         self.verify = verify
         self.background = SETTINGS.background if background is None else background
-        self.compares = mode == "auto" and verify is None and max_compiles is None and not self.background
-        self.opens = mode != "replay" and verify is None and max_compiles is None and not self.background
+        plain = verify is None and max_compiles is None and not self.background
+        self.compares, self.opens = plain and mode == "auto", plain and mode != "replay"
         self.waiting: list[tuple[Stop, Waiting]] = []
         self.waits = self.idle = False
         self.background_seconds = 0.0
@@ -431,6 +431,7 @@ class Region:
         """Forget a branch with its programs."""
         place.events.remove(event)
         stops: set[int] = set()
+        places: set[Place] = set()
         todo = [event]
         while todo:
             e = todo.pop()
@@ -440,12 +441,15 @@ class Region:
                 if cells.get(id(cell[0])) is cell:
                     del cells[id(cell[0])]
             todo += e.next.events
+            places.add(e.next)
             for stop in (e.next.cut, e.next.end):
                 if stop is not None:
                     stops.add(id(stop))
                     if stop.next is not None:
                         todo += stop.next.root.events
+                        places.add(stop.next.root)
                         stops.update(id(s) for s in (stop.next.root.cut, stop.next.root.end) if s is not None)
+        stops.update(id(s) for s, _ in self.stops if s.opening is not None and s.opening.place in places)
         self.stops = [(s, x) for s, x in self.stops if id(s) not in stops]
         self.waiting = [(s, x) for s, x in self.waiting if id(s) not in stops]
 
